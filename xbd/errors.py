@@ -1,0 +1,117 @@
+"""Every failure that xbd can name, split by whose fault it is.
+
+A `HypercallError` is the caller's: it travels as an errno name with a sentence, and nothing has
+changed. A `ProtocolError` is the peer's (remote) or ours (local). `PeerLost` is the world's.
+`ConfigError` and `BadSize` are the user's. Broken invariants are none of these: they are `assert`.
+
+Partial success ("did 40 of 512, then the host was out of memory") is a value, never an exception:
+see `abi.MemopResult`.
+"""
+
+from pathlib import Path
+
+
+class XbdError(Exception):
+    """The root of all that xbd raises on purpose."""
+
+
+class HypercallError(XbdError):
+    """A request of which nothing was tried; the caller's fault.
+
+    Attributes: *errno* a Xen errno name, *message* a sentence (what, where, expected, got),
+    *expected* what would have been accepted.
+    """
+
+    errno = "EINVAL"
+
+    def __init__(self, message: str, expected: str = "", *, errno: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        if errno is not None:
+            self.errno = errno
+
+    def __str__(self) -> str:
+        tail = f" (expected {self.expected})" if self.expected else ""
+        return f"{self.errno}: {self.message}{tail}"
+
+
+class BadArgument(HypercallError):
+    """EINVAL: the request makes no sense, whatever the state."""
+
+
+class NoSuchDomain(HypercallError):
+    """ESRCH: no domain has this domid or name."""
+
+    errno = "ESRCH"
+
+
+class NotPermitted(HypercallError):
+    """EPERM: the caller may not do this."""
+
+    errno = "EPERM"
+
+
+class OutOfFrames(HypercallError):
+    """ENOMEM: the host has not got the frames that a whole request needs."""
+
+    errno = "ENOMEM"
+
+
+class NotSupported(HypercallError):
+    """EOPNOTSUPP: this host has the operation switched off, or has not got it."""
+
+    errno = "EOPNOTSUPP"
+
+
+class AlreadyExists(HypercallError):
+    """EEXIST: the name or number is taken."""
+
+    errno = "EEXIST"
+
+
+class Busy(HypercallError):
+    """EBUSY: somebody else holds it."""
+
+    errno = "EBUSY"
+
+
+class ProtocolError(XbdError):
+    """The two ends of a connection do not agree; abstract, see the two below."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side tried to send what the protocol forbids: a bug here."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent what the protocol forbids; it may be dropped. *hint* is what to tell it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class PeerLost(XbdError):
+    """A connection ended while an answer was awaited."""
+
+
+class ConfigError(XbdError):
+    """A setting cannot be used; exit 78. Names file, key and reason."""
+
+    def __init__(self, path: Path | str, key: str, reason: str) -> None:
+        super().__init__(f"{path}: {key}: {reason}" if key else f"{path}: {reason}")
+        self.path = path
+        self.key = key
+        self.reason = reason
+
+
+class TraceError(XbdError):
+    """A trace file cannot be used. Names file, line and reason."""
+
+
+class BadSize(XbdError):
+    """A size that a person wrote cannot be read."""
+
+    def __init__(self, text: str, expected: str) -> None:
+        super().__init__(f"invalid memory size: {text!r} (expected {expected})")
