@@ -1,0 +1,72 @@
+"""Arrays and index arithmetic of the two levels: superframes of 512 frames.
+
+Three ideas that every user of the two levels shares: arrays that cost nothing until touched, a
+batch of frames seen as groups of one superframe each, and superframes spelt out as their frames.
+"""
+
+import mmap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.units import SUPER_ORDER, SUPER_PAGES
+
+Indexes = NDArray[np.int64]
+# Superframes, each once, and how many frames of a batch lie in each.
+Groups = tuple[Indexes, Indexes]
+
+_OFFSETS = np.arange(SUPER_PAGES, dtype=np.int64)
+# A batch with fewer runs than a quarter of its frames is tried as it stands: most come in ascending runs.
+_RUNS_SHIFT = 2
+# Up to here counting into an array of the span is quicker than sorting the batch.
+_SPAN_PER_FRAME = 8
+# Promise only what is touched: a 16 TiB host's arrays are larger than the memory of the machine that plays it.
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+
+def sparse_zeros(count: int, dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - as numpy's own
+    """Return (count,) zeros of *dtype* whose memory exists only where it was touched, by 4 KiB.
+
+    np.zeros will not do: numpy advises huge pages for large arrays, so that one touched entry
+    costs 2 MiB, and a thousand guests touch a few entries each.
+    """
+    item = np.dtype(dtype)
+    if count == 0:
+        return np.zeros(0, dtype=item)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    return np.frombuffer(mmap.mmap(-1, count * item.itemsize, flags=flags), dtype=item)
+
+
+def expand_supers(supers: Indexes) -> Indexes:
+    """Spell out superframes as frames: (n,) int64 indexes to (512 n,) int64, in the same order."""
+    return ((supers << SUPER_ORDER)[:, None] + _OFFSETS).reshape(-1)
+
+
+def group_by_super(frames: Indexes) -> Groups:
+    """See a batch of frames as groups of one superframe each.
+
+    Args:
+        frames: (n,) int64, n > 0, any order.
+
+    Returns:
+        (k,) int64 superframes, each once, in no order; (k,) int64 how many frames of the batch lie in each.
+    """
+    supers = frames >> SUPER_ORDER
+    ends = (supers[1:] != supers[:-1]).nonzero()[0]
+    if ends.size == 0:
+        return supers[:1], np.array([frames.size], dtype=np.int64)
+    if ends.size < frames.size >> _RUNS_SHIFT:
+        marks = np.empty(ends.size + 2, dtype=np.int64)
+        marks[0], marks[-1] = -1, frames.size - 1
+        marks[1:-1] = ends
+        groups = supers[marks[1:]]
+        if np.count_nonzero(groups[1:] < groups[:-1]) == 0 or len(set(groups.tolist())) == groups.size:
+            return groups, marks[1:] - marks[:-1]
+    lowest = int(np.minimum.reduce(supers))
+    span = int(np.maximum.reduce(supers)) - lowest + 1
+    if span > _SPAN_PER_FRAME * frames.size:
+        return np.unique(supers, return_counts=True)
+    counts = np.bincount(supers - lowest, minlength=span)
+    groups = counts.nonzero()[0]
+    return groups + lowest, counts[groups]
