@@ -1,0 +1,139 @@
+"""A domain: its limits, its counters and its p2m.
+
+The p2m has two levels. Per 2 MiB block of gfns: how many entries are populated, the block's home,
+and, if it is one leaf, where that lies. Per gfn an entry, mfn + 1, which is 0 except in shattered
+blocks; so a domain of superpages touches no detail at all.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import Frames
+from xbd.frames import expand_supers
+from xbd.machine.image import Image
+from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
+
+
+class P2m:
+    """gfn to mfn of one domain.
+
+    Attributes: per block (k,): *populated* uint16; *home* int64, superframe + 1 or 0; *leaf* int64,
+    first mfn + 1 of the leaf or 0. Per gfn: *entry* int64, mfn + 1 or 0.
+    """
+
+    def __init__(self, gfn_count: int, image: Image, prefix: str) -> None:
+        self.gfn_count = gfn_count
+        blocks = -(-gfn_count // SUPER_PAGES)
+        self.populated: NDArray[np.uint16] = image.make(f"{prefix}populated", blocks, np.uint16)
+        self.home: Frames = image.make(f"{prefix}home", blocks, np.int64)
+        self.leaf: Frames = image.make(f"{prefix}leaf", blocks, np.int64)
+        self.entry: Frames = image.make(f"{prefix}entry", blocks << SUPER_ORDER, np.int64)
+        self.rows = self.entry.reshape(-1, SUPER_PAGES)
+
+    def lookup(self, gfns: Frames) -> Frames:
+        """Translate (n,) gfns: mfn + 1, or 0 where nothing is populated."""
+        leaves = self.leaf[gfns >> SUPER_ORDER]
+        in_leaves = np.count_nonzero(leaves)
+        if in_leaves == 0:
+            return self.entry[gfns]
+        at_offset: Frames = leaves + (gfns & OFFSET_MASK)
+        return at_offset if in_leaves == gfns.size else np.where(leaves > 0, at_offset, self.entry[gfns])
+
+    def home_frames(self, gfns: Frames) -> Frames:
+        """Name the frame in which each gfn is at home: (n,) mfn, negative where its block has no home."""
+        bases: Frames = (self.home[gfns >> SUPER_ORDER] - 1) << SUPER_ORDER
+        return bases + (gfns & OFFSET_MASK)
+
+    def runs(self) -> Frames:
+        """List what is populated as half-open runs of gfns: (n, 2) int64, ascending, disjoint, not touching."""
+        full = self.populated == SUPER_PAGES
+        partial = np.flatnonzero((self.populated > 0) & ~full)
+        edge = np.diff(np.concatenate(([False], full, [False])).astype(np.int8))
+        starts = np.flatnonzero(edge == 1) << SUPER_ORDER
+        ends = np.flatnonzero(edge == -1) << SUPER_ORDER
+        if partial.size:
+            rows = np.zeros((partial.size, SUPER_PAGES + 2), dtype=np.int8)
+            rows[:, 1:-1] = self.rows[partial] > 0
+            edges = np.diff(rows, axis=1)
+            row, first = np.nonzero(edges == 1)
+            _, end = np.nonzero(edges == -1)
+            bases = partial[row] << SUPER_ORDER
+            starts, ends = np.concatenate((starts, bases + first)), np.concatenate((ends, bases + end))
+            order = np.argsort(starts)
+            starts, ends = starts[order], ends[order]
+            joined = starts[1:] == ends[:-1]
+            starts = starts[np.concatenate(([True], ~joined))]
+            ends = ends[np.concatenate((~joined, [True]))]
+        return np.stack((starts, ends), axis=1).astype(np.int64)
+
+    def frames(self) -> Frames:
+        """List every mfn of shattered blocks (leaves not included), by gfn."""
+        shattered = np.flatnonzero((self.populated > 0) & (self.leaf == 0))
+        entries = self.entry[expand_supers(shattered)]
+        return entries[entries > 0] - 1
+
+    def leaf_supers(self) -> Frames:
+        """List the superframes of the leaves, by block."""
+        return (self.leaf[self.leaf > 0] - 1) >> SUPER_ORDER
+
+
+class DomainState(StrEnum):
+    """What the hypervisor knows of a domain's life."""
+
+    RUNNING = "running"
+    DYING = "dying"
+
+
+@dataclass(slots=True, eq=False)
+class Domain:
+    """A domain's tables; *tot_pages* and *leaves* are fast counters that `audit` recomputes."""
+
+    domid: int
+    name: str
+    p2m: P2m
+    max_pages: int
+    target_pages: int
+    tot_pages: int = 0
+    leaves: int = 0
+    state: DomainState = DomainState.RUNNING
+    hypercalls: Counter[str] = field(default_factory=Counter)
+    extents: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainInfo:
+    """A domain as the toolstack sees it; *hypercalls* by `operation:stop`, *extents* done by operation."""
+
+    domid: int
+    name: str
+    state: str
+    gfn_count: int
+    tot_pages: int
+    target_pages: int
+    max_pages: int
+    leaves: int
+    superpage_coverage: float
+    hypercalls: dict[str, int]
+    extents: dict[str, int]
+
+
+def describe(domain: Domain) -> DomainInfo:
+    """Take a snapshot of a domain."""
+    coverage = SUPER_PAGES * domain.leaves / domain.tot_pages if domain.tot_pages else 1.0
+    return DomainInfo(
+        domid=domain.domid,
+        name=domain.name,
+        state=domain.state.value,
+        gfn_count=domain.p2m.gfn_count,
+        tot_pages=domain.tot_pages,
+        target_pages=domain.target_pages,
+        max_pages=domain.max_pages,
+        leaves=domain.leaves,
+        superpage_coverage=coverage,
+        hypercalls=dict(sorted(domain.hypercalls.items())),
+        extents=dict(sorted(domain.extents.items())),
+    )

@@ -1,0 +1,92 @@
+"""Validation that every memory operation shares: what makes no sense, and where a batch goes wrong.
+
+What makes no sense whatever the state (orders, alignment, range, repetition) is a `BadArgument`,
+with nothing tried. What the state forbids ends a batch at that extent: the helpers here find it.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import MAX_EXTENTS, Frames, MemopResult, Stop
+from xbd.errors import BadArgument
+from xbd.machine.domain import Domain
+from xbd.units import OFFSET_MASK, SUPER_ORDER
+
+
+def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_EXTENTS) -> None:
+    """Refuse a list of extents that makes no sense, whatever the state.
+
+    Raises:
+        BadArgument: naming the first extent that is misaligned, outside, or named twice; nothing changed.
+    """
+    if order not in (0, SUPER_ORDER):
+        raise BadArgument(f"order {order} does not exist here", f"order 0 or {SUPER_ORDER}")
+    if gfns.size > most:
+        raise BadArgument(f"{gfns.size} extents in one call", f"at most {most}")
+    if gfns.size == 0:
+        return
+    last = domain.p2m.gfn_count - (1 << order)
+    lowest, highest = _progression(gfns)
+    progresses = lowest >= 0 and highest <= last
+    # As unsigned numbers, so that one comparison also finds the negative ones (on the wire, 2**63 and more).
+    if not progresses and (last < 0 or int(np.maximum.reduce(gfns.view(np.uint64))) > last):
+        index = int(((gfns < 0) | (gfns > last)).argmax())
+        raise BadArgument(
+            f"extent {index}, g{int(gfns[index]) % (1 << 64):#x}, lies outside domain d{domain.domid}",
+            f"a base from g0x0 to g{max(last, 0):#x} for order {order}",
+        )
+    if order and np.count_nonzero(gfns & OFFSET_MASK):
+        index = int((gfns & OFFSET_MASK > 0).argmax())
+        raise BadArgument(f"extent {index}, g{int(gfns[index]):#x}, is misaligned", f"a multiple of {1 << order}")
+    if not progresses:
+        check_repeats(gfns)
+
+
+def _progression(gfns: Frames) -> tuple[int, int]:
+    """Find the ends of an arithmetic progression, which most batches are: (-1, -1) if it is none.
+
+    What has one step throughout has no repeats, and lies between its ends: all int64, so a step that
+    wraps around would show in the distance of the ends.
+    """
+    first_gfn, last_gfn = int(gfns[0]), int(gfns[-1])
+    if gfns.size == 1:
+        return first_gfn, first_gfn
+    step = int(gfns[1]) - first_gfn
+    if step == 0 or last_gfn - first_gfn != step * (gfns.size - 1):
+        return -1, -1
+    if np.count_nonzero(gfns[1:] - gfns[:-1] == step) < gfns.size - 1:
+        return -1, -1
+    return min(first_gfn, last_gfn), max(first_gfn, last_gfn)
+
+
+def check_repeats(gfns: Frames) -> None:
+    """Refuse a list that names a gfn twice: BadArgument."""
+    steps = gfns[1:] - gfns[:-1]
+    rising = np.count_nonzero(steps > 0)
+    if rising == steps.size or (rising == 0 and np.count_nonzero(steps) == steps.size):
+        return
+    ordered = np.sort(gfns)
+    repeated = ordered[1:] == ordered[:-1]
+    if np.count_nonzero(repeated):
+        raise BadArgument(f"g{int(ordered[1:][repeated][0]):#x} is named more than once", "each extent once per call")
+
+
+def first(wrong: NDArray[np.bool_]) -> int:
+    """Index of the first True, or the length."""
+    index = int(wrong.argmax()) if wrong.size else 0
+    return index if wrong.size and wrong[index] else int(wrong.size)
+
+
+def answer(done: int, asked: int, stop: Stop | None) -> MemopResult:
+    """Answer *done* of *asked* extents, with the reason if any are left."""
+    return MemopResult(done, None if done == asked else stop)
+
+
+def first_nonzero(entries: Frames) -> int:
+    """Index of the first entry that is populated, or the length."""
+    return entries.size if np.count_nonzero(entries) == 0 else first(entries > 0)
+
+
+def first_zero(entries: Frames) -> int:
+    """Index of the first entry that is not populated, or the length."""
+    return entries.size if np.count_nonzero(entries) == entries.size else first(entries == 0)

@@ -1,0 +1,93 @@
+"""The host's frames: heap, owners, content words, and how well each superframe is at home.
+
+Per superframe one entry each: `whole_owner` (the domain that holds it as one leaf, +1),
+`at_home` (how many of its frames back the entries that belong there; above 0 means that a block
+claims it) and `written` (whether any content word in it may be other than 0). 4 KiB detail
+(`frame_owner`) is 0 except for used frames of shattered superframes.
+
+A superframe is *kept* when a block claims it, all its used frames are that block's at home, and at
+least half of it is used: then the heap serves others from it last (`keep_holes`).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import Frames, Words
+from xbd.frames import FrameAllocator, Groups, expand_supers
+from xbd.machine.image import Image
+from xbd.machine.settings import HostSettings
+from xbd.units import SUPER_ORDER, SUPER_PAGES
+
+# "Nearly whole" begins at half: below it, more is gained by giving the rest away than by waiting for its owner.
+KEPT_MIN_FRAMES = SUPER_PAGES // 2
+
+
+class HostFrames:
+    """The frames of a host of *superframes* superframes; arrays lie in *image*."""
+
+    def __init__(self, superframes: int, settings: HostSettings, image: Image) -> None:
+        self.settings = settings
+        self.heap = FrameAllocator(superframes << SUPER_ORDER, shelf_of=self._shelf_of if settings.keep_holes else None)
+        frames = superframes << SUPER_ORDER
+        self.whole_owner: NDArray[np.uint16] = image.make("host.whole_owner", superframes, np.uint16)
+        self.at_home: NDArray[np.uint16] = image.make("host.at_home", superframes, np.uint16)
+        self.written: NDArray[np.bool_] = image.make("host.written", superframes, np.bool_)
+        self.frame_owner: NDArray[np.uint16] = image.make("host.frame_owner", frames, np.uint16)
+        self.content: Words = image.make("host.content", frames, np.uint64)
+        self.owner_rows = self.frame_owner.reshape(-1, SUPER_PAGES)
+        self.content_rows = self.content.reshape(-1, SUPER_PAGES)
+
+    def _shelf_of(self, supers: Frames) -> Frames:
+        at_home = self.at_home[supers]
+        used = SUPER_PAGES - self.heap.free_count[supers]
+        kept: NDArray[np.bool_] = (at_home == used) & (at_home >= KEPT_MIN_FRAMES)
+        return kept.astype(np.int64)
+
+    def add_at_home(self, groups: Groups, sign: int) -> None:
+        """Count frames, given as groups, as being at home (+1) or no longer (-1)."""
+        supers, counts = groups
+        self.at_home[supers] = self.at_home[supers] + sign * counts
+        self.heap.reshelve(supers)
+
+    def scrub(self, frames: Frames) -> None:
+        """Zero the content words of single frames."""
+        if np.count_nonzero(self.written[frames >> SUPER_ORDER]):
+            self.content[frames] = 0
+
+    def scrub_superframes(self, supers: Frames) -> None:
+        """Zero the content words of whole superframes."""
+        written = self.written[supers]
+        if np.count_nonzero(written):
+            dirty = supers[written]
+            self.content_rows[dirty] = 0
+            self.written[dirty] = False
+
+    def shatter(self, supers: Frames, owner: int) -> None:
+        """Move the ownership of leaves down to their single frames."""
+        self.whole_owner[supers] = 0
+        self.owner_rows[supers] = owner + 1
+
+    def make_whole(self, supers: Frames, owner: int) -> None:
+        """Move the ownership of 512 frames each up to one entry."""
+        self.owner_rows[supers] = 0
+        self.whole_owner[supers] = owner + 1
+
+    def give(self, frames: Frames) -> None:
+        """Return single frames to the heap, scrubbed and unowned."""
+        self.scrub(frames)
+        self.frame_owner[frames] = 0
+        self.heap.give(frames)
+
+    def give_superframes(self, supers: Frames) -> None:
+        """Return leaves to the heap, scrubbed, unowned and unclaimed."""
+        self.scrub_superframes(supers)
+        self.whole_owner[supers] = 0
+        self.at_home[supers] = 0
+        self.heap.give_superframes(supers)
+
+    def owners(self) -> NDArray[np.uint16]:
+        """Spell out who owns each frame: (frames,) uint16, domid + 1, 0 for free."""
+        owners = self.frame_owner.copy()
+        whole = np.flatnonzero(self.whole_owner)
+        owners[expand_supers(whole)] = np.repeat(self.whole_owner[whole], SUPER_PAGES)
+        return owners

@@ -1,0 +1,258 @@
+"""The hypervisor: one host's frames, its domains, and the operations on them.
+
+`Machine.execute` is the guests' door, the other methods are the toolstack's. A machine does no
+I/O, knows no clock and never waits; one call is one turn.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from xbd import abi
+from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
+from xbd.frames import expand_supers, group_by_super
+from xbd.machine import content, mapping, pairs, reservation
+from xbd.machine.audit import audit
+from xbd.machine.domain import Domain, DomainInfo, P2m, describe
+from xbd.machine.host import HostFrames
+from xbd.machine.image import Image
+from xbd.machine.settings import HostSettings
+from xbd.units import SUPER_ORDER, SUPER_PAGES
+
+_OPERATIONS: Final[dict[type, tuple[str, Callable[[HostFrames, Domain, Any], abi.Result]]]] = {
+    abi.Populate: ("populate", reservation.populate),
+    abi.Decrease: ("decrease", reservation.decrease),
+    abi.Exchange: ("exchange", pairs.exchange),
+    abi.PopulateDepopulate: ("populate_depopulate", pairs.populate_depopulate),
+    abi.Load: ("load", content.load),
+    abi.Store: ("store", content.store),
+}
+# Memory accesses, never counted as hypercalls.
+_ACCESSES: Final = frozenset({"load", "store"})
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatistics:
+    """Counts of the host; *free_in_whole_superframes* is a share of the free frames (1.0 when none is free)."""
+
+    frames: int
+    free_frames: int
+    superframes: int
+    free_superframes: int
+    shattered_superframes: int
+    free_in_whole_superframes: float
+    domains: int
+
+
+class Machine:
+    """A host of *superframes* superframes (2 MiB each) with no domain."""
+
+    def __init__(self, superframes: int, *, settings: HostSettings | None = None) -> None:
+        if superframes < 1:
+            raise BadArgument(f"a host of {superframes} superframes", "at least one")
+        self.settings = settings or HostSettings()
+        self.image = Image()
+        self.host = HostFrames(superframes, self.settings, self.image)
+        self._domains: dict[int, Domain] = {}
+        self._names: dict[str, int] = {}
+
+    # -- the toolstack's operations
+
+    def create(
+        self, name: str, *, max_pages: int, target_pages: int, gfn_count: int | None = None, domid: int | None = None
+    ) -> int:
+        """Make a domain and populate gfns 0..target, order 9 first; returns its domid.
+
+        Args:
+            name: not taken by another domain.
+            max_pages: the cap, in whole superframes.
+            target_pages: what it holds at first, in whole superframes, at most max_pages.
+            gfn_count: the gfn space in pages (static maximum); default max_pages.
+            domid: default the lowest free one, from 1.
+
+        Raises:
+            BadArgument, AlreadyExists, OutOfFrames: nothing is left behind.
+
+        Source: xl create; the balloon of what is above target is xbd's own ("create", semantics).
+        """
+        gfn_count = max_pages if gfn_count is None else gfn_count
+        self._check_create(name, max_pages, target_pages, gfn_count)
+        domid = self._free_domid() if domid is None else domid
+        if domid in self._domains:
+            raise AlreadyExists(f"domid {domid} is taken by {self._domains[domid].name!r}")
+        if not 0 <= domid < abi.MAX_DOMAINS:
+            raise BadArgument(f"domid {domid}", f"0 to {abi.MAX_DOMAINS - 1}")
+        if target_pages > self.host.heap.free_frames:
+            raise OutOfFrames(
+                f"domain {name!r} needs {target_pages} pages, the host has {self.host.heap.free_frames} free",
+                "a smaller target, or memory freed by other domains first",
+            )
+        p2m = P2m(gfn_count, self.image, f"domain.{domid}.")
+        domain = Domain(domid, name, p2m, max_pages, target_pages)
+        self._domains[domid] = domain
+        self._names[name] = domid
+        self._build(domain, target_pages)
+        return domid
+
+    def _check_create(self, name: str, max_pages: int, target_pages: int, gfn_count: int) -> None:
+        if not name or len(name) > abi.MAX_NAME_CHARS or not name.isprintable() or name.isdecimal():
+            raise BadArgument(
+                f"domain name {name!r}", f"1 to {abi.MAX_NAME_CHARS} printable characters, not all digits"
+            )
+        if name in self._names:
+            raise AlreadyExists(f"a domain named {name!r} exists (d{self._names[name]})", "another name")
+        if max_pages % SUPER_PAGES or target_pages % SUPER_PAGES:
+            raise BadArgument(f"max {max_pages}, target {target_pages} pages", f"multiples of {SUPER_PAGES} (2 MiB)")
+        if not 0 < target_pages <= max_pages:
+            raise BadArgument(f"target {target_pages} pages, max {max_pages}", "0 < target <= max")
+        # As in set_max_pages: the cap may reach the end of the last block, not beyond.
+        least = max(target_pages, max_pages - SUPER_PAGES + 1)
+        if not least <= gfn_count <= abi.MAX_DOMAIN_PAGES:
+            raise BadArgument(f"a gfn space of {gfn_count} pages", f"{least} to {abi.MAX_DOMAIN_PAGES}")
+        if len(self._domains) >= abi.MAX_DOMAINS:
+            raise OutOfFrames(f"{len(self._domains)} domains exist", f"at most {abi.MAX_DOMAINS}")
+
+    def _free_domid(self) -> int:
+        return next(domid for domid in range(1, abi.MAX_DOMAINS + 1) if domid not in self._domains)
+
+    def _build(self, domain: Domain, pages: int) -> None:
+        supers = self.host.heap.take_superframes(pages >> SUPER_ORDER)
+        if supers.size:
+            mapping.map_leaves(self.host, domain, np.arange(supers.size, dtype=np.int64), supers)
+        rest = np.arange(supers.size << SUPER_ORDER, pages, dtype=np.int64)
+        if rest.size:
+            frames = self.host.heap.take(rest.size)
+            groups = group_by_super(rest)
+            mapping.map_frames(self.host, domain, rest, groups, frames)
+            mapping.settle(self.host, domain, groups[0])
+
+    def destroy(self, domid: int) -> None:
+        """End a domain: all its frames go back to the heap, scrubbed. Raises NoSuchDomain."""
+        domain = self.domain(domid)
+        mapping.release_everything(self.host, domain)
+        self.image.drop(f"domain.{domid}.")
+        del self._domains[domid], self._names[domain.name]
+
+    def set_max_pages(self, domid: int, max_pages: int) -> None:
+        """Set a domain's cap; below tot_pages nothing can be populated until enough was given back.
+
+        Raises NoSuchDomain, BadArgument (beyond the gfn space): nothing changed.
+        Source: Xen XEN_DOMCTL_max_mem.
+        """
+        domain = self.domain(domid)
+        if not 0 < max_pages <= self.ceiling(domid):
+            raise BadArgument(f"max_pages {max_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
+        domain.max_pages = max_pages
+
+    def set_target(self, domid: int, target_pages: int) -> None:
+        """Note what a domain should hold; moving there is its guest's part. Raises NoSuchDomain, BadArgument."""
+        domain = self.domain(domid)
+        if not 0 < target_pages <= self.ceiling(domid):
+            raise BadArgument(f"target {target_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
+        domain.target_pages = target_pages
+
+    def ceiling(self, domid: int) -> int:
+        """Tell the most pages a domain can ever have: its gfn space, rounded up to whole superframes."""
+        return -(-self.domain(domid).p2m.gfn_count // SUPER_PAGES) * SUPER_PAGES
+
+    def reboot(self, domid: int) -> abi.BootInfo:
+        """Zero a domain's memory and tell a new guest in it what it has. Raises NoSuchDomain."""
+        domain = self.domain(domid)
+        self.host.scrub_superframes(domain.p2m.leaf_supers())
+        single = domain.p2m.frames()
+        if single.size:
+            self.host.scrub(single)
+        return self.boot_info(domid)
+
+    def boot_info(self, domid: int) -> abi.BootInfo:
+        """Tell what a guest in this domain has: map, target, limit, features. Raises NoSuchDomain."""
+        domain = self.domain(domid)
+        return abi.BootInfo(
+            domid=domid,
+            name=domain.name,
+            gfn_count=domain.p2m.gfn_count,
+            runs=domain.p2m.runs(),
+            target_pages=domain.target_pages,
+            max_pages=domain.max_pages,
+            features=abi.Features(
+                populate_depopulate=self.settings.populate_depopulate, exchange=self.settings.exchange_translated
+            ),
+        )
+
+    # -- the guests' door
+
+    def execute(self, domid: int, command: abi.Command) -> abi.Result:
+        """Do one turn of *command* for a domain, and count it.
+
+        Whatever a guest asks gets an answer: what makes no sense is `Refused`, with nothing changed.
+        """
+        name, operation = _OPERATIONS[type(command)]
+        try:
+            domain = self.domain(domid)
+            result = operation(self.host, domain, command)
+        except HypercallError as error:
+            result = abi.Refused(error.errno, error.message, error.expected)
+            if domid not in self._domains:
+                return result
+        if name not in _ACCESSES:
+            if isinstance(result, abi.Refused):
+                domain.hypercalls[f"{name}:{result.errno}"] += 1
+            else:
+                domain.hypercalls[f"{name}:{result.stop or 'done'}"] += 1
+                domain.extents[name] += result.done
+        return result
+
+    # -- looking
+
+    def domain(self, domid: int) -> Domain:
+        """Find a domain's tables, to be read only. Raises NoSuchDomain."""
+        try:
+            return self._domains[domid]
+        except KeyError:
+            raise NoSuchDomain(f"no domain has domid {domid}", "one of `xbd list`") from None
+
+    def find(self, name_or_domid: str | int) -> int:
+        """Find a domid by name, number, or number as text. Raises NoSuchDomain."""
+        if isinstance(name_or_domid, str) and name_or_domid in self._names:
+            return self._names[name_or_domid]
+        domid = int(name_or_domid) if str(name_or_domid).isdecimal() else -1
+        if domid not in self._domains:
+            raise NoSuchDomain(f"{name_or_domid} is an invalid domain identifier", "a name or domid of `xbd list`")
+        return domid
+
+    def domains(self) -> list[int]:
+        """List the domids, ascending."""
+        return sorted(self._domains)
+
+    def domain_info(self, domid: int) -> DomainInfo:
+        """Describe one domain. Raises NoSuchDomain."""
+        return describe(self.domain(domid))
+
+    def statistics(self) -> HostStatistics:
+        """Describe the host."""
+        heap = self.host.heap.statistics()
+        return HostStatistics(
+            frames=heap.frames,
+            free_frames=heap.free_frames,
+            superframes=heap.superframes,
+            free_superframes=heap.free_superframes,
+            shattered_superframes=heap.shattered_superframes,
+            free_in_whole_superframes=(
+                heap.free_superframes * SUPER_PAGES / heap.free_frames if heap.free_frames else 1.0
+            ),
+            domains=len(self._domains),
+        )
+
+    def audit(self) -> list[str]:
+        """Recompute everything and name what does not hold; empty when all is well."""
+        return audit(self.host, self._all_domains())
+
+    def _all_domains(self) -> Iterable[Domain]:
+        return [self._domains[domid] for domid in self.domains()]
+
+    def leaf_frames(self, domid: int) -> abi.Frames:
+        """List every mfn of a domain, leaves spelt out, in no order. Raises NoSuchDomain."""
+        p2m = self.domain(domid).p2m
+        return np.concatenate((p2m.frames(), expand_supers(p2m.leaf_supers())))

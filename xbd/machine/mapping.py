@@ -1,0 +1,195 @@
+"""Changing a p2m: map, unmap, shatter, coalesce, and the home of each block.
+
+These are the only writers of p2m entries, owners and at-home counts. Each works on a whole batch
+that has been validated and for which the frames are at hand; nothing here can fail.
+
+Home. A block's home is the superframe that its entries belong in: set when a leaf is mapped there
+(and it survives shattering), or when the first frame of an empty block happens to lie at its own
+offset in a superframe that nobody claims; cleared when no entry is at home any more. A superframe
+is claimed by at most one block, exactly while its at-home count is above 0. Where all 512 entries
+are at home the block becomes one leaf again, whichever operation completed it (xbd's own: Xen
+never puts a leaf together except by an order-9 populate).
+"""
+
+import numpy as np
+
+from xbd.abi import Frames
+from xbd.frames import Groups, expand_supers, group_by_super
+from xbd.machine.domain import Domain, P2m
+from xbd.machine.host import HostFrames
+from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
+
+
+def map_frames(
+    host: HostFrames, domain: Domain, gfns: Frames, groups: Groups, mfns: Frames, *, drained: Frames | None = None
+) -> None:
+    """Back (n,) unpopulated gfns, grouped by block, with frames taken from the heap.
+
+    Counts, owners and homes follow; `settle` is due afterwards. *drained*: the blocks that were
+    unmapped in the same step, whose homes may have no entry left: others may claim those.
+    """
+    p2m = domain.p2m
+    blocks, counts = groups
+    before = p2m.populated[blocks]
+    p2m.entry[gfns] = mfns + 1
+    p2m.populated[blocks] = before + counts
+    host.frame_owner[mfns] = domain.domid + 1
+    domain.tot_pages += gfns.size
+    _count_at_home(host, p2m, gfns, groups, mfns, sign=1)
+    if np.count_nonzero(before) < before.size:
+        if drained is not None:
+            _clear_homes(host, p2m, drained)
+        adopters = blocks[(before == 0) & (p2m.home[blocks] == 0)]
+        if adopters.size:
+            _adopt_homes(host, p2m, adopters, gfns, mfns)
+
+
+def _count_at_home(host: HostFrames, p2m: P2m, gfns: Frames, groups: Groups, mfns: Frames, *, sign: int) -> None:
+    """Count those of *mfns* that are the home frames of their *gfns*, as coming (+1) or going (-1)."""
+    blocks, counts = groups
+    homes = p2m.home[blocks]
+    if not np.count_nonzero(homes):
+        return
+    at_home = p2m.home_frames(gfns) == mfns
+    matching = np.count_nonzero(at_home)
+    if matching == gfns.size:
+        host.add_at_home((homes - 1, counts), sign)
+    elif matching:
+        host.add_at_home(group_by_super(mfns[at_home]), sign)
+
+
+def _adopt_homes(host: HostFrames, p2m: P2m, blocks: Frames, gfns: Frames, mfns: Frames) -> None:
+    """Give blocks that were empty a home, where their first frame lies at its own offset in an unclaimed superframe."""
+    owners = gfns >> SUPER_ORDER
+    order = np.argsort(owners, kind="stable")
+    starts = np.searchsorted(owners, blocks, sorter=order)
+    ends = np.searchsorted(owners, blocks, side="right", sorter=order)
+    firsts = order[starts]
+    fitting = ((gfns[firsts] ^ mfns[firsts]) & OFFSET_MASK) == 0
+    for first, start, end in sorted(zip(*(part[fitting].tolist() for part in (firsts, starts, ends)), strict=True)):
+        superframe = int(mfns[first]) >> SUPER_ORDER
+        if host.at_home[superframe] == 0:
+            p2m.home[owners[first]] = superframe + 1
+            mine = order[start:end]
+            at_home = mfns[mine] == (superframe << SUPER_ORDER) + (gfns[mine] & OFFSET_MASK)
+            host.add_at_home(group_by_super(mfns[mine[at_home]]), 1)
+
+
+def _clear_homes(host: HostFrames, p2m: P2m, blocks: Frames) -> None:
+    homes = p2m.home[blocks]
+    p2m.home[blocks[(homes > 0) & (host.at_home[homes - 1] == 0)]] = 0
+
+
+def unmap_frames(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> Frames:
+    """Take the backing of (n,) populated gfns, grouped by block, away; returns their frames, still owned.
+
+    Leaves among the blocks are shattered first. `settle` is due afterwards.
+    """
+    p2m = domain.p2m
+    blocks, counts = groups
+    leaves = p2m.leaf[blocks]
+    in_leaves = np.count_nonzero(leaves)
+    if in_leaves:
+        shatter(host, domain, blocks[leaves > 0])
+    mfns = p2m.entry[gfns] - 1
+    p2m.entry[gfns] = 0
+    p2m.populated[blocks] = p2m.populated[blocks] - counts
+    domain.tot_pages -= gfns.size
+    if in_leaves == blocks.size:
+        # Whatever lies in a leaf is at home.
+        host.add_at_home((p2m.home[blocks] - 1, counts), -1)
+    else:
+        _count_at_home(host, p2m, gfns, groups, mfns, sign=-1)
+    return mfns
+
+
+def shatter(host: HostFrames, domain: Domain, blocks: Frames) -> None:
+    """Spell leaves out as 512 entries each; their homes stay."""
+    p2m = domain.p2m
+    first = p2m.leaf[blocks]
+    p2m.rows[blocks] = first[:, None] + np.arange(SUPER_PAGES, dtype=np.int64)
+    p2m.leaf[blocks] = 0
+    domain.leaves -= blocks.size
+    host.shatter((first - 1) >> SUPER_ORDER, domain.domid)
+
+
+def settle(host: HostFrames, domain: Domain, blocks: Frames) -> None:
+    """Clear the homes of *blocks* (each named once) with no entry at home; make leaves of those wholly at home."""
+    p2m = domain.p2m
+    homes = p2m.home[blocks]
+    at_home = host.at_home[homes - 1]
+    # Neither none nor all 512: nothing to settle.
+    at_end = (homes > 0) & ((at_home & OFFSET_MASK) == 0)
+    if not np.count_nonzero(at_end):
+        return
+    blocks, homes, at_home = blocks[at_end], homes[at_end], at_home[at_end]
+    p2m.home[blocks[at_home == 0]] = 0
+    complete = (at_home > 0) & (p2m.leaf[blocks] == 0)
+    if host.settings.coalesce and np.count_nonzero(complete):
+        blocks, supers = blocks[complete], homes[complete] - 1
+        p2m.rows[blocks] = 0
+        host.make_whole(supers, domain.domid)
+        p2m.leaf[blocks] = (supers << SUPER_ORDER) + 1
+        domain.leaves += blocks.size
+
+
+def map_leaves(host: HostFrames, domain: Domain, blocks: Frames, supers: Frames) -> None:
+    """Back (n,) empty blocks with one superframe each, taken from the heap."""
+    p2m = domain.p2m
+    p2m.leaf[blocks] = (supers << SUPER_ORDER) + 1
+    p2m.home[blocks] = supers + 1
+    p2m.populated[blocks] = SUPER_PAGES
+    host.whole_owner[supers] = domain.domid + 1
+    host.at_home[supers] = SUPER_PAGES
+    domain.leaves += blocks.size
+    domain.tot_pages += blocks.size << SUPER_ORDER
+
+
+def unmap_leaves(domain: Domain, blocks: Frames) -> Frames:
+    """Take the leaves of (n,) blocks away; returns their superframes, still owned."""
+    p2m = domain.p2m
+    supers = (p2m.leaf[blocks] - 1) >> SUPER_ORDER
+    p2m.leaf[blocks] = 0
+    p2m.home[blocks] = 0
+    p2m.populated[blocks] = 0
+    domain.leaves -= blocks.size
+    domain.tot_pages -= blocks.size << SUPER_ORDER
+    return supers
+
+
+def move_leaves(domain: Domain, sources: Frames, targets: Frames) -> Frames:
+    """Move the leaves of (n,) blocks to as many empty ones; returns their superframes."""
+    p2m = domain.p2m
+    first = p2m.leaf[sources]
+    p2m.leaf[targets], p2m.home[targets] = first, p2m.home[sources]
+    p2m.populated[targets] = SUPER_PAGES
+    p2m.leaf[sources] = p2m.home[sources] = p2m.populated[sources] = 0
+    return (first - 1) >> SUPER_ORDER
+
+
+def move_entries(domain: Domain, source: int, target: int) -> Frames:
+    """Move the 512 entries of a shattered block to an empty one, offset by offset, its home with them; returns the frames."""
+    p2m = domain.p2m
+    p2m.rows[target] = p2m.rows[source]
+    p2m.rows[source] = 0
+    p2m.populated[target], p2m.populated[source] = SUPER_PAGES, 0
+    p2m.home[target], p2m.home[source] = p2m.home[source], 0
+    frames: Frames = p2m.rows[target] - 1
+    return frames
+
+
+def release_everything(host: HostFrames, domain: Domain) -> None:
+    """Return all frames of a domain to the heap and forget its p2m."""
+    p2m = domain.p2m
+    single = p2m.frames()
+    if single.size:
+        # Whatever of it was at home no longer is; the counts of the leaves go with the leaves.
+        homed = np.flatnonzero((p2m.home > 0) & (p2m.leaf == 0))
+        supers = p2m.home[homed] - 1
+        host.at_home[supers] = 0
+        host.heap.reshelve(supers)
+        host.give(single)
+    host.give_superframes(p2m.leaf_supers())
+    p2m.entry[expand_supers(np.flatnonzero((p2m.populated > 0) & (p2m.leaf == 0)))] = 0
+    p2m.leaf[:] = p2m.home[:] = p2m.populated[:] = 0
+    domain.tot_pages = domain.leaves = 0

@@ -1,0 +1,186 @@
+"""populate_physmap and decrease_reservation: validate, reserve, apply, account, without a pause between.
+
+Each function is one turn of one operation of one domain. A turn does at most `TURN_EXTENTS`
+extents, then it answers BUDGET and the caller goes on from there.
+
+Within a turn of order-0 populates the home frames are handed out first and the heap chooses the
+others; apart from that, the result is that of doing one extent after the other.
+Source: Xen public/memory.h, XENMEM_populate_physmap and XENMEM_decrease_reservation.
+"""
+
+import numpy as np
+
+from xbd.abi import TURN_COST_SHATTERED, TURN_EXTENTS, Decrease, Frames, MemopResult, Populate, Stop
+from xbd.frames import Groups, expand_supers, group_by_super
+from xbd.machine import mapping
+from xbd.machine.domain import Domain
+from xbd.machine.extents import answer, check_extents, first, first_nonzero, first_zero
+from xbd.machine.host import HostFrames
+from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
+
+
+def populate(host: HostFrames, domain: Domain, command: Populate) -> MemopResult:
+    """Back each extent with fresh, zeroed frames; an order-9 extent becomes one leaf.
+
+    Stops with EEXIST (populated already), E2BIG (max_pages), ENOMEM (host), BUDGET.
+    """
+    gfns, order = command.gfns, command.order
+    check_extents(gfns, order, domain)
+    asked = gfns.size
+    if asked == 0:
+        return MemopResult(0)
+    gfns, stop = gfns[:TURN_EXTENTS], Stop.BUDGET
+    batch, groups = gfns, group_by_super(gfns) if not order else None
+    blocks = gfns >> SUPER_ORDER if groups is None else groups[0]
+    populated = domain.p2m.populated[blocks]
+    valid = gfns.size
+    # Often the blocks' counts say that nothing is populated, without a look at any entry.
+    if np.count_nonzero(populated):
+        valid = first(populated > 0) if order else first_nonzero(domain.p2m.lookup(gfns))
+    if valid < gfns.size:
+        gfns, stop = gfns[:valid], Stop.EEXIST
+    room = max(domain.max_pages - domain.tot_pages, 0) >> order
+    if room < gfns.size:
+        gfns, stop = gfns[:room], Stop.E2BIG
+    free = host.heap.free_superframes if order else host.heap.free_frames
+    if free < gfns.size:
+        gfns, stop = gfns[:free], Stop.ENOMEM
+    if gfns.size and order:
+        mapping.map_leaves(host, domain, blocks[: gfns.size], host.heap.take_superframes(gfns.size))
+    elif gfns.size:
+        _populate_small(host, domain, gfns, groups if groups and gfns is batch else group_by_super(gfns))
+    return answer(gfns.size, asked, stop)
+
+
+def _populate_small(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> None:
+    filling = host.settings.home_fill == "always"
+    if filling and host.settings.coalesce and gfns.size == SUPER_PAGES == groups[1][0] and host.heap.serves_whole():
+        # All of one block from a whole superframe: what follows would come to the same leaf, page by page.
+        mapping.map_leaves(host, domain, groups[0], host.heap.take_superframes(1))
+        return
+    mfns, missing = home_fill(host, domain, gfns, groups) if filling else (None, None)
+    if mfns is None:
+        _populate_anywhere(host, domain, gfns, groups)
+    elif missing is None:
+        mapping.map_frames(host, domain, gfns, groups, mfns)
+    else:
+        # First those at home: the heap chooses the others by what is kept, and that has just changed.
+        at_home = np.ones(gfns.size, dtype=np.bool_)
+        at_home[missing] = False
+        mapping.map_frames(host, domain, gfns[at_home], group_by_super(gfns[at_home]), mfns[at_home])
+        _populate_anywhere(host, domain, gfns[missing], group_by_super(gfns[missing]))
+    mapping.settle(host, domain, groups[0])
+
+
+def _populate_anywhere(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> None:
+    mfns = host.heap.take(gfns.size)
+    empty = groups[0].size - np.count_nonzero(domain.p2m.populated[groups[0]])
+    if empty and host.settings.home_fill == "always":
+        mfns = _match_offsets(domain, gfns, mfns)
+    mapping.map_frames(host, domain, gfns, groups, mfns)
+
+
+def home_fill(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> tuple[Frames | None, Frames | None]:
+    """Take the home frames of *gfns* that are free: (n,) mfns and the indexes still missing; (None, None): none is."""
+    blocks, counts = groups
+    homes = domain.p2m.home[blocks]
+    homed_blocks = np.count_nonzero(homes)
+    if homed_blocks == 0:
+        return None, None
+    wanted = domain.p2m.home_frames(gfns)
+    free = (
+        host.heap.is_free(wanted)
+        if homed_blocks == homes.size
+        else (wanted >= 0) & host.heap.is_free(np.maximum(wanted, 0))
+    )
+    found = np.count_nonzero(free)
+    if found == gfns.size:
+        host.heap.take_exactly(wanted, (homes - 1, counts))
+        return wanted, None
+    if found == 0:
+        return None, None
+    host.heap.take_exactly(wanted[free])
+    return wanted, np.flatnonzero(~free)
+
+
+def _match_offsets(domain: Domain, gfns: Frames, mfns: Frames) -> Frames:
+    """Deal frames out so that empty blocks get each gfn a frame of its own offset, where those at hand allow it.
+
+    Which free frame backs which page is the heap's choice; this one lets a block that is populated
+    as 512 single pages find a home, and become a leaf.
+    """
+    if np.count_nonzero((gfns ^ mfns) & OFFSET_MASK) == 0:
+        return mfns
+    chosen = np.flatnonzero(domain.p2m.populated[gfns >> SUPER_ORDER] == 0)
+    if chosen.size == 0:
+        return mfns
+    dealt = mfns.copy()
+    by_gfn = chosen[np.argsort(gfns[chosen] & OFFSET_MASK, kind="stable")]
+    by_mfn = chosen[np.argsort(mfns[chosen] & OFFSET_MASK, kind="stable")]
+    dealt[by_gfn] = mfns[by_mfn]
+    return dealt
+
+
+def decrease(host: HostFrames, domain: Domain, command: Decrease) -> MemopResult:
+    """Give the frames of each extent back to the heap; an extent is all or nothing.
+
+    Stops with ENOENT (not, or not wholly, populated), BUDGET.
+    """
+    gfns, order = command.gfns, command.order
+    check_extents(gfns, order, domain)
+    asked = gfns.size
+    if asked == 0:
+        return MemopResult(0)
+    gfns = gfns[:TURN_EXTENTS]
+    if order:
+        done, stop = _decrease_blocks(host, domain, gfns >> SUPER_ORDER)
+    else:
+        done, stop = _decrease_pages(host, domain, gfns)
+    return answer(done, asked, stop)
+
+
+def _decrease_pages(host: HostFrames, domain: Domain, gfns: Frames) -> tuple[int, Stop]:
+    groups = group_by_super(gfns)
+    # Often the blocks' counts say that all is populated, without a look at any entry.
+    if np.count_nonzero(domain.p2m.populated[groups[0]] == SUPER_PAGES) == groups[0].size:
+        _decrease_small(host, domain, gfns, groups)
+        return gfns.size, Stop.BUDGET
+    done = first_zero(domain.p2m.lookup(gfns))
+    if done:
+        _decrease_small(host, domain, gfns[:done], groups if done == gfns.size else group_by_super(gfns[:done]))
+    return done, Stop.ENOENT if done < gfns.size else Stop.BUDGET
+
+
+def _decrease_small(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> None:
+    blocks, counts = groups
+    if counts[0] == SUPER_PAGES and domain.p2m.leaf[blocks[0]]:
+        # All of one leaf: nothing to shatter only to merge it again.
+        host.give_superframes(mapping.unmap_leaves(domain, blocks))
+        return
+    host.give(mapping.unmap_frames(host, domain, gfns, groups))
+    mapping.settle(host, domain, blocks)
+
+
+def _decrease_blocks(host: HostFrames, domain: Domain, blocks: Frames) -> tuple[int, Stop]:
+    done, stop = first(domain.p2m.populated[blocks] < SUPER_PAGES), Stop.ENOENT
+    if done == blocks.size:
+        stop = Stop.BUDGET
+    blocks = blocks[:done]
+    is_leaf = domain.p2m.leaf[blocks] > 0
+    within = first(np.cumsum(np.where(is_leaf, 1, TURN_COST_SHATTERED)) > TURN_EXTENTS)
+    if within < done:
+        done, stop = within, Stop.BUDGET
+        blocks, is_leaf = blocks[:done], is_leaf[:done]
+    leaves, shattered = blocks[is_leaf], blocks[~is_leaf]
+    if leaves.size:
+        host.give_superframes(mapping.unmap_leaves(domain, leaves))
+    if shattered.size:
+        free_shattered(host, domain, shattered)
+    return done, stop
+
+
+def free_shattered(host: HostFrames, domain: Domain, blocks: Frames) -> None:
+    """Free all of (n,) wholly populated blocks that are no leaves."""
+    groups = (blocks, np.full(blocks.size, SUPER_PAGES, dtype=np.int64))
+    host.give(mapping.unmap_frames(host, domain, expand_supers(blocks), groups))
+    mapping.settle(host, domain, blocks)
