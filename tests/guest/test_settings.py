@@ -1,0 +1,88 @@
+"""Settings of drivers and workloads, and how bad ones are refused."""
+
+import numpy as np
+import pytest
+
+from xbd.errors import BadArgument
+from xbd.guest import DRIVERS, GuestSettings, driver_named, override_driver
+from xbd.guest.workload import PROFILES, Steady, make_workload
+
+
+def test_strategies_have_names() -> None:
+    """The strategies stock and full are there, and an unknown one is refused with their names."""
+    assert driver_named("stock").queues == ("stack",)
+    assert driver_named("full").migration
+    with pytest.raises(BadArgument, match="nosuch") as error:
+        driver_named("nosuch")
+    assert "stock" in error.value.expected
+
+
+def test_driver_settings_can_be_overridden_one_by_one() -> None:
+    """What is not named stays as it was."""
+    driver = override_driver(DRIVERS["full"], {"queues": ["4k"], "retry_max": 0, "migration": False})
+    assert (driver.queues, driver.retry_max, driver.migration) == (("4k",), 0, False)
+    assert driver.delay_max_s == 32
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"nosuch": 1},
+        {"queues": "4k"},
+        {"queues": ["nosuch"]},
+        {"queues": []},
+        {"migration": 1},
+        {"retry_max": -1},
+        {"retry_max": 1.5},
+        {"retry_max": True},
+        {"batch_extents": 513},
+        {"commands_in_flight": 0},
+    ],
+)
+def test_bad_driver_settings_are_refused(options: dict[str, object]) -> None:
+    """The error names the setting."""
+    with pytest.raises(BadArgument, match=r"setting|queue"):
+        override_driver(DRIVERS["full"], options)
+
+
+def test_the_kernel_takes_little_of_a_small_guest() -> None:
+    """16 MiB, or a fiftieth of the memory, and never more than half."""
+    settings = GuestSettings()
+    assert settings.kernel_footprint(1 << 20) == 4096
+    assert settings.kernel_footprint(5000) == 100
+    assert GuestSettings(kernel_pages=1000).kernel_footprint(1000) == 500
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_asks_for_what_a_guest_has(name: str) -> None:
+    """By default no profile wants more than the guest's memory, in any tick."""
+    workload = make_workload(name)
+    rng = np.random.default_rng(0)
+    for tick in range(60):
+        goals = workload.goals(100_000, tick, rng)
+        assert goals.anon_pages + goals.cache_pages + goals.kernel_pages <= 100_000
+        assert min(goals.anon_pages, goals.cache_pages, goals.kernel_pages, goals.churn_pages) >= 0
+
+
+def test_a_workload_is_made_by_name_with_options() -> None:
+    """Options override a profile's numbers."""
+    assert make_workload("steady", {"used": 0.2, "churn": 0}) == Steady(used=0.2, churn=0)
+
+
+@pytest.mark.parametrize(
+    ("profile", "options"),
+    [
+        ("nosuch", {}),
+        ("steady", {"nosuch": 1}),
+        ("steady", {"used": 1.5}),
+        ("steady", {"used": "much"}),
+        ("steady", {"tick_s": 0}),
+        ("steady", {"used": float("nan")}),
+        ("bursty", {"period_ticks": 1}),
+        ("bursty", {"period_ticks": 5.5}),
+    ],
+)
+def test_bad_workloads_are_refused(profile: str, options: dict[str, object]) -> None:
+    """The error names the workload."""
+    with pytest.raises(BadArgument, match="workload"):
+        make_workload(profile, options)

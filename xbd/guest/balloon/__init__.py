@@ -1,0 +1,1 @@
+"""The balloon driver: queues of ballooned pages, the worker, and the migration of ballooned pages."""

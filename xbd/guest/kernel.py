@@ -1,0 +1,289 @@
+"""The guest kernel: one step function over zone, workload, balloon worker and compaction.
+
+`Guest.step(event, now)` applies an event, starts what is due in a fixed order (workload, worker,
+compaction), lets every procedure go on as far as it can, and answers with the commands to send and
+the time to look again. It performs nothing itself: whoever calls it carries the commands.
+"""
+
+from dataclasses import asdict
+from typing import assert_never
+
+import numpy as np
+
+from xbd.abi import BootInfo
+from xbd.guest.balloon.backoff import WorkerState
+from xbd.guest.balloon.balloon import Balloon
+from xbd.guest.balloon.migration import Migration
+from xbd.guest.balloon.worker import Worker
+from xbd.guest.boot import lay_out
+from xbd.guest.compaction import Compaction
+from xbd.guest.events import (
+    Answered,
+    Demand,
+    Event,
+    LimitSet,
+    ModeSet,
+    Note,
+    ShutdownAsked,
+    Step,
+    TargetSet,
+    Tick,
+)
+from xbd.guest.mode import GuestMode, ModeKind
+from xbd.guest.procedures import Procedure, Procedures
+from xbd.guest.settings import GuestSettings
+from xbd.guest.state import Clock, Wishes
+from xbd.guest.statistics import GuestStatistics
+from xbd.guest.workload.profiles import Driven, Workload
+from xbd.guest.workload.programs import Goals, Programs
+from xbd.guest.zone import Mobility, PageState, Zone
+from xbd.units import PAGE_BYTES, PAGE_KIB, SUPER_PAGES
+
+
+class Guest:
+    """One booted guest.
+
+    Args:
+        boot: what the hypervisor told it of itself.
+        settings: its driver, and whether content words are checked.
+        seed: of all its randomness and of its content words.
+        workload: what it runs; `Driven` for one that `Demand` events drive.
+
+    Attributes: *domid*, *name*; *shut_down*: the guest has ended, and nothing of it is in flight.
+    """
+
+    def __init__(self, boot: BootInfo, settings: GuestSettings, seed: int, workload: Workload) -> None:
+        self.domid = boot.domid
+        self.name = boot.name
+        self.shut_down = False
+        self._workload = workload
+        self._rng = np.random.default_rng(seed)
+        self._clock = Clock()
+        self._zone = Zone(boot.gfn_count)
+        driver = settings.driver
+        self._balloon = Balloon(self._zone, driver.queues, unmovable=driver.unmovable)
+        self._programs = Programs(self._zone, seed, self._rng, verify=settings.verify, young_share=workload.young_share)
+        self._wishes = Wishes(boot.target_pages, boot.max_pages, GuestMode())
+        self._migration = Migration(self._balloon, boot.features)
+        self._compaction = Compaction(
+            self._zone,
+            self._balloon,
+            programs=self._programs,
+            migration=self._migration,
+            wishes=self._wishes,
+            settings=driver,
+            clock=self._clock,
+        )
+        self._worker = Worker(
+            self._zone,
+            self._balloon,
+            programs=self._programs,
+            wishes=self._wishes,
+            settings=driver,
+            clock=self._clock,
+            vacate=self._compaction.vacate,
+        )
+        self._procedures = Procedures(self._programs.pages_lock, self._balloon.token)
+        self._kernel_pages = self._boot(boot, settings)
+        self._goals: Goals | None = None
+        self._workload_running = False
+        self._ticks = 0
+        self._next_tick: float | None = 0.0 if workload.tick_s else None
+        self._noted: tuple[WorkerState, int, int] = (WorkerState.DONE, self._balloon.current_pages, 0)
+        self._notes: list[Note] = []
+
+    def _boot(self, boot: BootInfo, settings: GuestSettings) -> int:
+        """Give every gfn its first state; returns how many pages the kernel keeps for itself."""
+        laid_out = lay_out(boot.runs, boot.gfn_count)
+        # Pages that fill no whole block are the kernel's: they can never be part of a 2 MiB page.
+        ends_at = boot.gfn_count - boot.gfn_count % SUPER_PAGES
+        tail = laid_out.populated_pages[laid_out.populated_pages >= ends_at]
+        self._zone.adopt_free(laid_out.populated_blocks, laid_out.populated_pages[laid_out.populated_pages < ends_at])
+        self._zone.adopt(tail, PageState.UNMOVABLE)
+        self._balloon.adopt(laid_out)
+        wanted = max(settings.kernel_footprint(laid_out.populated) - tail.size, 0)
+        footprint = self._zone.allocate(wanted, Mobility.UNMOVABLE, PageState.UNMOVABLE)
+        return int(tail.size + footprint.size)
+
+    # -- steps
+
+    def step(self, event: Event, now: float) -> Step:
+        """Apply one event and go on as far as possible.
+
+        Args:
+            event: what happened; results come back in the order in which commands were sent.
+            now: seconds, never less than before.
+
+        Returns:
+            Commands to carry out in this order (with those in flight never more than 8), when to call with `Tick` if
+            nothing else happens first, and notes for a log.
+        """
+        self._clock.now = now
+        self._apply(event)
+        commands = self._procedures.run()
+        while not self._wishes.stopping and self._start_due():
+            commands += self._procedures.run()
+        self._note_changes()
+        notes, self._notes = self._notes, []
+        return Step(commands, None if self._wishes.stopping else self._deadline(), notes)
+
+    def _apply(self, event: Event) -> None:
+        match event:
+            case Answered(results):
+                self._procedures.answer(results)
+            case TargetSet(pages):
+                self._wishes.target_pages = pages
+            case LimitSet(pages):
+                self._wishes.limit_pages = pages
+            case ModeSet(mode):
+                self._wishes.mode = mode
+                self._notes.append(Note("mode", {"mode": str(mode)}))
+            case Demand(anon_pages, cache_pages):
+                self._demand(anon_pages, cache_pages)
+            case ShutdownAsked():
+                self._wishes.stopping = True
+            case Tick():
+                pass
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _demand(self, anon_pages: int, cache_pages: int) -> None:
+        """Set the goals of a driven workload; what the kernel holds anyway is part of the demand."""
+        assert isinstance(self._workload, Driven), f"guest {self.name} is not driven by demand: {self._workload}"
+        self._goals = self._workload.demanded(max(anon_pages - self._kernel_pages, 0), cache_pages)
+
+    def _start_due(self) -> bool:
+        """Start the procedures that are due, in a fixed order; says whether there was one."""
+        started = False
+        if self._goals_due():
+            self._workload_running = True
+            self._procedures.start(self._run_workload())
+            started = True
+        if self._worker.due():
+            self._worker.running = True
+            self._procedures.start(self._run_worker())
+            started = True
+        if self._compaction.due():
+            self._compaction.running = True
+            self._procedures.start(self._compaction.run())
+            started = True
+        return started
+
+    def _goals_due(self) -> bool:
+        if self._workload_running:
+            return False
+        if self._next_tick is not None and self._clock.now >= self._next_tick:
+            self._goals = self._workload.goals(self._zone.gfn_count, self._ticks, self._rng)
+            self._next_tick = None if self._workload.settled(self._ticks) else self._clock.now + self._workload.tick_s
+            self._ticks += 1
+        return self._goals is not None
+
+    def _run_workload(self) -> Procedure:
+        goals, self._goals = self._goals, None
+        assert goals is not None, "the workload was started without goals"
+        yield from self._programs.reach(goals)
+        self._workload_running = False
+
+    def _run_worker(self) -> Procedure:
+        yield from self._worker.run()
+        if self._balloon.partly_ballooned() > 0 or self._worker.blocks_lacking:
+            self._compaction.wake()
+
+    def _deadline(self) -> float | None:
+        times = [self._worker.deadline(), self._compaction.deadline()]
+        if not self._workload_running:
+            times.append(self._next_tick)
+        return min((time for time in times if time is not None), default=None)
+
+    def _note_changes(self) -> None:
+        state, current, errors = self._noted
+        backoff = self._worker.backoff
+        if backoff.state is not state:
+            self._notes.append(Note("worker", {"state": str(backoff.state), "retry_count": backoff.retry_count}))
+        settled = not self._worker.running and self._worker.credit() == 0
+        if settled and self._balloon.current_pages != current:
+            current = self._balloon.current_pages
+            self._notes.append(Note("settled", {"pages": current}))
+        if self._programs.content_errors > errors:
+            errors = self._programs.content_errors
+            self._notes.append(Note("content_errors", {"pages": errors}))
+        self._noted = (backoff.state, current, errors)
+        if self._wishes.stopping and not self.shut_down and not self._procedures.in_flight_count:
+            self.shut_down = True
+            self._notes.append(Note("shutdown"))
+
+    # -- looking
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no command is in flight."""
+        return self._procedures.in_flight_count == 0
+
+    def statistics(self) -> GuestStatistics:
+        """Count everything; in mode `lies`, lie."""
+        honest = GuestStatistics(**self._counts(), **self._sysfs())  # type: ignore[arg-type]  # two halves of one record
+        return honest.as_lies() if self._wishes.mode.kind is ModeKind.LIES else honest
+
+    def _counts(self) -> dict[str, int | str]:
+        zone, balloon, programs, worker = self._zone, self._balloon, self._programs, self._worker
+        return {
+            "gfn_count": zone.gfn_count,
+            "current_pages": balloon.current_pages,
+            "target_pages": self._wishes.target_pages,
+            "limit_pages": self._wishes.limit_pages,
+            "aim_pages": worker.aim_pages,
+            "balloon_4k_pages": zone.total(PageState.BALLOON_4K),
+            "balloon_2m_pages": zone.total(PageState.BALLOON_2M),
+            "slots": zone.total(PageState.SLOT),
+            "isolated_pages": zone.total(PageState.ISOLATED),
+            "guest_free_pages": zone.free.free_frames,
+            "guest_free_superframes": zone.free.free_superframes,
+            "movable_pages": zone.total(PageState.MOVABLE),
+            "unmovable_pages": zone.total(PageState.UNMOVABLE),
+            "cache_pages": programs.reclaimable_pages,
+            "pages_allocated": programs.pages_allocated,
+            "pages_freed": programs.pages_freed,
+            "pages_denied": programs.pages_denied,
+            "cache_dropped": programs.cache_dropped,
+            "content_errors": programs.content_errors,
+            "pages_inflated": worker.pages_inflated,
+            "pages_deflated": worker.pages_deflated,
+            "pages_migrated": self._migration.pages_migrated,
+            "pages_half_done": self._migration.pages_half_done,
+            "pages_moved": self._compaction.pages_moved,
+            "failed_extents": balloon.failed_extents,
+            "compaction_passes": self._compaction.passes,
+            "compaction_failures": self._compaction.failures,
+            "partly_ballooned": balloon.partly_ballooned(),
+            "worker_state": str(worker.backoff.state),
+            "mode": str(self._wishes.mode),
+            "migration_way": str(self._migration.way),
+        }
+
+    def _sysfs(self) -> dict[str, int]:
+        zone, backoff = self._zone, self._worker.backoff
+        return {
+            "current_kb": self._balloon.current_pages * PAGE_KIB,
+            "low_kb": zone.total(PageState.BALLOON_4K) * PAGE_KIB + zone.total(PageState.BALLOON_2M) * PAGE_KIB,
+            # As in sysfs: ballooned high memory; every machine that this plays is 64 bits wide and has none.
+            "high_kb": 0,
+            "target_kb": self._wishes.target_pages * PAGE_KIB,
+            "target": self._wishes.target_pages * PAGE_BYTES,
+            "schedule_delay": backoff.schedule_delay,
+            "max_schedule_delay": backoff.delay_max_s,
+            "retry_count": backoff.retry_count,
+            "max_retry_count": backoff.retry_max,
+        }
+
+    def report(self) -> dict[str, int | str]:
+        """Return the statistics as a plain map, for the wire."""
+        return asdict(self.statistics())
+
+    def check(self) -> list[str]:
+        """Recompute every counter and say what disagrees; what is in flight is left out where it must be."""
+        wrong = self._zone.check() + self._balloon.check()
+        if self.quiet:
+            wrong += self._programs.check()
+            if self._zone.total(PageState.ISOLATED):
+                wrong.append(f"guest: {self._zone.total(PageState.ISOLATED)} pages are isolated with nothing in flight")
+        return wrong

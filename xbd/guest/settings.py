@@ -1,0 +1,104 @@
+"""What can be set about a guest and its balloon driver."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Final
+
+from xbd.abi import BATCH_EXTENTS, MAX_IN_FLIGHT
+from xbd.errors import BadArgument
+from xbd.guest.balloon.queues import check_queue_names
+
+# Linux's former minimum_target() asked for 1/32 of the memory plus a constant, so that no target starves a guest.
+FLOOR_SHIFT: Final = 5
+# What a kernel holds from the start and never gives back: 16 MiB, or a fiftieth of a small guest.
+KERNEL_PAGES: Final = 4096
+KERNEL_SHARE: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSettings:
+    """The balloon driver; the defaults are the improved driver with Linux's numbers.
+
+    *queues*: names of `balloon.queues.QUEUES`, in the order in which deflation serves them. *unmovable*: ballooned
+    pages are unmovable allocations, as in Linux today, taken in descending runs. *retry_max* is sysfs's
+    max_retry_count (0: for ever), *delay_max_s* its max_schedule_delay. *wake_on_free_pages*: a cancelled inflation
+    is tried again when so many pages became free (0: never, as in Linux). *floor_pages*: the driver aims no lower
+    (None: 1/32 of the gfns). *vacate_blocks*: how many blocks are emptied at a time for an inflation that finds none
+    wholly free (0: none, it goes on by single pages, and migration tidies up after it).
+    """
+
+    queues: tuple[str, ...] = ("2m", "4k")
+    migration: bool = True
+    unmovable: bool = False
+    batch_extents: int = BATCH_EXTENTS
+    commands_in_flight: int = MAX_IN_FLIGHT
+    delay_max_s: int = 32
+    retry_max: int = 4
+    wake_on_free_pages: int = 512
+    floor_pages: int | None = None
+    vacate_blocks: int = 64
+    compaction_check_s: float = 0.5
+    compaction_batches: int = 64
+
+
+DRIVERS: Final[Mapping[str, DriverSettings]] = {
+    "full": DriverSettings(),
+    "stock": DriverSettings(queues=("stack",), migration=False, unmovable=True, wake_on_free_pages=0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSettings:
+    """One guest: its driver, whether every content word is checked, and what its kernel holds (None: a small share)."""
+
+    driver: DriverSettings = field(default_factory=DriverSettings)
+    verify: bool = False
+    kernel_pages: int | None = None
+
+    def kernel_footprint(self, populated_pages: int) -> int:
+        """Count the pages that the kernel takes at boot."""
+        wanted = min(KERNEL_PAGES, populated_pages // KERNEL_SHARE) if self.kernel_pages is None else self.kernel_pages
+        return min(wanted, populated_pages // 2)
+
+
+def driver_named(name: str) -> DriverSettings:
+    """Return a strategy's driver settings; BadArgument names the strategies there are."""
+    driver = DRIVERS.get(name)
+    if driver is None:
+        raise BadArgument(f"unknown driver strategy {name!r}", ", ".join(DRIVERS))
+    return driver
+
+
+def override_driver(driver: DriverSettings, options: Mapping[str, object]) -> DriverSettings:
+    """Return *driver* with some settings replaced; BadArgument names an unknown one or a wrong type."""
+    known = {f.name: getattr(driver, f.name) for f in fields(driver)}
+    checked: dict[str, object] = {}
+    for name, chosen in options.items():
+        if name not in known:
+            raise BadArgument(f"the balloon driver has no setting {name!r}", ", ".join(known))
+        checked[name] = _checked(name, chosen, known[name])
+    return replace(driver, **checked)  # type: ignore[arg-type]  # each was checked against the default's type
+
+
+def _checked(name: str, chosen: object, default: object) -> object:
+    """Check one setting against the type of its default."""
+    if name == "queues":
+        if isinstance(chosen, list | tuple) and chosen and all(isinstance(queue, str) for queue in chosen):
+            names = tuple(str(queue) for queue in chosen)
+            check_queue_names(names)
+            return names
+        raise BadArgument(f"driver setting queues = {chosen!r}", "a list of queue names")
+    if isinstance(default, bool):
+        if isinstance(chosen, bool):
+            return chosen
+        raise BadArgument(f"driver setting {name} = {chosen!r}", "true or false")
+    if isinstance(chosen, bool) or not isinstance(chosen, int | float) or chosen < 0:
+        raise BadArgument(f"driver setting {name} = {chosen!r}", "a number, 0 or more")
+    if not isinstance(default, float) and not isinstance(chosen, int):
+        raise BadArgument(f"driver setting {name} = {chosen!r}", "a whole number")
+    least, most = {"batch_extents": (1, BATCH_EXTENTS), "commands_in_flight": (1, MAX_IN_FLIGHT)}.get(
+        name, (0, 1 << 31)
+    )
+    if not least <= chosen <= most:
+        raise BadArgument(f"driver setting {name} = {chosen!r}", f"{least} to {most}")
+    return chosen

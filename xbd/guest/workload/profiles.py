@@ -1,0 +1,194 @@
+"""Workload profiles: what a guest's programs want to hold, tick by tick.
+
+A profile is a frozen description; it says the goals for a tick and when the next one is. It holds
+no pages (see `programs`) and keeps no state but what the time tells.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar, Final, Protocol
+
+import numpy as np
+
+from xbd.errors import BadArgument
+from xbd.guest.workload.programs import Goals
+
+
+class Workload(Protocol):
+    """What a guest runs.
+
+    *tick_s*: seconds between ticks; 0 for a workload that is driven by `Demand` events alone.
+    """
+
+    @property
+    def tick_s(self) -> float:
+        """Seconds between ticks, 0 for none."""
+
+    @property
+    def young_share(self) -> float:
+        """Of what is freed, the share of the youngest memory; the rest is of any age."""
+
+    def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
+        """Say what the programs want to hold in tick number *tick* (from 0)."""
+
+    def settled(self, tick: int) -> bool:
+        """Whether no tick after this one wants anything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A guest that holds *used* of its memory and *cache* as page cache, and does nothing more."""
+
+    used: float = 0.1
+    cache: float = 0.05
+    kernel: float = 0.01
+    tick_s: float = 1.0
+    young_share: float = 0.5
+
+    def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
+        """Return the same goals for every tick."""
+        del tick, rng
+        return Goals(int(gfn_count * self.used), int(gfn_count * self.cache), int(gfn_count * self.kernel))
+
+    def settled(self, tick: int) -> bool:
+        """Return True: the first tick is the last."""
+        return tick >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """Holds *used* of the memory and frees and allocates *churn* of it anew each tick."""
+
+    used: float = 0.4
+    cache: float = 0.1
+    kernel: float = 0.02
+    churn: float = 0.01
+    tick_s: float = 1.0
+    young_share: float = 0.5
+
+    def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
+        """Return steady goals, with churn from the second tick on."""
+        del rng
+        churn = int(gfn_count * self.churn) if tick else 0
+        return Goals(
+            int(gfn_count * self.used), int(gfn_count * self.cache), int(gfn_count * self.kernel), churn_pages=churn
+        )
+
+    def settled(self, tick: int) -> bool:
+        """Return False unless there is no churn."""
+        return tick >= 0 and self.churn == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bursty:
+    """Sits at *low* of the memory and, in the last third of each period, jumps to about *high*."""
+
+    low: float = 0.15
+    high: float = 0.6
+    cache: float = 0.1
+    kernel: float = 0.02
+    period_ticks: int = 30
+    tick_s: float = 1.0
+    young_share: float = 0.7
+
+    def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
+        """Return goals for the phase that this tick is in; no two bursts are quite the same."""
+        level = self.low
+        if tick % self.period_ticks >= self.period_ticks * 2 // 3:
+            level = self.high * rng.uniform(0.8, 1.0)
+        return Goals(int(gfn_count * level), int(gfn_count * self.cache), int(gfn_count * self.kernel))
+
+    def settled(self, tick: int) -> bool:
+        """Return False: there is always another burst."""
+        return tick < 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnmovableHeavy:
+    """Lets the kernel's own, unmovable memory swing between *kernel* and twice that, beside steady churn."""
+
+    used: float = 0.25
+    cache: float = 0.1
+    kernel: float = 0.1
+    churn: float = 0.01
+    period_ticks: int = 20
+    tick_s: float = 1.0
+    young_share: float = 0.3
+
+    def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
+        """Return goals whose kernel share follows a triangle, with some noise."""
+        phase = tick % self.period_ticks / self.period_ticks
+        swing = self.kernel * (1 + (1 - abs(2 * phase - 1)) * rng.uniform(0.7, 1.0))
+        churn = int(gfn_count * self.churn) if tick else 0
+        return Goals(int(gfn_count * self.used), int(gfn_count * self.cache), int(gfn_count * swing), churn_pages=churn)
+
+    def settled(self, tick: int) -> bool:
+        """Return False: the swing goes on."""
+        return tick < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """A trace: holds what the last `Demand` event said; *kernel* of the anonymous pages are unmovable."""
+
+    kernel: float = 0.03
+    young_share: float = 0.5
+    tick_s: ClassVar[float] = 0.0
+
+    def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
+        """Return nothing wanted: a trace is driven from outside."""
+        del gfn_count, tick, rng
+        return Goals(0, 0, 0)
+
+    def demanded(self, anon_pages: int, cache_pages: int) -> Goals:
+        """Return the goals that a demand means."""
+        kernel = int(anon_pages * self.kernel)
+        return Goals(anon_pages - kernel, cache_pages, kernel)
+
+    def settled(self, tick: int) -> bool:
+        """Return True: it has no ticks of its own."""
+        return tick >= 0
+
+
+Profile = Idle | Steady | Bursty | UnmovableHeavy | Driven
+PROFILES: Final[dict[str, type[Profile]]] = {
+    "idle": Idle,
+    "steady": Steady,
+    "bursty": Bursty,
+    "unmovable": UnmovableHeavy,
+    "trace": Driven,
+}
+
+
+def make_workload(profile: str, options: Mapping[str, object] | None = None) -> Profile:
+    """Make a workload by its profile's name; *options* override its numbers.
+
+    Raises:
+        BadArgument: for an unknown profile or option, or a value out of range, naming what is known.
+    """
+    kind = PROFILES.get(profile)
+    if kind is None:
+        raise BadArgument(f"unknown workload {profile!r}", ", ".join(PROFILES))
+    known = {f.name: f.type for f in fields(kind)}
+    checked: dict[str, float | int] = {}
+    for name, number in (options or {}).items():
+        if name not in known:
+            raise BadArgument(f"workload {profile} has no option {name!r}", ", ".join(known))
+        checked[name] = _number(profile, name, number)
+    return kind(**checked)  # type: ignore[arg-type]  # each is checked against the dataclass's own fields above
+
+
+def _number(profile: str, name: str, number: object) -> float | int:
+    """Check one option: shares lie in [0, 1], times and periods are above 0."""
+    where = f"workload {profile}: {name} = {number!r}"
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise BadArgument(where, "a number")
+    if name == "period_ticks":
+        if not isinstance(number, int) or not 3 <= number <= 1_000_000:
+            raise BadArgument(where, "a whole number of ticks, 3 to 1000000")
+    elif name == "tick_s":
+        if not 0.01 <= number <= 86_400:
+            raise BadArgument(where, "seconds, 0.01 to 86400")
+    elif not 0 <= number <= 1:
+        raise BadArgument(where, "a share of the guest's memory, 0 to 1")
+    return number

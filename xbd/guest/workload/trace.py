@@ -1,0 +1,105 @@
+"""Traces of real guests' memory: the text of a CSV file to arrays, with errors that name the line.
+
+A trace is text with a header that names the columns and one sample per line, in the order of time.
+Columns that replay does not need may be missing or extra. No file is opened here.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import MAX_DOMAIN_PAGES, Frames
+from xbd.errors import TraceError
+
+_TIME: Final = "t_s"
+_PAGES: Final = ("total_pages", "free_pages", "page_cache_pages")
+_OPTIONAL: Final = "free_superframes"
+# A year of samples every two seconds is 16 million; beyond that the file is not a trace.
+_LINES_MAX: Final = 20_000_000
+_DAYS_MAX_S: Final = 366 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """One guest's memory over time; all arrays are (samples,).
+
+    *seconds* float64, not falling, the first is 0 or more; the others int64 pages. *free_superframes* is empty
+    where the file does not say it.
+    """
+
+    name: str
+    total_pages: int
+    seconds: NDArray[np.float64]
+    anon_pages: Frames
+    cache_pages: Frames
+    free_superframes: Frames
+
+    @property
+    def samples(self) -> int:
+        """Count the samples."""
+        return self.seconds.size
+
+    @property
+    def allocated_and_freed_pages(self) -> int:
+        """Count the pages that a replay allocates and frees at least."""
+        return sum(int(np.abs(np.diff(pages, prepend=0)).sum()) for pages in (self.anon_pages, self.cache_pages))
+
+
+def parse_trace(text: str, name: str) -> Trace:
+    """Read a trace; *name* is what errors call the file.
+
+    Raises:
+        TraceError: naming the file, the line and the reason.
+    """
+    lines = text.splitlines()
+    if not lines:
+        raise TraceError(f"{name}: line 1: the file is empty, a header was expected ({_TIME},{','.join(_PAGES)})")
+    if len(lines) > _LINES_MAX:
+        raise TraceError(f"{name}: {len(lines)} lines, at most {_LINES_MAX} are read")
+    header = [column.strip() for column in lines[0].lstrip("\ufeff").split(",")]
+    missing = [column for column in (_TIME, *_PAGES) if header.count(column) != 1]
+    if missing:
+        raise TraceError(f"{name}: line 1: the header has no (single) column {', '.join(missing)}")
+    wanted = [header.index(column) for column in (_TIME, *_PAGES)]
+    if _OPTIONAL in header:
+        wanted.append(header.index(_OPTIONAL))
+    rows = _parse_rows(lines, name, header, wanted)
+    return _checked(rows, name)
+
+
+def _parse_rows(lines: list[str], name: str, header: list[str], wanted: list[int]) -> NDArray[np.float64]:
+    """Read the numbers: (samples, columns) float64, exact for whole numbers of pages; row i is line i + 2."""
+    rows: list[list[float]] = []
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.split(",")
+        if len(cells) != len(header):
+            raise TraceError(f"{name}: line {number}: {len(cells)} columns, {len(header)} were expected: {line[:80]!r}")
+        try:
+            row = [float(cells[wanted[0]]), *(int(cells[column]) for column in wanted[1:])]
+        except ValueError:
+            raise TraceError(f"{name}: line {number}: not a number of seconds and whole pages: {line[:80]!r}") from None
+        if not 0 <= row[0] <= _DAYS_MAX_S or not all(0 <= pages <= MAX_DOMAIN_PAGES for pages in row[1:]):
+            raise TraceError(f"{name}: line {number}: a number is out of range: {line[:80]!r}")
+        rows.append(row)
+    if not rows:
+        raise TraceError(f"{name}: line 2: the trace has no samples")
+    return np.array(rows, dtype=np.float64)
+
+
+def _checked(rows: NDArray[np.float64], name: str) -> Trace:
+    """Check what one line says against the others, and split the columns."""
+
+    def refuse(mask: NDArray[np.bool_], reason: str) -> None:
+        if mask.any():
+            raise TraceError(f"{name}: line {int(mask.argmax()) + 2}: {reason}")
+
+    pages = rows[:, 1:].astype(np.int64)
+    total, free, cache = pages[:, 0], pages[:, 1], pages[:, 2]
+    refuse(np.diff(rows[:, 0], prepend=0.0) < 0, "time runs backwards")
+    refuse(total != total[0], f"total_pages changes (it was {int(total[0])})")
+    refuse(total == 0, "total_pages is 0")
+    refuse(free + cache > total, "free_pages and page_cache_pages are more than total_pages")
+    supers = pages[:, 3] if pages.shape[1] > 3 else np.zeros(0, dtype=np.int64)
+    return Trace(name, int(total[0]), rows[:, 0].copy(), total - free - cache, cache.copy(), supers.copy())
