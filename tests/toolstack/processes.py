@@ -1,0 +1,77 @@
+"""Real `xbd` processes for tests: started, awaited by what they say, and never left behind."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+# A hung process is killed then, so that a test fails instead of hanging; nothing is expected to take so long.
+WATCHDOG_S = 120.0
+
+
+class Xbd:
+    """A running `xbd` command; *said* is what it has written to stderr so far."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.process = subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, "-m", "xbd", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        self.said: list[str] = []
+        self._watchdog = threading.Timer(WATCHDOG_S, self.process.kill)
+        self._watchdog.start()
+
+    def wait_until_it_says(self, words: str) -> None:
+        """Read stderr up to a line that holds *words*; fail if it ends before."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line)
+            if words in line:
+                return
+        raise AssertionError(f"it ended without saying {words!r}, but:\n{''.join(self.said)}")
+
+    def end(self, with_signal: signal.Signals = signal.SIGINT) -> int:
+        """Send it a signal, read what is left, return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(with_signal)
+        assert self.process.stderr is not None
+        self.said += self.process.stderr.readlines()
+        self.process.stderr.close()
+        code = self.process.wait()
+        self._watchdog.cancel()
+        return code
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[Xbd]:
+    """Run an `xbd` command for the length of a block."""
+    xbd = Xbd(arguments)
+    try:
+        yield xbd
+    finally:
+        if xbd.process.stderr is not None and not xbd.process.stderr.closed:
+            xbd.end()
+
+
+def children_of(pid: int) -> dict[str, int]:
+    """List a process's children: the `xbd` subcommand that each runs, and its pid."""
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            command = (stat.parent / "cmdline").read_text().split("\0")
+        except OSError:
+            continue  # it ended while we looked
+        if int(fields[1]) == pid and fields[0] != "Z":
+            children[command[command.index("xbd") + 1]] = int(stat.parent.name)
+    return children
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs (one that only waits to be reaped does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,307 @@
+"""The command line: usage, and every command against a real host of real processes."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.toolstack.processes import running
+from xbd.toolstack import follow, look, memory
+from xbd.toolstack.main import COMMANDS, main
+
+HOST = """
+[host]
+memory = "1g"
+name = "testing"
+[[guest]]
+name = "web{n}"
+count = 3
+memory = "64m"
+seed = 1
+[[guest]]
+name = "lonely"
+memory = "16m"
+autostart = false
+"""
+
+Run = Callable[..., Result]
+
+
+def xbd(*arguments: str) -> Result:
+    """Run an `xbd` command in this process."""
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run commands against a host that is up; what a test creates or changes it puts back."""
+    directory = tmp_path_factory.mktemp("host")
+    host_file = directory / "host.toml"
+    host_file.write_text(HOST)
+    with running("up", str(host_file), "--runtime-dir", str(directory / "run")) as up:
+        up.wait_until_it_says("3 guests are running")
+        yield lambda *arguments: CliRunner().invoke(main, arguments, env={"XBD_SOCKET": str(directory / "run")})
+
+
+def told(result: Result) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Parse what a command printed with --json."""
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+# -- usage
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"replay", "demo", "bench"}))
+def test_every_command_explains_itself(name: str) -> None:
+    """And its line in the table is where it is said to be."""
+    result = xbd(name, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: xbd {name}" in result.output
+
+
+def test_help_names_every_command() -> None:
+    """Without importing any of them."""
+    result = xbd("--help")
+    assert result.exit_code == 0
+    assert all(f"\n  {name} " in result.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["list", "--nonsense"],
+        ["mem-set"],
+        ["mem-set", "web1"],
+        ["mem-max", "web1"],
+        ["destroy"],
+        ["create", "web1"],
+        ["create"],
+        ["guest-mode", "web1"],
+        ["wait", "web1", "--for", "godot"],
+        ["wait", "web1", "--timeout", "soon"],
+        ["audit", "extra"],
+        ["hypervisor"],
+        ["hypervisor", "--memory", "1g", "--config", "x.toml"],
+        ["hypervisor", "--config", "x.toml", "--strategy", "stock"],
+        ["guest"],
+        ["up"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    """With a usage line, and before anything is tried."""
+    result = xbd(*arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["mem-set", "web1", "256x"], 1, "invalid memory size: 256x"),
+        (["create", "web1", "--memory", "2g", "--maxmem", "1g"], 1, "raise --maxmem or lower --memory"),
+        (["hypervisor", "--memory", "100t"], 1, "at most 64 TiB"),
+        (["--socket", "/nonexistent/s", "list"], 1, "no hypervisor at /nonexistent/s"),
+        (["list", "--socket", "/nonexistent/s"], 1, "start one with `xbd up HOST.toml`"),
+        (["list", "--socket", "/" + "x" * 120], 78, "at most 107"),
+        (["up", "/nonexistent.toml"], 78, "/nonexistent.toml: cannot be read"),
+        (["hypervisor", "--config", "/nonexistent.toml"], 78, "/nonexistent.toml: cannot be read"),
+        (["hypervisor", "--memory", "1g", "--runtime-dir", "/" + "x" * 100], 78, "at most 107"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(arguments: list[str], exit_code: int, words: str) -> None:
+    """On stderr, one line, nothing on stdout; exit 1, or 78 where a setting is to blame."""
+    result = xbd(*arguments)
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unknown_key_in_a_host_file_exits_78(tmp_path: Path) -> None:
+    """Naming file, key and what was meant."""
+    host_file = tmp_path / "host.toml"
+    host_file.write_text(HOST.replace("[[guest]]", 'strateg = "full"\n[[guest]]', 1))
+    for command in (["up", str(host_file)], ["hypervisor", "--config", str(host_file)]):
+        result = xbd(*command)
+        assert result.exit_code == 78
+        assert result.stderr == f"{host_file}: host.strateg: is not a key of this section; did you mean 'strategy'?\n"
+
+
+# -- against a host
+
+
+def test_list_names_what_scripts_rely_on(run: Run) -> None:
+    """A list of objects; sizes in pages."""
+    domains = told(run("list", "--json"))
+    assert [domain["name"] for domain in domains] == ["web1", "web2", "web3", "lonely"]
+    for domain in domains:
+        assert {
+            "domid",
+            "name",
+            "state",
+            "tot_pages",
+            "target_pages",
+            "max_pages",
+            "superpage_coverage",
+        } <= domain.keys()
+    assert [domain["state"] for domain in domains] == ["running", "running", "running", "waiting"]
+    assert domains[0]["tot_pages"] == 16384
+
+
+def test_list_takes_names_and_patterns(run: Run) -> None:
+    """As a table in xl's layout."""
+    lines = run("list", "web*", "4").stdout.splitlines()
+    assert lines[0].startswith("Name                                        ID   Mem")
+    assert [line.split()[0] for line in lines[1:]] == ["web1", "web2", "web3", "lonely"]
+    assert run("list", "web2").stdout.splitlines()[1].startswith("web2                                         2    64")
+
+
+def test_info_tells_of_the_host_and_of_domains(run: Run) -> None:
+    """One domain that is named is one object, several are a list."""
+    assert told(run("info", "--json"))["name"] == "testing"
+    assert "total_memory              : 1024\n" in run("info").stdout
+    assert told(run("info", "web1", "--json"))["domid"] == 1
+    assert len(told(run("info", "web*", "--json"))) == 3
+    assert "state                  : waiting\n" in run("info", "lonely").stdout
+
+
+def test_audit_finds_nothing(run: Run) -> None:
+    """`violations` is a list, empty when all holds."""
+    assert told(run("audit", "--json")) == {"violations": []}
+    assert run("audit").stdout == "all holds: no violations\n"
+
+
+def test_an_audit_that_finds_something_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says what, in either form."""
+    monkeypatch.setattr(look, "with_client", lambda *_: ["m0x2 has two owners"])
+    as_json, as_text = xbd("audit", "--json"), xbd("audit")
+    assert (as_json.exit_code, as_text.exit_code) == (1, 1)
+    assert json.loads(as_json.stdout) == {"violations": ["m0x2 has two owners"]}
+    assert as_text.stdout == "m0x2 has two owners\n"
+
+
+def test_many_domains_are_set_at_once_and_waited_for(run: Run) -> None:
+    """To a share of each one's static maximum and back; no progress is drawn where nobody sees it."""
+    result = run("mem-set", "web*", "50%", "--wait")
+    assert result.exit_code == 0
+    assert result.stdout == "".join(f"web{n}: target 32 MiB, reached\n" for n in (1, 2, 3))
+    assert result.stderr == ""
+    assert {(d["tot_pages"], d["max_pages"]) for d in told(run("list", "web*", "--json"))} == {(8192, 8192)}
+    outcomes = told(run("mem-set", "web1", "web2", "3", "64m", "--wait", "--json"))
+    assert [(one["outcome"], one["tot_pages"], one["asked_pages"]) for one in outcomes] == [
+        ("reached", 16384, 16384)
+    ] * 3
+    assert told(run("audit", "--json")) == {"violations": []}
+
+
+def test_rounding_is_said(run: Run) -> None:
+    """On stderr, and in JSON by both figures."""
+    result = run("mem-set", "web1", "63m", "--wait")
+    assert result.stderr == "target is 62 MiB (63 MiB rounded to a multiple of 2 MiB)\n"
+    assert result.stdout == "web1: target 62 MiB, reached\n"
+    [one] = told(run("mem-set", "web1", "65535k", "--json"))
+    assert (one["asked_pages"], one["target_pages"], one["outcome"]) == (16383, 15872, "told")
+    assert run("mem-set", "web1", "100%", "--wait").exit_code == 0
+
+
+def test_beyond_the_static_maximum_nothing_is_set(run: Run) -> None:
+    """Not even for those that could."""
+    result = run("mem-set", "web1", "lonely", "32m")
+    assert result.exit_code == 1
+    assert "lonely: memory_dynamic_max must be less than or equal to memory_static_max" in result.stderr
+    assert told(run("info", "web1", "--json"))["target_pages"] == 16384
+
+
+@pytest.mark.parametrize("command", ["destroy", "shutdown", "list", "info", "wait"])
+def test_an_unknown_name_is_refused_as_xl_does(run: Run, command: str) -> None:
+    """And nothing happens to the others that were named."""
+    result = run(command, "web1", "nosuch")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("nosuch is an invalid domain identifier")
+    assert told(run("info", "web1", "--json"))["state"] == "running"
+
+
+def test_a_stuck_guest_fails_the_wait_and_says_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And does as it was told when it is itself again."""
+    assert run("guest-mode", "web2", "stuck").exit_code == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "follow", partial(follow.follow, stuck_after_s=0.0))
+        result = run("mem-set", "web2", "32m", "--wait")
+    assert result.exit_code == 1
+    assert result.stdout == (
+        "web2: target 32 MiB, stuck at 64 MiB: its guest's mode is 'stuck'; `xbd guest-mode web2 normal` ends that\n"
+    )
+    assert run("guest-mode", "web2", "normal").exit_code == 0
+    assert run("wait", "web2").exit_code == 0
+    assert run("mem-set", "web2", "64m", "--wait").exit_code == 0
+
+
+def test_a_mode_is_checked(run: Run) -> None:
+    """The error names the modes that there are."""
+    result = run("guest-mode", "web1", "slow")
+    assert result.exit_code == 1
+    assert "slow RATE" in result.stderr
+    assert run("guest-mode", "web1", "floor", "16m").stdout == "web1: mode floor 16m\n"
+    assert run("guest-mode", "web1", "normal").exit_code == 0
+
+
+def test_a_domain_lives_from_create_to_destroy(run: Run) -> None:
+    """With its agent, which `xbd guests` starts; a name that is gone is unknown."""
+    created = told(run("create", "new1", "--memory", "31m", "--maxmem", "64m", "--workload", "steady", "--json"))
+    assert (created["name"], created["target_pages"], created["max_pages"]) == ("new1", 7680, 16384)
+    assert run("wait", "new1", "--for", "running").exit_code == 0
+    assert run("mem-set", "new1", "100%", "--wait").exit_code == 0
+    assert run("shutdown", "new1").stdout == "new1: asked to shut down\n"
+    assert run("wait", "new1", "--for", "shutdown").exit_code == 0
+    assert told(run("destroy", "new1", "--json"))[0]["error"] is None
+    assert run("wait", "new1", "--for", "gone").exit_code == 0
+    assert run("destroy", "new1").stderr.startswith("new1 is an invalid domain identifier")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["web1", "--memory", "2m"], "a domain named 'web1' exists"),
+        (["77", "--memory", "2m"], "not all digits"),
+        (["big", "--memory", "2g"], "ENOMEM"),
+        (["odd", "--memory", "2m", "--workload", "nope"], "unknown workload 'nope'"),
+        (["odd", "--memory", "2m", "--strategy", "nope"], "strategy = 'nope'"),
+    ],
+)
+def test_a_domain_that_cannot_be_is_not_created(run: Run, arguments: list[str], words: str) -> None:
+    """The hypervisor's own words, exit 1, nothing left behind."""
+    result = run("create", *arguments)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert len(told(run("list", "--json"))) == 4
+
+
+def test_mem_max_leaves_the_target_alone(run: Run) -> None:
+    """It may be below what the domain holds."""
+    assert run("mem-max", "lonely", "8m").stdout == "lonely: at most 8 MiB\n"
+    seen = told(run("info", "lonely", "--json"))
+    assert (seen["max_pages"], seen["target_pages"], seen["tot_pages"]) == (2048, 4096, 4096)
+    assert told(run("mem-max", "lonely", "100%", "--json"))[0]["max_pages"] == 4096
+
+
+def test_waiting_ends_in_time(run: Run) -> None:
+    """And says how things stand."""
+    result = run("wait", "lonely", "--for", "running", "--timeout", "0")
+    assert result.exit_code == 1
+    assert result.stdout == "lonely: not running after 0 s: it is waiting, holds 16 MiB, its target is 16 MiB\n"
+    assert json.loads(run("wait", "lonely", "--for", "gone", "--timeout", "0", "--json").stdout)[0]["met"] is False
+
+
+def test_events_are_lines(run: Run) -> None:
+    """Of JSON, or for a person; from any number on."""
+    lines = run("events", "--no-follow", "--json").stdout.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    assert events[0] | {"event": "created", "name": "web1", "domid": 1} == events[0]
+    rest = run("events", "--no-follow", "--since", "3").stdout.splitlines()
+    assert len(rest) == len(run("events", "--no-follow").stdout.splitlines()) - 2

@@ -1,0 +1,40 @@
+"""Logging: structlog to standard error, for a person on a terminal, as JSON lines otherwise.
+
+Event names are fixed snake_case nouns, what they are about is in keys:
+`log.warning("peer_dropped", reason=...)`. By impact: error, a request failed or state is unsafe;
+warning, worked around; info, a rare change of state; debug, every operation.
+"""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+
+def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
+    """Set logging up for this process.
+
+    Args:
+        level: debug, info, warning or error: what is logged from.
+        stream: where to; default standard error. Its being a terminal decides the form.
+    """
+    stream = stream or sys.stderr
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+    ]
+    if stream.isatty():
+        processors += [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False), structlog.dev.ConsoleRenderer()]
+    else:
+        processors += [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )

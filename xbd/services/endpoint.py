@@ -1,0 +1,218 @@
+"""One connection's end at the daemon, without the connection: bytes in, bytes to send out.
+
+A shell feeds what it received, then takes turns: each `turn` handles complete messages until one
+turn's worth is done and returns the answers in one piece. `take_pending` returns what the peer is to
+be told unasked. When `dropped` is set, what was returned last is the last to be sent.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from xbd.abi import TURN_EXTENTS
+from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
+from xbd.services.host import Host
+from xbd.wire import fields
+from xbd.wire.codec import (
+    CALL_LIMITS,
+    Decoder,
+    Notification,
+    Request,
+    Response,
+    encode_error,
+    encode_notification,
+    encode_response,
+)
+from xbd.wire.commands import command_from_params, encode_result, extents_of
+from xbd.wire.protocol import DOMAIN_METHODS, GUEST_NOTIFICATIONS, TOOLSTACK_METHODS, VERSION, check_version
+
+# What any message costs of a turn, in extents: about 10 us of decoding, checking and answering.
+MESSAGE_COST: Final = 32
+# What a toolstack's call costs: a turn. They are rare, and some look at every domain.
+TOOLSTACK_COST: Final = TURN_EXTENTS
+# Events in one piece to one subscriber; it gets the next ones when it has taken these.
+EVENTS_AT_ONCE: Final = 256
+
+
+class Endpoint(ABC):
+    """What both kinds of endpoint share: decoding, turns, dropping."""
+
+    def __init__(self, host: Host, wake: Callable[[], None]) -> None:
+        self._host = host
+        self._wake = wake
+        self._decoder = Decoder(CALL_LIMITS)
+        self.dropped: RemoteProtocolError | None = None
+        self.more = False
+
+    def feed(self, received: bytes | bytearray) -> None:
+        """Take bytes as they came, at most `codec.RECEIVE_BYTES`; then take turns while `more` is set."""
+        self.more = True
+        # What is wrong with it, next_message says again, when the turn can answer.
+        with suppress(RemoteProtocolError):
+            self._decoder.feed(received)
+
+    def turn(self) -> bytes:
+        """Handle one turn's worth of messages; returns their answers. `more` tells whether to come again."""
+        answers: list[bytes] = []
+        spent = 0
+        self.more = False
+        try:
+            while (message := self._decoder.next_message()) is not None:
+                cost, answer = self._handle(message)
+                spent += cost
+                answers.append(answer)
+                if spent >= TURN_EXTENTS:
+                    self.more = self._decoder.unread_bytes > 0
+                    break
+        except RemoteProtocolError as error:
+            self.dropped = error
+            answers.append(encode_notification("dropped", {"reason": str(error), "expected": error.hint}))
+        return answers[0] if len(answers) == 1 else b"".join(answers)
+
+    @abstractmethod
+    def take_pending(self) -> bytes:
+        """Return what the peer is to be told unasked; empty when there is nothing."""
+
+    @abstractmethod
+    def closed(self) -> None:
+        """Note that the connection is gone."""
+
+    @abstractmethod
+    def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
+        """Handle one message: what it cost of the turn, and its answer."""
+
+
+class DomainEndpoint(Endpoint):
+    """A guest's connection to its own domain."""
+
+    def __init__(self, host: Host, domid: int, wake: Callable[[], None]) -> None:
+        super().__init__(host, wake)
+        self._record = host.record(domid)
+        self._admitted = False
+
+    def take_pending(self) -> bytes:
+        """Return the notices that the agent has not been told yet."""
+        if not self._admitted or not self._record.notices:
+            return b""
+        notices = b"".join(encode_notification(kind, params) for kind, params in self._record.notices.items())
+        self._record.notices.clear()
+        return notices
+
+    def closed(self) -> None:
+        """Leave the session to be resumed."""
+        if self._admitted:
+            self._admitted = False
+            self._host.disconnect(self._record)
+
+    def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
+        if type(message) is Request:
+            if self._admitted:
+                return self._call(message)
+            return MESSAGE_COST, self._hello(message)
+        if type(message) is Notification and self._admitted:
+            self._notified(message)
+            return MESSAGE_COST, b""
+        if not self._admitted:
+            raise RemoteProtocolError(f"a {type(message).__name__.lower()} before hello", "a call of hello first")
+        raise RemoteProtocolError("an answer, but nothing was asked", "calls and notifications")
+
+    def _hello(self, request: Request) -> bytes:
+        if request.method != "hello":
+            raise RemoteProtocolError(f"a call of {request.method!r} before hello", "a call of hello first")
+        try:
+            params = fields.check_params("hello", DOMAIN_METHODS["hello"].params, request.untrusted_params)
+            check_version(params["version"])
+            boot = self._host.connect(self._record, request.msgid, params["session"], params["last_seen"], self._wake)
+        except HypercallError as error:
+            return encode_error(request.msgid, fields.error_map(error))
+        self._admitted = True
+        return encode_response(request.msgid, boot)
+
+    def _call(self, request: Request) -> tuple[int, bytes]:
+        session = self._record.session
+        answer = session.call(request.msgid)
+        if answer is not None:
+            return MESSAGE_COST, answer
+        cost = MESSAGE_COST
+        try:
+            command = command_from_params(request.method, request.untrusted_params)
+        except BadArgument as error:
+            answer = encode_error(request.msgid, fields.error_map(error))
+        else:
+            cost += extents_of(command)
+            answer = encode_result(request.msgid, self._host.execute(self._record, command))
+        session.answered(answer)
+        return cost, answer
+
+    def _notified(self, notification: Notification) -> None:
+        if notification.method == "stopped":
+            self._host.stopped(self._record)
+            return
+        if notification.method != "report":
+            raise RemoteProtocolError(
+                f"unknown notification {notification.method!r}", f"one of {', '.join(GUEST_NOTIFICATIONS)}"
+            )
+        try:
+            self._host.reported(self._record, notification.untrusted_params)
+        except BadArgument as error:
+            # A notification has no answer that could refuse it.
+            raise RemoteProtocolError(error.message, error.expected) from error
+
+
+class ToolstackEndpoint(Endpoint):
+    """A toolstack's connection."""
+
+    def __init__(self, host: Host, wake: Callable[[], None]) -> None:
+        super().__init__(host, wake)
+        self._greeted = False
+        self._next_event: int | None = None
+
+    def take_pending(self) -> bytes:
+        """Return events that a subscriber has not had yet, at most `EVENTS_AT_ONCE`."""
+        if self._next_event is None:
+            return b""
+        if self._next_event < self._host.events.first_number:
+            self.dropped = RemoteProtocolError(
+                f"{self._host.events.first_number - self._next_event} events were missed", "a subscriber that reads"
+            )
+            return encode_notification("dropped", {"reason": str(self.dropped), "expected": self.dropped.hint})
+        events = self._host.events.since(self._next_event, EVENTS_AT_ONCE)
+        self._next_event += len(events)
+        return b"".join(encode_notification("event", event) for event in events)
+
+    def closed(self) -> None:
+        """Forget the subscription."""
+        self._host.subscribers.discard(self._wake)
+
+    def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
+        if type(message) is not Request:
+            raise RemoteProtocolError(f"a {type(message).__name__.lower()} from a toolstack", "calls")
+        if message.method == "hello":
+            answer = self._answer(message, self._hello)
+        elif not self._greeted:
+            raise RemoteProtocolError(f"a call of {message.method!r} before hello", "a call of hello first")
+        elif message.method == "events":
+            answer = self._answer(message, self._subscribe)
+        else:
+            answer = self._answer(message, lambda untrusted: self._host.call(message.method, untrusted))
+        return TOOLSTACK_COST, answer
+
+    def _answer(self, request: Request, handler: Callable[[object], dict[str, object]]) -> bytes:
+        try:
+            return encode_response(request.msgid, handler(request.untrusted_params))
+        except HypercallError as error:
+            return encode_error(request.msgid, fields.error_map(error))
+
+    def _hello(self, untrusted: object) -> dict[str, object]:
+        params = fields.check_params("hello", TOOLSTACK_METHODS["hello"].params, untrusted)
+        check_version(params["version"])
+        self._greeted = True
+        return {"version": VERSION, "host": self._host.name}
+
+    def _subscribe(self, untrusted: object) -> dict[str, object]:
+        since = fields.check_params("events", TOOLSTACK_METHODS["events"].params, untrusted)["since"]
+        events = self._host.events.since(since)
+        self._next_event = self._host.events.next_number
+        self._host.subscribers.add(self._wake)
+        return {"events": events, "next": self._next_event}

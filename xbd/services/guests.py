@@ -1,0 +1,297 @@
+"""The agent processes: `xbd guests` plays every guest that wants an agent, `xbd guest NAME` one.
+
+An agent host follows the hypervisor's events, but only as hints to look at the list of domains
+again: what is to be done follows from how things are, not from what happened, so nothing that is
+missed (a restart, a lost connection) can leave a domain without its agent.
+
+A guest here is a task with one connection. When the connection is lost, it tries again with growing
+pauses and resumes its session; agents of a killed process are gone with it, and the domains boot
+again when another process takes them on.
+"""
+
+import errno
+import math
+import os
+import signal
+import socket
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import trio
+
+from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, ProtocolError, XbdError
+from xbd.services import sockets
+from xbd.services.agent import Agent
+from xbd.services.nurseries import plain_errors
+from xbd.services.peers import Alarm, SocketTransport
+from xbd.services.runtime_dir import check_socket_path, domain_socket
+from xbd.services.sd_notify import sd_notify
+from xbd.toolstack.client import Client, open_client
+from xbd.toolstack.sockets import NoHypervisor
+
+_log = structlog.get_logger(__name__)
+
+# Pauses between attempts to connect: short at first, for a daemon that restarts; then not worth a thought.
+FIRST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 2.0
+# Looking at a thousand domains takes some 20 ms; a burst of events is answered by one look.
+LOOK_PAUSE_S: Final = 0.05
+# Guests' deadlines are rounded up to this, so that many guests wake in one pass of the scheduler.
+TIMER_GRAIN_S: Final = 0.01
+# What an agent process has open beside its guests' connections.
+DESCRIPTORS_APART: Final = 32
+_HINTS: Final = frozenset({"created", "destroyed", "agent_lost", "shutdown"})
+_LEVELS: Final = {"content_errors": "error", "shutdown": "info", "mode": "info"}
+
+
+class Pauses:
+    """Pauses that double up to a longest one."""
+
+    def __init__(self) -> None:
+        self._next_s = FIRST_PAUSE_S
+
+    def reset(self) -> None:
+        """Begin again with a short one: something worked."""
+        self._next_s = FIRST_PAUSE_S
+
+    async def pause(self) -> None:
+        """Wait for the next one."""
+        pause_s, self._next_s = self._next_s, min(2 * self._next_s, LONGEST_PAUSE_S)
+        await trio.sleep(pause_s)
+
+
+def _new_session() -> str:
+    return str(uuid.uuid4())
+
+
+def _connect(path: Path) -> SocketTransport | None:
+    """Connect to a domain's socket; None when nobody is there, or not yet."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    outcome = connection.connect_ex(os.fspath(path))
+    if outcome == 0:
+        return SocketTransport(connection)
+    connection.close()
+    if outcome not in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+        raise NoHypervisor(f"cannot connect to {path}: {os.strerror(outcome)}")
+    return None
+
+
+async def carry(agent: Agent, transport: SocketTransport) -> None:
+    """Carry bytes between an agent and its connection until the guest has finished.
+
+    Raises:
+        PeerLost: the connection ended.
+        HypercallError: hello was refused.
+        RemoteProtocolError: the hypervisor does not keep to the protocol.
+    """
+    outgoing = agent.connected()
+    while True:
+        if outgoing:
+            await transport.send(outgoing)
+        if agent.finished:
+            return
+        received: bytes | None = None
+        with trio.move_on_at(_coarse(agent.deadline)):
+            received = await transport.receive()
+        if received is None:
+            outgoing = agent.tick(trio.current_time())
+        elif received:
+            outgoing = agent.receive(received, trio.current_time())
+        else:
+            raise PeerLost("the hypervisor closed the connection")
+        for note in agent.take_notes():
+            _log.log(_level(note.name), f"guest_{note.name}", **note.fields)
+
+
+def _level(note: str) -> int:
+    levels = {"error": 40, "info": 20}
+    return levels.get(_LEVELS.get(note, ""), 10)
+
+
+def _coarse(deadline: float | None) -> float:
+    return math.inf if deadline is None else math.ceil(deadline / TIMER_GRAIN_S) * TIMER_GRAIN_S
+
+
+async def live(path: Path, domid: int) -> None:
+    """Play the guest of one domain until it shuts down; over any number of connections.
+
+    Raises:
+        Busy: another agent plays it.
+        HypercallError: the hypervisor will not have it, whatever we do.
+    """
+    structlog.contextvars.bind_contextvars(domid=domid)
+    agent = Agent(_new_session)
+    pauses = Pauses()
+    while not agent.finished:
+        transport = _connect(path)
+        if transport is None:
+            await pauses.pause()
+            continue
+        try:
+            await carry(agent, transport)
+        except (PeerLost, ProtocolError) as error:
+            _log.warning("connection_lost", reason=str(error))
+            await pauses.pause()
+        except Busy:
+            if agent.guest is None:
+                raise
+            # The daemon may not have noticed yet that our own last connection is gone.
+            await pauses.pause()
+        except HypercallError as error:
+            if agent.guest is None:
+                raise
+            _log.warning("session_refused", reason=str(error))
+            agent.forget()
+        finally:
+            transport.close()
+
+
+class AgentHost:
+    """Runs an agent for each domain that wants one and has none."""
+
+    def __init__(self, socket_path: Path, nursery: trio.Nursery) -> None:
+        self._socket = socket_path
+        self._nursery = nursery
+        self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
+        self._news = Alarm()
+
+    async def follow(self) -> None:
+        """Follow the hypervisor for ever, through its restarts."""
+        pauses = Pauses()
+        while True:
+            try:
+                async with open_client(self._socket) as client, trio.open_nursery() as nursery:
+                    nursery.start_soon(self._listen, client)
+                    pauses.reset()
+                    self._news.ring()
+                    while True:
+                        await self._news.wait()
+                        await self._look(client)
+                        await trio.sleep(LOOK_PAUSE_S)
+            except* (PeerLost, ProtocolError, NoHypervisor) as group:
+                _log.warning("hypervisor_lost", reason=str(group.exceptions[0]))
+            await pauses.pause()
+
+    async def _listen(self, client: Client) -> None:
+        async with _events(client) as events:
+            async for event in events:
+                self._hinted(event)
+
+    def _hinted(self, event: Mapping[str, object]) -> None:
+        if event.get("event") in _HINTS:
+            self._news.ring()
+
+    async def _look(self, client: Client) -> None:
+        """Start and end agents so that they fit the domains."""
+        domains = {domain.domid: domain for domain in await client.list()}
+        for domid, (name, scope) in tuple(self._agents.items()):
+            if domid not in domains or domains[domid].name != name:
+                scope.cancel()
+                del self._agents[domid]
+        for domid, domain in domains.items():
+            if domain.told.get("autostart") is True and domain.state == "waiting" and domid not in self._agents:
+                scope = trio.CancelScope()
+                self._agents[domid] = (domain.name, scope)
+                self._nursery.start_soon(self._play, domid, domain.name, scope)
+
+    async def _play(self, domid: int, name: str, scope: trio.CancelScope) -> None:
+        structlog.contextvars.bind_contextvars(guest=name)
+        path = domain_socket(self._socket.parent, domid)
+        with scope:
+            try:
+                await live(path, domid)
+            except XbdError as error:
+                _log.warning("agent_ended", reason=str(error))
+        if self._agents.get(domid) == (name, scope):
+            del self._agents[domid]
+            # It may have become somebody's to play in the meantime.
+            self._news.ring()
+
+
+def _events(client: Client) -> "aclosing[AsyncGenerator[dict[str, Any]]]":
+    """Follow the hypervisor's events, in a `with` that ends it."""
+    return aclosing(client.events())
+
+
+async def run_guests(socket_path: Path) -> int:
+    """Be the agent host of the hypervisor at *socket_path*, until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        ConfigError: the path is longer than a socket's can be.
+    """
+    check_socket_path(socket_path)
+    limit = sockets.raise_descriptor_limit()
+    _log.info("guests_ready", socket=str(socket_path), guests_at_most=limit - DESCRIPTORS_APART)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(AgentHost(socket_path, nursery).follow)
+            sd_notify("READY=1")
+            await _first(signals)
+            nursery.cancel_scope.cancel()
+    _log.info("guests_stopped")
+    return 0
+
+
+async def _first(signals: AsyncIterator[int]) -> None:
+    async for signum in signals:
+        _log.info("stop_asked", signal=signal.Signals(signum).name)
+        return
+
+
+async def run_guest(socket_path: Path, name: str) -> int:
+    """Play the guest of the domain called *name* until it shuts down, is destroyed, or a signal comes.
+
+    Returns:
+        0 when the guest was shut down or a signal ended it, 1 when its domain was destroyed.
+
+    Raises:
+        XbdError: there is no such domain, it has an agent, or the hypervisor cannot be reached.
+    """
+    async with open_client(socket_path) as client:
+        domain = await client.info(name)
+    exit_code = 0
+    with plain_errors(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def play() -> None:
+                await live(domain_socket(socket_path.parent, domain.domid), domain.domid)
+                nursery.cancel_scope.cancel()
+
+            async def watch() -> None:
+                nonlocal exit_code
+                await _until_destroyed(socket_path, domain.name, domain.domid)
+                _log.warning("domain_destroyed", guest=name, domid=domain.domid)
+                exit_code = 1
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(play)
+            nursery.start_soon(watch)
+            sd_notify("READY=1")
+            await _first(signals)
+            nursery.cancel_scope.cancel()
+    return exit_code
+
+
+async def _until_destroyed(socket_path: Path, name: str, domid: int) -> None:
+    """Wait until the domain called *name* with number *domid* is no more, through restarts of the hypervisor."""
+    pauses = Pauses()
+    while True:
+        try:
+            async with open_client(socket_path) as client:
+                pauses.reset()
+                if (await client.info(domid)).name != name:
+                    return
+                gone = ("destroyed", domid, name)
+                async with _events(client) as events:
+                    async for event in events:
+                        if (event.get("event"), event.get("domid"), event.get("name")) == gone:
+                            return
+        except NoSuchDomain:
+            return
+        except (PeerLost, ProtocolError, NoHypervisor) as error:
+            _log.warning("hypervisor_lost", reason=str(error))
+        await pauses.pause()

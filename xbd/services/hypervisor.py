@@ -1,0 +1,271 @@
+"""The hypervisor daemon: one machine behind Unix sockets.
+
+Everything is decided by `Host` and the endpoints; this module binds sockets, admits peers, and ends
+in order: stop accepting, let peers finish what they have sent, audit, leave. `hypervisor.sock` is
+the toolstack's, `domains/<domid>.sock` each domain's, made and removed with it.
+"""
+
+import math
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from xbd.errors import ConfigError, HypercallError
+from xbd.machine import Machine
+from xbd.services import sockets
+from xbd.services.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
+from xbd.services.host import Host
+from xbd.services.nurseries import plain_errors
+from xbd.services.peers import TOOLSTACK_PATIENCE_S, SocketTransport, converse
+from xbd.services.runtime_dir import check_socket_path, domain_socket, hypervisor_socket
+from xbd.services.sd_notify import sd_notify
+
+_log = structlog.get_logger(__name__)
+
+# One agent, and a few more that are told EBUSY while they try.
+MAX_DOMAIN_PEERS: Final = 4
+# Commands of scripts that run at once, followers of events, agent hosts, a policy daemon.
+MAX_TOOLSTACK_PEERS: Final = 256
+# Peers that read have their answers long before; one that does not is not waited for.
+SHUTDOWN_GRACE_S: Final = 2.0
+# Out of descriptors: accepting would spin, so it pauses until some peer may have left.
+ACCEPT_PAUSE_S: Final = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class _Door:
+    """A listening socket, who came in by it, and the scopes that end accepting, and all of it."""
+
+    path: Path
+    listener: socket.socket
+    max_peers: int
+    make_endpoint: Callable[[Callable[[], None]], Endpoint]
+    patience_s: float
+    anybody: bool = False
+    transports: set[SocketTransport] = field(default_factory=set)
+    accepting: trio.CancelScope = field(default_factory=trio.CancelScope)
+    everything: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def serve(self) -> None:
+        """Accept and serve peers until `accepting` is cancelled and all have left, or `everything` is."""
+        with self.everything:
+            async with trio.open_nursery() as peers:
+                with self.accepting:
+                    await self._accept(peers)
+        for transport in tuple(self.transports):
+            transport.close()
+
+    async def _accept(self, peers: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self.listener)
+            try:
+                connection, _ = self.listener.accept()
+            except OSError as error:
+                if sockets.is_out_of_descriptors(error):
+                    _log.error("descriptors_exhausted", socket=str(self.path), error=error.strerror)
+                    await trio.sleep(ACCEPT_PAUSE_S)
+                continue
+            connection.settimeout(0)
+            if len(self.transports) >= self.max_peers or not (self.anybody or sockets.is_permitted(connection)):
+                _log.warning(
+                    "peer_refused", socket=str(self.path), uid=sockets.peer_uid(connection), peers=len(self.transports)
+                )
+                connection.close()
+                continue
+            transport = SocketTransport(connection, patience_s=self.patience_s)
+            self.transports.add(transport)
+            peers.start_soon(self._serve_peer, transport)
+
+    async def _serve_peer(self, transport: SocketTransport) -> None:
+        try:
+            await converse(transport, self.make_endpoint)
+        finally:
+            self.transports.discard(transport)
+
+    def close(self) -> None:
+        """End it at once: no new peers, no old ones, no file."""
+        self.everything.cancel()
+        trio.lowlevel.notify_closing(self.listener)
+        self.listener.close()
+        self.path.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Accept nobody any more; those who are here get the answers to what they have sent."""
+        self.accepting.cancel()
+        for transport in self.transports:
+            transport.finish()
+
+
+class _Doors:
+    """The host's sockets: the toolstack's, and the domains' as `Host` asks for them."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self._runtime_dir = runtime_dir
+        self._doors: dict[int, _Door] = {}
+        self._toolstack: _Door | None = None
+        self.host: Host | None = None
+        self.nursery: trio.Nursery | None = None
+
+    def _serve(self, door: _Door) -> _Door:
+        assert self.nursery is not None, "a socket was opened before the daemon runs"
+        self.nursery.start_soon(door.serve)
+        return door
+
+    def open_toolstack(self, group: str | None) -> None:
+        """Listen on the toolstack's socket. Raises ConfigError: it cannot be bound."""
+        host = self.host
+        assert host is not None, "the toolstack was let in before the daemon was complete"
+        path = hypervisor_socket(self._runtime_dir)
+        listener = sockets.bind_unix(path, group=group)
+        # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
+        door = _Door(
+            path,
+            listener,
+            MAX_TOOLSTACK_PEERS,
+            lambda wake: ToolstackEndpoint(host, wake),
+            TOOLSTACK_PATIENCE_S,
+            anybody=group is not None,
+        )
+        self._toolstack = self._serve(door)
+
+    def open(self, domid: int) -> None:
+        """Listen on a domain's socket. Raises HypercallError: it cannot be bound."""
+        host = self.host
+        assert host is not None, "a domain was created before the daemon was complete"
+        path = domain_socket(self._runtime_dir, domid)
+        try:
+            listener = sockets.bind_unix(path)
+        except ConfigError as error:
+            raise HypercallError(
+                f"no socket for d{domid}: {error}",
+                "a higher limit of open files, if that is the reason",
+                errno="ENFILE",
+            ) from error
+        door = _Door(path, listener, MAX_DOMAIN_PEERS, lambda wake: DomainEndpoint(host, domid, wake), math.inf)
+        self._doors[domid] = self._serve(door)
+
+    def close(self, domid: int) -> None:
+        """End a domain's socket and its peers."""
+        self._doors.pop(domid).close()
+
+    def _all(self) -> list[_Door]:
+        return [*([self._toolstack] if self._toolstack else []), *self._doors.values()]
+
+    def finish(self) -> None:
+        """Accept nobody any more; those who are here get the answers to what they have sent."""
+        for door in self._all():
+            door.finish()
+
+    def close_all(self) -> None:
+        """End all sockets."""
+        for door in self._all():
+            door.close()
+
+
+async def serve(
+    machine: Machine,
+    runtime_dir: Path,
+    *,
+    name: str = "host",
+    group: str | None = None,
+    domains: Sequence[dict[str, object]] = (),
+    stop: trio.Event | None = None,
+    task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED,
+) -> list[str]:
+    """Serve *machine* until *stop* is set (or for ever); `started` hands out its `Host`.
+
+    Args:
+        machine: owned by the daemon from here on.
+        runtime_dir: made when missing; its lock keeps a second daemon out.
+        name: the host's name, as `hello` and `host` tell it.
+        group: who else than this user and root may use the toolstack's socket.
+        domains: parameters of `create` calls to be carried out before anybody is let in.
+        stop: set by who wants it to end.
+        task_status: trio's.
+
+    Returns:
+        What a last audit found; empty when all is well.
+
+    Raises:
+        ConfigError: another daemon runs there, or a socket cannot be bound.
+        HypercallError: one of *domains* cannot be created.
+    """
+    _check_descriptors(len(domains))
+    check_socket_path(hypervisor_socket(runtime_dir))
+    lock = sockets.lock_runtime_dir(runtime_dir, group)
+    stop = trio.Event() if stop is None else stop
+    doors = _Doors(runtime_dir)
+    host = doors.host = Host(machine, name=name, doors=doors)
+    try:
+        _remove_leftovers(runtime_dir)
+        with plain_errors():
+            async with trio.open_nursery() as nursery:
+                doors.nursery = nursery
+                for params in domains:
+                    host.call("create", params)
+                doors.open_toolstack(group)
+                _log.info("hypervisor_ready", socket=str(hypervisor_socket(runtime_dir)), domains=len(domains))
+                sd_notify("READY=1")
+                task_status.started(host)
+                await stop.wait()
+                sd_notify("STOPPING=1")
+                doors.finish()
+                nursery.cancel_scope.deadline = trio.current_time() + SHUTDOWN_GRACE_S
+    finally:
+        doors.close_all()
+        os.close(lock)
+    violations = host.audit()
+    _log.info("hypervisor_stopped", violations=violations)
+    return violations
+
+
+def _remove_leftovers(runtime_dir: Path) -> None:
+    """Remove what a killed daemon left; the lock says that none lives."""
+    for path in (runtime_dir / "domains").glob("*.sock"):
+        path.unlink(missing_ok=True)
+
+
+def _check_descriptors(domains: int) -> None:
+    limit = sockets.raise_descriptor_limit()
+    needed = sockets.descriptors_for(domains)
+    if needed > limit:
+        raise ConfigError(
+            "limit of open files",
+            "",
+            f"{domains} domains need {needed} descriptors, the hard limit is {limit}: raise it (ulimit -Hn)",
+        )
+
+
+async def run(
+    machine: Machine,
+    runtime_dir: Path,
+    *,
+    name: str = "host",
+    group: str | None = None,
+    domains: Sequence[dict[str, object]] = (),
+) -> int:
+    """Be the daemon: serve until SIGTERM or SIGINT; returns the exit code (1: the last audit found something).
+
+    Raises:
+        ConfigError, HypercallError: it cannot start; see `serve`.
+    """
+    stop = trio.Event()
+    with plain_errors(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, signals, stop)
+            violations = await serve(machine, runtime_dir, name=name, group=group, domains=domains, stop=stop)
+            nursery.cancel_scope.cancel()
+    return 1 if violations else 0
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event) -> None:
+    async for signum in signals:
+        _log.info("stop_asked", signal=signal.Signals(signum).name)
+        stop.set()

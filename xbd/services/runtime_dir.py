@@ -1,0 +1,44 @@
+"""Where a host's sockets are: the run-time directory and the names in it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from xbd.errors import ConfigError
+
+# sockaddr_un.sun_path is char[108], and Linux wants room for the final NUL only from abstract-minded callers:
+# 107 bytes always work (man 7 unix).
+MAX_SOCKET_PATH_BYTES: Final = 107
+
+
+def default_runtime_dir(environ: Mapping[str, str]) -> Path:
+    """Choose the run-time directory: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/xbd, else /run/xbd."""
+    if environ.get("RUNTIME_DIRECTORY"):
+        # systemd lists several, separated by colons, where a unit asks for several.
+        return Path(environ["RUNTIME_DIRECTORY"].split(":")[0])
+    if environ.get("XDG_RUNTIME_DIR"):
+        return Path(environ["XDG_RUNTIME_DIR"]) / "xbd"
+    return Path("/run/xbd")
+
+
+def hypervisor_socket(runtime_dir: Path) -> Path:
+    """Name the toolstack's socket."""
+    return runtime_dir / "hypervisor.sock"
+
+
+def domain_socket(runtime_dir: Path, domid: int) -> Path:
+    """Name the socket of a domain."""
+    return runtime_dir / "domains" / f"{domid}.sock"
+
+
+def check_socket_path(path: Path) -> Path:
+    """Refuse a socket path that no socket address holds. Raises ConfigError, naming path and lengths."""
+    size_bytes = len(os.fsencode(path))
+    if size_bytes > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            path,
+            "",
+            f"a socket path of {size_bytes} bytes, at most {MAX_SOCKET_PATH_BYTES} are possible; use a shorter directory",
+        )
+    return path

@@ -1,0 +1,111 @@
+"""Unix sockets of the daemon: bound where nobody else listens, for the peers that may use them."""
+
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import socket
+import struct
+from pathlib import Path
+from typing import Final
+
+from xbd.errors import ConfigError
+from xbd.services.runtime_dir import check_socket_path
+
+# As many as may knock between two accepts; agents that start together try again when refused.
+BACKLOG: Final = 64
+# One listener and one connection for each domain.
+DESCRIPTORS_PER_DOMAIN: Final = 2
+# Standard streams, epoll, lock, signals, the toolstack's listener and its peers.
+DESCRIPTORS_APART: Final = 64
+_UCRED: Final = struct.Struct("3i")  # struct ucred {pid, uid, gid} of man 7 unix
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def descriptors_for(domains: int) -> int:
+    """Tell how many descriptors a daemon with so many domains needs."""
+    return domains * DESCRIPTORS_PER_DOMAIN + DESCRIPTORS_APART
+
+
+def lock_runtime_dir(runtime_dir: Path, group: str | None) -> int:
+    """Make the run-time directory and take its lock; returns the lock's descriptor, to be kept open.
+
+    Raises:
+        ConfigError: another daemon runs there, or the directory cannot be used.
+    """
+    try:
+        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o750 if group else 0o700)
+        (runtime_dir / "domains").mkdir(exist_ok=True, mode=0o700)
+        if group:
+            shutil.chown(runtime_dir, group=group)
+        lock = os.open(runtime_dir / "hypervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except LookupError as error:
+        raise ConfigError(runtime_dir, "group", f"no group is called {group!r}") from error
+    except OSError as error:
+        raise ConfigError(runtime_dir, "", f"cannot be the run-time directory: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise ConfigError(
+            runtime_dir, "", "another `xbd hypervisor` runs here; stop it, or use another directory"
+        ) from error
+    return lock
+
+
+def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
+    """Listen at *path*, mode 0600 (0660 with a group); a stale file there is replaced.
+
+    Raises:
+        ConfigError: the path is too long, somebody listens there, or it cannot be bound.
+    """
+    check_socket_path(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        _remove_stale(path)
+        listener.bind(os.fspath(path))
+        path.chmod(0o660 if group else 0o600)
+        if group:
+            shutil.chown(path, group=group)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(path, "", f"cannot listen there: {error.strerror}") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on; whatever else is there stays, and bind says so."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        outcome = probe.connect_ex(os.fspath(path))
+    if outcome in (0, errno.EAGAIN):
+        raise ConfigError(path, "", "somebody listens there already; stop it, or use another directory")
+    if outcome == errno.ECONNREFUSED and path.is_socket():
+        path.unlink()
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """Tell as whom the peer of *connection* ran when it connected."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(packed)[1])
+
+
+def is_permitted(connection: socket.socket) -> bool:
+    """Tell whether the peer runs as this process's user or as root."""
+    return peer_uid(connection) in (0, os.geteuid())
+
+
+def is_out_of_descriptors(error: OSError) -> bool:
+    """Tell whether *error* says that this process, or the system, has no descriptor left."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)

@@ -1,0 +1,44 @@
+"""The `xbd` command: its subcommands, each imported only when it is asked for."""
+
+from typing import Final
+
+import click
+
+import xbd
+from xbd.toolstack.cli import LazyGroup, socket_option
+
+# name: (where it is, what it does)
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "create": ("xbd.toolstack.life:create_command", "Create a domain."),
+    "destroy": ("xbd.toolstack.life:destroy_command", "End domains at once."),
+    "shutdown": ("xbd.toolstack.life:shutdown_command", "Ask the guests of domains to stop."),
+    "list": ("xbd.toolstack.look:list_command", "List the domains."),
+    "info": ("xbd.toolstack.look:info_command", "Tell all about the host or some domains."),
+    "mem-set": ("xbd.toolstack.memory:mem_set_command", "Set how much memory domains should hold."),
+    "mem-max": ("xbd.toolstack.memory:mem_max_command", "Set the most that domains may hold."),
+    "guest-mode": ("xbd.toolstack.life:guest_mode_command", "Change how guests behave, for tests."),
+    "wait": ("xbd.toolstack.life:wait_command", "Wait until domains are at their targets, running or gone."),
+    "events": ("xbd.toolstack.look:events_command", "Follow what happens on the host."),
+    "audit": ("xbd.toolstack.look:audit_command", "Recompute everything; exit 1 if anything does not hold."),
+    "up": ("xbd.toolstack.run:up_command", "Run a whole host from one file, in the foreground."),
+    "hypervisor": ("xbd.toolstack.run:hypervisor_command", "Run the hypervisor daemon."),
+    "guests": ("xbd.toolstack.run:guests_command", "Run the agents of all domains that want one."),
+    "guest": ("xbd.toolstack.run:guest_command", "Run the agent of one domain."),
+    "replay": ("xbd.lab.replay:command", "Replay real guests' memory traces on an emulated host."),
+    "demo": ("xbd.lab.demo:command", "Show the whole story in under a minute."),
+    "bench": ("xbd.lab.bench:command", "Measure, always as a ratio in one run."),
+}
+
+
+@click.group("xbd", cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(xbd.__version__, prog_name="xbd")
+@socket_option
+def main(socket_path: str | None) -> None:
+    """A Xen host's memory side in user space: hypervisor, guests, toolstack.
+
+    `xbd demo` shows it all; `xbd up configs/small.toml` starts a host, then `xbd list` in another terminal.
+
+    Sizes: a bare number is MiB; b, k, m, g, t in either case. Exit codes: 0 done, 1 the thing asked for
+    failed, 2 wrong usage, 78 wrong configuration.
+    """
+    del socket_path  # the commands that connect look it up

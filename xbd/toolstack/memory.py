@@ -1,0 +1,120 @@
+"""Commands that move memory: mem-set, mem-max."""
+
+from collections.abc import Sequence
+
+import click
+
+from xbd.errors import HypercallError
+from xbd.toolstack.cli import EXIT_FAILED, client_options, emit, fail_for, for_each, with_client
+from xbd.toolstack.client import Client
+from xbd.toolstack.follow import LiveView, follow, tell_targets
+from xbd.toolstack.progress import DEADLINE_S, Following, Outcome
+from xbd.toolstack.render import outcome_lines, outcomes_json
+from xbd.toolstack.targets import Change, choose, parse_amount, plan
+from xbd.toolstack.views import DomainView
+
+
+@click.command("mem-set")
+@click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE")
+@click.option(
+    "--wait", is_flag=True, help="Wait until each is at its target, stuck or refused; exit 1 if any is not there."
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0),
+    default=DEADLINE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --wait: a domain that is stuck this long after it was told has refused.",
+)
+@client_options
+@click.pass_context
+def mem_set_command(
+    ctx: click.Context,
+    names_and_size: tuple[str, ...],
+    deadline: float,
+    socket_path: str | None,
+    *,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Set how much memory DOMAINs should hold, all at once.
+
+    DOMAIN is a name, a number or a pattern such as 'web*' or '*'. SIZE is a size (512m, 2g; a bare number is MiB)
+    or a percentage of each domain's static maximum (50%). Targets are whole superpages: what is not a multiple
+    of 2 MiB is rounded down, and the command says to what. max_pages becomes the target itself (xl: 1 MiB more).
+
+    Without --wait it returns when all are told, as xl does; the guests move at their own pace.
+    """
+    names, size = _names_and_size(names_and_size)
+    amount = parse_amount(size)
+    view = LiveView()
+
+    async def set_all(client: Client) -> tuple[list[Change], list[Following]]:
+        changes = plan(choose(await client.list(), names), amount)
+        if not as_json:
+            _say_rounding(changes)
+        following = await tell_targets(client, changes)
+        if wait:
+            try:
+                await follow(client, following, view.show, deadline_s=deadline)
+            finally:
+                view.clear()
+        return changes, following
+
+    changes, following = with_client(socket_path, set_all)
+    asked = {change.domain.domid: change.target.asked_pages for change in changes}
+    emit(as_json, outcomes_json(following, asked, waited=wait), outcome_lines(following, waited=wait))
+    good = (Outcome.REACHED,) if wait else (Outcome.REACHED, Outcome.MOVING)
+    if any(one.outcome not in good for one in following):
+        ctx.exit(EXIT_FAILED)
+
+
+@click.command("mem-max")
+@click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE")
+@client_options
+def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """Set the most that DOMAINs may hold (max_pages), and leave their targets alone.
+
+    It may be below what a domain holds: then it gets nothing more until it has given enough back.
+    """
+    names, size = _names_and_size(names_and_size)
+    amount = parse_amount(size)
+
+    async def set_all(client: Client) -> tuple[list[Change], dict[int, HypercallError]]:
+        changes = plan(choose(await client.list(), names), amount)
+        pages = {change.domain.domid: change.target.pages for change in changes}
+
+        async def set_one(domain: DomainView) -> None:
+            await client.set_max(domain.domid, pages[domain.domid])
+
+        return changes, await for_each([change.domain for change in changes], set_one)
+
+    changes, refused = with_client(socket_path, set_all)
+    told = [
+        {
+            "domid": change.domain.domid,
+            "name": change.domain.name,
+            "asked_pages": change.target.asked_pages,
+            "max_pages": change.target.pages,
+            "error": str(refused[change.domain.domid]) if change.domain.domid in refused else None,
+        }
+        for change in changes
+    ]
+    taken = [change for change in changes if change.domain.domid not in refused]
+    emit(as_json, told, [f"{change.domain.name}: at most {change.target}" for change in taken])
+    fail_for(refused, [change.domain for change in changes], f"limit {amount.text} not set")
+
+
+def _names_and_size(words: Sequence[str]) -> tuple[Sequence[str], str]:
+    """Split what was given: one or more domains, then a size."""
+    if len(words) < 2:
+        raise click.UsageError("one or more domains and a size are needed, such as: web1 512m")
+    return words[:-1], words[-1]
+
+
+def _say_rounding(changes: Sequence[Change]) -> None:
+    """Say on stderr which sizes were rounded, each once."""
+    rounded = {change.target for change in changes if not change.target.exact}
+    for target in sorted(rounded, key=lambda one: one.asked_pages):
+        click.echo(f"target is {target}", err=True)

@@ -1,0 +1,160 @@
+"""Commands that stay: up, hypervisor, guests, guest."""
+
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from xbd import log
+from xbd.abi import MAX_DOMAINS
+from xbd.config import DEFAULT_STRATEGY, MAX_HOST_PAGES, STRATEGIES, HostConfig, load_host_config
+from xbd.services.runtime_dir import check_socket_path, default_runtime_dir, domain_socket
+from xbd.toolstack.cli import Failure, group_socket, socket_option
+from xbd.toolstack.sockets import find_socket
+from xbd.toolstack.targets import parse_pages, round_pages
+from xbd.units import format_pages
+
+_HOST_FILE = click.Path(dir_okay=False, path_type=Path)
+_LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
+_log_option = click.option("--log-level", type=_LOG_LEVELS, default="info", show_default=True, help="Log from here on.")
+_supervised_option = click.option("--supervised", is_flag=True, hidden=True, help="End when standard input does.")
+_runtime_dir_option = click.option(
+    "--runtime-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the sockets lie. [default: as the host file says, else $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/xbd or /run/xbd]",
+)
+
+
+@click.command("up")
+@click.argument("host_file", metavar="HOST.toml", type=_HOST_FILE)
+@_runtime_dir_option
+@click.pass_context
+def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) -> None:
+    """Run the host that HOST.toml describes, in the foreground: hypervisor, domains, agents.
+
+    Each service is a process of its own. Ctrl-C stops them cleanly; a second one at once.
+    """
+    from xbd.services.supervisor import Supervisor  # noqa: PLC0415 - the other commands here need none of it
+
+    config = load_host_config(host_file)
+    directory = _runtime_dir(runtime_dir, config)
+    wanted = sum(guest.autostart for guest in config.guests)
+    supervisor = Supervisor(host_file, directory, wanted, lambda line: click.echo(line, err=True))
+    ctx.exit(trio.run(supervisor.run))
+
+
+@click.command("hypervisor")
+@click.option("--config", "host_file", type=_HOST_FILE, metavar="HOST.toml", help="The host and its domains.")
+@click.option("--memory", metavar="SIZE", help="How much memory the host has (without --config).")
+@click.option(
+    "--strategy",
+    type=click.Choice(list(STRATEGIES)),
+    default=None,
+    help=f"How it goes about memory (without --config). [default: {DEFAULT_STRATEGY}]",
+)
+@click.option("--group", help="Whose members may use the toolstack's socket, beside this user and root.")
+@_runtime_dir_option
+@_log_option
+@_supervised_option
+@click.pass_context
+def hypervisor_command(
+    ctx: click.Context,
+    *,
+    host_file: Path | None,
+    memory: str | None,
+    strategy: str | None,
+    group: str | None,
+    runtime_dir: Path | None,
+    log_level: str,
+    supervised: bool,
+) -> None:
+    """Run the hypervisor daemon: one host's memory behind Unix sockets."""
+    from xbd.machine import Machine  # noqa: PLC0415 - numpy-heavy
+    from xbd.services.hypervisor import run  # noqa: PLC0415
+
+    if (host_file is None) == (memory is None):
+        raise click.UsageError("either --config HOST.toml or --memory SIZE is needed, such as: --memory 16g")
+    if host_file is not None and strategy is not None:
+        raise click.UsageError("--strategy goes with --memory; with --config the host file says it")
+    config = load_host_config(host_file) if host_file else _plain_host(str(memory), strategy or DEFAULT_STRATEGY)
+    directory = _runtime_dir(runtime_dir, config)
+    log.configure(log_level)
+    machine = Machine(config.superframes, settings=config.settings)
+    domains = [
+        {
+            "name": guest.name,
+            "max_pages": guest.max_pages,
+            "target_pages": guest.target_pages,
+            "autostart": guest.autostart,
+            "guest": dict(guest.guest),
+        }
+        for guest in config.guests
+    ]
+
+    async def serve() -> int:
+        return await run(machine, directory, name=config.name, group=group or config.group, domains=domains)
+
+    ctx.exit(_run(serve, supervised=supervised))
+
+
+def _plain_host(memory: str, strategy: str) -> HostConfig:
+    """Make a host without guests."""
+    pages = round_pages(parse_pages(memory)).pages
+    if pages > MAX_HOST_PAGES:
+        raise Failure(f"--memory {memory}: a host has at most {format_pages(MAX_HOST_PAGES)}")
+    return HostConfig(pages, settings=STRATEGIES[strategy].host)
+
+
+def _runtime_dir(given: Path | None, config: HostConfig) -> Path:
+    directory = (given or config.runtime_dir or default_runtime_dir(os.environ)).absolute()
+    # The longest name in it decides, before anything is started.
+    check_socket_path(domain_socket(directory, MAX_DOMAINS))
+    return directory
+
+
+def _run(serve: Callable[[], Coroutine[Any, Any, int]], *, supervised: bool) -> int:
+    """Run a service; a supervised one also ends when its supervisor is gone."""
+    if not supervised:
+        return trio.run(serve)
+    from xbd.services.supervisor import stop_when_orphaned  # noqa: PLC0415 - only then
+
+    async def both() -> int:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop_when_orphaned)
+            code = await serve()
+            nursery.cancel_scope.cancel()
+        return code
+
+    return trio.run(both)
+
+
+@click.command("guests")
+@socket_option
+@_log_option
+@_supervised_option
+@click.pass_context
+def guests_command(ctx: click.Context, socket_path: str | None, log_level: str, *, supervised: bool) -> None:
+    """Run the agents of all domains that want one, and of those that will be created; each plays its guest."""
+    from xbd.services.guests import run_guests  # noqa: PLC0415 - numpy-heavy
+
+    path = find_socket(socket_path or group_socket(), os.environ)
+    log.configure(log_level)
+    ctx.exit(_run(lambda: run_guests(path), supervised=supervised))
+
+
+@click.command("guest")
+@click.argument("name", metavar="DOMAIN")
+@socket_option
+@_log_option
+@_supervised_option
+@click.pass_context
+def guest_command(ctx: click.Context, name: str, socket_path: str | None, log_level: str, *, supervised: bool) -> None:
+    """Run the agent of one domain, in a process of its own, until its guest has shut down."""
+    from xbd.services.guests import run_guest  # noqa: PLC0415 - numpy-heavy
+
+    path = find_socket(socket_path or group_socket(), os.environ)
+    log.configure(log_level)
+    ctx.exit(_run(lambda: run_guest(path, name), supervised=supervised))
