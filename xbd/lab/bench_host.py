@@ -1,0 +1,68 @@
+"""Figures of a whole host: hypercalls against echoes, and a 20 GiB guest shrunk to 2 GiB and back.
+
+The daemon and the agents are processes of their own; what is timed is from the toolstack's call to
+the daemon's word that the guest is there.
+"""
+
+import time
+from pathlib import Path
+
+from xbd.lab.bench_wire import measure_hypercalls
+from xbd.lab.figures import Figure, summarize
+from xbd.lab.processes import running_host
+from xbd.toolstack.client import Client
+from xbd.units import GIB_PAGES
+
+_LARGE_GIB, _SMALL_GIB = 20, 2
+_TRIPS = {"4k": 2, "2m": 7}
+_HOST = """
+[host]
+memory = "48g"
+
+[[guest]]
+name = "g{queue}x{in_flight}"
+memory = "{large}g"
+strategy = "{strategy}"
+workload = {{ profile = "idle", used = 0.01, cache = 0.0 }}
+driver = {{ commands_in_flight = {in_flight} }}
+"""
+
+
+async def measure_host(directory: Path) -> dict[str, Figure]:
+    """Measure everything that needs a running host; *directory* is for its files."""
+    figures: dict[str, Figure] = {}
+    for queue, strategy in (("4k", "stock"), ("2m", "full")):
+        for in_flight in (8, 1):
+            place = directory / f"{queue}{in_flight}"
+            place.mkdir()
+            host_toml = _HOST.format(queue=queue, in_flight=in_flight, large=_LARGE_GIB, strategy=strategy)
+            async with running_host(host_toml, place) as client:
+                name = queue if in_flight == 8 else f"{queue}_one_in_flight"
+                shrink, grow = await _trips(client, _TRIPS[queue])
+                figures[f"shrink_{name}"] = summarize(shrink, "GiB/s")
+                figures[f"grow_{name}"] = summarize(grow, "GiB/s")
+                if not figures.keys() & {"hypercall_vs_echo"}:
+                    figures |= await measure_hypercalls(client, place / "run", place)
+    return figures
+
+
+async def _trips(client: Client, count: int) -> tuple[list[float], list[float]]:
+    """Shrink and grow the first guest, once to warm up and *count* times for the figure; GiB/s each way."""
+    domid = (await client.list())[0].domid
+    rates: tuple[list[float], list[float]] = ([], [])
+    for _ in range(count + 1):
+        for way, gib in ((rates[0], _SMALL_GIB), (rates[1], _LARGE_GIB)):
+            way.append((_LARGE_GIB - _SMALL_GIB) / await _move(client, domid, gib * GIB_PAGES))
+    return rates[0][1:], rates[1][1:]
+
+
+async def _move(client: Client, domid: int, pages: int) -> float:
+    """Set a target and wait for the daemon's word that it is reached; returns seconds."""
+    latest = max([event["number"] async for event in client.events(follow=False)], default=0)
+    events = client.events(latest + 1)
+    start = time.perf_counter()
+    await client.set_target(domid, pages)
+    async for event in events:
+        if event["event"] == "settled" and event["domid"] == domid:
+            break
+    return time.perf_counter() - start
