@@ -17,6 +17,9 @@ from xbd.errors import LocalProtocolError, RemoteProtocolError
 
 # What one read of a socket asks for: 16 pages, a full window of eight 512-extent calls and then some.
 RECEIVE_BYTES: Final = 64 * 1024
+# What a decoder's buffer begins with: a few calls of 512 gfns. It grows with the longest message; left to itself
+# msgpack takes 1 MiB for every connection, and touches all of it in time.
+BUFFER_BYTES: Final = 16 * 1024
 # The longest calls carry two lists of MAX_EXTENTS 8-byte numbers (exchange; store); 4 KiB for the rest of the message.
 MAX_CALL_BYTES: Final = 2 * 8 * MAX_EXTENTS + 4096
 # The longest answer is a booting guest's map, 16 bytes a run: 4 Mi runs, the worst that a 32 GiB guest can have.
@@ -92,6 +95,7 @@ class Decoder:
             ext_hook=_refuse_extension,
             # One whole message and what one read can add to it; the exact limit is checked by position.
             max_buffer_size=limits.message_bytes + RECEIVE_BYTES,
+            read_size=BUFFER_BYTES,
             max_str_len=limits.message_bytes,
             max_bin_len=limits.message_bytes,
             max_array_len=limits.items,
