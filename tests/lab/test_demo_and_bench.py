@@ -1,0 +1,64 @@
+"""The demo's and the benchmarks' parts: real hosts started and stopped, figures and tables written."""
+
+from pathlib import Path
+
+import pytest
+
+from xbd.errors import XbdError
+from xbd.lab import bench_wire
+from xbd.lab.bench import render as render_figures
+from xbd.lab.bench_wire import measure_hypercalls
+from xbd.lab.demo import Coverage, Told, render
+from xbd.lab.figures import summarize
+from xbd.lab.processes import running_host
+
+_HOST = '[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmemory = "64m"\n'
+
+
+async def test_a_host_runs_for_the_length_of_a_block(tmp_path: Path) -> None:
+    """Daemon and agents are up inside the block, and gone with their sockets after it."""
+    async with running_host(_HOST, tmp_path) as client:
+        (domain,) = await client.list()
+        assert (domain.name, domain.agent) == ("web", True)
+
+    assert not list((tmp_path / "run").glob("**/*.sock"))
+
+
+async def test_a_host_that_does_not_start_says_why(tmp_path: Path) -> None:
+    """What `xbd up` complained of is in the error."""
+    with pytest.raises(XbdError, match="memroy"):
+        async with running_host('[host]\nmemory = "1g"\nmemroy = "2g"\n', tmp_path):
+            pass
+
+
+async def test_hypercalls_are_measured_against_echoes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rounds against a real daemon and a real echo server give figures, and leave no domain behind."""
+    monkeypatch.setattr(bench_wire, "_ROUNDS", 3)
+    monkeypatch.setattr(bench_wire, "_CALLS_PER_ROUND", 2)
+    async with running_host(_HOST, tmp_path) as client:
+        figures = await measure_hypercalls(client, tmp_path / "run", tmp_path)
+        assert [domain.name for domain in await client.list()] == ["web"]
+        assert list(await client.audit()) == []
+
+    assert figures["hypercall_vs_echo"].ratio_to is not None
+    assert figures["hypercall_pair"].low <= figures["hypercall_pair"].value <= figures["hypercall_pair"].high
+
+
+def test_a_figure_is_a_median_with_its_quartiles() -> None:
+    """Repeats become their median and quartiles, spelt out for JSON; only a ratio says to what."""
+    figure = summarize([4.0, 1.0, 3.0, 2.0, 5.0], "us")
+
+    assert figure.as_map() == {"value": 3.0, "unit": "us", "low": 1.5, "high": 4.5}
+    assert summarize([2.0], "ratio", "a floor").as_map()["ratio_to"] == "a floor"
+    assert render_figures({"echo": figure}).splitlines()[1].split() == ["echo", "3.00", "1.50", "to", "4.50", "us"]
+
+
+def test_the_table_shows_what_was_counted() -> None:
+    """Each strategy is a column of the demo's table, each count a row."""
+    told = Told(Coverage(1.0, 0.661, 0.52), 0.984, 5632, 2_883_584, 0, 7, 0, [])
+    lines = render({"stock": told}).splitlines()
+
+    assert lines[0].split() == ["stock"]
+    assert [line.split()[-1] for line in lines[1:]] == [
+        "100.0%", "66.1%", "52.0%", "98.4%", "5,632", "2,883,584", "0", "7", "0",
+    ]  # fmt: skip
