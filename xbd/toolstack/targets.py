@@ -137,8 +137,3 @@ def plan(domains: Sequence[DomainView], amount: Amount) -> list[Change]:
                 f"{amount.text} is asked for, {format_pages(most)} is the static maximum"
             )
     return changes
-
-
-def parse_limit(domain: DomainView, text: str) -> Rounded:
-    """Read a new max_pages for *domain*. Raises AskedWrong."""
-    return plan([domain], parse_amount(text))[0].target
