@@ -26,33 +26,32 @@ def populate(host: HostFrames, domain: Domain, command: Populate) -> MemopResult
     """
     gfns, order = command.gfns, command.order
     check_extents(gfns, order, domain)
-    asked = gfns.size
-    if asked == 0:
-        return MemopResult(0)
-    gfns, stop = gfns[:TURN_EXTENTS], Stop.BUDGET
-    batch, groups = gfns, group_by_super(gfns) if not order else None
-    blocks = gfns >> SUPER_ORDER if groups is None else groups[0]
-    populated = domain.p2m.populated[blocks]
-    valid = gfns.size
+    count, stop = _count_populatable(host, domain, gfns[:TURN_EXTENTS], order)
+    if count and order:
+        mapping.map_leaves(host, domain, gfns[:count] >> SUPER_ORDER, host.heap.take_superframes(count))
+    elif count:
+        _populate_small(host, domain, gfns[:count])
+    return answer(count, gfns.size, stop)
+
+
+def _count_populatable(host: HostFrames, domain: Domain, gfns: Frames, order: int) -> tuple[int, Stop]:
+    """Count the extents before the first that cannot be populated, and say what is in its way."""
+    empty = gfns.size
+    populated = domain.p2m.populated[gfns >> SUPER_ORDER]
     # Often the blocks' counts say that nothing is populated, without a look at any entry.
     if np.count_nonzero(populated):
-        valid = first(populated > 0) if order else first_nonzero(domain.p2m.lookup(gfns))
-    if valid < gfns.size:
-        gfns, stop = gfns[:valid], Stop.EEXIST
+        empty = first(populated > 0) if order else first_nonzero(domain.p2m.lookup(gfns))
     room = max(domain.max_pages - domain.tot_pages, 0) >> order
-    if room < gfns.size:
-        gfns, stop = gfns[:room], Stop.E2BIG
     free = host.heap.free_superframes if order else host.heap.free_frames
-    if free < gfns.size:
-        gfns, stop = gfns[:free], Stop.ENOMEM
-    if gfns.size and order:
-        mapping.map_leaves(host, domain, blocks[: gfns.size], host.heap.take_superframes(gfns.size))
-    elif gfns.size:
-        _populate_small(host, domain, gfns, groups if groups and gfns is batch else group_by_super(gfns))
-    return answer(gfns.size, asked, stop)
+    count, stop = gfns.size, Stop.BUDGET
+    for most, reason in ((empty, Stop.EEXIST), (room, Stop.E2BIG), (free, Stop.ENOMEM)):
+        if most < count:
+            count, stop = most, reason
+    return count, stop
 
 
-def _populate_small(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> None:
+def _populate_small(host: HostFrames, domain: Domain, gfns: Frames) -> None:
+    groups = group_by_super(gfns)
     filling = host.settings.home_fill == "always"
     if filling and host.settings.coalesce and gfns.size == SUPER_PAGES == groups[1][0] and host.heap.serves_whole():
         # All of one block from a whole superframe: what follows would come to the same leaf, page by page.
