@@ -93,7 +93,7 @@ class Replay:
         self._granularity_pages = SUPER_PAGES if "2m" in options.strategy.driver.queues else 1
         self._at = [0] * len(traces)
         self._coverage = np.zeros(len(traces))
-        self._weight = 0.0
+        self._measured_s = 0.0
         self._domids = [self._create(trace, target) for trace, target in zip(traces, self._targets(), strict=True)]
 
     def _create(self, trace: Trace, target_pages: int) -> int:
@@ -163,11 +163,10 @@ class Replay:
 
     def _measure(self, now: float) -> None:
         """Weigh the coverage of the time since the last sample."""
-        elapsed = max(now - self._weight, 0.0)
+        elapsed = max(now - self._measured_s, 0.0)
         for i, domid in enumerate(self._domids):
-            domain = self.host.machine.domain(domid)
-            self._coverage[i] += elapsed * SUPER_PAGES * domain.leaves / max(domain.tot_pages, 1)
-        self._weight = now
+            self._coverage[i] += elapsed * self.host.machine.domain(domid).superpage_coverage
+        self._measured_s = now
 
     def report(self) -> ReplayReport:
         """Check everything and sum up."""
@@ -193,8 +192,8 @@ class Replay:
         return GuestReport(
             trace=self.traces[i].name,
             superpage_coverage=info.superpage_coverage,
-            superpage_coverage_mean=float(self._coverage[i] / self._weight)
-            if self._weight
+            superpage_coverage_mean=float(self._coverage[i] / self._measured_s)
+            if self._measured_s
             else info.superpage_coverage,
             guest_free_superframes=statistics.guest_free_superframes,
             guest_free_pages=statistics.guest_free_pages,

@@ -103,6 +103,11 @@ class Domain:
     hypercalls: Counter[str] = field(default_factory=Counter)
     extents: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def superpage_coverage(self) -> float:
+        """Share of what the domain holds that lies in leaves; 1.0 when it holds nothing."""
+        return SUPER_PAGES * self.leaves / self.tot_pages if self.tot_pages else 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class DomainInfo:
@@ -123,7 +128,6 @@ class DomainInfo:
 
 def describe(domain: Domain) -> DomainInfo:
     """Take a snapshot of a domain."""
-    coverage = SUPER_PAGES * domain.leaves / domain.tot_pages if domain.tot_pages else 1.0
     return DomainInfo(
         domid=domain.domid,
         name=domain.name,
@@ -133,7 +137,7 @@ def describe(domain: Domain) -> DomainInfo:
         target_pages=domain.target_pages,
         max_pages=domain.max_pages,
         leaves=domain.leaves,
-        superpage_coverage=coverage,
+        superpage_coverage=domain.superpage_coverage,
         hypercalls=dict(sorted(domain.hypercalls.items())),
         extents=dict(sorted(domain.extents.items())),
     )
