@@ -8,6 +8,7 @@ Frame lists are (n,) int64 arrays of extent bases in here; on the wire they trav
 little-endian uint64 (see `xbd.wire.protocol`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -29,6 +30,18 @@ MAX_EXTENTS = 65_536
 MAX_WORDS = 65_536
 # Keeps a batch on the wire while another runs and a third waits; more only adds memory per guest.
 MAX_IN_FLIGHT = 8
+# Xen's default: 64 frames of grant table, 512 entries of version 1 in each.
+MAX_GRANTS = 32_768
+# Xen's default: 1024 frames of maptrack, 256 entries in each; what one domain maps of others.
+MAX_MAPPINGS = 262_144
+# What Linux's virtio_balloon puts on its inflate or deflate queue at a time (VIRTIO_BALLOON_ARRAY_PFNS_MAX).
+LIST_EXTENTS = 256
+# A message is a ring's request: a few words and up to 32 grant references; one batch of references at most.
+MAX_MESSAGE_WORDS = 512
+# Room for 1,024 senders that have used up their share; untouched, it costs nothing.
+INBOX_WORDS = 1 << 20
+# What of it one sender may fill: some 30 requests of 32 pages, as many as a ring of Xen's block device has.
+SENDER_WORDS = 1024
 # Xen has 32,752 domids; so many sockets fit a process's descriptors (65,536) twice over.
 MAX_DOMAINS = 32_752
 # xl takes what XenStore takes; a line of `xbd list` is what counts here.
@@ -48,6 +61,17 @@ class Stop(StrEnum):
     EBUSY = "EBUSY"
     EFAULT = "EFAULT"
     EACCES = "EACCES"
+    ENOSPC = "ENOSPC"
+    EBADF = "EBADF"
+    EAGAIN = "EAGAIN"
+
+
+class DomainType(StrEnum):
+    """How a domain talks to its hypervisor: Xen's hypercalls (translated or not), or a virtio balloon."""
+
+    PV = "pv"
+    PVH = "pvh"
+    VIRTIO = "virtio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +132,104 @@ class Store:
     words: Words
 
 
-Command = Populate | Decrease | Exchange | PopulateDepopulate | Load | Store
+@dataclass(frozen=True, slots=True, eq=False)
+class Deflate:
+    """Back each extent with fresh, zeroed frames (virtio-balloon, deflate queue); at most `LIST_EXTENTS`."""
+
+    gfns: Frames
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inflate:
+    """Give the extents' frames back (virtio-balloon, inflate queue); at most `LIST_EXTENTS`."""
+
+    gfns: Frames
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grant:
+    """Let domain *to* map these pages, to read or also to write (Xen: entries of the grant table)."""
+
+    gfns: Frames
+    to: int
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EndGrant:
+    """Take grants back (Linux gnttab_end_foreign_access_ref)."""
+
+    refs: Frames
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapGrant:
+    """Map what domain *owner* granted under *refs* at the unpopulated *gfns*, pair by pair (GNTTABOP_map_grant_ref)."""
+
+    owner: int
+    refs: Frames
+    gfns: Frames
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnmapGrant:
+    """End the mappings at *gfns* (GNTTABOP_unmap_grant_ref; the gfn is the handle)."""
+
+    gfns: Frames
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Send:
+    """Put a message into domain *to*'s inbox (XEN_ARGO_OP_sendv): 1 to `MAX_MESSAGE_WORDS` words."""
+
+    to: int
+    words: Words
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Take whole messages out of the own inbox, at most *most* words of them; see `split_messages`."""
+
+    most: int = MAX_WORDS
+
+
+Command = (
+    Populate
+    | Decrease
+    | Exchange
+    | PopulateDepopulate
+    | Load
+    | Store
+    | Deflate
+    | Inflate
+    | Grant
+    | EndGrant
+    | MapGrant
+    | UnmapGrant
+    | Send
+    | Receive
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadResult:
-    """The words read: *done* of them, then *stop*."""
+    """The words read or received: *done* of them, then *stop*."""
 
     done: int
     stop: Stop | None
     words: Words
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GrantResult:
+    """The references given to the first *done* pages, (done,) int64; then *stop*."""
+
+    done: int
+    stop: Stop | None
+    refs: Frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +241,7 @@ class Refused:
     expected: str = ""
 
 
-Result = MemopResult | LoadResult | Refused
+Result = MemopResult | LoadResult | GrantResult | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +250,7 @@ class Features:
 
     populate_depopulate: bool = True
     exchange: bool = True
+    grants: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,3 +268,27 @@ class BootInfo:
     target_pages: int
     max_pages: int
     features: Features = field(default_factory=Features)
+    domain_type: DomainType = DomainType.PVH
+
+
+# A message in an inbox: a word that says who sent it and how long it is, then its words.
+_SENDER_SHIFT = 32
+
+
+def message_header(sender: int, length: int) -> int:
+    """Make the word before a message of *length* words; a length of 0 says that *sender* is gone, or has rebooted."""
+    return sender << _SENDER_SHIFT | length
+
+
+def split_header(header: int) -> tuple[int, int]:
+    """Split the word before a message into its sender and its length."""
+    return header >> _SENDER_SHIFT, header & ((1 << _SENDER_SHIFT) - 1)
+
+
+def split_messages(received: Words) -> Iterator[tuple[int, Words]]:
+    """Split what `Receive` answered into (sender, its words); no words: that domain is gone, or has rebooted."""
+    at = 0
+    while at < received.size:
+        sender, length = split_header(int(received[at]))
+        yield sender, received[at + 1 : at + 1 + length]
+        at += 1 + length

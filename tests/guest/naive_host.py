@@ -151,6 +151,8 @@ class NaiveHost:
             case Store(gfns, stored):
                 pairs = zip(gfns.tolist(), stored.tolist(), strict=True)
                 return [partial(self._store, gfn, word) for gfn, word in pairs]
+            case _:
+                raise AssertionError(f"this host does not know {command}")
 
 
 @dataclass

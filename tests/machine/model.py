@@ -259,6 +259,8 @@ class NaiveHost:
                     self.words[frame] = word
                 self.words = {frame: word for frame, word in self.words.items() if word}
                 return MemopResult(len(frames), None if len(frames) == gfns.size else Stop.EFAULT)
+            case _:
+                raise AssertionError(f"the model does not know {command}")
 
     def _reach(self, domid: int, gfns: list[int]) -> list[int]:
         p2m = self.domains[domid].p2m

@@ -10,18 +10,28 @@ from xbd.abi import (
     BootInfo,
     Command,
     Decrease,
+    Deflate,
+    DomainType,
+    EndGrant,
     Exchange,
     Features,
     Frames,
+    Grant,
+    GrantResult,
+    Inflate,
     Load,
     LoadResult,
+    MapGrant,
     MemopResult,
     Populate,
     PopulateDepopulate,
+    Receive,
     Refused,
     Result,
+    Send,
     Stop,
     Store,
+    UnmapGrant,
 )
 from xbd.errors import BadArgument, HypercallError, NoSuchDomain, RemoteProtocolError
 from xbd.wire import codec, fields, protocol
@@ -49,6 +59,14 @@ COMMANDS: list[Command] = [
     PopulateDepopulate(gfns(1, 2), gfns(3, 4), 0),
     Load(gfns(7)),
     Store(gfns(7, 8), np.array([0, (1 << 64) - 1], dtype=np.uint64)),
+    Deflate(gfns(0, 512), 9),
+    Inflate(gfns(4, 3)),
+    Grant(gfns(1, 2, 3), 0, readonly=True),
+    EndGrant(gfns(32_767)),
+    MapGrant(7, gfns(5, 5), gfns(10, 11)),
+    UnmapGrant(gfns(11, 10)),
+    Send(0, np.array([1, (1 << 64) - 1, 0], dtype=np.uint64)),
+    Receive(600),
 ]
 
 
@@ -110,6 +128,20 @@ def test_gfns_are_read_in_place() -> None:
         ("store", {"gfns": b"", "words": None}, "words"),
         ("load", {"gfns": None}, "gfns"),
         ("exchange", {"gives": b""}, "gets"),
+        ("grant", {"gfns": b"", "to": -1}, "to"),
+        ("grant", {"gfns": b"", "to": 32_752}, "to"),
+        ("grant", {"gfns": b"", "to": 1, "readonly": 1}, "readonly"),
+        ("end_grant", {"refs": b"\xff" * 8}, "0xffffffffffffffff"),
+        ("end_grant", {}, "refs"),
+        ("map_grant", {"owner": 1, "refs": b""}, "gfns"),
+        ("map_grant", {"owner": "web1", "refs": b"", "gfns": b""}, "owner"),
+        ("unmap_grant", {"gfns": 5}, "gfns"),
+        ("send", {"to": 0, "words": "hello"}, "words"),
+        ("send", {"to": 0, "words": bytes(7)}, "7 bytes"),
+        ("receive", {"most": 0}, "most"),
+        ("receive", {"most": 65_537}, "most"),
+        ("inflate", {"gfns": b"", "order": 11}, "order"),
+        ("deflate", {}, "gfns"),
     ],
 )
 def test_malformed_commands_are_refused_by_name(method: str, params: object, named: str) -> None:
@@ -126,6 +158,12 @@ RESULTS: list[tuple[Command, Result]] = [
     (COMMANDS[0], MemopResult(0, Stop.BUDGET)),
     (COMMANDS[5], LoadResult(1, None, np.array([9], dtype=np.uint64))),
     (COMMANDS[5], LoadResult(0, Stop.EFAULT, np.array([], dtype=np.uint64))),
+    (COMMANDS[9], GrantResult(2, Stop.ENOSPC, gfns(0, 32_767))),
+    (COMMANDS[9], GrantResult(0, Stop.ENOENT, gfns())),
+    (COMMANDS[11], MemopResult(1, Stop.EACCES)),
+    (COMMANDS[12], MemopResult(0, Stop.EBADF)),
+    (COMMANDS[13], MemopResult(0, Stop.EAGAIN)),
+    (COMMANDS[14], LoadResult(2, Stop.BUDGET, np.array([1, 2], dtype=np.uint64))),
     (COMMANDS[3], Refused("EOPNOTSUPP", "exchange is off", "decrease, then populate")),
 ]
 
@@ -147,7 +185,19 @@ def test_results_survive_the_wire(command: Command, result: Result) -> None:
 
 @pytest.mark.parametrize(
     "untrusted",
-    [None, [], [4, None], [-1, None], [1, "EWHAT"], [1, 5], ["1", None], [1, None, b""], [True], {"done": 1}],
+    [
+        None,
+        [],
+        [4, None],
+        [2, None, bytes(16)],
+        [-1, None],
+        [1, "EWHAT"],
+        [1, 5],
+        ["1", None],
+        [1, None, b""],
+        [True],
+        {"done": 1},
+    ],
 )
 def test_answers_that_are_none_are_refused(untrusted: object) -> None:
     """A guest does not believe that more is done than it asked for, nor reasons that there are not."""
@@ -156,8 +206,8 @@ def test_answers_that_are_none_are_refused(untrusted: object) -> None:
 
 
 def test_extents_are_counted_once() -> None:
-    """What a command may cost is its extents, of pairs one side."""
-    assert [extents_of(command) for command in COMMANDS] == [3, 0, 1, 2, 2, 1, 2]
+    """What a command may cost is what it names: extents, of pairs one side, references, words."""
+    assert [extents_of(command) for command in COMMANDS] == [3, 0, 1, 2, 2, 1, 2, 2, 2, 3, 1, 2, 2, 3, 600]
 
 
 def test_errors_survive_the_wire() -> None:
@@ -176,12 +226,21 @@ def test_errors_survive_the_wire() -> None:
 def test_boot_maps_survive_the_wire() -> None:
     """A guest is told exactly what it has."""
     boot = BootInfo(
-        3, "web", 1024, np.array([[0, 512], [600, 601]], dtype=np.int64), 512, 1024, Features(exchange=False)
+        3,
+        "web",
+        1024,
+        np.array([[0, 512], [600, 601]], dtype=np.int64),
+        512,
+        1024,
+        Features(exchange=False, grants=False),
+        DomainType.VIRTIO,
     )
 
     assert same(boot_from_wire(boot_to_wire(boot)), boot)
     with pytest.raises(RemoteProtocolError):
         boot_from_wire({**boot_to_wire(boot), "runs": bytes(8)})
+    with pytest.raises(RemoteProtocolError):
+        boot_from_wire({**boot_to_wire(boot), "type": "vax"})
     with pytest.raises(RemoteProtocolError):
         boot_from_wire({})
 
@@ -214,13 +273,17 @@ def _fits(checked: object) -> bool:
             return True
 
 
+def _sensible(method: str) -> dict[str, object]:
+    """Find parameters that a method takes."""
+    return next(params for name, params in map(command_to_wire, COMMANDS) if name == method)
+
+
 def test_every_method_is_described_and_dispatched() -> None:
     """The tables that other implementers read are the ones that calls are held against."""
-    memory = set(protocol.DOMAIN_METHODS) - {"hello"}
-
-    for name in memory:
-        with pytest.raises(BadArgument, match="is missing"):
-            command_from_params(name, [])
+    for name in set(protocol.DOMAIN_METHODS) - {"hello"}:
+        with pytest.raises(BadArgument, match="nonsense"):
+            command_from_params(name, [{**_sensible(name), "nonsense": 1}])
+        assert command_from_params(name, [_sensible(name)])
     for method in (*protocol.DOMAIN_METHODS.values(), *protocol.TOOLSTACK_METHODS.values()):
         assert method.doc.endswith(".")
         assert all(param.doc for param in method.params.values())

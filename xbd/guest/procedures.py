@@ -21,6 +21,7 @@ from xbd.abi import (
     Load,
     LoadResult,
     MemopResult,
+    Refused,
     Result,
     Stop,
     Store,
@@ -166,7 +167,7 @@ class Call:
 
     def settle(self, result: Result) -> None:
         """Take note of one result; BUDGET means that the rest is to be issued again."""
-        if not isinstance(result, MemopResult | LoadResult):
+        if isinstance(result, Refused):
             self.stop = result.errno
             return
         assert 0 <= result.done <= self.extents.size - self.done, f"{result.done} extents done of {self.left.size}"

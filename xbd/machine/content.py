@@ -1,29 +1,46 @@
-"""load and store: a guest's accesses to the content words of its pages. Never counted as hypercalls."""
+"""load and store: a guest's accesses to the content words of its pages. Never counted as hypercalls.
 
-from xbd.abi import MAX_WORDS, Load, LoadResult, MemopResult, Stop, Store
+A slot in use reaches the other domain's frame.
+"""
+
+from xbd.abi import MAX_WORDS, Frames, Load, LoadResult, MemopResult, Stop, Store
 from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
-from xbd.machine.extents import answer, check_extents, first_zero
+from xbd.machine.extents import answer, check_extents, first_unpopulated
 from xbd.machine.host import HostFrames
 from xbd.units import SUPER_ORDER
 
 
 def load(host: HostFrames, domain: Domain, command: Load) -> LoadResult:
-    """Read the content words of pages, up to the first unpopulated one (EFAULT)."""
+    """Read the content words of pages, up to the first that is unpopulated or was cut off (EFAULT)."""
     check_extents(command.gfns, 0, domain, most=MAX_WORDS)
-    entries = domain.p2m.lookup(command.gfns)
-    done = first_zero(entries)
-    return LoadResult(done, None if done == entries.size else Stop.EFAULT, host.content[entries[:done] - 1])
+    mfns, stop = _reach(domain, command.gfns, writing=False)
+    return LoadResult(mfns.size, None if mfns.size == command.gfns.size else stop, host.content[mfns])
 
 
 def store(host: HostFrames, domain: Domain, command: Store) -> MemopResult:
-    """Write the content words of pages, up to the first unpopulated one (EFAULT)."""
+    """Write the content words of pages, up to the first that is unpopulated, cut off (EFAULT) or read-only (EACCES)."""
     check_extents(command.gfns, 0, domain, most=MAX_WORDS)
     if command.words.size != command.gfns.size:
         raise BadArgument(f"{command.words.size} words for {command.gfns.size} pages", "one word for each page")
-    entries = domain.p2m.lookup(command.gfns)
-    done = first_zero(entries)
-    mfns = entries[:done] - 1
-    host.content[mfns] = command.words[:done]
+    mfns, stop = _reach(domain, command.gfns, writing=True)
+    host.content[mfns] = command.words[: mfns.size]
     host.written[mfns >> SUPER_ORDER] = True
-    return answer(done, entries.size, Stop.EFAULT)
+    return answer(mfns.size, command.gfns.size, stop)
+
+
+def _reach(domain: Domain, gfns: Frames, *, writing: bool) -> tuple[Frames, Stop]:
+    """Find the frames of the gfns before the first that cannot be accessed, and why that one cannot."""
+    entries = domain.p2m.lookup(gfns)
+    readable = entries.size
+    if domain.mapped and domain.mappings is not None:
+        slots = (entries < 0).nonzero()[0]
+        handles = -entries[slots] - 1
+        entries[slots] = domain.mappings.mfn[handles]
+        if writing:
+            # A mapping that was cut off is gone, whatever it allowed.
+            refused = slots[domain.mappings.readonly[handles] & (entries[slots] > 0)]
+            readable = int(refused[0]) if refused.size else readable
+    backed = first_unpopulated(entries)
+    done = min(backed, readable)
+    return entries[:done] - 1, Stop.EFAULT if backed <= readable else Stop.EACCES

@@ -2,7 +2,8 @@
 
 The p2m has two levels. Per 2 MiB block of gfns: how many entries are populated, the block's home,
 and, if it is one leaf, where that lies. Per gfn an entry, mfn + 1, which is 0 except in shattered
-blocks; so a domain of superpages touches no detail at all.
+blocks; so a domain of superpages touches no detail at all. An entry below 0 is a slot in use: a
+mapping of another domain's frame, -(handle + 1) (see `tables`); it is not populated.
 """
 
 from collections import Counter
@@ -12,30 +13,33 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import Frames
+from xbd.abi import DomainType, Features, Frames
 from xbd.frames import expand_supers
 from xbd.machine.image import Image
+from xbd.machine.inbox import Inbox
+from xbd.machine.tables import GrantTable, MappingTable
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 
 class P2m:
     """gfn to mfn of one domain.
 
-    Attributes: per block (k,): *populated* uint16; *home* int64, superframe + 1 or 0; *leaf* int64,
-    first mfn + 1 of the leaf or 0. Per gfn: *entry* int64, mfn + 1 or 0.
+    Attributes: per block (k,): *populated* uint16; *slots* uint16, entries that are slots in use; *home* int64,
+    superframe + 1 or 0; *leaf* int64, first mfn + 1 of the leaf or 0. Per gfn: *entry* int64, mfn + 1, 0, or a slot.
     """
 
     def __init__(self, gfn_count: int, image: Image, prefix: str) -> None:
         self.gfn_count = gfn_count
         blocks = -(-gfn_count // SUPER_PAGES)
         self.populated: NDArray[np.uint16] = image.make(f"{prefix}populated", blocks, np.uint16)
+        self.slots: NDArray[np.uint16] = image.make(f"{prefix}slots", blocks, np.uint16)
         self.home: Frames = image.make(f"{prefix}home", blocks, np.int64)
         self.leaf: Frames = image.make(f"{prefix}leaf", blocks, np.int64)
         self.entry: Frames = image.make(f"{prefix}entry", blocks << SUPER_ORDER, np.int64)
         self.rows = self.entry.reshape(-1, SUPER_PAGES)
 
     def lookup(self, gfns: Frames) -> Frames:
-        """Translate (n,) gfns: mfn + 1, or 0 where nothing is populated."""
+        """Translate (n,) gfns: mfn + 1, 0 where nothing is populated, below 0 for a slot in use."""
         leaves = self.leaf[gfns >> SUPER_ORDER]
         in_leaves = np.count_nonzero(leaves)
         if in_leaves == 0:
@@ -70,6 +74,12 @@ class P2m:
             ends = ends[np.concatenate((~joined, [True]))]
         return np.stack((starts, ends), axis=1).astype(np.int64)
 
+    def populated_in(self, blocks: Frames) -> Frames:
+        """List the populated gfns of (n,) blocks that are no leaves, block by block."""
+        flat = np.flatnonzero(self.rows[blocks] > 0)
+        gfns: Frames = (blocks[flat >> SUPER_ORDER] << SUPER_ORDER) + (flat & OFFSET_MASK)
+        return gfns
+
     def frames(self) -> Frames:
         """List every mfn of shattered blocks (leaves not included), by gfn."""
         shattered = np.flatnonzero((self.populated > 0) & (self.leaf == 0))
@@ -85,20 +95,37 @@ class DomainState(StrEnum):
     """What the hypervisor knows of a domain's life."""
 
     RUNNING = "running"
-    DYING = "dying"
+    # Destroyed, but others still map pages of it; with the last of those it vanishes.
+    ZOMBIE = "zombie"
 
 
 @dataclass(slots=True, eq=False)
 class Domain:
-    """A domain's tables; *tot_pages* and *leaves* are fast counters that `audit` recomputes."""
+    """A domain's tables.
+
+    *tot_pages*, *leaves*, *mapped* (slots in use) and *referenced* (own frames that others map) are fast counters that
+    `audit` recomputes. *grants*, *mappings* and *inbox* are None until they are first used. *birth* numbers the
+    domains of a host: a domid is used again, a birth is not. *peers*: whom it sent a message or had one from, domid to
+    birth.
+    """
 
     domid: int
     name: str
     p2m: P2m
     max_pages: int
     target_pages: int
+    min_pages: int = 0
+    domain_type: DomainType = DomainType.PVH
+    features: Features = field(default_factory=Features)
+    birth: int = 0
     tot_pages: int = 0
     leaves: int = 0
+    mapped: int = 0
+    referenced: int = 0
+    grants: GrantTable | None = None
+    mappings: MappingTable | None = None
+    inbox: Inbox | None = None
+    peers: dict[int, int] = field(default_factory=dict)
     state: DomainState = DomainState.RUNNING
     hypercalls: Counter[str] = field(default_factory=Counter)
     extents: Counter[str] = field(default_factory=Counter)
@@ -111,17 +138,26 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class DomainInfo:
-    """A domain as the toolstack sees it; *hypercalls* by `operation:stop`, *extents* done by operation."""
+    """A domain as the toolstack sees it.
+
+    *grants*: entries of its grant table in use; *mapped_grants*: what it maps of others; *referenced_pages*: its own
+    frames that others map. *hypercalls* by `operation:stop`, *extents* done by operation.
+    """
 
     domid: int
     name: str
+    type: str
     state: str
     gfn_count: int
     tot_pages: int
     target_pages: int
+    min_pages: int
     max_pages: int
     leaves: int
     superpage_coverage: float
+    grants: int
+    mapped_grants: int
+    referenced_pages: int
     hypercalls: dict[str, int]
     extents: dict[str, int]
 
@@ -131,13 +167,18 @@ def describe(domain: Domain) -> DomainInfo:
     return DomainInfo(
         domid=domain.domid,
         name=domain.name,
+        type=domain.domain_type.value,
         state=domain.state.value,
         gfn_count=domain.p2m.gfn_count,
         tot_pages=domain.tot_pages,
         target_pages=domain.target_pages,
+        min_pages=domain.min_pages,
         max_pages=domain.max_pages,
         leaves=domain.leaves,
         superpage_coverage=domain.superpage_coverage,
+        grants=domain.grants.count if domain.grants else 0,
+        mapped_grants=domain.mapped,
+        referenced_pages=domain.referenced,
         hypercalls=dict(sorted(domain.hypercalls.items())),
         extents=dict(sorted(domain.extents.items())),
     )

@@ -59,16 +59,22 @@ def _progression(gfns: Frames) -> tuple[int, int]:
     return min(first_gfn, last_gfn), max(first_gfn, last_gfn)
 
 
-def check_repeats(gfns: Frames) -> None:
-    """Refuse a list that names a gfn twice: BadArgument."""
-    steps = gfns[1:] - gfns[:-1]
+def check_repeats(numbers: Frames, what: str = "g") -> None:
+    """Refuse a list that names a gfn (or another *what*) twice: BadArgument."""
+    repeated = repeats(numbers)
+    if repeated.size:
+        raise BadArgument(f"{what}{int(repeated[0]):#x} is named more than once", "each once per call")
+
+
+def repeats(numbers: Frames) -> Frames:
+    """List what (n,) numbers name more than once, ascending; most batches rise or fall throughout, and name none."""
+    steps = numbers[1:] - numbers[:-1]
     rising = np.count_nonzero(steps > 0)
     if rising == steps.size or (rising == 0 and np.count_nonzero(steps) == steps.size):
-        return
-    ordered = np.sort(gfns)
-    repeated = ordered[1:] == ordered[:-1]
-    if np.count_nonzero(repeated):
-        raise BadArgument(f"g{int(ordered[1:][repeated][0]):#x} is named more than once", "each extent once per call")
+        return numbers[:0]
+    ordered = np.sort(numbers)
+    again: Frames = ordered[1:][ordered[1:] == ordered[:-1]]
+    return again
 
 
 def first(wrong: NDArray[np.bool_]) -> int:
@@ -82,11 +88,11 @@ def answer(done: int, asked: int, stop: Stop | None) -> MemopResult:
     return MemopResult(done, None if done == asked else stop)
 
 
-def first_nonzero(entries: Frames) -> int:
-    """Index of the first entry that is populated, or the length."""
-    return entries.size if np.count_nonzero(entries) == 0 else first(entries > 0)
+def first_taken(entries: Frames) -> int:
+    """Index of the first p2m entry that is populated or a slot in use, or the length."""
+    return entries.size if np.count_nonzero(entries) == 0 else first(entries != 0)
 
 
-def first_zero(entries: Frames) -> int:
-    """Index of the first entry that is not populated, or the length."""
-    return entries.size if np.count_nonzero(entries) == entries.size else first(entries == 0)
+def first_unpopulated(entries: Frames) -> int:
+    """Index of the first p2m entry that is not populated, or the length."""
+    return entries.size if np.count_nonzero(entries > 0) == entries.size else first(entries <= 0)

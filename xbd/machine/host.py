@@ -2,8 +2,9 @@
 
 Per superframe one entry each: `whole_owner` (the domain that holds it as one leaf, +1),
 `at_home` (how many of its frames back the entries that belong there; above 0 means that a block
-claims it) and `written` (whether any content word in it may be other than 0). 4 KiB detail
-(`frame_owner`) is 0 except for used frames of shattered superframes.
+claims it), `written` (whether any content word in it may be other than 0) and `pinned` (how many of
+its frames are referenced). 4 KiB detail (`frame_owner`) is 0 except for used frames of shattered
+superframes; `references` counts how often other domains map a frame, whatever its superframe is.
 
 A superframe is *kept* when a block claims it, all its used frames are that block's at home, and at
 least half of it is used: then the heap serves others from it last (`keep_holes`).
@@ -32,6 +33,8 @@ class HostFrames:
         self.whole_owner: NDArray[np.uint16] = image.make("host.whole_owner", superframes, np.uint16)
         self.at_home: NDArray[np.uint16] = image.make("host.at_home", superframes, np.uint16)
         self.written: NDArray[np.bool_] = image.make("host.written", superframes, np.bool_)
+        self.pinned: NDArray[np.uint16] = image.make("host.pinned", superframes, np.uint16)
+        self.references: NDArray[np.uint32] = image.make("host.references", frames, np.uint32)
         self.frame_owner: NDArray[np.uint16] = image.make("host.frame_owner", frames, np.uint16)
         self.content: Words = image.make("host.content", frames, np.uint64)
         self.owner_rows = self.frame_owner.reshape(-1, SUPER_PAGES)

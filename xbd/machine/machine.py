@@ -4,33 +4,28 @@
 I/O, knows no clock and never waits; one call is one turn.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
 
 import numpy as np
 
 from xbd import abi
+from xbd.abi import DomainType
 from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
 from xbd.frames import expand_supers, group_by_super
-from xbd.machine import content, mapping, pairs, reservation
+from xbd.machine import grants, mapping, messages
 from xbd.machine.audit import audit
-from xbd.machine.domain import Domain, DomainInfo, P2m, describe
+from xbd.machine.audit_grants import audit_grants
+from xbd.machine.domain import Domain, DomainInfo, DomainState, P2m, describe
 from xbd.machine.host import HostFrames
 from xbd.machine.image import Image
+from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
+from xbd.machine.registry import Registry
 from xbd.machine.settings import HostSettings
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
-_OPERATIONS: Final[dict[type, tuple[str, Callable[[HostFrames, Domain, Any], abi.Result]]]] = {
-    abi.Populate: ("populate", reservation.populate),
-    abi.Decrease: ("decrease", reservation.decrease),
-    abi.Exchange: ("exchange", pairs.exchange),
-    abi.PopulateDepopulate: ("populate_depopulate", pairs.populate_depopulate),
-    abi.Load: ("load", content.load),
-    abi.Store: ("store", content.store),
-}
-# Memory accesses, never counted as hypercalls.
-_ACCESSES: Final = frozenset({"load", "store"})
+
+def _refused(error: HypercallError) -> abi.Refused:
+    return abi.Refused(error.errno, error.message, error.expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +50,22 @@ class Machine:
         self.settings = settings or HostSettings()
         self.image = Image()
         self.host = HostFrames(superframes, self.settings, self.image)
-        self._domains: dict[int, Domain] = {}
-        self._names: dict[str, int] = {}
+        self._registry = Registry(self.image)
+        self._domains = self._registry.domains
+        self._operations = bind(self._registry, self.host)
 
     # -- the toolstack's operations
 
     def create(
-        self, name: str, *, max_pages: int, target_pages: int, gfn_count: int | None = None, domid: int | None = None
+        self,
+        name: str,
+        *,
+        max_pages: int,
+        target_pages: int,
+        gfn_count: int | None = None,
+        domid: int | None = None,
+        domain_type: DomainType = DomainType.PVH,
+        min_pages: int = 0,
     ) -> int:
         """Make a domain and populate gfns 0..target, order 9 first; returns its domid.
 
@@ -71,6 +75,8 @@ class Machine:
             target_pages: what it holds at first, in whole superframes, at most max_pages.
             gfn_count: the gfn space in pages (static maximum); default max_pages.
             domid: default the lowest free one, from 1.
+            domain_type: which operations it has.
+            min_pages: no target is set below it; in whole superframes, at most target_pages.
 
         Raises:
             BadArgument, AlreadyExists, OutOfFrames: nothing is left behind.
@@ -79,6 +85,8 @@ class Machine:
         """
         gfn_count = max_pages if gfn_count is None else gfn_count
         self._check_create(name, max_pages, target_pages, gfn_count)
+        if min_pages % SUPER_PAGES or not 0 <= min_pages <= target_pages:
+            raise BadArgument(f"minimum {min_pages} pages, target {target_pages}", "whole 2 MiB, at most the target")
         domid = self._free_domid() if domid is None else domid
         if domid in self._domains:
             raise AlreadyExists(f"domid {domid} is taken by {self._domains[domid].name!r}")
@@ -90,9 +98,19 @@ class Machine:
                 "a smaller target, or memory freed by other domains first",
             )
         p2m = P2m(gfn_count, self.image, f"domain.{domid}.")
-        domain = Domain(domid, name, p2m, max_pages, target_pages)
-        self._domains[domid] = domain
-        self._names[name] = domid
+        self._registry.births += 1
+        domain = Domain(
+            domid,
+            name,
+            p2m,
+            max_pages,
+            target_pages,
+            min_pages=min_pages,
+            domain_type=domain_type,
+            features=self._features(domain_type),
+            birth=self._registry.births,
+        )
+        self._registry.add(domain)
         self._build(domain, target_pages)
         return domid
 
@@ -101,8 +119,9 @@ class Machine:
             raise BadArgument(
                 f"domain name {name!r}", f"1 to {abi.MAX_NAME_CHARS} printable characters, not all digits"
             )
-        if name in self._names:
-            raise AlreadyExists(f"a domain named {name!r} exists (d{self._names[name]})", "another name")
+        named = self._registry.named(name)
+        if named is not None:
+            raise AlreadyExists(f"a domain named {name!r} exists (d{named})", "another name")
         if max_pages % SUPER_PAGES or target_pages % SUPER_PAGES:
             raise BadArgument(f"max {max_pages}, target {target_pages} pages", f"multiples of {SUPER_PAGES} (2 MiB)")
         if not 0 < target_pages <= max_pages:
@@ -113,6 +132,13 @@ class Machine:
             raise BadArgument(f"a gfn space of {gfn_count} pages", f"{least} to {abi.MAX_DOMAIN_PAGES}")
         if len(self._domains) >= abi.MAX_DOMAINS:
             raise OutOfFrames(f"{len(self._domains)} domains exist", f"at most {abi.MAX_DOMAINS}")
+
+    def _features(self, domain_type: DomainType) -> abi.Features:
+        """Say what the host offers to a type of domain. Source: Xen memory_exchange refuses translated guests."""
+        if domain_type is DomainType.VIRTIO:
+            return abi.Features(populate_depopulate=False, exchange=False, grants=False)
+        exchange = self.settings.exchange_translated or domain_type is DomainType.PV
+        return abi.Features(populate_depopulate=self.settings.populate_depopulate, exchange=exchange)
 
     def _free_domid(self) -> int:
         return next(domid for domid in range(1, abi.MAX_DOMAINS + 1) if domid not in self._domains)
@@ -128,12 +154,24 @@ class Machine:
             mapping.map_frames(self.host, domain, rest, groups, frames)
             mapping.settle(self.host, domain, groups[0])
 
-    def destroy(self, domid: int) -> None:
-        """End a domain: all its frames go back to the heap, scrubbed. Raises NoSuchDomain."""
-        domain = self.domain(domid)
-        mapping.release_everything(self.host, domain)
-        self.image.drop(f"domain.{domid}.")
-        del self._domains[domid], self._names[domain.name]
+    def destroy(self, domid: int) -> int:
+        """End a domain: its mappings end, its frames go back to the heap, scrubbed. Raises NoSuchDomain.
+
+        Returns:
+            How many of its pages others still map. Those stay its own, and it stays as a zombie until they let go;
+            its name is free at once.
+        """
+        domain = self._registry.living(domid)
+        grants.release_mappings(self._registry, self.host, domain)
+        messages.announce_departure(self._registry, domain, grants.mappers_of(domain))
+        mapping.release_everything(self.host, domain, grants.pages_in_use(domain))
+        self._registry.bury(domain)
+        left = domain.tot_pages
+        if left:
+            domain.state = DomainState.ZOMBIE
+        else:
+            self._registry.remove(domain)
+        return left
 
     def set_max_pages(self, domid: int, max_pages: int) -> None:
         """Set a domain's cap; below tot_pages nothing can be populated until enough was given back.
@@ -141,16 +179,20 @@ class Machine:
         Raises NoSuchDomain, BadArgument (beyond the gfn space): nothing changed.
         Source: Xen XEN_DOMCTL_max_mem.
         """
-        domain = self.domain(domid)
+        domain = self._registry.living(domid)
         if not 0 < max_pages <= self.ceiling(domid):
             raise BadArgument(f"max_pages {max_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
         domain.max_pages = max_pages
 
     def set_target(self, domid: int, target_pages: int) -> None:
         """Note what a domain should hold; moving there is its guest's part. Raises NoSuchDomain, BadArgument."""
-        domain = self.domain(domid)
+        domain = self._registry.living(domid)
         if not 0 < target_pages <= self.ceiling(domid):
             raise BadArgument(f"target {target_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
+        if target_pages < domain.min_pages:
+            raise BadArgument(
+                f"target {target_pages} pages for d{domid} is below its minimum", f"at least {domain.min_pages} pages"
+            )
         domain.target_pages = target_pages
 
     def ceiling(self, domid: int) -> int:
@@ -158,8 +200,14 @@ class Machine:
         return -(-self.domain(domid).p2m.gfn_count // SUPER_PAGES) * SUPER_PAGES
 
     def reboot(self, domid: int) -> abi.BootInfo:
-        """Zero a domain's memory and tell a new guest in it what it has. Raises NoSuchDomain."""
-        domain = self.domain(domid)
+        """Zero a domain's memory and tell a new guest in it what it has. Raises NoSuchDomain.
+
+        Its grants and mappings end; where others map its pages, their mappings are cut off (see `grants.cut_off`).
+        """
+        domain = self._registry.living(domid)
+        messages.announce_departure(self._registry, domain, grants.mappers_of(domain))
+        grants.release_mappings(self._registry, self.host, domain)
+        grants.cut_off(self._registry, self.host, domain)
         self.host.scrub_superframes(domain.p2m.leaf_supers())
         single = domain.p2m.frames()
         if single.size:
@@ -168,7 +216,7 @@ class Machine:
 
     def boot_info(self, domid: int) -> abi.BootInfo:
         """Tell what a guest in this domain has: map, target, limit, features. Raises NoSuchDomain."""
-        domain = self.domain(domid)
+        domain = self._registry.living(domid)
         return abi.BootInfo(
             domid=domid,
             name=domain.name,
@@ -176,9 +224,8 @@ class Machine:
             runs=domain.p2m.runs(),
             target_pages=domain.target_pages,
             max_pages=domain.max_pages,
-            features=abi.Features(
-                populate_depopulate=self.settings.populate_depopulate, exchange=self.settings.exchange_translated
-            ),
+            features=domain.features,
+            domain_type=domain.domain_type,
         )
 
     # -- the guests' door
@@ -188,15 +235,16 @@ class Machine:
 
         Whatever a guest asks gets an answer: what makes no sense is `Refused`, with nothing changed.
         """
-        name, operation = _OPERATIONS[type(command)]
         try:
-            domain = self.domain(domid)
-            result = operation(self.host, domain, command)
+            domain = self._registry.living(domid)
+        except NoSuchDomain as error:
+            return _refused(error)
+        name, operation = self._operations[domain.domain_type].get(type(command), NO_OPERATION)
+        try:
+            result = operation(domain, command)
         except HypercallError as error:
-            result = abi.Refused(error.errno, error.message, error.expected)
-            if domid not in self._domains:
-                return result
-        if name not in _ACCESSES:
+            result = _refused(error)
+        if name not in UNCOUNTED:
             if isinstance(result, abi.Refused):
                 domain.hypercalls[f"{name}:{result.errno}"] += 1
             else:
@@ -204,19 +252,38 @@ class Machine:
                 domain.extents[name] += result.done
         return result
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `take_woken` or `take_vanished` has anything to tell."""
+        return bool(self._registry.woken or self._registry.vanished)
+
+    def take_woken(self) -> list[int]:
+        """Tell, once, which domains have got messages since this was last asked, in that order."""
+        woken = list(self._registry.woken)
+        self._registry.woken.clear()
+        return woken
+
+    def take_vanished(self) -> list[int]:
+        """Tell, once, which zombies have vanished since this was last asked, in that order."""
+        vanished = list(self._registry.vanished)
+        self._registry.vanished.clear()
+        return vanished
+
     # -- looking
 
     def domain(self, domid: int) -> Domain:
-        """Find a domain's tables, to be read only. Raises NoSuchDomain."""
-        try:
-            return self._domains[domid]
-        except KeyError:
-            raise NoSuchDomain(f"no domain has domid {domid}", "one of `xbd list`") from None
+        """Find a domain's tables, or those of a zombie, to be read only. Raises NoSuchDomain."""
+        return self._registry.domain(domid)
+
+    def living(self, domid: int) -> Domain:
+        """Find the tables of a domain that is no zombie, to be read only. Raises NoSuchDomain."""
+        return self._registry.living(domid)
 
     def find(self, name_or_domid: str | int) -> int:
         """Find a domid by name, number, or number as text. Raises NoSuchDomain."""
-        if isinstance(name_or_domid, str) and name_or_domid in self._names:
-            return self._names[name_or_domid]
+        named = self._registry.named(name_or_domid) if isinstance(name_or_domid, str) else None
+        if named is not None:
+            return named
         domid = int(name_or_domid) if str(name_or_domid).isdecimal() else -1
         if domid not in self._domains:
             raise NoSuchDomain(f"{name_or_domid} is an invalid domain identifier", "a name or domid of `xbd list`")
@@ -225,6 +292,10 @@ class Machine:
     def domains(self) -> list[int]:
         """List the domids, ascending."""
         return sorted(self._domains)
+
+    def living_domains(self) -> list[int]:
+        """List the domids of all but the zombies, ascending."""
+        return [domain.domid for domain in self._registry.ascending() if domain.state is not DomainState.ZOMBIE]
 
     def domain_info(self, domid: int) -> DomainInfo:
         """Describe one domain. Raises NoSuchDomain."""
@@ -247,10 +318,9 @@ class Machine:
 
     def audit(self) -> list[str]:
         """Recompute everything and name what does not hold; empty when all is well."""
-        return audit(self.host, self._all_domains())
-
-    def _all_domains(self) -> Iterable[Domain]:
-        return [self._domains[domid] for domid in self.domains()]
+        domains = self._registry.ascending()
+        # What refers to frames makes sense only if these are in order.
+        return audit(self.host, domains) or audit_grants(self.host, domains)
 
     def leaf_frames(self, domid: int) -> abi.Frames:
         """List every mfn of a domain, leaves spelt out, in no order. Raises NoSuchDomain."""

@@ -14,7 +14,7 @@ never puts a leaf together except by an order-9 populate).
 import numpy as np
 
 from xbd.abi import Frames
-from xbd.frames import Groups, expand_supers, group_by_super
+from xbd.frames import Groups, group_by_super
 from xbd.machine.domain import Domain, P2m
 from xbd.machine.host import HostFrames
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
@@ -178,18 +178,17 @@ def move_entries(domain: Domain, source: int, target: int) -> Frames:
     return frames
 
 
-def release_everything(host: HostFrames, domain: Domain) -> None:
-    """Return all frames of a domain to the heap and forget its p2m."""
+def release_everything(host: HostFrames, domain: Domain, kept: Frames) -> None:
+    """Return all frames of a domain to the heap but those of *kept*: (n,) populated gfns, ascending."""
     p2m = domain.p2m
-    single = p2m.frames()
-    if single.size:
-        # Whatever of it was at home no longer is; the counts of the leaves go with the leaves.
-        homed = np.flatnonzero((p2m.home > 0) & (p2m.leaf == 0))
-        supers = p2m.home[homed] - 1
-        host.at_home[supers] = 0
-        host.heap.reshelve(supers)
-        host.give(single)
-    host.give_superframes(p2m.leaf_supers())
-    p2m.entry[expand_supers(np.flatnonzero((p2m.populated > 0) & (p2m.leaf == 0)))] = 0
-    p2m.leaf[:] = p2m.home[:] = p2m.populated[:] = 0
-    domain.tot_pages = domain.leaves = 0
+    kept_blocks, kept_counts = np.unique(kept >> SUPER_ORDER, return_counts=True)
+    host.give_superframes(unmap_leaves(domain, np.setdiff1d(np.flatnonzero(p2m.leaf), kept_blocks)))
+    broken = kept_blocks[(p2m.leaf[kept_blocks] > 0) & (kept_counts < SUPER_PAGES)]
+    if broken.size:
+        shatter(host, domain, broken)
+    blocks = np.flatnonzero((p2m.populated > 0) & (p2m.leaf == 0))
+    gfns = np.setdiff1d(p2m.populated_in(blocks), kept, assume_unique=True)
+    if gfns.size:
+        groups = group_by_super(gfns)
+        host.give(unmap_frames(host, domain, gfns, groups))
+        settle(host, domain, groups[0])

@@ -14,8 +14,9 @@ from xbd.errors import BadArgument, NotSupported
 from xbd.frames import group_by_super
 from xbd.machine import mapping
 from xbd.machine.domain import Domain
-from xbd.machine.extents import answer, check_extents, check_repeats, first_nonzero, first_zero
+from xbd.machine.extents import answer, check_extents, check_repeats, first_taken, first_unpopulated
 from xbd.machine.host import HostFrames
+from xbd.machine.references import first_referenced, referenced_blocks
 from xbd.machine.reservation import free_shattered, home_fill
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
@@ -27,9 +28,10 @@ def exchange(host: HostFrames, domain: Domain, command: Exchange) -> MemopResult
     """Take the frames of *gives* away and back *gets* with others; tot_pages stays, max_pages is not asked.
 
     Chunk by chunk: the outputs are allocated before the inputs are freed, so it needs free frames.
-    Stops with ENOENT (an input is not populated), EEXIST (an output is), ENOMEM, BUDGET; *done* counts inputs.
+    Stops with ENOENT (an input is not populated), EBUSY (others map it), EEXIST (an output is populated), ENOMEM,
+    BUDGET; *done* counts inputs.
     """
-    if not host.settings.exchange_translated:
+    if not domain.features.exchange:
         raise NotSupported(
             "this host does not exchange frames of translated guests", "populate_depopulate or two calls"
         )
@@ -51,17 +53,29 @@ def exchange(host: HostFrames, domain: Domain, command: Exchange) -> MemopResult
     return answer(done, asked, stop)
 
 
-def _pairs_valid(domain: Domain, populated: Frames, empty: Frames) -> tuple[int, Stop]:
-    """Count the pairs before the first whose first gfn is not populated (ENOENT) or whose second is (EEXIST)."""
+def _pairs_valid(host: HostFrames, domain: Domain, populated: Frames, empty: Frames) -> tuple[int, Stop]:
+    """Count the pairs before the first whose second gfn is taken (EEXIST), or whose first is not populated or is referenced."""
     taken = domain.p2m.lookup(empty)
-    valid = min(first_nonzero(taken), first_zero(domain.p2m.lookup(populated)))
-    if valid == populated.size:
-        return valid, Stop.BUDGET
-    return valid, Stop.EEXIST if taken[valid] else Stop.ENOENT
+    valid, stop = first_taken(taken), Stop.EEXIST
+    backed = first_unpopulated(domain.p2m.lookup(populated))
+    for most, reason in ((backed, Stop.ENOENT), (first_referenced(host, domain, populated[:backed]), Stop.EBUSY)):
+        if most < valid:
+            valid, stop = most, reason
+    return valid, Stop.BUDGET if valid == populated.size else stop
+
+
+def _block_pair_wrong(host: HostFrames, domain: Domain, populated: int, empty: int) -> Stop | None:
+    """Say what is in the way of a pair of blocks; None: nothing."""
+    p2m = domain.p2m
+    if p2m.populated[empty] or p2m.slots[empty]:
+        return Stop.EEXIST
+    if p2m.populated[populated] < SUPER_PAGES:
+        return Stop.ENOENT
+    return Stop.EBUSY if referenced_blocks(host, domain, np.array([populated]))[0] else None
 
 
 def _exchange_small(host: HostFrames, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
-    valid, stop = _pairs_valid(domain, gives, gets)
+    valid, stop = _pairs_valid(host, domain, gives, gets)
     done = 0
     for _ in range(_EXCHANGE_ROUNDS):
         chunk = slice(done, min(valid, done + host.heap.free_frames))
@@ -80,12 +94,11 @@ def _exchange_small(host: HostFrames, domain: Domain, gives: Frames, gets: Frame
 
 
 def _exchange_blocks(host: HostFrames, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
-    p2m, done, spent = domain.p2m, 0, 0
+    done = spent = 0
     for given, got in zip(gives.tolist(), gets.tolist(), strict=True):
-        if p2m.populated[got]:
-            return done, Stop.EEXIST
-        if p2m.populated[given] < SUPER_PAGES:
-            return done, Stop.ENOENT
+        wrong = _block_pair_wrong(host, domain, given, got)
+        if wrong:
+            return done, wrong
         if spent >= TURN_EXTENTS:
             return done, Stop.BUDGET
         fresh = host.heap.take_superframes(1)
@@ -109,9 +122,9 @@ def _free_block(host: HostFrames, domain: Domain, block: int) -> None:
 def populate_depopulate(host: HostFrames, domain: Domain, command: PopulateDepopulate) -> MemopResult:
     """For each pair, back one extent and unback the other, in one step; never out of memory, tot_pages unchanged.
 
-    Stops with EEXIST (the first of a pair is populated), ENOENT (the second is not), BUDGET.
+    Stops with EEXIST (the first of a pair is populated), ENOENT (the second is not), EBUSY (others map it), BUDGET.
     """
-    if not host.settings.populate_depopulate:
+    if not domain.features.populate_depopulate:
         raise NotSupported("this host has no populate_depopulate", "exchange or two calls")
     fills, drains, order = command.populate, command.depopulate, command.order
     check_extents(fills, order, domain)
@@ -124,7 +137,7 @@ def populate_depopulate(host: HostFrames, domain: Domain, command: PopulateDepop
         done, stop = _swap_blocks(host, domain, fills >> SUPER_ORDER, drains >> SUPER_ORDER)
         return answer(done, asked, stop)
     fills, drains = fills[:TURN_EXTENTS], drains[:TURN_EXTENTS]
-    done, stop = _pairs_valid(domain, drains, fills)
+    done, stop = _pairs_valid(host, domain, drains, fills)
     if done:
         _swap_small(host, domain, fills[:done], drains[:done])
     return answer(done, asked, stop)
@@ -157,10 +170,9 @@ def _swap_small(host: HostFrames, domain: Domain, fills: Frames, drains: Frames)
 def _swap_blocks(host: HostFrames, domain: Domain, fills: Frames, drains: Frames) -> tuple[int, Stop]:
     p2m, done, spent = domain.p2m, 0, 0
     for fill, drain in zip(fills.tolist(), drains.tolist(), strict=True):
-        if p2m.populated[fill]:
-            return done, Stop.EEXIST
-        if p2m.populated[drain] < SUPER_PAGES:
-            return done, Stop.ENOENT
+        wrong = _block_pair_wrong(host, domain, drain, fill)
+        if wrong:
+            return done, wrong
         if spent >= TURN_EXTENTS:
             return done, Stop.BUDGET
         target, source = np.array([fill]), np.array([drain])

@@ -1,5 +1,7 @@
 """populate_physmap and decrease_reservation: validate, reserve, apply, account, without a pause between.
 
+A virtio balloon's deflate and inflate are the same, by shorter lists.
+
 Each function is one turn of one operation of one domain. A turn does at most `TURN_EXTENTS`
 extents, then it answers BUDGET and the caller goes on from there.
 
@@ -10,16 +12,29 @@ Source: Xen public/memory.h, XENMEM_populate_physmap and XENMEM_decrease_reserva
 
 import numpy as np
 
-from xbd.abi import TURN_COST_SHATTERED, TURN_EXTENTS, Decrease, Frames, MemopResult, Populate, Stop
+from xbd.abi import (
+    LIST_EXTENTS,
+    TURN_COST_SHATTERED,
+    TURN_EXTENTS,
+    Decrease,
+    Deflate,
+    Frames,
+    Inflate,
+    MemopResult,
+    Populate,
+    Stop,
+)
+from xbd.errors import BadArgument
 from xbd.frames import Groups, expand_supers, group_by_super
 from xbd.machine import mapping
 from xbd.machine.domain import Domain
-from xbd.machine.extents import answer, check_extents, first, first_nonzero, first_zero
+from xbd.machine.extents import answer, check_extents, first, first_taken, first_unpopulated
 from xbd.machine.host import HostFrames
+from xbd.machine.references import first_referenced, referenced_blocks
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 
-def populate(host: HostFrames, domain: Domain, command: Populate) -> MemopResult:
+def populate(host: HostFrames, domain: Domain, command: Populate | Deflate) -> MemopResult:
     """Back each extent with fresh, zeroed frames; an order-9 extent becomes one leaf.
 
     Stops with EEXIST (populated already), E2BIG (max_pages), ENOMEM (host), BUDGET.
@@ -39,8 +54,9 @@ def _count_populatable(host: HostFrames, domain: Domain, gfns: Frames, order: in
     empty = gfns.size
     populated = domain.p2m.populated[gfns >> SUPER_ORDER]
     # Often the blocks' counts say that nothing is populated, without a look at any entry.
-    if np.count_nonzero(populated):
-        empty = first(populated > 0) if order else first_nonzero(domain.p2m.lookup(gfns))
+    if np.count_nonzero(populated) or domain.mapped:
+        taken = populated | domain.p2m.slots[gfns >> SUPER_ORDER]
+        empty = first(taken > 0) if order else first_taken(domain.p2m.lookup(gfns))
     room = max(domain.max_pages - domain.tot_pages, 0) >> order
     free = host.heap.free_superframes if order else host.heap.free_frames
     count, stop = gfns.size, Stop.BUDGET
@@ -120,10 +136,10 @@ def _match_offsets(domain: Domain, gfns: Frames, mfns: Frames) -> Frames:
     return dealt
 
 
-def decrease(host: HostFrames, domain: Domain, command: Decrease) -> MemopResult:
+def decrease(host: HostFrames, domain: Domain, command: Decrease | Inflate) -> MemopResult:
     """Give the frames of each extent back to the heap; an extent is all or nothing.
 
-    Stops with ENOENT (not, or not wholly, populated), BUDGET.
+    Stops with ENOENT (not, or not wholly, populated), EBUSY (others map a frame of it), BUDGET.
     """
     gfns, order = command.gfns, command.order
     check_extents(gfns, order, domain)
@@ -141,13 +157,14 @@ def decrease(host: HostFrames, domain: Domain, command: Decrease) -> MemopResult
 def _decrease_pages(host: HostFrames, domain: Domain, gfns: Frames) -> tuple[int, Stop]:
     groups = group_by_super(gfns)
     # Often the blocks' counts say that all is populated, without a look at any entry.
-    if np.count_nonzero(domain.p2m.populated[groups[0]] == SUPER_PAGES) == groups[0].size:
-        _decrease_small(host, domain, gfns, groups)
-        return gfns.size, Stop.BUDGET
-    done = first_zero(domain.p2m.lookup(gfns))
+    all_full = np.count_nonzero(domain.p2m.populated[groups[0]] == SUPER_PAGES) == groups[0].size
+    done, stop = gfns.size if all_full else first_unpopulated(domain.p2m.lookup(gfns)), Stop.ENOENT
+    unreferenced = first_referenced(host, domain, gfns[:done])
+    if unreferenced < done:
+        done, stop = unreferenced, Stop.EBUSY
     if done:
         _decrease_small(host, domain, gfns[:done], groups if done == gfns.size else group_by_super(gfns[:done]))
-    return done, Stop.ENOENT if done < gfns.size else Stop.BUDGET
+    return done, stop if done < gfns.size else Stop.BUDGET
 
 
 def _decrease_small(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> None:
@@ -162,7 +179,10 @@ def _decrease_small(host: HostFrames, domain: Domain, gfns: Frames, groups: Grou
 
 def _decrease_blocks(host: HostFrames, domain: Domain, blocks: Frames) -> tuple[int, Stop]:
     done, stop = first(domain.p2m.populated[blocks] < SUPER_PAGES), Stop.ENOENT
-    if done == blocks.size:
+    unreferenced = first(referenced_blocks(host, domain, blocks[:done]))
+    if unreferenced < done:
+        done, stop = unreferenced, Stop.EBUSY
+    elif done == blocks.size:
         stop = Stop.BUDGET
     blocks = blocks[:done]
     is_leaf = domain.p2m.leaf[blocks] > 0
@@ -183,3 +203,20 @@ def free_shattered(host: HostFrames, domain: Domain, blocks: Frames) -> None:
     groups = (blocks, np.full(blocks.size, SUPER_PAGES, dtype=np.int64))
     host.give(mapping.unmap_frames(host, domain, expand_supers(blocks), groups))
     mapping.settle(host, domain, blocks)
+
+
+def deflate(host: HostFrames, domain: Domain, command: Deflate) -> MemopResult:
+    """Do what a list on a virtio balloon's deflate queue says: `populate` of at most `LIST_EXTENTS`."""
+    _check_list(command.gfns)
+    return populate(host, domain, command)
+
+
+def inflate(host: HostFrames, domain: Domain, command: Inflate) -> MemopResult:
+    """Do what a list on a virtio balloon's inflate queue says: `decrease` of at most `LIST_EXTENTS`."""
+    _check_list(command.gfns)
+    return decrease(host, domain, command)
+
+
+def _check_list(gfns: Frames) -> None:
+    if gfns.size > LIST_EXTENTS:
+        raise BadArgument(f"a list of {gfns.size} extents", f"at most {LIST_EXTENTS}")

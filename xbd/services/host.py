@@ -5,13 +5,13 @@ its agent has not been told yet, its last report. It is driven by endpoints (`xb
 and knows no socket; what the world must do with a domain's socket goes through `Doors`.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import xbd
-from xbd.abi import BootInfo, Command, Result
-from xbd.errors import BadArgument
+from xbd.abi import BootInfo, Command, DomainType, Result
+from xbd.errors import BadArgument, NotPermitted
 from xbd.guest.mode import parse_mode
 from xbd.machine import DomainInfo, Machine
 from xbd.services.events import EventLog
@@ -43,6 +43,8 @@ class NoDoors:
 
 
 Wake = Callable[[], None]
+# The control domain's number.
+DOM0: Final = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +75,8 @@ class Record:
         if self.wake is None:
             return
         self.notice_number += 1
+        # Behind the others, in the order of their numbers: an agent takes an older one after a newer for a repeat.
+        self.notices.pop(kind, None)
         self.notices[kind] = {"number": self.notice_number, **details}
         self.wake()
 
@@ -125,10 +129,26 @@ class Host:
         return {"name": self.name, "version": xbd.__version__, "protocol": VERSION, **counts, "settings": settings}
 
     def _create(
-        self, *, name: str, max_pages: int, target_pages: int, autostart: bool, guest: dict[str, object]
+        self,
+        *,
+        name: str,
+        max_pages: int,
+        target_pages: int,
+        min_pages: int,
+        type: str,  # noqa: A002 - the wire's name for it
+        autostart: bool,
+        guest: dict[str, object],
+        domid: int | None = None,
     ) -> dict[str, object]:
         plan_guest(guest)  # refused here and now rather than by its agent, which has nobody to tell
-        domid = self.machine.create(name, max_pages=max_pages, target_pages=target_pages)
+        domid = self.machine.create(
+            name,
+            max_pages=max_pages,
+            target_pages=target_pages,
+            min_pages=min_pages,
+            domain_type=DomainType(type),
+            domid=domid,
+        )
         try:
             self.doors.open(domid)
         except BaseException:
@@ -140,16 +160,29 @@ class Host:
         )
         return {"domid": domid}
 
+    def create_dom0(self, params: Mapping[str, object]) -> None:
+        """Make the control domain, by the parameters of a `create` call. Raises HypercallError: nothing has changed."""
+        self._create(**fields.check_params("create", TOOLSTACK_METHODS["create"].params, dict(params)), domid=DOM0)
+
     def _destroy(self, domid: int | str) -> dict[str, object]:
-        record = self.record(self.machine.find(domid))
-        self.machine.destroy(record.domid)
+        record = self._not_dom0(domid, "destroyed")
+        zombie_pages = self.machine.destroy(record.domid)
         del self._records[record.domid]
         self.doors.close(record.domid)
-        self._event("destroyed", record)
-        return {}
+        self._event("destroyed", record, zombie_pages=zombie_pages)
+        self._tell_news()
+        return {"zombie_pages": zombie_pages}
+
+    def _not_dom0(self, domid: int | str, ended: str) -> Record:
+        record = self.record(self.machine.find(domid))
+        if record.domid == DOM0:
+            raise NotPermitted(
+                f"d{DOM0} is the control domain and cannot be {ended}", "a guest; end the host with its daemon"
+            )
+        return record
 
     def _shutdown(self, domid: int | str) -> dict[str, object]:
-        record = self.record(self.machine.find(domid))
+        record = self._not_dom0(domid, "shut down")
         record.shutdown_asked = True
         if record.agent:
             record.notify("shutdown")
@@ -158,7 +191,7 @@ class Host:
         return {}
 
     def _set_target(self, domid: int | str, pages: int) -> dict[str, object]:
-        domain = self.machine.domain(self.machine.find(domid))
+        domain = self.machine.domain(self.record(self.machine.find(domid)).domid)
         if pages > domain.max_pages:
             raise BadArgument(
                 f"target {pages} pages is beyond the limit of d{domain.domid}",
@@ -192,13 +225,14 @@ class Host:
     # -- the guests' side, driven by their endpoints
 
     def record(self, domid: int) -> Record:
-        """Find a domain's record. Raises NoSuchDomain."""
-        domid = self.machine.domain(domid).domid
-        return self._records[domid]
+        """Find a domain's record. Raises NoSuchDomain, also for a zombie."""
+        return self._records[self.machine.living(domid).domid]
 
     def execute(self, record: Record, command: Command) -> Result:
         """Do one turn of a guest's command."""
         result = self.machine.execute(record.domid, command)
+        if self.machine.has_news:
+            self._tell_news()
         if record.settling:
             self._look_whether_settled(record)
         return result
@@ -214,6 +248,7 @@ class Host:
         if not resumed:
             record.shutdown_asked = record.stopped = False
             record.report = None
+            self._tell_news()
         # The answer tells how things stand, so what was not told yet needs no telling.
         record.notices.clear()
         record.wake = wake
@@ -224,9 +259,7 @@ class Host:
     def _resumed(self, domid: int) -> BootInfo:
         """Tell a guest that goes on what may have changed; its map is its own affair."""
         boot = self.machine.boot_info(domid)
-        return BootInfo(
-            boot.domid, boot.name, boot.gfn_count, boot.runs[:0], boot.target_pages, boot.max_pages, boot.features
-        )
+        return replace(boot, runs=boot.runs[:0])
 
     def disconnect(self, record: Record) -> None:
         """Note that a domain's agent is gone; its session may be resumed."""
@@ -254,19 +287,28 @@ class Host:
     def domain_map(self, domid: int) -> dict[str, object]:
         """Describe a domain as it travels. Raises NoSuchDomain."""
         described = asdict_shallow(self.machine.domain_info(domid))
-        record = self._records[domid]
-        if described["state"] != "dying":
-            described["state"] = "shutdown" if record.stopped else "running" if record.agent else "waiting"
+        record = self._records.get(domid)
+        if record is None:
+            # A zombie: of all that the daemon knew nothing is left.
+            return described | {"agent": False, "autostart": False, "mode": "normal", "guest": {}, "report": None}
+        described["state"] = "shutdown" if record.stopped else "running" if record.agent else "waiting"
         described |= {"agent": record.agent, "autostart": record.autostart, "mode": record.mode}
         described |= {"guest": record.guest, "report": record.report}
         return described
 
     def audit(self) -> list[str]:
         """Recompute everything; name what does not hold."""
-        strangers = sorted(set(self.machine.domains()) ^ self._records.keys())
+        strangers = sorted(set(self.machine.living_domains()) ^ self._records.keys())
         return self.machine.audit() + [
             f"d{domid} is known to the machine or to the daemon alone" for domid in strangers
         ]
+
+    def _tell_news(self) -> None:
+        """Tell agents that they have messages, and the toolstack which zombies are gone."""
+        for domid in self.machine.take_woken():
+            self._records[domid].notify("messages")
+        for domid in self.machine.take_vanished():
+            self._announce("vanished", domid=domid)
 
     def _look_whether_settled(self, record: Record) -> None:
         domain = self.machine.domain(record.domid)
@@ -275,7 +317,10 @@ class Host:
             self._event("settled", record, pages=domain.tot_pages)
 
     def _event(self, event: str, record: Record, **details: object) -> None:
-        self.events.add(event, domid=record.domid, name=record.name, **details)
+        self._announce(event, domid=record.domid, name=record.name, **details)
+
+    def _announce(self, event: str, **details: object) -> None:
+        self.events.add(event, **details)
         for wake in self.subscribers:
             wake()
 

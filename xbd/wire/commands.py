@@ -5,43 +5,58 @@ on the domain (range, alignment, repetition) is the machine's to judge; what is 
 a command is well-formed and of bounded size.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import fields as dataclass_fields
 from typing import Final, cast
 
 import numpy as np
 
+from xbd import abi
 from xbd.abi import (
     BootInfo,
     Command,
-    Decrease,
-    Exchange,
+    DomainType,
     Features,
     Frames,
-    Load,
+    GrantResult,
     LoadResult,
     MemopResult,
-    Populate,
     PopulateDepopulate,
     Refused,
     Result,
     Stop,
     Store,
-    Words,
 )
 from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.wire import fields
 from xbd.wire.codec import Response, encode_error, encode_response
 from xbd.wire.protocol import DOMAIN_METHODS
 
-_COMMANDS: Final[dict[str, Callable[..., Command]]] = {
-    "populate": Populate,
-    "decrease": Decrease,
-    "exchange": Exchange,
-    "populate_depopulate": PopulateDepopulate,
-    "load": Load,
-    "store": Store,
+# Each method's command, whose fields are the method's parameters, and the field that says how much it asks for.
+_COMMANDS: Final[dict[str, tuple[type[Command], str]]] = {
+    "populate": (abi.Populate, "gfns"),
+    "decrease": (abi.Decrease, "gfns"),
+    "exchange": (abi.Exchange, "gives"),
+    "populate_depopulate": (abi.PopulateDepopulate, "populate"),
+    "load": (abi.Load, "gfns"),
+    "store": (abi.Store, "gfns"),
+    "deflate": (abi.Deflate, "gfns"),
+    "inflate": (abi.Inflate, "gfns"),
+    "grant": (abi.Grant, "gfns"),
+    "end_grant": (abi.EndGrant, "refs"),
+    "map_grant": (abi.MapGrant, "refs"),
+    "unmap_grant": (abi.UnmapGrant, "gfns"),
+    "send": (abi.Send, "words"),
+    "receive": (abi.Receive, "most"),
 }
+_METHODS: Final = {
+    kind: (method, tuple(field.name for field in dataclass_fields(kind))) for method, (kind, _) in _COMMANDS.items()
+}
+_ASKED: Final = dict(_COMMANDS.values())
+# Their answers carry what was read, received or granted.
+_WITH_NUMBERS: Final = (abi.Load, abi.Receive, abi.Grant)
 _STOPS: Final = {stop.value: stop for stop in Stop}
+_TYPES: Final = {kind.value: kind for kind in DomainType}
 
 
 def command_from_params(method: str, untrusted_params: object) -> Command:
@@ -50,10 +65,9 @@ def command_from_params(method: str, untrusted_params: object) -> Command:
     Raises:
         BadArgument: an unknown method, or parameters that are not the method's.
     """
-    make = _COMMANDS.get(method)
-    if make is None:
+    if method not in _COMMANDS:
         raise BadArgument(f"unknown method {method!r:.80}", f"one of {', '.join(DOMAIN_METHODS)}")
-    command = make(**fields.check_params(method, DOMAIN_METHODS[method].params, untrusted_params))
+    command = _COMMANDS[method][0](**fields.check_params(method, DOMAIN_METHODS[method].params, untrusted_params))
     if isinstance(command, PopulateDepopulate) and command.populate.size != command.depopulate.size:
         raise BadArgument(
             f"populate_depopulate: {command.populate.size} gfns to populate, {command.depopulate.size} to depopulate",
@@ -65,50 +79,33 @@ def command_from_params(method: str, untrusted_params: object) -> Command:
 
 
 def extents_of(command: Command) -> int:
-    """Count the extents that a command names: what it may cost of a turn."""
-    match command:
-        case Exchange():
-            return int(command.gives.size)
-        case PopulateDepopulate():
-            return int(command.populate.size)
-        case _:
-            return int(command.gfns.size)
+    """Count what a command names (extents, pairs, references, words): what it may cost of a turn."""
+    asked = getattr(command, _ASKED[type(command)])
+    return asked if type(asked) is int else int(asked.size)
 
 
 def command_to_wire(command: Command) -> tuple[str, dict[str, object]]:
     """Write a command as method and parameters."""
-    match command:
-        case Populate(gfns, order):
-            return "populate", {"gfns": _frames_to_wire(gfns), "order": order}
-        case Decrease(gfns, order):
-            return "decrease", {"gfns": _frames_to_wire(gfns), "order": order}
-        case PopulateDepopulate(populate, depopulate, order):
-            pairs = {"populate": _frames_to_wire(populate), "depopulate": _frames_to_wire(depopulate)}
-            return "populate_depopulate", {**pairs, "order": order}
-        case Exchange(gives, gets, gives_order, gets_order):
-            lists = {"gives": _frames_to_wire(gives), "gets": _frames_to_wire(gets)}
-            return "exchange", {**lists, "gives_order": gives_order, "gets_order": gets_order}
-        case Load(gfns):
-            return "load", {"gfns": _frames_to_wire(gfns)}
-        case Store(gfns, words):
-            return "store", {"gfns": _frames_to_wire(gfns), "words": _words_to_wire(words)}
+    method, names = _METHODS[type(command)]
+    return method, {name: _to_wire(getattr(command, name)) for name in names}
 
 
-def _frames_to_wire(gfns: Frames) -> bytes:
-    return gfns.astype("<i8", copy=False).tobytes()
-
-
-def _words_to_wire(words: Words) -> bytes:
-    return words.astype("<u8", copy=False).tobytes()
+def _to_wire(parameter: object) -> object:
+    """Write an array as little-endian bin; all else is as it is."""
+    if isinstance(parameter, np.ndarray):
+        return parameter.astype(parameter.dtype.newbyteorder("<"), copy=False).tobytes()
+    return parameter
 
 
 def encode_result(msgid: int, result: Result) -> bytes:
-    """Pack the answer to a memory operation: `[done, stop]`, `[done, stop, words]`, or its refusal."""
+    """Pack the answer to an operation: `[done, stop]`, `[done, stop, words or references]`, or its refusal."""
     match result:
         case MemopResult(done, stop):
             return encode_response(msgid, (done, stop and stop.value))
         case LoadResult(done, stop, words):
-            return encode_response(msgid, (done, stop and stop.value, _words_to_wire(words)))
+            return encode_response(msgid, (done, stop and stop.value, _to_wire(words)))
+        case GrantResult(done, stop, refs):
+            return encode_response(msgid, (done, stop and stop.value, _to_wire(refs)))
         case Refused(errno, message, expected):
             return encode_error(msgid, {"errno": errno, "message": message, "expected": expected})
 
@@ -124,14 +121,18 @@ def result_from_response(command: Command, response: Response) -> Result:
         return Refused(error.errno, error.message, error.expected)
     asked = extents_of(command)
     match response.untrusted_result:
-        case [int(done), stop] if 0 <= done <= asked and not isinstance(command, Load):
+        case [int(done), stop] if 0 <= done <= asked and not isinstance(command, _WITH_NUMBERS):
             return MemopResult(done, _stop(stop))
-        case [int(done), stop, bytes(content)] if isinstance(command, Load) and len(content) == 8 * done <= 8 * asked:
-            return LoadResult(done, _stop(stop), np.frombuffer(content, dtype="<u8"))
+        case [int(done), stop, bytes(numbers)] if (
+            isinstance(command, _WITH_NUMBERS) and len(numbers) == 8 * done <= 8 * asked
+        ):
+            if isinstance(command, abi.Grant):
+                return GrantResult(done, _stop(stop), cast(Frames, np.frombuffer(numbers, dtype="<i8")))
+            return LoadResult(done, _stop(stop), np.frombuffer(numbers, dtype="<u8"))
         case _:
             raise RemoteProtocolError(
-                f"an answer {response.untrusted_result!r:.80} to {type(command).__name__} of {asked} extents",
-                "[done, stop], for load [done, stop, words], done at most what was asked",
+                f"an answer {response.untrusted_result!r:.80} to {type(command).__name__} of {asked}",
+                "[done, stop], for load, receive and grant [done, stop, numbers], done at most what was asked",
             )
 
 
@@ -155,7 +156,9 @@ def boot_to_wire(boot: BootInfo) -> dict[str, object]:
         "features": {
             "populate_depopulate": boot.features.populate_depopulate,
             "exchange": boot.features.exchange,
+            "grants": boot.features.grants,
         },
+        "type": boot.domain_type.value,
     }
 
 
@@ -173,11 +176,16 @@ def boot_from_wire(untrusted: Mapping[str, object]) -> BootInfo:
             "runs": bytes(runs),
             "target_pages": int(target_pages),
             "max_pages": int(max_pages),
-            "features": {"populate_depopulate": bool(populate_depopulate), "exchange": bool(exchange)},
-        } if len(runs) % 16 == 0:
+            "features": {
+                "populate_depopulate": bool(populate_depopulate),
+                "exchange": bool(exchange),
+                "grants": bool(grants),
+            },
+            "type": str(kind),
+        } if len(runs) % 16 == 0 and kind in _TYPES:
             pairs = cast(Frames, np.frombuffer(runs, dtype="<i8").reshape(-1, 2))
-            features = Features(populate_depopulate=populate_depopulate, exchange=exchange)
-            return BootInfo(domid, name, gfn_count, pairs, target_pages, max_pages, features)
+            features = Features(populate_depopulate=populate_depopulate, exchange=exchange, grants=grants)
+            return BootInfo(domid, name, gfn_count, pairs, target_pages, max_pages, features, _TYPES[kind])
         case _:
             raise RemoteProtocolError(
                 "an answer to hello that is not what a booting guest is told", "see xbd.wire.protocol"

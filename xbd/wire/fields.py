@@ -6,7 +6,7 @@ what it was and what was expected. Also the errors themselves as they travel.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -93,6 +93,17 @@ def integer(low: int, high: int) -> Check:
         if type(untrusted) is int and low <= untrusted <= high:
             return untrusted
         raise BadArgument(f"{name} is {untrusted!r:.80}", f"a whole number from {low} to {high}")
+
+    return check
+
+
+def choice(choices: Sequence[str]) -> Check:
+    """Make a check for one of *choices*."""
+
+    def check(name: str, untrusted: object) -> str:
+        if type(untrusted) is str and untrusted in choices:
+            return untrusted
+        raise BadArgument(f"{name} is {untrusted!r:.80}", f"one of {', '.join(choices)}")
 
     return check
 

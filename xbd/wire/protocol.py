@@ -30,9 +30,23 @@ ascending.
 
 **Memory operations** answer `[done, stop]`: how many extents (pairs, input extents) are done, and
 why it stopped: nil (all done), "BUDGET" (the turn is over: call again with the rest) or the errno
-name for extent number *done* (E2BIG, ENOMEM, EEXIST, ENOENT, EBUSY; load and store: EFAULT, EACCES).
-`load` answers `[done, stop, words]`. Orders are 0 (4 KiB) and 9 (2 MiB). One call does one turn at
+name for extent number *done* (E2BIG, ENOMEM, EEXIST, ENOENT, EBUSY; load and store: EFAULT, EACCES;
+grants: ENOSPC, EACCES, EBADF; messages: EAGAIN). `load` answers `[done, stop, words]`. Orders are 0 (4 KiB) and 9 (2 MiB). One call does one turn at
 most: 512 order-0 extents; calls of one domain run in the order sent.
+
+**Types of domains.** What hello answers as `type` says what a domain may call: `pvh` and `pv` all but
+`deflate` and `inflate`, `virtio` those two, `load` and `store`. What else a host does not offer is in
+`features`; a call of it is EOPNOTSUPP.
+
+**Grants.** `grant` makes references, which the other domain is told by a message; with `map_grant` it
+maps the pages at gfns of its own that nothing backs, its slots, where load and store reach them, until
+`unmap_grant`. A page that others map can be neither given up nor exchanged (EBUSY). When its owner
+reboots, a mapping reaches nothing any more (EFAULT), but stays until it is unmapped; when its owner is
+destroyed, what is mapped remains, as a zombie, until the last unmap.
+
+**Messages** are copied into the receiver's inbox by the daemon, which says truly who sent them. An
+inbox or a sender's share of it that is full is EAGAIN. A message of no words from a domain says that
+this domain is gone, or has rebooted. The notification `messages` is no more than a hint to `receive`.
 
 **Sessions** (domain sockets). `hello {version, session, last_seen}` opens a session under a name
 that the client makes up (a UUID, say), with `last_seen` nil. The calls that follow it number on
@@ -54,8 +68,8 @@ does not read is dropped. Each event is a map `{number, event, domid, name, ...}
 
 **Limits** are constants: `MAX_CALL_BYTES`, `MAX_ANSWER_BYTES`, `MAX_NESTING`, `MAX_CALL_ITEMS` in
 `codec`, `MAX_TEXT_CHARS`, `MAX_MAP_ENTRIES` in `fields`, `WINDOW_ANSWERS` in `session`, and
-`MAX_EXTENTS`, `MAX_WORDS`, `MAX_IN_FLIGHT`, `TURN_EXTENTS`, `MAX_DOMAINS`, `MAX_DOMAIN_PAGES`,
-`MAX_NAME_CHARS` in `xbd.abi`.
+`MAX_EXTENTS`, `MAX_WORDS`, `MAX_IN_FLIGHT`, `TURN_EXTENTS`, `LIST_EXTENTS`, `MAX_GRANTS`, `MAX_MAPPINGS`,
+`MAX_MESSAGE_WORDS`, `SENDER_WORDS`, `INBOX_WORDS`, `MAX_DOMAINS`, `MAX_DOMAIN_PAGES`, `MAX_NAME_CHARS` in `xbd.abi`.
 
 The methods, their parameters and answers are the tables below; the daemon checks calls against them.
 """
@@ -64,7 +78,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_NAME_CHARS
+from xbd.abi import (
+    LIST_EXTENTS,
+    MAX_DOMAIN_PAGES,
+    MAX_DOMAINS,
+    MAX_MESSAGE_WORDS,
+    MAX_NAME_CHARS,
+    MAX_WORDS,
+    DomainType,
+)
 from xbd.errors import NotSupported
 from xbd.units import SUPER_ORDER
 from xbd.wire import fields
@@ -91,12 +113,14 @@ _ORDER: Final = Param(fields.integer(0, SUPER_ORDER), "log2 of the pages in an e
 _PAGES: Final = fields.integer(1, MAX_DOMAIN_PAGES)
 _DOMAIN: Final = Param(fields.domain, "its number or its name")
 _VERSION: Final = Param(fields.integer(0, 1 << 31), "the protocol's version that the client speaks")
+_DOMID: Final = fields.integer(0, MAX_DOMAINS - 1)
 _NUMBER: Final = Param(fields.integer(0, MAX_EVENT_NUMBER), "number of this notification, rising")
 
 _DOMAIN_MAP: Final = (
-    "{domid, name, state, tot_pages, target_pages, max_pages, gfn_count, leaves, superpage_coverage, agent, autostart,"
-    " mode, guest, hypercalls, extents, report}; state: running | waiting (no agent) | shutdown | dying; report: what"
-    " the agent last reported (not to be trusted) or nil"
+    "{domid, name, type, state, tot_pages, target_pages, min_pages, max_pages, gfn_count, leaves, superpage_coverage,"
+    " grants, mapped_grants, referenced_pages, agent, autostart, mode, guest, hypercalls, extents, report}; state:"
+    " running | waiting (no agent) | shutdown | zombie (destroyed, but others map pages of it); report: what the agent"
+    " last reported (not to be trusted) or nil"
 )
 
 TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
@@ -114,12 +138,20 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
             "name": Param(fields.text(MAX_NAME_CHARS), "unique; not all digits"),
             "max_pages": Param(_PAGES, "the most it may hold, in whole superpages (multiples of 512)"),
             "target_pages": Param(_PAGES, "what it holds at first, in whole superpages, at most max_pages"),
+            "min_pages": Param(
+                fields.integer(0, MAX_DOMAIN_PAGES), "no target is set below it, in whole superpages", default=0
+            ),
+            "type": Param(fields.choice(tuple(DomainType)), "pvh | pv | virtio", default=DomainType.PVH.value),
             "autostart": Param(fields.flag, "whether the agent host starts an agent for it", default=True),
             "guest": Param(fields.settings, "settings of its guest, kept and handed to its agent", default={}),
         },
         "{domid}",
     ),
-    "destroy": Method("End a domain at once and free its memory.", {"domid": _DOMAIN}),
+    "destroy": Method(
+        "End a domain at once and free its memory; what others map of it stays, as a zombie, until they let go.",
+        {"domid": _DOMAIN},
+        "{zombie_pages}",
+    ),
     "shutdown": Method("Ask its guest to stop; without an agent it is stopped.", {"domid": _DOMAIN}),
     "set_target": Method(
         "Say how much a domain should hold.", {"domid": _DOMAIN, "pages": Param(_PAGES, "the target")}, "{pages}"
@@ -145,7 +177,9 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     "audit": Method("Recompute everything.", answer="{violations: [text]}"),
 }
 TOOLSTACK_NOTIFICATIONS: Final[Mapping[str, Method]] = {
-    "event": Method("An event: created, destroyed, shutdown, target, max, mode, agent_connected, agent_lost, settled."),
+    "event": Method(
+        "An event: created, destroyed, vanished (a zombie), shutdown, target, max, mode, agent_connected, agent_lost, settled."
+    ),
     "dropped": Method("Why the connection ends: {reason, expected}."),
 }
 
@@ -159,8 +193,8 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
                 fields.optional(fields.integer(0, MSGID_LIMIT - 1)), "msgid of the last answer it has", default=None
             ),
         },
-        "{resumed, domid, name, gfn_count, runs, target_pages, max_pages, features: {populate_depopulate, exchange},"
-        " guest, mode, shutdown}; runs is empty when resumed",
+        "{resumed, domid, name, gfn_count, runs, target_pages, max_pages, features: {populate_depopulate, exchange,"
+        " grants}, type, guest, mode, shutdown}; runs is empty when resumed",
     ),
     "populate": Method(
         "Back each extent with fresh, zeroed memory.",
@@ -191,6 +225,50 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
         },
         "[done, stop]",
     ),
+    "deflate": Method(
+        "A virtio balloon's deflate queue: back each extent with fresh, zeroed memory.",
+        {"gfns": Param(fields.frames, f"extent bases, at most {LIST_EXTENTS}"), "order": _ORDER},
+        "[done, stop]",
+    ),
+    "inflate": Method(
+        "A virtio balloon's inflate queue: give the extents' memory back.",
+        {"gfns": Param(fields.frames, f"extent bases, at most {LIST_EXTENTS}"), "order": _ORDER},
+        "[done, stop]",
+    ),
+    "grant": Method(
+        "Let another domain map own pages.",
+        {
+            "gfns": Param(fields.frames, "own populated pages"),
+            "to": Param(_DOMID, "the domain that may map them"),
+            "readonly": Param(fields.flag, "it may only read them", default=False),
+        },
+        "[done, stop, refs]",
+    ),
+    "end_grant": Method("Take grants back.", {"refs": Param(fields.frames, "their references")}, "[done, stop]"),
+    "map_grant": Method(
+        "Map another domain's granted pages at own unpopulated gfns, pair by pair.",
+        {
+            "owner": Param(_DOMID, "the domain that granted them"),
+            "refs": Param(fields.frames, "their references"),
+            "gfns": Param(fields.frames, "slots, as many"),
+            "readonly": Param(fields.flag, "map them to be read only", default=False),
+        },
+        "[done, stop]",
+    ),
+    "unmap_grant": Method("End mappings.", {"gfns": Param(fields.frames, "the slots")}, "[done, stop]"),
+    "send": Method(
+        "Put a message into another domain's inbox, whole or not at all.",
+        {
+            "to": Param(_DOMID, "the domain that is to have it"),
+            "words": Param(fields.words, f"1 to {MAX_MESSAGE_WORDS} words"),
+        },
+        "[done, stop], done in words",
+    ),
+    "receive": Method(
+        "Take whole messages out of the own inbox, oldest first.",
+        {"most": Param(fields.integer(1, MAX_WORDS), "how many words at most", default=MAX_WORDS)},
+        "[done, stop, words], done in words; before each message a word: its sender << 32 | its length",
+    ),
     "load": Method("Read content words.", {"gfns": Param(fields.frames, "pages")}, "[done, stop, words]"),
     "store": Method(
         "Write content words.",
@@ -208,6 +286,7 @@ DOMAIN_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "target": Method("Hold so much.", {"number": _NUMBER, "pages": Param(_PAGES, "the target")}),
     "limit": Method("max_pages is now so much.", {"number": _NUMBER, "pages": Param(_PAGES, "the limit")}),
     "mode": Method("Behave so.", {"number": _NUMBER, "mode": Param(fields.text(64), "as in guest_mode")}),
+    "messages": Method("There are messages in its inbox.", {"number": _NUMBER}),
     "shutdown": Method("Stop.", {"number": _NUMBER}),
     "dropped": Method("Why the connection ends: {reason, expected}."),
 }

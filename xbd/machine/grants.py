@@ -1,0 +1,247 @@
+"""Grants: what one domain lets another map, and the mappings themselves.
+
+The owner of pages grants them to one other domain and names them to it by their references; that
+domain maps them at gfns of its own that nothing backs, its *slots*, and reaches the owner's frames
+there by load and store. A mapping holds a reference on its frame (`references`), so that the frame
+can be neither given up nor exchanged while it lasts; the slot's gfn is the mapping's handle.
+
+A grant names a gfn, and the frame is looked up when it is mapped: what is granted but not mapped may
+be ballooned, and then it is a bad reference.
+Source: Xen common/grant_table.c, map_grant_ref and unmap_common; Linux drivers/xen/grant-table.c.
+"""
+
+import numpy as np
+
+from xbd.abi import (
+    MAX_GRANTS,
+    TURN_EXTENTS,
+    EndGrant,
+    Frames,
+    Grant,
+    GrantResult,
+    MapGrant,
+    MemopResult,
+    Stop,
+    UnmapGrant,
+)
+from xbd.errors import BadArgument, NoSuchDomain
+from xbd.frames import group_by_super
+from xbd.machine import mapping
+from xbd.machine.domain import Domain, DomainState
+from xbd.machine.extents import answer, check_extents, check_repeats, first, first_taken, first_unpopulated
+from xbd.machine.host import HostFrames
+from xbd.machine.references import reference, unreference
+from xbd.machine.registry import Registry
+from xbd.machine.tables import GrantTable, MappingTable
+
+
+def grant(registry: Registry, host: HostFrames, domain: Domain, command: Grant) -> GrantResult:
+    """Enter own pages into the grant table for one other domain; answers their references.
+
+    Stops with ENOENT (not populated by an own frame), ENOSPC (the table is full), BUDGET.
+    """
+    del host
+    check_extents(command.gfns, 0, domain)
+    to = registry.partner(domain, command.to)
+    if domain.grants is None:
+        domain.grants = GrantTable(registry.image, f"domain.{domain.domid}.grants")
+    table = domain.grants
+    gfns = command.gfns[:TURN_EXTENTS]
+    done, stop = first_unpopulated(domain.p2m.lookup(gfns)), Stop.ENOENT
+    if table.free.free_frames < done:
+        done, stop = table.free.free_frames, Stop.ENOSPC
+    elif done == gfns.size:
+        stop = Stop.BUDGET
+    refs = table.take(done)
+    table.gfn[refs] = gfns[:done] + 1
+    table.to[refs] = to.domid
+    table.birth[refs] = to.birth
+    table.readonly[refs] = command.readonly
+    return GrantResult(done, None if done == command.gfns.size else stop, refs)
+
+
+def end_grant(registry: Registry, host: HostFrames, domain: Domain, command: EndGrant) -> MemopResult:
+    """Take grants back. Stops with ENOENT (no such grant), EBUSY (it is mapped), BUDGET."""
+    del registry, host
+    check_repeats(command.refs, "reference ")
+    refs = command.refs[:TURN_EXTENTS]
+    table = domain.grants
+    if table is None:
+        return answer(0, command.refs.size, Stop.ENOENT)
+    known, rows = _known(table, refs)
+    mapped = table.mapped[rows] > 0
+    done = first(~known | mapped)
+    stop = Stop.BUDGET if done == refs.size else Stop.EBUSY if known[done] else Stop.ENOENT
+    if done:
+        table.give(refs[:done])
+    return answer(done, command.refs.size, stop)
+
+
+def _known(table: GrantTable, refs: Frames) -> tuple[np.ndarray, Frames]:
+    """Say which references are grants, and name a row to look at for each."""
+    inside = (refs >= 0) & (refs < MAX_GRANTS)
+    rows: Frames = refs if np.count_nonzero(inside) == refs.size else np.where(inside, refs, 0)
+    return inside & (table.gfn[rows] > 0), rows
+
+
+def map_grant(registry: Registry, host: HostFrames, domain: Domain, command: MapGrant) -> MemopResult:
+    """Map another domain's granted frames at unpopulated gfns, pair by pair.
+
+    Stops with ENOENT (bad reference: no such grant, or nothing backs its gfn any more), EACCES (granted to somebody
+    else, or to be read only), ENOSPC (too many mappings), EEXIST (the gfn is populated or a slot in use), BUDGET.
+
+    Raises:
+        NoSuchDomain: there is no such owner, or it has granted the caller nothing; both look the same.
+    """
+    check_extents(command.gfns, 0, domain)
+    if command.refs.size != command.gfns.size:
+        raise BadArgument(f"{command.refs.size} references for {command.gfns.size} gfns", "pairs")
+    owner = registry.domains.get(command.owner)
+    if owner is None or owner is domain or owner.state is DomainState.ZOMBIE or owner.grants is None:
+        raise _no_owner(command.owner)
+    if domain.mappings is None:
+        domain.mappings = MappingTable(registry.image, f"domain.{domain.domid}.mappings")
+    refs, gfns = command.refs[:TURN_EXTENTS], command.gfns[:TURN_EXTENTS]
+    valid, stop, entries = _valid_references(owner, owner.grants, domain, refs, readonly=command.readonly)
+    if not valid and stop is not Stop.BUDGET and not _granted_anything(owner.grants, domain):
+        raise _no_owner(command.owner)
+    for most, reason in (
+        (domain.mappings.free.free_frames, Stop.ENOSPC),
+        (first_taken(domain.p2m.lookup(gfns)), Stop.EEXIST),
+    ):
+        if most < valid:
+            valid, stop = most, reason
+    if valid:
+        mfns = entries[:valid] - 1
+        _enter(domain, owner, refs[:valid], gfns[:valid], mfns, readonly=command.readonly)
+        reference(host, owner, mfns)
+    return answer(valid, command.refs.size, stop)
+
+
+def _no_owner(domid: int) -> NoSuchDomain:
+    return NoSuchDomain(f"d{domid} has granted nothing to this domain", "a domain that has")
+
+
+def _granted_anything(table: GrantTable, domain: Domain) -> bool:
+    return bool(((table.to == domain.domid) & (table.birth == domain.birth) & (table.gfn > 0)).any())
+
+
+def _valid_references(
+    owner: Domain, table: GrantTable, domain: Domain, refs: Frames, *, readonly: bool
+) -> tuple[int, Stop, Frames]:
+    """Count the references before the first that *domain* may not map; the owner's p2m entries of all, where known."""
+    known, rows = _known(table, refs)
+    entries = owner.p2m.lookup(np.maximum(table.gfn[rows] - 1, 0))
+    good = known & (entries > 0)
+    allowed = (table.to[rows] == domain.domid) & (table.birth[rows] == domain.birth)
+    if not readonly:
+        allowed &= ~table.readonly[rows]
+    valid = first(~(good & allowed))
+    if valid == refs.size:
+        return valid, Stop.BUDGET, entries
+    return valid, Stop.EACCES if good[valid] else Stop.ENOENT, entries
+
+
+def _enter(domain: Domain, owner: Domain, refs: Frames, gfns: Frames, mfns: Frames, *, readonly: bool) -> None:
+    """Enter mappings into the tables of both sides."""
+    table, grants = domain.mappings, owner.grants
+    assert table is not None, f"d{domain.domid} maps without a table"
+    assert grants is not None, f"d{owner.domid} is mapped without a table"
+    handles = table.take(gfns.size)
+    table.gfn[handles] = gfns + 1
+    table.mfn[handles] = mfns + 1
+    table.owner[handles] = owner.domid
+    table.ref[handles] = refs
+    table.readonly[handles] = readonly
+    domain.p2m.entry[gfns] = -(handles + 1)
+    blocks, counts = group_by_super(gfns)
+    domain.p2m.slots[blocks] = domain.p2m.slots[blocks] + counts
+    domain.mapped += gfns.size
+    np.add.at(grants.mapped, refs, np.uint32(1))
+
+
+def unmap_grant(registry: Registry, host: HostFrames, domain: Domain, command: UnmapGrant) -> MemopResult:
+    """End the mappings at own slots; a zombie that nobody maps any more vanishes. Stops with EBADF (no mapping), BUDGET."""
+    check_extents(command.gfns, 0, domain)
+    gfns = command.gfns[:TURN_EXTENTS]
+    entries = domain.p2m.lookup(gfns)
+    done = first(entries >= 0)
+    if done:
+        unmap(registry, host, domain, -entries[:done] - 1)
+    return answer(done, command.gfns.size, Stop.BUDGET if done == gfns.size else Stop.EBADF)
+
+
+def unmap(registry: Registry, host: HostFrames, domain: Domain, handles: Frames) -> None:
+    """End (n,) mappings of a domain, whatever has become of their owners."""
+    table = domain.mappings
+    assert table is not None, "a mapping without its table"
+    gfns = table.gfn[handles] - 1
+    blocks, counts = group_by_super(gfns)
+    domain.p2m.entry[gfns] = 0
+    domain.p2m.slots[blocks] = domain.p2m.slots[blocks] - counts
+    domain.mapped -= gfns.size
+    live = handles[table.mfn[handles] > 0]
+    owners, refs, mfns = table.owner[live], table.ref[live].astype(np.int64), table.mfn[live] - 1
+    table.give(handles)
+    for owner in sorted(set(owners.tolist())):
+        theirs = owners == owner
+        _release(registry, host, registry.domains[owner], refs[theirs], mfns[theirs])
+
+
+def _release(registry: Registry, host: HostFrames, owner: Domain, refs: Frames, mfns: Frames) -> None:
+    """Give references back that were taken by grants *refs* of *owner* on its frames *mfns*."""
+    assert owner.grants is not None, f"d{owner.domid} was mapped without a grant table"
+    np.subtract.at(owner.grants.mapped, refs, np.uint32(1))
+    free = unreference(host, owner, mfns)
+    if owner.state is DomainState.ZOMBIE and free.size:
+        granted = np.unique(owner.grants.gfn[refs] - 1)
+        bury(registry, host, owner, granted[np.isin(owner.p2m.lookup(granted) - 1, free)])
+
+
+def bury(registry: Registry, host: HostFrames, zombie: Domain, gfns: Frames) -> None:
+    """Free pages of a zombie, shattered and mapped by nobody; with the last of all it vanishes."""
+    groups = group_by_super(gfns)
+    host.give(mapping.unmap_frames(host, zombie, gfns, groups))
+    mapping.settle(host, zombie, groups[0])
+    if not zombie.tot_pages:
+        registry.remove(zombie)
+
+
+# -- the end of a domain, or of one life of it
+
+
+def release_mappings(registry: Registry, host: HostFrames, domain: Domain) -> None:
+    """End all that a domain maps."""
+    if domain.mappings is not None and domain.mapped:
+        unmap(registry, host, domain, domain.mappings.in_use())
+
+
+def mappers_of(domain: Domain) -> set[int]:
+    """Name the domains that map anything of *domain*."""
+    if not domain.referenced or domain.grants is None:
+        return set()
+    return set(np.unique(domain.grants.to[domain.grants.mapped > 0]).tolist())
+
+
+def cut_off(registry: Registry, host: HostFrames, domain: Domain) -> None:
+    """Take all grants of a rebooting domain back; what others map of it stays their slot, but reaches nothing.
+
+    Xen makes a new domain for each boot. Here the domain goes on, and what others do to pages of its former life must
+    not be seen in the new one.
+    """
+    for domid in sorted(mappers_of(domain)):
+        table = registry.domains[domid].mappings
+        assert table is not None, f"d{domid} maps pages without a table"
+        handles = table.of(domain.domid)
+        mfns = table.mfn[handles] - 1
+        table.mfn[handles] = 0
+        unreference(host, domain, mfns)
+    if domain.grants is not None:
+        domain.grants.give(domain.grants.in_use())
+
+
+def pages_in_use(domain: Domain) -> Frames:
+    """List the gfns of a domain that others map, ascending."""
+    if not domain.referenced or domain.grants is None:
+        return np.zeros(0, dtype=np.int64)
+    return np.unique(domain.grants.gfn[domain.grants.mapped > 0] - 1)

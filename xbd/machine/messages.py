@@ -1,0 +1,67 @@
+"""Messages between domains: the hypervisor copies them, and vouches for who sent them.
+
+A message goes into its receiver's inbox whole or not at all. When a domain goes, or reboots, whoever
+had to do with it gets an empty message in its name.
+Source: Xen common/argo.c, XEN_ARGO_OP_sendv.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from xbd.abi import MAX_MESSAGE_WORDS, MAX_WORDS, TURN_EXTENTS, LoadResult, MemopResult, Receive, Send, Stop, Words
+from xbd.errors import BadArgument
+from xbd.machine.domain import Domain
+from xbd.machine.host import HostFrames
+from xbd.machine.inbox import Inbox
+from xbd.machine.registry import Registry
+
+_NO_WORDS: Final[Words] = np.zeros(0, dtype=np.uint64)
+
+
+def send(registry: Registry, host: HostFrames, domain: Domain, command: Send) -> MemopResult:
+    """Put a message into another domain's inbox, whole or not at all (EAGAIN: no room for it now)."""
+    del host
+    if not 1 <= command.words.size <= MAX_MESSAGE_WORDS:
+        raise BadArgument(f"a message of {command.words.size} words", f"1 to {MAX_MESSAGE_WORDS}")
+    receiver = registry.partner(domain, command.to)
+    inbox = _inbox_of(registry, receiver)
+    if not inbox.has_room(domain.domid, command.words.size):
+        return MemopResult(0, Stop.EAGAIN)
+    inbox.put(domain.domid, command.words)
+    registry.woken[receiver.domid] = None
+    domain.peers[receiver.domid] = receiver.birth
+    receiver.peers[domain.domid] = domain.birth
+    return MemopResult(command.words.size)
+
+
+def _inbox_of(registry: Registry, domain: Domain) -> Inbox:
+    if domain.inbox is None:
+        domain.inbox = Inbox(registry.image, f"domain.{domain.domid}.inbox")
+    return domain.inbox
+
+
+def receive(registry: Registry, host: HostFrames, domain: Domain, command: Receive) -> LoadResult:
+    """Take whole messages out of the own inbox, oldest first; BUDGET where more wait."""
+    del registry, host
+    if not MAX_MESSAGE_WORDS < command.most <= MAX_WORDS:
+        raise BadArgument(
+            f"room for {command.most} words of messages",
+            f"{MAX_MESSAGE_WORDS + 1} (a message and its header) to {MAX_WORDS}",
+        )
+    if domain.inbox is None:
+        return LoadResult(0, None, _NO_WORDS)
+    words = domain.inbox.take(command.most, TURN_EXTENTS)
+    return LoadResult(words.size, Stop.BUDGET if domain.inbox.used_words else None, words)
+
+
+def announce_departure(registry: Registry, domain: Domain, mappers: set[int]) -> None:
+    """Tell whoever had to do with a domain, or maps something of it, that it is gone or has rebooted."""
+    knew = {domid for domid, birth in domain.peers.items() if registry.is_born(domid, birth)}
+    for domid in sorted(knew | mappers):
+        _inbox_of(registry, registry.domains[domid]).put(domain.domid, _NO_WORDS)
+        registry.woken[domid] = None
+    domain.peers.clear()
+    if domain.inbox is not None:
+        domain.inbox = None
+        registry.image.drop(f"domain.{domain.domid}.inbox")

@@ -1,0 +1,89 @@
+"""The tables of grants: what a domain lets others map, and what it maps of others.
+
+Both are arrays with one row per reference or handle, made when they are first used; which rows are
+free, a frame allocator knows: it hands out the lowest ones and by the batch, which is all that is
+needed. A row is in use exactly while its `gfn` is not 0.
+
+A grant's `to` names a domain by its number, and by its *birth*: numbers are used again, and what was
+granted to a domain that is gone must not reach the next one of its number.
+Source: Xen common/grant_table.c: the shared table, the active table, maptrack.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import MAX_GRANTS, MAX_MAPPINGS, Frames
+from xbd.frames import FrameAllocator
+from xbd.machine.image import Image
+
+_GRANT: Final = np.dtype(
+    [("gfn", np.int64), ("birth", np.int64), ("mapped", np.uint32), ("to", np.uint16), ("readonly", np.bool_)]
+)
+_MAPPING: Final = np.dtype(
+    [("gfn", np.int64), ("mfn", np.int64), ("ref", np.int32), ("owner", np.uint16), ("readonly", np.bool_)]
+)
+
+
+class _Table:
+    """Rows of one dtype that are taken and given back by the batch."""
+
+    def __init__(self, rows: NDArray[Any]) -> None:
+        self.rows = rows
+        self.gfn: Frames = rows["gfn"]
+        self.free = FrameAllocator(rows.size)
+
+    @property
+    def count(self) -> int:
+        """Count the rows in use."""
+        return self.rows.size - self.free.free_frames
+
+    def take(self, count: int) -> Frames:
+        """Take *count* free rows; the caller fills them at once."""
+        taken = self.free.take(count)
+        assert taken.size == count, f"{count} rows were free, only {taken.size} came"
+        return taken
+
+    def give(self, indexes: Frames) -> None:
+        """Empty rows that are in use."""
+        self.rows[indexes] = 0
+        self.free.give(indexes)
+
+    def in_use(self) -> Frames:
+        """List the rows in use, ascending."""
+        return np.flatnonzero(self.gfn)
+
+
+class GrantTable(_Table):
+    """What a domain lets others map.
+
+    Attributes, per reference (`MAX_GRANTS`,): *gfn* int64, +1, 0 for a free row; *to* uint16 and *birth* int64, the
+    domain that may map it; *readonly* bool; *mapped* uint32, how often it is mapped.
+    """
+
+    def __init__(self, image: Image, name: str) -> None:
+        super().__init__(image.make(name, MAX_GRANTS, _GRANT))
+        self.to: NDArray[np.uint16] = self.rows["to"]
+        self.birth: Frames = self.rows["birth"]
+        self.readonly: NDArray[np.bool_] = self.rows["readonly"]
+        self.mapped: NDArray[np.uint32] = self.rows["mapped"]
+
+
+class MappingTable(_Table):
+    """What a domain maps of others (Xen's maptrack); a p2m entry of a slot in use is -(handle + 1).
+
+    Attributes, per handle (`MAX_MAPPINGS`,): *gfn* int64, the slot, +1, 0 for a free row; *mfn* int64, +1, 0 for a
+    mapping that was cut off; *owner* uint16 and *ref* int32, the grant; *readonly* bool.
+    """
+
+    def __init__(self, image: Image, name: str) -> None:
+        super().__init__(image.make(name, MAX_MAPPINGS, _MAPPING))
+        self.mfn: Frames = self.rows["mfn"]
+        self.owner: NDArray[np.uint16] = self.rows["owner"]
+        self.ref: NDArray[np.int32] = self.rows["ref"]
+        self.readonly: NDArray[np.bool_] = self.rows["readonly"]
+
+    def of(self, owner: int) -> Frames:
+        """List the handles that still reach frames of domain *owner*."""
+        return np.flatnonzero((self.gfn > 0) & (self.owner == owner) & (self.mfn > 0))
