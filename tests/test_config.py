@@ -24,7 +24,7 @@ def test_the_strategies_span_host_and_guest() -> None:
     """`stock` is today's Xen with today's Linux, `full` all that xbd has."""
     stock = STRATEGIES["stock"]
     assert (stock.host.home_fill, stock.host.coalesce, stock.host.keep_holes) == ("never", False, False)
-    assert (stock.driver.queues, stock.driver.migration) == (("stack",), False)
+    assert (stock.driver.queues, stock.driver.migration) == (("stack", "foreign"), False)
     assert STRATEGIES["full"].host == HostSettings()
     assert STRATEGIES["full"].driver == DRIVERS["full"]
 

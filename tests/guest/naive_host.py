@@ -8,11 +8,17 @@ from functools import partial
 import numpy as np
 
 from xbd.abi import (
+    BATCH_EXTENTS,
+    LIST_EXTENTS,
     BootInfo,
     Command,
     Decrease,
+    Deflate,
+    DomainType,
     Exchange,
     Features,
+    Frames,
+    Inflate,
     Load,
     LoadResult,
     MemopResult,
@@ -24,6 +30,7 @@ from xbd.abi import (
     Store,
 )
 from xbd.guest import Answered, Event, Guest, Tick
+from xbd.guest.procedures import Procedure
 from xbd.units import SUPER_PAGES
 
 
@@ -36,6 +43,7 @@ class NaiveHost:
     free_frames: int = 1 << 40
     superframes: int = 1 << 40
     features: Features = field(default_factory=Features)
+    domain_type: DomainType = DomainType.PVH
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     budget_chance: float = 0.0
     refuse_chance: float = 0.0
@@ -54,7 +62,7 @@ class NaiveHost:
         firsts = gfns[np.diff(gfns, prepend=-2) != 1]
         ends = gfns[np.diff(gfns, append=self.gfn_count + 2) != 1] + 1
         runs = np.stack((firsts, ends), axis=1) if gfns.size else np.zeros((0, 2), dtype=np.int64)
-        return BootInfo(1, "g", self.gfn_count, runs, target, self.max_pages, self.features)
+        return BootInfo(1, "g", self.gfn_count, runs, target, self.max_pages, self.features, self.domain_type)
 
     # -- operations: each tries one extent and says why not
 
@@ -111,6 +119,7 @@ class NaiveHost:
         words: list[int] = []
         if not self.offers(command):
             return Refused("EOPNOTSUPP", "this host has no such operation")
+        assert extents_of(command) <= (LIST_EXTENTS if self.domain_type is DomainType.VIRTIO else BATCH_EXTENTS)
         attempts = self._attempts(command, words)
         budget = len(attempts)
         if self.rng.random() < self.budget_chance:
@@ -128,17 +137,23 @@ class NaiveHost:
         return MemopResult(done, stop)
 
     def offers(self, command: Command) -> bool:
-        """Say whether this host has the operation, whatever it promised."""
+        """Say whether this host has the operation for this type of domain, whatever it promised."""
+        if isinstance(command, Load | Store):
+            return True
+        if self.domain_type is DomainType.VIRTIO:
+            return isinstance(command, Inflate | Deflate)
         if isinstance(command, PopulateDepopulate):
             return self.features.populate_depopulate and not self.broken_promise
-        return not isinstance(command, Exchange) or (self.features.exchange and not self.broken_promise)
+        if isinstance(command, Exchange):
+            return self.features.exchange and not self.broken_promise
+        return isinstance(command, Populate | Decrease)
 
     def _attempts(self, command: Command, words: list[int]) -> list[Callable[[], Stop | None]]:
         """List what the command tries, extent by extent."""
         match command:
-            case Populate(gfns, order):
+            case Populate(gfns, order) | Deflate(gfns, order):
                 return [partial(self._populate, gfn, order) for gfn in gfns.tolist()]
-            case Decrease(gfns, order):
+            case Decrease(gfns, order) | Inflate(gfns, order):
                 return [partial(self._decrease, gfn, order) for gfn in gfns.tolist()]
             case PopulateDepopulate(gets, gives):
                 pairs = zip(gives.tolist(), gets.tolist(), strict=True)
@@ -152,7 +167,26 @@ class NaiveHost:
                 pairs = zip(gfns.tolist(), stored.tolist(), strict=True)
                 return [partial(self._store, gfn, word) for gfn, word in pairs]
             case _:
-                raise AssertionError(f"this host does not know {command}")
+                raise AssertionError(f"the balloon driver has no use for {command}")
+
+
+@dataclass
+class SlotUser:
+    """Who asks a guest for slots: *held*, by request, the queue's name and the gfns; *answers*: how many came each time."""
+
+    held: list[tuple[str, Frames]] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+
+    def ask(self, guest: Guest, count: int, queue: str) -> Procedure:
+        """Request once, and keep what comes."""
+        gfns = yield from guest._slots.request(count, queue)
+        self.answers.append(gfns.size)
+        if gfns.size:
+            self.held.append((queue, gfns))
+
+    def gfns(self) -> list[int]:
+        """List all slots."""
+        return [gfn for _, gfns in self.held for gfn in gfns.tolist()]
 
 
 @dataclass
@@ -161,6 +195,7 @@ class Driver:
 
     guest: Guest
     host: NaiveHost
+    slots: SlotUser = field(default_factory=SlotUser)
     now: float = 0.0
     deadline: float | None = None
     queue: deque[Command] = field(default_factory=deque)
@@ -197,22 +232,61 @@ class Driver:
             self.do(Tick())
         self.now = end
 
+    def request(self, count: int, queue: str = "foreign") -> None:
+        """Let somebody ask for slots; it has them, or not, when nothing is in flight any more."""
+        self.guest._procedures.start(self.slots.ask(self.guest, count, queue))
+        self.send(Tick())
+
+    def release(self, index: int = 0) -> None:
+        """Let the slots of the request with this number be released."""
+        queue, gfns = self.slots.held.pop(index)
+        self.guest._slots.release(gfns, queue)
+        self.send(Tick())
+
     def assert_sound(self) -> None:
         """Assert that the guest's counters are right and that guest and host agree on what is populated."""
         assert self.guest.check() == []
         statistics = self.guest.statistics()
         assert statistics.content_errors == 0
         assert statistics.failed_extents == 0 or self.host.refuse_chance
+        assert statistics.slots == sum(gfns.size for _, gfns in self.slots.held)
+        assert statistics.slots <= statistics.slots_max_pages
+        assert set(self.slots.gfns()).isdisjoint(self.host.words)
+        assert len(set(self.slots.gfns())) == statistics.slots
         if not self.queue:
             assert self.guest._balloon.current_pages == len(self.host.words)
             assert ballooned(self.guest).isdisjoint(self.host.words)
             assert len(ballooned(self.guest)) + len(self.host.words) == self.host.gfn_count
 
 
+def extents_of(command: Command) -> int:
+    """Count what one list of a command that moves memory names."""
+    match command:
+        case Populate(gfns) | Decrease(gfns) | Inflate(gfns) | Deflate(gfns) | Exchange(gfns):
+            return gfns.size
+        case PopulateDepopulate(gfns):
+            return gfns.size
+    return 0
+
+
+def moved(commands: list[Command]) -> list[tuple[str, int, Frames]]:
+    """Tell what commands back and unback pages, as (Populate or Decrease, order, gfns), whoever the hypervisor is."""
+    named: list[tuple[str, int, Frames]] = []
+    for command in commands:
+        match command:
+            case Populate(gfns, order) | Deflate(gfns, order):
+                named.append(("Populate", order, gfns))
+            case Decrease(gfns, order) | Inflate(gfns, order):
+                named.append(("Decrease", order, gfns))
+            case _:
+                pass
+    return named
+
+
 def ballooned(guest: Guest) -> set[int]:
-    """List every gfn that the guest has in its balloon."""
+    """List every gfn that the guest has in its balloon, slots too."""
     gfns: set[int] = set()
-    for queue in guest._balloon.queues:
+    for queue in guest._balloon.queues.values():
         for base in queue.members().tolist():
             gfns.update(range(base, base + (1 << queue.order)))
     return gfns

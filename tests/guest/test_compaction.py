@@ -216,7 +216,44 @@ def test_a_host_without_any_migration_way_makes_it_defer_not_fail() -> None:
     scene = Scene({"ballooned": 100}, {"movable": 3}, {"ballooned": 100}, {}, features=none)
     scene.host.max_pages = len(scene.host.words)
     scene.compact(30)
-    assert scene.guest.statistics().compaction_failures >= 3
+    statistics = scene.guest.statistics()
+    assert statistics.compaction_failures == statistics.migrations_without_headroom >= 3
+    assert scene.driver.notes.count("no_headroom") == 1, "said once, not with every try"
     scene.host.max_pages += 1
     scene.compact(40)
     assert scene.guest.statistics().partly_ballooned == 0
+    assert scene.driver.notes.count("no_headroom") == 1
+
+
+def test_headroom_that_goes_again_is_noted_again() -> None:
+    """Each change from having it to lacking it is said once."""
+    scene = Scene({})
+    for lacks in (False, True, True, False, True, True):
+        scene.guest._migration.lacks_headroom = lacks
+        scene.driver.do(Tick())
+    assert scene.driver.notes.count("no_headroom") == 2
+
+
+def test_a_block_with_slots_is_no_target_but_gives_its_ballooned_pages() -> None:
+    """The highest block holds slots: it is not emptied, and the rest of its ballooned pages go to another."""
+    scene = Scene({"ballooned": 112}, {}, {"movable": 5}, {"ballooned": 500})
+    scene.guest._balloon.pages.remove(np.arange(3 * 512, 3 * 512 + 100))
+    slots = np.arange(3 * 512, 3 * 512 + 100, dtype=np.int64)
+    scene.guest._zone.change(slots, PageState.BALLOON_4K, PageState.SLOT)
+    scene.guest._balloon.queues["foreign"].put(slots)
+    scene.driver.slots.held.append(("foreign", slots))
+    scene.compact()
+    assert scene.count(PageState.SLOT) == [0, 0, 0, 100]
+    assert scene.count(PageState.BALLOON_2M) == [0, 0, 512, 0]
+    assert scene.count(PageState.BALLOON_4K) == [0, 0, 0, 0]
+
+
+def test_a_block_with_slots_is_not_vacated_for_an_inflation() -> None:
+    """What has slots cannot be given up whole: the inflation empties another block."""
+    scene = Scene({"movable": 100}, {"movable": 100}, {"movable": 100}, {"movable": 100, "ballooned": 10})
+    slots = scene.guest._balloon.hand_out("foreign", 10)
+    scene.driver.slots.held.append(("foreign", slots))
+    scene.driver.do(TargetSet(blocks(3) - 10))
+    scene.driver.assert_sound()
+    assert scene.count(PageState.BALLOON_2M) == [0, 0, 512, 0]
+    assert scene.count(PageState.SLOT) == [0, 0, 0, 10]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.guest.naive_host import Driver, NaiveHost, blocks
-from xbd.abi import Features
+from xbd.abi import DomainType, Features
 from xbd.guest import DRIVERS, Guest, GuestSettings, LimitSet, ModeSet, TargetSet, Tick, override_driver, parse_mode
 from xbd.guest.workload import Bursty, Steady, UnmovableHeavy, Workload
 from xbd.units import SUPER_PAGES
@@ -18,6 +18,7 @@ def random_driver(rng: np.random.Generator, strategy: str) -> Driver:
     """Boot a guest with a random map, on a host with random manners."""
     gfn_count = blocks(SIZE) + int(rng.choice([0, 0, 1, 300]))
     host = NaiveHost(gfn_count, max_pages=blocks(SIZE + 1), rng=rng, features=FEATURES[int(rng.integers(3))])
+    host.domain_type = list(DomainType)[int(rng.integers(len(DomainType)))]
     host.budget_chance = float(rng.choice([0.0, 0.3, 0.9]))
     host.refuse_chance = float(rng.choice([0.0, 0.0, 0.1]))
     host.free_frames = int(rng.choice([0, 5, 600, 3000, 1 << 30]))
@@ -25,6 +26,7 @@ def random_driver(rng: np.random.Generator, strategy: str) -> Driver:
     host.words = dict.fromkeys(np.flatnonzero(rng.random(gfn_count) < rng.choice([0.5, 0.97, 1.0])).tolist(), 0)
     boot = host.boot_again(target=blocks(int(rng.integers(4, SIZE + 1))))
     options = {"commands_in_flight": int(rng.integers(1, 9)), "vacate_blocks": int(rng.choice([0, 1, 64]))}
+    options["batch_extents"] = int(rng.choice([100, 512]))
     driver = override_driver(DRIVERS[strategy], options)
     workload = WORKLOADS[int(rng.integers(len(WORKLOADS)))]
     return Driver(Guest(boot, GuestSettings(driver, verify=True), int(rng.integers(1 << 30)), workload), host)
@@ -33,7 +35,7 @@ def random_driver(rng: np.random.Generator, strategy: str) -> Driver:
 def random_event(driver: Driver, rng: np.random.Generator) -> None:
     """Do one thing to the guest: an event, an answer in the middle of things, or time."""
     host = driver.host
-    match int(rng.integers(8)):
+    match int(rng.integers(10)):
         case 0:
             driver.send(TargetSet(int(rng.integers(0, blocks(SIZE + 2)))))
         case 1:
@@ -47,6 +49,10 @@ def random_event(driver: Driver, rng: np.random.Generator) -> None:
         case 4:
             modes = ("stuck", "slow 1m/s", "floor 10m", "ceiling 12m", "lies", "normal", "normal")
             driver.send(ModeSet(parse_mode(modes[int(rng.integers(len(modes)))])))
+        case 5:
+            driver.request(int(rng.choice([1, 64, 600])))
+        case 6 if driver.slots.held:
+            driver.release(int(rng.integers(len(driver.slots.held))))
         case _:
             driver.now += float(rng.choice([0.1, 0.6, 3.0]))
             driver.send(Tick())
@@ -72,11 +78,12 @@ def test_no_page_is_lost_and_no_word_is_wrong(seed: int, strategy: str) -> None:
     driver.assert_sound()
 
 
+@pytest.mark.parametrize("domain_type", [DomainType.PVH, DomainType.VIRTIO])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_guest_reaches_what_can_be_reached(seed: int) -> None:
+def test_a_guest_reaches_what_can_be_reached(seed: int, domain_type: DomainType) -> None:
     """With a host that has memory, a target above what programs need is reached, and the balloon is whole blocks."""
     rng = np.random.default_rng(1000 + seed)
-    host = NaiveHost(blocks(32), blocks(32), rng=rng, budget_chance=0.3)
+    host = NaiveHost(blocks(32), blocks(32), rng=rng, budget_chance=0.3, domain_type=domain_type)
     driver = Driver(Guest(host.boot(blocks(32)), GuestSettings(verify=True), seed, Steady(used=0.3)), host)
     driver.do(Tick())
     for target in rng.integers(16, 33, size=8).tolist():

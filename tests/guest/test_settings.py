@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from xbd.errors import BadArgument
-from xbd.guest import DRIVERS, GuestSettings, driver_named, override_driver
+from xbd.guest import DRIVERS, DriverSettings, GuestSettings, driver_named, override_driver
 from xbd.guest.workload import PROFILES, Steady, make_workload
 
 
 def test_strategies_have_names() -> None:
     """The strategies stock and full are there, and an unknown one is refused with their names."""
-    assert driver_named("stock").queues == ("stack",)
+    assert driver_named("stock").queues == ("stack", "foreign")
     assert driver_named("full").migration
     with pytest.raises(BadArgument, match="nosuch") as error:
         driver_named("nosuch")
@@ -19,9 +19,18 @@ def test_strategies_have_names() -> None:
 
 def test_driver_settings_can_be_overridden_one_by_one() -> None:
     """What is not named stays as it was."""
-    driver = override_driver(DRIVERS["full"], {"queues": ["4k"], "retry_max": 0, "migration": False})
+    options = {"queues": ["4k"], "retry_max": 0, "migration": False, "slots_max_pages": 700}
+    driver = override_driver(DRIVERS["full"], options)
     assert (driver.queues, driver.retry_max, driver.migration) == (("4k",), 0, False)
-    assert driver.delay_max_s == 32
+    assert (driver.delay_max_s, driver.slots_max_pages) == (32, 700)
+
+
+def test_floor_and_bound_of_slots_are_shares_of_the_guest_unless_they_are_set() -> None:
+    """1/32 and 1/8 of the gfns; 0 means none, and a floor is never more than there is."""
+    assert (DriverSettings().floor(8000), DriverSettings().slots_limit(8000)) == (250, 1000)
+    assert DriverSettings(floor_pages=0, slots_max_pages=0).slots_limit(8000) == 0
+    assert DriverSettings(floor_pages=0).floor(8000) == 0
+    assert DriverSettings(floor_pages=9000, slots_max_pages=9000).floor(8000) == 8000
 
 
 @pytest.mark.parametrize(
@@ -37,6 +46,8 @@ def test_driver_settings_can_be_overridden_one_by_one() -> None:
         {"retry_max": True},
         {"batch_extents": 513},
         {"commands_in_flight": 0},
+        {"slots_max_pages": -1},
+        {"slots_max_pages": 0.5},
     ],
 )
 def test_bad_driver_settings_are_refused(options: dict[str, object]) -> None:

@@ -5,8 +5,9 @@ import pytest
 
 from tests.guest.naive_host import Driver, NaiveHost, blocks
 from xbd.abi import Load, Store
+from xbd.errors import BadArgument
 from xbd.guest import Demand, Guest, GuestSettings, TargetSet, Tick
-from xbd.guest.workload import Bursty, Driven, Idle, Steady, UnmovableHeavy, Workload
+from xbd.guest.workload import PROFILES, Bursty, Driven, Idle, Steady, UnmovableHeavy, Workload, make_workload
 from xbd.guest.zone import PageState
 
 
@@ -107,6 +108,17 @@ def test_an_idle_guest_sleeps_for_ever() -> None:
     driver = booted(Idle())
     driver.do(Tick())
     assert driver.deadline is None
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_every_profile_may_do_block_io(profile: str) -> None:
+    """Its rate is a number of pages a second, 0 unless said; what is none is refused."""
+    assert make_workload(profile).io_pages_s == 0
+    for rate in (0, 0.5, 64, 1_000_000):
+        assert make_workload(profile, {"io_pages_s": rate}).io_pages_s == rate
+    for wrong in (-1, 1_000_001, float("nan"), "64", None, True):
+        with pytest.raises(BadArgument, match="io_pages_s"):
+            make_workload(profile, {"io_pages_s": wrong})
 
 
 def test_unmovable_pages_are_kept_together() -> None:

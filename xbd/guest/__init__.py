@@ -5,6 +5,7 @@ from xbd.guest.events import (
     Demand,
     Event,
     LimitSet,
+    MessagesWaiting,
     ModeSet,
     Note,
     ShutdownAsked,
@@ -14,12 +15,13 @@ from xbd.guest.events import (
 )
 from xbd.guest.kernel import Guest
 from xbd.guest.mode import GuestMode, ModeKind, parse_mode
-from xbd.guest.settings import DRIVERS, DriverSettings, GuestSettings, driver_named, override_driver
+from xbd.guest.settings import DRIVERS, BlockBackEnd, DriverSettings, GuestSettings, driver_named, override_driver
 from xbd.guest.statistics import GuestStatistics
 
 __all__ = [
     "DRIVERS",
     "Answered",
+    "BlockBackEnd",
     "Demand",
     "DriverSettings",
     "Event",
@@ -28,6 +30,7 @@ __all__ = [
     "GuestSettings",
     "GuestStatistics",
     "LimitSet",
+    "MessagesWaiting",
     "ModeKind",
     "ModeSet",
     "Note",

@@ -49,11 +49,16 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
+class MessagesWaiting:
+    """There are messages in the guest's inbox that it was not told of yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShutdownAsked:
     """Stop: start nothing new, and note `shutdown` when nothing is in flight any more."""
 
 
-Event = Answered | TargetSet | LimitSet | ModeSet | Tick | Demand | ShutdownAsked
+Event = Answered | TargetSet | LimitSet | ModeSet | Tick | Demand | MessagesWaiting | ShutdownAsked
 
 
 @dataclass(frozen=True, slots=True)

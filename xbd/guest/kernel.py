@@ -1,7 +1,7 @@
 """The guest kernel: one step function over zone, workload, balloon worker and compaction.
 
 `Guest.step(event, now)` applies an event, starts what is due in a fixed order (workload, worker,
-compaction), lets every procedure go on as far as it can, and answers with the commands to send and
+compaction, block I/O), lets every procedure go on as far as it can, and answers with the commands to send and
 the time to look again. It performs nothing itself: whoever calls it carries the commands.
 """
 
@@ -10,18 +10,15 @@ from typing import assert_never
 
 import numpy as np
 
-from xbd.abi import BootInfo
+from xbd.abi import BootInfo, Frames
 from xbd.guest.balloon.backoff import WorkerState
-from xbd.guest.balloon.balloon import Balloon
-from xbd.guest.balloon.migration import Migration
-from xbd.guest.balloon.worker import Worker
 from xbd.guest.boot import lay_out
-from xbd.guest.compaction import Compaction
 from xbd.guest.events import (
     Answered,
     Demand,
     Event,
     LimitSet,
+    MessagesWaiting,
     ModeSet,
     Note,
     ShutdownAsked,
@@ -29,15 +26,16 @@ from xbd.guest.events import (
     TargetSet,
     Tick,
 )
-from xbd.guest.mode import GuestMode, ModeKind
+from xbd.guest.mode import ModeKind
+from xbd.guest.parts import Parts
 from xbd.guest.procedures import Procedure, Procedures
 from xbd.guest.settings import GuestSettings
-from xbd.guest.state import Clock, Wishes
-from xbd.guest.statistics import GuestStatistics
+from xbd.guest.statistics import GuestStatistics, count
+from xbd.guest.workload.holdings import Pool
 from xbd.guest.workload.profiles import Driven, Workload
-from xbd.guest.workload.programs import Goals, Programs
-from xbd.guest.zone import Mobility, PageState, Zone
-from xbd.units import PAGE_BYTES, PAGE_KIB, SUPER_PAGES
+from xbd.guest.workload.programs import Goals
+from xbd.guest.zone import Mobility, PageState
+from xbd.units import SUPER_PAGES
 
 
 class Guest:
@@ -58,31 +56,11 @@ class Guest:
         self.shut_down = False
         self._workload = workload
         self._rng = np.random.default_rng(seed)
-        self._clock = Clock()
-        self._zone = Zone(boot.gfn_count)
-        driver = settings.driver
-        self._balloon = Balloon(self._zone, driver.queues, unmovable=driver.unmovable)
-        self._programs = Programs(self._zone, seed, self._rng, verify=settings.verify, young_share=workload.young_share)
-        self._wishes = Wishes(boot.target_pages, boot.max_pages, GuestMode())
-        self._migration = Migration(self._balloon, boot.features)
-        self._compaction = Compaction(
-            self._zone,
-            self._balloon,
-            programs=self._programs,
-            migration=self._migration,
-            wishes=self._wishes,
-            settings=driver,
-            clock=self._clock,
-        )
-        self._worker = Worker(
-            self._zone,
-            self._balloon,
-            programs=self._programs,
-            wishes=self._wishes,
-            settings=driver,
-            clock=self._clock,
-            vacate=self._compaction.vacate,
-        )
+        parts = self._parts = Parts.build(boot, settings, seed, workload, self._rng)
+        self._clock, self._wishes, self._zone = parts.clock, parts.wishes, parts.zone
+        self._balloon, self._programs, self._migration = parts.balloon, parts.programs, parts.migration
+        self._compaction, self._worker = parts.compaction, parts.worker
+        self._slots, self._io = parts.slots, parts.io
         self._procedures = Procedures(self._programs.pages_lock, self._balloon.token)
         self._kernel_pages = self._boot(boot, settings)
         self._goals: Goals | None = None
@@ -90,6 +68,8 @@ class Guest:
         self._ticks = 0
         self._next_tick: float | None = 0.0 if workload.tick_s else None
         self._noted: tuple[WorkerState, int, int] = (WorkerState.DONE, self._balloon.current_pages, 0)
+        self._noted_no_headroom = False
+        self._noted_mismatches = 0
         self._notes: list[Note] = []
 
     def _boot(self, boot: BootInfo, settings: GuestSettings) -> int:
@@ -142,6 +122,8 @@ class Guest:
                 self._demand(anon_pages, cache_pages)
             case ShutdownAsked():
                 self._wishes.stopping = True
+            case MessagesWaiting():
+                self._io.messages_waiting()
             case Tick():
                 pass
             case _ as unreachable:
@@ -167,6 +149,9 @@ class Guest:
             self._compaction.running = True
             self._procedures.start(self._compaction.run())
             started = True
+        for procedure in self._io.start_due():
+            self._procedures.start(procedure)
+            started = True
         return started
 
     def _goals_due(self) -> bool:
@@ -190,7 +175,7 @@ class Guest:
             self._compaction.wake()
 
     def _deadline(self) -> float | None:
-        times = [self._worker.deadline(), self._compaction.deadline()]
+        times = [self._worker.deadline(), self._compaction.deadline(), self._io.deadline()]
         if not self._workload_running:
             times.append(self._next_tick)
         return min((time for time in times if time is not None), default=None)
@@ -207,6 +192,14 @@ class Guest:
         if self._programs.content_errors > errors:
             errors = self._programs.content_errors
             self._notes.append(Note("content_errors", {"pages": errors}))
+        if self._io.mismatches > self._noted_mismatches:
+            self._noted_mismatches = self._io.mismatches
+            self._notes.append(Note("io_mismatches", {"count": self._noted_mismatches}))
+        if self._migration.lacks_headroom != self._noted_no_headroom:
+            self._noted_no_headroom = self._migration.lacks_headroom
+            if self._noted_no_headroom:
+                fields = {"pages": self._balloon.current_pages, "limit_pages": self._wishes.limit_pages}
+                self._notes.append(Note("no_headroom", fields))
         self._noted = (backoff.state, current, errors)
         if self._wishes.stopping and not self.shut_down and not self._procedures.in_flight_count:
             self.shut_down = True
@@ -221,59 +214,8 @@ class Guest:
 
     def statistics(self) -> GuestStatistics:
         """Count everything; in mode `lies`, lie."""
-        honest = GuestStatistics(**self._counts(), **self._sysfs())  # type: ignore[arg-type]  # two halves of one record
+        honest = count(self._parts)
         return honest.as_lies() if self._wishes.mode.kind is ModeKind.LIES else honest
-
-    def _counts(self) -> dict[str, int | str]:
-        zone, balloon, programs, worker = self._zone, self._balloon, self._programs, self._worker
-        return {
-            "gfn_count": zone.gfn_count,
-            "current_pages": balloon.current_pages,
-            "target_pages": self._wishes.target_pages,
-            "limit_pages": self._wishes.limit_pages,
-            "aim_pages": worker.aim_pages,
-            "balloon_4k_pages": zone.total(PageState.BALLOON_4K),
-            "balloon_2m_pages": zone.total(PageState.BALLOON_2M),
-            "slots": zone.total(PageState.SLOT),
-            "isolated_pages": zone.total(PageState.ISOLATED),
-            "guest_free_pages": zone.free.free_frames,
-            "guest_free_superframes": zone.free.free_superframes,
-            "movable_pages": zone.total(PageState.MOVABLE),
-            "unmovable_pages": zone.total(PageState.UNMOVABLE),
-            "cache_pages": programs.reclaimable_pages,
-            "pages_allocated": programs.pages_allocated,
-            "pages_freed": programs.pages_freed,
-            "pages_denied": programs.pages_denied,
-            "cache_dropped": programs.cache_dropped,
-            "content_errors": programs.content_errors,
-            "pages_inflated": worker.pages_inflated,
-            "pages_deflated": worker.pages_deflated,
-            "pages_migrated": self._migration.pages_migrated,
-            "pages_half_done": self._migration.pages_half_done,
-            "pages_moved": self._compaction.pages_moved,
-            "failed_extents": balloon.failed_extents,
-            "compaction_passes": self._compaction.passes,
-            "compaction_failures": self._compaction.failures,
-            "partly_ballooned": balloon.partly_ballooned(),
-            "worker_state": str(worker.backoff.state),
-            "mode": str(self._wishes.mode),
-            "migration_way": str(self._migration.way),
-        }
-
-    def _sysfs(self) -> dict[str, int]:
-        zone, backoff = self._zone, self._worker.backoff
-        return {
-            "current_kb": self._balloon.current_pages * PAGE_KIB,
-            "low_kb": zone.total(PageState.BALLOON_4K) * PAGE_KIB + zone.total(PageState.BALLOON_2M) * PAGE_KIB,
-            # As in sysfs: ballooned high memory; every machine that this plays is 64 bits wide and has none.
-            "high_kb": 0,
-            "target_kb": self._wishes.target_pages * PAGE_KIB,
-            "target": self._wishes.target_pages * PAGE_BYTES,
-            "schedule_delay": backoff.schedule_delay,
-            "max_schedule_delay": backoff.delay_max_s,
-            "retry_count": backoff.retry_count,
-            "max_retry_count": backoff.retry_max,
-        }
 
     def report(self) -> dict[str, int | str]:
         """Return the statistics as a plain map, for the wire."""
@@ -281,9 +223,29 @@ class Guest:
 
     def check(self) -> list[str]:
         """Recompute every counter and say what disagrees; what is in flight is left out where it must be."""
-        wrong = self._zone.check() + self._balloon.check()
+        wrong = self._zone.check() + self._balloon.check() + self._slots.check()
         if self.quiet:
-            wrong += self._programs.check()
+            wrong += self._programs.check() + self._io.check()
+            wrong += self._check_unmovable()
             if self._zone.total(PageState.ISOLATED):
                 wrong.append(f"guest: {self._zone.total(PageState.ISOLATED)} pages are isolated with nothing in flight")
         return wrong
+
+    def _check_unmovable(self) -> list[str]:
+        """Compare the unmovable pages with those that the kernel, its programs and its block I/O hold."""
+        pages, _ = self._io.held()
+        held = self._kernel_pages + self._programs.holdings.pages[Pool.KERNEL] + pages.size
+        wrong = np.count_nonzero(self._zone.state[pages] != PageState.UNMOVABLE) + pages.size - np.unique(pages).size
+        if wrong or held != self._zone.total(PageState.UNMOVABLE):
+            unmovable = self._zone.total(PageState.UNMOVABLE)
+            return [f"guest: {unmovable} pages are unmovable, {held} are held so, {wrong} of them for I/O are not"]
+        return []
+
+    def slots(self) -> Frames:
+        """List the gfns that are slots, ascending."""
+        return np.flatnonzero(self._zone.state == PageState.SLOT)
+
+    def grants(self) -> Frames:
+        """List the references of what it has granted; complete while nothing is in flight."""
+        _, refs = self._io.held()
+        return refs[refs >= 0]

@@ -10,6 +10,9 @@ from xbd.guest.balloon.queues import check_queue_names
 
 # Linux's former minimum_target() asked for 1/32 of the memory plus a constant, so that no target starves a guest.
 FLOOR_SHIFT: Final = 5
+# Slots may take an eighth of a guest: in one of 8 GiB as many as Xen lets a domain map (262,144), and far from
+# starving it.
+SLOTS_SHIFT: Final = 3
 # What a kernel holds from the start and never gives back: 16 MiB, or a fiftieth of a small guest.
 KERNEL_PAGES: Final = 4096
 KERNEL_SHARE: Final = 50
@@ -23,11 +26,12 @@ class DriverSettings:
     pages are unmovable allocations, as in Linux today, taken in descending runs. *retry_max* is sysfs's
     max_retry_count (0: for ever), *delay_max_s* its max_schedule_delay. *wake_on_free_pages*: a cancelled inflation
     is tried again when so many pages became free (0: never, as in Linux). *floor_pages*: the driver aims no lower
-    (None: 1/32 of the gfns). *vacate_blocks*: how many blocks are emptied at a time for an inflation that finds none
+    (None: 1/32 of the gfns). *slots_max_pages*: so many gfns may be out as slots (None: an eighth of them; 0: none).
+    *vacate_blocks*: how many blocks are emptied at a time for an inflation that finds none
     wholly free (0: none, it goes on by single pages, and migration tidies up after it).
     """
 
-    queues: tuple[str, ...] = ("2m", "4k")
+    queues: tuple[str, ...] = ("2m", "4k", "foreign")
     migration: bool = True
     unmovable: bool = False
     batch_extents: int = BATCH_EXTENTS
@@ -36,24 +40,46 @@ class DriverSettings:
     retry_max: int = 4
     wake_on_free_pages: int = 512
     floor_pages: int | None = None
+    slots_max_pages: int | None = None
     vacate_blocks: int = 64
     compaction_check_s: float = 0.5
     compaction_batches: int = 64
 
+    def floor(self, gfn_count: int) -> int:
+        """Say below how many pages the driver never goes."""
+        floor = gfn_count >> FLOOR_SHIFT if self.floor_pages is None else self.floor_pages
+        return min(floor, gfn_count)
+
+    def slots_limit(self, gfn_count: int) -> int:
+        """Say how many gfns may be out as slots at a time."""
+        return gfn_count >> SLOTS_SHIFT if self.slots_max_pages is None else self.slots_max_pages
+
 
 DRIVERS: Final[Mapping[str, DriverSettings]] = {
     "full": DriverSettings(),
-    "stock": DriverSettings(queues=("stack",), migration=False, unmovable=True, wake_on_free_pages=0),
+    "stock": DriverSettings(queues=("stack", "foreign"), migration=False, unmovable=True, wake_on_free_pages=0),
 }
 
 
 @dataclass(frozen=True, slots=True)
+class BlockBackEnd:
+    """A guest serves other domains' block I/O; *persistent*: what they granted once stays mapped."""
+
+    persistent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GuestSettings:
-    """One guest: its driver, whether every content word is checked, and what its kernel holds (None: a small share)."""
+    """One guest.
+
+    *driver*: its balloon driver. *verify*: every content word is checked. *kernel_pages*: what its kernel holds (None:
+    a small share). *block_back_end*: it serves others' disks (None: it does not).
+    """
 
     driver: DriverSettings = field(default_factory=DriverSettings)
     verify: bool = False
     kernel_pages: int | None = None
+    block_back_end: BlockBackEnd | None = None
 
     def kernel_footprint(self, populated_pages: int) -> int:
         """Count the pages that the kernel takes at boot."""

@@ -2,24 +2,32 @@
 
 The guests' commands are carried out by direct calls, the moment they are issued, and time moves
 only when it is told to. What runs here is what runs behind the sockets, in the same order for the
-same seed: guests whose deadlines have come step in the order of their domids.
+same seed: guests whose deadlines have come step in the order of their domids, and guests that talk
+to each other by turns, each a step.
 """
 
+from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
-from xbd.abi import BootInfo
-from xbd.guest import Answered, Event, Guest, GuestSettings, LimitSet, TargetSet, Tick
+import numpy as np
+
+from xbd.abi import BootInfo, DomainType, Frames
+from xbd.guest import Answered, Event, Guest, GuestSettings, LimitSet, MessagesWaiting, TargetSet, Tick
 from xbd.guest.workload import Idle, Workload
 from xbd.machine import HostSettings, Machine
 from xbd.units import SUPER_PAGES
 
-# A guest that goes on issuing commands at one instant of virtual time is broken, not busy.
+# Guests that go on issuing commands at one instant of virtual time are broken, not busy.
 _ROUNDS_MAX = 1_000_000
+_NOTHING: Final[Frames] = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(slots=True, eq=False)
 class _Agent:
     guest: Guest
+    settings: GuestSettings
+    workload: Workload
     deadline: float | None = None
 
 
@@ -42,23 +50,41 @@ class VirtualHost:
         max_pages: int,
         target_pages: int,
         gfn_count: int | None = None,
+        domid: int | None = None,
+        domain_type: DomainType = DomainType.PVH,
+        min_pages: int = 0,
         settings: GuestSettings | None = None,
         workload: Workload | None = None,
     ) -> int:
         """Make a domain and boot a guest in it; returns its domid. Raises as `Machine.create` does."""
-        domid = self.machine.create(name, max_pages=max_pages, target_pages=target_pages, gfn_count=gfn_count)
-        self._boot(self.machine.reboot(domid), settings, workload)
+        domid = self.machine.create(
+            name,
+            max_pages=max_pages,
+            target_pages=target_pages,
+            gfn_count=gfn_count,
+            domid=domid,
+            domain_type=domain_type,
+            min_pages=min_pages,
+        )
+        self._boot(self.machine.reboot(domid), settings or GuestSettings(), workload or Idle())
         return domid
 
-    def _boot(self, boot: BootInfo, settings: GuestSettings | None, workload: Workload | None) -> None:
+    def _boot(self, boot: BootInfo, settings: GuestSettings, workload: Workload) -> None:
         seed = self._seed * 65_537 + boot.domid
-        self._agents[boot.domid] = _Agent(Guest(boot, settings or GuestSettings(), seed, workload or Idle()))
+        self._agents[boot.domid] = _Agent(Guest(boot, settings, seed, workload), settings, workload)
         self.send(boot.domid, Tick())
 
-    def destroy(self, domid: int) -> None:
-        """End a guest and its domain."""
-        self.machine.destroy(domid)
+    def reboot(self, domid: int) -> None:
+        """End a guest in the middle of things and boot another one like it in its domain."""
+        agent = self._agents.pop(domid)
+        self._boot(self.machine.reboot(domid), agent.settings, agent.workload)
+
+    def destroy(self, domid: int) -> int:
+        """End a guest and its domain; returns how many of its pages were still mapped, as `Machine.destroy` does."""
+        still_mapped = self.machine.destroy(domid)
         del self._agents[domid]
+        self._run(deque())
+        return still_mapped
 
     def guest(self, domid: int) -> Guest:
         """Find the guest of a domain, to look at it."""
@@ -69,16 +95,25 @@ class VirtualHost:
         return sorted(self._agents)
 
     def send(self, domid: int, event: Event) -> None:
-        """Let an event reach a guest, and carry out whatever it then wants, until it is quiet."""
-        agent = self._agents[domid]
-        execute = self.machine.execute
-        step = agent.guest.step(event, self.now)
+        """Let an event reach a guest, and carry out whatever it and those that it talks to then want, until all is quiet."""
+        self._run(deque([(domid, event)]))
+
+    def _run(self, events: deque[tuple[int, Event]]) -> None:
+        """Let guests step by turns: each event is a turn, and what comes of it is put behind the others."""
         for _ in range(_ROUNDS_MAX):
-            if not step.commands:
-                agent.deadline = step.deadline
+            events.extend((domid, MessagesWaiting()) for domid in self.machine.take_woken() if domid in self._agents)
+            if not events:
                 return
-            step = agent.guest.step(Answered([execute(domid, command) for command in step.commands]), self.now)
-        raise AssertionError(f"d{domid} issued commands for {_ROUNDS_MAX} rounds at {self.now} s")
+            domid, event = events.popleft()
+            agent = self._agents[domid]
+            step = agent.guest.step(event, self.now)
+            agent.deadline = step.deadline
+            if step.commands:
+                results = [self.machine.execute(domid, command) for command in step.commands]
+                events.append((domid, Answered(results)))
+        raise AssertionError(
+            f"{sorted({domid for domid, _ in events})} go on after {_ROUNDS_MAX} rounds at {self.now} s"
+        )
 
     def set_target(self, domid: int, pages: int) -> None:
         """Set a domain's target as the toolstack does: shrinking target before limit, growing limit before target."""
@@ -118,4 +153,17 @@ class VirtualHost:
             tot_pages, current = self.machine.domain(domid).tot_pages, guest.statistics().current_pages
             if tot_pages != current:
                 wrong.append(f"d{domid}: the guest counts {current} pages, the machine {tot_pages}")
+            wrong += self._check_grants(domid)
+        return wrong
+
+    def _check_grants(self, domid: int) -> list[str]:
+        """Say which slots and grants of a domain its guest knows nothing of; mapped slots may be fewer than it has."""
+        domain, guest = self.machine.domain(domid), self.guest(domid)
+        mappings, grants = domain.mappings, domain.grants
+        mapped = mappings.gfn[mappings.in_use()] - 1 if mappings is not None else _NOTHING
+        strange = np.setdiff1d(mapped, guest.slots())
+        wrong = [f"d{domid}: gfn {gfn:#x} is mapped, and no slot of its guest" for gfn in strange.tolist()]
+        granted = grants.in_use() if grants is not None else _NOTHING
+        left_over = np.setxor1d(granted, guest.grants())
+        wrong += [f"d{domid}: only one of guest and machine knows of grant {ref}" for ref in left_over.tolist()]
         return wrong

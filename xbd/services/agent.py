@@ -16,6 +16,7 @@ from xbd.guest import (
     Event,
     Guest,
     LimitSet,
+    MessagesWaiting,
     ModeSet,
     Note,
     ShutdownAsked,
@@ -143,6 +144,8 @@ class Agent:
             resent = self._conversation.resend()
             self._step(TargetSet(boot.target_pages), now)
             self._step(LimitSet(boot.max_pages), now)
+            # There may be messages that nobody has told of.
+            self._step(MessagesWaiting(), now)
         else:
             resent = b""
             self.forget()
@@ -225,5 +228,7 @@ def _event(method: str, params: Mapping[str, object]) -> Event:
             return LimitSet(pages)
         case "mode", {"mode": str(mode)}:
             return ModeSet(parse_mode(mode))
+        case "messages", _:
+            return MessagesWaiting()
         case _:
             return ShutdownAsked()

@@ -45,7 +45,13 @@ TIMER_GRAIN_S: Final = 0.01
 # What an agent process has open beside its guests' connections.
 DESCRIPTORS_APART: Final = 32
 _HINTS: Final = frozenset({"created", "destroyed", "agent_lost", "shutdown"})
-_LEVELS: Final = {"content_errors": "error", "shutdown": "info", "mode": "info"}
+_LEVELS: Final = {
+    "content_errors": "error",
+    "io_mismatches": "error",
+    "no_headroom": "warning",
+    "shutdown": "info",
+    "mode": "info",
+}
 
 
 class Pauses:
@@ -108,7 +114,7 @@ async def carry(agent: Agent, transport: SocketTransport) -> None:
 
 
 def _level(note: str) -> int:
-    levels = {"error": 40, "info": 20}
+    levels = {"error": 40, "warning": 30, "info": 20}
     return levels.get(_LEVELS.get(note, ""), 10)
 
 

@@ -1,1 +1,1 @@
-"""The balloon driver: queues of ballooned pages, the worker, and the migration of ballooned pages."""
+"""The balloon driver: its back ends, the queues of its pages, the worker, migration, and slots for foreign pages."""

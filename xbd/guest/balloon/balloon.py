@@ -1,14 +1,16 @@
 """The balloon: what the guest withholds from itself, and how many pages it holds.
 
 Pages go into the balloon by being isolated, unbacked and queued; they come out by being taken from
-a queue (isolated), backed and freed. This module keeps zone, queues and the count of populated
-pages in step, and merges 512 single pages of one block into one 2 MiB page. It issues no commands.
+a queue (isolated), backed and freed. Single pages of it can be handed out as slots, and come back.
+This module keeps zone, queues and the count of populated pages in step, and merges 512 single pages
+of one block into one 2 MiB page. It issues no commands.
 """
 
 import numpy as np
 
 from xbd.abi import Frames
-from xbd.guest.balloon.queues import QUEUES, BalloonQueue, BlockQueue, PageQueue, check_queue_names
+from xbd.frames import expand_supers
+from xbd.guest.balloon.queues import QUEUES, BalloonQueue, Purpose, check_queue_names
 from xbd.guest.boot import BootMap
 from xbd.guest.procedures import Lock
 from xbd.guest.zone import Mobility, PageState, Zone
@@ -23,29 +25,28 @@ class Balloon:
         queue_names: of `QUEUES`, in the order in which deflation serves them; BadArgument if they are no choice.
         unmovable: inflate by unmovable allocations, in descending runs, as Linux does.
 
-    Attributes: *current_pages*: pages that the guest believes are populated. *token*: held by who inflates,
-    deflates or migrates. *failed_extents*: extents that the hypervisor refused for another reason than memory.
+    Attributes: *queues*, by name. *withheld*: those that deflation serves, in its order; *pages* is the one of single
+    pages, *blocks* that of 2 MiB pages, if there is one. *current_pages*: pages that the guest believes are populated.
+    *token*: held by who inflates, deflates, migrates or asks for slots.
     """
 
     def __init__(self, zone: Zone, queue_names: tuple[str, ...], *, unmovable: bool) -> None:
         check_queue_names(queue_names)
         self._zone = zone
         self._mobility = Mobility.UNMOVABLE if unmovable else Mobility.MOVABLE
-        self.queues: tuple[BalloonQueue, ...] = tuple(QUEUES[name](zone.gfn_count) for name in queue_names)
-        blocks = [queue for queue in self.queues if isinstance(queue, BlockQueue)]
-        pages = [queue for queue in self.queues if queue.order == 0]
-        self.blocks: BlockQueue | None = blocks[0] if blocks else None
-        self.pages: BalloonQueue = pages[0]
+        self.queues: dict[str, BalloonQueue] = {name: QUEUES[name](zone.gfn_count) for name in queue_names}
+        self.withheld = tuple(queue for queue in self.queues.values() if queue.purpose is Purpose.WITHHELD)
+        self._of_order = {queue.order: queue for queue in self.withheld}
+        self.pages = self._of_order[0]
+        self.blocks = self._of_order.get(SUPER_ORDER)
         self.token = Lock()
         self.current_pages = 0
-        self.failed_extents = 0
 
     def adopt(self, boot: BootMap) -> None:
         """Take over what is unpopulated at boot."""
         self.current_pages = boot.populated
         if self.blocks is None:
-            blocks = ((boot.balloon_blocks << SUPER_ORDER)[:, None] + np.arange(SUPER_PAGES)).reshape(-1)
-            pages = np.concatenate((boot.balloon_pages, blocks))
+            pages = np.concatenate((boot.balloon_pages, expand_supers(boot.balloon_blocks)))
         else:
             self._zone.adopt_blocks(boot.balloon_blocks, PageState.BALLOON_2M)
             self.blocks.put(boot.balloon_blocks << SUPER_ORDER)
@@ -61,9 +62,14 @@ class Balloon:
         return self.blocks.extents * SUPER_PAGES if self.blocks is not None else 0
 
     @property
-    def empty(self) -> bool:
-        """Whether no page can be returned."""
-        return self.pages.extents == 0 and self.block_pages == 0
+    def withheld_pages(self) -> int:
+        """Count the pages that deflation, or a request for slots, can take."""
+        return self.pages.extents + self.block_pages
+
+    @property
+    def slots_out(self) -> int:
+        """Count the slots that are handed out."""
+        return self._zone.total(PageState.SLOT)
 
     def partly_ballooned(self) -> int:
         """Count the blocks with ballooned single pages beyond the least possible number: the score of compaction."""
@@ -90,25 +96,14 @@ class Balloon:
 
     def settle_not_inflated(self, gfns: Frames, order: int) -> None:
         """Free isolated extents that are still, or again, backed."""
-        if order:
-            self._zone.change_blocks(gfns >> SUPER_ORDER, PageState.ISOLATED, PageState.FREE)
-        else:
-            self._zone.release(gfns, PageState.ISOLATED)
+        self._change(gfns, order, PageState.ISOLATED, PageState.FREE)
 
     # -- deflation: take, (back), settle
 
-    def take_blocks(self, count: int) -> Frames:
-        """Isolate up to *count* ballooned blocks for deflation; returns their first gfns."""
-        if self.blocks is None:
-            return np.zeros(0, dtype=np.int64)
-        gfns = self.blocks.take(count)
-        self._zone.change_blocks(gfns >> SUPER_ORDER, PageState.BALLOON_2M, PageState.ISOLATED)
-        return gfns
-
-    def take_pages(self, count: int) -> Frames:
-        """Isolate up to *count* ballooned single pages for deflation; no block is broken for them."""
-        gfns = self.pages.take(count)
-        self._zone.change(gfns, PageState.BALLOON_4K, PageState.ISOLATED)
+    def take(self, queue: BalloonQueue, count: int) -> Frames:
+        """Isolate up to *count* of the extents that *queue* withholds, for deflation; no block is broken for them."""
+        gfns = queue.take(count)
+        self._change(gfns, queue.order, queue.state, PageState.ISOLATED)
         return gfns
 
     def split_block(self) -> bool:
@@ -118,7 +113,7 @@ class Balloon:
         gfns = self.blocks.take(1)
         self._zone.split_blocks(gfns >> SUPER_ORDER, PageState.BALLOON_2M, PageState.BALLOON_4K)
         # Not merged again here: they were split to be used.
-        self.pages.put(np.arange(gfns[0], gfns[0] + SUPER_PAGES, dtype=np.int64))
+        self.pages.put(expand_supers(gfns >> SUPER_ORDER))
         return True
 
     def settle_deflated(self, gfns: Frames, order: int) -> None:
@@ -134,7 +129,7 @@ class Balloon:
 
     def isolate_for_migration(self, gfns: Frames) -> None:
         """Isolate just these ballooned single pages."""
-        assert isinstance(self.pages, PageQueue), "only the 4 KiB queue by block migrates"
+        assert self.pages.migrates, "the pages of this queue do not migrate"
         self.pages.remove(gfns)
         self._zone.change(gfns, PageState.BALLOON_4K, PageState.ISOLATED)
 
@@ -143,46 +138,78 @@ class Balloon:
         self._zone.release(old, PageState.ISOLATED)
         self._queue(new, 0)
 
+    # -- slots: single pages that are handed out as they are, unpopulated
+
+    def hand_out(self, name: str, count: int) -> Frames:
+        """Make *count* single pages slots of the queue *name*; 2 MiB pages are broken if the single ones do not do.
+
+        The caller holds the token, and knows that there are so many.
+        """
+        while self.pages.extents < count and self.split_block():
+            pass
+        gfns = self.pages.take(count)
+        assert gfns.size == count, f"{count} slots are wanted of a balloon of {gfns.size} pages"
+        self._zone.change(gfns, self.pages.state, PageState.SLOT)
+        self.queues[name].put(gfns)
+        return gfns
+
+    def take_back(self, name: str, gfns: Frames) -> None:
+        """Withhold slots of the queue *name* again, as any ballooned single pages."""
+        self.queues[name].remove(gfns)
+        self._zone.change(gfns, PageState.SLOT, PageState.ISOLATED)
+        self._queue(gfns, 0)
+
+    # -- what all of these have in common
+
+    def _change(self, gfns: Frames, order: int, old: PageState, new: PageState) -> None:
+        if order:
+            self._zone.change_blocks(gfns >> SUPER_ORDER, old, new)
+        else:
+            self._zone.change(gfns, old, new)
+
     def _queue(self, gfns: Frames, order: int) -> None:
         if gfns.size == 0:
             return
-        if order:
-            assert self.blocks is not None, "a whole block came into a balloon without a 2 MiB queue"
-            self._zone.change_blocks(gfns >> SUPER_ORDER, PageState.ISOLATED, PageState.BALLOON_2M)
-            self.blocks.put(gfns)
-            return
-        self._zone.change(gfns, PageState.ISOLATED, PageState.BALLOON_4K)
-        self.pages.put(gfns)
-        self._coalesce(gfns)
+        queue = self._of_order[order]
+        self._change(gfns, order, PageState.ISOLATED, queue.state)
+        queue.put(gfns)
+        if order == 0:
+            self._coalesce(gfns)
 
     def _coalesce(self, gfns: Frames) -> None:
         """Move blocks that these pages made wholly ballooned to the 2 MiB queue."""
-        if self.blocks is None or not isinstance(self.pages, PageQueue):
+        if self.blocks is None or not self.pages.migrates:
             return
-        counts = self._zone.counts[PageState.BALLOON_4K]
+        counts = self._zone.counts[self.pages.state]
         touched = gfns >> SUPER_ORDER
         whole = touched[counts[touched] == SUPER_PAGES]
         if whole.size == 0:
             return
         whole = np.unique(whole)
-        self.pages.remove(((whole << SUPER_ORDER)[:, None] + np.arange(SUPER_PAGES)).reshape(-1))
-        self._zone.merge_blocks(whole, PageState.BALLOON_4K, PageState.BALLOON_2M)
+        self.pages.remove(expand_supers(whole))
+        self._zone.merge_blocks(whole, self.pages.state, self.blocks.state)
         self.blocks.put(whole << SUPER_ORDER)
 
     # -- bookkeeping
 
     def check(self) -> list[str]:
         """Say where queues and zone disagree; *current_pages* is checked when nothing is isolated."""
-        wrong = [line for queue in self.queues for line in queue.check()]
-        for queue in self.queues:
-            pages = queue.extents << queue.order
-            if pages != self._zone.total(queue.state):
-                wrong.append(f"balloon: {pages} pages queued, {self._zone.total(queue.state)} are {queue.state.name}")
+        wrong = [line for queue in self.queues.values() for line in queue.check()]
+        queued = dict.fromkeys((PageState.BALLOON_4K, PageState.BALLOON_2M, PageState.SLOT), 0)
+        for name, queue in self.queues.items():
+            queued[queue.state] += queue.extents << queue.order
             members = queue.members()
             states = self._zone.unit[members >> SUPER_ORDER] if queue.order else self._zone.state[members]
             if (states != queue.state).any():
-                wrong.append(f"balloon: a page on the queue of order {queue.order} is no {queue.state.name}")
-        held = self._zone.gfn_count - self.block_pages - self.pages.extents - self._zone.total(PageState.SLOT)
+                wrong.append(f"balloon: a page on the queue {name} is no {queue.state.name}")
+        for state, pages in queued.items():
+            if pages != self._zone.total(state):
+                wrong.append(f"balloon: {pages} pages queued, {self._zone.total(state)} are {state.name}")
+        if self.blocks is not None and self.pages.migrates:
+            whole = int(np.count_nonzero(self._zone.counts[self.pages.state] == SUPER_PAGES))
+            if whole:
+                wrong.append(f"balloon: {whole} whole blocks are on the queue of single pages")
+        held = self._zone.gfn_count - sum(queued.values())
         if not self._zone.total(PageState.ISOLATED) and held != self.current_pages:
             wrong.append(f"balloon: {self.current_pages} pages counted as populated, {held} are")
         return wrong

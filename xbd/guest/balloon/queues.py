@@ -1,10 +1,14 @@
-"""Queues of ballooned pages, by size and purpose.
+"""Queues of the balloon's pages, by size and purpose.
 
-A queue holds extents (their bases) and says which come back first when the balloon deflates.
-Another size or purpose is one more class and one more line in `QUEUES`.
+A queue holds extents (their bases) and says what they are for: memory that is *withheld*, which
+deflation returns in the queue's own order, or *slots*, gfns that are handed out so that something
+else is mapped there. Another size or purpose is one more class and one more line in `QUEUES`: the
+balloon finds its queues by what they say of themselves.
 """
 
-from typing import Final, Protocol
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,84 +17,131 @@ from xbd.abi import Frames
 from xbd.errors import BadArgument
 from xbd.frames import FrameAllocator, sparse_zeros
 from xbd.guest.zone import PageState
-from xbd.units import SUPER_ORDER, SUPER_PAGES
+from xbd.units import SUPER_ORDER
 
 _NOTHING: Final[Frames] = np.zeros(0, dtype=np.int64)
 _STACK_FIRST: Final = 1024
 
 
-class BalloonQueue(Protocol):
-    """One kind of ballooned extents. Extents are named by the gfn of their base, (n,) int64."""
+class Purpose(StrEnum):
+    """What a queue's extents are for."""
 
-    order: int
-    state: PageState
-    # Whether its pages may be migrated, and merged into the queue of the next order.
-    migrates: bool
+    # The guest does without them; deflation gets them back.
+    WITHHELD = "withheld"
+    # Handed out, to map something else there; only who has them gives them back.
+    SLOTS = "slots"
+
+
+class BalloonQueue(ABC):
+    """One kind of the balloon's extents. Extents are named by the gfn of their base, (n,) int64.
+
+    Args:
+        gfn_count: gfns of the guest.
+
+    Attributes: *purpose*, *order*, *state*: what its extents are. *migrates*: its pages may be migrated, and are
+    merged into the queue of 2 MiB pages.
+    """
+
+    purpose: ClassVar[Purpose] = Purpose.WITHHELD
+    order: ClassVar[int] = 0
+    state: ClassVar[PageState] = PageState.BALLOON_4K
+    migrates: ClassVar[bool] = False
+
+    @abstractmethod
+    def __init__(self, gfn_count: int) -> None: ...
 
     @property
+    @abstractmethod
     def extents(self) -> int:
         """Count the extents in the queue."""
 
+    @abstractmethod
     def put(self, gfns: Frames) -> None:
         """Add extents, none of them in the queue."""
 
+    @abstractmethod
     def take(self, count: int) -> Frames:
-        """Remove up to *count* extents, in the order in which they should be populated again."""
+        """Remove up to *count* extents, in the order in which they should come back."""
 
+    @abstractmethod
+    def remove(self, gfns: Frames) -> None:
+        """Remove just these extents, all of them in the queue."""
+
+    @abstractmethod
     def members(self) -> Frames:
         """List the extents in the queue, in no order."""
 
+    @abstractmethod
     def check(self) -> list[str]:
         """Say what is wrong inside; empty when all is well."""
 
 
-class BlockQueue:
-    """Whole 2 MiB blocks; the lowest comes back first, so that the balloon stays at the top."""
-
-    order = SUPER_ORDER
-    state = PageState.BALLOON_2M
-    migrates = False
+class MarkedQueue(BalloonQueue):
+    """A mark per extent; the lowest comes back first."""
 
     def __init__(self, gfn_count: int) -> None:
-        self._queued: NDArray[np.bool_] = np.zeros(-(-gfn_count // SUPER_PAGES), dtype=np.bool_)
+        self._marked: NDArray[np.bool_] = sparse_zeros(-(-gfn_count >> self.order), np.bool_)
         self._count = 0
 
     @property
     def extents(self) -> int:
-        """Count the blocks in the queue."""
+        """Count the extents in the queue."""
         return self._count
 
     def put(self, gfns: Frames) -> None:
-        """Add blocks by their first gfns."""
-        blocks = gfns >> SUPER_ORDER
-        assert not np.count_nonzero(self._queued[blocks]), f"a block of {blocks} is on the 2 MiB queue already"
-        self._queued[blocks] = True
+        """Add extents."""
+        indexes = gfns >> self.order
+        marked = np.count_nonzero(self._marked[indexes])
+        assert not marked, f"{marked} of extents {gfns} are in the queue of {self.state.name} already"
+        self._marked[indexes] = True
         self._count += gfns.size
 
     def take(self, count: int) -> Frames:
-        """Remove up to *count* blocks, lowest first; returns their first gfns."""
+        """Remove up to *count* extents, the lowest first."""
         if not self._count or count <= 0:
             return _NOTHING
-        blocks = np.flatnonzero(self._queued)[:count]
-        self._queued[blocks] = False
-        self._count -= blocks.size
-        return blocks << SUPER_ORDER
+        indexes = np.flatnonzero(self._marked)[:count]
+        self._marked[indexes] = False
+        self._count -= indexes.size
+        return indexes << self.order
+
+    def remove(self, gfns: Frames) -> None:
+        """Remove just these extents."""
+        indexes = gfns >> self.order
+        marked = np.count_nonzero(self._marked[indexes])
+        assert marked == gfns.size, f"{gfns.size - marked} of extents {gfns} are not in the queue of {self.state.name}"
+        self._marked[indexes] = False
+        self._count -= gfns.size
 
     def members(self) -> Frames:
-        """List the first gfns of the blocks in the queue."""
-        return np.flatnonzero(self._queued) << SUPER_ORDER
+        """List the extents in the queue."""
+        return np.flatnonzero(self._marked) << self.order
 
     def check(self) -> list[str]:
         """Recount."""
-        queued = int(np.count_nonzero(self._queued))
-        return [] if queued == self._count else [f"2 MiB queue: {self._count} blocks counted, {queued} are there"]
+        marked = int(np.count_nonzero(self._marked))
+        if marked == self._count:
+            return []
+        return [f"queue of {self.state.name}: {self._count} extents counted, {marked} are there"]
 
 
-class PageQueue:
+class BlockQueue(MarkedQueue):
+    """Whole 2 MiB blocks; the lowest comes back first, so that the balloon stays at the top."""
+
+    order = SUPER_ORDER
+    state = PageState.BALLOON_2M
+
+
+class ForeignQueue(MarkedQueue):
+    """Slots where other domains' frames are mapped, while they are out."""
+
+    purpose = Purpose.SLOTS
+    state = PageState.SLOT
+
+
+class PageQueue(BalloonQueue):
     """Single pages by block; those of the block nearest to being whole again come back first."""
 
-    order = 0
-    state = PageState.BALLOON_4K
     migrates = True
 
     def __init__(self, gfn_count: int) -> None:
@@ -119,19 +170,12 @@ class PageQueue:
         return np.concatenate([_NOTHING, *(self._pages.free_in(block) for block in blocks.tolist())])
 
     def check(self) -> list[str]:
-        """Check the counters, and that no block is whole: such a block belongs on the 2 MiB queue."""
-        wrong = [f"4 KiB queue: {line}" for line in self._pages.check()]
-        if self._pages.free_superframes:
-            wrong.append(f"4 KiB queue: {self._pages.free_superframes} blocks are whole")
-        return wrong
+        """Check the counters."""
+        return [f"4 KiB queue: {line}" for line in self._pages.check()]
 
 
-class StackQueue:
+class StackQueue(BalloonQueue):
     """Single pages, last ballooned, first returned: Linux's list."""
-
-    order = 0
-    state = PageState.BALLOON_4K
-    migrates = False
 
     def __init__(self, gfn_count: int) -> None:
         # Sparse: as much as the guest has pages, touched only as deep as the stack was.
@@ -154,6 +198,14 @@ class StackQueue:
         self._depth -= taken
         return self._stack[self._depth : self._depth + taken][::-1].copy()
 
+    def remove(self, gfns: Frames) -> None:
+        """Remove just these pages, wherever they lie."""
+        kept = self.members()
+        kept = kept[~np.isin(kept, gfns)]
+        assert kept.size == self._depth - gfns.size, f"not all of pages {gfns} are on the stack"
+        self._depth = kept.size
+        self._stack[: self._depth] = kept
+
     def members(self) -> Frames:
         """List the pages on the stack."""
         return self._stack[: self._depth].copy()
@@ -163,17 +215,23 @@ class StackQueue:
         return [] if np.unique(self.members()).size == self._depth else ["stack: a page is on it twice"]
 
 
-QUEUES: Final[dict[str, type[BlockQueue | PageQueue | StackQueue]]] = {
+QUEUES: Final[dict[str, type[BalloonQueue]]] = {
     "2m": BlockQueue,
     "4k": PageQueue,
     "stack": StackQueue,
+    "foreign": ForeignQueue,
 }
 
 
 def check_queue_names(names: tuple[str, ...]) -> None:
-    """Refuse (BadArgument) what is no choice of queues: unknown names, or not just one queue of single pages."""
+    """Refuse (BadArgument) what is no choice of queues.
+
+    That is an unknown name, one named twice, and not just one queue of withheld 4 KiB pages or more than one of any
+    other size. Of slots there may be any number of queues, or none.
+    """
     unknown = [name for name in names if name not in QUEUES]
     if unknown:
         raise BadArgument(f"unknown balloon queue {unknown[0]!r}", ", ".join(QUEUES))
-    if len(set(names)) != len(names) or sum(QUEUES[name].order == 0 for name in names) != 1:
+    orders = [QUEUES[name].order for name in names if QUEUES[name].purpose is Purpose.WITHHELD]
+    if len(set(names)) != len(names) or len(set(orders)) != len(orders) or 0 not in orders:
         raise BadArgument(f"balloon queues {', '.join(names)}", "each once, and just one of 4 KiB pages (4k or stack)")

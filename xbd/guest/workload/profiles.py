@@ -17,12 +17,17 @@ from xbd.guest.workload.programs import Goals
 class Workload(Protocol):
     """What a guest runs.
 
-    *tick_s*: seconds between ticks; 0 for a workload that is driven by `Demand` events alone.
+    *tick_s*: seconds between ticks; 0 for a workload that is driven by `Demand` events alone. *io_pages_s*: pages that
+    it reads from and writes to its disk, per second, whatever the ticks; 0 for a guest without block I/O.
     """
 
     @property
     def tick_s(self) -> float:
         """Seconds between ticks, 0 for none."""
+
+    @property
+    def io_pages_s(self) -> float:
+        """Pages of block I/O per second, 0 for none."""
 
     @property
     def young_share(self) -> float:
@@ -44,6 +49,7 @@ class Idle:
     kernel: float = 0.01
     tick_s: float = 1.0
     young_share: float = 0.5
+    io_pages_s: float = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
         """Return the same goals for every tick."""
@@ -65,6 +71,7 @@ class Steady:
     churn: float = 0.01
     tick_s: float = 1.0
     young_share: float = 0.5
+    io_pages_s: float = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
         """Return steady goals, with churn from the second tick on."""
@@ -90,6 +97,7 @@ class Bursty:
     period_ticks: int = 30
     tick_s: float = 1.0
     young_share: float = 0.7
+    io_pages_s: float = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
         """Return goals for the phase that this tick is in; no two bursts are quite the same."""
@@ -114,6 +122,7 @@ class UnmovableHeavy:
     period_ticks: int = 20
     tick_s: float = 1.0
     young_share: float = 0.3
+    io_pages_s: float = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
         """Return goals whose kernel share follows a triangle, with some noise."""
@@ -133,6 +142,7 @@ class Driven:
 
     kernel: float = 0.03
     young_share: float = 0.5
+    io_pages_s: float = 0.0
     tick_s: ClassVar[float] = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
@@ -151,6 +161,8 @@ class Driven:
 
 
 Profile = Idle | Steady | Bursty | UnmovableHeavy | Driven
+# More than any disk does; the ring bounds what is under way anyway.
+_IO_PAGES_S_MOST: Final = 1_000_000
 PROFILES: Final[dict[str, type[Profile]]] = {
     "idle": Idle,
     "steady": Steady,
@@ -179,7 +191,7 @@ def make_workload(profile: str, options: Mapping[str, object] | None = None) -> 
 
 
 def _number(profile: str, name: str, number: object) -> float | int:
-    """Check one option: shares lie in [0, 1], times and periods are above 0."""
+    """Check one option: shares lie in [0, 1], times and periods are above 0, rates not below."""
     where = f"workload {profile}: {name} = {number!r}"
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise BadArgument(where, "a number")
@@ -189,6 +201,9 @@ def _number(profile: str, name: str, number: object) -> float | int:
     elif name == "tick_s":
         if not 0.01 <= number <= 86_400:
             raise BadArgument(where, "seconds, 0.01 to 86400")
+    elif name == "io_pages_s":
+        if not 0 <= number <= _IO_PAGES_S_MOST:
+            raise BadArgument(where, f"pages per second, 0 to {_IO_PAGES_S_MOST}")
     elif not 0 <= number <= 1:
         raise BadArgument(where, "a share of the guest's memory, 0 to 1")
     return number

@@ -1,0 +1,79 @@
+"""What the driver says to its hypervisor: one small table of commands for each kind that there is.
+
+Queues, migration, compaction and foreign slots know no hypervisor; they ask the back end for a
+command, and this is the only module of the guest that knows the commands that move memory. A back
+end says how many extents a list may name, how a list is backed and unbacked, and which *ways* there
+are to migrate a ballooned page in one step, best first. Two calls (back the old pages, then unback
+the new ones) need no way of their own: they are always the last resort.
+
+It does not know whether a way works: what the host promised and does not keep is the migration's
+to find out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from xbd.abi import (
+    BATCH_EXTENTS,
+    LIST_EXTENTS,
+    BootInfo,
+    Command,
+    Decrease,
+    Deflate,
+    DomainType,
+    Exchange,
+    Frames,
+    Inflate,
+    Populate,
+    PopulateDepopulate,
+)
+
+# How a migration without a way of its own is named.
+TWO_CALLS: Final = "two_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to migrate in one step; *make(old, new)* is the command that backs *old* and unbacks *new*, pair by pair."""
+
+    name: str
+    make: Callable[[Frames, Frames], Command]
+
+
+@dataclass(frozen=True, slots=True)
+class BackEnd:
+    """A hypervisor, as the balloon driver sees it.
+
+    *list_extents*: the most that one command may name. *populate*, *decrease*: make the command that backs, or
+    unbacks, extents of an order. *ways*: to migrate in one step, best first. *grants*: other domains' pages can be
+    mapped, and own ones granted.
+    """
+
+    name: str
+    list_extents: int
+    populate: Callable[[Frames, int], Command]
+    decrease: Callable[[Frames, int], Command]
+    ways: tuple[Way, ...]
+    grants: bool
+
+    def populating(self, order: int) -> Callable[[Frames], Command]:
+        """Return the maker of commands that back extents of *order*."""
+        return lambda gfns: self.populate(gfns, order)
+
+    def decreasing(self, order: int) -> Callable[[Frames], Command]:
+        """Return the maker of commands that unback extents of *order*."""
+        return lambda gfns: self.decrease(gfns, order)
+
+
+_POPULATE_DEPOPULATE: Final = Way("populate_depopulate", PopulateDepopulate)
+_EXCHANGE: Final = Way("exchange", lambda old, new: Exchange(gives=new, gets=old))
+
+
+def back_end_of(boot: BootInfo) -> BackEnd:
+    """Choose the back end by the domain's type, with what the host offers to this domain."""
+    if boot.domain_type is DomainType.VIRTIO:
+        return BackEnd("virtio", LIST_EXTENTS, Deflate, Inflate, ways=(), grants=False)
+    offered = ((_POPULATE_DEPOPULATE, boot.features.populate_depopulate), (_EXCHANGE, boot.features.exchange))
+    ways = tuple(way for way, has in offered if has)
+    return BackEnd("xen", BATCH_EXTENTS, Populate, Decrease, ways, grants=boot.features.grants)

@@ -1,0 +1,90 @@
+"""Backing and unbacking the balloon's pages: isolated extents become lists, lists commands, results settled pages.
+
+Whoever moves pages between guest and host does it here, by lists of what the back end and the
+settings allow. The caller holds the balloon's token and has isolated the extents; each of them is
+settled when these procedures return.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Final, NamedTuple
+
+from xbd.abi import Command, Frames, Result, Stop
+from xbd.guest.balloon.backends import BackEnd
+from xbd.guest.balloon.balloon import Balloon
+from xbd.guest.procedures import Call, Request, carry_out, split_calls
+from xbd.guest.settings import DriverSettings
+
+_NO_MEMORY: Final = frozenset({Stop.ENOMEM, Stop.E2BIG})
+_Make = Callable[[Frames], Command]
+
+
+class Extents(NamedTuple):
+    """Extents of one order, by their bases."""
+
+    gfns: Frames
+    order: int
+
+    @property
+    def pages(self) -> int:
+        """Count their pages."""
+        return int(self.gfns.size) << self.order
+
+
+class Transfers:
+    """The lists of one driver.
+
+    Attributes: *list_extents*: the most that a list names. *pages_inflated*, *pages_deflated*: counts.
+    *failed_extents*: extents that the hypervisor refused for another reason than memory.
+    """
+
+    def __init__(self, balloon: Balloon, back_end: BackEnd, settings: DriverSettings) -> None:
+        self._balloon = balloon
+        self._back_end = back_end
+        self.list_extents = min(settings.batch_extents, back_end.list_extents)
+        self.pages_inflated = 0
+        self.pages_deflated = 0
+        self.failed_extents = 0
+
+    def lists(self, extents: Extents) -> int:
+        """Count the lists that these extents take."""
+        return -(-int(extents.gfns.size) // self.list_extents)
+
+    def unback(self, *parts: Extents) -> Generator[Request, list[Result], int]:
+        """Give the parts to the host, in this order; what it takes is ballooned, the rest freed. Returns the pages."""
+        before = self._balloon.current_pages
+        calls = self._cut(self._back_end.decreasing, parts)
+        yield from carry_out([call for call, _ in calls])
+        for call, order in calls:
+            self._balloon.settle_inflated(call.did, order)
+            self._balloon.settle_not_inflated(call.left, order)
+            self._note_failure(call)
+        gone = before - self._balloon.current_pages
+        self.pages_inflated += gone
+        return gone
+
+    def back(self, *parts: Extents) -> Generator[Request, list[Result], bool]:
+        """Get the parts from the host, in this order; what it gives is freed, the rest ballooned again.
+
+        Returns whether it lacked whole superframes.
+        """
+        before = self._balloon.current_pages
+        calls = self._cut(self._back_end.populating, parts)
+        yield from carry_out([call for call, _ in calls])
+        for call, order in calls:
+            self._balloon.settle_deflated(call.did, order)
+            self._balloon.settle_not_deflated(call.left, order)
+            self._note_failure(call)
+        self.pages_deflated += self._balloon.current_pages - before
+        return any(order and call.stop == Stop.ENOMEM for call, order in calls)
+
+    def _cut(self, making: Callable[[int], _Make], parts: tuple[Extents, ...]) -> list[tuple[Call, int]]:
+        """Cut the parts into calls of a list each, with their orders."""
+        return [
+            (call, part.order)
+            for part in parts
+            for call in split_calls(making(part.order), part.gfns, self.list_extents)
+        ]
+
+    def _note_failure(self, call: Call) -> None:
+        if call.stop is not None and call.stop not in _NO_MEMORY:
+            self.failed_extents += 1

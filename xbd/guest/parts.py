@@ -1,0 +1,76 @@
+"""The parts of a guest, put together: zone, programs, balloon driver, compaction, block I/O."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xbd.abi import BootInfo
+from xbd.guest.balloon.backends import back_end_of
+from xbd.guest.balloon.balloon import Balloon
+from xbd.guest.balloon.foreign import ForeignSlots
+from xbd.guest.balloon.migration import Migration
+from xbd.guest.balloon.transfers import Transfers
+from xbd.guest.balloon.worker import Worker
+from xbd.guest.compaction import Compaction
+from xbd.guest.io import BlockIo
+from xbd.guest.mode import GuestMode
+from xbd.guest.settings import GuestSettings
+from xbd.guest.state import Clock, Wishes
+from xbd.guest.workload.profiles import Workload
+from xbd.guest.workload.programs import Programs
+from xbd.guest.zone import Zone
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What a guest consists of; each part says itself what it does."""
+
+    clock: Clock
+    wishes: Wishes
+    zone: Zone
+    programs: Programs
+    balloon: Balloon
+    transfers: Transfers
+    migration: Migration
+    compaction: Compaction
+    worker: Worker
+    slots: ForeignSlots
+    io: BlockIo
+
+    @classmethod
+    def build(
+        cls, boot: BootInfo, settings: GuestSettings, seed: int, workload: Workload, rng: np.random.Generator
+    ) -> "Parts":
+        """Build the parts of a guest, none of whose pages has a state yet; arguments as of `Guest`."""
+        clock, wishes = Clock(), Wishes(boot.target_pages, boot.max_pages, GuestMode())
+        zone, driver, back_end = Zone(boot.gfn_count), settings.driver, back_end_of(boot)
+        balloon = Balloon(zone, driver.queues, unmovable=driver.unmovable)
+        programs = Programs(zone, seed, rng, verify=settings.verify, young_share=workload.young_share)
+        transfers = Transfers(balloon, back_end, driver)
+        migration = Migration(balloon, back_end, transfers.list_extents)
+        compaction = Compaction(
+            zone, balloon, programs=programs, migration=migration, wishes=wishes, settings=driver, clock=clock
+        )
+        worker = Worker(
+            zone,
+            balloon,
+            transfers=transfers,
+            programs=programs,
+            wishes=wishes,
+            settings=driver,
+            clock=clock,
+            vacate=compaction.vacate,
+        )
+        slots = ForeignSlots(zone, balloon, programs=programs, transfers=transfers, settings=driver)
+        io = BlockIo.of(
+            boot,
+            settings.block_back_end,
+            zone,
+            slots,
+            pages_s=workload.io_pages_s if back_end.grants else 0.0,
+            seed=seed,
+            rng=rng.spawn(1)[0],
+            wishes=wishes,
+            clock=clock,
+        )
+        return cls(clock, wishes, zone, programs, balloon, transfers, migration, compaction, worker, slots, io)
