@@ -20,6 +20,56 @@ def parse(text: str) -> HostConfig:
     return parse_host_config(text, "host.toml")
 
 
+DOM0 = '[host]\nmemory = "2g"\n[dom0]\nmemory = "512m"\n'
+IO = 'workload = { profile = "idle", io_pages_s = 8 }\n'
+
+
+def test_dom0_is_described_like_a_guest() -> None:
+    """It has xl's minimum, serves the others' disks, and counts where the targets must fit."""
+    config = parse_host_config(DOM0 + "persistent_grants = true\n[[guest]]\nname = 'web'\nmemory = '64m'\n" + IO, "h")
+
+    assert config.dom0 is not None
+    assert (config.dom0.name, config.dom0.max_pages, config.dom0.min_pages) == ("dom0", 512 * 256, 128 * 256)
+    assert config.dom0.guest["block_back_end"] == {"persistent": True}
+    assert config.dom0.as_create()["type"] == "pvh"
+    assert config.guests[0].as_create()["min_pages"] == 0
+    small = parse_host_config('[host]\nmemory = "1g"\n[dom0]\nmemory = "64m"\n', "h").dom0
+    assert small is not None
+    assert small.min_pages == 64 * 256
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        (DOM0 + 'type = "virtio"\n', "dom0.type", "grants"),
+        (DOM0 + IO, "dom0.workload.io_pages_s", "for guests"),
+        (DOM0 + 'minimum = "1g"\n', "dom0.minimum", "more than the target"),
+        (DOM0 + 'name = "dom0"\n', "dom0.name", "is not a key"),
+        (DOM0 + "persistent_grants = 1\n", "dom0.persistent_grants", "true or false"),
+        (DOM0 + '[[guest]]\nname = "dom0"\nmemory = "64m"\n', "guest.name", "control domain"),
+        (DOM0 + '[[guest]]\nname = "big"\nmemory = "1600m"\n', "guest.target", "2.1 GiB together"),
+        (
+            DOM0 + '[[guest]]\nname = "kvm"\nmemory = "64m"\ntype = "virtio"\n' + IO,
+            "guest[1].workload.io_pages_s",
+            "pvh",
+        ),
+        (DOM0 + '[[guest]]\nname = "web"\nmemory = "64m"\ntype = "hvm"\n', "guest[1].type", "one of"),
+        (DOM0 + '[[guest]]\nname = "web"\nmemory = "64m"\nminimum = "65m"\n', "guest[1].minimum", "multiple of 2 MiB"),
+        (
+            '[host]\nmemory = "1g"\n[[guest]]\nname = "web"\nmemory = "64m"\n' + IO,
+            "guest.workload.io_pages_s",
+            "no [dom0]",
+        ),
+    ],
+)
+def test_what_cannot_be_of_dom0_and_types_is_named(text: str, key: str, reason: str) -> None:
+    """Each impossible combination is refused with its key and the reason."""
+    with pytest.raises(ConfigError) as refusal:
+        parse_host_config(text, "h")
+    assert refusal.value.key == key
+    assert reason in refusal.value.reason
+
+
 def test_the_strategies_span_host_and_guest() -> None:
     """`stock` is today's Xen with today's Linux, `full` all that xbd has."""
     stock = STRATEGIES["stock"]
@@ -107,7 +157,7 @@ def test_every_key_is_described(name: str) -> None:
         else line
         for line in text.splitlines()
     ]
-    assert sum(a != b for a, b in zip(written_out, text.splitlines(), strict=True)) == 10
+    assert sum(a != b for a, b in zip(written_out, text.splitlines(), strict=True)) == 11
     spelled_out, as_is = parse("\n".join(written_out)), parse(text)
     assert spelled_out.settings == as_is.settings
     for one, other in zip(spelled_out.guests, as_is.guests, strict=True):

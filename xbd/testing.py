@@ -16,8 +16,9 @@ its hypervisor, fails the test.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xbd.config import DEFAULT_STRATEGY, STRATEGIES, Strategy
-from xbd.guest import GuestSettings
+from xbd.abi import DomainType
+from xbd.config import DEFAULT_STRATEGY, DOM0_NAME, STRATEGIES, Strategy
+from xbd.guest import BlockBackEnd, GuestSettings
 from xbd.guest.workload import Workload, make_workload
 from xbd.lab.virtual import VirtualHost
 from xbd.units import SUPER_PAGES, parse_size_pages
@@ -41,6 +42,7 @@ class Host(VirtualHost):
         workload: str | Workload = "idle",
         verify: bool = True,
         kernel_pages: int | None = None,
+        domain_type: DomainType = DomainType.PVH,
     ) -> int:
         """Boot a guest and return its domid.
 
@@ -51,6 +53,7 @@ class Host(VirtualHost):
             workload: a profile's name, or a workload.
             verify: whether every content word is checked.
             kernel_pages: what its kernel holds from the start; None: a small share.
+            domain_type: Xen's hypercalls, translated or not, or a virtio balloon.
 
         Raises:
             BadSize, BadArgument, OutOfFrames: nothing has changed.
@@ -62,6 +65,21 @@ class Host(VirtualHost):
             target_pages=max_pages if target is None else parse_size_pages(target),
             settings=GuestSettings(self._strategy.driver, verify=verify, kernel_pages=kernel_pages),
             workload=make_workload(workload) if isinstance(workload, str) else workload,
+            domain_type=domain_type,
+        )
+
+    def add_dom0(self, memory: str, target: str | None = None, *, persistent_grants: bool = False) -> int:
+        """Boot dom0, whose back end serves the disks of guests that do block I/O; returns its domid, 0.
+
+        Sizes as in `add`. Raises as `add` does.
+        """
+        max_pages = parse_size_pages(memory)
+        return self.create(
+            DOM0_NAME,
+            domid=0,
+            max_pages=max_pages,
+            target_pages=max_pages if target is None else parse_size_pages(target),
+            settings=GuestSettings(self._strategy.driver, block_back_end=BlockBackEnd(persistent=persistent_grants)),
         )
 
 

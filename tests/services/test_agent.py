@@ -1,72 +1,19 @@
 """An agent and a daemon's endpoint, bytes handed from one to the other: boots, losses, resumptions."""
 
-from itertools import count
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.services.link import Link, new_agent
 from tests.services.peer import create, small_host
 from xbd.services.agent import MOVING_REPORT_S, SETTLED_REPORT_S, Agent
-from xbd.services.endpoint import DomainEndpoint
-from xbd.services.host import Host, Record
-
-
-class Link:
-    """A connection between an agent and its domain's endpoint, carried by hand, that can be cut."""
-
-    def __init__(self, host: Host, domid: int, agent: Agent) -> None:
-        self.host, self.domid, self.agent = host, domid, agent
-        self.now = 0.0
-        self.sent = b""
-        self.connect()
-
-    def connect(self) -> None:
-        """Open a connection and say hello."""
-        self.endpoint = DomainEndpoint(self.host, self.domid, lambda: None)
-        self.sent = self.agent.connected()
-
-    def cut(self) -> None:
-        """Lose the connection with all that is on it, and open another."""
-        self.endpoint.closed()
-        self.connect()
-
-    def carry(self) -> bool:
-        """Carry what the agent has sent to the daemon and its answers back; says whether there was anything."""
-        told = b""
-        if self.sent:
-            self.endpoint.feed(self.sent)
-            while self.endpoint.more:
-                told += self.endpoint.turn()
-        told += self.endpoint.take_pending()
-        assert self.endpoint.dropped is None
-        moved = bool(self.sent or told)
-        self.sent = self.agent.receive(told, self.now) if told else b""
-        return moved
-
-    def settle(self) -> None:
-        """Carry until nothing moves."""
-        while self.carry():
-            pass
-
-    def advance(self, seconds: float) -> None:
-        """Let time go by, waking the agent at its deadlines."""
-        until = self.now + seconds
-        while self.agent.deadline is not None and self.agent.deadline <= until:
-            self.now = max(self.now, self.agent.deadline)
-            self.sent += self.agent.tick(self.now)
-            self.settle()
-        self.now = until
-
-
-def _agent() -> Agent:
-    numbers = count()
-    return Agent(lambda: f"session-{next(numbers)}")
+from xbd.services.host import Record
 
 
 def _linked(**settings: Any) -> Link:  # noqa: ANN401 - whatever a guest can be set to
     host = small_host()
-    link = Link(host, create(host, superpages=16, target=12, **settings), _agent())
+    link = Link(host, create(host, superpages=16, target=12, **settings), new_agent())
     link.settle()
     return link
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from click.testing import CliRunner, Result
 
+from tests.services.peer import connect
 from tests.toolstack.processes import running
+from xbd.services.runtime_dir import domain_socket
 from xbd.toolstack import follow, look, memory
 from xbd.toolstack.main import COMMANDS, main
 
@@ -37,9 +40,14 @@ def xbd(*arguments: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a directory for the host; its sockets lie in `run`."""
+    return tmp_path_factory.mktemp("host")
+
+
+@pytest.fixture(scope="module")
+def run(directory: Path) -> Iterator[Run]:
     """Run commands against a host that is up; what a test creates or changes it puts back."""
-    directory = tmp_path_factory.mktemp("host")
     host_file = directory / "host.toml"
     host_file.write_text(HOST)
     with running("up", str(host_file), "--runtime-dir", str(directory / "run")) as up:
@@ -270,6 +278,7 @@ def test_a_domain_lives_from_create_to_destroy(run: Run) -> None:
         (["77", "--memory", "2m"], "not all digits"),
         (["big", "--memory", "2g"], "ENOMEM"),
         (["odd", "--memory", "2m", "--workload", "nope"], "unknown workload 'nope'"),
+        (["odd", "--memory", "2m", "--minimum", "4m"], "--minimum 4m is more than --memory 2m"),
         (["odd", "--memory", "2m", "--strategy", "nope"], "strategy = 'nope'"),
     ],
 )
@@ -279,6 +288,46 @@ def test_a_domain_that_cannot_be_is_not_created(run: Run, arguments: list[str], 
     assert result.exit_code == 1
     assert words in result.stderr
     assert len(told(run("list", "--json"))) == 4
+
+
+def test_a_type_and_a_minimum_are_kept(run: Run) -> None:
+    """`info` shows them; a target below the minimum is refused with one sentence."""
+    assert run("create", "kvm1", "--memory", "32m", "--minimum", "16m", "--type", "virtio", "--no-start").exit_code == 0
+    kvm = told(run("info", "kvm1", "--json"))
+    assert (kvm["type"], kvm["min_pages"]) == ("virtio", 4096)
+    refused = run("mem-set", "kvm1", "8m")
+    assert (refused.exit_code, refused.stderr) == (1, "kvm1: 8m is less than its minimum, 16 MiB\n")
+    assert run("destroy", "kvm1").stdout == "kvm1: destroyed\n"
+
+
+async def _speak(runtime_dir: Path, domid: int, method: str = "", **params: object) -> Any:  # noqa: ANN401 - an answer
+    """Begin a new session of a domain, make one call on its socket, and leave."""
+    peer = await connect(domain_socket(runtime_dir, domid))
+    await peer.call("hello", version=1, session=f"test-{method}", last_seen=None)
+    answer = await peer.call(method, **params) if method else None
+    await peer.stream.aclose()
+    return answer
+
+
+def test_who_waits_for_a_zombie_waits_for_the_last_unmap(run: Run, directory: Path) -> None:
+    """It is not gone while another domain maps a page of it, named by its old name or by a pattern."""
+    owner, mapper = (
+        told(run("create", name, "--memory", "2m", "--maxmem", "4m", "--no-start", "--json"))["domid"]
+        for name in ("owner", "mapper")
+    )
+    page, slot = bytes(8), (600).to_bytes(8, "little")
+    _, _, refs = trio.run(partial(_speak, directory / "run", owner, "grant", gfns=page, to=mapper))
+    call = partial(_speak, directory / "run", mapper, "map_grant", owner=owner, refs=refs, gfns=slot)
+    assert trio.run(call) == [1, None]
+
+    assert run("destroy", "owner").stdout == "owner: destroyed, but 1 of its pages are still mapped by others\n"
+    assert told(run("info", str(owner), "--json"))["state"] == "zombie"
+    for name in ("owner", "own*"):
+        assert run("wait", name, "--for", "gone", "--timeout", "0.1").exit_code == 1
+    assert run("destroy", "own*").exit_code == 1
+    trio.run(_speak, directory / "run", mapper)
+    assert run("wait", "owner", "--for", "gone").exit_code == 0
+    assert run("destroy", "mapper").exit_code == 0
 
 
 def test_mem_max_leaves_the_target_alone(run: Run) -> None:

@@ -43,28 +43,38 @@ def test_list_makes_room_for_what_is_wide() -> None:
 
 def test_info_shows_a_domain_as_xl_info_shows_a_host() -> None:
     """What the guest says of itself stands apart: it need not be true."""
-    seen = domain(report={"current_kb": 524288, "worker_state": "done"})
+    seen = domain(report={"current_kb": 524288, "balloon_2m_pages": 1024, "balloon_4k_pages": 3, "slots": 40})
     assert (
         text(render.domain_details(seen))
         == """
 name                   : web1
 domid                  : 1
+type                   : pvh
 state                  : running
 agent                  : connected
 memory                 : 512 MiB (131072 pages)
 target                 : 512 MiB (131072 pages)
+minimum                : 0 KiB (0 pages)
 limit                  : 512 MiB (131072 pages)
 static_max             : 512 MiB (131072 pages)
 superpages             : 256 leaves of 2 MiB
 superpage_coverage     : 100.0%
+grants                 : 0
+mapped_grants          : 0
+referenced_pages       : 0
 mode                   : normal
 guest_settings         : strategy=full
 hypercalls             : decrease:done=3
 extents_done           : decrease=1024
 
 what its guest says of itself:
+queue of 2 MiB pages   : 4 MiB (1024 pages)
+queue of 4 KiB pages   : 12 KiB (3 pages)
+queue of foreign pages : 160 KiB (40 pages)
 current_kb             : 524288
-worker_state           : done
+balloon_2m_pages       : 1024
+balloon_4k_pages       : 3
+slots                  : 40
 """
     )
 

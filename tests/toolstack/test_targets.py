@@ -1,11 +1,14 @@
 """Which domains and how much memory are meant."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.toolstack.views import MIB, domain
-from xbd.toolstack.targets import AskedWrong, choose, parse_amount, plan, round_pages
+from xbd.toolstack.targets import AskedWrong, choose, is_any, is_guest, is_mortal, parse_amount, plan, round_pages
+from xbd.toolstack.views import DomainView
 from xbd.units import SUPER_PAGES
 
 DOMAINS = [
@@ -31,6 +34,43 @@ DOMAINS = [
 def test_domains_are_meant_by_name_number_or_pattern(names: list[str], domids: list[int]) -> None:
     """Each once, in the order of domids; a name that looks like a pattern means itself, too."""
     assert [chosen.domid for chosen in choose(DOMAINS, names)] == domids
+
+
+WITH_DOM0 = [
+    domain(domid=0, name="dom0", min_pages=128 * MIB),
+    *DOMAINS,
+    domain(domid=9, name="web9", state="zombie"),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "meant", "domids"),
+    [
+        (["*"], is_guest, [1, 2, 7, 8]),
+        (["*"], is_mortal, [1, 2, 7, 8, 9]),
+        (["*"], is_any, [0, 1, 2, 7, 8, 9]),
+        (["dom0"], is_guest, [0]),
+        (["0", "web*"], is_guest, [0, 1, 2]),
+        (["9"], is_guest, [9]),
+        (["web9"], is_mortal, [9]),
+        (["web9"], is_any, [9]),
+    ],
+)
+def test_a_pattern_means_guests(names: list[str], meant: Callable[[DomainView], bool], domids: list[int]) -> None:
+    """Whoever changes all guests by a pattern changes neither dom0 nor what is left of the dead; who looks sees all."""
+    assert [chosen.domid for chosen in choose(WITH_DOM0, names, meant)] == domids
+
+
+def test_a_zombie_has_lost_its_name() -> None:
+    """A new domain may have it by now; who changes something finds the zombie by its number."""
+    with pytest.raises(AskedWrong, match="web9 is an invalid domain identifier"):
+        choose(WITH_DOM0, ["web9"])
+
+
+def test_a_target_below_the_minimum_is_refused() -> None:
+    """Nothing is planned for any domain, and the sentence names the minimum."""
+    with pytest.raises(AskedWrong, match="dom0: 64m is less than its minimum, 128 MiB"):
+        plan(WITH_DOM0[:2], parse_amount("64m"))
 
 
 @pytest.mark.parametrize("name", ["nosuch", "web", "9", "WEB1", "", "9" * 5000])

@@ -11,10 +11,10 @@ from typing import Final
 from xbd.abi import BootInfo
 from xbd.config import DEFAULT_STRATEGY, STRATEGIES
 from xbd.errors import BadArgument
-from xbd.guest import Guest, GuestSettings, override_driver
+from xbd.guest import BlockBackEnd, Guest, GuestSettings, override_driver
 from xbd.guest.workload import Driven, Workload, make_workload
 
-_KEYS: Final = ("strategy", "driver", "workload", "verify", "seed")
+_KEYS: Final = ("strategy", "driver", "workload", "verify", "seed", "block_back_end")
 _MAX_SEED: Final = (1 << 63) - 1
 
 
@@ -28,9 +28,11 @@ class GuestPlan:
 
 
 def plan_guest(settings: Mapping[str, object]) -> GuestPlan:
-    """Read a guest's settings map: `strategy`, `driver` (overrides), `workload`, `verify`, `seed`, all optional.
+    """Read a guest's settings map.
 
-    `workload` is a profile's name, or a map of `profile` and its options.
+    `strategy`, `driver` (overrides), `workload`, `verify`, `seed`, `block_back_end`, all optional: `workload` is a
+    profile's name, or a map of `profile` and its options; `block_back_end` a map of `persistent`, for a guest that
+    serves the others' disks.
 
     Raises:
         BadArgument: an unknown key, or a value that cannot be; names it and what is known.
@@ -48,7 +50,18 @@ def plan_guest(settings: Mapping[str, object]) -> GuestPlan:
     seed = settings.get("seed")
     if seed is not None and (type(seed) is not int or not 0 <= seed <= _MAX_SEED):
         raise BadArgument(f"guest setting seed = {seed!r}", f"a whole number from 0 to {_MAX_SEED}")
-    return GuestPlan(GuestSettings(driver=driver, verify=verify), _workload(settings.get("workload", "idle")), seed)
+    planned = GuestSettings(driver=driver, verify=verify, block_back_end=_block_back_end(settings))
+    return GuestPlan(planned, _workload(settings.get("workload", "idle")), seed)
+
+
+def _block_back_end(settings: Mapping[str, object]) -> BlockBackEnd | None:
+    if "block_back_end" not in settings:
+        return None
+    match settings["block_back_end"]:
+        case {"persistent": bool(persistent), **others} if not others:
+            return BlockBackEnd(persistent=persistent)
+        case unexpected:
+            raise BadArgument(f"guest setting block_back_end = {unexpected!r}", '{"persistent": true or false}')
 
 
 def _map(settings: Mapping[str, object], key: str) -> Mapping[str, object]:

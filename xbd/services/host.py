@@ -91,6 +91,7 @@ class Host:
         self.events = EventLog()
         self.subscribers: set[Wake] = set()
         self._records: dict[int, Record] = {}
+        self._zombies: dict[int, str] = {}
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "list": self._list,
             "info": self._info,
@@ -169,6 +170,8 @@ class Host:
         zombie_pages = self.machine.destroy(record.domid)
         del self._records[record.domid]
         self.doors.close(record.domid)
+        if zombie_pages:
+            self._zombies[record.domid] = record.name
         self._event("destroyed", record, zombie_pages=zombie_pages)
         self._tell_news()
         return {"zombie_pages": zombie_pages}
@@ -308,7 +311,7 @@ class Host:
         for domid in self.machine.take_woken():
             self._records[domid].notify("messages")
         for domid in self.machine.take_vanished():
-            self._announce("vanished", domid=domid)
+            self._announce("vanished", domid=domid, name=self._zombies.pop(domid))
 
     def _look_whether_settled(self, record: Record) -> None:
         domain = self.machine.domain(record.domid)

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -175,7 +175,8 @@ async def serve(
     *,
     name: str = "host",
     group: str | None = None,
-    domains: Sequence[dict[str, object]] = (),
+    dom0: Mapping[str, object] | None = None,
+    domains: Sequence[Mapping[str, object]] = (),
     stop: trio.Event | None = None,
     task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED,
 ) -> list[str]:
@@ -186,7 +187,8 @@ async def serve(
         runtime_dir: made when missing; its lock keeps a second daemon out.
         name: the host's name, as `hello` and `host` tell it.
         group: who else than this user and root may use the toolstack's socket.
-        domains: parameters of `create` calls to be carried out before anybody is let in.
+        dom0: parameters of the `create` that makes the control domain; None: a host without one.
+        domains: parameters of `create` calls to be carried out, after that, before anybody is let in.
         stop: set by who wants it to end.
         task_status: trio's.
 
@@ -195,9 +197,9 @@ async def serve(
 
     Raises:
         ConfigError: another daemon runs there, or a socket cannot be bound.
-        HypercallError: one of *domains* cannot be created.
+        HypercallError: one of the domains cannot be created.
     """
-    _check_descriptors(len(domains))
+    _check_descriptors(len(domains) + (dom0 is not None))
     check_socket_path(hypervisor_socket(runtime_dir))
     lock = sockets.lock_runtime_dir(runtime_dir, group)
     stop = trio.Event() if stop is None else stop
@@ -208,6 +210,8 @@ async def serve(
         with plain_errors():
             async with trio.open_nursery() as nursery:
                 doors.nursery = nursery
+                if dom0 is not None:
+                    host.create_dom0(dom0)
                 for params in domains:
                     host.call("create", params)
                 doors.open_toolstack(group)
@@ -249,7 +253,8 @@ async def run(
     *,
     name: str = "host",
     group: str | None = None,
-    domains: Sequence[dict[str, object]] = (),
+    dom0: Mapping[str, object] | None = None,
+    domains: Sequence[Mapping[str, object]] = (),
 ) -> int:
     """Be the daemon: serve until SIGTERM or SIGINT; returns the exit code (1: the last audit found something).
 
@@ -260,7 +265,9 @@ async def run(
     with plain_errors(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, signals, stop)
-            violations = await serve(machine, runtime_dir, name=name, group=group, domains=domains, stop=stop)
+            violations = await serve(
+                machine, runtime_dir, name=name, group=group, dom0=dom0, domains=domains, stop=stop
+            )
             nursery.cancel_scope.cancel()
     return 1 if violations else 0
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import trio
 
+from xbd.abi import DomainType
 from xbd.errors import PeerLost, RemoteProtocolError, XbdError
 from xbd.services.runtime_dir import check_socket_path
 from xbd.toolstack.sockets import explain_connect
@@ -90,19 +91,39 @@ class Client:
         return await self.call("host")
 
     async def create(
-        self, name: str, *, max_pages: int, target_pages: int, autostart: bool = True, guest: Params | None = None
+        self,
+        name: str,
+        *,
+        max_pages: int,
+        target_pages: int,
+        min_pages: int = 0,
+        domain_type: DomainType = DomainType.PVH,
+        autostart: bool = True,
+        guest: Params | None = None,
     ) -> int:
         """Make a domain; *guest* are the settings that its agent is started with. Returns its domid."""
-        params = {"max_pages": max_pages, "target_pages": target_pages, "autostart": autostart}
+        params = {
+            "type": domain_type.value,
+            "max_pages": max_pages,
+            "target_pages": target_pages,
+            "min_pages": min_pages,
+            "autostart": autostart,
+        }
         answer = await self.call("create", {"name": name, **params, "guest": dict(guest or {})})
         domid = answer.get("domid")
         if not isinstance(domid, int):
             raise RemoteProtocolError(f"a create answer with domid {domid!r:.80}", "a number")
         return domid
 
-    async def destroy(self, domain: str | int) -> None:
-        """End a domain at once; its memory goes back to the host."""
-        await self.call("destroy", {"domid": domain})
+    async def destroy(self, domain: str | int) -> int:
+        """End a domain at once; its memory goes back to the host.
+
+        Returns how many of its pages others still map; while there are any it stays, as a zombie.
+        """
+        zombie_pages = (await self.call("destroy", {"domid": domain})).get("zombie_pages")
+        if not isinstance(zombie_pages, int):
+            raise RemoteProtocolError(f"a destroy answer with zombie_pages {zombie_pages!r:.80}", "a number")
+        return zombie_pages
 
     async def shutdown(self, domain: str | int) -> None:
         """Ask a domain's guest to stop."""

@@ -6,12 +6,13 @@ from typing import Any
 import click
 import trio
 
+from xbd.abi import DomainType
 from xbd.errors import HypercallError
 from xbd.toolstack.cli import EXIT_FAILED, Failure, client_options, emit, fail_for, for_each, with_client
 from xbd.toolstack.client import Client
 from xbd.toolstack.follow import pause_for_next_look
 from xbd.toolstack.progress import DEADLINE_S
-from xbd.toolstack.targets import AskedWrong, Rounded, choose, parse_pages, round_pages
+from xbd.toolstack.targets import AskedWrong, Rounded, choose, is_any, is_mortal, parse_pages, round_pages
 from xbd.toolstack.views import DomainView
 from xbd.units import format_pages
 
@@ -29,6 +30,15 @@ _CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
 @click.argument("name")
 @click.option("--memory", metavar="SIZE", required=True, help="What it holds at first, such as 512m or 2g.")
 @click.option("--maxmem", metavar="SIZE", help="The most it can ever hold (static maximum). [default: as --memory]")
+@click.option("--minimum", metavar="SIZE", help="What no target may be set below. [default: nothing]")
+@click.option(
+    "--type",
+    "domain_type",
+    type=click.Choice([kind.value for kind in DomainType]),
+    default=DomainType.PVH.value,
+    show_default=True,
+    help="Xen's hypercalls, translated (pvh) or not (pv), or a virtio balloon.",
+)
 @click.option("--strategy", metavar="NAME", help="Its balloon driver: full or stock. [default: full]")
 @click.option("--workload", metavar="NAME", help="What runs in it: idle, steady, bursty or unmovable. [default: idle]")
 @click.option("--seed", type=click.IntRange(min=0), help="What its chance is drawn from. [default: 0]")
@@ -40,6 +50,8 @@ def create_command(
     *,
     memory: str,
     maxmem: str | None,
+    minimum: str | None,
+    domain_type: str,
     strategy: str | None,
     workload: str | None,
     seed: int | None,
@@ -53,6 +65,9 @@ def create_command(
     most = round_pages(parse_pages(maxmem)) if maxmem else target
     if target.pages > most.pages:
         raise Failure(f"{name}: --memory {memory} is more than --maxmem {maxmem}; raise --maxmem or lower --memory")
+    least = round_pages(parse_pages(minimum)) if minimum else None
+    if least and least.pages > target.pages:
+        raise Failure(f"{name}: --minimum {minimum} is more than --memory {memory}; lower it or raise --memory")
     if workload == "trace":
         raise Failure(f"{name}: a trace needs somebody who plays it: use `xbd replay TRACE.csv`")
     settings = {"strategy": strategy, "workload": workload, "seed": seed, "verify": verify or None}
@@ -60,11 +75,24 @@ def create_command(
 
     async def create(client: Client) -> int:
         return await client.create(
-            name, max_pages=most.pages, target_pages=target.pages, autostart=not no_start, guest=guest
+            name,
+            max_pages=most.pages,
+            target_pages=target.pages,
+            min_pages=least.pages if least else 0,
+            domain_type=DomainType(domain_type),
+            autostart=not no_start,
+            guest=guest,
         )
 
     domid = with_client(socket_path, create)
-    told = {"domid": domid, "name": name, "target_pages": target.pages, "max_pages": most.pages}
+    told = {
+        "domid": domid,
+        "name": name,
+        "type": domain_type,
+        "target_pages": target.pages,
+        "min_pages": least.pages if least else 0,
+        "max_pages": most.pages,
+    }
     emit(as_json, told, [f"created {name} (d{domid}), {target}" + _up_to(most, target)])
 
 
@@ -76,9 +104,30 @@ def _up_to(most: Rounded, target: Rounded) -> str:
 @click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
 @client_options
 def destroy_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
-    """End domains at once; their memory goes back to the host."""
+    """End domains at once; their memory goes back to the host.
+
+    What other domains still map of one stays its own, and it a zombie, until they let go (`xbd wait --for gone`).
+    A pattern means guests: dom0 cannot be destroyed.
+    """
+    zombie_pages: dict[int, int] = {}
+
+    def destroy(client: Client) -> Work:
+        async def destroy_one(domain: DomainView) -> None:
+            zombie_pages[domain.domid] = await client.destroy(domain.domid)
+
+        return destroy_one
+
+    def done(domain: DomainView) -> str:
+        pages = zombie_pages[domain.domid]
+        return f"destroyed, but {pages} of its pages are still mapped by others" if pages else "destroyed"
+
     _for_named(
-        socket_path, names, "destroyed", lambda client: lambda domain: client.destroy(domain.domid), as_json=as_json
+        socket_path,
+        names,
+        done,
+        destroy,
+        more=lambda domain: {"zombie_pages": zombie_pages.get(domain.domid)},
+        as_json=as_json,
     )
 
 
@@ -86,11 +135,14 @@ def destroy_command(names: tuple[str, ...], socket_path: str | None, *, as_json:
 @click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
 @client_options
 def shutdown_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
-    """Ask the guests of domains to stop; `xbd wait DOMAIN --for shutdown` waits until they have."""
+    """Ask the guests of domains to stop; `xbd wait DOMAIN --for shutdown` waits until they have.
+
+    A pattern means guests: dom0 ends with the host.
+    """
     _for_named(
         socket_path,
         names,
-        "asked to shut down",
+        lambda _: "asked to shut down",
         lambda client: lambda domain: client.shutdown(domain.domid),
         as_json=as_json,
     )
@@ -101,7 +153,9 @@ def shutdown_command(names: tuple[str, ...], socket_path: str | None, *, as_json
 @click.argument("mode", nargs=-1, required=True, metavar="MODE [SIZE]")
 @client_options
 def guest_mode_command(name: str, mode: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
-    """Change how the guests of DOMAIN (a name, number or pattern) behave, for tests of toolstacks.
+    """Change how the guests of DOMAIN behave, for tests of toolstacks.
+
+    DOMAIN is a name, a number, or a pattern, which means guests, not dom0.
 
     \b
     normal          do as told
@@ -115,16 +169,22 @@ def guest_mode_command(name: str, mode: tuple[str, ...], socket_path: str | None
     _for_named(
         socket_path,
         (name,),
-        f"mode {wanted}",
+        lambda _: f"mode {wanted}",
         lambda client: lambda domain: client.guest_mode(domain.domid, wanted),
         as_json=as_json,
     )
 
 
 def _for_named(
-    socket_path: str | None, names: tuple[str, ...], done: str, work: Callable[[Client], Work], *, as_json: bool
+    socket_path: str | None,
+    names: tuple[str, ...],
+    done: Callable[[DomainView], str],
+    work: Callable[[Client], Work],
+    *,
+    more: Callable[[DomainView], dict[str, object]] = lambda _: {},
+    as_json: bool,
 ) -> None:
-    """Do one thing to all named domains at once, say so, and fail if any was refused."""
+    """Do one thing to all named domains at once, say what was *done* (*more* of it as JSON), and fail if any was refused."""
 
     async def do_all(client: Client) -> tuple[list[DomainView], dict[int, HypercallError]]:
         domains = choose(await client.list(), names)
@@ -136,11 +196,12 @@ def _for_named(
             "domid": domain.domid,
             "name": domain.name,
             "error": str(refused[domain.domid]) if domain.domid in refused else None,
+            **more(domain),
         }
         for domain in domains
     ]
-    emit(as_json, told, [f"{domain.name}: {done}" for domain in domains if domain.domid not in refused])
-    fail_for(refused, domains, f"not {done}")
+    emit(as_json, told, [f"{domain.name}: {done(domain)}" for domain in domains if domain.domid not in refused])
+    fail_for(refused, domains, "refused")
 
 
 @click.command("wait")
@@ -172,13 +233,16 @@ def wait_command(
     *,
     as_json: bool,
 ) -> None:
-    """Wait until all DOMAINs are at their targets, running, shut down or gone; exit 1 if they are not in time."""
+    """Wait until all DOMAINs are at their targets, running, shut down or gone; exit 1 if they are not in time.
+
+    A domain of which others still map pages is not gone yet. Who waits for that by a pattern does not mean dom0.
+    """
 
     async def wait(client: Client) -> list[tuple[DomainView, DomainView | None]]:
         listed = await client.list()
         # What is gone cannot be named any more; of the rest, a name must be somebody's.
         present = [name for name in names if condition != "gone" or _is_there(listed, name)]
-        domains = choose(listed, present)
+        domains = choose(listed, present, is_mortal if condition == "gone" else is_any)
         with trio.move_on_after(timeout):
             await _until(client, domains, _CONDITIONS[condition])
         now = {domain.domid: domain for domain in await client.list()}
@@ -215,7 +279,7 @@ async def _until(client: Client, domains: Sequence[DomainView], is_met: Callable
 
 def _is_there(listed: Sequence[DomainView], name: str) -> bool:
     try:
-        return bool(choose(listed, [name]))
+        return bool(choose(listed, [name], is_mortal))
     except AskedWrong:
         return False
 

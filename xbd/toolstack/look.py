@@ -9,7 +9,7 @@ import click
 from xbd.toolstack.cli import EXIT_FAILED, client_options, emit, with_client
 from xbd.toolstack.client import Client
 from xbd.toolstack.render import domain_details, domains_table, event_line, host_details
-from xbd.toolstack.targets import choose
+from xbd.toolstack.targets import choose, is_any
 from xbd.toolstack.views import DomainView
 
 
@@ -41,7 +41,7 @@ def info_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bo
     for domain in domains:
         lines += ([""] if lines else []) + domain_details(domain)
     # One domain that is named, not matched, is one object; scripts need not unpack a list.
-    single = len(names) == 1 and len(told) == 1 and domains[0].name == names[0]
+    single = len(names) == 1 and len(told) == 1 and names[0] in (domains[0].name, str(domains[0].domid))
     emit(as_json, told[0] if single else told, lines)
 
 
@@ -87,4 +87,4 @@ def events_command(since: int, socket_path: str | None, *, no_follow: bool, as_j
 
 async def _chosen(client: Client, names: tuple[str, ...]) -> Sequence[DomainView]:
     domains = await client.list()
-    return choose(domains, names) if names else domains
+    return choose(domains, names, is_any) if names else domains

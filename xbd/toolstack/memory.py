@@ -40,8 +40,8 @@ def mem_set_command(
 ) -> None:
     """Set how much memory DOMAINs should hold, all at once.
 
-    DOMAIN is a name, a number or a pattern such as 'web*' or '*'. SIZE is a size (512m, 2g; a bare number is MiB)
-    or a percentage of each domain's static maximum (50%). Targets are whole superpages: what is not a multiple
+    DOMAIN is a name, a number or a pattern such as 'web*' or '*', which means guests: dom0 is set by its name. SIZE
+    is a size (512m, 2g; a bare number is MiB) or a percentage of each domain's static maximum (50%). Targets are whole superpages: what is not a multiple
     of 2 MiB is rounded down, and the command says to what. max_pages becomes the target itself (xl: 1 MiB more).
 
     Without --wait it returns when all are told, as xl does; the guests move at their own pace.

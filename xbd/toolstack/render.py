@@ -17,6 +17,12 @@ _LIST_HEADER: Final = ("Name", "ID", "Mem", "Target", "Max", "State", "Superpage
 # xl info: "%-22s : %s".
 _KEY_WIDTH: Final = 22
 _BAR_CHARS: Final = 20
+# The balloon's queues, by the names that a guest's report has for what is on them.
+_QUEUES: Final = {
+    "queue of 2 MiB pages": "balloon_2m_pages",
+    "queue of 4 KiB pages": "balloon_4k_pages",
+    "queue of foreign pages": "slots",
+}
 # Up to this many domains each gets its line; of more, as many of those that need attention do, and a sum.
 _LINES_EACH: Final = 16
 
@@ -58,14 +64,19 @@ def domain_details(domain: DomainView) -> list[str]:
     pairs: dict[str, object] = {
         "name": shown(domain.name),
         "domid": domain.domid,
+        "type": domain.type,
         "state": domain.state,
         "agent": "connected" if domain.agent else "none",
         "memory": size(domain.tot_pages),
         "target": size(domain.target_pages),
+        "minimum": size(domain.min_pages),
         "limit": size(domain.max_pages),
         "static_max": size(domain.static_max_pages),
         "superpages": f"{domain.leaves} leaves of 2 MiB",
         "superpage_coverage": percent(domain.superpage_coverage),
+        "grants": told.get("grants", 0),
+        "mapped_grants": told.get("mapped_grants", 0),
+        "referenced_pages": told.get("referenced_pages", 0),
         "mode": told.get("mode", "normal"),
         "guest_settings": _in_one_line(domain.settings),
         "hypercalls": _in_one_line(told.get("hypercalls") or {}),
@@ -73,8 +84,14 @@ def domain_details(domain: DomainView) -> list[str]:
     }
     lines = key_values(pairs)
     if domain.report:
-        lines += ["", "what its guest says of itself:", *key_values(domain.report)]
+        lines += ["", "what its guest says of itself:", *_queue_lines(domain.report), *key_values(domain.report)]
     return lines
+
+
+def _queue_lines(report: Mapping[str, Any]) -> list[str]:
+    """Draw the three queues of a balloon: 2 MiB pages, 4 KiB pages, and slots for other domains' pages."""
+    queues = {name: report.get(field) for name, field in _QUEUES.items()}
+    return key_values({name: size(pages) for name, pages in queues.items() if isinstance(pages, int)})
 
 
 def host_details(host: Mapping[str, Any]) -> list[str]:

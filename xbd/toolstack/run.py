@@ -41,7 +41,7 @@ def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) ->
 
     config = load_host_config(host_file)
     directory = _runtime_dir(runtime_dir, config)
-    wanted = sum(guest.autostart for guest in config.guests)
+    wanted = sum(guest.autostart for guest in (*config.guests, *([config.dom0] if config.dom0 else [])))
     supervisor = Supervisor(host_file, directory, wanted, lambda line: click.echo(line, err=True))
     ctx.exit(trio.run(supervisor.run))
 
@@ -83,19 +83,11 @@ def hypervisor_command(
     directory = _runtime_dir(runtime_dir, config)
     log.configure(log_level)
     machine = Machine(config.superframes, settings=config.settings)
-    domains = [
-        {
-            "name": guest.name,
-            "max_pages": guest.max_pages,
-            "target_pages": guest.target_pages,
-            "autostart": guest.autostart,
-            "guest": dict(guest.guest),
-        }
-        for guest in config.guests
-    ]
+    dom0 = None if config.dom0 is None else config.dom0.as_create()
+    domains = [guest.as_create() for guest in config.guests]
 
     async def serve() -> int:
-        return await run(machine, directory, name=config.name, group=group or config.group, domains=domains)
+        return await run(machine, directory, name=config.name, group=group or config.group, dom0=dom0, domains=domains)
 
     ctx.exit(_run(serve, supervised=supervised))
 

@@ -1,18 +1,19 @@
 """What a person asks of domains: which ones, and how much memory each; pure.
 
-Domains are named by name, number or a pattern (`'web*'`, `'*'`); amounts are sizes as xl's users
+Domains are named by name, number or a pattern (`'web*'`, `'*'`), which for commands that change anything
+means guests: dom0 is named in full, and a zombie is nobody's any more. Amounts are sizes as xl's users
 write them, or percentages of each domain's static maximum. Targets are whole superpages (2 MiB):
 what is not is rounded down, never to nothing, and the plan says so.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
 from xbd.errors import BadSize, XbdError
-from xbd.toolstack.views import DomainView
+from xbd.toolstack.views import DOM0, ZOMBIE, DomainView
 from xbd.units import format_pages, parse_size_pages, round_to_superpages
 
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -98,15 +99,37 @@ class Change:
         return self.target.pages > self.domain.max_pages
 
 
-def choose(domains: Sequence[DomainView], names: Sequence[str]) -> list[DomainView]:
+def is_guest(domain: DomainView) -> bool:
+    """Whether it is a guest that lives: what a pattern means where something is to be changed."""
+    return domain.domid != DOM0 and domain.state != ZOMBIE
+
+
+def is_mortal(domain: DomainView) -> bool:
+    """Whether it can go: a guest or a zombie."""
+    return domain.domid != DOM0
+
+
+def is_any(domain: DomainView) -> bool:
+    """Whether it is listed at all: what a pattern means to who only looks."""
+    del domain
+    return True
+
+
+def choose(
+    domains: Sequence[DomainView], names: Sequence[str], meant: Callable[[DomainView], bool] = is_guest
+) -> list[DomainView]:
     """Find the domains that *names* mean: names, numbers and patterns; each once, in the order of domids.
+
+    A pattern matches only what is *meant*; so does a name that a zombie had, which may be another's by now.
 
     Raises:
         AskedWrong: a name that no domain has (in xl's words), a pattern that none matches.
     """
     chosen: dict[int, DomainView] = {}
     for name in names:
-        found = [domain for domain in domains if _means(name, domain)]
+        found = [
+            domain for domain in domains if _names(name, domain, meant) or (meant(domain) and _matches(name, domain))
+        ]
         if not found and _WILDCARDS & set(name):
             raise AskedWrong(f"no domain matches {name!r}; `xbd list` shows those that there are")
         if not found:
@@ -115,18 +138,22 @@ def choose(domains: Sequence[DomainView], names: Sequence[str]) -> list[DomainVi
     return [chosen[domid] for domid in sorted(chosen)]
 
 
-def _means(name: str, domain: DomainView) -> bool:
+def _names(name: str, domain: DomainView, meant: Callable[[DomainView], bool]) -> bool:
     if name.isdecimal():
         return name == str(domain.domid)
+    return name == domain.name and (domain.state != ZOMBIE or meant(domain))
+
+
+def _matches(name: str, domain: DomainView) -> bool:
     # A name may itself hold a bracket or a star; exactly so written, it is meant.
-    return name == domain.name or fnmatchcase(domain.name, name)
+    return bool(_WILDCARDS & set(name)) and fnmatchcase(domain.name, name)
 
 
 def plan(domains: Sequence[DomainView], amount: Amount) -> list[Change]:
     """Say what each of *domains* should hold.
 
     Raises:
-        AskedWrong: it is more than a domain's static maximum; nothing is planned for any.
+        AskedWrong: it is more than a domain's static maximum or less than its minimum; nothing is planned for any.
     """
     changes = [Change(domain, round_pages(amount.of(domain.static_max_pages))) for domain in domains]
     for change in changes:
@@ -135,5 +162,9 @@ def plan(domains: Sequence[DomainView], amount: Amount) -> list[Change]:
             raise AskedWrong(
                 f"{change.domain.name}: {_BEYOND_STATIC_MAX}; "
                 f"{amount.text} is asked for, {format_pages(most)} is the static maximum"
+            )
+        if change.target.pages < change.domain.min_pages:
+            raise AskedWrong(
+                f"{change.domain.name}: {amount.text} is less than its minimum, {format_pages(change.domain.min_pages)}"
             )
     return changes

@@ -13,6 +13,9 @@ from xbd.units import SUPER_PAGES
 
 # States of a domain in which nobody will move it.
 RUNNING: Final = "running"
+ZOMBIE: Final = "zombie"
+# The control domain's number.
+DOM0: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +24,11 @@ class DomainView:
 
     domid: int
     name: str
+    type: str
     state: str
     tot_pages: int
     target_pages: int
+    min_pages: int
     max_pages: int
     gfn_count: int
     superpage_coverage: float
@@ -52,9 +57,11 @@ class DomainView:
 _FIELDS: Final[dict[str, type]] = {
     "domid": int,
     "name": str,
+    "type": str,
     "state": str,
     "tot_pages": int,
     "target_pages": int,
+    "min_pages": int,
     "max_pages": int,
     "gfn_count": int,
     "superpage_coverage": float,

@@ -1,5 +1,8 @@
 """The wire, described for other implementers. Version 1.
 
+The version changes when what was said before means something else; methods, keys of answers and
+notifications that are new do not change it, so clients ignore what they do not know.
+
 **Transport.** Unix stream sockets in the host's run-time directory: `hypervisor.sock` for the
 toolstack, `domains/<domid>.sock` for the guest of each domain. The domain's socket *is* its
 identity. The peer must run as the daemon's user or as root (SO_PEERCRED); `hypervisor.sock` may be

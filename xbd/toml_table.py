@@ -1,0 +1,115 @@
+"""Reading TOML key by key, so that every key that nobody asked for, and every entry of a wrong kind, is refused by name."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xbd.errors import BadSize, ConfigError
+from xbd.units import SUPER_PAGES, format_pages, parse_size_pages
+
+
+class Table:
+    """A TOML table that is read key by key; `finish` refuses what nobody asked for."""
+
+    def __init__(self, path: Path | str, where: str, entries: Mapping[str, Any]) -> None:
+        self.path = path
+        self._where = where
+        self._entries = entries
+        self._known: list[str] = []
+
+    def error(self, key: str, reason: str) -> ConfigError:
+        """Make the error for one of this table's keys."""
+        return ConfigError(self.path, f"{self._where}.{key}" if self._where else key, reason)
+
+    def _take(self, key: str, kinds: type | tuple[type, ...], expected: str) -> Any:  # noqa: ANN401 - of *kinds*, or None
+        self._known.append(key)
+        entry = self._entries.get(key)
+        # A TOML boolean is no number, though Python's is.
+        if entry is None or (isinstance(entry, kinds) and (kinds is bool or not isinstance(entry, bool))):
+            return entry
+        raise self.error(key, f"{entry!r:.80} is not {expected}")
+
+    def text(self, key: str, default: str | None) -> str | None:
+        """Read a string that is not empty."""
+        entry = self._take(key, str, "text in quotes")
+        if entry == "":
+            raise self.error(key, "is empty")
+        return default if entry is None else str(entry)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """Read true or false."""
+        entry = self._take(key, bool, "true or false")
+        return default if entry is None else bool(entry)
+
+    def whole(self, key: str, least: int, most: int, default: int | None) -> int | None:
+        """Read a whole number from *least* to *most*."""
+        entry = self._take(key, int, f"a whole number from {least} to {most}")
+        if entry is not None and not least <= entry <= most:
+            raise self.error(key, f"{entry} is not from {least} to {most}")
+        return default if entry is None else int(entry)
+
+    def choice(self, key: str, choices: Mapping[str, object] | tuple[str, ...], default: str) -> str:
+        """Read one of *choices*."""
+        expected = "one of " + ", ".join(f'"{choice}"' for choice in choices)
+        entry = self._take(key, str, expected)
+        if entry is not None and entry not in choices:
+            raise self.error(key, f"{entry!r:.80} is not {expected}")
+        return default if entry is None else str(entry)
+
+    def size(self, key: str, most_pages: int, default: int | None = None) -> int:
+        """Read a size as pages, in whole superpages; required when there is no *default*."""
+        entry = self._take(key, (str, int), 'a size, such as 512 (MiB), "512m" or "2g"')
+        if entry is None:
+            if default is None:
+                raise self.error(key, 'is missing; it is a size, such as "512m" or "2g"')
+            return default
+        try:
+            pages = parse_size_pages(str(entry))
+        except BadSize as error:
+            raise self.error(key, str(error)) from error
+        if pages % SUPER_PAGES:
+            down = pages // SUPER_PAGES * 2
+            raise self.error(key, f'{entry!r} is not a multiple of 2 MiB; "{down}m" and "{down + 2}m" are')
+        if pages > most_pages:
+            raise self.error(key, f"{entry!r} is more than {format_pages(most_pages)}, the most that is possible")
+        return pages
+
+    def plain(self, key: str) -> dict[str, Any]:
+        """Read a table whose entries somebody else checks; empty when it is not there."""
+        entry = self._take(key, dict, "a table")
+        return {} if entry is None else dict(entry)
+
+    def name_and_options(self, key: str, name_key: str, default: str) -> tuple[str, dict[str, Any]]:
+        """Read `key = "name"` or `key = { name_key = "name", option = ... }`."""
+        entry = self._take(key, (str, dict), f'a name in quotes, or a table {{ {name_key} = "...", ... }}')
+        if entry is None:
+            return default, {}
+        if isinstance(entry, str):
+            return entry, {}
+        options = dict(entry)
+        name = options.pop(name_key, None)
+        if not isinstance(name, str):
+            raise self.error(f"{key}.{name_key}", "is missing; it is a name in quotes")
+        return name, options
+
+    def table(self, key: str) -> "Table | None":
+        """Read a table within this one; None when it is not there."""
+        entry = self._take(key, dict, "a table")
+        return None if entry is None else Table(self.path, f"{self._where}.{key}" if self._where else key, entry)
+
+    def tables(self, key: str) -> "list[Table]":
+        """Read an array of tables."""
+        entry = self._take(key, list, f"an array of tables; begin each with [[{key}]]")
+        for number, table in enumerate(entry or (), start=1):
+            if not isinstance(table, dict):
+                raise self.error(f"{key}[{number}]", f"is not a table; begin each with [[{key}]]")
+        return [Table(self.path, f"{key}[{number}]", table) for number, table in enumerate(entry or (), start=1)]
+
+    def finish(self) -> None:
+        """Refuse keys that nobody has asked for."""
+        for key in self._entries:
+            if key not in self._known:
+                close = difflib.get_close_matches(key, self._known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(self._known)}"
+                raise self.error(key, f"is not a key of this section; {hint}")
