@@ -24,7 +24,18 @@ PURE = frozenset({"frames", "machine", "guest", "policy", "wire", "abi", "errors
 SHELLS = frozenset({"services", "toolstack", "__main__"})
 # The modules of lab/ that measure or run: they own clocks and processes. All others there are pure.
 LAB_SHELLS = frozenset(
-    {"bench", "bench_allocator", "bench_host", "bench_wire", "demo", "echo", "figures", "processes", "replay"}
+    {
+        "bench",
+        "bench_allocator",
+        "bench_grants",
+        "bench_host",
+        "bench_wire",
+        "demo",
+        "echo",
+        "figures",
+        "processes",
+        "replay",
+    }
 )
 STRANGERS = frozenset({"machine", "guest", "policy"})
 

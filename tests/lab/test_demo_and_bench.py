@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from xbd.errors import XbdError
-from xbd.lab import bench_wire
+from xbd.lab import bench_grants, bench_wire
 from xbd.lab.bench import render as render_figures
+from xbd.lab.bench_grants import measure_grants
 from xbd.lab.bench_wire import measure_hypercalls
 from xbd.lab.demo import Coverage, Told, render
 from xbd.lab.figures import summarize
@@ -42,6 +43,17 @@ async def test_hypercalls_are_measured_against_echoes(tmp_path: Path, monkeypatc
 
     assert figures["hypercall_vs_echo"].ratio_to is not None
     assert figures["hypercall_pair"].low <= figures["hypercall_pair"].value <= figures["hypercall_pair"].high
+
+
+async def test_mapping_is_measured_against_populating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round of each against a real daemon gives figures; no domain, grant or mapping is left behind."""
+    monkeypatch.setattr(bench_grants, "_ROUNDS", 3)
+    async with running_host(_HOST, tmp_path) as client:
+        figures = await measure_grants(client, tmp_path / "run")
+        assert [domain.name for domain in await client.list()] == ["web"]
+        assert list(await client.audit()) == []
+
+    assert figures["grant_map_vs_populate"].ratio_to is not None
 
 
 def test_a_figure_is_a_median_with_its_quartiles() -> None:

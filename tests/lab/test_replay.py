@@ -11,6 +11,7 @@ from xbd.errors import BadArgument
 from xbd.guest.workload import parse_trace
 from xbd.lab.replay import command, read_trace
 from xbd.lab.trace_replay import ReplayOptions, ReplayReport, replay
+from xbd.lab.variants import AS_THE_STRATEGY_SAYS, VARIANTS
 
 _TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
 
@@ -26,9 +27,10 @@ def _small_trace(phase: int) -> str:
     return "\n".join(lines)
 
 
-def _replay(strategy: str, seed: int = 3) -> ReplayReport:
+def _replay(strategy: str, seed: int = 3, variant: str = AS_THE_STRATEGY_SAYS) -> ReplayReport:
     traces = [parse_trace(_small_trace(phase), name) for name, phase in (("a", 0), ("b", 11))]
-    return replay(traces, ReplayOptions(STRATEGIES[strategy], overcommit=1.3, seed=seed, verify=True))
+    options = ReplayOptions(STRATEGIES[strategy], overcommit=1.3, seed=seed, verify=True, variant=variant)
+    return replay(traces, options)
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
@@ -39,6 +41,41 @@ def test_nothing_is_lost_or_leaked(strategy: str) -> None:
     assert report.violations == []
     assert report.content_errors == 0
     assert all(guest.hypercalls for guest in report.guests)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_every_variant_loses_nothing(strategy: str, variant: str) -> None:
+    """On each interface and by each way of migration audit and content words come out clean."""
+    report = _replay(strategy, variant=variant)
+
+    assert report.variant == variant
+    assert report.violations == []
+    assert report.content_errors == 0
+
+
+def test_a_variant_leaves_only_its_own_calls() -> None:
+    """A virtio guest inflates and deflates and nothing else; without populate_depopulate nobody calls it."""
+    virtio = {kind.partition(":")[0] for guest in _replay("full", variant="virtio").guests for kind in guest.hypercalls}
+    by_two_calls = _replay("full", variant="two_calls")
+    called = {kind.partition(":")[0] for guest in by_two_calls.guests for kind in guest.hypercalls}
+
+    assert virtio == {"inflate", "deflate"}
+    assert called == {"populate", "decrease"}
+    assert {guest.migration_way for guest in by_two_calls.guests} == {"two_calls"}
+
+
+def test_variants_are_laid_side_by_side(tmp_path: Path) -> None:
+    """Several variants give one table with a column each, in the order asked for, and as JSON a list."""
+    path = tmp_path / "small.csv"
+    path.write_text(_small_trace(5))
+    chosen = [str(path), "--variant", "exchange", "--variant", "virtio", "--overcommit", "1.1"]
+    table = CliRunner().invoke(command, chosen)
+    told = json.loads(CliRunner().invoke(command, [*chosen, "--json"]).stdout)
+
+    assert table.exit_code == 0
+    assert table.stdout.splitlines()[2].split() == ["exchange", "virtio"]
+    assert [report["variant"] for report in told] == ["exchange", "virtio"]
 
 
 def test_same_seed_same_report() -> None:

@@ -94,7 +94,7 @@ async def measure_hypercalls(client: Client, runtime_dir: Path, directory: Path)
         connect(runtime_dir / "domains" / f"{domid}.sock") as domain,
     ):
         await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
-        with _cores_apart(echo.server_pid, domain.server_pid):
+        with cores_apart(echo.server_pid, domain.server_pid):
             samples = [await _round(echo, domain, (block, straddling)) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
     await client.destroy(domid)
     echoes, blocks, runs = (np.array(column) for column in zip(*samples, strict=True))
@@ -108,7 +108,7 @@ async def measure_hypercalls(client: Client, runtime_dir: Path, directory: Path)
 
 
 @contextmanager
-def _cores_apart(*servers: int) -> Iterator[None]:
+def cores_apart(*servers: int) -> Iterator[None]:
     """Keep the servers on one core and this process on another for a while, if there are two."""
     here, before = os.getpid(), os.sched_getaffinity(0)
     cores = sorted(before)

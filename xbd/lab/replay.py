@@ -11,10 +11,12 @@ import click
 from xbd.config import STRATEGIES
 from xbd.errors import TraceError, XbdError
 from xbd.guest.workload import Trace, parse_trace
+from xbd.lab.replay_report import render, render_side_by_side
 from xbd.lab.trace_replay import Replay, ReplayOptions, ReplayReport
+from xbd.lab.variants import AS_THE_STRATEGY_SAYS, VARIANTS
 from xbd.toolstack.cli import Failure
-from xbd.units import format_pages
 
+ALL = "all"
 _PROGRESS_EVERY_S = 0.5
 
 
@@ -27,7 +29,16 @@ _PROGRESS_EVERY_S = 0.5
     "--speed", type=click.FloatRange(min=0, min_open=True), help="Times real time; default: as fast as it goes."
 )
 @click.option("--verify", is_flag=True, help="Check every page's content word when the page is freed or moved.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    default=(AS_THE_STRATEGY_SAYS,),
+    show_default=True,
+    type=click.Choice([*VARIANTS, ALL]),
+    help="How ballooned pages migrate on a Xen host, or virtio. Several, or all: one after the other, side by side.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; of several variants, one of each.")
 def command(
     paths: tuple[Path, ...],
     *,
@@ -36,23 +47,32 @@ def command(
     seed: int,
     speed: float | None,
     verify: bool,
+    variants: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Replay real guests' memory traces on an emulated host, one guest per trace, in one process.
 
     Example: xbd replay clang-vm0.csv clang-vm1.csv --verify
+
+    Side by side: xbd replay clang-vm0.csv --variant exchange --variant virtio
     """
+    chosen = [name for name in VARIANTS if name != AS_THE_STRATEGY_SAYS] if ALL in variants else list(variants)
+    done: list[tuple[ReplayReport, float]] = []
     try:
         traces = [read_trace(path) for path in paths]
-        run = Replay(traces, ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify))
+        for variant in chosen:
+            run = Replay(traces, ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant))
+            started = time.monotonic()
+            _keep_pace(run, speed, started)
+            done.append((run.report(), time.monotonic() - started))
     except XbdError as error:
         raise Failure(str(error)) from None
-    started = time.monotonic()
-    _keep_pace(run, speed, started)
-    report = run.report()
-    elapsed_s = time.monotonic() - started
-    click.echo(json.dumps(report.as_map(elapsed_s), indent=2) if as_json else render(report, elapsed_s))
-    if report.violations or report.content_errors:
+    if as_json:
+        told = [report.as_map(elapsed_s) for report, elapsed_s in done]
+        click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
+    else:
+        click.echo(render(*done[0]) if len(done) == 1 else render_side_by_side(done))
+    if any(report.violations or report.content_errors for report, _ in done):
         raise SystemExit(1)
 
 
@@ -87,31 +107,3 @@ def _keep_pace(run: Replay, speed: float | None, started: float) -> None:
             )
     if sys.stderr.isatty():
         click.echo("\r" + " " * 70 + "\r", nl=False, err=True)
-
-
-def render(report: ReplayReport, elapsed_s: float) -> str:
-    """Write a report for a person."""
-    hours, times = report.trace_s / 3600, report.trace_s / max(elapsed_s, 1e-9)
-    lines = [
-        f"strategy {report.strategy}, seed {report.seed}, {len(report.guests)} guests, a host of {format_pages(report.host_pages)}",
-        f"{hours:.2f} h of trace in {elapsed_s:.1f} s, {times:,.0f} times real time",
-        f"{report.pages_allocated_and_freed / 1e6:,.0f} M pages allocated and freed, {report.samples} samples",
-        "",
-        f"{'guest':16} {'superpages':>10} {'mean':>7} {'free whole':>11} {'moved':>12} {'denied':>10}",
-    ]
-    for guest in report.guests:
-        whole = guest.guest_free_superframes * 512 / max(guest.guest_free_pages, 1)
-        lines.append(
-            f"{guest.trace:16} {guest.superpage_coverage:10.1%} {guest.superpage_coverage_mean:7.1%} {whole:11.1%}"
-            f" {guest.pages_moved:12,} {guest.pages_denied:10,}"
-        )
-    lines += ["", f"{'hypercalls':28} " + " ".join(f"{guest.trace:>14}" for guest in report.guests)]
-    for kind in sorted({kind for guest in report.guests for kind in guest.hypercalls}):
-        lines.append(f"{kind:28} " + " ".join(f"{guest.hypercalls.get(kind, 0):14,}" for guest in report.guests))
-    lines += [
-        "",
-        f"host: {report.host_free_in_whole_superframes:.1%} of its free memory lies in whole superframes",
-        f"content errors: {report.content_errors}; violations: {len(report.violations)}",
-        *report.violations,
-    ]
-    return "\n".join(lines)

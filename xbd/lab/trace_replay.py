@@ -15,6 +15,7 @@ from xbd.config import Strategy
 from xbd.errors import BadArgument
 from xbd.guest import Demand, GuestSettings
 from xbd.guest.workload import Driven, Trace
+from xbd.lab.variants import AS_THE_STRATEGY_SAYS, VARIANTS
 from xbd.lab.virtual import VirtualHost
 from xbd.policy import Share, share_out
 from xbd.units import SUPER_PAGES
@@ -27,17 +28,25 @@ _LEAST_SHARE = 32
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """How to replay: *overcommit* is the guests' memory over the host's; *verify* checks every content word."""
+    """How to replay: *overcommit* is the guests' memory over the host's; *verify* checks every content word.
+
+    *variant* is of `VARIANTS`.
+    """
 
     strategy: Strategy
     overcommit: float = 1.5
     seed: int = 0
     verify: bool = False
+    variant: str = AS_THE_STRATEGY_SAYS
 
 
 @dataclass(frozen=True, slots=True)
 class GuestReport:
-    """What became of one trace's guest; *hypercalls* by `operation:stop`, means are over trace time."""
+    """What became of one trace's guest; *hypercalls* by `operation:stop`, means are over trace time.
+
+    *migration_way*: the way in use at the end; *pages_migrated*: ballooned pages that moved, of them *pages_half_done*
+    only half; *migrations_without_headroom*: batches of two calls that found no page of headroom.
+    """
 
     trace: str
     superpage_coverage: float
@@ -49,6 +58,10 @@ class GuestReport:
     extents: dict[str, int]
     pages_moved: int
     pages_denied: int
+    migration_way: str
+    pages_migrated: int
+    pages_half_done: int
+    migrations_without_headroom: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,7 @@ class ReplayReport:
     """What a replay found; the same for the same seed, to the last digit, but for *elapsed_s*."""
 
     strategy: str
+    variant: str
     seed: int
     guests: list[GuestReport]
     host_pages: int
@@ -87,7 +101,8 @@ class Replay:
         superframes = int(sum(t.total_pages for t in traces) / options.overcommit) // SUPER_PAGES
         if superframes < 2 * len(traces):
             raise BadArgument(f"a host of {superframes} superframes for {len(traces)} guests", "a lower overcommit")
-        self.host = VirtualHost(superframes, options.strategy.host, seed=options.seed)
+        self._variant = VARIANTS[options.variant]
+        self.host = VirtualHost(superframes, self._variant.apply(options.strategy.host), seed=options.seed)
         self._pages = superframes * SUPER_PAGES
         # A toolstack that thinks in 2 MiB is part of the improved design; today's sets targets in KiB.
         self._granularity_pages = SUPER_PAGES if "2m" in options.strategy.driver.queues else 1
@@ -102,6 +117,7 @@ class Replay:
             max_pages=-(-trace.total_pages // SUPER_PAGES) * SUPER_PAGES,
             target_pages=max(target_pages - target_pages % SUPER_PAGES, SUPER_PAGES),
             gfn_count=trace.total_pages,
+            domain_type=self._variant.domain_type,
             settings=GuestSettings(self.options.strategy.driver, verify=self.options.verify),
             workload=Driven(),
         )
@@ -175,6 +191,7 @@ class Replay:
         statistics = self.host.machine.statistics()
         return ReplayReport(
             strategy=self.options.strategy.name,
+            variant=self.options.variant,
             seed=self.options.seed,
             guests=guests,
             host_pages=self._pages,
@@ -202,6 +219,10 @@ class Replay:
             extents=info.extents,
             pages_moved=statistics.pages_moved,
             pages_denied=statistics.pages_denied,
+            migration_way=statistics.migration_way,
+            pages_migrated=statistics.pages_migrated,
+            pages_half_done=statistics.pages_half_done,
+            migrations_without_headroom=statistics.migrations_without_headroom,
         )
 
 

@@ -1,0 +1,39 @@
+"""Ways to run the same guests: on which interface, and by which way ballooned pages migrate.
+
+A variant changes what the host offers, never the driver: on a host without `populate_depopulate` a
+driver migrates by `exchange`, without that by two calls, and a virtio domain has nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from xbd.abi import DomainType
+from xbd.machine import HostSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a host offers to its guests; None: what its strategy says."""
+
+    domain_type: DomainType = DomainType.PVH
+    populate_depopulate: bool | None = None
+    exchange_translated: bool | None = None
+
+    def apply(self, settings: HostSettings) -> HostSettings:
+        """Return the host's settings with what this variant changes of them."""
+        if self.populate_depopulate is not None:
+            settings = replace(settings, populate_depopulate=self.populate_depopulate)
+        if self.exchange_translated is not None:
+            settings = replace(settings, exchange_translated=self.exchange_translated)
+        return settings
+
+
+AS_THE_STRATEGY_SAYS: Final = "strategy"
+VARIANTS: Final[Mapping[str, Variant]] = {
+    AS_THE_STRATEGY_SAYS: Variant(),
+    "populate_depopulate": Variant(populate_depopulate=True),
+    "exchange": Variant(populate_depopulate=False, exchange_translated=True),
+    "two_calls": Variant(populate_depopulate=False, exchange_translated=False),
+    "virtio": Variant(DomainType.VIRTIO),
+}
