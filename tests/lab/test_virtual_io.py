@@ -135,6 +135,22 @@ def test_a_burst_makes_dom0_balloon_out_for_slots_and_the_memory_comes_back() ->
     assert_nothing_is_left(host)
 
 
+def test_slots_that_come_back_are_tidied_up() -> None:
+    """A balloon that slots left partly in several blocks is whole 2 MiB blocks again when all is quiet."""
+    host = VirtualHost(192)
+    add_dom0(host, size=64)
+    guests = [add_guest(host, f"web{n}", Idle(io_pages_s=256)) for n in range(8)]
+    host.advance(10)
+    host.set_target(0, blocks(32))
+    host.advance(20)
+    for domid in guests:
+        host.destroy(domid)
+    host.advance(60)
+
+    assert (report(host, 0).slots, report(host, 0).partly_ballooned) == (0, 0)
+    assert host.machine.domain_info(0).superpage_coverage == 1.0
+
+
 @pytest.mark.parametrize("persistent", [False, True])
 def test_few_slots_are_enough_for_many_guests(persistent: bool) -> None:  # noqa: FBT001 - a parameter
     """With room for 100 pages at a time all requests are still carried out, and persistent grants leave some of it."""

@@ -1,8 +1,8 @@
 """The guest kernel: one step function over zone, workload, balloon worker and compaction.
 
 `Guest.step(event, now)` applies an event, starts what is due in a fixed order (workload, worker,
-compaction, block I/O), lets every procedure go on as far as it can, and answers with the commands to send and
-the time to look again. It performs nothing itself: whoever calls it carries the commands.
+block I/O, compaction), lets every procedure go on as far as it can, and answers with the commands to
+send and the time to look again. It performs nothing itself: whoever calls it carries the commands.
 """
 
 from dataclasses import asdict
@@ -145,12 +145,13 @@ class Guest:
             self._worker.running = True
             self._procedures.start(self._run_worker())
             started = True
+        for procedure in self._io.start_due():
+            self._procedures.start(procedure)
+            started = True
+        # Last: what the others have just left partly ballooned is its business.
         if self._compaction.due():
             self._compaction.running = True
             self._procedures.start(self._compaction.run())
-            started = True
-        for procedure in self._io.start_due():
-            self._procedures.start(procedure)
             started = True
         return started
 
