@@ -1,6 +1,6 @@
 """Published faults of Xen on just these operations: each fails safely here.
 
-One test per advisory that has an analogue without grants; those of grants belong with them.
+One test per advisory that has an analogue without grants; for those of grants see `test_grant_advisories`.
 """
 
 import numpy as np

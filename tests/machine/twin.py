@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from tests.machine import model_commands, model_grants
 from tests.machine.compare import assert_same
-from tests.machine.model import NaiveHost
+from tests.machine.model import NaiveDomain, NaiveHost
 from xbd import abi
-from xbd.abi import Frames
+from xbd.abi import DomainType, Frames
 from xbd.machine import HostSettings, Machine
 from xbd.units import SUPER_PAGES
 
@@ -27,6 +28,9 @@ class Backing:
     """Which frame backs a gfn of a domain, looked up once."""
 
     def __init__(self, machine: Machine, domid: int) -> None:
+        if domid not in machine.domains():
+            self.frames: list[int] = []
+            return
         p2m = machine.domain(domid).p2m
         self.frames = (p2m.lookup(np.arange(p2m.gfn_count, dtype=np.int64)) - 1).tolist()
 
@@ -44,28 +48,42 @@ class Twin:
         self.machine = Machine(superframes, settings=settings)
         self.model = NaiveHost(superframes, self.machine.settings)
 
-    def create(self, blocks: int, *, most: int | None = None, gfn_count: int | None = None, domid: int = 1) -> int:
+    def create(
+        self,
+        blocks: int,
+        *,
+        most: int | None = None,
+        gfn_count: int | None = None,
+        domid: int = 1,
+        domain_type: DomainType = DomainType.PVH,
+    ) -> int:
         """Make a domain of *blocks* blocks that may have *most*."""
         target_pages, max_pages = blocks * SUPER_PAGES, (most or blocks) * SUPER_PAGES
         gfn_count = gfn_count or max_pages
         self.machine.create(
-            f"guest {domid}", max_pages=max_pages, target_pages=target_pages, gfn_count=gfn_count, domid=domid
+            f"guest {domid}",
+            max_pages=max_pages,
+            target_pages=target_pages,
+            gfn_count=gfn_count,
+            domid=domid,
+            domain_type=domain_type,
         )
-        self.model.create(domid, max_pages, target_pages, gfn_count, Backing(self.machine, domid))
+        domain = NaiveDomain(gfn_count, max_pages, domain_type)
+        self.model.create(domid, domain, target_pages, Backing(self.machine, domid))
         self.compare()
         return domid
 
-    def destroy(self, domid: int) -> None:
-        """End a domain."""
-        self.machine.destroy(domid)
-        self.model.destroy(domid)
+    def destroy(self, domid: int) -> int:
+        """End a domain; returns how many of its pages others still map."""
+        left = self.machine.destroy(domid)
+        assert left == model_grants.destroy(self.model, domid)
         self.compare()
+        return left
 
     def reboot(self, domid: int) -> abi.BootInfo:
         """Boot a domain again."""
         boot = self.machine.reboot(domid)
-        for frame in self.model.domains[domid].p2m.values():
-            self.model.words.pop(frame, None)
+        model_grants.reboot(self.model, domid)
         self.compare()
         return boot
 
@@ -78,13 +96,15 @@ class Twin:
     def do(self, domid: int, command: abi.Command) -> abi.Result:
         """Do a command; returns the machine's answer, which is the model's."""
         result = self.machine.execute(domid, command)
-        self.model.execute(domid, command, result, Backing(self.machine, domid))
+        model_commands.execute(self.model, domid, command, result, Backing(self.machine, domid))
         self.compare()
         return result
 
     def compare(self) -> None:
-        """Compare machine and model."""
+        """Compare machine and model, and which zombies vanished in this step."""
         assert_same(self.machine, self.model)
+        assert sorted(self.machine.take_vanished()) == sorted(self.model.vanished)
+        self.model.vanished.clear()
 
     # -- short forms: (done, stop), or the errno of a refusal
 
@@ -118,6 +138,32 @@ class Twin:
         result = self.do(domid, abi.Load(bases))
         assert isinstance(result, abi.LoadResult)
         return [int(word) for word in result.words]
+
+    def grant(self, domid: int, bases: Frames, to: int, *, readonly: bool = False) -> Frames:
+        """Grant pages; returns their references."""
+        result = self.do(domid, abi.Grant(bases, to, readonly))
+        assert isinstance(result, abi.GrantResult), result
+        return result.refs
+
+    def end_grant(self, domid: int, refs: Frames) -> tuple[int, str | None] | str:
+        """End grants."""
+        return self.answer(domid, abi.EndGrant(refs))
+
+    def map_grant(
+        self, domid: int, owner: int, refs: Frames, slots: Frames, *, readonly: bool = False
+    ) -> tuple[int, str | None] | str:
+        """Map grants at slots."""
+        return self.answer(domid, abi.MapGrant(owner, refs, slots, readonly))
+
+    def unmap_grant(self, domid: int, slots: Frames) -> tuple[int, str | None] | str:
+        """End mappings."""
+        return self.answer(domid, abi.UnmapGrant(slots))
+
+    def share(self, owner: int, bases: Frames, to: int, slots: Frames, *, readonly: bool = False) -> Frames:
+        """Grant pages and map them at slots of the other domain; returns the references."""
+        refs = self.grant(owner, bases, to, readonly=readonly)
+        assert self.map_grant(to, owner, refs, slots, readonly=readonly) == (refs.size, None)
+        return refs
 
     def frames(self, domid: int, bases: Frames) -> list[int]:
         """Name the frames behind gfns; -1 where there is none."""

@@ -1,9 +1,12 @@
 """Recompute what grants, mappings, references and inboxes should be, and name what disagrees."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from xbd.abi import MAX_GRANTS
 from xbd.machine.domain import Domain, DomainState
 from xbd.machine.host import HostFrames
 from xbd.units import SUPER_ORDER, SUPER_PAGES
@@ -15,7 +18,10 @@ def audit_grants(host: HostFrames, domains: Sequence[Domain]) -> list[str]:
     Every slot in use is one mapping; every mapping that reaches a frame is by a grant to just that domain, on a frame
     that its owner holds; references, in-use counts and counters are what these add up to; a zombie holds nothing else.
     """
-    wrong: list[str] = []
+    wrong = [line for domain in domains for line in _check_ranges(host, domain)]
+    if wrong:
+        # Where numbers lie outside their tables, nothing that follows them makes sense.
+        return wrong
     by_domid = {domain.domid: domain for domain in domains}
     references = np.zeros(0, dtype=np.int64)
     mapped: dict[int, list[np.ndarray]] = {}
@@ -39,6 +45,25 @@ def audit_grants(host: HostFrames, domains: Sequence[Domain]) -> list[str]:
         wrong += _check_in_use(domain, mapped.get(domain.domid, []))
         wrong += _check_referenced(host, domain)
     return wrong + _check_references(host, references)
+
+
+def _check_ranges(host: HostFrames, domain: Domain) -> list[str]:
+    """Say which numbers in a domain's tables lie outside what they are to index."""
+    ranges: list[tuple[str, NDArray[Any], int, int]] = []
+    if domain.grants is not None:
+        ranges.append(("gfn of a grant", domain.grants.gfn, 0, domain.p2m.gfn_count))
+    if domain.mappings is not None:
+        table = domain.mappings
+        ranges += [
+            ("slot of a mapping", table.gfn, 0, domain.p2m.gfn_count),
+            ("frame of a mapping", table.mfn, 0, host.heap.frame_count),
+            ("reference of a mapping", table.ref, 0, MAX_GRANTS - 1),
+        ]
+    return [
+        f"d{domain.domid}: the {what} lies outside, from {int(numbers.min())} to {int(numbers.max())}"
+        for what, numbers, least, most in ranges
+        if not least <= int(numbers.min()) <= int(numbers.max()) <= most
+    ]
 
 
 def _check_slots(domain: Domain) -> list[str]:
@@ -72,8 +97,6 @@ def _check_grant_table(domain: Domain) -> list[str]:
     wrong = [f"{who}: grant table: {line}" for line in table.free.check()]
     if refs.size != table.count or table.free.is_free(refs).any():
         wrong.append(f"{who}: {refs.size} grants name a page, {table.count} are in use")
-    if (table.gfn[refs] > domain.p2m.gfn_count).any():
-        wrong.append(f"{who}: a grant names a gfn outside the domain")
     return wrong
 
 

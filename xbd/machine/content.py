@@ -38,8 +38,7 @@ def _reach(domain: Domain, gfns: Frames, *, writing: bool) -> tuple[Frames, Stop
         handles = -entries[slots] - 1
         entries[slots] = domain.mappings.mfn[handles]
         if writing:
-            # A mapping that was cut off is gone, whatever it allowed.
-            refused = slots[domain.mappings.readonly[handles] & (entries[slots] > 0)]
+            refused = slots[domain.mappings.readonly[handles]]
             readable = int(refused[0]) if refused.size else readable
     backed = first_unpopulated(entries)
     done = min(backed, readable)

@@ -21,8 +21,7 @@ def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_E
     """
     if order not in (0, SUPER_ORDER):
         raise BadArgument(f"order {order} does not exist here", f"order 0 or {SUPER_ORDER}")
-    if gfns.size > most:
-        raise BadArgument(f"{gfns.size} extents in one call", f"at most {most}")
+    check_size(gfns, most)
     if gfns.size == 0:
         return
     last = domain.p2m.gfn_count - (1 << order)
@@ -40,6 +39,12 @@ def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_E
         raise BadArgument(f"extent {index}, g{int(gfns[index]):#x}, is misaligned", f"a multiple of {1 << order}")
     if not progresses:
         check_repeats(gfns)
+
+
+def check_size(numbers: Frames, most: int = MAX_EXTENTS) -> None:
+    """Refuse a list that is too long: BadArgument."""
+    if numbers.size > most:
+        raise BadArgument(f"{numbers.size} extents in one call", f"at most {most}")
 
 
 def _progression(gfns: Frames) -> tuple[int, int]:

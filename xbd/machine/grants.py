@@ -28,7 +28,7 @@ from xbd.errors import BadArgument, NoSuchDomain
 from xbd.frames import group_by_super
 from xbd.machine import mapping
 from xbd.machine.domain import Domain, DomainState
-from xbd.machine.extents import answer, check_extents, check_repeats, first, first_taken, first_unpopulated
+from xbd.machine.extents import answer, check_extents, check_repeats, check_size, first, first_taken, first_unpopulated
 from xbd.machine.host import HostFrames
 from xbd.machine.references import reference, unreference
 from xbd.machine.registry import Registry
@@ -63,6 +63,7 @@ def grant(registry: Registry, host: HostFrames, domain: Domain, command: Grant) 
 def end_grant(registry: Registry, host: HostFrames, domain: Domain, command: EndGrant) -> MemopResult:
     """Take grants back. Stops with ENOENT (no such grant), EBUSY (it is mapped), BUDGET."""
     del registry, host
+    check_size(command.refs)
     check_repeats(command.refs, "reference ")
     refs = command.refs[:TURN_EXTENTS]
     table = domain.grants
@@ -103,7 +104,7 @@ def map_grant(registry: Registry, host: HostFrames, domain: Domain, command: Map
         domain.mappings = MappingTable(registry.image, f"domain.{domain.domid}.mappings")
     refs, gfns = command.refs[:TURN_EXTENTS], command.gfns[:TURN_EXTENTS]
     valid, stop, entries = _valid_references(owner, owner.grants, domain, refs, readonly=command.readonly)
-    if not valid and stop is not Stop.BUDGET and not _granted_anything(owner.grants, domain):
+    if not valid and not _granted_anything(owner.grants, domain):
         raise _no_owner(command.owner)
     for most, reason in (
         (domain.mappings.free.free_frames, Stop.ENOSPC),
