@@ -330,6 +330,18 @@ def test_who_waits_for_a_zombie_waits_for_the_last_unmap(run: Run, directory: Pa
     assert run("destroy", "mapper").exit_code == 0
 
 
+def test_a_claim_is_made_and_taken_back(run: Run) -> None:
+    """What is outstanding is said; a claim that cannot be is refused with the hypervisor's reason."""
+    assert run("create", "heir", "--memory", "8m", "--maxmem", "32m", "--no-start").exit_code == 0
+    assert run("claim", "heir", "24m").stdout == "heir: claims 24 MiB, 16 MiB of it outstanding\n"
+    assert told(run("info", "--json"))["claimed_frames"] == 4096
+    again = run("claim", "heir", "30m")
+    assert (again.exit_code, "outstanding" in again.stderr) == (1, True)
+    assert run("claim", "heir", "none").stdout == "heir: claims nothing\n"
+    assert run("claim", "heir", "4m").exit_code == 1
+    assert run("destroy", "heir").exit_code == 0
+
+
 def test_mem_max_leaves_the_target_alone(run: Run) -> None:
     """It may be below what the domain holds."""
     assert run("mem-max", "lonely", "8m").stdout == "lonely: at most 8 MiB\n"

@@ -62,6 +62,7 @@ superpage_coverage     : 100.0%
 grants                 : 0
 mapped_grants          : 0
 referenced_pages       : 0
+claimed                : 0 KiB (0 pages)
 mode                   : normal
 guest_settings         : strategy=full
 hypercalls             : decrease:done=3

@@ -24,11 +24,12 @@ def audit(host: HostFrames, domains: Iterable[Domain]) -> list[str]:
     superframes = host.heap.superframe_count
     # One list for all domains each: a thousand passes over every superframe would take a minute.
     all_leaves, all_frames, all_homes, all_at_home = [_NONE], [_NONE], [_NONE], [_NONE]
-    owned = 0
+    owned = claimed = 0
     for domain in domains:
         outside = _check_range(domain, superframes)
         wrong += outside
         owned += domain.tot_pages
+        claimed += domain.claimed_pages
         if outside:
             continue
         wrong += _check_p2m(domain)
@@ -50,6 +51,8 @@ def audit(host: HostFrames, domains: Iterable[Domain]) -> list[str]:
     distinct = int(np.count_nonzero(seen.reshape(-1, SUPER_PAGES)[used > 0]))
     if distinct != frames.size:
         wrong.append(f"{frames.size - distinct} frames are mapped more than once")
+    if not 0 <= host.claimed_pages <= host.heap.free_frames or host.claimed_pages != claimed:
+        wrong.append(f"{host.claimed_pages} pages counted as claimed, {claimed} are, {host.heap.free_frames} are free")
     if host.heap.free_frames + owned != host.heap.frame_count:
         wrong.append(
             f"{host.heap.free_frames} free + {owned} owned frames are not the machine's {host.heap.frame_count}"

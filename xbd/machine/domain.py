@@ -104,7 +104,7 @@ class Domain:
     """A domain's tables.
 
     *tot_pages*, *leaves*, *mapped* (slots in use) and *referenced* (own frames that others map) are fast counters that
-    `audit` recomputes. *grants*, *mappings* and *inbox* are None until they are first used. *birth* numbers the
+    `audit` recomputes. *claimed_pages*: what is outstanding of its claim. *grants*, *mappings* and *inbox* are None until they are first used. *birth* numbers the
     domains of a host: a domid is used again, a birth is not. *peers*: whom it sent a message or had one from, domid to
     birth.
     """
@@ -122,6 +122,7 @@ class Domain:
     leaves: int = 0
     mapped: int = 0
     referenced: int = 0
+    claimed_pages: int = 0
     grants: GrantTable | None = None
     mappings: MappingTable | None = None
     inbox: Inbox | None = None
@@ -141,7 +142,7 @@ class DomainInfo:
     """A domain as the toolstack sees it.
 
     *grants*: entries of its grant table in use; *mapped_grants*: what it maps of others; *referenced_pages*: its own
-    frames that others map. *hypercalls* by `operation:stop`, *extents* done by operation.
+    frames that others map; *claimed_pages*: outstanding of its claim. *hypercalls* by `operation:stop`, *extents* done by operation.
     """
 
     domid: int
@@ -158,6 +159,7 @@ class DomainInfo:
     grants: int
     mapped_grants: int
     referenced_pages: int
+    claimed_pages: int
     hypercalls: dict[str, int]
     extents: dict[str, int]
 
@@ -179,6 +181,7 @@ def describe(domain: Domain) -> DomainInfo:
         grants=domain.grants.count if domain.grants else 0,
         mapped_grants=domain.mapped,
         referenced_pages=domain.referenced,
+        claimed_pages=domain.claimed_pages,
         hypercalls=dict(sorted(domain.hypercalls.items())),
         extents=dict(sorted(domain.extents.items())),
     )

@@ -29,6 +29,8 @@ class HostFrames:
     def __init__(self, superframes: int, settings: HostSettings, image: Image) -> None:
         self.settings = settings
         self.heap = FrameAllocator(superframes << SUPER_ORDER, shelf_of=self._shelf_of if settings.keep_holes else None)
+        # What is free, but promised to a domain.
+        self.claimed_pages = 0
         frames = superframes << SUPER_ORDER
         self.whole_owner: NDArray[np.uint16] = image.make("host.whole_owner", superframes, np.uint16)
         self.at_home: NDArray[np.uint16] = image.make("host.at_home", superframes, np.uint16)

@@ -12,7 +12,7 @@ from xbd import abi
 from xbd.abi import DomainType
 from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
 from xbd.frames import expand_supers, group_by_super
-from xbd.machine import grants, mapping, messages
+from xbd.machine import claims, grants, mapping, messages
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainInfo, DomainState, P2m, describe
@@ -38,6 +38,7 @@ class HostStatistics:
     free_superframes: int
     shattered_superframes: int
     free_in_whole_superframes: float
+    claimed_frames: int
     domains: int
 
 
@@ -92,9 +93,10 @@ class Machine:
             raise AlreadyExists(f"domid {domid} is taken by {self._domains[domid].name!r}")
         if not 0 <= domid < abi.MAX_DOMAINS:
             raise BadArgument(f"domid {domid}", f"0 to {abi.MAX_DOMAINS - 1}")
-        if target_pages > self.host.heap.free_frames:
+        free = claims.free_frames_for(self.host, None)
+        if target_pages > free:
             raise OutOfFrames(
-                f"domain {name!r} needs {target_pages} pages, the host has {self.host.heap.free_frames} free",
+                f"domain {name!r} needs {target_pages} pages, the host has {free} free and unclaimed",
                 "a smaller target, or memory freed by other domains first",
             )
         p2m = P2m(gfn_count, self.image, f"domain.{domid}.")
@@ -141,7 +143,10 @@ class Machine:
         return abi.Features(populate_depopulate=self.settings.populate_depopulate, exchange=exchange)
 
     def _free_domid(self) -> int:
-        return next(domid for domid in range(1, abi.MAX_DOMAINS + 1) if domid not in self._domains)
+        for domid in range(1, abi.MAX_DOMAINS):
+            if domid not in self._domains:
+                return domid
+        raise OutOfFrames(f"all numbers of guests, 1 to {abi.MAX_DOMAINS - 1}, are taken", "a guest less")
 
     def _build(self, domain: Domain, pages: int) -> None:
         supers = self.host.heap.take_superframes(pages >> SUPER_ORDER)
@@ -162,6 +167,7 @@ class Machine:
             its name is free at once.
         """
         domain = self._registry.living(domid)
+        claims.release(self.host, domain)
         grants.release_mappings(self._registry, self.host, domain)
         messages.announce_departure(self._registry, domain, grants.mappers_of(domain))
         mapping.release_everything(self.host, domain, grants.pages_in_use(domain))
@@ -194,6 +200,13 @@ class Machine:
                 f"target {target_pages} pages for d{domid} is below its minimum", f"at least {domain.min_pages} pages"
             )
         domain.target_pages = target_pages
+
+    def claim(self, domid: int, pages: int) -> None:
+        """Promise a domain that it can come to hold *pages*; 0 clears its claim. See `claims.claim`.
+
+        Raises NoSuchDomain, BadArgument, OutOfFrames: nothing changed. Source: Xen XENMEM_claim_pages.
+        """
+        claims.claim(self.host, self._registry.living(domid), pages)
 
     def ceiling(self, domid: int) -> int:
         """Tell the most pages a domain can ever have: its gfn space, rounded up to whole superframes."""
@@ -313,6 +326,7 @@ class Machine:
             free_in_whole_superframes=(
                 heap.free_superframes * SUPER_PAGES / heap.free_frames if heap.free_frames else 1.0
             ),
+            claimed_frames=self.host.claimed_pages,
             domains=len(self._domains),
         )
 

@@ -26,7 +26,7 @@ from xbd.abi import (
 )
 from xbd.errors import BadArgument
 from xbd.frames import Groups, expand_supers, group_by_super
-from xbd.machine import mapping
+from xbd.machine import claims, mapping
 from xbd.machine.domain import Domain
 from xbd.machine.extents import answer, check_extents, first, first_taken, first_unpopulated
 from xbd.machine.host import HostFrames
@@ -46,6 +46,8 @@ def populate(host: HostFrames, domain: Domain, command: Populate | Deflate) -> M
         mapping.map_leaves(host, domain, gfns[:count] >> SUPER_ORDER, host.heap.take_superframes(count))
     elif count:
         _populate_small(host, domain, gfns[:count])
+    if domain.claimed_pages:
+        claims.consume(host, domain, count << order)
     return answer(count, gfns.size, stop)
 
 
@@ -59,6 +61,8 @@ def _count_populatable(host: HostFrames, domain: Domain, gfns: Frames, order: in
         empty = first(taken > 0) if order else first_taken(domain.p2m.lookup(gfns))
     room = max(domain.max_pages - domain.tot_pages, 0) >> order
     free = host.heap.free_superframes if order else host.heap.free_frames
+    if host.claimed_pages:
+        free = min(free, max(claims.free_frames_for(host, domain), 0) >> order)
     count, stop = gfns.size, Stop.BUDGET
     for most, reason in ((empty, Stop.EEXIST), (room, Stop.E2BIG), (free, Stop.ENOMEM)):
         if most < count:

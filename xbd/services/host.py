@@ -101,6 +101,7 @@ class Host:
             "shutdown": self._shutdown,
             "set_target": self._set_target,
             "set_max": self._set_max,
+            "claim": self._claim,
             "guest_mode": self._guest_mode,
             "audit": self._audit,
         }
@@ -214,6 +215,13 @@ class Host:
         record.notify("limit", pages=pages)
         self._event("max", record, pages=pages)
         return {"pages": pages}
+
+    def _claim(self, domid: int | str, pages: int) -> dict[str, object]:
+        record = self.record(self.machine.find(domid))
+        self.machine.claim(record.domid, pages)
+        claimed_pages = self.machine.domain(record.domid).claimed_pages
+        self._event("claim", record, claimed_pages=claimed_pages)
+        return {"claimed_pages": claimed_pages}
 
     def _guest_mode(self, domid: int | str, mode: str) -> dict[str, object]:
         record = self.record(self.machine.find(domid))

@@ -137,6 +137,13 @@ class Client:
         """Set a domain's hard cap; below what it holds, it can only give back."""
         await self.call("set_max", {"domid": domain, "pages": pages})
 
+    async def claim(self, domain: str | int, pages: int) -> int:
+        """Promise a domain that it can come to hold *pages*, or nothing (0); returns what of it is outstanding."""
+        outstanding = (await self.call("claim", {"domid": domain, "pages": pages})).get("claimed_pages")
+        if not isinstance(outstanding, int):
+            raise RemoteProtocolError(f"a claim answer with claimed_pages {outstanding!r:.80}", "a number")
+        return outstanding
+
     async def guest_mode(self, domain: str | int, mode: str) -> None:
         """Change how a guest behaves: `normal`, `stuck`, `slow 10MiB/s`, `floor 1G`, `ceiling 4G`, `lies`."""
         await self.call("guest_mode", {"domid": domain, "mode": mode})

@@ -16,6 +16,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "info": ("xbd.toolstack.look:info_command", "Tell all about the host or some domains."),
     "mem-set": ("xbd.toolstack.memory:mem_set_command", "Set how much memory domains should hold."),
     "mem-max": ("xbd.toolstack.memory:mem_max_command", "Set the most that domains may hold."),
+    "claim": ("xbd.toolstack.memory:claim_command", "Promise a domain memory that it does not hold yet."),
     "guest-mode": ("xbd.toolstack.life:guest_mode_command", "Change how guests behave, for tests."),
     "wait": ("xbd.toolstack.life:wait_command", "Wait until domains are at their targets, running or gone."),
     "events": ("xbd.toolstack.look:events_command", "Follow what happens on the host."),

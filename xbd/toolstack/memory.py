@@ -1,4 +1,4 @@
-"""Commands that move memory: mem-set, mem-max."""
+"""Commands that move memory, or promise it: mem-set, mem-max, claim."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,9 @@ from xbd.toolstack.client import Client
 from xbd.toolstack.follow import LiveView, follow, tell_targets
 from xbd.toolstack.progress import DEADLINE_S, Following, Outcome
 from xbd.toolstack.render import outcome_lines, outcomes_json
-from xbd.toolstack.targets import Change, choose, parse_amount, plan
+from xbd.toolstack.targets import Change, Rounded, choose, parse_amount, plan, round_pages
 from xbd.toolstack.views import DomainView
+from xbd.units import format_pages
 
 
 @click.command("mem-set")
@@ -104,6 +105,29 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
     taken = [change for change in changes if change.domain.domid not in refused]
     emit(as_json, told, [f"{change.domain.name}: at most {change.target}" for change in taken])
     fail_for(refused, [change.domain for change in changes], f"limit {amount.text} not set")
+
+
+@click.command("claim")
+@click.argument("name", metavar="DOMAIN")
+@click.argument("size", metavar="SIZE|none")
+@client_options
+def claim_command(name: str, size: str, socket_path: str | None, *, as_json: bool) -> None:
+    """Promise DOMAIN that it can come to hold SIZE: nobody else gets what it does not hold of it yet.
+
+    SIZE is more than it holds and at most its limit; `none` takes the promise back. What the domain populates
+    from then on is counted against it.
+    """
+    amount = None if size == "none" else parse_amount(size)
+
+    async def claim(client: Client) -> tuple[DomainView, Rounded | None, int]:
+        (domain,) = choose(await client.list(), [name])
+        pages = None if amount is None else round_pages(amount.of(domain.static_max_pages))
+        return domain, pages, await client.claim(domain.domid, pages.pages if pages else 0)
+
+    domain, claimed, outstanding = with_client(socket_path, claim)
+    told = {"domid": domain.domid, "name": domain.name, "outstanding_pages": outstanding}
+    said = f"claims {claimed}, {format_pages(outstanding)} of it outstanding" if claimed else "claims nothing"
+    emit(as_json, told, [f"{domain.name}: {said}"])
 
 
 def _names_and_size(words: Sequence[str]) -> tuple[Sequence[str], str]:

@@ -77,6 +77,7 @@ def domain_details(domain: DomainView) -> list[str]:
         "grants": told.get("grants", 0),
         "mapped_grants": told.get("mapped_grants", 0),
         "referenced_pages": told.get("referenced_pages", 0),
+        "claimed": size(int(told.get("claimed_pages", 0))),
         "mode": told.get("mode", "normal"),
         "guest_settings": _in_one_line(domain.settings),
         "hypercalls": _in_one_line(told.get("hypercalls") or {}),

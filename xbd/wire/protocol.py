@@ -121,7 +121,7 @@ _NUMBER: Final = Param(fields.integer(0, MAX_EVENT_NUMBER), "number of this noti
 
 _DOMAIN_MAP: Final = (
     "{domid, name, type, state, tot_pages, target_pages, min_pages, max_pages, gfn_count, leaves, superpage_coverage,"
-    " grants, mapped_grants, referenced_pages, agent, autostart, mode, guest, hypercalls, extents, report}; state:"
+    " grants, mapped_grants, referenced_pages, claimed_pages, agent, autostart, mode, guest, hypercalls, extents, report}; state:"
     " running | waiting (no agent) | shutdown | zombie (destroyed, but others map pages of it); report: what the agent"
     " last reported (not to be trusted) or nil"
 )
@@ -132,8 +132,8 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     "info": Method("Describe one domain.", {"domain": _DOMAIN}, _DOMAIN_MAP),
     "host": Method(
         "Describe the host.",
-        answer="{name, version, frames, free_frames, superframes, free_superframes, free_in_whole_superframes, domains,"
-        " settings, ...}",
+        answer="{name, version, frames, free_frames, superframes, free_superframes, free_in_whole_superframes, claimed_frames,"
+        " domains, settings, ...}",
     ),
     "create": Method(
         "Make a domain, populated up to its target, and its socket.",
@@ -164,6 +164,14 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         {"domid": _DOMAIN, "pages": Param(_PAGES, "the limit")},
         "{pages}",
     ),
+    "claim": Method(
+        "Promise a domain that it can come to hold so much; nobody else gets what is outstanding of it.",
+        {
+            "domid": _DOMAIN,
+            "pages": Param(fields.integer(0, MAX_DOMAIN_PAGES), "more than it holds, at most max_pages; 0 clears it"),
+        },
+        "{claimed_pages}: what is outstanding",
+    ),
     "guest_mode": Method(
         "Make its guest behave so, for tests of toolstacks.",
         {
@@ -181,7 +189,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
 }
 TOOLSTACK_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "event": Method(
-        "An event: created, destroyed, vanished (a zombie), shutdown, target, max, mode, agent_connected, agent_lost, settled."
+        "An event: created, destroyed, vanished (a zombie), shutdown, target, max, claim, mode, agent_connected, agent_lost, settled."
     ),
     "dropped": Method("Why the connection ends: {reason, expected}."),
 }

@@ -1,0 +1,58 @@
+"""Claims: frames that are promised to a domain before it allocates them.
+
+A claim says how much a domain is to hold; what it does not hold yet is *outstanding*, and free memory
+that is outstanding for others is not there for anybody else. The domain's own populates consume it.
+So whoever builds a large domain, slowly, cannot find half-way that somebody else was quicker.
+Source: Xen domain_set_outstanding_pages and domain_adjust_tot_pages, common/page_alloc.c.
+"""
+
+from xbd.errors import BadArgument, OutOfFrames
+from xbd.machine.domain import Domain
+from xbd.machine.host import HostFrames
+
+
+def claim(host: HostFrames, domain: Domain, pages: int) -> None:
+    """Promise a domain that it can come to hold *pages*; 0 takes the promise back.
+
+    Raises:
+        BadArgument: not above what it holds, above max_pages, or a claim is outstanding already.
+        OutOfFrames: not so much is free and unclaimed. Nothing has changed, whatever is raised.
+    """
+    if pages == 0:
+        release(host, domain)
+        return
+    if domain.claimed_pages:
+        raise BadArgument(
+            f"d{domain.domid} has a claim of which {domain.claimed_pages} pages are outstanding", "0 first, to clear it"
+        )
+    if not domain.tot_pages < pages <= domain.max_pages:
+        raise BadArgument(
+            f"a claim of {pages} pages for d{domain.domid}",
+            f"more than it holds, {domain.tot_pages}, and at most its max_pages, {domain.max_pages}",
+        )
+    outstanding, free = pages - domain.tot_pages, free_frames_for(host, domain)
+    if outstanding > free:
+        raise OutOfFrames(
+            f"d{domain.domid} claims {outstanding} pages more, {free} are free and unclaimed",
+            "a smaller claim, or memory freed by other domains first",
+        )
+    domain.claimed_pages = outstanding
+    host.claimed_pages += outstanding
+
+
+def free_frames_for(host: HostFrames, domain: Domain | None) -> int:
+    """Count the free frames that are not claimed for another domain than this one (None: for any)."""
+    own = 0 if domain is None else domain.claimed_pages
+    return host.heap.free_frames - host.claimed_pages + own
+
+
+def consume(host: HostFrames, domain: Domain, pages: int) -> None:
+    """Count pages that a domain has just populated against its claim."""
+    used = min(pages, domain.claimed_pages)
+    domain.claimed_pages -= used
+    host.claimed_pages -= used
+
+
+def release(host: HostFrames, domain: Domain) -> None:
+    """Take back what is outstanding of a domain's claim."""
+    consume(host, domain, domain.claimed_pages)
