@@ -1,0 +1,225 @@
+"""The autoballoon policy: from what a host is like to the targets that its domains should have; pure.
+
+Theory of operation. Every step sees the host afresh and does the same in the same order:
+
+1. *Look*: judge each domain by its progress (`progress`): willing, stuck, uncooperative, unable.
+2. *Reservations*: held, still pending, or impossible (`reservations`).
+3. *Hold* those whose time is up: an unreachable target becomes what the domain holds, so that its worker rests.
+4. *Cap*: nobody's max_pages stays above its target; that of a stuck or unable one not above what it holds.
+5. *Balance*: share out what all hold and what is free, less headroom, claims and reservations (`balance`).
+6. *Shrink* those that have more than their share: target, then max_pages.
+7. *Grow* those that have less, once nobody willing still gives up: max_pages, then target.
+
+Memory counts as promised as soon as a domain may take it, that is up to its max_pages. Those who grow get, together,
+no more than what is free and promised to nobody at that moment; so free memory never falls below the headroom by
+what the policy did, and what is held for a reservation stays free even if every guest takes all that it may.
+
+A change is sent if it is at least `threshold_pages`, and the domain has not been moved for `min_interval_s`. A smaller one is
+sent if a larger one waits for its memory; and while memory is needed (headroom, claims, reservations), both
+rules give way for shrinking, and only for that.
+
+What it deliberately does not do: remember the host (a restarted policy goes on from what it finds; only who was stuck is
+learnt anew); kill or page anybody; touch who cannot balloon, other than capping it.
+
+Assumptions:
+    1. The snapshot is of one moment, and the actions of a step are sent, in order, before the next snapshot. One that fails
+       is seen in the next snapshot, and is decided anew.
+    2. A domain that is not in the snapshot is not the policy's: it may free memory, and takes it only through claims or
+       when it is created; if that eats the headroom, the policy frees it again.
+    3. A claim of a domain that is in the snapshot counts beside its room up to max_pages: too careful, never too generous.
+    4. Minimum and maximum are the operator's, the page counts the hypervisor's. Only demand_pages is a guest's word.
+    5. `now` never runs backwards; steps come about once a second, and sooner when something has changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from xbd.policy.balance import by_demand, fair
+from xbd.policy.cases import Case
+from xbd.policy.model import (
+    Action,
+    Balance,
+    Reservation,
+    ReservationState,
+    Safety,
+    Settings,
+    Snapshot,
+    State,
+    bounds_of,
+    round_down,
+    round_up,
+)
+from xbd.policy.progress import gap, observe, overdue, refuse
+from xbd.policy.reservations import judge
+
+
+def step(state: State, snapshot: Snapshot, now: float) -> tuple[State, list[Action]]:
+    """Decide what to do next.
+
+    Args:
+        state: what the last step returned, with what was reserved or released since; not modified.
+        snapshot: the host at this moment; each domid once.
+        now: seconds on any clock that never runs backwards.
+
+    Returns:
+        The new state, and the actions in the order in which they are to be sent: all within each domain's bounds and
+        multiples of 512 pages.
+    """
+    cases = _look(state, snapshot, now)
+    usable = snapshot.free_pages - snapshot.claimed_pages
+    if state.settings.on(Safety.HEADROOM):
+        usable -= state.settings.headroom_pages
+    reservations = judge(state.reservations, cases, usable, now)
+    host = _Host(usable - _set_aside(reservations, state.settings), cases, state.settings)
+    spare = host.budget()
+    for case in cases:
+        if case.bounds.most and overdue(case.progress, state.settings, now):
+            spare -= _refused(case, spare)
+    for case in cases:
+        case.cap()
+    _balance(host)
+    _shrink(host)
+    grown = _grow(host)
+    actions = [action for case in cases if case.domain.domid not in grown for action in case.actions]
+    actions += [action for case in cases if case.domain.domid in grown for action in case.actions]
+    progress = {case.domain.domid: case.settled() for case in cases}
+    return replace(state, progress=MappingProxyType(progress), reservations=reservations), actions
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What is shared out: *usable* pages are free beyond headroom, claims and reservations; below 0 they are lacking."""
+
+    usable: int
+    cases: Sequence[Case]
+    settings: Settings
+
+    def budget(self) -> int:
+        """Count what is free and promised to nobody; below 0, so much is promised too much."""
+        return self.usable - sum(case.room for case in self.cases)
+
+
+def _look(state: State, snapshot: Snapshot, now: float) -> list[Case]:
+    cases = []
+    for domain in snapshot.domains:
+        progress = observe(state.progress.get(domain.domid), domain, state.settings, now)
+        bounds = bounds_of(domain)
+        cases.append(Case(domain, bounds, progress, state.settings, now, domain.target_pages, domain.max_pages))
+    return cases
+
+
+def _set_aside(reservations: Sequence[Reservation], settings: Settings) -> int:
+    """Count what reservations keep from being shared out."""
+    kept = settings.on(Safety.HOLD_RESERVATIONS)
+    return sum(each.pages for each in reservations if each.live and (kept or each.state is ReservationState.PENDING))
+
+
+def _refused(case: Case, spare: int) -> int:
+    """Note a refusal, and let the domain rest where it is; return what that takes of the *spare* pages."""
+    settings, tot, room = case.settings, case.domain.tot_pages, case.room
+    pages = round_up(tot) if tot > case.progress.aim_pages else round_down(tot)
+    if pages - tot > spare:
+        # Rounding up would take what is not there.
+        pages = round_down(tot)
+    case.progress = refuse(case.progress, tot, settings, case.now)
+    if settings.on(Safety.HOLD_UNREACHABLE):
+        case.hold(case.bounds.clamp(pages))
+        left = gap(tot, case.target)
+        case.progress = replace(case.progress, aim_pages=case.target, gap_pages=left, since_s=case.now, stuck=left > 0)
+    return max(case.room - room, 0)
+
+
+def _balance(host: _Host) -> None:
+    """Work out what each domain should hold."""
+    pages = host.usable + sum(case.domain.tot_pages for case in host.cases)
+    claimants = [case.claimant() for case in host.cases]
+    share = by_demand if host.settings.balance is Balance.DEMAND else fair
+    for case, wish in zip(host.cases, share(claimants, pages), strict=True):
+        case.wish = wish
+
+
+def _shrink(host: _Host) -> None:
+    """Send down who has more than its share: all while memory is needed, else who is rested and has much too much.
+
+    Who has a little too much goes, those with most first, as far as larger growth waits for it.
+    """
+    needed = -host.budget() - sum(case.owing for case in host.cases)
+    small = []
+    for case in host.cases:
+        if not case.takes_part or case.wish >= case.target:
+            continue
+        if needed > 0 or (case.rested and case.significant(case.wish)):
+            case.shrink()
+        elif case.rested:
+            small.append(case)
+    growers = _growers(host)
+    lacking = sum(_cost(case, case.wish) for case in growers) - host.budget()
+    lacking -= sum(case.owing for case in host.cases)
+    # A new try is small, but somebody must make room for it.
+    if lacking < host.settings.threshold_pages and not any(case.tries(case.wish) for case in growers):
+        return
+    for case in sorted(small, key=lambda each: each.wish - each.target):
+        if lacking <= 0:
+            break
+        lacking -= case.target - case.wish
+        case.shrink()
+
+
+def _growers(host: _Host) -> list[Case]:
+    return [
+        case
+        for case in host.cases
+        if case.takes_part
+        and not case.shrunk
+        and case.wish > case.allowed
+        and case.rested
+        and case.significant(case.wish)
+    ]
+
+
+def _grow(host: _Host) -> set[int]:
+    """Let those grow that have less than their share, all by the same part of it if there is not enough; return who did.
+
+    While somebody still gives up, only who gives up more than it now has to is told to stay: that takes nothing.
+    """
+    growers = _growers(host)
+    waiting = host.settings.on(Safety.TWO_PHASES) and any(case.willing and case.owing for case in host.cases)
+    budget = max(host.budget(), 0)
+    grown: set[int] = set()
+    if not waiting and host.settings.on(Safety.BUDGET):
+        growers, budget = _raise_to_minimum(growers, budget, grown)
+    wanted = sum(_cost(case, case.wish) for case in growers)
+    for case in growers:
+        pages = case.wish
+        if waiting:
+            pages = min(case.wish, round_down(case.domain.tot_pages))
+        elif wanted > budget and host.settings.on(Safety.BUDGET):
+            cost = _cost(case, case.wish)
+            pages = round_down(case.wish - (cost - cost * budget // wanted))
+        if pages > case.allowed and pages >= case.bounds.least and case.significant(pages):
+            case.grow(pages)
+            grown.add(case.domain.domid)
+    return grown
+
+
+def _raise_to_minimum(growers: list[Case], budget: int, grown: set[int]) -> tuple[list[Case], int]:
+    """Let those that are below their minimum have it, who lacks least first, as far as there is memory.
+
+    Part of it is of no use: no target is set below a minimum. Returns who else grows, and what is left for them.
+    """
+    others = []
+    for case in sorted(growers, key=lambda each: _cost(each, each.bounds.least)):
+        cost = _cost(case, case.bounds.least)
+        if case.target >= case.bounds.least:
+            others.append(case)
+        elif cost <= budget:
+            budget -= cost
+            case.grow(case.bounds.least)
+            grown.add(case.domain.domid)
+    return others, budget
+
+
+def _cost(case: Case, pages: int) -> int:
+    """Count what a domain may take beyond what it already may, if it may hold *pages*."""
+    return max(pages - case.domain.tot_pages, 0) - case.room

@@ -1,0 +1,99 @@
+"""Share memory out: every domain at the same fraction of its range, unless something bounds it.
+
+Theory of operation. A domain at fraction f (0 to 1) would hold least + f * (most - least). Each claimant
+also has a floor and a ceiling, which it is not pushed through: a domain that is stuck has both where it
+is, one that refused to shrink has a floor there, one that refused to grow a ceiling. What is looked for is
+the one f at which all that the claimants hold is what there is. The sum rises with f and is straight
+between the fractions at which somebody meets a floor or a ceiling, so one sweep over these in order finds
+it: n log n, and exact, in integers.
+
+Balance by demand is the same with one more bound. If all that is demanded fits, demand is a floor:
+everybody has it, and what is left raises those at the lowest fraction. If it does not, demand is a ceiling: who
+asks for less than the common fraction has it, and the others share the rest evenly, however much they ask for. So a
+report can only ever cost others what they do not ask for themselves. Who reports nothing counts as
+asking for just what a fair balance would give it.
+
+Assumptions:
+    1. least <= most, floor <= ceiling, all at least 0; demand is already within [least, most].
+    2. A floor may exceed the range, and the floors together what there is: then all stand at their floors, and
+       the sum is above what there is. Who acts on it must look at what is free (`autoballoon` does).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from xbd.policy.model import round_down
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """One that memory is shared out to: its range, how far it can be pushed, and what it asks for (None: nothing)."""
+
+    least: int
+    most: int
+    floor: int
+    ceiling: int
+    demand: int | None = None
+
+    def at(self, numerator: int, denominator: int) -> int:
+        """Return what it holds at a fraction, in whole superpages unless its floor or ceiling is none."""
+        point = round_down(self.least + (self.most - self.least) * numerator // denominator)
+        return min(max(point, self.floor), self.ceiling)
+
+
+def fair(claimants: Sequence[Claimant], pages: int) -> list[int]:
+    """Give each claimant the same fraction of its range.
+
+    Returns:
+        Pages for each, between floor and ceiling; their sum is at most *pages*, unless the floors' alone exceeds it.
+    """
+    numerator, denominator = common_fraction(claimants, pages)
+    return [each.at(numerator, denominator) for each in claimants]
+
+
+def by_demand(claimants: Sequence[Claimant], pages: int) -> list[int]:
+    """Give each claimant what it asks for if that fits; else nobody more than the common fraction. As `fair` otherwise."""
+    evenly = fair(claimants, pages)
+    asked = [
+        min(max(even if each.demand is None else each.demand, each.floor), each.ceiling)
+        for each, even in zip(claimants, evenly, strict=True)
+    ]
+    if sum(asked) <= pages:
+        bounded = [replace(each, floor=wish) for each, wish in zip(claimants, asked, strict=True)]
+    else:
+        bounded = [replace(each, ceiling=wish) for each, wish in zip(claimants, asked, strict=True)]
+    return fair(bounded, pages)
+
+
+def common_fraction(claimants: Sequence[Claimant], pages: int) -> tuple[int, int]:
+    """Find the largest fraction (numerator, denominator) in [0, 1] at which all together hold at most *pages*.
+
+    Rounding aside; 0 if even the floors are more.
+    """
+    # Between its two bends a claimant's share rises by its range; (numerator, denominator) of f, as a float to sort by.
+    bends: list[tuple[float, int, int]] = []
+    held = 0
+    slope = 0
+    for each in claimants:
+        range_pages = each.most - each.least
+        if range_pages == 0 or each.floor >= each.most or each.ceiling <= each.least:
+            # It does not move with f: no range, or bounded outside of it.
+            held += min(max(each.least, each.floor), each.ceiling)
+            continue
+        start = max(each.floor - each.least, 0)
+        end = min(each.ceiling, each.most) - each.least
+        held += max(each.floor, each.least)
+        if start < end:
+            bends.append((start / range_pages, start, range_pages))
+            bends.append((end / range_pages, end, -range_pages))
+    bends.sort()
+    spare = max(pages - held, 0)
+    # The sum at f is held + slope * f - offset: each that rises does so from its own bend.
+    offset = 0
+    for _, bend, range_pages in bends:
+        # Does the spare end before this bend, at f = bend / |range|?
+        if slope and slope * bend > (spare + offset) * abs(range_pages):
+            return spare + offset, slope
+        slope += range_pages
+        offset += bend if range_pages > 0 else -bend
+    return 1, 1

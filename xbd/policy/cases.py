@@ -1,0 +1,161 @@
+"""One domain's case in one step of the policy: what it is, how it behaves, and what is decided about it so far."""
+
+from dataclasses import dataclass, field, replace
+
+from xbd.policy.balance import Claimant
+from xbd.policy.model import (
+    Action,
+    Bounds,
+    DomainSnapshot,
+    Progress,
+    Safety,
+    SetMax,
+    SetTarget,
+    Settings,
+    Verdict,
+    round_down,
+    round_up,
+)
+from xbd.policy.progress import aimed, retry_due
+from xbd.units import SUPER_PAGES
+
+
+@dataclass(slots=True)
+class Case:
+    """A domain while it is decided about; *target* and *limit* (max_pages) are as they will be, *actions* as to be sent."""
+
+    domain: DomainSnapshot
+    bounds: Bounds
+    progress: Progress
+    settings: Settings
+    now: float
+    target: int
+    limit: int
+    wish: int = 0
+    shrunk: bool = False
+    held: bool = False
+    actions: list[Action] = field(default_factory=list)
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether it is asked for anything: it can balloon, is not stuck nor just held, and has a whole superpage."""
+        return self.progress.able and not self.progress.stuck and not self.held and self.bounds.most > 0
+
+    @property
+    def willing(self) -> bool:
+        """Whether others wait for it: it takes part, and has refused nothing."""
+        return self.progress.verdict is Verdict.WILLING and self.bounds.most > 0
+
+    @property
+    def room(self) -> int:
+        """Pages that it may take without anybody's leave."""
+        return max(self.limit - self.domain.tot_pages, 0)
+
+    @property
+    def owing(self) -> int:
+        """Pages that it still has to give up, and will."""
+        return max(self.domain.tot_pages - self.target, 0) if self.takes_part else 0
+
+    @property
+    def allowed(self) -> int:
+        """What it can come to hold as things are."""
+        return min(self.target, self.limit)
+
+    @property
+    def rested(self) -> bool:
+        """Whether it was left alone for long enough."""
+        moved_s = self.progress.moved_s
+        patient = self.settings.on(Safety.MIN_INTERVAL)
+        return not patient or moved_s is None or self.now - moved_s >= self.settings.min_interval_s
+
+    def significant(self, pages: int) -> bool:
+        """Whether going to *pages* is worth sending: enough of it, out of bounds until now, or a new try."""
+        threshold = max(self.settings.threshold_pages, 1) if self.settings.on(Safety.THRESHOLD) else 1
+        from_pages = self.target if pages < self.target else self.allowed
+        # A cap that was left from when it was stuck, or by hand.
+        held_back = self.limit < self.target <= pages
+        outside = self.bounds.clamp(self.target) != self.target
+        return abs(pages - from_pages) >= threshold or held_back or outside or self.tries(pages)
+
+    def tries(self, pages: int) -> bool:
+        """Whether *pages* is beyond what it refused."""
+        least, most = self.progress.least_pages, self.progress.most_pages
+        return (least is not None and pages < least) or (most is not None and pages > most)
+
+    def claimant(self) -> Claimant:
+        """Put it as the balance sees it."""
+        tot = self.domain.tot_pages
+        if not self.takes_part:
+            fixed = max(tot, self.limit)
+            return Claimant(fixed, fixed, fixed, fixed)
+        least, most = self.bounds.least, self.bounds.most
+        slack = SUPER_PAGES if retry_due(self.progress, self.settings, self.now) else 0
+        refused_least, refused_most = self.progress.least_pages, self.progress.most_pages
+        floor = least if refused_least is None else self.bounds.clamp(refused_least - slack)
+        ceiling = most if refused_most is None else self.bounds.clamp(refused_most + slack)
+        demand = self.domain.demand_pages
+        if demand is not None and self.settings.on(Safety.BOUND_DEMAND):
+            demand = self.bounds.clamp(round_up(min(max(demand, 0), most)))
+        elif demand is not None:
+            floor, ceiling = min(floor, demand), max(ceiling, demand)
+        return Claimant(least, most, floor, max(floor, ceiling), demand)
+
+    def cap(self) -> None:
+        """Take away room that it has beyond its target; of one that takes no part, beyond what it holds."""
+        if self.bounds.most == 0 or self.held or not self.settings.on(Safety.CAP_MAX):
+            return
+        held = round_up(self.target) if self.takes_part else round_down(min(self.target, self.domain.tot_pages))
+        if self.limit > self.bounds.clamp(held):
+            self._set_max(self.bounds.clamp(held))
+
+    def shrink(self) -> None:
+        """Bring it down to its wish: target, then max_pages."""
+        self._move(self.wish)
+        self.shrunk = True
+        if self.limit > self.wish and self.settings.on(Safety.CAP_MAX):
+            self._set_max(self.wish)
+
+    def grow(self, pages: int) -> None:
+        """Let it grow: max_pages, then target."""
+        if self.limit < pages or (self.limit > pages and self.settings.on(Safety.CAP_MAX)):
+            self._set_max(pages)
+        if self.target != pages:
+            self._move(pages)
+
+    def hold(self, pages: int) -> None:
+        """Set an unreachable target to what it holds, in the order in which this goes; that is all for this step."""
+        self.held = pages != self.target
+        if self.held:
+            # It counts as a move: whoever was just told to stay is not told to go at once.
+            self.progress = replace(self.progress, moved_s=self.now)
+        if pages > self.target:
+            if self.limit != pages:
+                self._set_max(pages)
+            self._set_target(pages)
+        elif pages < self.target:
+            self._set_target(pages)
+            if self.limit != pages:
+                self._set_max(pages)
+
+    def _move(self, pages: int) -> None:
+        tried = self.tries(pages)
+        self._set_target(pages)
+        self.progress = replace(self.progress, moved_s=self.now)
+        if tried:
+            self.progress = replace(self.progress, refused_s=self.now)
+
+    def _set_target(self, pages: int) -> None:
+        self.target = pages
+        self.actions.append(SetTarget(self.domain.domid, pages))
+
+    def _set_max(self, pages: int) -> None:
+        self.limit = pages
+        # One cap is enough: a later decision of the same step replaces it.
+        self.actions = [each for each in self.actions if not isinstance(each, SetMax)]
+        self.actions.append(SetMax(self.domain.domid, pages))
+
+    def settled(self) -> Progress:
+        """Return what is to be remembered of it, judged from now on by what was decided."""
+        if not self.actions or self.progress.stuck:
+            return self.progress
+        return aimed(self.progress, self.domain.tot_pages, self.allowed, self.now)

@@ -1,0 +1,300 @@
+"""The words of the autoballoon policy: what it is told, what it may be set to, what it answers and what it remembers.
+
+All are values: the policy is `autoballoon.step(state, snapshot, now) -> (state, actions)`, and nothing here
+changes after it was made. Sizes are pages of 4 KiB; what the policy sets is a multiple of 512 (2 MiB).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from xbd.errors import BadArgument
+from xbd.units import MIB_PAGES, SUPER_PAGES
+
+# A domain without a minimum of its own keeps this part of its static maximum: a Linux guest's own tables
+# (struct pages, 1/64) and its kernel fit with room to spare, and what is left is worth taking.
+DEFAULT_MIN_DIVISOR: Final = 8
+# A domain, a reservation, the host: no figure of any is larger (8 PiB), whatever a guest reports.
+MOST_PAGES: Final = 1 << 41
+
+
+class Balance(StrEnum):
+    """How memory is shared out."""
+
+    FAIR = "fair"
+    DEMAND = "demand"
+
+
+class Safety(StrEnum):
+    """The safety mechanisms; each can be switched off to show that it is needed (never in production)."""
+
+    HEADROOM = "headroom"  # free memory below the headroom is not handed out
+    BUDGET = "budget"  # who grows gets no more than is free now and promised to nobody
+    TWO_PHASES = "two-phases"  # nobody grows while somebody willing still gives up
+    CAP_MAX = "cap-max"  # max_pages follows the target: nobody grows behind the policy's back
+    HOLD_RESERVATIONS = "hold-reservations"  # reserved memory is not shared out
+    LEAVE_OUT_STUCK = "leave-out-stuck"  # nobody waits for who makes no progress
+    HOLD_UNREACHABLE = "hold-unreachable"  # an unreachable target becomes what the domain holds
+    REMEMBER_REFUSALS = "remember-refusals"  # what a domain refused is not asked of it at once again
+    RETRY = "retry"  # what a domain refused is asked of it again later, 2 MiB at first
+    BOUND_DEMAND = "bound-demand"  # a reported demand counts only within the domain's bounds
+    ABLE_ONLY = "able-only"  # who cannot balloon is asked and given nothing
+    THRESHOLD = "threshold"  # small changes are not sent
+    MIN_INTERVAL = "min-interval"  # no domain is moved too often
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator sets. Raises BadArgument for what makes no sense, naming the key.
+
+    Attributes:
+        headroom_pages: free memory that is never handed out.
+        balance: how memory is shared out.
+        threshold_pages: smaller changes are not sent, unless memory is needed.
+        min_interval_s: no domain's target is moved again within it, unless to free memory that is needed.
+        stuck_after_s: a domain without progress for so long is left out.
+        uncooperative_after_s: one that still is gets the verdict, and its target is set to what it holds.
+        retry_after_s: what it refused is tried again after so long, with 2 MiB.
+        off: safety mechanisms that are switched off; for tests of the policy.
+    """
+
+    # What dom0's own bursts (page tables, grants) and a small domain's start need without anybody having to wait.
+    headroom_pages: int = 128 * MIB_PAGES
+    balance: Balance = Balance.FAIR
+    # Below this a move costs more (hypercalls, shattered blocks, a guest's cache) than the balance is worth.
+    threshold_pages: int = 16 * MIB_PAGES
+    # A guest moves GiB/s; demand that rises and falls within seconds is not worth following.
+    min_interval_s: float = 10.0
+    # semantics.md section 5. A willing guest moves many times in 5 s; Linux's first back-offs (2, 4, 8 s) fit in 20 s.
+    stuck_after_s: float = 5.0
+    uncooperative_after_s: float = 20.0
+    # Twice Linux's longest back-off (32 s): a guest that can give again has noticed by then.
+    retry_after_s: float = 60.0
+    off: frozenset[Safety] = frozenset()
+
+    def __post_init__(self) -> None:
+        for key in ("headroom_pages", "threshold_pages"):
+            pages = getattr(self, key)
+            if not 0 <= pages <= MOST_PAGES:
+                raise BadArgument(f"{key} is {pages}", f"0 to {MOST_PAGES} pages")
+        if not 0 <= self.min_interval_s <= self.uncooperative_after_s:
+            raise BadArgument(
+                f"min_interval_s is {self.min_interval_s}",
+                f"0 to uncooperative_after_s ({self.uncooperative_after_s}): a move is judged before the next",
+            )
+        if not 0 < self.stuck_after_s < self.uncooperative_after_s <= self.retry_after_s:
+            raise BadArgument(
+                f"stuck_after_s, uncooperative_after_s, retry_after_s are {self.stuck_after_s}, "
+                f"{self.uncooperative_after_s}, {self.retry_after_s}",
+                "them to rise in this order, from above 0",
+            )
+
+    def on(self, safety: Safety) -> bool:
+        """Whether a safety mechanism is on."""
+        return safety not in self.off
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSnapshot:
+    """One domain as it is now.
+
+    Attributes:
+        domid: its number.
+        tot_pages: what it holds, by the hypervisor's count.
+        target_pages: what it should hold.
+        max_pages: what it cannot exceed.
+        min_pages: its dynamic minimum; 0: the policy's default share of its static maximum.
+        static_max_pages: its dynamic maximum.
+        can_balloon: its agent is connected, it is not shut down and no zombie.
+        demand_pages: what it says that it needs; None: it says nothing. Untrusted.
+    """
+
+    domid: int
+    tot_pages: int
+    target_pages: int
+    max_pages: int
+    min_pages: int
+    static_max_pages: int
+    can_balloon: bool = True
+    demand_pages: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The host as it is now: *claimed_pages* are free but promised by claims; *domains* are all that the policy minds."""
+
+    free_pages: int
+    total_pages: int
+    claimed_pages: int
+    domains: tuple[DomainSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetTarget:
+    """Set a domain's target_pages."""
+
+    domid: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetMax:
+    """Set a domain's max_pages."""
+
+    domid: int
+    pages: int
+
+
+Action = SetTarget | SetMax
+
+
+@dataclass(frozen=True, slots=True)
+class CannotFree:
+    """Not so much can be freed: *needed_pages* were asked for, *possible_pages* are the most there could be."""
+
+    needed_pages: int
+    possible_pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class DomainsUncooperative:
+    """It could be freed if these domains gave memory up, and they do not."""
+
+    domids: tuple[int, ...]
+
+
+Failure = CannotFree | DomainsUncooperative
+
+
+class ReservationState(StrEnum):
+    """Where a reservation stands."""
+
+    PENDING = "pending"
+    HELD = "held"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Memory for something: being freed, held free, or failed (then *failure* says why, and nothing is held).
+
+    Attributes: *since_s* is when it came to this *state*.
+    """
+
+    name: str
+    pages: int
+    since_s: float
+    state: ReservationState = ReservationState.PENDING
+    failure: Failure | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether memory is freed or held for it."""
+        return self.state is not ReservationState.FAILED
+
+
+class Verdict(StrEnum):
+    """What the policy thinks of a domain's progress."""
+
+    WILLING = "willing"  # at its target, or on its way
+    STUCK = "stuck"  # no progress for stuck_after_s
+    UNCOOPERATIVE = "uncooperative"  # none until the deadline: it refused
+    UNABLE = "unable"  # it cannot balloon
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the policy remembers of one domain.
+
+    Attributes:
+        aim_pages: the target that its progress is judged by.
+        gap_pages: the closest that it came to it.
+        since_s: when it last came closer, or was there, or got a new aim.
+        stuck: it has made no progress for stuck_after_s.
+        least_pages: what it would not go below; None: nothing refused.
+        most_pages: what it would not go above; None: nothing refused.
+        refused_s: when it last refused, or was last tried.
+        moved_s: when the policy last moved its target; None: never.
+        able: it could balloon when last seen.
+    """
+
+    aim_pages: int
+    gap_pages: int
+    since_s: float
+    stuck: bool = False
+    least_pages: int | None = None
+    most_pages: int | None = None
+    refused_s: float = 0.0
+    moved_s: float | None = None
+    able: bool = True
+
+    @property
+    def refused(self) -> bool:
+        """Whether it refused something and has not moved since."""
+        return self.least_pages is not None or self.most_pages is not None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Sum it up."""
+        if not self.able:
+            return Verdict.UNABLE
+        if self.refused:
+            return Verdict.UNCOOPERATIVE
+        return Verdict.STUCK if self.stuck else Verdict.WILLING
+
+
+def _nothing() -> Mapping[int, Progress]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the policy carries from step to step; a new one may start at any time, from what the host says.
+
+    Attributes: *progress* by domid; *reservations* in the order in which they were asked for.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    progress: Mapping[int, Progress] = field(default_factory=_nothing)
+    reservations: tuple[Reservation, ...] = ()
+
+    def reservation(self, name: str) -> Reservation | None:
+        """Find a reservation by its name."""
+        return next((each for each in self.reservations if each.name == name), None)
+
+
+def round_up(pages: int) -> int:
+    """Round up to whole superpages."""
+    return -(-pages // SUPER_PAGES) * SUPER_PAGES
+
+
+def round_down(pages: int) -> int:
+    """Round down to whole superpages."""
+    return pages - pages % SUPER_PAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a domain's target and max_pages lie between, in whole superpages."""
+
+    least: int
+    most: int
+
+    def clamp(self, pages: int) -> int:
+        """Return the nearest that is within."""
+        return min(max(pages, self.least), self.most)
+
+
+def bounds_of(domain: DomainSnapshot) -> Bounds:
+    """Work out a domain's bounds; `most` is 0 for one without a whole superpage, which is left alone."""
+    most = round_down(domain.static_max_pages)
+    least = domain.min_pages or max(domain.static_max_pages // DEFAULT_MIN_DIVISOR, 1)
+    return Bounds(min(round_up(least), most), most)
+
+
+# The largest reservation that makes sense to ask for is a host's; this only keeps a number a number.
+MAX_RESERVATION_PAGES: Final = MOST_PAGES
+# Clients are few; a list that is read at every step must end somewhere.
+MAX_RESERVATIONS: Final = 256

@@ -1,0 +1,89 @@
+"""Judge domains by their progress toward what they should hold: willing, stuck, uncooperative, willing again.
+
+Theory of operation. A domain's *gap* is how far it is from its aim. Whenever the gap is smaller than ever since
+the aim was set, the clock starts anew. With no progress for 5 s (`stuck_after_s`) a domain is stuck: nobody
+waits for it, and it is counted with what it holds. At 20 s (`uncooperative_after_s`) it has refused: what it would not
+go below, or above, is remembered and becomes a floor or a ceiling of its in the balance, so nothing is asked that it
+refused already; and its target is set to what it holds. After 60 s (`retry_after_s`) 2 MiB of it are tried
+again. Once it moves 2 MiB beyond what it refused, all is forgotten.
+
+Assumptions:
+    1. tot_pages is the hypervisor's count: a guest can move it only by moving.
+    2. A domain that wants to moves by at least a page within `stuck_after_s` of its last move; who is slower is
+       taken for stuck and, when it has moved, for willing again: late, not wrong.
+    3. A new aim in the same direction is no new chance: else frequent changes would hide who does not move.
+    4. An agent that went and came back is a guest that rebooted: what it refused before says nothing any more.
+"""
+
+from dataclasses import replace
+
+from xbd.policy.model import DomainSnapshot, Progress, Safety, Settings, round_down, round_up
+from xbd.units import SUPER_PAGES
+
+
+def gap(tot_pages: int, aim_pages: int) -> int:
+    """Tell how far a domain is from its aim: 0 from less than a superpage below it up to exactly there.
+
+    Above, every page is missing somewhere else; below, the room is still promised to it.
+    """
+    return tot_pages - aim_pages if tot_pages > aim_pages else max(aim_pages - tot_pages - SUPER_PAGES + 1, 0)
+
+
+def observe(before: Progress | None, domain: DomainSnapshot, settings: Settings, now: float) -> Progress:
+    """Bring up to date what is remembered of a domain (None: it is new)."""
+    able = domain.can_balloon or not settings.on(Safety.ABLE_ONLY)
+    aim = min(domain.target_pages, domain.max_pages)
+    if before is None or not able or not before.able:
+        moved_s = None if before is None else before.moved_s
+        return Progress(aim, gap(domain.tot_pages, aim), now, able=able, moved_s=moved_s)
+    # A stuck one is capped at what it holds: it is not thereby where it should be.
+    after = aimed(before, domain.tot_pages, domain.target_pages if before.stuck else aim, now)
+    after = _forgive(after, domain.tot_pages)
+    if after.gap_pages and now - after.since_s >= settings.stuck_after_s and settings.on(Safety.LEAVE_OUT_STUCK):
+        target = domain.target_pages
+        return replace(after, stuck=True, aim_pages=target, gap_pages=gap(domain.tot_pages, target))
+    return after
+
+
+def aimed(before: Progress, tot_pages: int, aim_pages: int, now: float) -> Progress:
+    """Judge a domain by its old aim, then give it this one, which may be the same."""
+    distance = gap(tot_pages, before.aim_pages)
+    progressed = distance == 0 or before.gap_pages == 0 or distance < before.gap_pages
+    if aim_pages == before.aim_pages:
+        # At rest the clock need not run: it starts when there is a gap.
+        if not progressed or distance == before.gap_pages == 0:
+            return before
+        return replace(before, gap_pages=distance, since_s=now, stuck=False)
+    same_way = (aim_pages > tot_pages) == (before.aim_pages > tot_pages)
+    left = gap(tot_pages, aim_pages)
+    if progressed or not same_way or left == 0:
+        return replace(before, aim_pages=aim_pages, gap_pages=left, since_s=now, stuck=False)
+    return replace(before, aim_pages=aim_pages, gap_pages=left, stuck=before.stuck)
+
+
+def overdue(progress: Progress, settings: Settings, now: float) -> bool:
+    """Whether a stuck domain's time is up."""
+    return progress.able and progress.stuck and now - progress.since_s >= settings.uncooperative_after_s
+
+
+def refuse(progress: Progress, tot_pages: int, settings: Settings, now: float) -> Progress:
+    """Remember what a domain would not go below, or above."""
+    if not settings.on(Safety.REMEMBER_REFUSALS):
+        return progress
+    if tot_pages > progress.aim_pages:
+        return replace(progress, least_pages=round_up(tot_pages), refused_s=now)
+    return replace(progress, most_pages=round_down(tot_pages), refused_s=now)
+
+
+def retry_due(progress: Progress, settings: Settings, now: float) -> bool:
+    """Whether what a domain refused may be tried again."""
+    return progress.refused and settings.on(Safety.RETRY) and now - progress.refused_s >= settings.retry_after_s
+
+
+def _forgive(progress: Progress, tot_pages: int) -> Progress:
+    """Forget what was refused by one that has moved beyond it since."""
+    least, most = progress.least_pages, progress.most_pages
+    beyond = (least is not None and tot_pages <= least - SUPER_PAGES) or (
+        most is not None and tot_pages >= most + SUPER_PAGES
+    )
+    return replace(progress, least_pages=None, most_pages=None) if beyond else progress
