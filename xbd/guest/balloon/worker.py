@@ -75,7 +75,9 @@ class Worker:
     def _due_pages(self) -> int:
         """Say what the guest is to hold: the target within floor, limit, what there is, and the guest's mode."""
         wanted = self._wishes.mode.bound(max(self._wishes.target_pages, self.floor_pages))
-        return min(wanted, self._wishes.limit_pages, self._zone.gfn_count)
+        # A limit keeps a guest from growing; it is the target that makes it shrink, and its floor that ends that.
+        most = max(self._wishes.limit_pages, self._balloon.current_pages)
+        return min(wanted, most, self._zone.gfn_count)
 
     def credit(self) -> int:
         """Return the pages still to get (above 0) or to give (below)."""
