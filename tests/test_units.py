@@ -3,7 +3,7 @@
 import pytest
 
 from xbd.errors import BadSize
-from xbd.units import SUPER_PAGES, format_pages, parse_size_bytes, parse_size_pages, round_to_superpages
+from xbd.units import SUPER_PAGES, counted, format_pages, parse_size_bytes, parse_size_pages, round_to_superpages
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,9 @@ def test_targets_round_down_to_superpages_but_never_to_nothing(pages: int, round
 def test_pages_are_written_in_the_largest_unit(pages: int, text: str) -> None:
     """Exact where the unit divides it, with one decimal otherwise."""
     assert format_pages(pages) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 guests"), (1, "1 guest"), (2, "2 guests"), (1000, "1,000 guests")])
+def test_things_are_counted_for_a_person(count: int, text: str) -> None:
+    """One of them is no plural."""
+    assert counted(count, "guest") == text

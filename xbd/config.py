@@ -25,6 +25,7 @@ from xbd.units import GIB_PAGES, MIB_PAGES, SUPER_PAGES, format_pages
 # A 4 TiB host has 2 Mi superframes; 64 TiB is what the tables of one process can hold with room.
 MAX_HOST_PAGES: Final = 64 * 1024 * GIB_PAGES
 _MAX_SEED: Final = (1 << 63) - 1
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 DOM0_NAME: Final = "dom0"
 # xl's own: below 128 MiB a dom0 is of little use.
 DOM0_MIN_PAGES: Final = 128 * MIB_PAGES
@@ -73,13 +74,14 @@ class GuestConfig:
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
-    """A host: *memory_pages* of it, its settings, its domains; *runtime_dir*, *group* and *dom0* None where not given."""
+    """A host: *memory_pages* of it, its settings, its domains; the others are None where they are not given."""
 
     memory_pages: int
     name: str = "host"
     settings: HostSettings = field(default_factory=HostSettings)
     runtime_dir: Path | None = None
     group: str | None = None
+    log_level: str | None = None
     dom0: GuestConfig | None = None
     guests: tuple[GuestConfig, ...] = ()
 
@@ -122,6 +124,7 @@ def parse_host_config(text: str, path: Path | str) -> HostConfig:
         settings=_host_settings(host, strategy.host),
         runtime_dir=None if directory is None else Path(path).parent / Path(directory).expanduser(),
         group=host.text("group", None),
+        log_level=host.choice("log_level", LOG_LEVELS, "") or None,
     )
     host.finish()
     dom0_table = top.table("dom0")

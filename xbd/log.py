@@ -13,7 +13,7 @@ import structlog
 
 
 def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
-    """Set logging up for this process.
+    """Set logging up for this process; called again, for its loggers from then on.
 
     Args:
         level: debug, info, warning or error: what is logged from.
@@ -36,5 +36,6 @@ def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(stream),
-        cache_logger_on_first_use=True,
+        # A daemon that reloads its settings may call this again, and loggers that were used before follow.
+        cache_logger_on_first_use=False,
     )

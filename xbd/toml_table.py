@@ -19,8 +19,8 @@ class Table:
         self._known: list[str] = []
 
     def error(self, key: str, reason: str) -> ConfigError:
-        """Make the error for one of this table's keys."""
-        return ConfigError(self.path, f"{self._where}.{key}" if self._where else key, reason)
+        """Make the error for one of this table's keys; an empty key means the table."""
+        return ConfigError(self.path, ".".join(part for part in (self._where, key) if part), reason)
 
     def _take(self, key: str, kinds: type | tuple[type, ...], expected: str) -> Any:  # noqa: ANN401 - of *kinds*, or None
         self._known.append(key)
@@ -48,6 +48,20 @@ class Table:
         if entry is not None and not least <= entry <= most:
             raise self.error(key, f"{entry} is not from {least} to {most}")
         return default if entry is None else int(entry)
+
+    def number(self, key: str, least: float, most: float, default: float) -> float:
+        """Read a number from *least* to *most*, whole or not."""
+        entry = self._take(key, (int, float), f"a number from {least:g} to {most:g}")
+        if entry is not None and not least <= entry <= most:
+            raise self.error(key, f"{entry} is not from {least:g} to {most:g}")
+        return default if entry is None else float(entry)
+
+    def texts(self, key: str, default: list[str]) -> list[str]:
+        """Read a list of texts, at least one."""
+        entry = self._take(key, list, "a list of texts in quotes")
+        if entry is not None and not (entry and all(isinstance(text, str) and text for text in entry)):
+            raise self.error(key, f"{entry!r:.80} is not a list of texts in quotes")
+        return default if entry is None else [str(text) for text in entry]
 
     def choice(self, key: str, choices: Mapping[str, object] | tuple[str, ...], default: str) -> str:
         """Read one of *choices*."""

@@ -67,3 +67,8 @@ def format_pages(pages: int) -> str:
             whole, rest = divmod(size_bytes, 1 << shift)
             return f"{whole} {suffix}" if rest == 0 else f"{size_bytes / (1 << shift):.1f} {suffix}"
     return f"{size_bytes // 1024} KiB"
+
+
+def counted(count: int, noun: str) -> str:
+    """Count things for a person: "1 guest", "2 guests"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

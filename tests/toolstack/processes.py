@@ -13,11 +13,18 @@ WATCHDOG_S = 120.0
 
 
 class Xbd:
-    """A running `xbd` command; *said* is what it has written to stderr so far."""
+    """A running `xbd` command; *said* is what it has written to stderr so far.
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    *launcher* is what runs `python -m xbd ...`, handed to it as its arguments, with the descriptors *pass_fds*.
+    """
+
+    def __init__(self, arguments: Sequence[str], launcher: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> None:
         self.process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "xbd", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            [*launcher, sys.executable, "-m", "xbd", *arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            pass_fds=pass_fds,
         )
         self.said: list[str] = []
         self._watchdog = threading.Timer(WATCHDOG_S, self.process.kill)
@@ -45,9 +52,9 @@ class Xbd:
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[Xbd]:
+def running(*arguments: str, launcher: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> Iterator[Xbd]:
     """Run an `xbd` command for the length of a block."""
-    xbd = Xbd(arguments)
+    xbd = Xbd(arguments, launcher, pass_fds)
     try:
         yield xbd
     finally:

@@ -30,16 +30,15 @@ from xbd.wire.protocol import DOMAIN_METHODS, GUEST_NOTIFICATIONS, TOOLSTACK_MET
 # What any message costs of a turn, in extents: about 10 us of decoding, checking and answering.
 MESSAGE_COST: Final = 32
 # What a toolstack's call costs: a turn. They are rare, and some look at every domain.
-TOOLSTACK_COST: Final = TURN_EXTENTS
+CALL_COST: Final = TURN_EXTENTS
 # Events in one piece to one subscriber; it gets the next ones when it has taken these.
 EVENTS_AT_ONCE: Final = 256
 
 
 class Endpoint(ABC):
-    """What both kinds of endpoint share: decoding, turns, dropping."""
+    """What all kinds of endpoint share: decoding, turns, dropping."""
 
-    def __init__(self, host: Host, wake: Callable[[], None]) -> None:
-        self._host = host
+    def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._decoder = Decoder(CALL_LIMITS)
         self.dropped: RemoteProtocolError | None = None
@@ -87,7 +86,8 @@ class DomainEndpoint(Endpoint):
     """A guest's connection to its own domain."""
 
     def __init__(self, host: Host, domid: int, wake: Callable[[], None]) -> None:
-        super().__init__(host, wake)
+        super().__init__(wake)
+        self._host = host
         self._record = host.record(domid)
         self._admitted = False
 
@@ -160,12 +160,42 @@ class DomainEndpoint(Endpoint):
             raise RemoteProtocolError(error.message, error.expected) from error
 
 
-class ToolstackEndpoint(Endpoint):
+class CallEndpoint(Endpoint):
+    """A connection whose peer says hello and then makes calls, each answered with a map."""
+
+    def __init__(self, name: str, wake: Callable[[], None]) -> None:
+        super().__init__(wake)
+        self._name = name
+        self._greeted = False
+
+    def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
+        if type(message) is not Request:
+            raise RemoteProtocolError(f"a {type(message).__name__.lower()} from a client", "calls")
+        if message.method != "hello" and not self._greeted:
+            raise RemoteProtocolError(f"a call of {message.method!r} before hello", "a call of hello first")
+        try:
+            answer = self._hello(message) if message.method == "hello" else self._call(message)
+        except HypercallError as error:
+            return CALL_COST, encode_error(message.msgid, fields.error_map(error))
+        return CALL_COST, encode_response(message.msgid, answer)
+
+    def _hello(self, request: Request) -> dict[str, object]:
+        params = fields.check_params("hello", TOOLSTACK_METHODS["hello"].params, request.untrusted_params)
+        check_version(params["version"])
+        self._greeted = True
+        return {"version": VERSION, "host": self._name}
+
+    @abstractmethod
+    def _call(self, request: Request) -> dict[str, object]:
+        """Do what a call asks. Raises HypercallError."""
+
+
+class ToolstackEndpoint(CallEndpoint):
     """A toolstack's connection."""
 
     def __init__(self, host: Host, wake: Callable[[], None]) -> None:
-        super().__init__(host, wake)
-        self._greeted = False
+        super().__init__(host.name, wake)
+        self._host = host
         self._next_event: int | None = None
 
     def take_pending(self) -> bytes:
@@ -185,30 +215,10 @@ class ToolstackEndpoint(Endpoint):
         """Forget the subscription."""
         self._host.subscribers.discard(self._wake)
 
-    def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
-        if type(message) is not Request:
-            raise RemoteProtocolError(f"a {type(message).__name__.lower()} from a toolstack", "calls")
-        if message.method == "hello":
-            answer = self._answer(message, self._hello)
-        elif not self._greeted:
-            raise RemoteProtocolError(f"a call of {message.method!r} before hello", "a call of hello first")
-        elif message.method == "events":
-            answer = self._answer(message, self._subscribe)
-        else:
-            answer = self._answer(message, lambda untrusted: self._host.call(message.method, untrusted))
-        return TOOLSTACK_COST, answer
-
-    def _answer(self, request: Request, handler: Callable[[object], dict[str, object]]) -> bytes:
-        try:
-            return encode_response(request.msgid, handler(request.untrusted_params))
-        except HypercallError as error:
-            return encode_error(request.msgid, fields.error_map(error))
-
-    def _hello(self, untrusted: object) -> dict[str, object]:
-        params = fields.check_params("hello", TOOLSTACK_METHODS["hello"].params, untrusted)
-        check_version(params["version"])
-        self._greeted = True
-        return {"version": VERSION, "host": self._host.name}
+    def _call(self, request: Request) -> dict[str, object]:
+        if request.method == "events":
+            return self._subscribe(request.untrusted_params)
+        return self._host.call(request.method, request.untrusted_params)
 
     def _subscribe(self, untrusted: object) -> dict[str, object]:
         since = fields.check_params("events", TOOLSTACK_METHODS["events"].params, untrusted)["since"]

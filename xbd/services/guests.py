@@ -12,10 +12,9 @@ again when another process takes them on.
 import errno
 import math
 import os
-import signal
 import socket
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
@@ -24,14 +23,15 @@ import structlog
 import trio
 
 from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, ProtocolError, XbdError
-from xbd.services import sockets
+from xbd.services import signals, sockets
 from xbd.services.agent import Agent
 from xbd.services.nurseries import plain_errors
 from xbd.services.peers import Alarm, SocketTransport
 from xbd.services.runtime_dir import check_socket_path, domain_socket
-from xbd.services.sd_notify import sd_notify
+from xbd.services.sd_notify import ServiceManager
 from xbd.toolstack.client import Client, open_client
 from xbd.toolstack.sockets import NoHypervisor
+from xbd.units import counted
 
 _log = structlog.get_logger(__name__)
 
@@ -164,6 +164,17 @@ class AgentHost:
         self._nursery = nursery
         self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
         self._news = Alarm()
+        self._hypervisor = "looking for the hypervisor"
+        # Rings when `describe` may have something else to say.
+        self.changed = Alarm()
+
+    def describe(self) -> str:
+        """Say in a line how things are."""
+        return f"{counted(len(self._agents), 'agent')}; {self._hypervisor}"
+
+    def _is(self, hypervisor: str) -> None:
+        self._hypervisor = hypervisor
+        self.changed.ring()
 
     async def follow(self) -> None:
         """Follow the hypervisor for ever, through its restarts."""
@@ -173,6 +184,7 @@ class AgentHost:
                 async with open_client(self._socket) as client, trio.open_nursery() as nursery:
                     nursery.start_soon(self._listen, client)
                     pauses.reset()
+                    self._is("connected to the hypervisor")
                     self._news.ring()
                     while True:
                         await self._news.wait()
@@ -180,6 +192,7 @@ class AgentHost:
                         await trio.sleep(LOOK_PAUSE_S)
             except* (PeerLost, ProtocolError, NoHypervisor) as group:
                 _log.warning("hypervisor_lost", reason=str(group.exceptions[0]))
+                self._is("trying again to reach the hypervisor")
             await pauses.pause()
 
     async def _listen(self, client: Client) -> None:
@@ -203,6 +216,7 @@ class AgentHost:
                 scope = trio.CancelScope()
                 self._agents[domid] = (domain.name, scope)
                 self._nursery.start_soon(self._play, domid, domain.name, scope)
+        self.changed.ring()
 
     async def _play(self, domid: int, name: str, scope: trio.CancelScope) -> None:
         structlog.contextvars.bind_contextvars(guest=name)
@@ -231,21 +245,39 @@ async def run_guests(socket_path: Path) -> int:
     """
     check_socket_path(socket_path)
     limit = sockets.raise_descriptor_limit()
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
     _log.info("guests_ready", socket=str(socket_path), guests_at_most=limit - DESCRIPTORS_APART)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with signals.received() as received:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(AgentHost(socket_path, nursery).follow)
-            sd_notify("READY=1")
-            await _first(signals)
-            nursery.cancel_scope.cancel()
+            agents = AgentHost(socket_path, nursery)
+            nursery.start_soon(agents.follow)
+            await _stay(manager, received, nursery, agents.changed.wait, agents.describe)
     _log.info("guests_stopped")
     return 0
 
 
-async def _first(signals: AsyncIterator[int]) -> None:
-    async for signum in signals:
-        _log.info("stop_asked", signal=signal.Signals(signum).name)
-        return
+async def _stay(
+    manager: ServiceManager,
+    received: signals.Signals,
+    nursery: trio.Nursery,
+    changed: Callable[[], Awaitable[None]],
+    describe: Callable[[], str],
+) -> None:
+    """Tell the service manager how things are until the nursery is cancelled, which a SIGTERM or SIGINT does."""
+
+    def stop() -> None:
+        manager.stopping("agents disconnect")
+        nursery.cancel_scope.cancel()
+
+    async def reload() -> None:
+        manager.reloading()
+        _log.warning("nothing_to_reload", reason="agents have no settings of their own; the hypervisor's host file has")
+        manager.ready(describe())
+
+    manager.ready(describe())
+    nursery.start_soon(manager.feed)
+    nursery.start_soon(manager.follow, changed, describe)
+    await signals.heed(received, stop, reload)
 
 
 async def run_guest(socket_path: Path, name: str) -> int:
@@ -260,7 +292,8 @@ async def run_guest(socket_path: Path, name: str) -> int:
     async with open_client(socket_path) as client:
         domain = await client.info(name)
     exit_code = 0
-    with plain_errors(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
+    with plain_errors(), signals.received() as received:
         async with trio.open_nursery() as nursery:
 
             async def play() -> None:
@@ -276,9 +309,7 @@ async def run_guest(socket_path: Path, name: str) -> int:
 
             nursery.start_soon(play)
             nursery.start_soon(watch)
-            sd_notify("READY=1")
-            await _first(signals)
-            nursery.cancel_scope.cancel()
+            await _stay(manager, received, nursery, trio.sleep_forever, lambda: f"plays {name} (d{domain.domid})")
     return exit_code
 
 

@@ -31,6 +31,9 @@ class Doors(Protocol):
     def close(self, domid: int) -> None:
         """End a domain's socket and whoever is connected to it."""
 
+    def permit_group(self, group: str | None) -> None:
+        """Let *group*, beside this user and root, use the toolstack's socket. Raises ConfigError: nothing has changed."""
+
 
 class NoDoors:
     """A host that nobody connects to (tests, or endpoints driven by hand)."""
@@ -39,6 +42,9 @@ class NoDoors:
         """Do nothing."""
 
     def close(self, domid: int) -> None:
+        """Do nothing."""
+
+    def permit_group(self, group: str | None) -> None:
         """Do nothing."""
 
 
@@ -294,6 +300,10 @@ class Host:
             self._event("shutdown", record)
 
     # -- looking
+
+    def population(self) -> tuple[int, int]:
+        """Count the domains (without zombies), and those of them whose agents are connected."""
+        return len(self._records), sum(record.agent for record in self._records.values())
 
     def domain_map(self, domid: int) -> dict[str, object]:
         """Describe a domain as it travels. Raises NoSuchDomain."""

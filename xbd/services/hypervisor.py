@@ -2,14 +2,14 @@
 
 Everything is decided by `Host` and the endpoints; this module binds sockets, admits peers, and ends
 in order: stop accepting, let peers finish what they have sent, audit, leave. `hypervisor.sock` is
-the toolstack's, `domains/<domid>.sock` each domain's, made and removed with it.
+the toolstack's, `domains/<domid>.sock` each domain's, made and removed with it. A service manager may
+pass the toolstack's socket (`xbd.services.activation`); that one stays when the daemon goes.
 """
 
 import math
 import os
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,13 +19,16 @@ import trio
 
 from xbd.errors import ConfigError, HypercallError
 from xbd.machine import Machine
-from xbd.services import sockets
+from xbd.services import signals, sockets
+from xbd.services.activation import take_passed_socket
 from xbd.services.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
 from xbd.services.host import Host
 from xbd.services.nurseries import plain_errors
-from xbd.services.peers import TOOLSTACK_PATIENCE_S, SocketTransport, converse
+from xbd.services.peers import TOOLSTACK_PATIENCE_S, Alarm, SocketTransport, converse
+from xbd.services.reload import HostFile
 from xbd.services.runtime_dir import check_socket_path, domain_socket, hypervisor_socket
-from xbd.services.sd_notify import sd_notify
+from xbd.services.sd_notify import ServiceManager
+from xbd.units import counted, format_pages
 
 _log = structlog.get_logger(__name__)
 
@@ -35,6 +38,9 @@ MAX_DOMAIN_PEERS: Final = 4
 MAX_TOOLSTACK_PEERS: Final = 256
 # Peers that read have their answers long before; one that does not is not waited for.
 SHUTDOWN_GRACE_S: Final = 2.0
+PASSED_SOCKET_S_GROUP: Final = (
+    "the socket was passed by the service manager, whose SocketGroup= says who may use it; leave `group` out"
+)
 # Out of descriptors: accepting would spin, so it pauses until some peer may have left.
 ACCEPT_PAUSE_S: Final = 0.5
 
@@ -49,6 +55,7 @@ class _Door:
     make_endpoint: Callable[[Callable[[], None]], Endpoint]
     patience_s: float
     anybody: bool = False
+    passed: bool = False
     transports: set[SocketTransport] = field(default_factory=set)
     accepting: trio.CancelScope = field(default_factory=trio.CancelScope)
     everything: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -90,11 +97,12 @@ class _Door:
             self.transports.discard(transport)
 
     def close(self) -> None:
-        """End it at once: no new peers, no old ones, no file."""
+        """End it at once: no new peers, no old ones, no file, unless it was passed by somebody who keeps it."""
         self.everything.cancel()
         trio.lowlevel.notify_closing(self.listener)
         self.listener.close()
-        self.path.unlink(missing_ok=True)
+        if not self.passed:
+            self.path.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Accept nobody any more; those who are here get the answers to what they have sent."""
@@ -118,22 +126,33 @@ class _Doors:
         self.nursery.start_soon(door.serve)
         return door
 
-    def open_toolstack(self, group: str | None) -> None:
-        """Listen on the toolstack's socket. Raises ConfigError: it cannot be bound."""
+    def open_toolstack(self, group: str | None, passed: socket.socket | None) -> None:
+        """Listen on the toolstack's socket, the one *passed* if any. Raises ConfigError: it cannot be bound."""
         host = self.host
         assert host is not None, "the toolstack was let in before the daemon was complete"
         path = hypervisor_socket(self._runtime_dir)
-        listener = sockets.bind_unix(path, group=group)
-        # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
         door = _Door(
             path,
-            listener,
+            passed or sockets.bind_unix(path, group=group),
             MAX_TOOLSTACK_PEERS,
             lambda wake: ToolstackEndpoint(host, wake),
             TOOLSTACK_PATIENCE_S,
-            anybody=group is not None,
+            # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
+            anybody=group is not None or passed is not None,
+            passed=passed is not None,
         )
         self._toolstack = self._serve(door)
+
+    def permit_group(self, group: str | None) -> None:
+        """Let *group*, beside this user and root, use the toolstack's socket. Raises ConfigError: nothing has changed."""
+        door = self._toolstack
+        assert door is not None, "settings were reloaded before the daemon was complete"
+        if door.passed:
+            raise ConfigError(door.path, "group", PASSED_SOCKET_S_GROUP)
+        if group is not None:
+            sockets.let_group_enter(self._runtime_dir, group)
+        sockets.permit_group(door.path, group)
+        door.anybody = group is not None
 
     def open(self, domid: int) -> None:
         """Listen on a domain's socket. Raises HypercallError: it cannot be bound."""
@@ -178,6 +197,8 @@ async def serve(
     dom0: Mapping[str, object] | None = None,
     domains: Sequence[Mapping[str, object]] = (),
     stop: trio.Event | None = None,
+    passed: socket.socket | None = None,
+    manager: ServiceManager | None = None,
     task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED,
 ) -> list[str]:
     """Serve *machine* until *stop* is set (or for ever); `started` hands out its `Host`.
@@ -190,19 +211,24 @@ async def serve(
         dom0: parameters of the `create` that makes the control domain; None: a host without one.
         domains: parameters of `create` calls to be carried out, after that, before anybody is let in.
         stop: set by who wants it to end.
+        passed: the toolstack's socket, if somebody else has bound it, and keeps it.
+        manager: who is told how things stand.
         task_status: trio's.
 
     Returns:
         What a last audit found; empty when all is well.
 
     Raises:
-        ConfigError: another daemon runs there, or a socket cannot be bound.
+        ConfigError: another daemon runs there, a socket cannot be bound, or others could replace it.
         HypercallError: one of the domains cannot be created.
     """
     _check_descriptors(len(domains) + (dom0 is not None))
     check_socket_path(hypervisor_socket(runtime_dir))
+    if passed is not None and group is not None:
+        raise ConfigError(hypervisor_socket(runtime_dir), "group", PASSED_SOCKET_S_GROUP)
     lock = sockets.lock_runtime_dir(runtime_dir, group)
     stop = trio.Event() if stop is None else stop
+    manager = manager or ServiceManager()
     doors = _Doors(runtime_dir)
     host = doors.host = Host(machine, name=name, doors=doors)
     try:
@@ -214,12 +240,12 @@ async def serve(
                     host.create_dom0(dom0)
                 for params in domains:
                     host.call("create", params)
-                doors.open_toolstack(group)
+                doors.open_toolstack(group, passed)
                 _log.info("hypervisor_ready", socket=str(hypervisor_socket(runtime_dir)), domains=len(domains))
-                sd_notify("READY=1")
+                manager.ready(describe(host))
                 task_status.started(host)
-                await stop.wait()
-                sd_notify("STOPPING=1")
+                await _until(stop, host, manager)
+                manager.stopping("letting peers finish, then a last audit")
                 doors.finish()
                 nursery.cancel_scope.deadline = trio.current_time() + SHUTDOWN_GRACE_S
     finally:
@@ -228,6 +254,28 @@ async def serve(
     violations = host.audit()
     _log.info("hypervisor_stopped", violations=violations)
     return violations
+
+
+async def _until(stop: trio.Event, host: Host, manager: ServiceManager) -> None:
+    """Wait for *stop*; meanwhile the manager is told how things stand, and that they move."""
+    alarm = Alarm()
+    host.subscribers.add(alarm.ring)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(manager.feed)
+            nursery.start_soon(manager.follow, alarm.wait, lambda: describe(host))
+            await stop.wait()
+            nursery.cancel_scope.cancel()
+    finally:
+        host.subscribers.discard(alarm.ring)
+
+
+def describe(host: Host) -> str:
+    """Say in a line how a host is."""
+    domains, agents = host.population()
+    counts = host.machine.statistics()
+    free, whole = format_pages(counts.free_frames), format_pages(counts.frames)
+    return f"{counted(domains, 'domain')}, {counted(agents, 'agent')} connected; {free} of {whole} free"
 
 
 def _remove_leftovers(runtime_dir: Path) -> None:
@@ -255,24 +303,49 @@ async def run(
     group: str | None = None,
     dom0: Mapping[str, object] | None = None,
     domains: Sequence[Mapping[str, object]] = (),
+    host_file: HostFile | None = None,
 ) -> int:
     """Be the daemon: serve until SIGTERM or SIGINT; returns the exit code (1: the last audit found something).
+
+    A SIGHUP reads *host_file* again. A service manager is told by what its environment variables say.
 
     Raises:
         ConfigError, HypercallError: it cannot start; see `serve`.
     """
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
+    passed = take_passed_socket(os.environ, os.getpid(), hypervisor_socket(runtime_dir))
     stop = trio.Event()
-    with plain_errors(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    violations: list[str] = []
+    with plain_errors(), signals.received() as received:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, signals, stop)
-            violations = await serve(
-                machine, runtime_dir, name=name, group=group, dom0=dom0, domains=domains, stop=stop
-            )
-            nursery.cancel_scope.cancel()
+
+            async def serving(task_status: trio.TaskStatus[Host]) -> None:
+                violations.extend(
+                    await serve(
+                        machine,
+                        runtime_dir,
+                        name=name,
+                        group=group,
+                        dom0=dom0,
+                        domains=domains,
+                        stop=stop,
+                        passed=passed,
+                        manager=manager,
+                        task_status=task_status,
+                    )
+                )
+                nursery.cancel_scope.cancel()
+
+            host = await nursery.start(serving)
+            await signals.heed(received, stop.set, lambda: _reload(host, host_file, manager))
     return 1 if violations else 0
 
 
-async def _stop_on_signal(signals: AsyncIterator[int], stop: trio.Event) -> None:
-    async for signum in signals:
-        _log.info("stop_asked", signal=signal.Signals(signum).name)
-        stop.set()
+async def _reload(host: Host, host_file: HostFile | None, manager: ServiceManager) -> None:
+    """Read the host file again, between telling the manager so and telling it that all is ready."""
+    manager.reloading()
+    if host_file is None:
+        _log.warning("nothing_to_reload", reason="this host was started with --memory, without a host file")
+    else:
+        await host_file.reload(host)
+    manager.ready(describe(host))

@@ -27,6 +27,11 @@ def hypervisor_socket(runtime_dir: Path) -> Path:
     return runtime_dir / "hypervisor.sock"
 
 
+def autoballoon_socket(runtime_dir: Path) -> Path:
+    """Name the socket of the autoballoon daemon."""
+    return runtime_dir / "autoballoon.sock"
+
+
 def domain_socket(runtime_dir: Path, domid: int) -> Path:
     """Name the socket of a domain."""
     return runtime_dir / "domains" / f"{domid}.sock"

@@ -1,4 +1,4 @@
-"""Unix sockets of the daemon: bound where nobody else listens, for the peers that may use them."""
+"""Unix sockets of the daemon: bound where nobody else listens, or passed to it, for the peers that may use them."""
 
 import errno
 import fcntl
@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import socket
+import stat
 import struct
 from pathlib import Path
 from typing import Final
@@ -41,14 +42,15 @@ def lock_runtime_dir(runtime_dir: Path, group: str | None) -> int:
     Raises:
         ConfigError: another daemon runs there, or the directory cannot be used.
     """
+    domains = runtime_dir / "domains"
     try:
-        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o750 if group else 0o700)
-        (runtime_dir / "domains").mkdir(exist_ok=True, mode=0o700)
+        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_shared_dir(runtime_dir)
+        domains.mkdir(exist_ok=True, mode=0o700)
+        _refuse_shared_dir(domains)
         if group:
-            shutil.chown(runtime_dir, group=group)
+            let_group_enter(runtime_dir, group)
         lock = os.open(runtime_dir / "hypervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except LookupError as error:
-        raise ConfigError(runtime_dir, "group", f"no group is called {group!r}") from error
     except OSError as error:
         raise ConfigError(runtime_dir, "", f"cannot be the run-time directory: {error.strerror}") from error
     try:
@@ -59,6 +61,24 @@ def lock_runtime_dir(runtime_dir: Path, group: str | None) -> int:
             runtime_dir, "", "another `xbd hypervisor` runs here; stop it, or use another directory"
         ) from error
     return lock
+
+
+def _refuse_shared_dir(directory: Path) -> None:
+    """Refuse a directory in which somebody else could put a socket of theirs in the place of ours.
+
+    Its owner must be this user or root, and nobody else may write in it; this process's own primary
+    group may, which on most systems is this user again. Raises ConfigError, with what to do.
+    """
+    told = directory.stat()
+    if told.st_uid not in (0, os.geteuid()):
+        reason = f"belongs to user {told.st_uid}, who could replace its sockets"
+    elif told.st_mode & stat.S_IWOTH:
+        reason = f"can be written by everybody (mode {stat.S_IMODE(told.st_mode):04o}), who could replace its sockets"
+    elif told.st_mode & stat.S_IWGRP and told.st_gid != os.getegid():
+        reason = f"can be written by group {told.st_gid}, whose members could replace its sockets"
+    else:
+        return
+    raise ConfigError(directory, "", f"the run-time directory {reason}; chmod it to 0750, or use another")
 
 
 def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
@@ -72,9 +92,7 @@ def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
     try:
         _remove_stale(path)
         listener.bind(os.fspath(path))
-        path.chmod(0o660 if group else 0o600)
-        if group:
-            shutil.chown(path, group=group)
+        permit_group(path, group)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -85,13 +103,41 @@ def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
     return listener
 
 
+def permit_group(path: Path, group: str | None) -> None:
+    """Make a socket this user's alone (mode 0600), or, with *group*, that group's as well (0660).
+
+    Raises:
+        ConfigError: there is no such group, or the socket cannot be given to it; nothing has changed.
+    """
+    if group is not None:
+        _give_to_group(path, group)
+    path.chmod(0o600 if group is None else 0o660)
+
+
+def let_group_enter(runtime_dir: Path, group: str) -> None:
+    """Let a group into the run-time directory, to find the socket there. Raises ConfigError: nothing has changed."""
+    _give_to_group(runtime_dir, group)
+    runtime_dir.chmod(stat.S_IMODE(runtime_dir.stat().st_mode) | stat.S_IRGRP | stat.S_IXGRP)
+
+
+def _give_to_group(path: Path, group: str) -> None:
+    try:
+        shutil.chown(path, group=group)
+    except LookupError as error:
+        raise ConfigError(path, "group", f"no group is called {group!r}") from error
+    except OSError as error:
+        raise ConfigError(path, "group", f"cannot be given to group {group!r}: {error.strerror}") from error
+
+
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens on; whatever else is there stays, and bind says so."""
+    """Remove a socket that nobody listens on; whatever else is there stays. Raises ConfigError, naming what it is."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         outcome = probe.connect_ex(os.fspath(path))
     if outcome in (0, errno.EAGAIN):
         raise ConfigError(path, "", "somebody listens there already; stop it, or use another directory")
-    if outcome == errno.ECONNREFUSED and path.is_socket():
+    if outcome == errno.ECONNREFUSED:
+        if not path.is_socket():
+            raise ConfigError(path, "", "is no socket, and in the place of one; remove it, or use another directory")
         path.unlink()
 
 

@@ -10,7 +10,7 @@ import trio
 
 from xbd import log
 from xbd.abi import MAX_DOMAINS
-from xbd.config import DEFAULT_STRATEGY, MAX_HOST_PAGES, STRATEGIES, HostConfig, load_host_config
+from xbd.config import DEFAULT_STRATEGY, LOG_LEVELS, MAX_HOST_PAGES, STRATEGIES, HostConfig, load_host_config
 from xbd.services.runtime_dir import check_socket_path, default_runtime_dir, domain_socket
 from xbd.toolstack.cli import Failure, group_socket, socket_option
 from xbd.toolstack.sockets import find_socket
@@ -18,8 +18,9 @@ from xbd.toolstack.targets import parse_pages, round_pages
 from xbd.units import format_pages
 
 _HOST_FILE = click.Path(dir_okay=False, path_type=Path)
-_LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
-_log_option = click.option("--log-level", type=_LOG_LEVELS, default="info", show_default=True, help="Log from here on.")
+_log_option = click.option(
+    "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="Log from here on."
+)
 _supervised_option = click.option("--supervised", is_flag=True, hidden=True, help="End when standard input does.")
 _runtime_dir_option = click.option(
     "--runtime-dir",
@@ -57,7 +58,9 @@ def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) ->
 )
 @click.option("--group", help="Whose members may use the toolstack's socket, beside this user and root.")
 @_runtime_dir_option
-@_log_option
+@click.option(
+    "--log-level", type=click.Choice(LOG_LEVELS), help="Log from here on. [default: as the host file says, else info]"
+)
 @_supervised_option
 @click.pass_context
 def hypervisor_command(
@@ -68,12 +71,25 @@ def hypervisor_command(
     strategy: str | None,
     group: str | None,
     runtime_dir: Path | None,
-    log_level: str,
+    log_level: str | None,
     supervised: bool,
 ) -> None:
-    """Run the hypervisor daemon: one host's memory behind Unix sockets."""
+    """Run the hypervisor daemon: one host's memory behind Unix sockets.
+
+    SIGTERM and Ctrl-C let nobody new in, answer what peers have sent (for 2 s at most), audit the
+    machine, and end the host with all its domains.
+
+    SIGHUP reads HOST.toml again. Applied are [[guest]]s that are described newly (they are created), and
+    the host's name, group and log_level. All else that is described differently is left as it is, and
+    the log says why and what to do: memory and settings want a restart, targets `xbd mem-set`; guests that
+    are not described any more run on. A file that cannot be used changes nothing.
+
+    A service manager may pass the socket (LISTEN_FDS); it must be hypervisor.sock in the run-time
+    directory. It is told how things stand (NOTIFY_SOCKET, WATCHDOG_USEC). Units for systemd are in systemd/.
+    """
     from xbd.machine import Machine  # noqa: PLC0415 - numpy-heavy
     from xbd.services.hypervisor import run  # noqa: PLC0415
+    from xbd.services.reload import DEFAULT_LOG_LEVEL, HostFile  # noqa: PLC0415
 
     if (host_file is None) == (memory is None):
         raise click.UsageError("either --config HOST.toml or --memory SIZE is needed, such as: --memory 16g")
@@ -81,13 +97,23 @@ def hypervisor_command(
         raise click.UsageError("--strategy goes with --memory; with --config the host file says it")
     config = load_host_config(host_file) if host_file else _plain_host(str(memory), strategy or DEFAULT_STRATEGY)
     directory = _runtime_dir(runtime_dir, config)
-    log.configure(log_level)
+    log.configure(log_level or config.log_level or DEFAULT_LOG_LEVEL)
+    decided = [key for key, given in (("group", group), ("log_level", log_level)) if given]
+    file = None if host_file is None else HostFile(host_file, config, decided)
     machine = Machine(config.superframes, settings=config.settings)
     dom0 = None if config.dom0 is None else config.dom0.as_create()
     domains = [guest.as_create() for guest in config.guests]
 
     async def serve() -> int:
-        return await run(machine, directory, name=config.name, group=group or config.group, dom0=dom0, domains=domains)
+        return await run(
+            machine,
+            directory,
+            name=config.name,
+            group=group or config.group,
+            dom0=dom0,
+            domains=domains,
+            host_file=file,
+        )
 
     ctx.exit(_run(serve, supervised=supervised))
 

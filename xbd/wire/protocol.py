@@ -194,6 +194,25 @@ TOOLSTACK_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "dropped": Method("Why the connection ends: {reason, expected}."),
 }
 
+# The autoballoon daemon's, on `autoballoon.sock` beside `hypervisor.sock`; hello is the toolstack's.
+_RESERVATION: Final = (
+    "{name, pages, state: pending | held | failed, cannot_free: {needed_pages, possible_pages} or uncooperative: [domid]"
+    " where it failed}; {state: none} where there is none"
+)
+AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
+    "reserve": Method(
+        "Free memory and hold it free until this connection ends; one reservation for each connection.",
+        {"pages": Param(_PAGES, "how much, in whole superpages")},
+        _RESERVATION,
+    ),
+    "reservation": Method("Say how this connection's reservation stands.", answer=_RESERVATION),
+    "status": Method(
+        "Say what the policy thinks.",
+        answer="{domains: {domid: willing | stuck | uncooperative | unable}, reservations: [reservation],"
+        " headroom_pages, balance}",
+    ),
+}
+
 DOMAIN_METHODS: Final[Mapping[str, Method]] = {
     "hello": Method(
         "Open or resume this domain's session.",

@@ -1,0 +1,184 @@
+"""The autoballoon daemon: a toolstack client that moves memory between domains by itself.
+
+It looks at the host every so often, lets the policy decide (`balancer`), and tells the hypervisor. Its
+own socket, `autoballoon.sock` beside the hypervisor's, is where `xbd reserve` asks for memory to be freed
+and held. It keeps nothing that matters: killed at any moment it leaves the host as it is, and the next
+one begins from what the host says; reservations end with it, as they do with the clients that took them.
+"""
+
+import fcntl
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from xbd.autoballoon_config import AutoballoonConfig, load_autoballoon_config
+from xbd.errors import ConfigError, HypercallError, PeerLost, ProtocolError
+from xbd.policy.model import Action, SetMax, SetTarget
+from xbd.services import signals, sockets
+from xbd.services.balancer import Balancer, BalancerEndpoint, minded, snapshot_of
+from xbd.services.guests import Pauses
+from xbd.services.nurseries import plain_errors
+from xbd.services.peers import TOOLSTACK_PATIENCE_S, SocketTransport, converse
+from xbd.services.runtime_dir import autoballoon_socket, check_socket_path
+from xbd.services.sd_notify import ServiceManager
+from xbd.toolstack.client import Client, open_client
+from xbd.toolstack.sockets import NoHypervisor
+
+_log = structlog.get_logger(__name__)
+
+# Each may hold a reservation; more are told to come again.
+MAX_PEERS: Final = 64
+# Out of descriptors: accepting would spin.
+ACCEPT_PAUSE_S: Final = 0.5
+
+
+class Autoballoon:
+    """The daemon of one hypervisor.
+
+    Args:
+        hypervisor_path: the hypervisor's socket.
+        config: what the policy may do.
+    """
+
+    def __init__(self, hypervisor_path: Path, config: AutoballoonConfig) -> None:
+        self._path = hypervisor_path
+        self._config = config
+        self._balancer = Balancer(config.settings)
+        self._peers = 0
+
+    def reload(self, config: AutoballoonConfig) -> None:
+        """Go on by another configuration; reservations stay."""
+        self._config = config
+        self._balancer.change(config.settings)
+
+    async def balance(self) -> None:
+        """Look and act for ever, through the hypervisor's restarts."""
+        pauses = Pauses()
+        while True:
+            try:
+                async with open_client(self._path) as client:
+                    _log.info("hypervisor_found", socket=str(self._path))
+                    pauses.reset()
+                    while True:
+                        await self._look(client)
+                        await trio.sleep(self._config.interval_s)
+            except* (PeerLost, ProtocolError, NoHypervisor) as group:
+                _log.warning("hypervisor_lost", reason=str(group.exceptions[0]))
+            await pauses.pause()
+
+    async def _look(self, client: Client) -> None:
+        domains = minded(await client.list(), self._config.domains)
+        snapshot = snapshot_of(await client.host(), domains)
+        for action in self._balancer.look(snapshot, trio.current_time()):
+            await _act(client, action)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve those who reserve memory, until cancelled."""
+        async with trio.open_nursery() as peers:
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                try:
+                    connection, _ = listener.accept()
+                except OSError as error:
+                    if sockets.is_out_of_descriptors(error):
+                        _log.error("descriptors_exhausted", error=error.strerror)
+                        await trio.sleep(ACCEPT_PAUSE_S)
+                    continue
+                connection.settimeout(0)
+                if self._peers >= MAX_PEERS or not sockets.is_permitted(connection):
+                    _log.warning("peer_refused", uid=sockets.peer_uid(connection), peers=self._peers)
+                    connection.close()
+                    continue
+                peers.start_soon(self._serve_peer, SocketTransport(connection, patience_s=TOOLSTACK_PATIENCE_S))
+
+    async def _serve_peer(self, transport: SocketTransport) -> None:
+        self._peers += 1
+        try:
+            await converse(transport, lambda wake: BalancerEndpoint(self._balancer, wake))
+        finally:
+            self._peers -= 1
+
+
+async def _act(client: Client, action: Action) -> None:
+    """Tell the hypervisor one thing. What it refuses, the next look sees: the domain may be gone."""
+    try:
+        match action:
+            case SetTarget(domid, pages):
+                await client.set_target(domid, pages)
+            case SetMax(domid, pages):
+                await client.set_max(domid, pages)
+    except HypercallError as error:
+        _log.warning("refused", domid=action.domid, pages=action.pages, reason=str(error))
+
+
+def lock(path: Path) -> int:
+    """Keep a second daemon off this hypervisor; returns the lock's descriptor.
+
+    Raises:
+        ConfigError: one runs, or there is no such directory.
+    """
+    lock_path = path.with_suffix(".lock")
+    try:
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(path.parent, "", "another `xbd autoballoon` minds this host; stop it first") from error
+    except OSError as error:
+        raise ConfigError(lock_path, "", f"cannot be locked: {error.strerror}; is a hypervisor there?") from error
+    return descriptor
+
+
+def _reloader(daemon: Autoballoon, manager: ServiceManager, path: Path | None) -> Callable[[], Awaitable[None]]:
+    """Make what a SIGHUP does: read the file again; one that is broken changes nothing."""
+
+    async def reload() -> None:
+        manager.reloading()
+        if path is None:
+            _log.warning("nothing_to_reload", reason="started without --config")
+        else:
+            try:
+                daemon.reload(load_autoballoon_config(path))
+                _log.info("reloaded", config=str(path))
+            except ConfigError as error:
+                _log.error("reload_refused", reason=str(error))
+        await trio.lowlevel.checkpoint()
+        manager.ready("balancing")
+
+    return reload
+
+
+async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, config_path: Path | None) -> int:
+    """Be the daemon until SIGTERM or SIGINT; SIGHUP reads *config_path* again. Returns the exit code.
+
+    Raises:
+        ConfigError: another one runs, or the socket cannot be bound.
+    """
+    path = check_socket_path(autoballoon_socket(hypervisor_path.parent))
+    descriptor = lock(path)
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
+    daemon = Autoballoon(hypervisor_path, config)
+    stop = trio.Event()
+    listener = sockets.bind_unix(path)
+    try:
+        with plain_errors(), signals.received() as received:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(daemon.serve, listener)
+                nursery.start_soon(daemon.balance)
+                nursery.start_soon(manager.feed)
+                nursery.start_soon(signals.heed, received, stop.set, _reloader(daemon, manager, config_path))
+                _log.info("autoballoon_ready", socket=str(path), balance=config.settings.balance.value)
+                manager.ready("balancing")
+                await stop.wait()
+                manager.stopping("stopping")
+                nursery.cancel_scope.cancel()
+    finally:
+        listener.close()
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+    _log.info("autoballoon_stopped")
+    return 0
