@@ -330,6 +330,20 @@ def test_who_waits_for_a_zombie_waits_for_the_last_unmap(run: Run, directory: Pa
     assert run("destroy", "mapper").exit_code == 0
 
 
+def test_the_map_says_what_the_host_says(run: Run, tmp_path: Path) -> None:
+    """Counts agree with those of `info`; piped it is letters and a legend; --png writes a picture."""
+    drawn, host = told(run("map", "--json")), told(run("info", "--json"))
+    assert (drawn["superframes"], drawn["free"]) == (host["superframes"], host["free_superframes"])
+    assert drawn["shattered"] == host["shattered_superframes"]
+    assert {row["name"] for row in drawn["owners"]} == {"web1", "web2", "web3", "lonely"}
+    piped = run("map", "--by", "state", "--width", "64").stdout
+    assert set(piped.splitlines()[0]) <= set(".#+")
+    path = tmp_path / "host.png"
+    assert run("map", "--png", str(path)).stdout == f"wrote {path}\n"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "cannot write" in run("map", "--png", str(tmp_path / "no" / "x.png")).stderr
+
+
 def test_a_claim_is_made_and_taken_back(run: Run) -> None:
     """What is outstanding is said; a claim that cannot be is refused with the hypervisor's reason."""
     assert run("create", "heir", "--memory", "8m", "--maxmem", "32m", "--no-start").exit_code == 0

@@ -16,6 +16,7 @@ from xbd.machine import claims, grants, mapping, messages
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainInfo, DomainState, P2m, describe
+from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.host import HostFrames
 from xbd.machine.image import Image
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
@@ -329,6 +330,10 @@ class Machine:
             claimed_frames=self.host.claimed_pages,
             domains=len(self._domains),
         )
+
+    def frame_map(self) -> FrameMap:
+        """Say of each superframe what it is and whose."""
+        return frame_map(self.host)
 
     def audit(self) -> list[str]:
         """Recompute everything and name what does not hold; empty when all is well."""

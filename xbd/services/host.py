@@ -109,6 +109,7 @@ class Host:
             "set_max": self._set_max,
             "claim": self._claim,
             "guest_mode": self._guest_mode,
+            "frames": self._frames,
             "audit": self._audit,
         }
 
@@ -235,6 +236,11 @@ class Host:
         record.notify("mode", mode=record.mode)
         self._event("mode", record, mode=record.mode)
         return {"mode": record.mode}
+
+    def _frames(self) -> dict[str, object]:
+        drawn = self.machine.frame_map()
+        owner, used = (part.astype("<u2", copy=False).tobytes() for part in (drawn.owner, drawn.used))
+        return {"superframes": drawn.kind.size, "kind": drawn.kind.tobytes(), "owner": owner, "used": used}
 
     def _audit(self) -> dict[str, object]:
         return {"violations": self.audit()}

@@ -185,6 +185,11 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         {"since": Param(fields.integer(0, MAX_EVENT_NUMBER), "number of the first one wanted; 0: all", default=0)},
         "{events: [event], next}; next: number of the event to come",
     ),
+    "frames": Method(
+        "Say of each superframe what it is and whose.",
+        answer="{superframes, kind, owner, used}, bin each: kind uint8 (0 free, 1 a domain's leaf, 2 shattered), owner uint16"
+        " (domid + 1 of who holds it or most of it, 0 nobody), used uint16 (frames that are not free)",
+    ),
     "audit": Method("Recompute everything.", answer="{violations: [text]}"),
 }
 TOOLSTACK_NOTIFICATIONS: Final[Mapping[str, Method]] = {

@@ -1,0 +1,56 @@
+"""The host's frames as a map: of each superframe what it is, whose, and how much of it is used."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.machine.host import HostFrames
+from xbd.units import SUPER_PAGES
+
+FREE: Final = 0
+WHOLE: Final = 1
+SHATTERED: Final = 2
+# So many superframes' detail is sorted at a time: 4 MiB, which stays in a processor's cache.
+_CHUNK: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameMap:
+    """Per superframe, (n,): *kind* uint8 (`FREE`, `WHOLE`: one leaf, `SHATTERED`); *owner* uint16, domid + 1 of who holds
+    it, or most of it, 0 for nobody; *used* uint16, frames that are not free.
+    """  # noqa: D205 - one sentence
+
+    kind: NDArray[np.uint8]
+    owner: NDArray[np.uint16]
+    used: NDArray[np.uint16]
+
+
+def frame_map(host: HostFrames) -> FrameMap:
+    """Draw the map of a host, two-level: only what is shattered is looked at frame by frame."""
+    used = (SUPER_PAGES - host.heap.free_count).astype(np.uint16)
+    whole = host.whole_owner > 0
+    kind = np.where(whole, WHOLE, np.where(used > 0, SHATTERED, FREE)).astype(np.uint8)
+    owner = host.whole_owner.copy()
+    shattered = np.flatnonzero(kind == SHATTERED)
+    for first in range(0, shattered.size, _CHUNK):
+        supers = shattered[first : first + _CHUNK]
+        owner[supers] = _holders_of_most(host.owner_rows[supers])
+    return FrameMap(kind, owner, used)
+
+
+def _holders_of_most(rows: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Find in each row, (n, 512) owners with 0 for none, the owner that is there most often; of equals any."""
+    ordered = np.sort(rows, axis=1).reshape(-1)
+    starts = np.flatnonzero(
+        np.concatenate(([True], ordered[1:] != ordered[:-1])) | (np.arange(ordered.size) % SUPER_PAGES == 0)
+    )
+    lengths = np.diff(np.concatenate((starts, [ordered.size])))
+    owners, in_row = ordered[starts], starts // SUPER_PAGES
+    lengths[owners == 0] = 0
+    # The last run of each row, when runs are in the order of rows and, in each, of lengths.
+    order = np.lexsort((lengths, in_row))
+    last = np.concatenate((in_row[order][1:] != in_row[order][:-1], [True]))
+    most: NDArray[np.uint16] = owners[order[last]]
+    return most
