@@ -344,6 +344,20 @@ def test_the_map_says_what_the_host_says(run: Run, tmp_path: Path) -> None:
     assert "cannot write" in run("map", "--png", str(tmp_path / "no" / "x.png")).stderr
 
 
+def test_ctrl_c_ends_the_waiting_and_not_the_moving(run: Run, directory: Path) -> None:
+    """Who is still on its way is named, the targets stay set, and the exit code is the shell's for Ctrl-C."""
+    assert run("guest-mode", "web1", "slow 2MiB/s").exit_code == 0
+    with running("--socket", str(directory / "run"), "mem-set", "web1", "web2", "32m", "--wait") as waiting:
+        # It has been told, and moves, as slowly as it may.
+        while told(run("info", "web1", "--json"))["tot_pages"] == 16384:
+            pass
+        assert waiting.end() == 130
+    assert any("interrupted; the targets stay set" in line for line in waiting.said)
+    assert told(run("info", "web1", "--json"))["target_pages"] == 8192
+    assert run("guest-mode", "web1", "normal").exit_code == 0
+    assert run("mem-set", "web1", "web2", "64m", "--wait").exit_code == 0
+
+
 def test_a_claim_is_made_and_taken_back(run: Run) -> None:
     """What is outstanding is said; a claim that cannot be is refused with the hypervisor's reason."""
     assert run("create", "heir", "--memory", "8m", "--maxmem", "32m", "--no-start").exit_code == 0

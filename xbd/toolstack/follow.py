@@ -1,8 +1,9 @@
 """Telling many domains their targets at once, and following them there."""
 
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
 import trio
@@ -85,6 +86,24 @@ async def follow(
         free_pages = int((await client.host())["free_frames"])
         for one in starved:
             one.reason = f"{GETS_NO_MORE}; the host has {format_pages(free_pages)} free"
+
+
+async def until_interrupted(waiting: Coroutine[object, object, None]) -> bool:
+    """Wait for *waiting*, or for Ctrl-C; says whether that came first."""
+    interrupted = False
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def hear() -> None:
+                nonlocal interrupted
+                async for _ in signals:
+                    interrupted = True
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hear)
+            await waiting
+            nursery.cancel_scope.cancel()
+    return interrupted
 
 
 class LiveView:

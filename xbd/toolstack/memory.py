@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import click
 
 from xbd.errors import HypercallError
-from xbd.toolstack.cli import EXIT_FAILED, client_options, emit, fail_for, for_each, with_client
+from xbd.toolstack.cli import EXIT_FAILED, EXIT_INTERRUPTED, client_options, emit, fail_for, for_each, with_client
 from xbd.toolstack.client import Client
-from xbd.toolstack.follow import LiveView, follow, tell_targets
+from xbd.toolstack.follow import LiveView, follow, tell_targets, until_interrupted
 from xbd.toolstack.progress import DEADLINE_S, Following, Outcome
 from xbd.toolstack.render import outcome_lines, outcomes_json
 from xbd.toolstack.targets import Change, Rounded, choose, parse_amount, plan, round_pages
@@ -45,27 +45,39 @@ def mem_set_command(
     is a size (512m, 2g; a bare number is MiB) or a percentage of each domain's static maximum (50%). Targets are whole superpages: what is not a multiple
     of 2 MiB is rounded down, and the command says to what. max_pages becomes the target itself (xl: 1 MiB more).
 
-    Without --wait it returns when all are told, as xl does; the guests move at their own pace.
+    Without --wait it returns when all are told, as xl does; the guests move at their own pace. Ctrl-C ends the
+    waiting, not the moving: the targets stay set, and those that are still on their way are named.
+
+    Example: xbd mem-set 'web*' db1 50% --wait
     """
     names, size = _names_and_size(names_and_size)
     amount = parse_amount(size)
     view = LiveView()
 
-    async def set_all(client: Client) -> tuple[list[Change], list[Following]]:
+    async def set_all(client: Client) -> tuple[list[Change], list[Following], bool]:
         changes = plan(choose(await client.list(), names), amount)
         if not as_json:
             _say_rounding(changes)
-        following = await tell_targets(client, changes)
-        if wait:
-            try:
-                await follow(client, following, view.show, deadline_s=deadline)
-            finally:
-                view.clear()
-        return changes, following
+        following: list[Following] = []
 
-    changes, following = with_client(socket_path, set_all)
+        async def tell_and_follow() -> None:
+            following.extend(await tell_targets(client, changes))
+            if wait:
+                await follow(client, following, view.show, deadline_s=deadline)
+
+        try:
+            interrupted = await until_interrupted(tell_and_follow())
+        finally:
+            view.clear()
+        return changes, following, interrupted
+
+    changes, following, interrupted = with_client(socket_path, set_all)
     asked = {change.domain.domid: change.target.asked_pages for change in changes}
     emit(as_json, outcomes_json(following, asked, waited=wait), outcome_lines(following, waited=wait))
+    if interrupted:
+        done = "the targets stay set, and the guests go on moving" if following else "some targets may be set"
+        click.echo(f"interrupted; {done}", err=True)
+        ctx.exit(EXIT_INTERRUPTED)
     good = (Outcome.REACHED,) if wait else (Outcome.REACHED, Outcome.MOVING)
     if any(one.outcome not in good for one in following):
         ctx.exit(EXIT_FAILED)
