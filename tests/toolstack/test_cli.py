@@ -1,11 +1,17 @@
 """The command line: usage, and every command against a real host of real processes."""
 
+import contextlib
 import json
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import trio
 from click.testing import CliRunner, Result
@@ -14,7 +20,7 @@ from tests.services.peer import connect
 from tests.toolstack.processes import running
 from xbd.services.runtime_dir import domain_socket
 from xbd.toolstack import follow, look, memory
-from xbd.toolstack.main import COMMANDS, main
+from xbd.toolstack.main import COMMANDS, EXAMPLES, main
 
 HOST = """
 [host]
@@ -64,12 +70,47 @@ def told(result: Result) -> Any:  # noqa: ANN401 - whatever JSON holds
 # -- usage
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"replay", "demo", "bench"}))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_explains_itself(name: str) -> None:
-    """And its line in the table is where it is said to be."""
+    """Its line in the table is where it is said to be, and its help ends with examples that it would understand."""
     result = xbd(name, "--help")
     assert result.exit_code == 0
     assert f"Usage: xbd {name}" in result.output
+    for example in EXAMPLES[name]:
+        assert example in result.output
+        program, command, *arguments = shlex.split(example.partition(" && ")[0])
+        assert (program, command) == ("xbd", name)
+        with contextlib.ExitStack() as stack:
+            found = main.get_command(click.Context(main), name)
+            assert found is not None
+            # Files that an example names need not be there.
+            stack.enter_context(found.make_context(name, arguments, resilient_parsing="FILE" in example))
+
+
+def test_the_shell_completes_commands_and_domains(run: Run, directory: Path) -> None:
+    """By the command line library's own means; where there is no hypervisor, nothing is offered and nothing said."""
+    del run
+
+    def complete(words: str, runtime_dir: Path) -> list[str]:
+        told = subprocess.run(
+            [sys.executable, "-m", "xbd"],
+            env=os.environ
+            | {
+                "_XBD_COMPLETE": "bash_complete",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(words.count(" ")),
+                "XBD_SOCKET": str(runtime_dir),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert told.stderr == ""
+        return [line.partition(",")[2] for line in told.stdout.splitlines() if line]
+
+    assert complete("xbd mem-", directory) == ["mem-set", "mem-max"]
+    assert complete("xbd info we", directory / "run") == ["web1", "web2", "web3"]
+    assert complete("xbd info we", directory / "nowhere") == []
 
 
 def test_help_names_every_command() -> None:

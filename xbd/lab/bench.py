@@ -21,7 +21,7 @@ from xbd.toolstack.cli import Failure
 def command(*, only: str | None, seed: int, as_json: bool) -> None:
     """Measure xbd: the frame allocator, hypercalls over the socket, guests shrunk and grown.
 
-    Figures are medians with their quartiles. Example: xbd bench --json
+    Figures are medians with their quartiles.
     """
     figures: dict[str, Figure] = {}
     if only in (None, "allocator"):

@@ -50,12 +50,7 @@ def command(
     variants: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Replay real guests' memory traces on an emulated host, one guest per trace, in one process.
-
-    Example: xbd replay clang-vm0.csv clang-vm1.csv --verify
-
-    Side by side: xbd replay clang-vm0.csv --variant exchange --variant virtio
-    """
+    """Replay real guests' memory traces on an emulated host, one guest per trace, in one process."""
     chosen = [name for name in VARIANTS if name != AS_THE_STRATEGY_SAYS] if ALL in variants else list(variants)
     done: list[tuple[ReplayReport, float]] = []
     try:

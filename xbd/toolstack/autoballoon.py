@@ -36,7 +36,7 @@ def autoballoon_command(ctx: click.Context, config_path: Path | None, log_level:
     """Run the policy that moves memory between domains by itself; it also serves `xbd reserve`.
 
     Without --config every key has its default; configs/autoballoon.toml describes them. SIGHUP reads the
-    file again. Example: xbd autoballoon --config configs/autoballoon.toml
+    file again.
     """
     from xbd.services.autoballoon import run_autoballoon  # noqa: PLC0415 - the other command needs none of it
 
@@ -56,8 +56,6 @@ def reserve_command(ctx: click.Context, size: str, command: tuple[str, ...], soc
 
     Domains are shrunk as far as it takes, by the autoballoon daemon, which must run. What cannot be freed is
     said exactly: how much is possible, or which domains refuse. Exit 1 then, else COMMAND's exit code.
-
-    Example: xbd reserve 4g xbd create big --memory 4g
     """
     rounded = round_pages(parse_pages(size))
     hypervisor = find_socket(socket_path or group_socket(), os.environ)

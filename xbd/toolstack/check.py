@@ -100,11 +100,7 @@ def check_command(ctx: click.Context, paths: tuple[Path, ...]) -> None:
 
     For each the first mistake, as file, key and reason, on standard error; or that it is all right, with a
     summary. Exit code 78 if any of them cannot be used.
-
-    \b
-    Example:
-      xbd check /etc/xbd/host.toml && systemctl reload xbd-hypervisor
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """
     verdicts = [check_file(path) for path in paths]
     for verdict in verdicts:
         click.echo(verdict.as_line(), err=not verdict.good)

@@ -43,11 +43,19 @@ class LazyGroup(click.Group):
 
     Args:
         table: command name to (`module:attribute`, what it does in a line).
+        examples: command name to what its help ends with.
     """
 
-    def __init__(self, *args: Any, table: dict[str, tuple[str, str]], **kwargs: Any) -> None:  # noqa: ANN401 - click's
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - click's
+        table: dict[str, tuple[str, str]],
+        examples: dict[str, tuple[str, ...]],
+        **kwargs: Any,  # noqa: ANN401 - click's
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._table = table
+        self._examples = examples
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the table's order."""
@@ -61,6 +69,8 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = self._table[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
+        # \b is click's mark for text that is not to be wrapped.
+        command.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in self._examples[cmd_name])))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -99,6 +109,18 @@ def raise_as_failure(error: BaseException) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(EXIT_FAILED) from error
     raise error
+
+
+def complete_domains(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a domain's name, where a hypervisor can be asked for them; nothing where none can."""
+    del param
+    given = ctx.params.get("socket_path") or ctx.find_root().params.get("socket_path")
+    try:
+        domains = with_client(given, lambda client: client.list())
+    except (XbdError, OSError, BaseExceptionGroup):
+        # A shell that completes has no place for an error.
+        return []
+    return [domain.name for domain in domains if domain.name.startswith(incomplete)]
 
 
 def client_options(command: _F) -> _F:

@@ -27,8 +27,6 @@ def map_command(by: str, width: int | None, png: Path | None, socket_path: str |
 
     In a terminal in colours (not with NO_COLOR), else in letters: a domain's whole superframes in small ones,
     those that are shattered in capitals, free ones as dots; by state '.', '#' and '+'.
-
-    Example: xbd map --by state --png host.png
     """
 
     async def look(client: Client) -> tuple[Frames, dict[int, str]]:

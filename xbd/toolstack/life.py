@@ -8,7 +8,16 @@ import trio
 
 from xbd.abi import DomainType
 from xbd.errors import HypercallError
-from xbd.toolstack.cli import EXIT_FAILED, Failure, client_options, emit, fail_for, for_each, with_client
+from xbd.toolstack.cli import (
+    EXIT_FAILED,
+    Failure,
+    client_options,
+    complete_domains,
+    emit,
+    fail_for,
+    for_each,
+    with_client,
+)
 from xbd.toolstack.client import Client
 from xbd.toolstack.follow import pause_for_next_look
 from xbd.toolstack.progress import DEADLINE_S
@@ -101,7 +110,7 @@ def _up_to(most: Rounded, target: Rounded) -> str:
 
 
 @click.command("destroy")
-@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
 @client_options
 def destroy_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
     """End domains at once; their memory goes back to the host.
@@ -132,7 +141,7 @@ def destroy_command(names: tuple[str, ...], socket_path: str | None, *, as_json:
 
 
 @click.command("shutdown")
-@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
 @client_options
 def shutdown_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
     """Ask the guests of domains to stop; `xbd wait DOMAIN --for shutdown` waits until they have.
@@ -149,7 +158,7 @@ def shutdown_command(names: tuple[str, ...], socket_path: str | None, *, as_json
 
 
 @click.command("guest-mode", context_settings={"ignore_unknown_options": True})
-@click.argument("name", metavar="DOMAIN")
+@click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
 @click.argument("mode", nargs=-1, required=True, metavar="MODE [SIZE]")
 @client_options
 def guest_mode_command(name: str, mode: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
@@ -205,7 +214,7 @@ def _for_named(
 
 
 @click.command("wait")
-@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
 @click.option(
     "--for",
     "condition",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from xbd.toolstack.cli import EXIT_FAILED, client_options, emit, with_client
+from xbd.toolstack.cli import EXIT_FAILED, client_options, complete_domains, emit, with_client
 from xbd.toolstack.client import Client
 from xbd.toolstack.render import domain_details, domains_table, event_line, host_details
 from xbd.toolstack.targets import choose, is_any
@@ -14,7 +14,7 @@ from xbd.toolstack.views import DomainView
 
 
 @click.command("list")
-@click.argument("names", nargs=-1, metavar="[DOMAIN]...")
+@click.argument("names", nargs=-1, metavar="[DOMAIN]...", shell_complete=complete_domains)
 @client_options
 def list_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
     """List the domains, or those that are named (names, numbers, patterns as 'web*').
@@ -27,7 +27,7 @@ def list_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bo
 
 
 @click.command("info")
-@click.argument("names", nargs=-1, metavar="[DOMAIN]...")
+@click.argument("names", nargs=-1, metavar="[DOMAIN]...", shell_complete=complete_domains)
 @client_options
 def info_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
     """Tell all about the host, or about the domains that are named."""

@@ -37,7 +37,42 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-@click.group("xbd", cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+# What its help ends with, by command.
+EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
+    "create": ("xbd create web1 --memory 512m --maxmem 2g --workload steady",),
+    "destroy": ("xbd destroy 'web*'",),
+    "shutdown": ("xbd shutdown web1 && xbd wait web1 --for shutdown",),
+    "list": ("xbd list", "xbd list 'web*' --json"),
+    "info": ("xbd info", "xbd info dom0"),
+    "mem-set": ("xbd mem-set 'web*' db1 50% --wait", "xbd mem-set dom0 1g"),
+    "mem-max": ("xbd mem-max web1 1g",),
+    "claim": ("xbd claim big 32g", "xbd claim big none"),
+    "guest-mode": ("xbd guest-mode web1 stuck", "xbd guest-mode 'web*' slow 10MiB/s"),
+    "wait": ("xbd wait web1 web2", "xbd wait 'web*' --for gone --timeout 30"),
+    "top": ("xbd top --sort calls", "xbd top 'web*' --once"),
+    "map": ("xbd map --by state", "xbd map --png host.png"),
+    "events": ("xbd events", "xbd events --no-follow --json"),
+    "audit": ("xbd audit",),
+    "check": ("xbd check /etc/xbd/host.toml && systemctl reload xbd-hypervisor",),
+    "up": ("xbd up configs/small.toml",),
+    "hypervisor": ("xbd hypervisor --memory 16g", "xbd hypervisor --config /etc/xbd/host.toml"),
+    "guests": ("xbd guests",),
+    "guest": ("xbd guest web1",),
+    "metrics": ("xbd metrics --listen 127.0.0.1:9110",),
+    "autoballoon": ("xbd autoballoon --config configs/autoballoon.toml",),
+    "reserve": ("xbd reserve 4g", "xbd reserve 4g xbd create big --memory 4g"),
+    "replay": (
+        "xbd replay clang-vm0.csv clang-vm1.csv --verify",
+        "xbd replay clang-vm0.csv --variant exchange --variant virtio",
+    ),
+    "demo": ("xbd demo",),
+    "bench": ("xbd bench --json",),
+}
+
+
+@click.group(
+    "xbd", cls=LazyGroup, table=COMMANDS, examples=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(xbd.__version__, prog_name="xbd")
 @socket_option
 def main(socket_path: str | None) -> None:
@@ -46,6 +81,9 @@ def main(socket_path: str | None) -> None:
     `xbd demo` shows it all; `xbd up configs/small.toml` starts a host, then `xbd list` in another terminal.
 
     Sizes: a bare number is MiB; b, k, m, g, t in either case. Exit codes: 0 done, 1 the thing asked for
-    failed, 2 wrong usage, 78 wrong configuration.
+    failed, 2 wrong usage, 78 wrong configuration, 130 Ctrl-C. Errors are a sentence on stderr; what is
+    printed is plain when it is piped, and JSON with --json.
+
+    Completion: eval "$(_XBD_COMPLETE=bash_source xbd)", or zsh_source, or fish_source.
     """
     del socket_path  # the commands that connect look it up

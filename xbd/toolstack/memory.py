@@ -5,7 +5,16 @@ from collections.abc import Sequence
 import click
 
 from xbd.errors import HypercallError
-from xbd.toolstack.cli import EXIT_FAILED, EXIT_INTERRUPTED, client_options, emit, fail_for, for_each, with_client
+from xbd.toolstack.cli import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    client_options,
+    complete_domains,
+    emit,
+    fail_for,
+    for_each,
+    with_client,
+)
 from xbd.toolstack.client import Client
 from xbd.toolstack.follow import LiveView, follow, tell_targets, until_interrupted
 from xbd.toolstack.progress import DEADLINE_S, Following, Outcome
@@ -16,7 +25,7 @@ from xbd.units import format_pages
 
 
 @click.command("mem-set")
-@click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE")
+@click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE", shell_complete=complete_domains)
 @click.option(
     "--wait", is_flag=True, help="Wait until each is at its target, stuck or refused; exit 1 if any is not there."
 )
@@ -47,8 +56,6 @@ def mem_set_command(
 
     Without --wait it returns when all are told, as xl does; the guests move at their own pace. Ctrl-C ends the
     waiting, not the moving: the targets stay set, and those that are still on their way are named.
-
-    Example: xbd mem-set 'web*' db1 50% --wait
     """
     names, size = _names_and_size(names_and_size)
     amount = parse_amount(size)
@@ -84,7 +91,7 @@ def mem_set_command(
 
 
 @click.command("mem-max")
-@click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE")
+@click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE", shell_complete=complete_domains)
 @client_options
 def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
     """Set the most that DOMAINs may hold (max_pages), and leave their targets alone.
@@ -120,7 +127,7 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
 
 
 @click.command("claim")
-@click.argument("name", metavar="DOMAIN")
+@click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
 @click.argument("size", metavar="SIZE|none")
 @client_options
 def claim_command(name: str, size: str, socket_path: str | None, *, as_json: bool) -> None:

@@ -37,8 +37,6 @@ def metrics_command(listen: str, socket_path: str | None) -> None:
 
     While the hypervisor cannot be reached, the page says `xbd_up 0`. Whoever can connect can read: an address
     other than this machine's own is for a network that you trust.
-
-    Example: xbd metrics --listen 127.0.0.1:9110
     """
     try:
         from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415 - an extra

@@ -12,7 +12,7 @@ from xbd import log
 from xbd.abi import MAX_DOMAINS
 from xbd.config import DEFAULT_STRATEGY, LOG_LEVELS, MAX_HOST_PAGES, STRATEGIES, HostConfig, load_host_config
 from xbd.services.runtime_dir import check_socket_path, default_runtime_dir, domain_socket
-from xbd.toolstack.cli import Failure, group_socket, socket_option
+from xbd.toolstack.cli import Failure, complete_domains, group_socket, socket_option
 from xbd.toolstack.sockets import find_socket
 from xbd.toolstack.targets import parse_pages, round_pages
 from xbd.units import format_pages
@@ -164,7 +164,7 @@ def guests_command(ctx: click.Context, socket_path: str | None, log_level: str, 
 
 
 @click.command("guest")
-@click.argument("name", metavar="DOMAIN")
+@click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
 @socket_option
 @_log_option
 @_supervised_option

@@ -14,7 +14,7 @@ from typing import Final
 import click
 import trio
 
-from xbd.toolstack.cli import client_options, emit, with_client
+from xbd.toolstack.cli import client_options, complete_domains, emit, with_client
 from xbd.toolstack.client import Client
 from xbd.toolstack.targets import choose, is_any
 from xbd.toolstack.top_view import COLUMNS, Look, Wish, host_lines, row_map, rows_of, screen, sort_rows, table_lines
@@ -28,7 +28,7 @@ _PIPED_WIDTH: Final = 160
 
 
 @click.command("top")
-@click.argument("names", nargs=-1, metavar="[DOMAIN]...")
+@click.argument("names", nargs=-1, metavar="[DOMAIN]...", shell_complete=complete_domains)
 @click.option(
     "--sort", "by", type=click.Choice(list(COLUMNS)), default="mem", show_default=True, help="The column to sort by."
 )
@@ -49,8 +49,6 @@ def top_command(
 
     Keys: q quits, s sorts by the next column, r reverses, p pauses, arrows scroll. What does not fit the width
     is left out from the right.
-
-    Example: xbd top --sort calls
     """
     live = sys.stdout.isatty() and sys.stdin.isatty() and not (once or as_json)
 
