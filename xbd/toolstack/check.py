@@ -66,7 +66,7 @@ def _check_here(path: Path, config: HostConfig) -> None:
             grp.getgrnam(config.group)
         except KeyError as error:
             raise ConfigError(path, "host.group", f"no group is called {config.group!r} on this machine") from error
-    directory = (config.runtime_dir or default_runtime_dir(os.environ)).absolute()
+    directory = (config.runtime_dir or default_runtime_dir(os.environ)).resolve()
     try:
         check_socket_path(domain_socket(directory, MAX_DOMAINS))
     except ConfigError as error:

@@ -127,7 +127,7 @@ def _plain_host(memory: str, strategy: str) -> HostConfig:
 
 
 def _runtime_dir(given: Path | None, config: HostConfig) -> Path:
-    directory = (given or config.runtime_dir or default_runtime_dir(os.environ)).absolute()
+    directory = (given or config.runtime_dir or default_runtime_dir(os.environ)).resolve()
     # The longest name in it decides, before anything is started.
     check_socket_path(domain_socket(directory, MAX_DOMAINS))
     return directory
