@@ -4,14 +4,13 @@ TOML, one `[autoballoon]`; `configs/autoballoon.toml` describes every key. Whate
 is a `ConfigError` that names file, key and reason.
 """
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from xbd.errors import BadArgument, ConfigError
 from xbd.policy.model import MOST_PAGES, Balance, Settings
-from xbd.toml_table import Table
+from xbd.toml_table import read_text, top_table
 
 # Looking at a thousand domains takes their daemon a quarter of a second.
 INTERVAL_MIN_S: Final = 0.1
@@ -29,22 +28,12 @@ class AutoballoonConfig:
 
 def load_autoballoon_config(path: Path) -> AutoballoonConfig:
     """Read the file. Raises ConfigError: it cannot be read, is no TOML, or says what cannot be."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(path, "", f"cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(path, "", f"is not UTF-8 text (byte {error.start})") from error
-    return parse_autoballoon_config(text, path)
+    return parse_autoballoon_config(read_text(path), path)
 
 
 def parse_autoballoon_config(text: str, path: Path | str) -> AutoballoonConfig:
     """Read the file's text; *path* is what errors call it. Raises ConfigError."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(path, "", f"is not TOML: {error}") from error
-    top = Table(path, "", document)
+    top = top_table(text, path)
     table = top.table("autoballoon")
     top.finish()
     if table is None:

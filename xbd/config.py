@@ -8,7 +8,6 @@ every key. Whatever in it cannot be used is a `ConfigError` that names file, key
 are written as everywhere (`512`, `"512m"`, `"2g"`; a bare number is MiB), in multiples of 2 MiB.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from xbd.errors import BadArgument, ConfigError
 from xbd.guest import DRIVERS, DriverSettings, override_driver
 from xbd.guest.workload import make_workload
 from xbd.machine.settings import HOME_FILLS, TODAYS_XEN, HostSettings
-from xbd.toml_table import Table
+from xbd.toml_table import Table, read_text, top_table
 from xbd.units import GIB_PAGES, MIB_PAGES, SUPER_PAGES, format_pages
 
 # A 4 TiB host has 2 Mi superframes; 64 TiB is what the tables of one process can hold with room.
@@ -93,13 +92,7 @@ class HostConfig:
 
 def load_host_config(path: Path) -> HostConfig:
     """Read a host file. Raises ConfigError: it cannot be read, is no TOML, or says what cannot be."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(path, "", f"cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(path, "", f"is not UTF-8 text (byte {error.start})") from error
-    return parse_host_config(text, path)
+    return parse_host_config(read_text(path), path)
 
 
 def parse_host_config(text: str, path: Path | str) -> HostConfig:
@@ -108,11 +101,7 @@ def parse_host_config(text: str, path: Path | str) -> HostConfig:
     Raises:
         ConfigError: naming the key and the reason.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(path, "", f"is not TOML: {error}") from error
-    top = Table(path, "", document)
+    top = top_table(text, path)
     host = top.table("host")
     if host is None:
         raise ConfigError(path, "host", "there is no [host] section; it must at least say `memory`")

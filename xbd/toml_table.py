@@ -1,12 +1,32 @@
 """Reading TOML key by key, so that every key that nobody asked for, and every entry of a wrong kind, is refused by name."""
 
 import difflib
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from xbd.errors import BadSize, ConfigError
 from xbd.units import SUPER_PAGES, format_pages, parse_size_pages
+
+
+def read_text(path: Path) -> str:
+    """Read a file. Raises ConfigError: it cannot be read, or is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(path, "", f"cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, "", f"is not UTF-8 text (byte {error.start})") from error
+
+
+def top_table(text: str, path: Path | str) -> "Table":
+    """Read a file's text; *path* is what errors call it. Raises ConfigError: it is no TOML."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(path, "", f"is not TOML: {error}") from error
+    return Table(path, "", document)
 
 
 class Table:

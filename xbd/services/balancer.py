@@ -57,7 +57,7 @@ def minded(domains: Sequence[DomainView], patterns: Sequence[str]) -> list[Domai
         try:
             found |= {domain.domid: domain for domain in choose(domains, [pattern])}
         except AskedWrong:
-            continue
+            continue  # nobody of that name now
     return [found[domid] for domid in sorted(found)]
 
 
