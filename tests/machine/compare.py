@@ -65,7 +65,7 @@ def _assert_same_domain(machine: Machine, domid: int, domain: NaiveDomain) -> No
     assert (info.state, info.type) == ("zombie" if domain.zombie else "running", domain.domain_type)
     coverage = SUPER_PAGES * info.leaves / info.tot_pages if info.tot_pages else 1.0
     assert info.superpage_coverage == coverage
-    assert (info.hypercalls, info.extents) == (dict(domain.calls), dict(domain.extents))
+    assert (info.hypercalls, info.extents) == (dict(domain.calls), dict(+domain.extents))
     assert {type(info.tot_pages), type(info.leaves), *map(type, info.extents.values())} == {int}
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.machine.twin import Twin
 from xbd import abi
 from xbd.abi import DomainType, Frames
-from xbd.machine import TODAYS_XEN, HostSettings
+from xbd.machine import TODAYS_XEN, HostSettings, Machine
 from xbd.units import SUPER_PAGES
 
 BLOCKS = 3
@@ -39,8 +39,10 @@ class Step:
 class Play:
     """Carries steps out on a machine and its model."""
 
-    def __init__(self, superframes: int, host: HostSettings, types: tuple[DomainType, ...]) -> None:
-        self.twin = Twin(superframes, host)
+    def __init__(
+        self, superframes: int, host: HostSettings, types: tuple[DomainType, ...], machine: Machine | None = None
+    ) -> None:
+        self.twin = Twin(superframes, host, machine)
         self.types = types
         self.model = self.twin.model
 

@@ -9,7 +9,7 @@ from tests.machine.twin import Twin
 from xbd import abi
 from xbd.abi import Frames
 from xbd.errors import OutOfFrames
-from xbd.machine import TODAYS_XEN, HostSettings
+from xbd.machine import TODAYS_XEN, HostSettings, Machine
 from xbd.units import SUPER_PAGES
 
 SUPERFRAMES = 5
@@ -29,9 +29,9 @@ SETTINGS = {
 class Chaos:
     """Makes up random operations for a twin; the same seed gives the same run."""
 
-    def __init__(self, settings: HostSettings, seed: int) -> None:
+    def __init__(self, settings: HostSettings, seed: int, machine: Machine | None = None) -> None:
         self.rng = np.random.default_rng(seed)
-        self.twin = Twin(SUPERFRAMES, settings)
+        self.twin = Twin(SUPERFRAMES, settings, machine)
 
     def chance(self, probability: float) -> bool:
         """Throw a coin."""

@@ -44,8 +44,8 @@ class Backing:
 class Twin:
     """Does each operation on both and compares all that can be asked."""
 
-    def __init__(self, superframes: int, settings: HostSettings | None = None) -> None:
-        self.machine = Machine(superframes, settings=settings)
+    def __init__(self, superframes: int, settings: HostSettings | None = None, machine: Machine | None = None) -> None:
+        self.machine = machine or Machine(superframes, settings=settings)
         self.model = NaiveHost(superframes, self.machine.settings)
 
     def create(

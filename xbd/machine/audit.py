@@ -38,7 +38,7 @@ def audit(host: HostFrames, domains: Iterable[Domain]) -> list[str]:
         all_leaves.append(leaves)
         all_frames.append(frames)
         all_homes.append(domain.p2m.home[domain.p2m.home > 0] - 1)
-        all_at_home.append(_frames_at_home(domain))
+        all_at_home.append(frames_at_home(domain))
     frames = np.concatenate(all_frames)
     whole = np.bincount(np.concatenate(all_leaves), minlength=superframes)
     used = np.bincount(frames >> SUPER_ORDER, minlength=superframes)
@@ -109,7 +109,7 @@ def _check_owners(host: HostFrames, domain: Domain, leaves: np.ndarray, frames: 
     return wrong
 
 
-def _frames_at_home(domain: Domain) -> Frames:
+def frames_at_home(domain: Domain) -> Frames:
     """List the frames of shattered blocks that are at home."""
     p2m = domain.p2m
     gfns = expand_supers(np.flatnonzero((p2m.home > 0) & (p2m.leaf == 0)))

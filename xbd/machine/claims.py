@@ -37,6 +37,7 @@ def claim(host: HostFrames, domain: Domain, pages: int) -> None:
             "a smaller claim, or memory freed by other domains first",
         )
     domain.claimed_pages = outstanding
+    domain.save()
     host.claimed_pages += outstanding
 
 
@@ -49,8 +50,10 @@ def free_frames_for(host: HostFrames, domain: Domain | None) -> int:
 def consume(host: HostFrames, domain: Domain, pages: int) -> None:
     """Count pages that a domain has just populated against its claim."""
     used = min(pages, domain.claimed_pages)
-    domain.claimed_pages -= used
-    host.claimed_pages -= used
+    if used:
+        domain.claimed_pages -= used
+        domain.save()
+        host.claimed_pages -= used
 
 
 def release(host: HostFrames, domain: Domain) -> None:

@@ -8,7 +8,6 @@ from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
 from xbd.machine.extents import answer, check_extents, first_unpopulated
 from xbd.machine.host import HostFrames
-from xbd.units import SUPER_ORDER
 
 
 def load(host: HostFrames, domain: Domain, command: Load) -> LoadResult:
@@ -24,8 +23,7 @@ def store(host: HostFrames, domain: Domain, command: Store) -> MemopResult:
     if command.words.size != command.gfns.size:
         raise BadArgument(f"{command.words.size} words for {command.gfns.size} pages", "one word for each page")
     mfns, stop = _reach(domain, command.gfns, writing=True)
-    host.content[mfns] = command.words[: mfns.size]
-    host.written[mfns >> SUPER_ORDER] = True
+    host.write(mfns, command.words[: mfns.size])
     return answer(mfns.size, command.gfns.size, stop)
 
 

@@ -6,19 +6,44 @@ blocks; so a domain of superpages touches no detail at all. An entry below 0 is 
 mapping of another domain's frame, -(handle + 1) (see `tables`); it is not populated.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import DomainType, Features, Frames
+from xbd.abi import MAX_DOMAINS, MAX_GRANTS, MAX_MAPPINGS, MAX_NAME_CHARS, DomainType, Features, Frames
 from xbd.frames import expand_supers
-from xbd.machine.image import Image
-from xbd.machine.inbox import Inbox
-from xbd.machine.tables import GrantTable, MappingTable
+from xbd.machine.counts import COUNTS, Counts
+from xbd.machine.image import Column, Image, Layout, Section
+from xbd.machine.inbox import INBOX_COLUMN_WORDS, Inbox
+from xbd.machine.tables import GRANT_WORDS, MAPPING_WORDS, GrantTable, MappingTable
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
+
+# A character of UTF-8 has four bytes at most; the name's length in bytes comes before it.
+_NAME_WORDS: Final = 1 + MAX_NAME_CHARS * 4 // 8
+# Room for another few limits, which then need no other layout.
+_LIMITS: Final = 16
+
+
+def domain_layout(gfn_count: int) -> Layout:
+    """Lay out what is saved of a domain."""
+    blocks = -(-gfn_count // SUPER_PAGES)
+    return Layout(
+        {
+            "limits": (1, _LIMITS),
+            "name": (1, _NAME_WORDS),
+            "counts": (COUNTS, 1),
+            "peers": (MAX_DOMAINS, 1),
+            # leaf, home
+            "blocks": (blocks, 2),
+            "entry": (blocks << SUPER_ORDER, 1),
+            "grants": (MAX_GRANTS, GRANT_WORDS),
+            "mappings": (MAX_MAPPINGS, MAPPING_WORDS),
+            "inbox": (INBOX_COLUMN_WORDS, 1),
+        }
+    )
 
 
 class P2m:
@@ -26,17 +51,22 @@ class P2m:
 
     Attributes: per block (k,): *populated* uint16; *slots* uint16, entries that are slots in use; *home* int64,
     superframe + 1 or 0; *leaf* int64, first mfn + 1 of the leaf or 0. Per gfn: *entry* int64, mfn + 1, 0, or a slot.
+    Leaf, home and entry are saved, and noted before they are written: *blocks*, *entries*, or whole *entry_rows*.
     """
 
-    def __init__(self, gfn_count: int, image: Image, prefix: str) -> None:
+    def __init__(self, gfn_count: int, image: Image, section: Section) -> None:
         self.gfn_count = gfn_count
         blocks = -(-gfn_count // SUPER_PAGES)
-        self.populated: NDArray[np.uint16] = image.make(f"{prefix}populated", blocks, np.uint16)
-        self.slots: NDArray[np.uint16] = image.make(f"{prefix}slots", blocks, np.uint16)
-        self.home: Frames = image.make(f"{prefix}home", blocks, np.int64)
-        self.leaf: Frames = image.make(f"{prefix}leaf", blocks, np.int64)
-        self.entry: Frames = image.make(f"{prefix}entry", blocks << SUPER_ORDER, np.int64)
-        self.rows = self.entry.reshape(-1, SUPER_PAGES)
+        domid = section.key[1]
+        self.populated: NDArray[np.uint16] = image.make(f"domain.{domid}.populated", blocks, np.uint16)
+        self.slots: NDArray[np.uint16] = image.make(f"domain.{domid}.slots", blocks, np.uint16)
+        self.blocks = section.column("blocks")
+        self.leaf: Frames = self.blocks.words[:, 0]
+        self.home: Frames = self.blocks.words[:, 1]
+        self.entries = section.column("entry")
+        self.entry_rows = section.column("entry", width=SUPER_PAGES)
+        self.entry: Frames = self.entries.words
+        self.rows: Frames = self.entry_rows.words
 
     def lookup(self, gfns: Frames) -> Frames:
         """Translate (n,) gfns: mfn + 1, 0 where nothing is populated, below 0 for a slot in use."""
@@ -99,19 +129,24 @@ class DomainState(StrEnum):
     ZOMBIE = "zombie"
 
 
+_STATES: Final = tuple(DomainState)
+_TYPES: Final = tuple(DomainType)
+
+
 @dataclass(slots=True, eq=False)
 class Domain:
     """A domain's tables.
 
     *tot_pages*, *leaves*, *mapped* (slots in use) and *referenced* (own frames that others map) are fast counters that
     `audit` recomputes. *claimed_pages*: what is outstanding of its claim. *grants*, *mappings* and *inbox* are None until they are first used. *birth* numbers the
-    domains of a host: a domid is used again, a birth is not. *peers*: whom it sent a message or had one from, domid to
-    birth.
+    domains of a host: a domid is used again, a birth is not. *peers* (`MAX_DOMAINS`,): whom it sent a message or had one
+    from, their births by domid. *section*: what is saved of it; who changes a limit, the claim or the state calls `save`.
     """
 
     domid: int
     name: str
     p2m: P2m
+    section: Section
     max_pages: int
     target_pages: int
     min_pages: int = 0
@@ -126,10 +161,38 @@ class Domain:
     grants: GrantTable | None = None
     mappings: MappingTable | None = None
     inbox: Inbox | None = None
-    peers: dict[int, int] = field(default_factory=dict)
     state: DomainState = DomainState.RUNNING
-    hypercalls: Counter[str] = field(default_factory=Counter)
-    extents: Counter[str] = field(default_factory=Counter)
+    counts: Counts = field(init=False)
+    peers: Column = field(init=False)
+    _limits: Column = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = Counts(self.section.column("counts"))
+        self.peers = self.section.column("peers")
+        self._limits = self.section.column("limits")
+
+    def save(self) -> None:
+        """Write what is saved of limits and state."""
+        self._limits.note_row(0)
+        limits = (
+            self.birth,
+            self.p2m.gfn_count,
+            self.max_pages,
+            self.target_pages,
+            self.min_pages,
+            self.claimed_pages,
+            _TYPES.index(self.domain_type),
+            _STATES.index(self.state),
+        )
+        self._limits.words[0, : len(limits)] = limits
+
+    def save_name(self) -> None:
+        """Write its name, which never changes."""
+        column = self.section.column("name")
+        column.note_row(0)
+        encoded = self.name.encode()
+        column.words[0, 0] = len(encoded)
+        column.words[0, 1:].view(np.uint8)[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
 
     @property
     def superpage_coverage(self) -> float:
@@ -182,6 +245,6 @@ def describe(domain: Domain) -> DomainInfo:
         mapped_grants=domain.mapped,
         referenced_pages=domain.referenced,
         claimed_pages=domain.claimed_pages,
-        hypercalls=dict(sorted(domain.hypercalls.items())),
-        extents=dict(sorted(domain.extents.items())),
+        hypercalls=domain.counts.hypercalls(),
+        extents=domain.counts.extents(),
     )

@@ -44,7 +44,7 @@ def grant(registry: Registry, host: HostFrames, domain: Domain, command: Grant) 
     check_extents(command.gfns, 0, domain)
     to = registry.partner(domain, command.to)
     if domain.grants is None:
-        domain.grants = GrantTable(registry.image, f"domain.{domain.domid}.grants")
+        domain.grants = GrantTable(domain.section)
     table = domain.grants
     gfns = command.gfns[:TURN_EXTENTS]
     done, stop = first_unpopulated(domain.p2m.lookup(gfns)), Stop.ENOENT
@@ -101,7 +101,7 @@ def map_grant(registry: Registry, host: HostFrames, domain: Domain, command: Map
     if owner is None or owner is domain or owner.state is DomainState.ZOMBIE or owner.grants is None:
         raise _no_owner(command.owner)
     if domain.mappings is None:
-        domain.mappings = MappingTable(registry.image, f"domain.{domain.domid}.mappings")
+        domain.mappings = MappingTable(domain.section)
     refs, gfns = command.refs[:TURN_EXTENTS], command.gfns[:TURN_EXTENTS]
     valid, stop, entries = _valid_references(owner, owner.grants, domain, refs, readonly=command.readonly)
     if not valid and not _granted_anything(owner.grants, domain):
@@ -154,6 +154,7 @@ def _enter(domain: Domain, owner: Domain, refs: Frames, gfns: Frames, mfns: Fram
     table.owner[handles] = owner.domid
     table.ref[handles] = refs
     table.readonly[handles] = readonly
+    domain.p2m.entries.note(gfns)
     domain.p2m.entry[gfns] = -(handles + 1)
     blocks, counts = group_by_super(gfns)
     domain.p2m.slots[blocks] = domain.p2m.slots[blocks] + counts
@@ -178,6 +179,7 @@ def unmap(registry: Registry, host: HostFrames, domain: Domain, handles: Frames)
     assert table is not None, "a mapping without its table"
     gfns = table.gfn[handles] - 1
     blocks, counts = group_by_super(gfns)
+    domain.p2m.entries.note(gfns)
     domain.p2m.entry[gfns] = 0
     domain.p2m.slots[blocks] = domain.p2m.slots[blocks] - counts
     domain.mapped -= gfns.size
@@ -235,6 +237,7 @@ def cut_off(registry: Registry, host: HostFrames, domain: Domain) -> None:
         assert table is not None, f"d{domid} maps pages without a table"
         handles = table.of(domain.domid)
         mfns = table.mfn[handles] - 1
+        table.note(handles)
         table.mfn[handles] = 0
         unreference(host, domain, mfns)
     if domain.grants is not None:

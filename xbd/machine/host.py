@@ -10,23 +10,66 @@ A superframe is *kept* when a block claims it, all its used frames are that bloc
 least half of it is used: then the heap serves others from it last (`keep_holes`).
 """
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import Frames, Words
+from xbd.abi import MAX_DOMAINS, Frames, Words
+from xbd.errors import DamagedState
 from xbd.frames import FrameAllocator, Groups, expand_supers
-from xbd.machine.image import Image
-from xbd.machine.settings import HostSettings
+from xbd.machine.image import Image, Layout, Section
+from xbd.machine.settings import HOME_FILLS, HostSettings
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 # "Nearly whole" begins at half: below it, more is gained by giving the rest away than by waiting for its owner.
 KEPT_MIN_FRAMES = SUPER_PAGES // 2
+# Room for another few settings, which then need no other layout.
+_SETTINGS: Final = 16
+
+
+def host_layout(superframes: int) -> Layout:
+    """Lay out what is saved of a host, beside its domains."""
+    return Layout(
+        {"settings": (1, _SETTINGS), "births": (MAX_DOMAINS + 1, 1), "content": (superframes << SUPER_ORDER, 1)}
+    )
+
+
+def save_host(section: Section, superframes: int, settings: HostSettings) -> None:
+    """Write what never changes of a host into its new section."""
+    column = section.column("settings")
+    column.note_row(0)
+    column.words[0, :6] = (
+        superframes,
+        settings.populate_depopulate,
+        settings.exchange_translated,
+        HOME_FILLS.index(settings.home_fill),
+        settings.coalesce,
+        settings.keep_holes,
+    )
+
+
+def saved_host(section: Section) -> tuple[int, HostSettings]:
+    """Read what `save_host` wrote: superframes and settings. Raises DamagedState: it makes no sense."""
+    superframes, populate_depopulate, exchange, home_fill, coalesce, keep_holes = (
+        int(word) for word in section.column("settings").words[0, :6]
+    )
+    flags = {populate_depopulate, exchange, coalesce, keep_holes}
+    if flags - {0, 1} or not 0 <= home_fill < len(HOME_FILLS) or section.layout != host_layout(superframes):
+        raise DamagedState("the host's settings make no sense")
+    return superframes, HostSettings(
+        populate_depopulate=bool(populate_depopulate),
+        exchange_translated=bool(exchange),
+        home_fill=HOME_FILLS[home_fill],  # type: ignore[arg-type]  # one of them
+        coalesce=bool(coalesce),
+        keep_holes=bool(keep_holes),
+    )
 
 
 class HostFrames:
-    """The frames of a host of *superframes* superframes; arrays lie in *image*."""
+    """The frames of a host of *superframes* superframes; derived arrays lie in *image*, content words in *section*."""
 
-    def __init__(self, superframes: int, settings: HostSettings, image: Image) -> None:
+    def __init__(self, superframes: int, settings: HostSettings, image: Image, section: Section) -> None:
         self.settings = settings
         self.heap = FrameAllocator(superframes << SUPER_ORDER, shelf_of=self._shelf_of if settings.keep_holes else None)
         # What is free, but promised to a domain.
@@ -38,9 +81,11 @@ class HostFrames:
         self.pinned: NDArray[np.uint16] = image.make("host.pinned", superframes, np.uint16)
         self.references: NDArray[np.uint32] = image.make("host.references", frames, np.uint32)
         self.frame_owner: NDArray[np.uint16] = image.make("host.frame_owner", frames, np.uint16)
-        self.content: Words = image.make("host.content", frames, np.uint64)
+        self._saved_content = section.column("content")
+        self._saved_content_rows = section.column("content", width=SUPER_PAGES)
+        self.content: Words = self._saved_content.words.view(np.uint64)
+        self.content_rows: Words = self._saved_content_rows.words.view(np.uint64)
         self.owner_rows = self.frame_owner.reshape(-1, SUPER_PAGES)
-        self.content_rows = self.content.reshape(-1, SUPER_PAGES)
 
     def _shelf_of(self, supers: Frames) -> Frames:
         at_home = self.at_home[supers]
@@ -54,9 +99,16 @@ class HostFrames:
         self.at_home[supers] = self.at_home[supers] + sign * counts
         self.heap.reshelve(supers)
 
+    def write(self, frames: Frames, words: Words) -> None:
+        """Write the content words of single frames."""
+        self._saved_content.note(frames)
+        self.content[frames] = words
+        self.written[frames >> SUPER_ORDER] = True
+
     def scrub(self, frames: Frames) -> None:
         """Zero the content words of single frames."""
         if np.count_nonzero(self.written[frames >> SUPER_ORDER]):
+            self._saved_content.note(frames)
             self.content[frames] = 0
 
     def scrub_superframes(self, supers: Frames) -> None:
@@ -64,6 +116,7 @@ class HostFrames:
         written = self.written[supers]
         if np.count_nonzero(written):
             dirty = supers[written]
+            self._saved_content_rows.note(dirty)
             self.content_rows[dirty] = 0
             self.written[dirty] = False
 

@@ -6,29 +6,38 @@ of its own messages, so that half of the ring is room enough for those.
 Source: Xen common/argo.c, ring_info and ringbuf_insert.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 
 from xbd.abi import INBOX_WORDS, SENDER_WORDS, Frames, Words, message_header, split_header
-from xbd.machine.image import Image
+from xbd.machine.image import Column
 
 _MESSAGES_MOST_WORDS: Final = INBOX_WORDS // 2
+# Before the ring: where the oldest message begins, and how many words are in use.
+_FIRST: Final = 0
+_USED: Final = 1
+_RING: Final = 8
+INBOX_COLUMN_WORDS: Final = _RING + INBOX_WORDS
 
 
 class Inbox:
-    """The inbox of one domain.
+    """The inbox of one domain, in a column of `INBOX_COLUMN_WORDS` words.
 
     Attributes: *used_words*: in it, headers included; *shares*: of them each sender's.
     """
 
-    def __init__(self, image: Image, name: str) -> None:
-        self._ring: Words = image.make(name, INBOX_WORDS, np.uint64)
-        self._first = 0
-        self.used_words = 0
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._ring: Words = column.words[_RING:].view(np.uint64)
+        self._first = int(column.words[_FIRST])
+        self.used_words = int(column.words[_USED])
         self.shares: dict[int, int] = {}
         # Whose newest message here is the empty one: another would say nothing new.
         self._departed: set[int] = set()
+        for sender, length in self._walk():
+            self._count_in(sender, length)
 
     def has_room(self, sender: int, length: int) -> bool:
         """Say whether *sender* may put a message of *length* words."""
@@ -40,10 +49,11 @@ class Inbox:
         if not words.size and sender in self._departed:
             return
         header = np.array([message_header(sender, words.size)], dtype=np.uint64)
-        self._ring[self._span(self.used_words, words.size + 1)] = np.concatenate((header, words))
-        self.used_words += words.size + 1
-        self.shares[sender] = self.shares.get(sender, 0) + words.size + 1
-        (self._departed.discard if words.size else self._departed.add)(sender)
+        span = self._span(self.used_words, words.size + 1)
+        self._column.note(span + _RING)
+        self._ring[span] = np.concatenate((header, words))
+        self._move(self._first, self.used_words + words.size + 1)
+        self._count_in(sender, words.size)
 
     def take(self, most_words: int, most_messages: int) -> Words:
         """Remove whole messages, oldest first; returns them with their headers."""
@@ -51,15 +61,30 @@ class Inbox:
         for _ in range(most_messages):
             if taken == self.used_words:
                 break
-            sender, length = split_header(int(self._ring[(self._first + taken) % INBOX_WORDS]))
+            sender, length = self._message_at(taken)
             if taken + length + 1 > most_words:
                 break
             taken += length + 1
             self._return_share(sender, length)
         words = self._ring[self._span(0, taken)]
-        self._first = (self._first + taken) % INBOX_WORDS
-        self.used_words -= taken
+        self._move((self._first + taken) % INBOX_WORDS, self.used_words - taken)
         return words
+
+    def clear(self) -> None:
+        """Throw all messages away."""
+        self._move(0, 0)
+        self.shares.clear()
+        self._departed.clear()
+
+    def _move(self, first: int, used_words: int) -> None:
+        self._first, self.used_words = first, used_words
+        for row, word in ((_FIRST, first), (_USED, used_words)):
+            self._column.note_row(row)
+            self._column.words[row] = word
+
+    def _count_in(self, sender: int, length: int) -> None:
+        self.shares[sender] = self.shares.get(sender, 0) + length + 1
+        (self._departed.discard if length else self._departed.add)(sender)
 
     def _return_share(self, sender: int, length: int) -> None:
         self.shares[sender] -= length + 1
@@ -70,12 +95,22 @@ class Inbox:
     def _span(self, offset: int, length: int) -> Frames:
         return np.arange(self._first + offset, self._first + offset + length) % INBOX_WORDS
 
+    def _message_at(self, offset: int) -> tuple[int, int]:
+        return split_header(int(self._ring[(self._first + offset) % INBOX_WORDS]))
+
+    def _walk(self) -> Iterator[tuple[int, int]]:
+        """Go through the messages, oldest first: sender and length of each."""
+        at = 0
+        while at < self.used_words:
+            sender, length = self._message_at(at)
+            yield sender, length
+            at += length + 1
+
     def check(self) -> list[str]:
         """Walk the ring and say where it disagrees with the counts; empty when all is well."""
         shares: dict[int, int] = {}
         at = 0
-        while at < self.used_words:
-            sender, length = split_header(int(self._ring[(self._first + at) % INBOX_WORDS]))
+        for sender, length in self._walk():
             shares[sender] = shares.get(sender, 0) + length + 1
             at += length + 1
         if at != self.used_words or shares != self.shares:

@@ -15,10 +15,10 @@ from xbd.frames import expand_supers, group_by_super
 from xbd.machine import claims, grants, mapping, messages
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
-from xbd.machine.domain import Domain, DomainInfo, DomainState, P2m, describe
+from xbd.machine.domain import Domain, DomainInfo, DomainState, P2m, describe, domain_layout
 from xbd.machine.frame_map import FrameMap, frame_map
-from xbd.machine.host import HostFrames
-from xbd.machine.image import Image
+from xbd.machine.host import HostFrames, host_layout, save_host
+from xbd.machine.image import Image, Kind
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
 from xbd.machine.registry import Registry
 from xbd.machine.settings import HostSettings
@@ -46,15 +46,19 @@ class HostStatistics:
 class Machine:
     """A host of *superframes* superframes (2 MiB each) with no domain."""
 
-    def __init__(self, superframes: int, *, settings: HostSettings | None = None) -> None:
+    def __init__(self, superframes: int, *, settings: HostSettings | None = None, image: Image | None = None) -> None:
         if superframes < 1:
             raise BadArgument(f"a host of {superframes} superframes", "at least one")
         self.settings = settings or HostSettings()
-        self.image = Image()
-        self.host = HostFrames(superframes, self.settings, self.image)
-        self._registry = Registry(self.image)
-        self._domains = self._registry.domains
-        self._operations = bind(self._registry, self.host)
+        self.image = image or Image()
+        section = self.image.sections.get((Kind.HOST, 0))
+        if section is None:
+            section = self.image.add_section(Kind.HOST, 0, host_layout(superframes))
+            save_host(section, superframes, self.settings)
+        self.host = HostFrames(superframes, self.settings, self.image, section)
+        self.registry = Registry(self.image, section)
+        self._domains = self.registry.domains
+        self._operations = bind(self.registry, self.host)
 
     # -- the toolstack's operations
 
@@ -100,20 +104,20 @@ class Machine:
                 f"domain {name!r} needs {target_pages} pages, the host has {free} free and unclaimed",
                 "a smaller target, or memory freed by other domains first",
             )
-        p2m = P2m(gfn_count, self.image, f"domain.{domid}.")
-        self._registry.births += 1
+        section = self.image.add_section(Kind.DOMAIN, domid, domain_layout(gfn_count))
         domain = Domain(
             domid,
             name,
-            p2m,
+            P2m(gfn_count, self.image, section),
+            section,
             max_pages,
             target_pages,
             min_pages=min_pages,
             domain_type=domain_type,
-            features=self._features(domain_type),
-            birth=self._registry.births,
+            features=self.features(domain_type),
+            birth=self.registry.next_birth(),
         )
-        self._registry.add(domain)
+        self.registry.add(domain)
         self._build(domain, target_pages)
         return domid
 
@@ -122,7 +126,7 @@ class Machine:
             raise BadArgument(
                 f"domain name {name!r}", f"1 to {abi.MAX_NAME_CHARS} printable characters, not all digits"
             )
-        named = self._registry.named(name)
+        named = self.registry.named(name)
         if named is not None:
             raise AlreadyExists(f"a domain named {name!r} exists (d{named})", "another name")
         if max_pages % SUPER_PAGES or target_pages % SUPER_PAGES:
@@ -136,7 +140,7 @@ class Machine:
         if len(self._domains) >= abi.MAX_DOMAINS:
             raise OutOfFrames(f"{len(self._domains)} domains exist", f"at most {abi.MAX_DOMAINS}")
 
-    def _features(self, domain_type: DomainType) -> abi.Features:
+    def features(self, domain_type: DomainType) -> abi.Features:
         """Say what the host offers to a type of domain. Source: Xen memory_exchange refuses translated guests."""
         if domain_type is DomainType.VIRTIO:
             return abi.Features(populate_depopulate=False, exchange=False, grants=False)
@@ -167,17 +171,18 @@ class Machine:
             How many of its pages others still map. Those stay its own, and it stays as a zombie until they let go;
             its name is free at once.
         """
-        domain = self._registry.living(domid)
+        domain = self.registry.living(domid)
         claims.release(self.host, domain)
-        grants.release_mappings(self._registry, self.host, domain)
-        messages.announce_departure(self._registry, domain, grants.mappers_of(domain))
+        grants.release_mappings(self.registry, self.host, domain)
+        messages.announce_departure(self.registry, domain, grants.mappers_of(domain))
         mapping.release_everything(self.host, domain, grants.pages_in_use(domain))
-        self._registry.bury(domain)
+        self.registry.bury(domain)
         left = domain.tot_pages
         if left:
             domain.state = DomainState.ZOMBIE
+            domain.save()
         else:
-            self._registry.remove(domain)
+            self.registry.remove(domain)
         return left
 
     def set_max_pages(self, domid: int, max_pages: int) -> None:
@@ -186,14 +191,15 @@ class Machine:
         Raises NoSuchDomain, BadArgument (beyond the gfn space): nothing changed.
         Source: Xen XEN_DOMCTL_max_mem.
         """
-        domain = self._registry.living(domid)
+        domain = self.registry.living(domid)
         if not 0 < max_pages <= self.ceiling(domid):
             raise BadArgument(f"max_pages {max_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
         domain.max_pages = max_pages
+        domain.save()
 
     def set_target(self, domid: int, target_pages: int) -> None:
         """Note what a domain should hold; moving there is its guest's part. Raises NoSuchDomain, BadArgument."""
-        domain = self._registry.living(domid)
+        domain = self.registry.living(domid)
         if not 0 < target_pages <= self.ceiling(domid):
             raise BadArgument(f"target {target_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
         if target_pages < domain.min_pages:
@@ -201,13 +207,14 @@ class Machine:
                 f"target {target_pages} pages for d{domid} is below its minimum", f"at least {domain.min_pages} pages"
             )
         domain.target_pages = target_pages
+        domain.save()
 
     def claim(self, domid: int, pages: int) -> None:
         """Promise a domain that it can come to hold *pages*; 0 clears its claim. See `claims.claim`.
 
         Raises NoSuchDomain, BadArgument, OutOfFrames: nothing changed. Source: Xen XENMEM_claim_pages.
         """
-        claims.claim(self.host, self._registry.living(domid), pages)
+        claims.claim(self.host, self.registry.living(domid), pages)
 
     def ceiling(self, domid: int) -> int:
         """Tell the most pages a domain can ever have: its gfn space, rounded up to whole superframes."""
@@ -218,10 +225,10 @@ class Machine:
 
         Its grants and mappings end; where others map its pages, their mappings are cut off (see `grants.cut_off`).
         """
-        domain = self._registry.living(domid)
-        messages.announce_departure(self._registry, domain, grants.mappers_of(domain))
-        grants.release_mappings(self._registry, self.host, domain)
-        grants.cut_off(self._registry, self.host, domain)
+        domain = self.registry.living(domid)
+        messages.announce_departure(self.registry, domain, grants.mappers_of(domain))
+        grants.release_mappings(self.registry, self.host, domain)
+        grants.cut_off(self.registry, self.host, domain)
         self.host.scrub_superframes(domain.p2m.leaf_supers())
         single = domain.p2m.frames()
         if single.size:
@@ -230,7 +237,7 @@ class Machine:
 
     def boot_info(self, domid: int) -> abi.BootInfo:
         """Tell what a guest in this domain has: map, target, limit, features. Raises NoSuchDomain."""
-        domain = self._registry.living(domid)
+        domain = self.registry.living(domid)
         return abi.BootInfo(
             domid=domid,
             name=domain.name,
@@ -250,7 +257,7 @@ class Machine:
         Whatever a guest asks gets an answer: what makes no sense is `Refused`, with nothing changed.
         """
         try:
-            domain = self._registry.living(domid)
+            domain = self.registry.living(domid)
         except NoSuchDomain as error:
             return _refused(error)
         name, operation = self._operations[domain.domain_type].get(type(command), NO_OPERATION)
@@ -260,42 +267,45 @@ class Machine:
             result = _refused(error)
         if name not in UNCOUNTED:
             if isinstance(result, abi.Refused):
-                domain.hypercalls[f"{name}:{result.errno}"] += 1
+                domain.counts.count(name, result.errno, 0)
             else:
-                domain.hypercalls[f"{name}:{result.stop or 'done'}"] += 1
-                domain.extents[name] += result.done
+                domain.counts.count(name, result.stop or "done", result.done)
         return result
+
+    def commit(self) -> None:
+        """Let what was done since the last commit be done, where the state is saved; see `image`."""
+        self.image.commit()
 
     @property
     def has_news(self) -> bool:
         """Whether `take_woken` or `take_vanished` has anything to tell."""
-        return bool(self._registry.woken or self._registry.vanished)
+        return bool(self.registry.woken or self.registry.vanished)
 
     def take_woken(self) -> list[int]:
         """Tell, once, which domains have got messages since this was last asked, in that order."""
-        woken = list(self._registry.woken)
-        self._registry.woken.clear()
+        woken = list(self.registry.woken)
+        self.registry.woken.clear()
         return woken
 
     def take_vanished(self) -> list[int]:
         """Tell, once, which zombies have vanished since this was last asked, in that order."""
-        vanished = list(self._registry.vanished)
-        self._registry.vanished.clear()
+        vanished = list(self.registry.vanished)
+        self.registry.vanished.clear()
         return vanished
 
     # -- looking
 
     def domain(self, domid: int) -> Domain:
         """Find a domain's tables, or those of a zombie, to be read only. Raises NoSuchDomain."""
-        return self._registry.domain(domid)
+        return self.registry.domain(domid)
 
     def living(self, domid: int) -> Domain:
         """Find the tables of a domain that is no zombie, to be read only. Raises NoSuchDomain."""
-        return self._registry.living(domid)
+        return self.registry.living(domid)
 
     def find(self, name_or_domid: str | int) -> int:
         """Find a domid by name, number, or number as text. Raises NoSuchDomain."""
-        named = self._registry.named(name_or_domid) if isinstance(name_or_domid, str) else None
+        named = self.registry.named(name_or_domid) if isinstance(name_or_domid, str) else None
         if named is not None:
             return named
         domid = int(name_or_domid) if str(name_or_domid).isdecimal() else -1
@@ -309,7 +319,7 @@ class Machine:
 
     def living_domains(self) -> list[int]:
         """List the domids of all but the zombies, ascending."""
-        return [domain.domid for domain in self._registry.ascending() if domain.state is not DomainState.ZOMBIE]
+        return [domain.domid for domain in self.registry.ascending() if domain.state is not DomainState.ZOMBIE]
 
     def domain_info(self, domid: int) -> DomainInfo:
         """Describe one domain. Raises NoSuchDomain."""
@@ -337,7 +347,7 @@ class Machine:
 
     def audit(self) -> list[str]:
         """Recompute everything and name what does not hold; empty when all is well."""
-        domains = self._registry.ascending()
+        domains = self.registry.ascending()
         # What refers to frames makes sense only if these are in order.
         return audit(self.host, domains) or audit_grants(self.host, domains)
 

@@ -31,6 +31,7 @@ def map_frames(
     p2m = domain.p2m
     blocks, counts = groups
     before = p2m.populated[blocks]
+    p2m.entries.note(gfns)
     p2m.entry[gfns] = mfns + 1
     p2m.populated[blocks] = before + counts
     host.frame_owner[mfns] = domain.domid + 1
@@ -69,6 +70,7 @@ def _adopt_homes(host: HostFrames, p2m: P2m, blocks: Frames, gfns: Frames, mfns:
     for first, start, end in sorted(zip(*(part[fitting].tolist() for part in (firsts, starts, ends)), strict=True)):
         superframe = int(mfns[first]) >> SUPER_ORDER
         if host.at_home[superframe] == 0:
+            p2m.blocks.note_row(int(owners[first]))
             p2m.home[owners[first]] = superframe + 1
             mine = order[start:end]
             at_home = mfns[mine] == (superframe << SUPER_ORDER) + (gfns[mine] & OFFSET_MASK)
@@ -77,7 +79,10 @@ def _adopt_homes(host: HostFrames, p2m: P2m, blocks: Frames, gfns: Frames, mfns:
 
 def _clear_homes(host: HostFrames, p2m: P2m, blocks: Frames) -> None:
     homes = p2m.home[blocks]
-    p2m.home[blocks[(homes > 0) & (host.at_home[homes - 1] == 0)]] = 0
+    cleared = blocks[(homes > 0) & (host.at_home[homes - 1] == 0)]
+    if cleared.size:
+        p2m.blocks.note(cleared)
+        p2m.home[cleared] = 0
 
 
 def unmap_frames(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> Frames:
@@ -92,6 +97,7 @@ def unmap_frames(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups)
     if in_leaves:
         shatter(host, domain, blocks[leaves > 0])
     mfns = p2m.entry[gfns] - 1
+    p2m.entries.note(gfns)
     p2m.entry[gfns] = 0
     p2m.populated[blocks] = p2m.populated[blocks] - counts
     domain.tot_pages -= gfns.size
@@ -107,6 +113,8 @@ def shatter(host: HostFrames, domain: Domain, blocks: Frames) -> None:
     """Spell leaves out as 512 entries each; their homes stay."""
     p2m = domain.p2m
     first = p2m.leaf[blocks]
+    p2m.entry_rows.note(blocks)
+    p2m.blocks.note(blocks)
     p2m.rows[blocks] = first[:, None] + np.arange(SUPER_PAGES, dtype=np.int64)
     p2m.leaf[blocks] = 0
     domain.leaves -= blocks.size
@@ -123,10 +131,12 @@ def settle(host: HostFrames, domain: Domain, blocks: Frames) -> None:
     if not np.count_nonzero(at_end):
         return
     blocks, homes, at_home = blocks[at_end], homes[at_end], at_home[at_end]
+    p2m.blocks.note(blocks)
     p2m.home[blocks[at_home == 0]] = 0
     complete = (at_home > 0) & (p2m.leaf[blocks] == 0)
     if host.settings.coalesce and np.count_nonzero(complete):
         blocks, supers = blocks[complete], homes[complete] - 1
+        p2m.entry_rows.note(blocks)
         p2m.rows[blocks] = 0
         host.make_whole(supers, domain.domid)
         p2m.leaf[blocks] = (supers << SUPER_ORDER) + 1
@@ -136,6 +146,7 @@ def settle(host: HostFrames, domain: Domain, blocks: Frames) -> None:
 def map_leaves(host: HostFrames, domain: Domain, blocks: Frames, supers: Frames) -> None:
     """Back (n,) empty blocks with one superframe each, taken from the heap."""
     p2m = domain.p2m
+    p2m.blocks.note(blocks)
     p2m.leaf[blocks] = (supers << SUPER_ORDER) + 1
     p2m.home[blocks] = supers + 1
     p2m.populated[blocks] = SUPER_PAGES
@@ -149,6 +160,7 @@ def unmap_leaves(domain: Domain, blocks: Frames) -> Frames:
     """Take the leaves of (n,) blocks away; returns their superframes, still owned."""
     p2m = domain.p2m
     supers = (p2m.leaf[blocks] - 1) >> SUPER_ORDER
+    p2m.blocks.note(blocks)
     p2m.leaf[blocks] = 0
     p2m.home[blocks] = 0
     p2m.populated[blocks] = 0
@@ -161,6 +173,7 @@ def move_leaves(domain: Domain, sources: Frames, targets: Frames) -> Frames:
     """Move the leaves of (n,) blocks to as many empty ones; returns their superframes."""
     p2m = domain.p2m
     first = p2m.leaf[sources]
+    p2m.blocks.note(np.concatenate((sources, targets)))
     p2m.leaf[targets], p2m.home[targets] = first, p2m.home[sources]
     p2m.populated[targets] = SUPER_PAGES
     p2m.leaf[sources] = p2m.home[sources] = p2m.populated[sources] = 0
@@ -170,6 +183,9 @@ def move_leaves(domain: Domain, sources: Frames, targets: Frames) -> Frames:
 def move_entries(domain: Domain, source: int, target: int) -> Frames:
     """Move the 512 entries of a shattered block to an empty one, offset by offset, its home with them; returns the frames."""
     p2m = domain.p2m
+    for block in (source, target):
+        p2m.entry_rows.note_row(block)
+        p2m.blocks.note_row(block)
     p2m.rows[target] = p2m.rows[source]
     p2m.rows[source] = 0
     p2m.populated[target], p2m.populated[source] = SUPER_PAGES, 0

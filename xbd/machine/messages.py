@@ -25,19 +25,25 @@ def send(registry: Registry, host: HostFrames, domain: Domain, command: Send) ->
     if not 1 <= command.words.size <= MAX_MESSAGE_WORDS:
         raise BadArgument(f"a message of {command.words.size} words", f"1 to {MAX_MESSAGE_WORDS}")
     receiver = registry.partner(domain, command.to)
-    inbox = _inbox_of(registry, receiver)
+    inbox = _inbox_of(receiver)
     if not inbox.has_room(domain.domid, command.words.size):
         return MemopResult(0, Stop.EAGAIN)
     inbox.put(domain.domid, command.words)
     registry.woken[receiver.domid] = None
-    domain.peers[receiver.domid] = receiver.birth
-    receiver.peers[domain.domid] = domain.birth
+    _know(domain, receiver)
+    _know(receiver, domain)
     return MemopResult(command.words.size)
 
 
-def _inbox_of(registry: Registry, domain: Domain) -> Inbox:
+def _know(domain: Domain, other: Domain) -> None:
+    if domain.peers.words[other.domid] != other.birth:
+        domain.peers.note_row(other.domid)
+        domain.peers.words[other.domid] = other.birth
+
+
+def _inbox_of(domain: Domain) -> Inbox:
     if domain.inbox is None:
-        domain.inbox = Inbox(registry.image, f"domain.{domain.domid}.inbox")
+        domain.inbox = Inbox(domain.section.column("inbox"))
     return domain.inbox
 
 
@@ -57,11 +63,13 @@ def receive(registry: Registry, host: HostFrames, domain: Domain, command: Recei
 
 def announce_departure(registry: Registry, domain: Domain, mappers: set[int]) -> None:
     """Tell whoever had to do with a domain, or maps something of it, that it is gone or has rebooted."""
-    knew = {domid for domid, birth in domain.peers.items() if registry.is_born(domid, birth)}
+    known = np.flatnonzero(domain.peers.words)
+    births = domain.peers.words[known].tolist()
+    knew = {domid for domid, birth in zip(known.tolist(), births, strict=True) if registry.is_born(domid, birth)}
     for domid in sorted(knew | mappers):
-        _inbox_of(registry, registry.domains[domid]).put(domain.domid, _NO_WORDS)
+        _inbox_of(registry.domains[domid]).put(domain.domid, _NO_WORDS)
         registry.woken[domid] = None
-    domain.peers.clear()
+    domain.peers.note(known)
+    domain.peers.words[known] = 0
     if domain.inbox is not None:
-        domain.inbox = None
-        registry.image.drop(f"domain.{domain.domid}.inbox")
+        domain.inbox.clear()

@@ -1,30 +1,66 @@
 """The domains of a host: by number and by name, and what the world is still to be told of them."""
 
-from xbd.abi import DomainType
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from xbd.abi import MAX_DOMAINS, DomainType
 from xbd.errors import BadArgument, NoSuchDomain
 from xbd.machine.domain import Domain, DomainState
-from xbd.machine.image import Image
+from xbd.machine.image import Image, Kind, Section
+
+# Behind the births of the domains that there are, by domid.
+_BIRTHS_SO_FAR: Final = MAX_DOMAINS
 
 
 class Registry:
     """The domains, zombies included.
 
-    Attributes: *domains* by domid; *births*: how many there have been; *woken*: who has got messages, *vanished*: which
-    zombies are gone, since somebody last asked, in that order.
+    Attributes: *domains* by domid; *woken*: who has got messages, *vanished*: which zombies are gone, since somebody last
+    asked, in that order.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, section: Section) -> None:
         self.image = image
         self.domains: dict[int, Domain] = {}
-        self.births = 0
+        self._births = section.column("births")
         self.woken: dict[int, None] = {}
         self.vanished: list[int] = []
         self._names: dict[str, int] = {}
 
+    @property
+    def births(self) -> int:
+        """Tell how many domains there have been."""
+        return int(self._births.words[_BIRTHS_SO_FAR])
+
+    def next_birth(self) -> int:
+        """Number a domain that is to be made."""
+        self.save_birth(_BIRTHS_SO_FAR, self.births + 1)
+        return self.births
+
+    def saved(self) -> Iterator[tuple[int, int]]:
+        """List the domains that an earlier process left: domid and birth."""
+        for domid in np.flatnonzero(self._births.words[:_BIRTHS_SO_FAR]).tolist():
+            yield domid, int(self._births.words[domid])
+
+    def save_birth(self, domid: int, birth: int) -> None:
+        """Write which domain has a number; 0: none."""
+        self._births.note_row(domid)
+        self._births.words[domid] = birth
+
     def add(self, domain: Domain) -> None:
         """Enter a new domain."""
+        self.save_birth(domain.domid, domain.birth)
+        domain.save()
+        domain.save_name()
+        self.restore(domain)
+
+    def restore(self, domain: Domain) -> None:
+        """Enter a domain that is saved."""
         self.domains[domain.domid] = domain
-        self._names[domain.name] = domain.domid
+        if domain.state is not DomainState.ZOMBIE:
+            self._names[domain.name] = domain.domid
 
     def domain(self, domid: int) -> Domain:
         """Find a domain, or what is left of one. Raises NoSuchDomain."""
@@ -74,7 +110,9 @@ class Registry:
     def remove(self, domain: Domain) -> None:
         """Let a domain that holds nothing vanish with its tables."""
         assert domain.tot_pages == 0, f"d{domain.domid} vanishes with {domain.tot_pages} pages"
+        self.save_birth(domain.domid, 0)
         self.image.drop(f"domain.{domain.domid}.")
+        self.image.drop_section(Kind.DOMAIN, domain.domid)
         del self.domains[domain.domid]
         if domain.state is DomainState.ZOMBIE:
             self.vanished.append(domain.domid)

@@ -14,25 +14,47 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import MAX_GRANTS, MAX_MAPPINGS, Frames
+from xbd.abi import Frames
 from xbd.frames import FrameAllocator
-from xbd.machine.image import Image
+from xbd.machine.image import Column, Section
 
+# Whole words, so that a row can be saved.
 _GRANT: Final = np.dtype(
-    [("gfn", np.int64), ("birth", np.int64), ("mapped", np.uint32), ("to", np.uint16), ("readonly", np.bool_)]
+    [
+        ("gfn", np.int64),
+        ("birth", np.int64),
+        ("mapped", np.uint32),
+        ("to", np.uint16),
+        ("readonly", np.bool_),
+        ("unused", np.uint8),
+    ]
 )
 _MAPPING: Final = np.dtype(
-    [("gfn", np.int64), ("mfn", np.int64), ("ref", np.int32), ("owner", np.uint16), ("readonly", np.bool_)]
+    [
+        ("gfn", np.int64),
+        ("mfn", np.int64),
+        ("ref", np.int32),
+        ("owner", np.uint16),
+        ("readonly", np.bool_),
+        ("unused", np.uint8),
+    ]
 )
+GRANT_WORDS: Final = _GRANT.itemsize // 8
+MAPPING_WORDS: Final = _MAPPING.itemsize // 8
 
 
 class _Table:
-    """Rows of one dtype that are taken and given back by the batch."""
+    """Rows of one dtype that are taken and given back by the batch; saved, and noted before they are written."""
 
-    def __init__(self, rows: NDArray[Any]) -> None:
-        self.rows = rows
-        self.gfn: Frames = rows["gfn"]
-        self.free = FrameAllocator(rows.size)
+    def __init__(self, column: Column, dtype: np.dtype[Any]) -> None:
+        self._column = column
+        self.rows: NDArray[Any] = column.words.view(dtype).reshape(-1)
+        self.gfn: Frames = self.rows["gfn"]
+        self.free = FrameAllocator(self.rows.size)
+
+    def recover(self) -> None:
+        """Find out which rows are free of a table that was saved."""
+        self.free.take_exactly(self.in_use())
 
     @property
     def count(self) -> int:
@@ -43,10 +65,16 @@ class _Table:
         """Take *count* free rows; the caller fills them at once."""
         taken = self.free.take(count)
         assert taken.size == count, f"{count} rows were free, only {taken.size} came"
+        self._column.note(taken)
         return taken
+
+    def note(self, indexes: Frames) -> None:
+        """Note rows in use, which are about to be written."""
+        self._column.note(indexes)
 
     def give(self, indexes: Frames) -> None:
         """Empty rows that are in use."""
+        self._column.note(indexes)
         self.rows[indexes] = 0
         self.free.give(indexes)
 
@@ -59,11 +87,11 @@ class GrantTable(_Table):
     """What a domain lets others map.
 
     Attributes, per reference (`MAX_GRANTS`,): *gfn* int64, +1, 0 for a free row; *to* uint16 and *birth* int64, the
-    domain that may map it; *readonly* bool; *mapped* uint32, how often it is mapped.
+    domain that may map it; *readonly* bool; *mapped* uint32, how often it is mapped: derived from the mapping tables.
     """
 
-    def __init__(self, image: Image, name: str) -> None:
-        super().__init__(image.make(name, MAX_GRANTS, _GRANT))
+    def __init__(self, section: Section) -> None:
+        super().__init__(section.column("grants"), _GRANT)
         self.to: NDArray[np.uint16] = self.rows["to"]
         self.birth: Frames = self.rows["birth"]
         self.readonly: NDArray[np.bool_] = self.rows["readonly"]
@@ -77,8 +105,8 @@ class MappingTable(_Table):
     mapping that was cut off; *owner* uint16 and *ref* int32, the grant; *readonly* bool.
     """
 
-    def __init__(self, image: Image, name: str) -> None:
-        super().__init__(image.make(name, MAX_MAPPINGS, _MAPPING))
+    def __init__(self, section: Section) -> None:
+        super().__init__(section.column("mappings"), _MAPPING)
         self.mfn: Frames = self.rows["mfn"]
         self.owner: NDArray[np.uint16] = self.rows["owner"]
         self.ref: NDArray[np.int32] = self.rows["ref"]

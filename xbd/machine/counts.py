@@ -1,0 +1,65 @@
+"""How often a domain called what, and how it ended: a saved cell for each operation and outcome."""
+
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+from xbd.abi import Stop
+from xbd.errors import HypercallError
+from xbd.machine.image import Column
+
+OPERATIONS: Final = (
+    "populate",
+    "decrease",
+    "exchange",
+    "populate_depopulate",
+    "grant",
+    "end_grant",
+    "map_grant",
+    "unmap_grant",
+    "send",
+    "receive",
+    "deflate",
+    "inflate",
+    "unsupported",
+)
+_REFUSALS: Final = sorted({HypercallError.errno, *(kind.errno for kind in HypercallError.__subclasses__())})
+OUTCOMES: Final = ("done", *dict.fromkeys([*(stop.value for stop in Stop), *_REFUSALS]))
+# Behind the calls of each kind the extents done by each operation.
+COUNTS: Final = len(OPERATIONS) * (len(OUTCOMES) + 1)
+_CELLS: Final = {
+    (operation, outcome): row * len(OUTCOMES) + column
+    for row, operation in enumerate(OPERATIONS)
+    for column, outcome in enumerate(OUTCOMES)
+}
+_EXTENTS: Final = {operation: len(_CELLS) + row for row, operation in enumerate(OPERATIONS)}
+
+_Key = TypeVar("_Key", str, tuple[str, str])
+
+
+class Counts:
+    """The counts of one domain, in a column of `COUNTS` rows."""
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+
+    def count(self, operation: str, outcome: str, extents: int) -> None:
+        """Count a call, and how many extents it did."""
+        self._add(_CELLS[operation, outcome], 1)
+        if extents:
+            self._add(_EXTENTS[operation], extents)
+
+    def _add(self, cell: int, more: int) -> None:
+        self._column.note_row(cell)
+        self._column.words[cell] += more
+
+    def hypercalls(self) -> dict[str, int]:
+        """List the calls that there were, by `operation:outcome`, sorted."""
+        return {":".join(call): count for call, count in sorted(self._counted(_CELLS).items())}
+
+    def extents(self) -> dict[str, int]:
+        """List the extents done by operation, sorted; those that did none are left out."""
+        return dict(sorted(self._counted(_EXTENTS).items()))
+
+    def _counted(self, cells: Mapping[_Key, int]) -> dict[_Key, int]:
+        words = self._column.words
+        return {key: int(words[cell]) for key, cell in cells.items() if words[cell]}

@@ -1,0 +1,192 @@
+"""From what was saved of a machine back to the machine.
+
+Saved are p2m entries, homes, content words, grants, mappings, inboxes, limits; everything else follows
+from them and is counted anew here: owners, the heap, who is at home, references. Two-level like the
+rest: leaves by the superframe, entries only in pages that were ever touched. Whatever in it cannot be
+(a frame outside, or mapped twice; a mapping by a grant that is not there) is `DamagedState`, and so is
+what the audit finds in the end: a damaged state is never half loaded.
+"""
+
+import numpy as np
+
+from xbd.abi import MAX_GRANTS, MAX_NAME_CHARS, DomainType, Frames
+from xbd.errors import DamagedState
+from xbd.machine.audit import frames_at_home
+from xbd.machine.domain import Domain, DomainState, P2m, domain_layout
+from xbd.machine.host import HostFrames, saved_host
+from xbd.machine.image import Image, Kind, Section, Store
+from xbd.machine.inbox import Inbox
+from xbd.machine.machine import Machine
+from xbd.machine.references import reference
+from xbd.machine.tables import GrantTable, MappingTable
+from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
+
+# So many superframes' words are looked at in one go: 16 MiB.
+_CHUNK_SUPERS = 4096
+
+
+def recover(store: Store) -> Machine:
+    """Rebuild the machine whose sections *store* keeps; no step is under way in it.
+
+    Raises:
+        DamagedState: it cannot be; says what, and of which domain.
+    """
+    image = Image(store)
+    superframes, settings = saved_host(image.open_section(Kind.HOST, 0))
+    machine = Machine(superframes, settings=settings, image=image)
+    for domid, birth in machine.registry.saved():
+        machine.registry.restore(_read_domain(machine, domid, birth))
+    domains = machine.registry.ascending()
+    for domain in domains:
+        _derive_p2m(image, domain)
+        _derive_owners(machine.host, domain)
+    for domain in domains:
+        # The heap files shattered superframes by who is at home there, so that comes first.
+        machine.host.heap.take_superframes_exactly(domain.p2m.leaf_supers())
+        machine.host.heap.take_exactly(domain.p2m.frames())
+        machine.host.claimed_pages += domain.claimed_pages
+        _derive_tables(image, domain)
+    for domain in domains:
+        _derive_references(machine, domain)
+    _derive_written(image, machine.host)
+    wrong = machine.audit()
+    if wrong:
+        raise DamagedState(f"{wrong[0]}" + (f" (and {len(wrong) - 1} more of the kind)" if wrong[1:] else ""))
+    return machine
+
+
+def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
+    section = machine.image.open_section(Kind.DOMAIN, domid)
+    limits = [int(word) for word in section.column("limits").words[0, :8]]
+    saved_birth, gfn_count, max_pages, target_pages, min_pages, claimed_pages, kind, state = limits
+    if (
+        saved_birth != birth
+        or gfn_count < 1
+        or section.layout != domain_layout(gfn_count)
+        or not 0 <= kind < len(DomainType)
+        or not 0 <= state < len(DomainState)
+        or min(max_pages, target_pages) < 1
+        or min(min_pages, claimed_pages) < 0
+    ):
+        raise DamagedState(f"d{domid}: its limits make no sense")
+    domain_type = tuple(DomainType)[kind]
+    return Domain(
+        domid,
+        _read_name(section),
+        P2m(gfn_count, machine.image, section),
+        section,
+        max_pages,
+        target_pages,
+        min_pages=min_pages,
+        domain_type=domain_type,
+        features=machine.features(domain_type),
+        birth=birth,
+        claimed_pages=claimed_pages,
+        state=tuple(DomainState)[state],
+    )
+
+
+def _read_name(section: Section) -> str:
+    words = section.column("name").words[0]
+    length_bytes = int(words[0])
+    if not 1 <= length_bytes <= 4 * MAX_NAME_CHARS:
+        raise DamagedState(f"d{section.key[1]}: a name of {length_bytes} bytes")
+    try:
+        return bytes(words[1:].tobytes()[:length_bytes]).decode()
+    except UnicodeDecodeError as error:
+        raise DamagedState(f"d{section.key[1]}: its name is no text") from error
+
+
+def _derive_p2m(image: Image, domain: Domain) -> None:
+    """Count what is populated and what is a slot, by block."""
+    p2m = domain.p2m
+    leaves = np.flatnonzero(p2m.leaf)
+    p2m.populated[leaves] = SUPER_PAGES
+    # A page of the entries is a block's 512.
+    touched = image.touched_pages(domain.section, "entry")
+    for first in range(0, touched.size, _CHUNK_SUPERS):
+        blocks = touched[first : first + _CHUNK_SUPERS]
+        rows = p2m.rows[blocks]
+        populated = (rows > 0).sum(axis=1)
+        if (populated[p2m.leaf[blocks] > 0] > 0).any():
+            raise DamagedState(f"d{domain.domid}: a block is a leaf and has entries")
+        shattered = p2m.leaf[blocks] == 0
+        p2m.populated[blocks[shattered]] = populated[shattered]
+        p2m.slots[blocks] = (rows < 0).sum(axis=1)
+    domain.leaves = int(leaves.size)
+    domain.tot_pages = int(p2m.populated.sum(dtype=np.int64))
+
+
+def _derive_owners(host: HostFrames, domain: Domain) -> None:
+    """Enter whose each frame is, and how many are at home."""
+    p2m, who = domain.p2m, f"d{domain.domid}"
+    supers, frames = p2m.leaf_supers(), p2m.frames()
+    homes = p2m.home
+    if p2m.leaf.size and (int(p2m.leaf.min()) < 0 or ((p2m.leaf[p2m.leaf > 0] - 1) & OFFSET_MASK).any()):
+        raise DamagedState(f"{who}: a leaf is misaligned")
+    for what, numbers, most in (
+        ("leaf", supers, host.heap.superframe_count - 1),
+        ("entry", frames, host.heap.frame_count - 1),
+        ("home", homes, host.heap.superframe_count),
+    ):
+        if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) <= most:
+            raise DamagedState(f"{who}: a {what} lies outside the machine")
+    mapped = np.sort(frames)
+    if (
+        np.unique(supers).size != supers.size
+        or (mapped[1:] == mapped[:-1]).any()
+        or host.whole_owner[supers].any()
+        or host.whole_owner[frames >> SUPER_ORDER].any()
+        or host.frame_owner[frames].any()
+    ):
+        raise DamagedState(f"{who}: a frame is mapped more than once")
+    host.whole_owner[supers] = domain.domid + 1
+    host.frame_owner[frames] = domain.domid + 1
+    host.at_home[supers] = SUPER_PAGES
+    at_home, counts = np.unique(frames_at_home(domain) >> SUPER_ORDER, return_counts=True)
+    host.at_home[at_home] = host.at_home[at_home] + counts
+
+
+def _derive_tables(image: Image, domain: Domain) -> None:
+    """Find the tables that were in use, and which of their rows are free."""
+    if image.touched_pages(domain.section, "grants").size:
+        domain.grants = GrantTable(domain.section)
+        domain.grants.recover()
+        domain.grants.mapped[:] = 0
+    if image.touched_pages(domain.section, "mappings").size:
+        domain.mappings = MappingTable(domain.section)
+        domain.mappings.recover()
+        domain.mapped = domain.mappings.count
+    if image.touched_pages(domain.section, "inbox").size:
+        domain.inbox = Inbox(domain.section.column("inbox"))
+
+
+def _derive_references(machine: Machine, domain: Domain) -> None:
+    """Take the references that a domain's mappings hold."""
+    table = domain.mappings
+    if table is None:
+        return
+    live = table.in_use()
+    live = live[table.mfn[live] > 0]
+    for domid in np.unique(table.owner[live]).tolist():
+        theirs = live[table.owner[live] == domid]
+        owner = machine.registry.domains.get(domid)
+        mfns: Frames = table.mfn[theirs] - 1
+        refs = table.ref[theirs].astype(np.int64)
+        if (
+            owner is None
+            or owner.grants is None
+            or not 0 <= int(refs.min()) <= int(refs.max()) < MAX_GRANTS
+            or int(mfns.max()) >= machine.host.heap.frame_count
+        ):
+            raise DamagedState(f"d{domain.domid}: maps what d{domid} has not granted")
+        np.add.at(owner.grants.mapped, refs, np.uint32(1))
+        reference(machine.host, owner, mfns)
+
+
+def _derive_written(image: Image, host: HostFrames) -> None:
+    """Find the superframes with content words other than 0; a page of the words is a superframe's 512."""
+    touched = image.touched_pages(image.sections[Kind.HOST, 0], "content")
+    for first in range(0, touched.size, _CHUNK_SUPERS):
+        supers = touched[first : first + _CHUNK_SUPERS]
+        host.written[supers] = host.content_rows[supers].any(axis=1)
