@@ -46,6 +46,8 @@ SENDER_WORDS = 1024
 MAX_DOMAINS = 32_752
 # xl takes what XenStore takes; a line of `xbd list` is what counts here.
 MAX_NAME_CHARS = 64
+# What becomes of a guest whose agent dies: another boots it; its domain is destroyed; it stays to be looked at (xl.cfg, on_crash).
+ON_CRASH = ("restart", "destroy", "preserve")
 # 16 GiB guests are 4 Mi gfns; 2 TiB is what a 32-bit count of 4 KiB pages in a zone can hold with room.
 MAX_DOMAIN_PAGES = 1 << 29
 

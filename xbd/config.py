@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, DomainType
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, ON_CRASH, DomainType
 from xbd.errors import BadArgument, ConfigError
 from xbd.guest import DRIVERS, DriverSettings, override_driver
 from xbd.guest.workload import make_workload
@@ -57,6 +57,7 @@ class GuestConfig:
     guest: Mapping[str, object] = field(default_factory=dict)
     min_pages: int = 0
     domain_type: DomainType = DomainType.PVH
+    on_crash: str = "restart"
 
     def as_create(self) -> dict[str, object]:
         """Spell out the parameters of the `create` call that makes the domain."""
@@ -68,6 +69,7 @@ class GuestConfig:
             "min_pages": self.min_pages,
             "autostart": self.autostart,
             "guest": dict(self.guest),
+            "on_crash": self.on_crash,
         }
 
 
@@ -79,6 +81,7 @@ class HostConfig:
     name: str = "host"
     settings: HostSettings = field(default_factory=HostSettings)
     runtime_dir: Path | None = None
+    state_dir: Path | None = None
     group: str | None = None
     log_level: str | None = None
     dom0: GuestConfig | None = None
@@ -106,12 +109,13 @@ def parse_host_config(text: str, path: Path | str) -> HostConfig:
     if host is None:
         raise ConfigError(path, "host", "there is no [host] section; it must at least say `memory`")
     strategy = STRATEGIES[host.choice("strategy", STRATEGIES, DEFAULT_STRATEGY)]
-    directory = host.text("runtime_dir", None)
+    directories = {key: host.text(key, None) for key in ("runtime_dir", "state_dir")}
     config = HostConfig(
         memory_pages=host.size("memory", MAX_HOST_PAGES),
         name=host.text("name", None) or "host",
         settings=_host_settings(host, strategy.host),
-        runtime_dir=None if directory is None else Path(path).parent / Path(directory).expanduser(),
+        runtime_dir=_directory(path, directories["runtime_dir"]),
+        state_dir=_directory(path, directories["state_dir"]),
         group=host.text("group", None),
         log_level=host.choice("log_level", LOG_LEVELS, "") or None,
     )
@@ -123,6 +127,11 @@ def parse_host_config(text: str, path: Path | str) -> HostConfig:
     config = replace(config, dom0=dom0, guests=guests)
     _check_together(path, config)
     return config
+
+
+def _directory(path: Path | str, named: str | None) -> Path | None:
+    """Find a directory that a file names: relative to the file."""
+    return None if named is None else Path(path).parent / Path(named).expanduser()
 
 
 def _host_settings(host: Table, preset: HostSettings) -> HostSettings:
@@ -167,6 +176,8 @@ def _dom0(table: Table, host_strategy: str) -> GuestConfig:
         raise table.error("type", '"virtio" has no grants, and dom0 maps those of its guests; "pvh" or "pv"')
     if _io_pages_s(dom0):
         raise table.error("workload.io_pages_s", "is for guests; dom0 serves their disks and has none of its own")
+    if dom0.on_crash != "restart":
+        raise table.error("on_crash", f"{dom0.on_crash!r}; dom0 is always restarted: leave it out")
     persistent = table.flag("persistent_grants", default=False)
     table.finish()
     return replace(dom0, guest={**dom0.guest, "block_back_end": {"persistent": persistent}})
@@ -190,7 +201,8 @@ def _domain(table: Table, host_strategy: str, name: str, count: int, least_pages
     autostart = table.flag("autostart", default=True)
     seed = table.whole("seed", 0, _MAX_SEED - count, None)
     settings = _guest_settings(table, host_strategy) | ({} if seed is None else {"seed": seed})
-    domain = GuestConfig(name, max_pages, target_pages, autostart, settings, min_pages, domain_type)
+    on_crash = table.choice("on_crash", ON_CRASH, "restart")
+    domain = GuestConfig(name, max_pages, target_pages, autostart, settings, min_pages, domain_type, on_crash)
     if _io_pages_s(domain) and domain_type is DomainType.VIRTIO:
         raise table.error("workload.io_pages_s", 'block I/O needs grants, which type "virtio" has not; "pvh" or "pv"')
     return domain

@@ -8,7 +8,7 @@ import pytest
 from tests.services.link import Link, new_agent
 from tests.services.peer import create, small_host
 from xbd.services.agent import MOVING_REPORT_S, SETTLED_REPORT_S, Agent
-from xbd.services.host import Record
+from xbd.services.records import Record
 
 
 def _linked(**settings: Any) -> Link:  # noqa: ANN401 - whatever a guest can be set to

@@ -12,7 +12,8 @@ from xbd import log
 from xbd.config import HostConfig, parse_host_config
 from xbd.errors import ConfigError
 from xbd.machine import Machine
-from xbd.services.host import Host, NoDoors
+from xbd.services.doors import NoDoors
+from xbd.services.host import Host
 from xbd.services.reload import Difference, HostFile, plan_reload
 
 HOST = '[host]\nmemory = "1g"\n'
@@ -56,8 +57,8 @@ LIVING = ("web1", "web2", "web3")
 @pytest.mark.parametrize(
     ("now", "key", "words", "guests"),
     [
-        (HOST.replace("1g", "2g") + WEB, "host.memory", "2 GiB now, the host has 1 GiB; restart the daemon", ()),
-        (HOST + "keep_holes = false\n" + WEB, "host.keep_holes", "False now, True in force; restart", ()),
+        (HOST.replace("1g", "2g") + WEB, "host.memory", "2 GiB now, the host has 1 GiB; begin a new host", ()),
+        (HOST + "keep_holes = false\n" + WEB, "host.keep_holes", "False now, True in force; begin a new host", ()),
         (HOST + 'runtime_dir = "x"\n' + WEB, "host.runtime_dir", "the sockets stay where they are", ()),
         (HOST + '[dom0]\nmemory = "128m"\n' + WEB, "dom0", "is made before all other domains", ()),
         (HOST + WEB.replace("32m", "16m"), "guest.target", "16 MiB now; targets .* `xbd mem-set`", LIVING),

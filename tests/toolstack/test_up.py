@@ -58,6 +58,26 @@ def test_a_host_comes_up_works_and_goes(host_file: str, how: signal.Signals) -> 
 
 
 @pytest.mark.slow
+def test_a_killed_hypervisor_is_started_again_from_its_state(tmp_path: Path) -> None:
+    """With a state directory its domains are there again, and their guests go on where they were."""
+    host_file = tmp_path / "host.toml"
+    host_file.write_text(HOST.replace("[[guest]]", 'state_dir = "state"\n[[guest]]'))
+    with running("up", str(host_file)) as up:
+        up.wait_until_it_says("2 guests are running")
+        assert all(one["outcome"] == "reached" for one in ask(str(host_file), "mem-set", "*", "16m", "--wait"))
+        before = children_of(up.process.pid)
+        os.kill(before["hypervisor"], signal.SIGKILL)
+        up.wait_until_it_says("state_recovered")
+        up.wait_until_it_says("hypervisor_ready")
+        assert all(one["outcome"] == "reached" for one in ask(str(host_file), "mem-set", "*", "32m", "--wait"))
+        domains = ask(str(host_file), "list")
+        assert [domain["hypercalls"]["decrease:done"] > 0 for domain in domains] == [True, True]
+        assert children_of(up.process.pid)["guests"] == before["guests"]
+        assert ask(str(host_file), "audit") == {"violations": []}
+        assert up.end() == 0
+
+
+@pytest.mark.slow
 def test_killed_agents_are_started_again(host_file: str) -> None:
     """Their guests boot anew; the hypervisor and its domains have stood all the while."""
     with running("up", host_file) as up:

@@ -13,8 +13,8 @@ from xbd.machine.domain import Domain
 from xbd.units import OFFSET_MASK, SUPER_ORDER
 
 
-def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_EXTENTS) -> None:
-    """Refuse a list of extents that makes no sense, whatever the state.
+def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_EXTENTS, repeated: bool = False) -> None:
+    """Refuse a list of extents that makes no sense, whatever the state; *repeated*: repeats are looked for elsewhere.
 
     Raises:
         BadArgument: naming the first extent that is misaligned, outside, or named twice; nothing changed.
@@ -37,7 +37,7 @@ def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_E
     if order and np.count_nonzero(gfns & OFFSET_MASK):
         index = int((gfns & OFFSET_MASK > 0).argmax())
         raise BadArgument(f"extent {index}, g{int(gfns[index]):#x}, is misaligned", f"a multiple of {1 << order}")
-    if not progresses:
+    if not (progresses or repeated):
         check_repeats(gfns)
 
 

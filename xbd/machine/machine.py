@@ -235,14 +235,17 @@ class Machine:
             self.host.scrub(single)
         return self.boot_info(domid)
 
-    def boot_info(self, domid: int) -> abi.BootInfo:
-        """Tell what a guest in this domain has: map, target, limit, features. Raises NoSuchDomain."""
+    def boot_info(self, domid: int, *, resumed: bool = False) -> abi.BootInfo:
+        """Tell what a guest in this domain has: map, target, limit, features. Raises NoSuchDomain.
+
+        One that goes on (*resumed*) knows its map, and is not told it again.
+        """
         domain = self.registry.living(domid)
         return abi.BootInfo(
             domid=domid,
             name=domain.name,
             gfn_count=domain.p2m.gfn_count,
-            runs=domain.p2m.runs(),
+            runs=np.zeros((0, 2), dtype=np.int64) if resumed else domain.p2m.runs(),
             target_pages=domain.target_pages,
             max_pages=domain.max_pages,
             features=domain.features,

@@ -36,8 +36,9 @@ def exchange(host: HostFrames, domain: Domain, command: Exchange) -> MemopResult
             "this host does not exchange frames of translated guests", "populate_depopulate or two calls"
         )
     gives, gets, order = command.gives, command.gets, command.gives_order
-    check_extents(gives, order, domain)
-    check_extents(gets, command.gets_order, domain)
+    # Repeats are looked for across both lists, once.
+    check_extents(gives, order, domain, repeated=True)
+    check_extents(gets, command.gets_order, domain, repeated=True)
     if order != command.gets_order:
         raise BadArgument(f"exchange of order {order} for order {command.gets_order}", "two equal orders")
     if gives.size != gets.size:
@@ -127,8 +128,8 @@ def populate_depopulate(host: HostFrames, domain: Domain, command: PopulateDepop
     if not domain.features.populate_depopulate:
         raise NotSupported("this host has no populate_depopulate", "exchange or two calls")
     fills, drains, order = command.populate, command.depopulate, command.order
-    check_extents(fills, order, domain)
-    check_extents(drains, order, domain)
+    check_extents(fills, order, domain, repeated=True)
+    check_extents(drains, order, domain, repeated=True)
     if fills.size != drains.size:
         raise BadArgument(f"{fills.size} extents to populate, {drains.size} to depopulate", "pairs")
     check_repeats(np.concatenate((fills, drains)))

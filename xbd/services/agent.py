@@ -73,7 +73,9 @@ class Agent:
 
     @property
     def deadline(self) -> float | None:
-        """Tell when to call `tick` at the latest."""
+        """Tell when to call `tick` at the latest; until hello is answered, nothing can be sent anyway."""
+        if not self._welcomed:
+            return None
         if self._step_deadline is None or self._report_due is None:
             return self._report_due if self._step_deadline is None else self._step_deadline
         return min(self._step_deadline, self._report_due)
@@ -93,6 +95,10 @@ class Agent:
         self._waiting.clear()
         self._step_deadline = self._report_due = None
 
+    def leaving(self) -> bytes:
+        """Pack the word that the agent goes, and that its guest has not crashed; nothing before hello was answered."""
+        return encode_notification("leaving", {}) if self._welcomed else b""
+
     def take_notes(self) -> list[Note]:
         """Hand out what the guest noted since the last time."""
         notes, self._notes = self._notes, []
@@ -108,26 +114,31 @@ class Agent:
         self._decoder.feed(received)
         outgoing: list[bytes] = []
         results: list[Result] = []
-        while (message := self._decoder.next_message()) is not None:
-            if type(message) is Response and self._welcomed:
-                results.append(self._conversation.answered(message))
-                continue
+        try:
+            while (message := self._decoder.next_message()) is not None:
+                if type(message) is Response and self._welcomed:
+                    results.append(self._conversation.answered(message))
+                    continue
+                if results:
+                    # Events are applied in the order in which they came, between the answers that they came between.
+                    self._step(Answered(results), now)
+                    results = []
+                if type(message) is Response:
+                    outgoing.append(self._hello_answered(message, now))
+                elif type(message) is Notification:
+                    self._notified(message, now)
+                else:
+                    raise RemoteProtocolError("a call from the hypervisor", "answers and notifications")
+        finally:
+            # What was answered before something went wrong was answered: it will not be again.
             if results:
-                # Events are applied in the order in which they came, between the answers that they came between.
                 self._step(Answered(results), now)
-                results = []
-            if type(message) is Response:
-                outgoing.append(self._hello_answered(message, now))
-            elif type(message) is Notification:
-                self._notified(message, now)
-            else:
-                raise RemoteProtocolError("a call from the hypervisor", "answers and notifications")
-        if results:
-            self._step(Answered(results), now)
         return b"".join(outgoing) + self._send(now)
 
     def tick(self, now: float) -> bytes:
-        """Note that the deadline is reached; returns what to send."""
+        """Note that the deadline is reached; returns what to send, nothing before hello is answered."""
+        if not self._welcomed:
+            return b""
         if self._step_deadline is not None and now >= self._step_deadline:
             self._step(Tick(), now)
         return self._send(now)
@@ -139,7 +150,8 @@ class Agent:
         boot = boot_from_wire(untrusted)
         self._welcomed = True
         self._notice_number = 0
-        if untrusted.get("resumed") is True:
+        resumed = untrusted.get("resumed") is True
+        if resumed:
             assert self.guest is not None, "a session that no guest runs in was resumed"
             resent = self._conversation.resend()
             self._step(TargetSet(boot.target_pages), now)
@@ -154,7 +166,7 @@ class Agent:
             self._reported = {}
             self._step(Tick(), now)
         mode = untrusted.get("mode")
-        if isinstance(mode, str) and (resent or mode != "normal"):
+        if isinstance(mode, str) and (resumed or mode != "normal"):
             self._step(ModeSet(parse_mode(mode)), now)
         if untrusted.get("shutdown") is True:
             self._step(ShutdownAsked(), now)
@@ -163,6 +175,8 @@ class Agent:
     def _notified(self, notification: Notification, now: float) -> None:
         if notification.method == "dropped":
             raise RemoteProtocolError(f"the hypervisor ended the connection: {notification.untrusted_params!r:.500}")
+        if not self._welcomed:
+            raise RemoteProtocolError(f"a notification {notification.method!r} before hello's answer", "that first")
         known = DOMAIN_NOTIFICATIONS.get(notification.method)
         if known is None:
             return  # a newer hypervisor may tell of things that this agent does not know
@@ -194,7 +208,12 @@ class Agent:
         """Pack commands as far as the window allows, and a report when one is due."""
         outgoing: list[bytes] = []
         conversation = self._conversation
-        while self._waiting and (not conversation.in_flight or conversation.in_flight_bytes < UNANSWERED_BYTES):
+        # What goes out before a resumed hello is answered would go out again with what is resent then.
+        while (
+            self._welcomed
+            and self._waiting
+            and (not conversation.in_flight or conversation.in_flight_bytes < UNANSWERED_BYTES)
+        ):
             outgoing.append(conversation.call(self._waiting.popleft()))
         guest = self.guest
         if guest is not None and self._welcomed:

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from xbd.abi import TURN_EXTENTS
-from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
+from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
+from xbd.errors import BadArgument, Busy, HypercallError, RemoteProtocolError
+from xbd.services.clients import keep
 from xbd.services.host import Host
 from xbd.wire import fields
 from xbd.wire.codec import (
     CALL_LIMITS,
+    HELLO_LIMITS,
     Decoder,
     Notification,
     Request,
@@ -25,12 +27,24 @@ from xbd.wire.codec import (
     encode_response,
 )
 from xbd.wire.commands import command_from_params, encode_result, extents_of
-from xbd.wire.protocol import DOMAIN_METHODS, GUEST_NOTIFICATIONS, TOOLSTACK_METHODS, VERSION, check_version
+from xbd.wire.protocol import (
+    AUTOBALLOON_METHODS,
+    CHANGING_METHODS,
+    DOMAIN_METHODS,
+    GUEST_NOTIFICATIONS,
+    TOOLSTACK_METHODS,
+    VERSION,
+    check_version,
+)
+from xbd.wire.session import Session
 
-# What any message costs of a turn, in extents: about 10 us of decoding, checking and answering.
-MESSAGE_COST: Final = 32
+# What any message costs of a turn, in extents: some 20 us of decoding, checking and answering. So a turn takes as many
+# small calls as an agent has in flight, and one that sends them without end holds up others no longer than a batch does.
+MESSAGE_COST: Final = TURN_EXTENTS // MAX_IN_FLIGHT
 # What a toolstack's call costs: a turn. They are rare, and some look at every domain.
 CALL_COST: Final = TURN_EXTENTS
+# Hellos that a connection may have refused; an agent tries again on a new one, when that is let in.
+MAX_REFUSED_HELLOS: Final = 8
 # Events in one piece to one subscriber; it gets the next ones when it has taken these.
 EVENTS_AT_ONCE: Final = 256
 
@@ -40,7 +54,8 @@ class Endpoint(ABC):
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._decoder = Decoder(CALL_LIMITS)
+        self._decoder = Decoder(HELLO_LIMITS)
+        self.admitted = False
         self.dropped: RemoteProtocolError | None = None
         self.more = False
 
@@ -65,9 +80,19 @@ class Endpoint(ABC):
                     self.more = self._decoder.unread_bytes > 0
                     break
         except RemoteProtocolError as error:
-            self.dropped = error
-            answers.append(encode_notification("dropped", {"reason": str(error), "expected": error.hint}))
+            answers.append(self.drop(error))
         return answers[0] if len(answers) == 1 else b"".join(answers)
+
+    def drop(self, error: RemoteProtocolError) -> bytes:
+        """Be done with the peer; returns what it is told last."""
+        self.dropped = error
+        return encode_notification("dropped", {"reason": str(error), "expected": error.hint})
+
+    def _admit(self) -> None:
+        """Take longer messages from now on: the peer has said hello as it should."""
+        if not self.admitted:
+            self.admitted = True
+            self._decoder = self._decoder.with_limits(CALL_LIMITS)
 
     @abstractmethod
     def take_pending(self) -> bytes:
@@ -89,11 +114,11 @@ class DomainEndpoint(Endpoint):
         super().__init__(wake)
         self._host = host
         self._record = host.record(domid)
-        self._admitted = False
+        self._refused_hellos = 0
 
     def take_pending(self) -> bytes:
         """Return the notices that the agent has not been told yet."""
-        if not self._admitted or not self._record.notices:
+        if not self.admitted or not self._record.notices:
             return b""
         notices = b"".join(encode_notification(kind, params) for kind, params in self._record.notices.items())
         self._record.notices.clear()
@@ -101,19 +126,20 @@ class DomainEndpoint(Endpoint):
 
     def closed(self) -> None:
         """Leave the session to be resumed."""
-        if self._admitted:
-            self._admitted = False
+        if self.admitted:
+            self.admitted = False
             self._host.disconnect(self._record)
+            self._host.commit()
 
     def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
         if type(message) is Request:
-            if self._admitted:
+            if self.admitted:
                 return self._call(message)
             return MESSAGE_COST, self._hello(message)
-        if type(message) is Notification and self._admitted:
+        if type(message) is Notification and self.admitted:
             self._notified(message)
             return MESSAGE_COST, b""
-        if not self._admitted:
+        if not self.admitted:
             raise RemoteProtocolError(f"a {type(message).__name__.lower()} before hello", "a call of hello first")
         raise RemoteProtocolError("an answer, but nothing was asked", "calls and notifications")
 
@@ -125,8 +151,12 @@ class DomainEndpoint(Endpoint):
             check_version(params["version"])
             boot = self._host.connect(self._record, request.msgid, params["session"], params["last_seen"], self._wake)
         except HypercallError as error:
+            self._refused_hellos += 1
+            if self._refused_hellos > MAX_REFUSED_HELLOS:
+                raise RemoteProtocolError(f"{self._refused_hellos} hellos refused", "a new connection") from error
             return encode_error(request.msgid, fields.error_map(error))
-        self._admitted = True
+        self._host.commit()
+        self._admit()
         return encode_response(request.msgid, boot)
 
     def _call(self, request: Request) -> tuple[int, bytes]:
@@ -143,11 +173,13 @@ class DomainEndpoint(Endpoint):
             cost += extents_of(command)
             answer = encode_result(request.msgid, self._host.execute(self._record, command))
         session.answered(answer)
+        self._host.commit()
         return cost, answer
 
     def _notified(self, notification: Notification) -> None:
-        if notification.method == "stopped":
-            self._host.stopped(self._record)
+        if notification.method in ("stopped", "leaving"):
+            (self._host.stopped if notification.method == "stopped" else self._host.leaving)(self._record)
+            self._host.commit()
             return
         if notification.method != "report":
             raise RemoteProtocolError(
@@ -166,23 +198,27 @@ class CallEndpoint(Endpoint):
     def __init__(self, name: str, wake: Callable[[], None]) -> None:
         super().__init__(wake)
         self._name = name
-        self._greeted = False
 
     def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
         if type(message) is not Request:
             raise RemoteProtocolError(f"a {type(message).__name__.lower()} from a client", "calls")
-        if message.method != "hello" and not self._greeted:
+        if message.method != "hello" and not self.admitted:
             raise RemoteProtocolError(f"a call of {message.method!r} before hello", "a call of hello first")
+        return CALL_COST, self._answer(message)
+
+    def _answer(self, request: Request) -> bytes:
+        """Do what a call asks; returns its answer."""
         try:
-            answer = self._hello(message) if message.method == "hello" else self._call(message)
+            answer = self._hello(request) if request.method == "hello" else self._call(request)
         except HypercallError as error:
-            return CALL_COST, encode_error(message.msgid, fields.error_map(error))
-        return CALL_COST, encode_response(message.msgid, answer)
+            return encode_error(request.msgid, fields.error_map(error))
+        return encode_response(request.msgid, answer)
 
     def _hello(self, request: Request) -> dict[str, object]:
-        params = fields.check_params("hello", TOOLSTACK_METHODS["hello"].params, request.untrusted_params)
+        """Agree on the version. Raises HypercallError."""
+        params = fields.check_params("hello", AUTOBALLOON_METHODS["hello"].params, request.untrusted_params)
         check_version(params["version"])
-        self._greeted = True
+        self._admit()
         return {"version": VERSION, "host": self._name}
 
     @abstractmethod
@@ -197,23 +233,48 @@ class ToolstackEndpoint(CallEndpoint):
         super().__init__(host.name, wake)
         self._host = host
         self._next_event: int | None = None
+        self._session: Session | None = None
 
     def take_pending(self) -> bytes:
         """Return events that a subscriber has not had yet, at most `EVENTS_AT_ONCE`."""
         if self._next_event is None:
             return b""
         if self._next_event < self._host.events.first_number:
-            self.dropped = RemoteProtocolError(
-                f"{self._host.events.first_number - self._next_event} events were missed", "a subscriber that reads"
-            )
-            return encode_notification("dropped", {"reason": str(self.dropped), "expected": self.dropped.hint})
+            missed = self._host.events.first_number - self._next_event
+            return self.drop(RemoteProtocolError(f"{missed} events were missed", "a subscriber that reads"))
         events = self._host.events.since(self._next_event, EVENTS_AT_ONCE)
         self._next_event += len(events)
         return b"".join(encode_notification("event", event) for event in events)
 
     def closed(self) -> None:
-        """Forget the subscription."""
+        """Forget the subscription; the session may be resumed."""
         self._host.subscribers.discard(self._wake)
+        if self._session is not None:
+            self._session.disconnect()
+            self._session = None
+
+    def _hello(self, request: Request) -> dict[str, object]:
+        params = fields.check_params("hello", TOOLSTACK_METHODS["hello"].params, request.untrusted_params)
+        session, last_seen = params.pop("session"), params.pop("last_seen")
+        answer = super()._hello(request._replace(untrusted_params=params))
+        if session is None:
+            return answer | {"resumed": False}
+        if self._session is not None:
+            raise Busy(f"this connection holds session {self._session.name!r}", "one hello with a session")
+        self._session, resumed = self._host.clients.hello(request.msgid, session, last_seen)
+        return answer | {"resumed": resumed}
+
+    def _answer(self, request: Request) -> bytes:
+        session = self._session
+        # Outside of sessions, and for the hello that opens one, nothing is kept.
+        kept = None if session is None or request.method == "hello" else session.call(request.msgid)
+        if kept:
+            return kept
+        answer = super()._answer(request)
+        if session is not None and request.method != "hello" and kept is None:
+            session.answered(keep(answer, changing=request.method in CHANGING_METHODS))
+        self._host.commit()
+        return answer
 
     def _call(self, request: Request) -> dict[str, object]:
         if request.method == "events":

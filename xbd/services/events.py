@@ -9,11 +9,11 @@ KEPT_EVENTS: Final = 10_000
 
 
 class EventLog:
-    """The last `KEPT_EVENTS` events, each a map with `number` (from 1, without gaps) and `event`."""
+    """The last `KEPT_EVENTS` events, each a map with `number` (from *first_number*, without gaps) and `event`."""
 
-    def __init__(self, kept: int = KEPT_EVENTS) -> None:
+    def __init__(self, kept: int = KEPT_EVENTS, *, first_number: int = 1) -> None:
         self._events: deque[dict[str, object]] = deque(maxlen=kept)
-        self.next_number = 1
+        self.next_number = first_number
 
     @property
     def first_number(self) -> int:

@@ -35,9 +35,10 @@ from xbd.units import counted
 
 _log = structlog.get_logger(__name__)
 
-# Pauses between attempts to connect: short at first, for a daemon that restarts; then not worth a thought.
+# Pauses between attempts to connect: short at first, for a connection that was cut; never so long that a daemon that has
+# restarted waits a second for anybody. A thousand agents that try cost a few per cent of a core.
 FIRST_PAUSE_S: Final = 0.05
-LONGEST_PAUSE_S: Final = 2.0
+LONGEST_PAUSE_S: Final = 0.5
 # Looking at a thousand domains takes some 20 ms; a burst of events is answered by one look.
 LOOK_PAUSE_S: Final = 0.05
 # Guests' deadlines are rounded up to this, so that many guests wake in one pass of the scheduler.
@@ -152,6 +153,10 @@ async def live(path: Path, domid: int) -> None:
                 raise
             _log.warning("session_refused", reason=str(error))
             agent.forget()
+        except trio.Cancelled:
+            # Ended in order: what becomes of a guest that crashes is not for this one.
+            transport.send_last(agent.leaving())
+            raise
         finally:
             transport.close()
 

@@ -6,98 +6,50 @@ and knows no socket; what the world must do with a domain's socket goes through 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Protocol
+from dataclasses import asdict
+from typing import Any, Final
 
 import xbd
-from xbd.abi import BootInfo, Command, DomainType, Result
-from xbd.errors import BadArgument, NotPermitted
+from xbd.abi import Command, DomainType, Result
+from xbd.errors import BadArgument, DamagedState, NotPermitted
 from xbd.guest.mode import parse_mode
 from xbd.machine import DomainInfo, Machine
+from xbd.machine.image import Kind
+from xbd.services.clients import ClientSessions
+from xbd.services.doors import Doors, NoDoors
 from xbd.services.events import EventLog
 from xbd.services.guest_settings import plan_guest
+from xbd.services.records import CRASHED_AFTER_S, SAVED, Record, Wake
+from xbd.services.saved import agent_section, daemon_section
 from xbd.wire import fields
 from xbd.wire.commands import boot_to_wire
 from xbd.wire.protocol import TOOLSTACK_METHODS, VERSION
-from xbd.wire.session import Action, Session
+from xbd.wire.session import Action
 
-
-class Doors(Protocol):
-    """Where a domain's socket is opened and closed."""
-
-    def open(self, domid: int) -> None:
-        """Make a domain reachable, before its creation is answered. Raises HypercallError: it is not created."""
-
-    def close(self, domid: int) -> None:
-        """End a domain's socket and whoever is connected to it."""
-
-    def permit_group(self, group: str | None) -> None:
-        """Let *group*, beside this user and root, use the toolstack's socket. Raises ConfigError: nothing has changed."""
-
-
-class NoDoors:
-    """A host that nobody connects to (tests, or endpoints driven by hand)."""
-
-    def open(self, domid: int) -> None:
-        """Do nothing."""
-
-    def close(self, domid: int) -> None:
-        """Do nothing."""
-
-    def permit_group(self, group: str | None) -> None:
-        """Do nothing."""
-
-
-Wake = Callable[[], None]
 # The control domain's number.
 DOM0: Final = 0
 
 
-@dataclass(slots=True, eq=False)
-class Record:
-    """What the daemon knows of a domain beside its memory."""
-
-    domid: int
-    name: str
-    autostart: bool
-    guest: dict[str, object]
-    session: Session = field(default_factory=Session)
-    mode: str = "normal"
-    wake: Wake | None = None
-    notices: dict[str, dict[str, object]] = field(default_factory=dict)
-    notice_number: int = 0
-    report: dict[str, object] | None = None
-    shutdown_asked: bool = False
-    stopped: bool = False
-    settling: bool = False
-
-    @property
-    def agent(self) -> bool:
-        """Whether an agent is connected."""
-        return self.wake is not None
-
-    def notify(self, kind: str, **details: object) -> None:
-        """Leave a numbered notice for the agent; the latest of a kind wins. Without an agent there is none."""
-        if self.wake is None:
-            return
-        self.notice_number += 1
-        # Behind the others, in the order of their numbers: an agent takes an older one after a newer for a repeat.
-        self.notices.pop(kind, None)
-        self.notices[kind] = {"number": self.notice_number, **details}
-        self.wake()
-
-
 class Host:
-    """One host: its machine, its domains' records, its events."""
+    """One host: its machine, its domains' records, its events.
+
+    Where the machine's state is saved, what is known of domains, sessions and clients is saved with it; who drives a host
+    calls `commit` after each thing done.
+    """
 
     def __init__(self, machine: Machine, *, name: str = "host", doors: Doors | None = None) -> None:
         self.machine = machine
         self.name = name
         self.doors: Doors = doors or NoDoors()
-        self.events = EventLog()
         self.subscribers: set[Wake] = set()
         self._records: dict[int, Record] = {}
         self._zombies: dict[int, str] = {}
+        self._is_saved = machine.image.store.undo is not None
+        # A machine that comes from its saved state brings domains; they, too, are saved.
+        self.is_restored = self._is_saved and (Kind.DAEMON, 0) in machine.image.store.kept()
+        self.saved = daemon_section(machine.image, new=not self.is_restored) if self._is_saved else None
+        self.clients = ClientSessions(self.saved)
+        self.events = EventLog(first_number=max(self.saved.next_event, 1) if self.saved else 1)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "list": self._list,
             "info": self._info,
@@ -147,6 +99,7 @@ class Host:
         type: str,  # noqa: A002 - the wire's name for it
         autostart: bool,
         guest: dict[str, object],
+        on_crash: str,
         domid: int | None = None,
     ) -> dict[str, object]:
         plan_guest(guest)  # refused here and now rather than by its agent, which has nobody to tell
@@ -158,16 +111,65 @@ class Host:
             domain_type=DomainType(type),
             domid=domid,
         )
+        record = Record(domid, name, autostart, guest, on_crash=on_crash)
         try:
+            self._save_new(record)
             self.doors.open(domid)
         except BaseException:
             self.machine.destroy(domid)
+            self._drop_saved(record)
             raise
-        self._records[domid] = Record(domid, name, autostart, guest)
-        self._event(
-            "created", self._records[domid], target_pages=target_pages, max_pages=max_pages, autostart=autostart
-        )
+        self._records[domid] = record
+        self._event("created", record, target_pages=target_pages, max_pages=max_pages, autostart=autostart)
         return {"domid": domid}
+
+    def _save_new(self, record: Record) -> None:
+        if self._is_saved:
+            record.saved = agent_section(self.machine.image, record.domid, new=True)
+            record.session = record.saved.session
+            record.save()
+
+    def _drop_saved(self, record: Record) -> None:
+        if record.saved is not None:
+            self.machine.image.drop_section(Kind.AGENT, record.domid)
+
+    def restore(self) -> None:
+        """Take up what an earlier daemon saved of the domains of its machine, and open their doors.
+
+        Raises:
+            DamagedState: it cannot be used.
+            HypercallError: a door cannot be opened.
+        """
+        for domid in self.machine.domains():
+            name = self.machine.domain(domid).name
+            if domid not in self.machine.living_domains():
+                self._zombies[domid] = name
+                continue
+            saved = agent_section(self.machine.image, domid, new=False)
+            told = saved.read()
+            if told.keys() != set(SAVED):
+                raise DamagedState(f"d{domid}: its record is not what this version of xbd saves")
+            record = Record(domid, name, saved=saved, session=saved.session, **told)
+            saved.session.load()
+            self._records[domid] = record
+            self.doors.open(domid)
+        self.clients.restore()
+        self.machine.image.sweep()
+
+    @property
+    def described(self) -> list[str]:
+        """Name the guests that the host file has described so far, where that is saved."""
+        return [] if self.saved is None else self.saved.described
+
+    def remember_described(self, names: list[str]) -> None:
+        """Save which guests the host file has described so far."""
+        if self.saved is not None:
+            self.saved.write_described(names)
+            self.commit()
+
+    def commit(self) -> None:
+        """Let what was done since the last time be done, whatever becomes of this process."""
+        self.machine.commit()
 
     def create_dom0(self, params: Mapping[str, object]) -> None:
         """Make the control domain, by the parameters of a `create` call. Raises HypercallError: nothing has changed."""
@@ -177,6 +179,7 @@ class Host:
         record = self._not_dom0(domid, "destroyed")
         zombie_pages = self.machine.destroy(record.domid)
         del self._records[record.domid]
+        self._drop_saved(record)
         self.doors.close(record.domid)
         if zombie_pages:
             self._zombies[record.domid] = record.name
@@ -195,6 +198,7 @@ class Host:
     def _shutdown(self, domid: int | str) -> dict[str, object]:
         record = self._not_dom0(domid, "shut down")
         record.shutdown_asked = True
+        record.save()
         if record.agent:
             record.notify("shutdown")
         else:
@@ -211,6 +215,7 @@ class Host:
         self.machine.set_target(domain.domid, pages)
         record = self.record(domain.domid)
         record.settling = True
+        record.save()
         record.notify("target", pages=pages)
         self._event("target", record, pages=pages)
         self._look_whether_settled(record)
@@ -233,6 +238,7 @@ class Host:
     def _guest_mode(self, domid: int | str, mode: str) -> dict[str, object]:
         record = self.record(self.machine.find(domid))
         record.mode = str(parse_mode(mode))
+        record.save()
         record.notify("mode", mode=record.mode)
         self._event("mode", record, mode=record.mode)
         return {"mode": record.mode}
@@ -266,23 +272,23 @@ class Host:
         Raises:
             HypercallError: another agent is connected, or the session cannot be resumed.
         """
+        if record.crashed and session != record.session.name:
+            raise NotPermitted(f"d{record.domid} has crashed and is preserved", "its own agent; or `xbd destroy` it")
         resumed = record.session.hello(msgid, session, last_seen) is Action.RESUME
-        boot = self._resumed(record.domid) if resumed else self.machine.reboot(record.domid)
+        boot = self.machine.boot_info(record.domid, resumed=True) if resumed else self.machine.reboot(record.domid)
         if not resumed:
             record.shutdown_asked = record.stopped = False
             record.report = None
             self._tell_news()
+        record.crashed = record.left = False
+        record.missed_since = None
+        record.save()
         # The answer tells how things stand, so what was not told yet needs no telling.
         record.notices.clear()
         record.wake = wake
         self._event("agent_connected", record, resumed=resumed)
         more = {"guest": record.guest, "mode": record.mode, "shutdown": record.shutdown_asked}
         return {"resumed": resumed, **boot_to_wire(boot), **more}
-
-    def _resumed(self, domid: int) -> BootInfo:
-        """Tell a guest that goes on what may have changed; its map is its own affair."""
-        boot = self.machine.boot_info(domid)
-        return replace(boot, runs=boot.runs[:0])
 
     def disconnect(self, record: Record) -> None:
         """Note that a domain's agent is gone; its session may be resumed."""
@@ -303,7 +309,35 @@ class Host:
         """Note that a guest has stopped, as it was asked."""
         if record.shutdown_asked and not record.stopped:
             record.stopped = True
+            record.save()
             self._event("shutdown", record)
+
+    def leaving(self, record: Record) -> None:
+        """Note that an agent goes for good, and that its guest has not crashed: another agent may boot it."""
+        record.left = True
+        record.save()
+
+    def tick(self, now: float) -> float | None:
+        """Look whose agents have died, and do as `on_crash` says; returns when to look again, None: at the next event."""
+        missed = [record for record in self._records.values() if record.is_missed]
+        for record in missed:
+            if record.missed_since is None:
+                record.missed_since = now
+            elif now >= record.missed_since + CRASHED_AFTER_S:
+                self._crash(record)
+        due = [
+            record.missed_since + CRASHED_AFTER_S
+            for record in missed
+            if record.missed_since is not None and record.is_missed
+        ]
+        return min(due, default=None)
+
+    def _crash(self, record: Record) -> None:
+        record.crashed = True
+        record.save()
+        self._event("crashed", record, on_crash=record.on_crash)
+        if record.on_crash == "destroy":
+            self._destroy(record.domid)
 
     # -- looking
 
@@ -317,8 +351,9 @@ class Host:
         record = self._records.get(domid)
         if record is None:
             # A zombie: of all that the daemon knew nothing is left.
-            return described | {"agent": False, "autostart": False, "mode": "normal", "guest": {}, "report": None}
-        described["state"] = "shutdown" if record.stopped else "running" if record.agent else "waiting"
+            nothing = {"agent": False, "autostart": False, "mode": "normal", "on_crash": "destroy"}
+            return described | nothing | {"guest": {}, "report": None}
+        described |= {"state": record.state, "on_crash": record.on_crash}
         described |= {"agent": record.agent, "autostart": record.autostart, "mode": record.mode}
         described |= {"guest": record.guest, "report": record.report}
         return described
@@ -341,6 +376,7 @@ class Host:
         domain = self.machine.domain(record.domid)
         if record.settling and domain.tot_pages == domain.target_pages:
             record.settling = False
+            record.save()
             self._event("settled", record, pages=domain.tot_pages)
 
     def _event(self, event: str, record: Record, **details: object) -> None:
@@ -348,6 +384,8 @@ class Host:
 
     def _announce(self, event: str, **details: object) -> None:
         self.events.add(event, **details)
+        if self.saved is not None:
+            self.saved.write_next_event(self.events.next_number)
         for wake in self.subscribers:
             wake()
 

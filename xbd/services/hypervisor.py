@@ -9,31 +9,39 @@ pass the toolstack's socket (`xbd.services.activation`); that one stays when the
 import math
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
 import trio
 
-from xbd.errors import ConfigError, HypercallError
+from xbd.errors import ConfigError, DamagedState, HypercallError
 from xbd.machine import Machine
 from xbd.services import signals, sockets
 from xbd.services.activation import take_passed_socket
-from xbd.services.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
+from xbd.services.door import Door
+from xbd.services.endpoint import DomainEndpoint, ToolstackEndpoint
 from xbd.services.host import Host
 from xbd.services.nurseries import plain_errors
-from xbd.services.peers import TOOLSTACK_PATIENCE_S, Alarm, SocketTransport, converse
+from xbd.services.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Alarm, Pace
+from xbd.services.rates import Allowance
 from xbd.services.reload import HostFile
+from xbd.services.room import Room
 from xbd.services.runtime_dir import check_socket_path, domain_socket, hypervisor_socket
 from xbd.services.sd_notify import ServiceManager
+from xbd.services.state_dir import StateDir
 from xbd.units import counted, format_pages
 
 _log = structlog.get_logger(__name__)
 
 # One agent, and a few more that are told EBUSY while they try.
 MAX_DOMAIN_PEERS: Final = 4
+# An agent connects once, and again when its connection or its host was lost. Each time is two events, maybe a reboot of a
+# guest in 4 KiB pieces, 120 ms for 16 GiB; so many at once, then one in two seconds: a guest that does nothing but
+# connect takes 6 % of a core with that, and needs hours to fill the event log.
+CONNECTS_AT_ONCE: Final = 16
+CONNECTS_PER_S: Final = 0.5
 # Commands of scripts that run at once, followers of events, agent hosts, a policy daemon.
 MAX_TOOLSTACK_PEERS: Final = 256
 # Peers that read have their answers long before; one that does not is not waited for.
@@ -41,87 +49,21 @@ SHUTDOWN_GRACE_S: Final = 2.0
 PASSED_SOCKET_S_GROUP: Final = (
     "the socket was passed by the service manager, whose SocketGroup= says who may use it; leave `group` out"
 )
-# Out of descriptors: accepting would spin, so it pauses until some peer may have left.
-ACCEPT_PAUSE_S: Final = 0.5
-
-
-@dataclass(slots=True, eq=False)
-class _Door:
-    """A listening socket, who came in by it, and the scopes that end accepting, and all of it."""
-
-    path: Path
-    listener: socket.socket
-    max_peers: int
-    make_endpoint: Callable[[Callable[[], None]], Endpoint]
-    patience_s: float
-    anybody: bool = False
-    passed: bool = False
-    transports: set[SocketTransport] = field(default_factory=set)
-    accepting: trio.CancelScope = field(default_factory=trio.CancelScope)
-    everything: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-    async def serve(self) -> None:
-        """Accept and serve peers until `accepting` is cancelled and all have left, or `everything` is."""
-        with self.everything:
-            async with trio.open_nursery() as peers:
-                with self.accepting:
-                    await self._accept(peers)
-        for transport in tuple(self.transports):
-            transport.close()
-
-    async def _accept(self, peers: trio.Nursery) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(self.listener)
-            try:
-                connection, _ = self.listener.accept()
-            except OSError as error:
-                if sockets.is_out_of_descriptors(error):
-                    _log.error("descriptors_exhausted", socket=str(self.path), error=error.strerror)
-                    await trio.sleep(ACCEPT_PAUSE_S)
-                continue
-            connection.settimeout(0)
-            if len(self.transports) >= self.max_peers or not (self.anybody or sockets.is_permitted(connection)):
-                _log.warning(
-                    "peer_refused", socket=str(self.path), uid=sockets.peer_uid(connection), peers=len(self.transports)
-                )
-                connection.close()
-                continue
-            transport = SocketTransport(connection, patience_s=self.patience_s)
-            self.transports.add(transport)
-            peers.start_soon(self._serve_peer, transport)
-
-    async def _serve_peer(self, transport: SocketTransport) -> None:
-        try:
-            await converse(transport, self.make_endpoint)
-        finally:
-            self.transports.discard(transport)
-
-    def close(self) -> None:
-        """End it at once: no new peers, no old ones, no file, unless it was passed by somebody who keeps it."""
-        self.everything.cancel()
-        trio.lowlevel.notify_closing(self.listener)
-        self.listener.close()
-        if not self.passed:
-            self.path.unlink(missing_ok=True)
-
-    def finish(self) -> None:
-        """Accept nobody any more; those who are here get the answers to what they have sent."""
-        self.accepting.cancel()
-        for transport in self.transports:
-            transport.finish()
 
 
 class _Doors:
     """The host's sockets: the toolstack's, and the domains' as `Host` asks for them."""
 
-    def __init__(self, runtime_dir: Path) -> None:
+    def __init__(self, runtime_dir: Path, state: StateDir | None) -> None:
         self._runtime_dir = runtime_dir
-        self._doors: dict[int, _Door] = {}
-        self._toolstack: _Door | None = None
+        # Without a state directory there is always room.
+        self.room = None if state is None else Room(lambda: state.is_full)
+        self._doors: dict[int, Door] = {}
+        self._toolstack: Door | None = None
         self.host: Host | None = None
         self.nursery: trio.Nursery | None = None
 
-    def _serve(self, door: _Door) -> _Door:
+    def _serve(self, door: Door) -> Door:
         assert self.nursery is not None, "a socket was opened before the daemon runs"
         self.nursery.start_soon(door.serve)
         return door
@@ -131,7 +73,7 @@ class _Doors:
         host = self.host
         assert host is not None, "the toolstack was let in before the daemon was complete"
         path = hypervisor_socket(self._runtime_dir)
-        door = _Door(
+        door = Door(
             path,
             passed or sockets.bind_unix(path, group=group),
             MAX_TOOLSTACK_PEERS,
@@ -167,14 +109,23 @@ class _Doors:
                 "a higher limit of open files, if that is the reason",
                 errno="ENFILE",
             ) from error
-        door = _Door(path, listener, MAX_DOMAIN_PEERS, lambda wake: DomainEndpoint(host, domid, wake), math.inf)
+        door = Door(
+            path,
+            listener,
+            MAX_DOMAIN_PEERS,
+            lambda wake: DomainEndpoint(host, domid, wake),
+            DOMAIN_PATIENCE_S,
+            room=self.room,
+            admission=Allowance(CONNECTS_AT_ONCE, CONNECTS_PER_S),
+            pace=Pace(),
+        )
         self._doors[domid] = self._serve(door)
 
     def close(self, domid: int) -> None:
         """End a domain's socket and its peers."""
         self._doors.pop(domid).close()
 
-    def _all(self) -> list[_Door]:
+    def _all(self) -> list[Door]:
         return [*([self._toolstack] if self._toolstack else []), *self._doors.values()]
 
     def finish(self) -> None:
@@ -199,9 +150,12 @@ async def serve(
     stop: trio.Event | None = None,
     passed: socket.socket | None = None,
     manager: ServiceManager | None = None,
+    state: StateDir | None = None,
     task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED,
 ) -> list[str]:
     """Serve *machine* until *stop* is set (or for ever); `started` hands out its `Host`.
+
+    A machine that was recovered brings its domains; then neither *dom0* nor *domains* are created.
 
     Args:
         machine: owned by the daemon from here on.
@@ -213,6 +167,7 @@ async def serve(
         stop: set by who wants it to end.
         passed: the toolstack's socket, if somebody else has bound it, and keeps it.
         manager: who is told how things stand.
+        state: where the machine's state is saved; it is closed in the end.
         task_status: trio's.
 
     Returns:
@@ -222,29 +177,32 @@ async def serve(
         ConfigError: another daemon runs there, a socket cannot be bound, or others could replace it.
         HypercallError: one of the domains cannot be created.
     """
-    _check_descriptors(len(domains) + (dom0 is not None))
+    _check_descriptors(max(len(domains) + (dom0 is not None), len(machine.domains())))
     check_socket_path(hypervisor_socket(runtime_dir))
     if passed is not None and group is not None:
         raise ConfigError(hypervisor_socket(runtime_dir), "group", PASSED_SOCKET_S_GROUP)
     lock = sockets.lock_runtime_dir(runtime_dir, group)
     stop = trio.Event() if stop is None else stop
     manager = manager or ServiceManager()
-    doors = _Doors(runtime_dir)
+    doors = _Doors(runtime_dir, state)
     host = doors.host = Host(machine, name=name, doors=doors)
     try:
         _remove_leftovers(runtime_dir)
         with plain_errors():
             async with trio.open_nursery() as nursery:
                 doors.nursery = nursery
-                if dom0 is not None:
-                    host.create_dom0(dom0)
-                for params in domains:
-                    host.call("create", params)
+                _people(host, dom0, domains, state)
+                if state is not None:
+                    state.begin()
                 doors.open_toolstack(group, passed)
-                _log.info("hypervisor_ready", socket=str(hypervisor_socket(runtime_dir)), domains=len(domains))
+                _log.info(
+                    "hypervisor_ready",
+                    socket=str(hypervisor_socket(runtime_dir)),
+                    domains=len(machine.living_domains()),
+                )
                 manager.ready(describe(host))
                 task_status.started(host)
-                await _until(stop, host, manager)
+                await _until(stop, host, manager, doors.room)
                 manager.stopping("letting peers finish, then a last audit")
                 doors.finish()
                 nursery.cancel_scope.deadline = trio.current_time() + SHUTDOWN_GRACE_S
@@ -252,11 +210,34 @@ async def serve(
         doors.close_all()
         os.close(lock)
     violations = host.audit()
+    if state is not None:
+        host.commit()
+        state.close(in_order=not violations)
     _log.info("hypervisor_stopped", violations=violations)
     return violations
 
 
-async def _until(stop: trio.Event, host: Host, manager: ServiceManager) -> None:
+def _people(
+    host: Host, dom0: Mapping[str, object] | None, domains: Sequence[Mapping[str, object]], state: StateDir | None
+) -> None:
+    """Make a new host's domains, or take up a recovered one's. Raises HypercallError, ConfigError."""
+    if host.is_restored:
+        try:
+            host.restore()
+        except DamagedState as error:
+            where = "the saved state" if state is None else state.path
+            raise ConfigError(where, "", f"the saved host cannot be used: {error}") from error
+    else:
+        if dom0 is not None:
+            host.create_dom0(dom0)
+            host.commit()
+        for params in domains:
+            host.call("create", params)
+            host.commit()
+    host.commit()
+
+
+async def _until(stop: trio.Event, host: Host, manager: ServiceManager, room: Room | None) -> None:
     """Wait for *stop*; meanwhile the manager is told how things stand, and that they move."""
     alarm = Alarm()
     host.subscribers.add(alarm.ring)
@@ -264,8 +245,25 @@ async def _until(stop: trio.Event, host: Host, manager: ServiceManager) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(manager.feed)
             nursery.start_soon(manager.follow, alarm.wait, lambda: describe(host))
+            nursery.start_soon(_watch_agents, host)
+            if room is not None:
+                nursery.start_soon(room.watch)
             await stop.wait()
             nursery.cancel_scope.cancel()
+    finally:
+        host.subscribers.discard(alarm.ring)
+
+
+async def _watch_agents(host: Host) -> None:
+    """Let the host look whose agents have died, whenever something has happened or it is time."""
+    alarm = Alarm()
+    host.subscribers.add(alarm.ring)
+    try:
+        while True:
+            deadline = host.tick(trio.current_time())
+            host.commit()
+            with trio.move_on_at(math.inf if deadline is None else deadline):
+                await alarm.wait()
     finally:
         host.subscribers.discard(alarm.ring)
 
@@ -304,6 +302,7 @@ async def run(
     dom0: Mapping[str, object] | None = None,
     domains: Sequence[Mapping[str, object]] = (),
     host_file: HostFile | None = None,
+    state: StateDir | None = None,
 ) -> int:
     """Be the daemon: serve until SIGTERM or SIGINT; returns the exit code (1: the last audit found something).
 
@@ -331,12 +330,17 @@ async def run(
                         stop=stop,
                         passed=passed,
                         manager=manager,
+                        state=state,
                         task_status=task_status,
                     )
                 )
                 nursery.cancel_scope.cancel()
 
             host = await nursery.start(serving)
+            if host_file is not None:
+                host_file.begin(host)
+                if host.is_restored:
+                    await host_file.reload(host)
             await signals.heed(received, stop.set, lambda: _reload(host, host_file, manager))
     return 1 if violations else 0
 

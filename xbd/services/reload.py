@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 DEFAULT_LOG_LEVEL: Final = "info"
 # More names than a person reads say no more than their number does.
 NAMED_AT_MOST: Final = 8
-_RESTART: Final = "restart the daemon, which ends all domains"
+_RESTART: Final = "begin a new host: restart the daemon, with an empty state directory if it has one"
 _ANEW: Final = "it is settled when a domain is created: destroy it and `xbd create` it, or restart the daemon"
 
 
@@ -131,6 +131,19 @@ class HostFile:
         self._in_force = config
         self._decided = frozenset(decided)
 
+    def begin(self, host: Host) -> None:
+        """Take as in force what a new host was made of, or what is saved of a host that was restored."""
+        if not host.is_restored:
+            host.remember_described([guest.name for guest in self._in_force.guests])
+            return
+        described = set(host.described)
+        self._in_force = replace(
+            self._in_force,
+            memory_pages=host.machine.statistics().frames,
+            settings=host.machine.settings,
+            guests=tuple(guest for guest in self._in_force.guests if guest.name in described),
+        )
+
     async def reload(self, host: Host) -> None:
         """Read it again and apply what can be; all else is logged. A file that cannot be used changes nothing."""
         try:
@@ -151,6 +164,7 @@ class HostFile:
         self._in_force = replace(
             self._in_force, name=read.name, group=read.group, log_level=read.log_level, guests=guests
         )
+        host.remember_described([guest.name for guest in guests])
         names = [guest.name for guest in created]
         _log.info("reloaded", file=str(self._path), applied=applied, created=len(names), **_named(names))
 
@@ -181,6 +195,7 @@ class HostFile:
         for guest in guests:
             try:
                 host.call("create", guest.as_create())
+                host.commit()
             except HypercallError as error:
                 _log.error("guest_not_created", guest=guest.name, reason=str(error))
             else:

@@ -16,8 +16,8 @@ from xbd.services.runtime_dir import check_socket_path
 
 # As many as may knock between two accepts; agents that start together try again when refused.
 BACKLOG: Final = 64
-# One listener and one connection for each domain.
-DESCRIPTORS_PER_DOMAIN: Final = 2
+# A listener, and as many connections as a domain's guest may hold (`hypervisor.MAX_DOMAIN_PEERS`), lest one take another's.
+DESCRIPTORS_PER_DOMAIN: Final = 5
 # Standard streams, epoll, lock, signals, the toolstack's listener and its peers.
 DESCRIPTORS_APART: Final = 64
 _UCRED: Final = struct.Struct("3i")  # struct ucred {pid, uid, gid} of man 7 unix

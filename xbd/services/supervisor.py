@@ -5,8 +5,9 @@ which ends them in order: guests first, then the hypervisor. Each child holds th
 on its standard input; when the supervisor is killed the pipe ends, and the children stop themselves
 (`stop_when_orphaned`).
 
-A hypervisor that dies takes all domains with it: then everything ends. Agents that die are started
-again, and their guests boot anew; those that keep dying are not.
+A hypervisor that dies takes all domains with it: then everything ends; unless it saves its state, then it
+is started again, and the agents resume. Agents that die are started again, and their guests boot anew.
+Who keeps dying is not started again.
 """
 
 import os
@@ -38,6 +39,9 @@ DEATHS_IN_A_ROW: Final = 5
 # Doubles with each death in a row, so a broken installation does not spin.
 RESTART_DELAY_S: Final = 0.5
 
+# sysexits.h: EX_CONFIG.
+_EXIT_CONFIG: Final = 78
+
 Say = Callable[[str], None]
 
 
@@ -49,14 +53,16 @@ class Supervisor:
         runtime_dir: where the sockets are to be.
         guests: how many of its guests want an agent.
         say: what a person is told, a line at a time.
+        saved: whether the host outlives its hypervisor.
     """
 
-    def __init__(self, config_path: Path, runtime_dir: Path, guests: int, say: Say) -> None:
+    def __init__(self, config_path: Path, runtime_dir: Path, guests: int, say: Say, *, saved: bool) -> None:
         self._config_path = config_path
         self._runtime_dir = runtime_dir
         self._socket = hypervisor_socket(runtime_dir)
         self._guests = guests
         self._say = say
+        self._saved = saved
         self._ending = trio.Event()
         self._impatient = trio.Event()
         self._hypervisor: trio.Process | None = None
@@ -74,9 +80,7 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hear, signals)
                 try:
-                    self._hypervisor = await _spawn(
-                        "hypervisor", "--config", str(self._config_path), "--runtime-dir", str(self._runtime_dir)
-                    )
+                    self._hypervisor = await self._start_hypervisor()
                     nursery.start_soon(self._watch_hypervisor, self._hypervisor)
                     if await self._ready():
                         await self._keep_agents(nursery)
@@ -107,12 +111,42 @@ class Supervisor:
             self._say(f"{signal.Signals(number).name}: stopping agents, then the hypervisor")
             self._ending.set()
 
+    async def _start_hypervisor(self) -> trio.Process:
+        return await _spawn("hypervisor", "--config", str(self._config_path), "--runtime-dir", str(self._runtime_dir))
+
     async def _watch_hypervisor(self, process: trio.Process) -> None:
-        code = await process.wait()
-        if not self._ending.is_set():
-            self._say(f"the hypervisor died: {how_it_ended(code)}; its domains are gone with it")
-            self._exit_code = code if code > 0 else 1
-            self._ending.set()
+        """End everything when the hypervisor dies, or start it again, if its state is saved and it comes back."""
+        deaths = 0
+        while True:
+            code = await process.wait()
+            if self._ending.is_set():
+                return
+            how = how_it_ended(code)
+            # One that ends by itself has said why; only one that was killed, or had a bug, may do better another time.
+            if not self._saved or code in (0, _EXIT_CONFIG) or deaths >= DEATHS_IN_A_ROW:
+                self._say(
+                    f"the hypervisor died: {how}; " + ("giving up" if self._saved else "its domains are gone with it")
+                )
+                self._exit_code = code if code > 0 else 1
+                self._ending.set()
+                return
+            self._say(f"the hypervisor died: {how}; starting it again from its state")
+            with trio.move_on_after(RESTART_DELAY_S * deaths):
+                await self._ending.wait()
+            if self._ending.is_set():
+                return
+            process = self._hypervisor = await self._start_hypervisor()
+            deaths = 0 if await self._answers(process) else deaths + 1
+
+    async def _answers(self, process: trio.Process) -> bool:
+        """Wait until a hypervisor that was started again answers; False when it died instead."""
+        while process.poll() is None and not self._ending.is_set():
+            try:
+                async with open_client(self._socket):
+                    return True
+            except XbdError:
+                await trio.sleep(LOOK_EVERY_S)
+        return False
 
     async def _ready(self) -> bool:
         """Wait until the hypervisor answers; False when all is to end instead."""

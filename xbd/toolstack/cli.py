@@ -145,7 +145,7 @@ def with_client(socket_path: str | None, work: Callable[[Client], Awaitable[_T]]
     path = find_socket(socket_path or group_socket(), os.environ)
 
     async def connected() -> _T:
-        async with open_client(path) as client:
+        async with open_client(path, resume=True) as client:
             return await work(client)
 
     return trio.run(connected)

@@ -5,13 +5,12 @@
             await client.set_target(domain.domid, domain.static_max_pages // 2)
 
 Calls may be made from any number of tasks; each waits for its own answer. What the daemon refuses
-comes back as the `HypercallError` that it was, a connection that ends as `PeerLost`.
-
-It does not connect again by itself: what became of the calls in flight is for the caller to find out.
+comes back as the `HypercallError` that it was, a connection that ends for good as `PeerLost`. One that
+is cut, or whose daemon restarts with its state, is taken up again: see `xbd.toolstack.connection`.
 """
 
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,61 +18,22 @@ from typing import Any, Final
 import trio
 
 from xbd.abi import DomainType
-from xbd.errors import PeerLost, RemoteProtocolError, XbdError
+from xbd.errors import RemoteProtocolError
 from xbd.services.runtime_dir import check_socket_path
+from xbd.toolstack.connection import ANSWER_TIMEOUT_S, Connection, Params, Resumption
 from xbd.toolstack.sockets import explain_connect
 from xbd.toolstack.views import DomainView, domain_view
-from xbd.wire.codec import ANSWER_LIMITS, RECEIVE_BYTES, Decoder, Notification, Response, encode_request
-from xbd.wire.fields import error_from_map
-from xbd.wire.protocol import VERSION
 
-# No answer of the daemon's takes this long unless it hangs; `audit` recomputes everything and may.
-ANSWER_TIMEOUT_S: Final = 60.0
+__all__ = ["ANSWER_TIMEOUT_S", "AUDIT_TIMEOUT_S", "Client", "open_client", "serve_client"]
+
+# `audit` recomputes everything.
 AUDIT_TIMEOUT_S: Final = 3600.0
-# Enough to keep the daemon busy; it reads one client's calls in order anyway.
-CALLS_IN_FLIGHT: Final = 64
-# A reader of events that is this far behind fetches what it missed instead (the daemon keeps the latest).
-EVENTS_QUEUED: Final = 10_000
-
-Params = Mapping[str, object]
 
 
-class _Call:
-    """A call in flight: its answer, or why there will be none."""
-
-    __slots__ = ("answered", "error", "result")
-
-    def __init__(self) -> None:
-        self.answered = trio.Event()
-        self.result: object = None
-        self.error: XbdError | None = None
-
-    def settle(self, result: object, error: XbdError | None) -> None:
-        self.result, self.error = result, error
-        self.answered.set()
-
-
-class Client:
+class Client(Connection):
     """A connection to a hypervisor; made by `open_client`."""
 
-    def __init__(self, stream: trio.abc.Stream, where: str) -> None:
-        self._stream = stream
-        self._where = where
-        self._decoder = Decoder(ANSWER_LIMITS)
-        self._calls: dict[int, _Call] = {}
-        self._next_msgid = 0
-        self._in_flight = trio.CapacityLimiter(CALLS_IN_FLIGHT)
-        self._sending = trio.Lock()
-        self._lost: XbdError | None = None
-        self._events: deque[dict[str, Any]] = deque()
-        self._events_missed = False
-        self._news = trio.Event()
-
     # -- what can be asked of a hypervisor
-
-    async def hello(self) -> dict[str, Any]:
-        """Agree on the protocol's version; says {version, host}."""
-        return await self.call("hello", {"version": VERSION})
 
     async def list(self) -> Sequence[DomainView]:
         """List the domains, by domid."""
@@ -99,6 +59,7 @@ class Client:
         min_pages: int = 0,
         domain_type: DomainType = DomainType.PVH,
         autostart: bool = True,
+        on_crash: str = "restart",
         guest: Params | None = None,
     ) -> int:
         """Make a domain; *guest* are the settings that its agent is started with. Returns its domid."""
@@ -108,6 +69,7 @@ class Client:
             "target_pages": target_pages,
             "min_pages": min_pages,
             "autostart": autostart,
+            "on_crash": on_crash,
         }
         answer = await self.call("create", {"name": name, **params, "guest": dict(guest or {})})
         domid = answer.get("domid")
@@ -162,139 +124,71 @@ class Client:
         One iteration at a time per client.
         """
         while True:
-            self._events_missed = False
-            self._events.clear()
+            self.events_missed = False
+            self.events_waiting.clear()
             answer = await self.call("events", {"since": since})
-            for event in answer.get("events", ()):
+            for event in _checked_events(answer.get("events")):
                 since = int(event["number"]) + 1
                 yield event
-            while follow and not self._events_missed:
-                if not self._events:
-                    await self._wait_for_news()
+            while follow and not self.events_missed:
+                if not self.events_waiting:
+                    await self.wait_for_news()
                     continue
-                event = self._events.popleft()
+                event = self.events_waiting.popleft()
                 if event["number"] >= since:
                     since = int(event["number"]) + 1
                     yield event
             if not follow:
                 return
 
-    async def _wait_for_news(self) -> None:
-        if self._lost is not None:
-            raise self._lost
-        self._news = trio.Event()
-        await self._news.wait()
 
-    # -- how it is asked
-
-    async def call(
-        self, method: str, params: Params | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S
-    ) -> dict[str, Any]:
-        """Call any method and wait for its answer, a map.
-
-        Raises:
-            HypercallError: the daemon refused; nothing was changed.
-            PeerLost: the connection ended, or no answer came in *timeout_s*.
-            RemoteProtocolError: the answer makes no sense.
-        """
-        async with self._in_flight:
-            if self._lost is not None:
-                raise self._lost
-            msgid, self._next_msgid = self._next_msgid, (self._next_msgid + 1) % (1 << 32)
-            call = self._calls[msgid] = _Call()
-            try:
-                with trio.move_on_after(timeout_s) as patience:
-                    await self._send(encode_request(msgid, method, dict(params or {})))
-                    await call.answered.wait()
-            finally:
-                self._calls.pop(msgid, None)
-            if patience.cancelled_caught:
-                raise PeerLost(f"{self._where} has not answered `{method}` for {timeout_s:g} s; is it hanging?")
-        if call.error is not None:
-            raise call.error
-        if not isinstance(call.result, dict):
-            raise RemoteProtocolError(f"{method} was answered with a {type(call.result).__name__}", "a map")
-        return call.result
-
-    async def _send(self, message: bytes) -> None:
-        try:
-            async with self._sending:
-                # A message cut short would garble all later ones, so a call that is given up is still sent whole.
-                with trio.CancelScope(shield=True), trio.fail_after(ANSWER_TIMEOUT_S):
-                    await self._stream.send_all(message)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-            self._lose(PeerLost(f"the connection to {self._where} ended while a call was sent"))
-            raise self._lost or PeerLost(self._where) from error
-
-    async def receive_all(self) -> None:
-        """Take in what the daemon sends until the connection ends; a task of `open_client`'s."""
-        try:
-            while received := await self._stream.receive_some(RECEIVE_BYTES):
-                self._decoder.feed(received)
-                while (message := self._decoder.next_message()) is not None:
-                    self._take(message)
-        except RemoteProtocolError as error:
-            self._lose(RemoteProtocolError(f"{self._where} sent {error}", error.hint))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._lose(PeerLost(f"the connection to {self._where} broke ({str(error) or type(error).__name__})"))
-        self._lose(PeerLost(f"{self._where} closed the connection; it may have been stopped (see its log)"))
-
-    def _take(self, message: object) -> None:
-        match message:
-            case Response(msgid, error, result):
-                call = self._calls.get(msgid)
-                if call is not None:
-                    call.settle(result, None if error is None else error_from_map(error))
-            case Notification("event", untrusted_params):
-                self._take_event(untrusted_params)
-            case Notification("dropped", [{"reason": str(reason), "expected": str(expected)}]):
-                self._lose(RemoteProtocolError(f"{self._where} ended the connection: {reason}", expected))
-            case Notification():
-                pass  # a newer daemon may tell of things that this client does not know
-            case _:
-                raise RemoteProtocolError(f"an unexpected {type(message).__name__}", "an answer or an event")
-
-    def _take_event(self, untrusted_params: object) -> None:
-        match untrusted_params:
-            case [dict() as event] if isinstance(event.get("number"), int):
-                if len(self._events) >= EVENTS_QUEUED:
-                    self._events_missed = True
-                else:
-                    self._events.append(event)
-                self._news.set()
-            case _:
-                raise RemoteProtocolError(f"an event {untrusted_params!r:.80}", "[{number, event, ...}]")
-
-    def _lose(self, error: XbdError) -> None:
-        """Note that the connection is over; every caller hears of it, the first reason stands."""
-        self._lost = self._lost or error
-        for call in self._calls.values():
-            if not call.answered.is_set():
-                call.settle(None, self._lost)
-        self._news.set()
+def _checked_events(untrusted: object) -> list[dict[str, Any]]:
+    """Hold a list of events to being one. Raises RemoteProtocolError."""
+    if not isinstance(untrusted, list) or not all(
+        isinstance(event, dict) and type(event.get("number")) is int for event in untrusted
+    ):
+        raise RemoteProtocolError(f"an answer with events {untrusted!r:.80}", "[{number, event, ...}]")
+    return untrusted
 
 
 @asynccontextmanager
-async def open_client(path: Path | str) -> AsyncIterator[Client]:
+async def open_client(path: Path | str, *, resume: bool = False) -> AsyncIterator[Client]:
     """Connect to the hypervisor at *path* and greet it.
+
+    Args:
+        path: its socket.
+        resume: take the session up again when the connection is lost; calls then wait for that.
 
     Raises:
         NoHypervisor: no connection came about; says why, and the next step.
         HypercallError: the hypervisor speaks another version.
     """
     path = check_socket_path(Path(path))
+
+    async def connect() -> trio.abc.Stream:
+        try:
+            return await trio.open_unix_socket(str(path))
+        except OSError as error:
+            raise explain_connect(path, error) from error
+
+    stream = await connect()
+    resumption = Resumption(connect, str(uuid.uuid4())) if resume else None
     try:
-        stream = await trio.open_unix_socket(str(path))
-    except OSError as error:
-        raise explain_connect(path, error) from error
-    async with stream, serve_client(stream, f"the hypervisor at {path}") as client:
-        yield client
+        async with serve_client(stream, f"the hypervisor at {path}", resumption) as client:
+            try:
+                yield client
+            finally:
+                stream = client.stream
+    finally:
+        await trio.aclose_forcefully(stream)
 
 
 @asynccontextmanager
-async def serve_client(stream: trio.abc.Stream, where: str) -> AsyncIterator[Client]:
+async def serve_client(
+    stream: trio.abc.Stream, where: str, resumption: Resumption | None = None
+) -> AsyncIterator[Client]:
     """Run a client on a connected *stream*; *where* is what errors call the other end."""
-    client = Client(stream, where)
+    client = Client(stream, where, resumption)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.receive_all)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import trio
 
-from xbd.abi import DomainType
+from xbd.abi import ON_CRASH, DomainType
 from xbd.errors import HypercallError
 from xbd.toolstack.cli import (
     EXIT_FAILED,
@@ -52,6 +52,13 @@ _CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
 @click.option("--workload", metavar="NAME", help="What runs in it: idle, steady, bursty or unmovable. [default: idle]")
 @click.option("--seed", type=click.IntRange(min=0), help="What its chance is drawn from. [default: 0]")
 @click.option("--verify", is_flag=True, help="Check every content word that its programs wrote.")
+@click.option(
+    "--on-crash",
+    type=click.Choice(ON_CRASH),
+    default="restart",
+    show_default=True,
+    help="What becomes of it when its agent dies: another boots it, it is destroyed, or it stays to be looked at.",
+)
 @click.option("--no-start", is_flag=True, help="Leave it without an agent; start one with `xbd guest NAME`.")
 @client_options
 def create_command(
@@ -66,6 +73,7 @@ def create_command(
     seed: int | None,
     socket_path: str | None,
     verify: bool,
+    on_crash: str,
     no_start: bool,
     as_json: bool,
 ) -> None:
@@ -90,6 +98,7 @@ def create_command(
             min_pages=least.pages if least else 0,
             domain_type=DomainType(domain_type),
             autostart=not no_start,
+            on_crash=on_crash,
             guest=guest,
         )
 

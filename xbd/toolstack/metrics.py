@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from xbd.toolstack.views import DomainView
 
 # Prometheus gives up a scrape after 10 s; a hypervisor that hangs for longer is not up.
 ANSWER_WITHIN_S = 8.0
+# How often the server looks whether it is to stop.
+STOP_WITHIN_S = 0.2
 _UNIX = "unix:"
 
 
@@ -124,19 +127,15 @@ def _serve(listen: str, app: Any) -> None:  # noqa: ANN401 - a WSGI application
     except (OSError, OverflowError) as error:
         raise Failure(f"cannot listen on {listen}: {getattr(error, 'strerror', None) or error}") from error
     server.set_app(app)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: threading.Thread(target=server.shutdown).start())
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     bound = listen if listen.startswith(_UNIX) else f"http://{server.server_address[0]!s}:{server.server_port}/metrics"
     click.echo(f"serving {bound}", err=True)
     manager.ready(f"serving {bound}")
     try:
-        server.serve_forever()
-    except KeyboardInterrupt:
+        # By a request to its loop, not by an exception: one in the middle of an answer would be taken for the answer's.
+        server.serve_forever(poll_interval=STOP_WITHIN_S)
         manager.stopping("stopping")
     finally:
         server.server_close()
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    del signum, frame
-    raise KeyboardInterrupt

@@ -29,6 +29,13 @@ _runtime_dir_option = click.option(
 )
 
 
+_state_dir_option = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the host's state is saved, to outlive the daemon. [default: as the host file says, else nowhere]",
+)
+
+
 @click.command("up")
 @click.argument("host_file", metavar="HOST.toml", type=_HOST_FILE)
 @_runtime_dir_option
@@ -36,14 +43,16 @@ _runtime_dir_option = click.option(
 def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) -> None:
     """Run the host that HOST.toml describes, in the foreground: hypervisor, domains, agents.
 
-    Each service is a process of its own. Ctrl-C stops them cleanly; a second one at once.
+    Each service is a process of its own. Ctrl-C stops them cleanly; a second one at once. With a state_dir in
+    HOST.toml the host is there again the next time, and a hypervisor that is killed is started again.
     """
     from xbd.services.supervisor import Supervisor  # noqa: PLC0415 - the other commands here need none of it
 
     config = load_host_config(host_file)
     directory = _runtime_dir(runtime_dir, config)
     wanted = sum(guest.autostart for guest in (*config.guests, *([config.dom0] if config.dom0 else [])))
-    supervisor = Supervisor(host_file, directory, wanted, lambda line: click.echo(line, err=True))
+    saved = config.state_dir is not None
+    supervisor = Supervisor(host_file, directory, wanted, lambda line: click.echo(line, err=True), saved=saved)
     ctx.exit(trio.run(supervisor.run))
 
 
@@ -58,6 +67,7 @@ def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) ->
 )
 @click.option("--group", help="Whose members may use the toolstack's socket, beside this user and root.")
 @_runtime_dir_option
+@_state_dir_option
 @click.option(
     "--log-level", type=click.Choice(LOG_LEVELS), help="Log from here on. [default: as the host file says, else info]"
 )
@@ -71,6 +81,7 @@ def hypervisor_command(
     strategy: str | None,
     group: str | None,
     runtime_dir: Path | None,
+    state_dir: Path | None,
     log_level: str | None,
     supervised: bool,
 ) -> None:
@@ -78,6 +89,10 @@ def hypervisor_command(
 
     SIGTERM and Ctrl-C let nobody new in, answer what peers have sent (for 2 s at most), audit the
     machine, and end the host with all its domains.
+
+    With a state directory the host outlives the daemon, however that ends (SIGKILL, not loss of power): the
+    next one goes on with the same domains, and agents and clients resume their sessions. Memory and settings
+    are then those of the saved host; guests that the host file describes newly are created.
 
     SIGHUP reads HOST.toml again. Applied are [[guest]]s that are described newly (they are created), and
     the host's name, group and log_level. All else that is described differently is left as it is, and
@@ -87,9 +102,9 @@ def hypervisor_command(
     A service manager may pass the socket (LISTEN_FDS); it must be hypervisor.sock in the run-time
     directory. It is told how things stand (NOTIFY_SOCKET, WATCHDOG_USEC). Units for systemd are in systemd/.
     """
-    from xbd.machine import Machine  # noqa: PLC0415 - numpy-heavy
-    from xbd.services.hypervisor import run  # noqa: PLC0415
+    from xbd.services.hypervisor import run  # noqa: PLC0415 - numpy-heavy
     from xbd.services.reload import DEFAULT_LOG_LEVEL, HostFile  # noqa: PLC0415
+    from xbd.services.state_dir import StateDir, make_machine  # noqa: PLC0415
 
     if (host_file is None) == (memory is None):
         raise click.UsageError("either --config HOST.toml or --memory SIZE is needed, such as: --memory 16g")
@@ -100,7 +115,9 @@ def hypervisor_command(
     log.configure(log_level or config.log_level or DEFAULT_LOG_LEVEL)
     decided = [key for key, given in (("group", group), ("log_level", log_level)) if given]
     file = None if host_file is None else HostFile(host_file, config, decided)
-    machine = Machine(config.superframes, settings=config.settings)
+    state_path = state_dir or config.state_dir
+    state = None if state_path is None else StateDir(state_path.resolve())
+    machine = make_machine(state, config.superframes, config.settings)
     dom0 = None if config.dom0 is None else config.dom0.as_create()
     domains = [guest.as_create() for guest in config.guests]
 
@@ -113,6 +130,7 @@ def hypervisor_command(
             dom0=dom0,
             domains=domains,
             host_file=file,
+            state=state,
         )
 
     ctx.exit(_run(serve, supervised=supervised))

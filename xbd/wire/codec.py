@@ -14,6 +14,7 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from xbd.abi import MAX_EXTENTS
 from xbd.errors import LocalProtocolError, RemoteProtocolError
+from xbd.wire.quoting import quote
 
 # What one read of a socket asks for: 16 pages, a full window of eight 512-extent calls and then some.
 RECEIVE_BYTES: Final = 64 * 1024
@@ -24,7 +25,8 @@ BUFFER_BYTES: Final = 16 * 1024
 MAX_CALL_BYTES: Final = 2 * 8 * MAX_EXTENTS + 4096
 # The longest answer is a booting guest's map, 16 bytes a run: 4 Mi runs, the worst that a 32 GiB guest can have.
 MAX_ANSWER_BYTES: Final = (64 << 20) + 4096
-# A call's arrays and maps are settings and statistics; tens of entries are usual. Also bounds what a header can reserve.
+# A call's arrays and maps are settings and statistics; tens of entries are usual. So many may all of them together have:
+# an empty array is one byte and 56 of an object's, and a megabyte of them kept the daemon busy for 150 ms.
 MAX_CALL_ITEMS: Final = 1024
 # `list` answers one entry per domain, at most 32,752 of them.
 MAX_ANSWER_ITEMS: Final = 65_536
@@ -32,6 +34,8 @@ MAX_ANSWER_ITEMS: Final = 65_536
 MAX_NESTING: Final = 8
 # Message ids are uint32 in MessagePack-RPC; they wrap.
 MSGID_LIMIT: Final = 1 << 32
+# What a hello takes, twenty times over; nobody who has not been let in needs more.
+MAX_HELLO_BYTES: Final = 4096
 # No method name comes near; it keeps what an error message quotes short.
 MAX_METHOD_CHARS: Final = 64
 
@@ -66,14 +70,17 @@ Message = Request | Response | Notification
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a decoder puts up with: bytes of one message, entries of one array or map."""
+    """What a decoder puts up with: bytes of one message, entries of one array or map, and, if *in_all*, of all together."""
 
     message_bytes: int
     items: int
+    in_all: bool = True
 
 
+HELLO_LIMITS: Final = Limits(MAX_HELLO_BYTES, MAX_CALL_ITEMS)
 CALL_LIMITS: Final = Limits(MAX_CALL_BYTES, MAX_CALL_ITEMS)
-ANSWER_LIMITS: Final = Limits(MAX_ANSWER_BYTES, MAX_ANSWER_ITEMS)
+# A client trusts its daemon: `list` has as many maps as there are domains.
+ANSWER_LIMITS: Final = Limits(MAX_ANSWER_BYTES, MAX_ANSWER_ITEMS, in_all=False)
 
 
 def _refuse_extension(code: int, _body: bytes) -> NoReturn:
@@ -84,11 +91,14 @@ class Decoder:
     """Bytes in, messages out.
 
     Args:
-        limits: `CALL_LIMITS` for what comes in at a server, `ANSWER_LIMITS` at a client.
+        limits: `HELLO_LIMITS` for what comes in at a server at first, `CALL_LIMITS` from then on,
+            `ANSWER_LIMITS` at a client.
     """
 
     def __init__(self, limits: Limits = CALL_LIMITS) -> None:
         self._limits = limits
+        self._items = 0
+        counting = {"list_hook": self._count_list, "object_hook": self._count_map} if limits.in_all else {}
         self._unpacker = msgpack.Unpacker(
             raw=False,
             strict_map_key=True,
@@ -101,10 +111,31 @@ class Decoder:
             max_array_len=limits.items,
             max_map_len=limits.items,
             max_ext_len=0,
+            **counting,
         )
         self._fed_bytes = 0
         self._message_start = 0
         self._broken: RemoteProtocolError | None = None
+
+    def _count_list(self, untrusted: list[object]) -> list[object]:
+        self._count(len(untrusted))
+        return untrusted
+
+    def _count_map(self, untrusted: dict[object, object]) -> dict[object, object]:
+        self._count(len(untrusted))
+        return untrusted
+
+    def _count(self, entries: int) -> None:
+        """Count an array's or map's entries, and itself, among those of its message."""
+        self._items += 1 + entries
+        if self._items > self._limits.items:
+            raise ValueError(f"more than {self._limits.items} entries in all its arrays and maps")
+
+    def with_limits(self, limits: Limits) -> "Decoder":
+        """Make the decoder of what comes next, between two messages: what was fed and not handed out goes over to it."""
+        successor = Decoder(limits)
+        successor.feed(self._unpacker.read_bytes(self.unread_bytes))
+        return successor
 
     def feed(self, received: bytes | bytearray) -> None:
         """Take bytes as they came, at most `RECEIVE_BYTES` at a time; `next_message` has what they complete."""
@@ -142,6 +173,7 @@ class Decoder:
         if end - self._message_start > limit:
             self._break(f"a message of {end - self._message_start} bytes, more than {limit}")
         self._message_start = end
+        self._items = 0
         try:
             return _to_message(untrusted)
         except RemoteProtocolError as error:
@@ -186,13 +218,13 @@ def _to_message(untrusted: object) -> Message:
 def _checked_msgid(untrusted: object) -> int:
     if type(untrusted) is int and 0 <= untrusted < MSGID_LIMIT:
         return untrusted
-    raise RemoteProtocolError(f"message id {untrusted!r:.80}", f"a number from 0 to {MSGID_LIMIT - 1}")
+    raise RemoteProtocolError(f"message id {quote(untrusted)}", f"a number from 0 to {MSGID_LIMIT - 1}")
 
 
 def _checked_method(untrusted: object) -> str:
     if type(untrusted) is str and len(untrusted) <= MAX_METHOD_CHARS:
         return untrusted
-    raise RemoteProtocolError(f"a method name {untrusted!r:.80}", f"text of at most {MAX_METHOD_CHARS} characters")
+    raise RemoteProtocolError(f"a method name {quote(untrusted)}", f"text of at most {MAX_METHOD_CHARS} characters")
 
 
 def _check_nesting(untrusted: object, levels: int) -> None:

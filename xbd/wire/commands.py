@@ -13,6 +13,8 @@ import numpy as np
 
 from xbd import abi
 from xbd.abi import (
+    MAX_DOMAIN_PAGES,
+    MAX_DOMAINS,
     BootInfo,
     Command,
     DomainType,
@@ -31,6 +33,7 @@ from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.wire import fields
 from xbd.wire.codec import Response, encode_error, encode_response
 from xbd.wire.protocol import DOMAIN_METHODS
+from xbd.wire.quoting import quote
 
 # Each method's command, whose fields are the method's parameters, and the field that says how much it asks for.
 _COMMANDS: Final[dict[str, tuple[type[Command], str]]] = {
@@ -66,7 +69,7 @@ def command_from_params(method: str, untrusted_params: object) -> Command:
         BadArgument: an unknown method, or parameters that are not the method's.
     """
     if method not in _COMMANDS:
-        raise BadArgument(f"unknown method {method!r:.80}", f"one of {', '.join(DOMAIN_METHODS)}")
+        raise BadArgument(f"unknown method {quote(method)}", f"one of {', '.join(DOMAIN_METHODS)}")
     command = _COMMANDS[method][0](**fields.check_params(method, DOMAIN_METHODS[method].params, untrusted_params))
     if isinstance(command, PopulateDepopulate) and command.populate.size != command.depopulate.size:
         raise BadArgument(
@@ -131,7 +134,7 @@ def result_from_response(command: Command, response: Response) -> Result:
             return LoadResult(done, _stop(stop), np.frombuffer(numbers, dtype="<u8"))
         case _:
             raise RemoteProtocolError(
-                f"an answer {response.untrusted_result!r:.80} to {type(command).__name__} of {asked}",
+                f"an answer {quote(response.untrusted_result)} to {type(command).__name__} of {asked}",
                 "[done, stop], for load, receive and grant [done, stop, numbers], done at most what was asked",
             )
 
@@ -141,7 +144,7 @@ def _stop(untrusted: object) -> Stop | None:
         return None
     if type(untrusted) is str and untrusted in _STOPS:
         return _STOPS[untrusted]
-    raise RemoteProtocolError(f"a stop reason {untrusted!r:.80}", f"nil or one of {', '.join(_STOPS)}")
+    raise RemoteProtocolError(f"a stop reason {quote(untrusted)}", f"nil or one of {', '.join(_STOPS)}")
 
 
 def boot_to_wire(boot: BootInfo) -> dict[str, object]:
@@ -163,10 +166,10 @@ def boot_to_wire(boot: BootInfo) -> dict[str, object]:
 
 
 def boot_from_wire(untrusted: Mapping[str, object]) -> BootInfo:
-    """Read what a booting guest is told; the daemon is believed about values, not about types.
+    """Read what a booting guest is told; what fits together is believed.
 
     Raises:
-        RemoteProtocolError: something is missing or of another type.
+        RemoteProtocolError: something is missing, of another type, or out of all bounds.
     """
     match untrusted:
         case {
@@ -182,11 +185,23 @@ def boot_from_wire(untrusted: Mapping[str, object]) -> BootInfo:
                 "grants": bool(grants),
             },
             "type": str(kind),
-        } if len(runs) % 16 == 0 and kind in _TYPES:
+        } if len(runs) % 16 == 0 and kind in _TYPES and _fit(domid, gfn_count, target_pages, max_pages):
             pairs = cast(Frames, np.frombuffer(runs, dtype="<i8").reshape(-1, 2))
+            if not _ascend_within(pairs.ravel(), gfn_count):
+                raise RemoteProtocolError("runs of populated gfns out of order", f"ascending, from 0 to {gfn_count}")
             features = Features(populate_depopulate=populate_depopulate, exchange=exchange, grants=grants)
             return BootInfo(domid, name, gfn_count, pairs, target_pages, max_pages, features, _TYPES[kind])
         case _:
             raise RemoteProtocolError(
                 "an answer to hello that is not what a booting guest is told", "see xbd.wire.protocol"
             )
+
+
+def _fit(domid: int, *pages: int) -> bool:
+    """Tell whether a domain can have these numbers."""
+    return 0 <= domid < MAX_DOMAINS and all(0 <= count <= MAX_DOMAIN_PAGES for count in pages)
+
+
+def _ascend_within(ends: Frames, gfn_count: int) -> bool:
+    """Tell whether the ends of runs rise from 0 to *gfn_count* at most."""
+    return ends.size == 0 or bool(ends[0] >= 0 and ends[-1] <= gfn_count and np.all(ends[1:] >= ends[:-1]))

@@ -15,11 +15,16 @@ import numpy as np
 from xbd import errors
 from xbd.abi import MAX_EXTENTS, MAX_NAME_CHARS, Frames, Words
 from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
+from xbd.wire.quoting import quote
 
 # What a message may hold of one text: a line to be shown to a person.
 MAX_TEXT_CHARS: Final = 1024
 # Settings and statistics have some thirty names; twice that, and some.
 MAX_MAP_ENTRIES: Final = 100
+# All of one report, as it was written: honest ones have some 1.5 KB. `list` answers those of all domains at once.
+MAX_REPORT_BYTES: Final = 4096
+# A number takes as much at most, with the byte that says so.
+_NUMBER_BYTES: Final = 9
 # No settings file says more of one thing in a list (the phases of a workload).
 MAX_LIST_ITEMS: Final = 256
 
@@ -67,7 +72,7 @@ def check_params(method: str, params: Mapping[str, Param], untrusted: object) ->
             checked[name] = param.default
     if known < len(untrusted_map):
         unknown = next(name for name in untrusted_map if name not in params)
-        raise BadArgument(f"{method}: unknown parameter {unknown!r:.80}", _names(params))
+        raise BadArgument(f"{method}: unknown parameter {quote(unknown)}", _names(params))
     return checked
 
 
@@ -92,7 +97,7 @@ def integer(low: int, high: int) -> Check:
     def check(name: str, untrusted: object) -> int:
         if type(untrusted) is int and low <= untrusted <= high:
             return untrusted
-        raise BadArgument(f"{name} is {untrusted!r:.80}", f"a whole number from {low} to {high}")
+        raise BadArgument(f"{name} is {quote(untrusted)}", f"a whole number from {low} to {high}")
 
     return check
 
@@ -103,7 +108,7 @@ def choice(choices: Sequence[str]) -> Check:
     def check(name: str, untrusted: object) -> str:
         if type(untrusted) is str and untrusted in choices:
             return untrusted
-        raise BadArgument(f"{name} is {untrusted!r:.80}", f"one of {', '.join(choices)}")
+        raise BadArgument(f"{name} is {quote(untrusted)}", f"one of {', '.join(choices)}")
 
     return check
 
@@ -112,7 +117,7 @@ def flag(name: str, untrusted: object) -> bool:
     """Check for true or false."""
     if type(untrusted) is bool:
         return untrusted
-    raise BadArgument(f"{name} is {untrusted!r:.80}", "true or false")
+    raise BadArgument(f"{name} is {quote(untrusted)}", "true or false")
 
 
 def text(max_chars: int = MAX_TEXT_CHARS) -> Check:
@@ -121,7 +126,7 @@ def text(max_chars: int = MAX_TEXT_CHARS) -> Check:
     def check(name: str, untrusted: object) -> str:
         if type(untrusted) is str and 0 < len(untrusted) <= max_chars and untrusted.isprintable():
             return untrusted
-        raise BadArgument(f"{name} is {untrusted!r:.80}", f"printable text of 1 to {max_chars} characters")
+        raise BadArgument(f"{name} is {quote(untrusted)}", f"printable text of 1 to {max_chars} characters")
 
     return check
 
@@ -137,7 +142,7 @@ def domain(name: str, untrusted: object) -> int | str:
         return untrusted
     if type(untrusted) is str and 0 < len(untrusted) <= MAX_NAME_CHARS and untrusted.isprintable():
         return untrusted
-    raise BadArgument(f"{name} is {untrusted!r:.80}", "a domain's name or number")
+    raise BadArgument(f"{name} is {quote(untrusted)}", "a domain's name or number")
 
 
 def settings(name: str, untrusted: object) -> dict[str, object]:
@@ -146,13 +151,19 @@ def settings(name: str, untrusted: object) -> dict[str, object]:
 
 
 def statistics(name: str, untrusted: object) -> dict[str, object]:
-    """Check for a flat map of plain values, as agents report them."""
-    return _plain_map(name, untrusted, levels=0)
+    """Check for a flat map of plain values, as agents report them, of at most `MAX_REPORT_BYTES`."""
+    checked = _plain_map(name, untrusted, levels=0)
+    written = sum(
+        len(part.encode()) if isinstance(part, str) else _NUMBER_BYTES for row in checked.items() for part in row
+    )
+    if written > MAX_REPORT_BYTES:
+        raise BadArgument(f"{name} of {written} bytes", f"at most {MAX_REPORT_BYTES}")
+    return checked
 
 
 def _plain_map(name: str, untrusted: object, *, levels: int) -> dict[str, object]:
     if type(untrusted) is not dict or len(untrusted) > MAX_MAP_ENTRIES:
-        raise BadArgument(f"{name} is {untrusted!r:.80}", f"a map of at most {MAX_MAP_ENTRIES} entries")
+        raise BadArgument(f"{name} is {quote(untrusted)}", f"a map of at most {MAX_MAP_ENTRIES} entries")
     checked: dict[str, object] = {}
     for untrusted_key, untrusted_value in untrusted.items():
         key = _plain_text(name, untrusted_key)
@@ -179,13 +190,13 @@ def _plain_value(name: str, untrusted: object) -> object:
         return untrusted
     if type(untrusted) is str:
         return _plain_text(name, untrusted) if untrusted else ""
-    raise BadArgument(f"{name} is {untrusted!r:.80}", "text, a finite number, true, false or nil")
+    raise BadArgument(f"{name} is {quote(untrusted)}", "text, a finite number, true, false or nil")
 
 
 def _plain_text(name: str, untrusted: object) -> str:
     if type(untrusted) is str and 0 < len(untrusted) <= MAX_TEXT_CHARS and untrusted.isprintable():
         return untrusted
-    raise BadArgument(f"{name}: {untrusted!r:.80}", f"printable text of 1 to {MAX_TEXT_CHARS} characters")
+    raise BadArgument(f"{name}: {quote(untrusted)}", f"printable text of 1 to {MAX_TEXT_CHARS} characters")
 
 
 def frames(name: str, untrusted: object) -> Frames:
@@ -250,7 +261,7 @@ def error_from_map(untrusted: object) -> HypercallError:
             kind = _ERRORS_BY_ERRNO.get(errno, HypercallError)
             return kind(_shown(message), _shown(expected), errno=_shown(errno))
         case _:
-            raise RemoteProtocolError(f"an error {untrusted!r:.80}", "a map of errno, message and expected")
+            raise RemoteProtocolError(f"an error {quote(untrusted)}", "a map of errno, message and expected")
 
 
 def _shown(untrusted: str) -> str:

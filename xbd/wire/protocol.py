@@ -65,14 +65,20 @@ and only a new session helps. While a session's connection lives, any other hell
 EBUSY. A *new* session is a reboot: memory reads zero, and the answer tells the map, the target and
 the limit; what is unpopulated is the guest's balloon.
 
+A toolstack client may open a session, too, and then numbers its calls in the same way; 64 answers are kept, of
+calls that change something (what merely looks is looked at again). Without a session nothing is kept.
+
 **Events** (toolstack). `events {since}` answers the kept events from number *since* on, and makes
 this connection a subscriber: each later event comes as a notification `event`. A subscriber that
 does not read is dropped. Each event is a map `{number, event, domid, name, ...}`.
 
-**Limits** are constants: `MAX_CALL_BYTES`, `MAX_ANSWER_BYTES`, `MAX_NESTING`, `MAX_CALL_ITEMS` in
-`codec`, `MAX_TEXT_CHARS`, `MAX_MAP_ENTRIES` in `fields`, `WINDOW_ANSWERS` in `session`, and
+**Limits** are constants: `MAX_HELLO_BYTES` (until hello was accepted), `MAX_CALL_BYTES`, `MAX_ANSWER_BYTES`, `MAX_NESTING`,
+`MAX_CALL_ITEMS` in `codec`, `MAX_TEXT_CHARS`, `MAX_MAP_ENTRIES`, `MAX_REPORT_BYTES` in `fields`, `WINDOW_ANSWERS` in `session`, and
 `MAX_EXTENTS`, `MAX_WORDS`, `MAX_IN_FLIGHT`, `TURN_EXTENTS`, `LIST_EXTENTS`, `MAX_GRANTS`, `MAX_MAPPINGS`,
 `MAX_MESSAGE_WORDS`, `SENDER_WORDS`, `INBOX_WORDS`, `MAX_DOMAINS`, `MAX_DOMAIN_PAGES`, `MAX_NAME_CHARS` in `xbd.abi`.
+
+Of patience: hello within 10 s, at most 8 of them refused on a connection, answers read within 60 s by an agent and
+10 s by a toolstack; an agent may connect 16 times at once, then once in two seconds.
 
 The methods, their parameters and answers are the tables below; the daemon checks calls against them.
 """
@@ -88,6 +94,7 @@ from xbd.abi import (
     MAX_MESSAGE_WORDS,
     MAX_NAME_CHARS,
     MAX_WORDS,
+    ON_CRASH,
     DomainType,
 )
 from xbd.errors import NotSupported
@@ -117,17 +124,30 @@ _PAGES: Final = fields.integer(1, MAX_DOMAIN_PAGES)
 _DOMAIN: Final = Param(fields.domain, "its number or its name")
 _VERSION: Final = Param(fields.integer(0, 1 << 31), "the protocol's version that the client speaks")
 _DOMID: Final = fields.integer(0, MAX_DOMAINS - 1)
+_LAST_SEEN: Final = Param(
+    fields.optional(fields.integer(0, MSGID_LIMIT - 1)), "msgid of the last answer it has", default=None
+)
 _NUMBER: Final = Param(fields.integer(0, MAX_EVENT_NUMBER), "number of this notification, rising")
 
 _DOMAIN_MAP: Final = (
     "{domid, name, type, state, tot_pages, target_pages, min_pages, max_pages, gfn_count, leaves, superpage_coverage,"
-    " grants, mapped_grants, referenced_pages, claimed_pages, agent, autostart, mode, guest, hypercalls, extents, report}; state:"
-    " running | waiting (no agent) | shutdown | zombie (destroyed, but others map pages of it); report: what the agent"
+    " grants, mapped_grants, referenced_pages, claimed_pages, agent, autostart, mode, on_crash, guest, hypercalls, extents, report}; state:"
+    " running | waiting (no agent) | lost (its agent is gone, and may come back) | crashed (preserved) | shutdown | zombie (destroyed, but others map pages of it); report: what the agent"
     " last reported (not to be trusted) or nil"
 )
 
 TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
-    "hello": Method("Open the conversation.", {"version": _VERSION}, "{version, host}"),
+    "hello": Method(
+        "Open the conversation, and, with a session, open or resume that.",
+        {
+            "version": _VERSION,
+            "session": Param(
+                fields.optional(fields.text(MAX_SESSION_CHARS)), "a name of the client's making", default=None
+            ),
+            "last_seen": _LAST_SEEN,
+        },
+        "{version, host, resumed}",
+    ),
     "list": Method("Describe every domain.", answer=f"{{domains: [domain]}}, a domain being {_DOMAIN_MAP}"),
     "info": Method("Describe one domain.", {"domain": _DOMAIN}, _DOMAIN_MAP),
     "host": Method(
@@ -147,6 +167,11 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
             "type": Param(fields.choice(tuple(DomainType)), "pvh | pv | virtio", default=DomainType.PVH.value),
             "autostart": Param(fields.flag, "whether the agent host starts an agent for it", default=True),
             "guest": Param(fields.settings, "settings of its guest, kept and handed to its agent", default={}),
+            "on_crash": Param(
+                fields.choice(ON_CRASH),
+                "what becomes of it when its agent dies: another may boot it | it is destroyed | it stays as it was",
+                default="restart",
+            ),
         },
         "{domid}",
     ),
@@ -192,19 +217,23 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     ),
     "audit": Method("Recompute everything.", answer="{violations: [text]}"),
 }
+# The answers to these are kept: done twice, they would not come to the same, or not be answered the same.
+CHANGING_METHODS: Final = frozenset({"create", "destroy", "shutdown", "set_target", "set_max", "claim", "guest_mode"})
 TOOLSTACK_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "event": Method(
-        "An event: created, destroyed, vanished (a zombie), shutdown, target, max, claim, mode, agent_connected, agent_lost, settled."
+        "An event: created, destroyed, vanished (a zombie), shutdown, target, max, claim, mode,"
+        " agent_connected, agent_lost, crashed, settled."
     ),
     "dropped": Method("Why the connection ends: {reason, expected}."),
 }
 
-# The autoballoon daemon's, on `autoballoon.sock` beside `hypervisor.sock`; hello is the toolstack's.
+# The autoballoon daemon's, on `autoballoon.sock` beside `hypervisor.sock`.
 _RESERVATION: Final = (
     "{name, pages, state: pending | held | failed, cannot_free: {needed_pages, possible_pages} or uncooperative: [domid]"
     " where it failed}; {state: none} where there is none"
 )
 AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
+    "hello": Method("Open the conversation.", {"version": _VERSION}, "{version, host}"),
     "reserve": Method(
         "Free memory and hold it free until this connection ends; one reservation for each connection.",
         {"pages": Param(_PAGES, "how much, in whole superpages")},
@@ -224,9 +253,7 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
         {
             "version": _VERSION,
             "session": Param(fields.text(MAX_SESSION_CHARS), "the session's name, of the client's making"),
-            "last_seen": Param(
-                fields.optional(fields.integer(0, MSGID_LIMIT - 1)), "msgid of the last answer it has", default=None
-            ),
+            "last_seen": _LAST_SEEN,
         },
         "{resumed, domid, name, gfn_count, runs, target_pages, max_pages, features: {populate_depopulate, exchange,"
         " grants}, type, guest, mode, shutdown}; runs is empty when resumed",
@@ -314,6 +341,7 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
 # From the guest to the daemon, which drops a peer that sends others.
 GUEST_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "report": Method("Its statistics, a flat map; the latest wins, a few a second at most."),
+    "leaving": Method("The agent goes, and the guest has not crashed: another agent may boot it."),
     "stopped": Method("It has stopped, as asked: the domain's state is shutdown from now on."),
 }
 # From the daemon to the guest; the latest of a kind wins.

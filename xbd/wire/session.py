@@ -7,6 +7,7 @@ Both are plain state; who sends and receives is a shell's matter.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final, cast
 
@@ -70,14 +71,24 @@ TABLE: Final[dict[tuple[State, Event], tuple[Action, State]]] = {
 
 
 class Session:
-    """A domain's session as the daemon keeps it; it outlives its connections."""
+    """A session as the daemon keeps it; it outlives its connections, and is restored after a restart.
 
-    def __init__(self) -> None:
+    Args:
+        window: how many answers are kept.
+    """
+
+    def __init__(self, window: int = WINDOW_ANSWERS) -> None:
         self.state = State.NONE
         self.name = ""
-        self._hello_msgid = 0
-        self._next_msgid = 0
-        self._answers: deque[bytes] = deque(maxlen=WINDOW_ANSWERS)
+        self.hello_msgid = 0
+        self.next_msgid = 0
+        self._answers: deque[bytes] = deque(maxlen=window)
+
+    def restore(self, name: str, hello_msgid: int, next_msgid: int, answers: Iterable[bytes]) -> None:
+        """Go on from what an earlier daemon kept: nobody is connected, the session may be resumed."""
+        self.state = State.LOST
+        self.name, self.hello_msgid, self.next_msgid = name, hello_msgid, next_msgid
+        self._answers.extend(answers)
 
     def hello(self, msgid: int, name: str, last_seen: int | None) -> Action:
         """Judge a hello: BOOT (a new session: reboot the guest) or RESUME.
@@ -94,34 +105,34 @@ class Session:
         if action is Action.REFUSE_BEYOND_WINDOW:
             raise BadArgument(
                 f"session {name!r} cannot be resumed after answer {last_seen}",
-                f"one of the last {len(self._answers)} before message id {self._next_msgid}, or a new session",
+                f"one of the last {len(self._answers)} before message id {self.next_msgid}, or a new session",
             )
         if action is Action.BOOT:
             self.name = name
-            self._hello_msgid = msgid
-            self._next_msgid = (msgid + 1) % MSGID_LIMIT
+            self.hello_msgid = msgid
+            self.next_msgid = (msgid + 1) % MSGID_LIMIT
             self._answers.clear()
         return action
 
     def call(self, msgid: int) -> bytes | None:
-        """Judge a call: None when it is to be executed now, else the answer that it got before.
+        """Judge a call: None when it is to be executed now, else the answer that it got before, as it was kept.
 
         Raises:
             RemoteProtocolError: its message id is neither the next nor that of a kept answer.
         """
-        if self.state is State.LIVE and msgid == self._next_msgid:  # the usual case, spelt out: every call takes it
+        if self.state is State.LIVE and msgid == self.next_msgid:  # the usual case, spelt out: every call takes it
             return None
-        age = (self._next_msgid - msgid) % MSGID_LIMIT
+        age = (self.next_msgid - msgid) % MSGID_LIMIT
         repeated = 0 < age <= len(self._answers)
         action = self._take(Event.CALL_REPEATED if repeated else Event.CALL_OUT_OF_TURN)
         if action is Action.REFUSE_TURN:
-            raise RemoteProtocolError(f"message id {msgid} out of turn", f"{self._next_msgid}, rising by one")
+            raise RemoteProtocolError(f"message id {msgid} out of turn", f"{self.next_msgid}, rising by one")
         return self._answers[-age]
 
     def answered(self, answer: bytes) -> None:
         """Keep the answer to the call that was to be executed; the next message id is due."""
         self._answers.append(answer)
-        self._next_msgid = (self._next_msgid + 1) % MSGID_LIMIT
+        self.next_msgid = (self.next_msgid + 1) % MSGID_LIMIT
 
     def disconnect(self) -> None:
         """Note that the connection is gone; the session may be resumed."""
@@ -130,8 +141,8 @@ class Session:
     def _judge_hello(self, name: str, last_seen: int | None) -> Event:
         if self.state is State.NONE or name != self.name:
             return Event.HELLO_NEW
-        seen = self._hello_msgid if last_seen is None else last_seen
-        unseen = (self._next_msgid - 1 - seen) % MSGID_LIMIT
+        seen = self.hello_msgid if last_seen is None else last_seen
+        unseen = (self.next_msgid - 1 - seen) % MSGID_LIMIT
         return Event.HELLO_SAME if unseen <= len(self._answers) else Event.HELLO_BEYOND_WINDOW
 
     def _take(self, event: Event) -> Action:

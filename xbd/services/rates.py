@@ -1,0 +1,70 @@
+"""How often something may happen: so many times at once, then so many times a second.
+
+Plain numbers that are told the time; who waits is a shell's matter.
+"""
+
+from typing import Final
+
+import structlog
+
+# What one source of trouble may have logged: enough to see what it does, then a line a minute to see that it goes on.
+LINES_AT_ONCE: Final = 5
+LINES_PER_S: Final = 1 / 60
+# Who has waited as long as it was told has what it waited for, although sums of fractions are not exact.
+_ROUNDING: Final = 1e-6
+
+
+class Allowance:
+    """A store of permissions that fills up again (a token bucket).
+
+    Args:
+        at_once: how many it holds, and has at first.
+        per_s: how many a second come back.
+    """
+
+    def __init__(self, at_once: int, per_s: float) -> None:
+        self._at_once = float(at_once)
+        self._per_s = per_s
+        self._left = float(at_once)
+        self._looked_at: float | None = None
+
+    def wait_s(self, now: float) -> float:
+        """Tell how long it is until one is there; 0: now."""
+        if self._looked_at is not None:
+            self._left = min(self._at_once, self._left + (now - self._looked_at) * self._per_s)
+        self._looked_at = now
+        missing = 1.0 - self._left
+        return 0.0 if missing < _ROUNDING else missing / self._per_s
+
+    def take(self, now: float) -> bool:
+        """Take one if one is there."""
+        if self.wait_s(now) > 0.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+class SourceLog:
+    """Warnings about one source that can cause any number of them: a few are logged, the others are counted.
+
+    The next line that is logged tells as `suppressed` how many were left out before it.
+
+    Args:
+        logger: structlog's.
+        source: what each line says of where it comes from.
+    """
+
+    def __init__(self, logger: structlog.typing.FilteringBoundLogger, **source: object) -> None:
+        self._logger = logger
+        self._source = source
+        self._allowance = Allowance(LINES_AT_ONCE, LINES_PER_S)
+        self._suppressed = 0
+
+    def warning(self, now: float, event: str, **details: object) -> None:
+        """Log *event*, or count it."""
+        if not self._allowance.take(now):
+            self._suppressed += 1
+            return
+        more = {"suppressed": self._suppressed} if self._suppressed else {}
+        self._suppressed = 0
+        self._logger.warning(event, **self._source, **details, **more)

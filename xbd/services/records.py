@@ -1,0 +1,77 @@
+"""What the daemon knows of a domain beside its memory, and what it says of a guest whose agent is gone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from xbd.services.saved import SavedAgent
+from xbd.wire.session import Session, State
+
+Wake = Callable[[], None]
+# What of a record is saved; its name is the machine's.
+SAVED: Final = ("autostart", "guest", "mode", "shutdown_asked", "stopped", "settling", "on_crash", "crashed", "left")
+# An agent whose connection was cut is back after half a second at most; one that is not, is dead.
+CRASHED_AFTER_S: Final = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """What the daemon knows of a domain beside its memory."""
+
+    domid: int
+    name: str
+    autostart: bool
+    guest: dict[str, object]
+    session: Session = field(default_factory=Session)
+    mode: str = "normal"
+    wake: Wake | None = None
+    notices: dict[str, dict[str, object]] = field(default_factory=dict)
+    notice_number: int = 0
+    report: dict[str, object] | None = None
+    shutdown_asked: bool = False
+    stopped: bool = False
+    settling: bool = False
+    on_crash: str = "restart"
+    crashed: bool = False
+    # Its agent said that it goes, and that it is not a crash.
+    left: bool = False
+    # When its agent was first missed; None: it is here, or not missed.
+    missed_since: float | None = None
+    saved: SavedAgent | None = None
+
+    def save(self) -> None:
+        """Save what changes seldom; nothing where nothing is saved. Raises BadArgument: the settings are too long."""
+        if self.saved is not None:
+            self.saved.write({key: getattr(self, key) for key in SAVED})
+
+    @property
+    def agent(self) -> bool:
+        """Whether an agent is connected."""
+        return self.wake is not None
+
+    def notify(self, kind: str, **details: object) -> None:
+        """Leave a numbered notice for the agent; the latest of a kind wins. Without an agent there is none."""
+        if self.wake is None:
+            return
+        self.notice_number += 1
+        # Behind the others, in the order of their numbers: an agent takes an older one after a newer for a repeat.
+        self.notices.pop(kind, None)
+        self.notices[kind] = {"number": self.notice_number, **details}
+        self.wake()
+
+    @property
+    def state(self) -> str:
+        """Say how the guest is, as `xbd list` does."""
+        if self.stopped:
+            return "shutdown"
+        if self.agent:
+            return "running"
+        if self.crashed:
+            return "crashed"
+        return "lost" if self.is_missed else "waiting"
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether an agent has gone without a word, and no other one may take its place."""
+        gone = self.session.state is State.LOST and not self.left
+        return gone and self.on_crash != "restart" and not (self.stopped or self.crashed)

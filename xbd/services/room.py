@@ -1,0 +1,49 @@
+"""Whether there is room for what guests want done: while the disk of the state directory is full, their calls wait.
+
+A page of a mapped file that finds no place on its disk would end the daemon (SIGBUS). So the shell looks
+at the free space several times a second, and while there is too little no guest gets its turn: to a
+guest its hypercalls take long, nothing fails and nothing is lost. The toolstack is let through, to look
+and to destroy. Source: QEMU's werror=stop, which stops a guest whose disk has no room.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+
+_log = structlog.get_logger(__name__)
+
+# A turn takes some 50 us: between two looks a guest can touch a few MiB, of hundreds that are kept in reserve.
+LOOK_EVERY_S: Final = 0.1
+
+
+class Room:
+    """Open while *is_full* says no."""
+
+    def __init__(self, is_full: Callable[[], bool]) -> None:
+        self._is_full = is_full
+        self._open = trio.Event()
+        self._open.set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether guests get their turns."""
+        return self._open.is_set()
+
+    async def wait(self) -> None:
+        """Wait until guests get their turns."""
+        while not self._open.is_set():
+            await self._open.wait()
+
+    async def watch(self) -> None:
+        """Look for ever."""
+        while True:
+            full = self._is_full()
+            if full and self.is_open:
+                self._open = trio.Event()
+                _log.error("state_dir_full", effect="guests' calls wait", expected="free space on its disk")
+            elif not full and not self.is_open:
+                self._open.set()
+                _log.info("state_dir_has_room")
+            await trio.sleep(LOOK_EVERY_S)
