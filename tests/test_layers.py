@@ -27,12 +27,15 @@ LAB_SHELLS = frozenset(
     {
         "bench",
         "bench_allocator",
+        "bench_flood",
         "bench_grants",
         "bench_host",
+        "bench_recovery",
         "bench_wire",
         "demo",
         "echo",
         "figures",
+        "flood",
         "processes",
         "replay",
     }

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from xbd.errors import XbdError
-from xbd.lab import bench_grants, bench_wire
+from xbd.lab import bench_flood, bench_grants, bench_wire
 from xbd.lab.bench import render as render_figures
+from xbd.lab.bench_flood import measure_flood
 from xbd.lab.bench_grants import measure_grants
 from xbd.lab.bench_wire import measure_hypercalls
 from xbd.lab.demo import Coverage, Told, render
@@ -54,6 +55,20 @@ async def test_mapping_is_measured_against_populating(tmp_path: Path, monkeypatc
         assert list(await client.audit()) == []
 
     assert figures["grant_map_vs_populate"].ratio_to is not None
+
+
+async def test_a_flood_is_measured_against_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of flood is a process that comes about and goes; no domain is left behind, the audit is clean."""
+    monkeypatch.setattr(bench_flood, "_ROUNDS", 2)
+    monkeypatch.setattr(bench_flood, "_CALLS_PER_ROUND", 20)
+    async with running_host('[host]\nmemory = "1g"\n', tmp_path) as client:
+        figures = await measure_flood(client, tmp_path / "run")
+        assert list(await client.list()) == []
+        assert list(await client.audit()) == []
+
+    kinds = ("", "_loads", "_longest", "_garbage", "_reboots")
+    assert figures.keys() == {"hypercall_p99"} | {f"flood_p99{kind}" for kind in kinds}
+    assert figures["flood_p99"].ratio_to is not None
 
 
 def test_a_figure_is_a_median_with_its_quartiles() -> None:

@@ -9,29 +9,31 @@ import trio
 
 from xbd.errors import XbdError
 from xbd.lab.bench_allocator import measure_allocator
+from xbd.lab.bench_flood import measure_flooded_host
 from xbd.lab.bench_host import measure_host
 from xbd.lab.figures import Figure
 from xbd.toolstack.cli import Failure
 
 
 @click.command("bench")
-@click.option("--only", type=click.Choice(["allocator", "host"]), help="Measure only these.")
+@click.option("--only", type=click.Choice(["allocator", "host", "flood"]), help="Measure only these.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(*, only: str | None, seed: int, as_json: bool) -> None:
-    """Measure xbd: the frame allocator, hypercalls over the socket, guests shrunk and grown.
+    """Measure xbd: the frame allocator, hypercalls over the socket, guests shrunk and grown, one that floods the host.
 
     Figures are medians with their quartiles.
     """
     figures: dict[str, Figure] = {}
     if only in (None, "allocator"):
         figures |= measure_allocator(seed)
-    if only in (None, "host"):
-        with tempfile.TemporaryDirectory(prefix="xbd-bench-") as directory:
-            try:
-                figures |= trio.run(measure_host, Path(directory))
-            except XbdError as error:
-                raise Failure(str(error)) from None
+    for part, measure in (("host", measure_host), ("flood", measure_flooded_host)):
+        if only in (None, part):
+            with tempfile.TemporaryDirectory(prefix="xbd-bench-") as directory:
+                try:
+                    figures |= trio.run(measure, Path(directory))
+                except XbdError as error:
+                    raise Failure(str(error)) from None
     if as_json:
         click.echo(json.dumps({name: figure.as_map() for name, figure in figures.items()}, indent=2))
     else:

@@ -1,4 +1,4 @@
-"""Figures of a whole host: hypercalls against echoes, grants against populates, and a 20 GiB guest shrunk to 2 GiB and back.
+"""Figures of a whole host: hypercalls, grants, what recovery costs, and a 20 GiB guest shrunk to 2 GiB and back.
 
 The daemon and the agents are processes of their own; what is timed is from the toolstack's call to
 the daemon's word that the guest is there.
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from xbd.lab.bench_grants import measure_grants
+from xbd.lab.bench_recovery import measure_recovery
 from xbd.lab.bench_wire import measure_hypercalls
 from xbd.lab.figures import Figure, summarize
 from xbd.lab.processes import running_host
@@ -45,7 +46,7 @@ async def measure_host(directory: Path) -> dict[str, Figure]:
                 if not figures.keys() & {"hypercall_vs_echo"}:
                     figures |= await measure_hypercalls(client, place / "run", place)
                     figures |= await measure_grants(client, place / "run")
-    return figures
+    return figures | await measure_recovery(directory)
 
 
 async def _trips(client: Client, count: int) -> tuple[list[float], list[float]]:

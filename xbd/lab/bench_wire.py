@@ -125,12 +125,16 @@ def cores_apart(*servers: int) -> Iterator[None]:
 
 async def _round(echo: BareClient, domain: BareClient, batches: tuple[np.ndarray, ...]) -> list[float]:
     """Time pairs of calls, in turn: first two echoes, then a decrease and a populate of each batch."""
-    seconds = []
-    for server, gfns in ((echo, batches[0]), *((domain, batch) for batch in batches)):
-        params = {"gfns": gfns.tobytes(), "order": 0}
-        start = time.perf_counter()
-        for _ in range(_CALLS_PER_ROUND):
-            await server.call("decrease", params)
-            await server.call("populate", params)
-        seconds.append((time.perf_counter() - start) / _CALLS_PER_ROUND)
-    return seconds
+    return [
+        await time_pairs(server, gfns) for server, gfns in ((echo, batches[0]), *((domain, batch) for batch in batches))
+    ]
+
+
+async def time_pairs(server: BareClient, gfns: np.ndarray) -> float:
+    """Time a decrease and a populate of (n,) gfns; seconds, the mean of many."""
+    params: dict[str, object] = {"gfns": gfns.tobytes(), "order": 0}
+    start = time.perf_counter()
+    for _ in range(_CALLS_PER_ROUND):
+        await server.call("decrease", params)
+        await server.call("populate", params)
+    return (time.perf_counter() - start) / _CALLS_PER_ROUND
