@@ -6,8 +6,8 @@ import pytest
 from tests.services.peer import HOST_SUPERFRAMES, agent, create, small_host, toolstack
 from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
 from xbd.machine import Machine
-from xbd.services.events import EventLog
 from xbd.services.doors import NoDoors
+from xbd.services.events import EventLog
 from xbd.services.host import Host
 from xbd.wire.codec import Notification
 from xbd.wire.protocol import TOOLSTACK_METHODS

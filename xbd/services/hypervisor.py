@@ -26,6 +26,7 @@ from xbd.services.host import Host
 from xbd.services.nurseries import plain_errors
 from xbd.services.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Alarm, Pace
 from xbd.services.rates import Allowance
+from xbd.services.recorder import RecordedMachine
 from xbd.services.reload import HostFile
 from xbd.services.room import Room
 from xbd.services.runtime_dir import check_socket_path, domain_socket, hypervisor_socket
@@ -210,6 +211,8 @@ async def serve(
         doors.close_all()
         os.close(lock)
     violations = host.audit()
+    if isinstance(machine, RecordedMachine):
+        machine.end_recording()
     if state is not None:
         host.commit()
         state.close(in_order=not violations)

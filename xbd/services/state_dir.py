@@ -38,6 +38,7 @@ from xbd.machine import HostSettings, Machine
 from xbd.machine.image import PAGE_WORDS, Image, Kind, Layout, Store
 from xbd.machine.recovery import recover
 from xbd.machine.undo import Undo
+from xbd.services.recorder import RecordedMachine, Recorder
 
 _log = structlog.get_logger(__name__)
 
@@ -173,16 +174,24 @@ class StateDir(Store):
         os.close(self._lock)
 
 
-def make_machine(state: StateDir | None, superframes: int, settings: HostSettings) -> Machine:
+def make_machine(
+    state: StateDir | None, superframes: int, settings: HostSettings, recorder: Recorder | None = None
+) -> Machine:
     """Make a machine, or recover the one that *state* holds; then *superframes* and *settings* are its own.
 
     Raises:
-        ConfigError: what is saved cannot be used; nothing of it has been changed.
+        ConfigError: what is saved cannot be used, or is to be recorded from its middle on; nothing of it has been changed.
     """
-    if state is None:
-        return Machine(superframes, settings=settings)
-    if state.is_new:
-        return Machine(superframes, settings=settings, image=Image(state))
+    if state is None or state.is_new:
+        image = None if state is None else Image(state)
+        if recorder is not None:
+            return RecordedMachine(superframes, recorder, settings=settings, image=image)
+        return Machine(superframes, settings=settings, image=image)
+    if recorder is not None:
+        state.close(in_order=False)
+        raise ConfigError(
+            state.path, "", "holds a host already, and a recording begins with a new one; use an empty one"
+        )
     started_s = time.monotonic()
     try:
         machine = recover(state)

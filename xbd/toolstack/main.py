@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "autoballoon": ("xbd.toolstack.autoballoon:autoballoon_command", "Run the policy that moves memory by itself."),
     "reserve": ("xbd.toolstack.autoballoon:reserve_command", "Free memory and hold it, for a command or until Ctrl-C."),
     "replay": ("xbd.lab.replay:command", "Replay real guests' memory traces on an emulated host."),
+    "rerun": ("xbd.lab.rerun:command", "Do again what a hypervisor recorded, and compare."),
     "demo": ("xbd.lab.demo:command", "Show the whole story in under a minute."),
     "bench": ("xbd.lab.bench:command", "Measure, always as a ratio in one run."),
 }
@@ -69,6 +70,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "xbd replay clang-vm0.csv clang-vm1.csv --verify",
         "xbd replay clang-vm0.csv --variant exchange --variant virtio",
     ),
+    "rerun": ("xbd rerun host.record", "xbd rerun host.record --set home_fill=never"),
     "demo": ("xbd demo",),
     "bench": ("xbd bench --json",),
 }

@@ -69,6 +69,12 @@ def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) ->
 @_runtime_dir_option
 @_state_dir_option
 @click.option(
+    "--record",
+    "recording",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all that is done to the host into this new file; `xbd rerun` does it again.",
+)
+@click.option(
     "--log-level", type=click.Choice(LOG_LEVELS), help="Log from here on. [default: as the host file says, else info]"
 )
 @_supervised_option
@@ -82,6 +88,7 @@ def hypervisor_command(
     group: str | None,
     runtime_dir: Path | None,
     state_dir: Path | None,
+    recording: Path | None,
     log_level: str | None,
     supervised: bool,
 ) -> None:
@@ -103,6 +110,7 @@ def hypervisor_command(
     directory. It is told how things stand (NOTIFY_SOCKET, WATCHDOG_USEC). Units for systemd are in systemd/.
     """
     from xbd.services.hypervisor import run  # noqa: PLC0415 - numpy-heavy
+    from xbd.services.recorder import Recorder  # noqa: PLC0415
     from xbd.services.reload import DEFAULT_LOG_LEVEL, HostFile  # noqa: PLC0415
     from xbd.services.state_dir import StateDir, make_machine  # noqa: PLC0415
 
@@ -117,7 +125,8 @@ def hypervisor_command(
     file = None if host_file is None else HostFile(host_file, config, decided)
     state_path = state_dir or config.state_dir
     state = None if state_path is None else StateDir(state_path.resolve())
-    machine = make_machine(state, config.superframes, config.settings)
+    recorder = None if recording is None else Recorder(recording)
+    machine = make_machine(state, config.superframes, config.settings, recorder)
     dom0 = None if config.dom0 is None else config.dom0.as_create()
     domains = [guest.as_create() for guest in config.guests]
 
@@ -168,17 +177,20 @@ def _run(serve: Callable[[], Coroutine[Any, Any, int]], *, supervised: bool) -> 
 
 
 @click.command("guests")
+@click.option(
+    "--only", default="*", metavar="PATTERN", help="Of domains with such names only, as a shell matches them."
+)
 @socket_option
 @_log_option
 @_supervised_option
 @click.pass_context
-def guests_command(ctx: click.Context, socket_path: str | None, log_level: str, *, supervised: bool) -> None:
+def guests_command(ctx: click.Context, socket_path: str | None, log_level: str, *, only: str, supervised: bool) -> None:
     """Run the agents of all domains that want one, and of those that will be created; each plays its guest."""
     from xbd.services.guests import run_guests  # noqa: PLC0415 - numpy-heavy
 
     path = find_socket(socket_path or group_socket(), os.environ)
     log.configure(log_level)
-    ctx.exit(_run(lambda: run_guests(path), supervised=supervised))
+    ctx.exit(_run(lambda: run_guests(path, only), supervised=supervised))
 
 
 @click.command("guest")
