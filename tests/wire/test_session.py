@@ -78,9 +78,22 @@ def test_a_second_live_session_is_busy(name: str) -> None:
     answer_calls(session, 1, 1)
 
 
-@pytest.mark.parametrize(
-    ("answered", "last_seen"), [(0, 0), (0, None), (3, 0), (3, None), (8, None), (20, 12), (20, 20)]
-)
+def test_a_guest_that_was_never_told_of_its_reboot_is_not_resumed() -> None:
+    """Somebody else booted the domain meanwhile; then its hello did, and nobody heard of it: it must boot again."""
+    session = Session()
+    for name, last_seen in (("mine", None), ("other", None), ("mine", 0), ("mine", 0)):
+        assert session.hello(0, name, last_seen) is Action.BOOT
+        session.disconnect()
+
+
+def test_a_hello_whose_answer_was_not_heard_boots_again() -> None:
+    """Whoever has not even hello's answer has no map to go on with."""
+    session = live_session()
+    session.disconnect()
+    assert session.hello(999, "a", None) is Action.BOOT
+
+
+@pytest.mark.parametrize(("answered", "last_seen"), [(0, 0), (3, 0), (3, None), (8, None), (20, 12), (20, 20)])
 def test_a_lost_session_is_resumed(answered: int, last_seen: int | None) -> None:
     """Whoever has seen all but the kept answers goes on where it was."""
     session = live_session()

@@ -7,8 +7,8 @@ import numpy as np
 from xbd.abi import Frames
 from xbd.errors import DamagedState
 from xbd.frames import sparse_zeros
-from xbd.machine.image import Kind, Layout, Store
-from xbd.machine.undo import FIRST, Undo
+from xbd.machine.image import PAGE_WORDS, Kind, Layout, Store
+from xbd.machine.undo import Undo
 
 _LOG_WORDS: Final = 1 << 12
 
@@ -85,7 +85,7 @@ class MemoryStore(Store):
         other.undo = Undo(other._log, other._grow)
         for key, (layout, words) in self._sections.items():
             twin: Frames = sparse_zeros(words.size, np.int64)
-            for page in self.touched(*key, words, 0, words.size).tolist():
-                twin[page * FIRST * 64 : (page + 1) * FIRST * 64] = words[page * FIRST * 64 : (page + 1) * FIRST * 64]
+            pages = self.touched(*key, words, 0, words.size)
+            twin.reshape(-1, PAGE_WORDS)[pages] = words.reshape(-1, PAGE_WORDS)[pages]
             other._sections[key] = (layout, twin)
         return other

@@ -24,7 +24,7 @@ from xbd.wire.session import WINDOW_ANSWERS, Action, Session
 
 # Message ids and the length of the name, then the name: a character has four bytes at most.
 SESSION_WORDS: Final = 8 + MAX_SESSION_CHARS * 4 // 8
-_HELLO, _NEXT, _NAME_BYTES, _NAME = 0, 1, 2, 8
+_HELLO, _NEXT, _NAME_BYTES, _OPENED_WITH, _NAME = 0, 1, 2, 3, 8
 # The longest answer is that to a load; 64 words for the rest of the message and the slot's header.
 _ANSWER_WORDS: Final = MAX_WORDS + 64
 # The answer's message id, and its length in bytes.
@@ -80,12 +80,13 @@ class SavedSession(Session):
         name_bytes = int(words[_NAME_BYTES])
         if name_bytes == 0:
             return False
-        hello, due = int(words[_HELLO]), int(words[_NEXT])
+        hello, due, opened_with = int(words[_HELLO]), int(words[_NEXT]), int(words[_OPENED_WITH]) - 1
         if not 0 < name_bytes <= 4 * MAX_SESSION_CHARS or not (0 <= hello < MSGID_LIMIT and 0 <= due < MSGID_LIMIT):
             raise DamagedState("a session makes no sense")
         name = bytes(words[_NAME:].tobytes()[:name_bytes]).decode(errors="replace")
         kept = min((due - hello - 1) % MSGID_LIMIT, self._window)
-        self.restore(name, hello, due, [self._answer((due - age) % MSGID_LIMIT) for age in range(kept, 0, -1)])
+        answers = [self._answer((due - age) % MSGID_LIMIT) for age in range(kept, 0, -1)]
+        self.restore(name, hello, due, None if opened_with < 0 else opened_with, answers)
         return True
 
     def _words(self) -> Frames:
@@ -110,6 +111,8 @@ class SavedSession(Session):
             self._note_header()
             words = self._words()
             words[_HELLO], words[_NEXT], words[_NAME_BYTES] = self.hello_msgid, self.next_msgid, len(encoded)
+            # 0 stands for None.
+            words[_OPENED_WITH] = 0 if last_seen is None else last_seen + 1
             words[_NAME:].view(np.uint8)[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
         return action
 

@@ -61,9 +61,12 @@ what was not answered, with the same msgids: what was done is answered from the 
 rest is done now; nothing is done twice. If it says `resumed: false`, the daemon did not know the
 session: this is a reboot, whatever the client believed its memory to be is gone. At most 8 calls may
 be unanswered; one who sends more may find after a loss that the answers are not kept any more: EINVAL,
-and only a new session helps. While a session's connection lives, any other hello on that domain is
+and only a new session helps. The same hello again, with no call in between, opens the session anew: its
+answer was not heard. While a session's connection lives, any other hello on that domain is
 EBUSY. A *new* session is a reboot: memory reads zero, and the answer tells the map, the target and
 the limit; what is unpopulated is the guest's balloon.
+
+A daemon whose state is saved keeps sessions and answers through its own restarts.
 
 A toolstack client may open a session, too, and then numbers its calls in the same way; 64 answers are kept, of
 calls that change something (what merely looks is looked at again). Without a session nothing is kept.

@@ -82,12 +82,16 @@ class Session:
         self.name = ""
         self.hello_msgid = 0
         self.next_msgid = 0
+        # What the hello that opened it said that it had seen; it may have meant to resume another life of the session.
+        self.opened_with: int | None = None
         self._answers: deque[bytes] = deque(maxlen=window)
 
-    def restore(self, name: str, hello_msgid: int, next_msgid: int, answers: Iterable[bytes]) -> None:
+    def restore(
+        self, name: str, hello_msgid: int, next_msgid: int, opened_with: int | None, answers: Iterable[bytes]
+    ) -> None:
         """Go on from what an earlier daemon kept: nobody is connected, the session may be resumed."""
         self.state = State.LOST
-        self.name, self.hello_msgid, self.next_msgid = name, hello_msgid, next_msgid
+        self.name, self.hello_msgid, self.next_msgid, self.opened_with = name, hello_msgid, next_msgid, opened_with
         self._answers.extend(answers)
 
     def hello(self, msgid: int, name: str, last_seen: int | None) -> Action:
@@ -111,6 +115,7 @@ class Session:
             self.name = name
             self.hello_msgid = msgid
             self.next_msgid = (msgid + 1) % MSGID_LIMIT
+            self.opened_with = last_seen
             self._answers.clear()
         return action
 
@@ -140,6 +145,10 @@ class Session:
 
     def _judge_hello(self, name: str, last_seen: int | None) -> Event:
         if self.state is State.NONE or name != self.name:
+            return Event.HELLO_NEW
+        called = self.next_msgid != (self.hello_msgid + 1) % MSGID_LIMIT
+        if not called and last_seen == self.opened_with:
+            # The same hello again, and no call in between: whoever says it has not heard that it opened a new session.
             return Event.HELLO_NEW
         seen = self.hello_msgid if last_seen is None else last_seen
         unseen = (self.next_msgid - 1 - seen) % MSGID_LIMIT
