@@ -38,6 +38,7 @@ LAB_SHELLS = frozenset(
         "flood",
         "processes",
         "replay",
+        "simulate",
     }
 )
 STRANGERS = frozenset({"machine", "guest", "policy"})

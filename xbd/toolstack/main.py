@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "rerun": ("xbd.lab.rerun:command", "Do again what a hypervisor recorded, and compare."),
     "demo": ("xbd.lab.demo:command", "Show the whole story in under a minute."),
     "bench": ("xbd.lab.bench:command", "Measure, always as a ratio in one run."),
+    "simulate": ("xbd.lab.simulate:command", "Run everything through every fault, from one seed."),
 }
 
 
@@ -73,6 +74,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "rerun": ("xbd rerun host.record", "xbd rerun host.record --set home_fill=never"),
     "demo": ("xbd demo",),
     "bench": ("xbd bench --json",),
+    "simulate": ("xbd simulate --seeds 200", "xbd simulate --seed 7 --switch-off answer-window --trace run.txt"),
 }
 
 

@@ -1,0 +1,283 @@
+"""What one domain should hold, by the answers that its guest got: pages, words, grants and slots.
+
+A book is kept with the guest, and knows nothing of the daemon but what is answered. Commands without
+an answer are *in doubt*: they may have been done or not. All else must be so on the machine, at any
+time; and every answer must fit what the book says. So nothing is done twice, lost or leaked unseen.
+
+A page that is granted to be written to says what others write: its word is not known until its owner
+has written it again.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd import abi
+from xbd.abi import BootInfo, Command, Frames, Result, Stop, Words
+from xbd.lab.simulation.violation import Violation
+
+_BACKING = (abi.Populate, abi.Deflate)
+_UNBACKING = (abi.Decrease, abi.Inflate)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A grant: of which page, to whom, and whether only to be read."""
+
+    gfn: int
+    to: int
+    readonly: bool
+
+
+class Book:
+    """One domain's book.
+
+    Attributes: per gfn *populated*, *words*, and *wild* (the word is not known). *grants* by reference, *slots*: gfn to
+    (owner, reference). *booted*: a guest has told what it found. *unsure*: a hello is on its way that reboots it.
+    *executed*: how many of this session's commands the daemon has done.
+    """
+
+    def __init__(self, domid: int, birth: int, gfn_count: int) -> None:
+        self.domid = domid
+        self.birth = birth
+        self.gfn_count = gfn_count
+        self.populated: NDArray[np.bool_] = np.zeros(gfn_count, dtype=np.bool_)
+        self.words: Words = np.zeros(gfn_count, dtype=np.uint64)
+        self.wild: NDArray[np.bool_] = np.zeros(gfn_count, dtype=np.bool_)
+        self.grants: dict[int, Granted] = {}
+        self.slots: dict[int, tuple[int, int]] = {}
+        self.booted = False
+        self.unsure = False
+        self.executed = 0
+        self.results: deque[Result] = deque()
+        self._issued: deque[Command] = deque()
+        self._answered = 0
+
+    # -- the guest's side
+
+    def boot(self, boot: BootInfo) -> None:
+        """Begin anew with what a booting guest is told; nothing that was certain may have changed meanwhile."""
+        found = np.zeros(self.gfn_count, dtype=np.bool_)
+        for first, end in boot.runs.tolist():
+            found[first:end] = True
+        if self.booted:
+            self._expect(~((found != self.populated) & ~self.in_doubt()), "found other pages populated when it booted")
+        self.populated = found
+        self.words[:] = 0
+        self.wild[:] = False
+        self.grants.clear()
+        self.slots.clear()
+        self.results.clear()
+        self._issued.clear()
+        self._answered = self.executed = 0
+        self.booted, self.unsure = True, False
+
+    def issue(self, commands: list[Command]) -> None:
+        """Note what the guest has sent."""
+        for command in commands:
+            if isinstance(command, abi.Grant) and not command.readonly:
+                self.wild[self._inside(command.gfns)] = True
+        self._issued.extend(commands)
+
+    @property
+    def in_flight(self) -> list[Command]:
+        """List the commands without an answer."""
+        return list(self._issued)
+
+    def next_to_execute(self) -> Command | None:
+        """Look at the command that the daemon has to do next; None: nothing was sent that it has not done."""
+        at = self.executed - self._answered
+        return self._issued[at] if 0 <= at < len(self._issued) else None
+
+    def answered(self, result: Result) -> None:
+        """Hold an answer against the book, and note what it says."""
+        command = self._issued.popleft()
+        self._answered += 1
+        if not self.results:
+            raise Violation(f"d{self.domid} got an answer to a {type(command).__name__} that was never carried out")
+        executed = self.results.popleft()
+        if not same(executed, result):
+            raise Violation(f"d{self.domid} was answered {result} to what came out as {executed}")
+        if isinstance(result, abi.Refused):
+            return
+        if isinstance(command, _BACKING):
+            self._backed(command.gfns, command.order, result.done, result.stop)
+        elif isinstance(command, _UNBACKING):
+            self._unbacked(command.gfns, command.order, result.done, result.stop)
+        elif isinstance(command, abi.Exchange):
+            self._moved(command.gives, command.gives_order, command.gets, command.gets_order, result.done)
+        elif isinstance(command, abi.PopulateDepopulate):
+            self._moved(command.depopulate, command.order, command.populate, command.order, result.done)
+        else:
+            self._accessed(command, result)
+
+    def _accessed(self, command: Command, result: Result) -> None:
+        match command, result:
+            case abi.Load(gfns), abi.LoadResult(done, stop, words):
+                self._loaded(gfns, done, stop, words)
+            case abi.Store(gfns, words), abi.MemopResult(done, _):
+                self._stored(gfns[:done], words[:done])
+            case abi.Grant(gfns, to, readonly), abi.GrantResult(done, _, refs):
+                self._have_granted(refs, gfns[:done], to, readonly=readonly)
+            case abi.EndGrant(refs), abi.MemopResult(done, _):
+                self._lose(self.grants, refs[:done], "ended a grant that it never had")
+            case abi.MapGrant(owner, refs, gfns, _), abi.MemopResult(done, _):
+                self._have_mapped(owner, refs[:done], gfns[:done])
+            case abi.UnmapGrant(gfns), abi.MemopResult(done, _):
+                self._lose(self.slots, gfns[:done], "unmapped what was not mapped")
+            case _:
+                pass  # messages: their ends check them
+
+    def _have_granted(self, refs: Frames, gfns: Frames, to: int, *, readonly: bool) -> None:
+        for ref, gfn in zip(refs.tolist(), gfns.tolist(), strict=True):
+            if ref in self.grants:
+                raise Violation(f"d{self.domid} got grant reference {ref} twice")
+            self.grants[ref] = Granted(gfn, to, readonly)
+
+    def _have_mapped(self, owner: int, refs: Frames, gfns: Frames) -> None:
+        for gfn, ref in zip(gfns.tolist(), refs.tolist(), strict=True):
+            if gfn in self.slots or self.populated[gfn]:
+                raise Violation(f"d{self.domid} mapped a grant at gfn {gfn:#x}, where something is")
+            self.slots[gfn] = (owner, ref)
+
+    def _lose(self, held: dict[int, Any], keys: Frames, wrong: str) -> None:
+        for key in keys.tolist():
+            if held.pop(key, None) is None:
+                raise Violation(f"d{self.domid} {wrong} ({key:#x})")
+
+    # -- what answers mean
+
+    def _backed(self, bases: Frames, order: int, done: int, stop: Stop | None) -> None:
+        gfns = spell_out(bases[:done], order)
+        self._expect(~self.populated[gfns], "was given pages that it has")
+        if any(gfn in self.slots for gfn in gfns.tolist()) if self.slots else False:
+            raise Violation(f"d{self.domid} was given pages where it maps others'")
+        self._fill(gfns)
+        if stop is Stop.EEXIST:
+            extent = spell_out(bases[done : done + 1], order)
+            if not self.populated[extent].any() and not any(gfn in self.slots for gfn in extent.tolist()):
+                raise Violation(f"d{self.domid} was told that gfn {int(bases[done]):#x} is populated; it is not")
+
+    def _unbacked(self, bases: Frames, order: int, done: int, stop: Stop | None) -> None:
+        gfns = spell_out(bases[:done], order)
+        self._expect(self.populated[gfns], "gave pages that it did not have")
+        self.populated[gfns] = False
+        if stop is Stop.ENOENT and self.populated[spell_out(bases[done : done + 1], order)].all():
+            raise Violation(f"d{self.domid} was told that gfn {int(bases[done]):#x} is not populated; it is")
+        if stop is Stop.EBUSY and not self._granted(spell_out(bases[done : done + 1], order)):
+            raise Violation(
+                f"d{self.domid} was told that others map gfn {int(bases[done]):#x}, which it granted nobody"
+            )
+
+    def _moved(self, outs: Frames, out_order: int, ins: Frames, in_order: int, done: int) -> None:
+        """Note pairs; an exchange counts what it takes, in whole chunks of the larger order."""
+        pages = done << out_order
+        gone, come = spell_out(outs[:done], out_order), spell_out(ins[: pages >> in_order], in_order)
+        self._expect(self.populated[gone], "moved pages away that it did not have")
+        self._expect(~self.populated[come], "moved pages to where it had some")
+        self.populated[gone] = False
+        self._fill(come)
+
+    def _fill(self, gfns: Frames) -> None:
+        self.populated[gfns] = True
+        self.words[gfns] = 0
+        self.wild[gfns] = False
+
+    def _loaded(self, gfns: Frames, done: int, stop: Stop | None, words: Words) -> None:
+        read = gfns[:done]
+        known = self.populated[read] & ~self.wild[read]
+        wrong = known & (self.words[read] != words)
+        if wrong.any():
+            at = int(wrong.argmax())
+            gfn = int(read[at])
+            raise Violation(
+                f"d{self.domid} read {int(words[at]):#x} at gfn {gfn:#x}, where {int(self.words[gfn]):#x} was left"
+            )
+        if stop is Stop.EFAULT and self.populated[gfns[done]]:
+            raise Violation(f"d{self.domid} could not read gfn {int(gfns[done]):#x}, which is populated")
+
+    def _stored(self, gfns: Frames, words: Words) -> None:
+        own = self.populated[gfns]
+        written = gfns[own]
+        self.words[written] = words[own]
+        if self.wild[written].any():
+            self.wild[written] = False
+            for grant in self.grants.values():
+                self.wild[grant.gfn] |= not grant.readonly
+            for command in self._issued:
+                if isinstance(command, abi.Grant) and not command.readonly:
+                    self.wild[self._inside(command.gfns)] = True
+
+    # -- looking
+
+    def in_doubt(self) -> NDArray[np.bool_]:
+        """Say which gfns are named in commands that the daemon has done and the guest does not know of: (gfns,) bool."""
+        doubt = np.zeros(self.gfn_count, dtype=np.bool_)
+        for command in self._executed():
+            match command:
+                case abi.Populate(gfns, order) | abi.Decrease(gfns, order):
+                    parts = [spell_out(gfns, order)]
+                case abi.Deflate(gfns, order) | abi.Inflate(gfns, order):
+                    parts = [spell_out(gfns, order)]
+                case abi.Exchange(gives, gets, out_order, in_order):
+                    parts = [spell_out(gives, out_order), spell_out(gets, in_order)]
+                case abi.PopulateDepopulate(gets, gives, order):
+                    parts = [spell_out(gets, order), spell_out(gives, order)]
+                case abi.Store(gfns, _):
+                    parts = [gfns]
+                case _:
+                    parts = []
+            for part in parts:
+                doubt[self._inside(part)] = True
+        return doubt
+
+    def _executed(self) -> list[Command]:
+        """List the commands that the daemon has done, and whose answers the guest has not."""
+        return list(islice(self._issued, self.executed - self._answered))
+
+    @property
+    def grants_in_doubt(self) -> bool:
+        """Whether a grant or an end of one is without an answer."""
+        return any(isinstance(command, abi.Grant | abi.EndGrant) for command in self._executed())
+
+    @property
+    def slots_in_doubt(self) -> bool:
+        """Whether a mapping or an end of one is without an answer."""
+        return any(isinstance(command, abi.MapGrant | abi.UnmapGrant) for command in self._executed())
+
+    def _granted(self, gfns: Frames) -> bool:
+        named = set(gfns.tolist())
+        return any(grant.gfn in named for grant in self.grants.values())
+
+    def _inside(self, gfns: Frames) -> Frames:
+        """Leave out what lies beyond the gfn space: who asks for that is refused."""
+        return gfns[(gfns >= 0) & (gfns < self.gfn_count)]
+
+    def _expect(self, right: NDArray[np.bool_], what: str) -> None:
+        if not right.all():
+            raise Violation(f"d{self.domid} {what} ({np.count_nonzero(~right)} of them)")
+
+
+def spell_out(bases: Frames, order: int) -> Frames:
+    """Name every page of extents."""
+    if not order:
+        return bases
+    return (bases[:, None] + np.arange(1 << order, dtype=np.int64)).reshape(-1)
+
+
+def same(left: object, right: object) -> bool:
+    """Compare commands, or results, with what is in them."""
+    if type(left) is not type(right):
+        return False
+    names = left.__slots__  # type: ignore[attr-defined]  # all of them are dataclasses with slots
+    return all(_equal(getattr(left, name), getattr(right, name)) for name in names)
+
+
+def _equal(left: object, right: object) -> bool:
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        return left.size == right.size and bool((left == right).all())
+    return bool(left == right)

@@ -1,0 +1,79 @@
+"""Somebody who follows the host's events, through every restart: no number comes twice, and none is left out."""
+
+from typing import Any, Final
+
+from xbd.lab.simulation.connection import Connection
+from xbd.lab.simulation.surroundings import Surroundings
+from xbd.lab.simulation.violation import Violation
+from xbd.wire.codec import ANSWER_LIMITS, Decoder, Notification, encode_request
+from xbd.wire.protocol import VERSION
+
+_PAUSE_S: Final = 0.2
+_HELLO: Final = 0
+_EVENTS: Final = 1
+
+
+class Follower:
+    """Follows the events.
+
+    Attributes: *last_number*: of the last event that it has seen.
+    """
+
+    def __init__(self, world: Surroundings) -> None:
+        self._world = world
+        self._connection: Connection | None = None
+        self._decoder = Decoder(ANSWER_LIMITS)
+        self._next: int | None = None
+        self.last_number = 0
+        self._reconnect()
+
+    def _reconnect(self) -> None:
+        self._world.schedule.after(_PAUSE_S, "follower connect", self._connect)
+
+    def _connect(self) -> str:
+        if not self._world.daemon_up:
+            self._reconnect()
+            return "no daemon"
+        self._connection = self._world.open_toolstack("follower", self)
+        self._decoder = Decoder(ANSWER_LIMITS)
+        self._next = None
+        since: dict[str, object] = {"since": self.last_number + 1}
+        hello = encode_request(_HELLO, "hello", {"version": VERSION})
+        self._connection.send(hello + encode_request(_EVENTS, "events", since))
+        return "hello"
+
+    def received(self, connection: Connection, piece: bytes) -> None:
+        """Take bytes from the daemon."""
+        if connection is not self._connection:
+            return
+        self._decoder.feed(piece)
+        while (message := self._decoder.next_message()) is not None:
+            match message:
+                case Notification("event", told):
+                    self._seen(told if isinstance(told, dict) else told[0])  # type: ignore[index]  # the daemon's own
+                case Notification(method, told):
+                    raise Violation(f"the follower of events was told {method} {told!r:.200}")
+                case _ if message.msgid == _EVENTS:
+                    self._begin(message.untrusted_result)  # type: ignore[union-attr]  # no requests come from there
+
+    def _begin(self, answer: Any) -> None:  # noqa: ANN401 - as it comes
+        # What an earlier daemon kept in memory is gone with it; numbers go on.
+        events = answer["events"]
+        self._next = events[0]["number"] if events else answer["next"]
+        for event in events:
+            self._seen(event)
+        if self._next != answer["next"]:
+            raise Violation(f"events up to {self.last_number} are told, the next is to be {answer['next']}")
+
+    def _seen(self, event: dict[str, Any]) -> None:
+        number = event["number"]
+        if number <= self.last_number or number != self._next:
+            raise Violation(f"event {number} comes after {self.last_number}, due is {self._next}: {event}")
+        self.last_number, self._next = number, number + 1
+
+    def lost(self, connection: Connection) -> None:
+        """Note that the connection is gone."""
+        if connection is self._connection:
+            self._connection = None
+            connection.close()
+            self._reconnect()

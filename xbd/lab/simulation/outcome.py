@@ -1,0 +1,102 @@
+"""One run from its options to what came of it; and, of a failure, the shortest prefix that can be found."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from traceback import extract_tb
+
+from xbd.lab.simulation.options import FAULTS, KEPT_OUT, Options
+from xbd.lab.simulation.small import small_tables
+from xbd.lab.simulation.switches import switched_off
+from xbd.lab.simulation.violation import Violation
+from xbd.lab.simulation.world import World, Write
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run.
+
+    *events*: done in all, healing included; *seconds*: of virtual time. *digest*: of the trace. *violation*: what was
+    found, None: nothing; *while_healing*: it was found then. *tally*: faults by kind, and what was done.
+    """
+
+    options: Options
+    events: int
+    seconds: float
+    digest: str
+    violation: str | None
+    while_healing: bool
+    tally: Mapping[str, int]
+
+    def as_map(self) -> dict[str, object]:
+        """Describe it for JSON."""
+        return {
+            "seed": self.options.seed,
+            "events": self.events,
+            "seconds": round(self.seconds, 6),
+            "digest": self.digest,
+            "violation": self.violation,
+            "while_healing": self.while_healing,
+            "tally": dict(self.tally),
+            "command": self.options.command_line(),
+        }
+
+
+def seed_of(text: str) -> int:
+    """Make a seed of any text, a commit's name say."""
+    return int.from_bytes(sha256(text.encode()).digest()[:6], "big")
+
+
+def run(options: Options, write: Write | None = None) -> Outcome:
+    """Do one run. Raises BadArgument: there is no such switch."""
+    with small_tables(), switched_off(options.off):
+        world = World(options, write)
+        violation = None
+        try:
+            world.run()
+        except Violation as found:
+            violation = str(found)
+        except Exception as error:  # noqa: BLE001 - whatever a core raises is what was looked for
+            at = extract_tb(error.__traceback__)[-1]
+            where = f"{at.filename.rpartition('xbd/')[2]}:{at.lineno}"
+            violation = f"{type(error).__name__} in {where}: {error}"
+    tally = dict(sorted((world.tally + world.daemon.books.tally).items()))
+    return Outcome(options, world.events, world.schedule.now, world.digest, violation, world.healing, tally)
+
+
+def shrink(found: Outcome, run_one: Callable[[Options], Outcome] = run) -> Outcome:
+    """Look for the shortest prefix that fails, with the fewest kinds of faults; any failure is as good as the first."""
+    best = _cut(found)
+    for name in KEPT_OUT:
+        quiet = name in FAULTS and not best.tally.get(name)
+        if name in best.options.without or quiet:
+            continue
+        tried = run_one(replace(best.options, without=(*best.options.without, name)))
+        if tried.violation is not None and tried.events <= best.events:
+            best = _cut(tried)
+    return _prefix(best, run_one)
+
+
+def _cut(found: Outcome) -> Outcome:
+    """Ask for no more events than were done until it was found."""
+    if found.while_healing:
+        return found
+    return replace(found, options=replace(found.options, events=found.events))
+
+
+def _prefix(found: Outcome, run_one: Callable[[Options], Outcome]) -> Outcome:
+    """Find it earlier: by comparing more often, or by healing sooner."""
+    best = _cut(found)
+    if not found.while_healing:
+        tried = run_one(replace(best.options, compare_every=1))
+        return _cut(tried) if tried.violation is not None and tried.events < best.events else best
+    least, most = 0, best.options.events
+    while most - least > max(1, most // 64):
+        middle = (least + most) // 2
+        tried = run_one(replace(best.options, events=middle))
+        if tried.violation is None:
+            least = middle
+        else:
+            best = _cut(tried)
+            most = min(middle, best.options.events)
+    return best
