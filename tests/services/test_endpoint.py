@@ -1,5 +1,8 @@
 """Endpoints: turns, sessions, and hostile bytes, without a socket."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -225,3 +228,25 @@ def test_no_bytes_bring_the_daemon_down(pieces: list[bytes]) -> None:
 
     assert host.audit() == []
     assert all(isinstance(message, Response) for message in toolstack(host).send(codec.encode_request(1, "list", {})))
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\xc1", codec.encode_request(7, "load", {"gfns": b""}), codec.encode_response(1, {})]
+)
+def test_a_dropped_endpoint_is_kept_by_nobody(sent: bytes) -> None:
+    """What it was dropped for does not lead back to it, so that it goes with its last user, and what it holds with it."""
+    host = small_host()
+    endpoint = DomainEndpoint(host, create(host), lambda: None)
+    endpoint.feed(codec.encode_request(0, "hello", {"version": 1, "session": "a", "last_seen": None}))
+    endpoint.turn()
+    endpoint.feed(sent)
+    endpoint.turn()
+    assert endpoint.dropped is not None
+    endpoint.closed()
+    kept = weakref.ref(endpoint)
+    gc.disable()
+    try:
+        del endpoint
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,8 @@
 """Bytes to messages: whole, in pieces, beyond the limits, and garbage."""
 
+import gc
+import weakref
+
 import msgpack  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
@@ -195,3 +198,17 @@ def test_what_cannot_be_packed_is_our_own_mistake() -> None:
         codec.encode_response(1, 1 << 70)
 
     assert decode(codec.encode_response(1, "fine"), 1) == [Response(1, None, "fine")]
+
+
+def test_a_decoder_goes_with_its_last_user() -> None:
+    """Nothing in it leads back to it: a connection's buffers need no garbage collector to be freed."""
+    decoder = Decoder(codec.CALL_LIMITS)
+    decoder.feed(codec.encode_request(1, "list", {"a": [1, 2]}))
+    assert decoder.next_message() is not None
+    kept = weakref.ref(decoder)
+    gc.disable()
+    try:
+        del decoder
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -85,7 +85,9 @@ class Endpoint(ABC):
 
     def drop(self, error: RemoteProtocolError) -> bytes:
         """Be done with the peer; returns what it is told last."""
-        self.dropped = error
+        # Its tracebacks lead here: they would keep this endpoint, and files of a domain that is gone, for the garbage collector.
+        error.__cause__ = error.__context__ = None
+        self.dropped = error.with_traceback(None)
         return encode_notification("dropped", {"reason": str(error), "expected": error.hint})
 
     def _admit(self) -> None:

@@ -87,6 +87,36 @@ def _refuse_extension(code: int, _body: bytes) -> NoReturn:
     raise ValueError(f"extension type {code}")
 
 
+class _Entries:
+    """Counts the entries of a message's arrays and maps.
+
+    Apart from the decoder: what its unpacker calls must not lead back to it, or each connection's buffers would outlive
+    it until the garbage collector comes by, which in a daemon that has settled is seldom.
+    """
+
+    __slots__ = ("_most", "count")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.count = 0
+
+    def take_list(self, untrusted: list[object]) -> list[object]:
+        """Count an array."""
+        self._take(len(untrusted))
+        return untrusted
+
+    def take_map(self, untrusted: dict[object, object]) -> dict[object, object]:
+        """Count a map."""
+        self._take(len(untrusted))
+        return untrusted
+
+    def _take(self, entries: int) -> None:
+        """Count an array's or map's entries, and itself, among those of its message."""
+        self.count += 1 + entries
+        if self.count > self._most:
+            raise ValueError(f"more than {self._most} entries in all its arrays and maps")
+
+
 class Decoder:
     """Bytes in, messages out.
 
@@ -97,8 +127,9 @@ class Decoder:
 
     def __init__(self, limits: Limits = CALL_LIMITS) -> None:
         self._limits = limits
-        self._items = 0
-        counting = {"list_hook": self._count_list, "object_hook": self._count_map} if limits.in_all else {}
+        self._entries = _Entries(limits.items)
+        hooks = {"list_hook": self._entries.take_list, "object_hook": self._entries.take_map}
+        counting = hooks if limits.in_all else {}
         self._unpacker = msgpack.Unpacker(
             raw=False,
             strict_map_key=True,
@@ -116,20 +147,6 @@ class Decoder:
         self._fed_bytes = 0
         self._message_start = 0
         self._broken: RemoteProtocolError | None = None
-
-    def _count_list(self, untrusted: list[object]) -> list[object]:
-        self._count(len(untrusted))
-        return untrusted
-
-    def _count_map(self, untrusted: dict[object, object]) -> dict[object, object]:
-        self._count(len(untrusted))
-        return untrusted
-
-    def _count(self, entries: int) -> None:
-        """Count an array's or map's entries, and itself, among those of its message."""
-        self._items += 1 + entries
-        if self._items > self._limits.items:
-            raise ValueError(f"more than {self._limits.items} entries in all its arrays and maps")
 
     def with_limits(self, limits: Limits) -> "Decoder":
         """Make the decoder of what comes next, between two messages: what was fed and not handed out goes over to it."""
@@ -173,7 +190,7 @@ class Decoder:
         if end - self._message_start > limit:
             self._break(f"a message of {end - self._message_start} bytes, more than {limit}")
         self._message_start = end
-        self._items = 0
+        self._entries.count = 0
         try:
             return _to_message(untrusted)
         except RemoteProtocolError as error:
