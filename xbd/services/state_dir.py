@@ -73,12 +73,18 @@ class StateDir(Store):
             if self.is_new:
                 self._clear()
             self._checksums = _read_checksums(path)
-            self._log = _map(path / "undo", _LOG_BYTES)
-            self.undo = Undo(self._log, self._grow)
+            self._open_log()
             self.undone = self._roll_back()
+            # What a large domain's end once needed is not kept for ever.
+            os.truncate(path / "undo", _LOG_BYTES)
+            self._open_log()
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _open_log(self) -> None:
+        self._log = _map(self.path / "undo", _LOG_BYTES)
+        self.undo = Undo(self._log, self._grow)
 
     def _clear(self) -> None:
         """Remove what a daemon left that was killed before it had committed anything."""
@@ -255,17 +261,17 @@ def checksums_of(path: Path) -> dict[str, int]:
 
 
 def checksum(descriptor: int) -> int:
-    """Compute the CRC-32 of what of a file is not zero, page by page, and where that lies."""
-    crc = 0
+    """Compute the CRC-32 of what of a file is not zero, and that of where it lies: the same however its holes are cut."""
+    where = what = 0
     for first, end in data_extents(descriptor, 0, os.fstat(descriptor).st_size):
         for at in range(first, end, _READ_BYTES):
             piece = os.pread(descriptor, min(_READ_BYTES, end - at), at)
             words = np.frombuffer(piece, dtype=np.uint8).reshape(-1, _HEADER_BYTES)
             # A page that was touched and is zero again counts as a hole: copies may make it one.
             pages = np.flatnonzero(words.any(axis=1))
-            crc = zlib.crc32((pages + at // _HEADER_BYTES).tobytes(), crc)
-            crc = zlib.crc32(np.ascontiguousarray(words[pages]).data, crc)
-    return crc
+            where = zlib.crc32((pages + at // _HEADER_BYTES).tobytes(), where)
+            what = zlib.crc32(np.ascontiguousarray(words[pages]).data, what)
+    return where << 32 | what
 
 
 def data_extents(descriptor: int, first: int, end: int) -> Iterator[tuple[int, int]]:
