@@ -35,10 +35,18 @@ LAB_SHELLS = frozenset(
         "demo",
         "echo",
         "figures",
+        "finale",
         "flood",
+        "injector",
         "processes",
+        "relay",
         "replay",
         "simulate",
+        "soak",
+        "stage",
+        "traffic",
+        "watcher",
+        "witness",
     }
 )
 STRANGERS = frozenset({"machine", "guest", "policy"})

@@ -63,10 +63,10 @@ async def measure_flood(client: Client, runtime_dir: Path) -> dict[str, Figure]:
 
 
 @asynccontextmanager
-async def flood(path: Path, kind: str) -> AsyncIterator[trio.Process]:
-    """Run a flooding guest on a domain's socket, from the moment when its flood has begun."""
+async def flood(path: Path, kind: str, *, stderr: int | None = None) -> AsyncIterator[trio.Process]:
+    """Run a flooding guest on a domain's socket, from the moment when its flood has begun; its errors go to *stderr*."""
     command = [sys.executable, "-m", "xbd.lab.flood", str(path), kind]
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
     try:
         assert process.stdout is not None, "the flood was started without a pipe"
         assert await process.stdout.receive_some(64) == b"flooding\n", f"no flood of {kind} came about"

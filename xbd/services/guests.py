@@ -16,6 +16,7 @@ import socket
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -162,10 +163,11 @@ async def live(path: Path, domid: int) -> None:
 
 
 class AgentHost:
-    """Runs an agent for each domain that wants one and has none."""
+    """Runs an agent for each domain that wants one and has none, if its name is like the pattern *only*."""
 
-    def __init__(self, socket_path: Path, nursery: trio.Nursery) -> None:
+    def __init__(self, socket_path: Path, nursery: trio.Nursery, only: str = "*") -> None:
         self._socket = socket_path
+        self._only = only
         self._nursery = nursery
         self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
         self._news = Alarm()
@@ -217,7 +219,8 @@ class AgentHost:
                 scope.cancel()
                 del self._agents[domid]
         for domid, domain in domains.items():
-            if domain.told.get("autostart") is True and domain.state == "waiting" and domid not in self._agents:
+            wanted = domain.told.get("autostart") is True and fnmatchcase(domain.name, self._only)
+            if wanted and domain.state == "waiting" and domid not in self._agents:
                 scope = trio.CancelScope()
                 self._agents[domid] = (domain.name, scope)
                 self._nursery.start_soon(self._play, domid, domain.name, scope)
@@ -242,8 +245,12 @@ def _events(client: Client) -> "aclosing[AsyncGenerator[dict[str, Any]]]":
     return aclosing(client.events())
 
 
-async def run_guests(socket_path: Path) -> int:
+async def run_guests(socket_path: Path, only: str = "*") -> int:
     """Be the agent host of the hypervisor at *socket_path*, until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        socket_path: the toolstack's socket.
+        only: a shell pattern: whose agents it is for.
 
     Raises:
         ConfigError: the path is longer than a socket's can be.
@@ -254,7 +261,7 @@ async def run_guests(socket_path: Path) -> int:
     _log.info("guests_ready", socket=str(socket_path), guests_at_most=limit - DESCRIPTORS_APART)
     with signals.received() as received:
         async with trio.open_nursery() as nursery:
-            agents = AgentHost(socket_path, nursery)
+            agents = AgentHost(socket_path, nursery, only)
             nursery.start_soon(agents.follow)
             await _stay(manager, received, nursery, agents.changed.wait, agents.describe)
     _log.info("guests_stopped")
