@@ -12,7 +12,8 @@ from xbd.machine.recovery import recover
 from xbd.machine.store import Crash, MemoryStore
 from xbd.services.endpoint import DomainEndpoint, ToolstackEndpoint
 from xbd.services.host import Host
-from xbd.services.records import CRASHED_AFTER_S
+from xbd.services.records import AWAITED_S, CRASHED_AFTER_S
+from xbd.wire.codec import encode_notification
 from xbd.wire.session import WINDOW_ANSWERS
 
 PAGE = bytes(8)
@@ -237,6 +238,25 @@ def test_a_guest_that_is_restarted_waits_for_an_agent() -> None:
     agent(host, domid, session="another")
 
 
+def test_after_a_restart_agents_that_may_come_back_are_waited_for() -> None:
+    """For two seconds no other agent is asked to boot their guests; one that had said goodbye is not waited for."""
+    store, host, domid = _lost("restart")
+    agent(host, domid, session="b")
+    gone = create(host, "gone")
+    leaving = agent(host, gone)
+    leaving.send(encode_notification("leaving", {}))
+    host.commit()
+    host = restarted(store)
+    assert [host.domain_map(one)["state"] for one in (domid, gone)] == ["lost", "waiting"]
+    assert host.tick(50.0) == 50.0 + AWAITED_S
+    assert host.tick(51.9) == 52.0
+    assert host.tick(52.0) is None
+    assert host.domain_map(domid)["state"] == "waiting"
+    assert host.events.since(0)[-1]["event"] == "agent_lost"
+    agent(host, domid, session="c")
+    assert host.tick(53.0) is None
+
+
 def test_a_guest_that_is_destroyed_goes_when_its_agent_does_not_come_back() -> None:
     """Its agent has five seconds to resume; then the domain is gone, and so is what was saved of it."""
     store, host, domid = _lost("destroy")
@@ -280,7 +300,7 @@ def test_an_agent_that_says_goodbye_has_not_crashed() -> None:
     """Agents that are stopped in order leave their guests to whoever comes next."""
     _, host, domid = _lost("destroy")
     peer = agent(host, domid, last_seen=1)
-    assert peer.send(bytes.fromhex("9302a76c656176696e6790")) == []
+    assert peer.send(encode_notification("leaving", {})) == []
     peer.endpoint.closed()
     assert host.tick(0.0) is None
     assert host.domain_map(domid)["state"] == "waiting"

@@ -19,7 +19,7 @@ from xbd.services.clients import ClientSessions
 from xbd.services.doors import Doors, NoDoors
 from xbd.services.events import EventLog
 from xbd.services.guest_settings import plan_guest
-from xbd.services.records import CRASHED_AFTER_S, SAVED, Record, Wake
+from xbd.services.records import SAVED, Record, Wake
 from xbd.services.saved import agent_section, daemon_section
 from xbd.wire import fields
 from xbd.wire.commands import boot_to_wire
@@ -150,7 +150,7 @@ class Host:
             if told.keys() != set(SAVED):
                 raise DamagedState(f"d{domid}: its record is not what this version of xbd saves")
             record = Record(domid, name, saved=saved, session=saved.session, **told)
-            saved.session.load()
+            record.awaited = saved.session.load()
             self._records[domid] = record
             self.doors.open(domid)
         self.clients.restore()
@@ -280,7 +280,7 @@ class Host:
             record.shutdown_asked = record.stopped = False
             record.report = None
             self._tell_news()
-        record.crashed = record.left = False
+        record.crashed = record.left = record.awaited = False
         record.missed_since = None
         record.save()
         # The answer tells how things stand, so what was not told yet needs no telling.
@@ -320,16 +320,18 @@ class Host:
     def tick(self, now: float) -> float | None:
         """Look whose agents have died, and do as `on_crash` says; returns when to look again, None: at the next event."""
         missed = [record for record in self._records.values() if record.is_missed]
+        due = []
         for record in missed:
             if record.missed_since is None:
                 record.missed_since = now
-            elif now >= record.missed_since + CRASHED_AFTER_S:
+            deadline = record.missed_since + record.patience_s
+            if now < deadline:
+                due.append(deadline)
+            elif record.on_crash == "restart":
+                record.awaited = False
+                self._event("agent_lost", record)
+            else:
                 self._crash(record)
-        due = [
-            record.missed_since + CRASHED_AFTER_S
-            for record in missed
-            if record.missed_since is not None and record.is_missed
-        ]
         return min(due, default=None)
 
     def _crash(self, record: Record) -> None:

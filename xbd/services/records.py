@@ -12,6 +12,8 @@ Wake = Callable[[], None]
 SAVED: Final = ("autostart", "guest", "mode", "shutdown_asked", "stopped", "settling", "on_crash", "crashed", "left")
 # An agent whose connection was cut is back after half a second at most; one that is not, is dead.
 CRASHED_AFTER_S: Final = 5.0
+# After a restart of the daemon agents come back within half a second; until then no other one may boot their guests.
+AWAITED_S: Final = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +37,8 @@ class Record:
     crashed: bool = False
     # Its agent said that it goes, and that it is not a crash.
     left: bool = False
+    # The daemon has restarted, and its agent, which did not say that it goes, is expected back.
+    awaited: bool = False
     # When its agent was first missed; None: it is here, or not missed.
     missed_since: float | None = None
     saved: SavedAgent | None = None
@@ -74,4 +78,9 @@ class Record:
     def is_missed(self) -> bool:
         """Whether an agent has gone without a word, and no other one may take its place."""
         gone = self.session.state is State.LOST and not self.left
-        return gone and self.on_crash != "restart" and not (self.stopped or self.crashed)
+        return gone and (self.awaited or self.on_crash != "restart") and not (self.stopped or self.crashed)
+
+    @property
+    def patience_s(self) -> float:
+        """Tell for how long its agent is missed before something is done about it."""
+        return AWAITED_S if self.on_crash == "restart" else CRASHED_AFTER_S
