@@ -3,6 +3,7 @@
 from contextlib import aclosing
 from pathlib import Path
 
+import msgpack  # type: ignore[import-untyped]  # it has no annotations
 import pytest
 import trio
 import trio.testing
@@ -16,8 +17,8 @@ from xbd.machine.store import MemoryStore
 from xbd.services.host import Host
 from xbd.services.hypervisor import serve
 from xbd.services.runtime_dir import hypervisor_socket
-from xbd.toolstack.client import open_client
-from xbd.toolstack.connection import RESUME_WITHIN_S
+from xbd.toolstack.client import open_client, serve_client
+from xbd.toolstack.connection import RESUME_WITHIN_S, Resumption
 
 
 class Daemon:
@@ -124,3 +125,32 @@ async def test_a_daemon_that_does_not_come_back_is_lost(tmp_path: Path, mock_clo
             with pytest.raises(PeerLost, match="closed the connection"):
                 await client.list()
             assert trio.current_time() - began >= RESUME_WITHIN_S / 2
+
+
+async def test_connections_that_came_to_nothing_are_closed(autojump_clock: trio.testing.MockClock) -> None:
+    """A daemon that accepts and goes away again, for as long as is waited for it, leaves no stream open."""
+    del autojump_clock
+    made: list[trio.abc.Stream] = []
+
+    async def connect() -> trio.abc.Stream:
+        here, there = trio.testing.memory_stream_pair()
+        await there.aclose()
+        made.append(here)
+        return here
+
+    here, there = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def greet_and_go() -> None:
+            await there.receive_some()
+            await there.send_all(msgpack.packb([1, 0, None, {"version": 1, "host": "h", "resumed": False}]))
+            await there.aclose()
+
+        nursery.start_soon(greet_and_go)
+        async with serve_client(here, "the daemon", Resumption(connect, "session")) as client:
+            with pytest.raises(PeerLost, match="closed the connection"):
+                await client.list()
+    assert len(made) > 10
+    for stream in (here, *made):
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.send_all(b"?")

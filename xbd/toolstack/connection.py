@@ -221,10 +221,11 @@ class Connection:
 
     async def _resume(self, resumption: Resumption, lost: XbdError) -> XbdError | None:
         """Take the session up on a new connection; returns None, or why that cannot be."""
-        await trio.aclose_forcefully(self.stream)
         pause_s = FIRST_PAUSE_S
         with trio.move_on_after(RESUME_WITHIN_S):
             while True:
+                # The lost one, or one that came to nothing.
+                await trio.aclose_forcefully(self.stream)
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 try:

@@ -226,11 +226,12 @@ class Stage:
 
     async def _hear(self) -> None:
         """Take what is said to the service manager, which is us; who does not, holds the daemon up."""
-        while True:
-            await trio.lowlevel.wait_readable(self._notifications)
-            with suppress(BlockingIOError):
-                if b"READY=1" in self._notifications.recv(_MESSAGE_BYTES):
-                    self._ready.set()
+        with self._notifications:
+            while True:
+                await trio.lowlevel.wait_readable(self._notifications)
+                with suppress(BlockingIOError):
+                    if b"READY=1" in self._notifications.recv(_MESSAGE_BYTES):
+                        self._ready.set()
 
     async def close(self) -> None:
         """End every process, and the disk; agents first, as a host is shut down."""

@@ -6,7 +6,8 @@ whole memory and compares every word and the number of pages with its book.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
@@ -58,8 +59,11 @@ class Witness:
         """Witness until `finishing` is set, and then once more whole."""
         while True:
             try:
-                async with await trio.open_unix_socket(str(self._path)) as self._stream:
-                    await self._converse(self._stream)
+                async with (
+                    await trio.open_unix_socket(str(self._path)) as self._stream,
+                    aclosing(self._receive(self._stream)) as answers,
+                ):
+                    await self._converse(self._stream, answers)
                     self.finished.set()
                     return
             except (PeerLost, Busy, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -69,9 +73,8 @@ class Witness:
                 self.finished.set()
                 return
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
+    async def _converse(self, stream: trio.SocketStream, answers: AsyncIterator[Response]) -> None:
         """Go on, on a new connection, until it has finished."""
-        answers = self._receive(stream)
         await stream.send_all(self._conversation.hello())
         untrusted = self._conversation.welcomed(await anext(answers))
         if untrusted.get("resumed") is True:
@@ -96,7 +99,7 @@ class Witness:
             await trio.sleep(_PAUSE_S)
         await self._check(stream, answers)
 
-    async def _receive(self, stream: trio.SocketStream) -> AsyncIterator[Response]:
+    async def _receive(self, stream: trio.SocketStream) -> AsyncGenerator[Response, None]:
         """Iterate over answers. Raises PeerLost, RemoteProtocolError."""
         decoder = Decoder(ANSWER_LIMITS)
         while received := await stream.receive_some(RECEIVE_BYTES):
