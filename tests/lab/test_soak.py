@@ -1,6 +1,7 @@
 """`xbd soak`: what is planned, booked, counted and told; and one real soak, short and with everything."""
 
 import json
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -294,6 +295,7 @@ def test_a_short_soak_of_a_few_guests_finds_nothing(tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
     arguments = ["soak", "--guests", "5", "--duration", "5s", "--seed", "3", "--json", str(report_file)]
     outcome = CliRunner().invoke(main, arguments)
+    assert outcome.exit_code == 0, "".join(traceback.format_exception(outcome.exception)) + outcome.output
     told = json.loads(report_file.read_text(encoding="utf-8"))
 
     assert told["findings"] == []

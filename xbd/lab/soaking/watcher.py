@@ -77,6 +77,8 @@ class Watcher:
             descriptors = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
         except OSError:
             return  # it was killed just now
+        if "VmRSS" not in status:
+            return  # it was, and waits to be reaped: it has no memory any more
         rss, own = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))
         # Of each domain a socket that listens, and one that is connected if it has an agent.
         self._stage.tally.samples.append(Sample(self._stage.now_s, rss, own, descriptors - self._domains))
