@@ -4,6 +4,7 @@ from tests.machine import model_grants, model_memory
 from tests.machine.model import Backing, NaiveDomain, NaiveHost
 from xbd import abi
 from xbd.abi import DomainType, MemopResult
+from xbd.units import SUPER_PAGES
 
 ORDERS = (0, 9)
 NAMES: dict[type, str] = {
@@ -72,7 +73,7 @@ def _refusal(host: NaiveHost, domid: int, command: abi.Command) -> str | None:
 
 
 def _sides(command: abi.Command) -> list[tuple[list[int], int]]:
-    """List the extents that a command names, with their order; a second list must be as long as the first."""
+    """List the extents that a command names, with their order; a second list must name as many pages as the first."""
     match command:
         case (
             abi.Populate(gfns, order) | abi.Decrease(gfns, order) | abi.Deflate(gfns, order) | abi.Inflate(gfns, order)
@@ -100,7 +101,14 @@ def _length_fits(command: abi.Command) -> bool:
 
 def _sensible(domain: NaiveDomain, sides: list[tuple[list[int], int]]) -> bool:
     """Tell whether every extent has an order that exists, is aligned, inside the domain, and named once."""
-    named = [gfn for gfns, _ in sides for gfn in gfns]
+    # Between a block and single pages it is the block's pages that must not be named again.
+    mixed = len({order for _, order in sides}) > 1
+    named = [
+        page
+        for gfns, order in sides
+        for gfn in gfns
+        for page in (range(gfn, gfn + SUPER_PAGES) if mixed and order else (gfn,))
+    ]
     sensible = all(
         order in ORDERS
         and len(gfns) <= abi.MAX_EXTENTS
@@ -108,8 +116,7 @@ def _sensible(domain: NaiveDomain, sides: list[tuple[list[int], int]]) -> bool:
         for gfns, order in sides
     )
     sensible &= len(set(named)) == len(named)
-    sensible &= len({order for _, order in sides}) <= 1 and len({len(gfns) for gfns, _ in sides}) <= 1
-    return sensible
+    return sensible and len({len(gfns) << order for gfns, order in sides}) <= 1
 
 
 def _do(host: NaiveHost, domid: int, command: abi.Command, backing: Backing, real: abi.Result) -> MemopResult:

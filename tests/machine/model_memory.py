@@ -116,6 +116,8 @@ def _valid_pairs(host: NaiveHost, domid: int, pairs: Pairs) -> tuple[Pairs, Stop
 
 def exchange(host: NaiveHost, domid: int, command: abi.Exchange, real: abi.Result, backing: Backing) -> MemopResult:
     """Back the first of each pair with what the heap chose, then free the second."""
+    if command.gives_order != command.gets_order:
+        return _exchange_unequal(host, domid, command, backing)
     pairs: Pairs = list(zip(command.gets.tolist(), command.gives.tolist(), strict=True))
     if command.gives_order:
         return _exchange_blocks(host, domid, pairs, real, backing)
@@ -154,6 +156,38 @@ def _exchange_blocks(host: NaiveHost, domid: int, pairs: Pairs, real: abi.Result
             host.unmap(domid, page)
         host.settle(domid, [])
     return MemopResult(len(pairs), None)
+
+
+def _exchange_unequal(host: NaiveHost, domid: int, command: abi.Exchange, backing: Backing) -> MemopResult:
+    """Exchange one block for 512 pages, or 512 pages for one block: a chunk a turn."""
+    domain, breaks = host.domains[domid], bool(command.gives_order)
+    asked = command.gives.size
+    if not asked:
+        return MemopResult(0, None)
+    inputs = command.gives.tolist()[: 1 if breaks else SUPER_PAGES]
+    outputs = command.gets.tolist()[: SUPER_PAGES if breaks else 1]
+    given = [page for base in inputs for page in range(base, base + (1 << command.gives_order))]
+    if any(domain.taken(base, command.gets_order) for base in outputs):
+        return MemopResult(0, Stop.EEXIST)
+    if not all(domain.backed(page, 0) for page in given):
+        return MemopResult(0, Stop.ENOENT)
+    if host.references().keys() & {domain.p2m[page] for page in given}:
+        return MemopResult(0, Stop.EBUSY)
+    if (host.free_frames() < SUPER_PAGES) if breaks else not host.whole():
+        return MemopResult(0, Stop.ENOMEM)
+    if breaks:
+        host.check_choice([backing(page) for page in outputs])
+    else:
+        host.map_leaf(domid, outputs[0] // SUPER_PAGES, backing)
+    for page in given:
+        host.unmap(domid, page)
+    host.settle(domid, [])
+    if breaks:
+        empties = host.empties(domid, outputs)
+        for page in outputs:
+            host.map(domid, page, backing(page))
+        host.settle(domid, outputs, empties)
+    return MemopResult(len(inputs), None if len(inputs) == asked else Stop.BUDGET)
 
 
 def swap(

@@ -63,7 +63,11 @@ def test_senseless_extents_are_refused(wrong: str) -> None:
     "command",
     [
         abi.Exchange(gfns(0), gfns(512), 0, 9),
-        abi.Exchange(gfns(0), gfns(*range(1024, 1536)), 9, 0),
+        abi.Exchange(gfns(0), gfns(*range(1024, 1535)), 9, 0),
+        abi.Exchange(gfns(0), gfns(1023, *range(1024, 1536)), 9, 0),
+        abi.Exchange(gfns(0), gfns(*range(1024, 1535), 1024), 9, 0),
+        abi.Exchange(gfns(*range(1024, 1536)), gfns(1024), 0, 9),
+        abi.Exchange(gfns(0, 0), gfns(*range(1024, 2048)), 9, 0),
         abi.Exchange(gfns(0, 1), gfns(1024)),
         abi.Exchange(gfns(0, 1), gfns(1024, 1)),
         abi.Exchange(gfns(0), gfns(1024), 3, 3),

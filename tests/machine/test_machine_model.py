@@ -71,8 +71,7 @@ class Chaos:
             case 3 | 4:
                 return abi.Decrease(self.gfns(domid, order, populated=True), order)
             case 5:
-                gets, gives = self.pairs(domid, order)
-                return abi.Exchange(gives, gets, order, order)
+                return self.exchange(domid, order)
             case 6 | 7:
                 return abi.PopulateDepopulate(*self.pairs(domid, order), order)
             case 8 | 9:
@@ -80,6 +79,21 @@ class Chaos:
                 return abi.Store(gfns, self.rng.integers(0, 3, gfns.size, dtype=np.uint64))
             case _:
                 return abi.Load(self.gfns(domid, 0, populated=True))
+
+    def exchange(self, domid: int, order: int) -> abi.Exchange:
+        """Choose pairs, or a block to give for 512 pages, or these for it; now and then such as overlap, or too few."""
+        if self.chance(0.7):
+            gets, gives = self.pairs(domid, order)
+            return abi.Exchange(gives, gets, order, order)
+        gives_order = 9 if self.chance(0.5) else 0
+        domain = self.twin.model.domains[domid]
+        blocks = self.gfns(domid, 9, populated=gives_order == 9)[:1]
+        fits = [gfn for gfn in range(domain.gfn_count) if (gfn in domain.p2m) == (gives_order == 0)]
+        pages = self.rng.permutation(np.array(fits, dtype=np.int64))
+        if not self.chance(0.05):
+            pages = pages[~np.isin(pages // SUPER_PAGES, blocks // SUPER_PAGES)]
+        pages = pages[: SUPER_PAGES * blocks.size]
+        return abi.Exchange(blocks, pages, 9, 0) if gives_order else abi.Exchange(pages, blocks, 0, 9)
 
     def pairs(self, domid: int, order: int) -> tuple[Frames, Frames]:
         """Choose as many gfns to back as to unback; often at the same offsets of two blocks."""

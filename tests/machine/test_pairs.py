@@ -71,6 +71,44 @@ def test_operations_can_be_switched_off() -> None:
     assert twin.machine.boot_info(domid).features == abi.Features(populate_depopulate=False, exchange=False)
 
 
+def test_exchange_of_single_pages_for_a_block_gives_a_leaf() -> None:
+    """512 scattered pages go, one 2 MiB page comes from a whole superframe; and the other way round."""
+    twin = Twin(4)
+    domid = twin.create(2, most=4)
+    scattered = gfns(range(0, 1024, 2))
+
+    assert twin.answer(domid, abi.Exchange(scattered, gfns(1024), 0, 9)) == (512, None)
+    assert twin.machine.domain_info(domid).leaves == 1
+    assert twin.machine.domain_info(domid).tot_pages == 1024
+    twin.store(domid, gfns(1024, 1030))
+    assert twin.answer(domid, abi.Exchange(gfns(1024), scattered, 9, 0)) == (1, None)
+    assert twin.load(domid, gfns(0, 1, 2)) == [0, 0, 0]
+
+
+def test_a_chunk_of_unequal_orders_is_all_or_nothing() -> None:
+    """What is in the way of one page of it is in the way of the chunk, and nothing has changed; a chunk is a turn."""
+    twin = Twin(6)
+    domid = twin.create(3, most=6)
+    low, high = gfns(range(1024)), gfns(1536, 2048)
+
+    assert twin.answer(domid, abi.Exchange(low, high, 0, 9)) == (512, Stop.BUDGET)
+    assert twin.answer(domid, abi.Exchange(low[:512], gfns(2048), 0, 9)) == (0, Stop.ENOENT)
+    assert twin.answer(domid, abi.Exchange(low[512:], gfns(1536), 0, 9)) == (0, Stop.EEXIST)
+    assert twin.answer(domid, abi.Exchange(gfns(1536), low[511:1023], 9, 0)) == (0, Stop.EEXIST)
+    assert twin.answer(domid, abi.Exchange(gfns(2048), low[:512], 9, 0)) == (0, Stop.ENOENT)
+    assert twin.machine.domain_info(domid).tot_pages == 1536
+
+
+def test_a_block_is_exchanged_for_pages_only_where_a_superframe_is_free() -> None:
+    """Outputs are allocated before inputs are freed: a full host has neither."""
+    twin = Twin(2)
+    domid = twin.create(2, most=3)
+    twin.decrease(domid, gfns(700))
+
+    assert twin.answer(domid, abi.Exchange(gfns(range(512)), gfns(1024), 0, 9)) == (0, Stop.ENOMEM)
+    assert twin.answer(domid, abi.Exchange(gfns(0), gfns(range(1024, 1536)), 9, 0)) == (0, Stop.ENOMEM)
+
+
 # -- populate_depopulate
 
 

@@ -27,7 +27,8 @@ _EXCHANGE_ROUNDS = 4
 def exchange(host: HostFrames, domain: Domain, command: Exchange) -> MemopResult:
     """Take the frames of *gives* away and back *gets* with others; tot_pages stays, max_pages is not asked.
 
-    Chunk by chunk: the outputs are allocated before the inputs are freed, so it needs free frames.
+    Chunk by chunk: the outputs are allocated before the inputs are freed, so it needs free frames. Of unequal orders
+    a chunk is one block and 512 single pages.
     Stops with ENOENT (an input is not populated), EBUSY (others map it), EEXIST (an output is populated), ENOMEM,
     BUDGET; *done* counts inputs.
     """
@@ -39,14 +40,16 @@ def exchange(host: HostFrames, domain: Domain, command: Exchange) -> MemopResult
     # Repeats are looked for across both lists, once.
     check_extents(gives, order, domain, repeated=True)
     check_extents(gets, command.gets_order, domain, repeated=True)
-    if order != command.gets_order:
-        raise BadArgument(f"exchange of order {order} for order {command.gets_order}", "two equal orders")
-    if gives.size != gets.size:
+    if gives.size << order != gets.size << command.gets_order:
         raise BadArgument(
-            f"exchange of {gives.size} extents for {gets.size}", "the same number of frames on both sides"
+            f"exchange of {gives.size} extents of order {order} for {gets.size} of order {command.gets_order}",
+            "the same number of frames on both sides",
         )
-    check_repeats(np.concatenate((gives, gets)))
     asked = gives.size
+    if order != command.gets_order:
+        done, stop = _exchange_unequal(host, domain, command)
+        return answer(done, asked, stop)
+    check_repeats(np.concatenate((gives, gets)))
     if order:
         done, stop = _exchange_blocks(host, domain, gives >> SUPER_ORDER, gets >> SUPER_ORDER)
     else:
@@ -110,6 +113,57 @@ def _exchange_blocks(host: HostFrames, domain: Domain, gives: Frames, gets: Fram
         done += 1
         spent += TURN_COST_SHATTERED
     return done, Stop.BUDGET
+
+
+def _exchange_unequal(host: HostFrames, domain: Domain, command: Exchange) -> tuple[int, Stop]:
+    """Exchange one block for 512 single pages, or these for it; a chunk is a turn, and counts its inputs."""
+    gives, gets = command.gives, command.gets
+    blocks, pages = (gives, gets) if command.gives_order else (gets, gives)
+    check_repeats(blocks)
+    check_repeats(pages)
+    if np.isin(pages >> SUPER_ORDER, blocks >> SUPER_ORDER).any():
+        raise BadArgument("a page of an exchange lies in a block of its other side", "no overlap")
+    if not blocks.size:
+        return 0, Stop.BUDGET
+    block, pages = int(blocks[0]) >> SUPER_ORDER, pages[:SUPER_PAGES]
+    wrong = (_break_block if command.gives_order else _make_block)(host, domain, block, pages)
+    done = gives.size // blocks.size
+    return (0, wrong) if wrong else (done, Stop.BUDGET)
+
+
+def _break_block(host: HostFrames, domain: Domain, block: int, pages: Frames) -> Stop | None:
+    """Unback a block, back 512 single pages; says what is in the way, and then nothing has changed."""
+    if first_taken(domain.p2m.lookup(pages)) < SUPER_PAGES:
+        return Stop.EEXIST
+    if domain.p2m.populated[block] < SUPER_PAGES:
+        return Stop.ENOENT
+    if referenced_blocks(host, domain, np.array([block]))[0]:
+        return Stop.EBUSY
+    if host.heap.free_frames < SUPER_PAGES:
+        return Stop.ENOMEM
+    fresh, groups = host.heap.take(SUPER_PAGES), group_by_super(pages)
+    _free_block(host, domain, block)
+    mapping.map_frames(host, domain, pages, groups, fresh)
+    mapping.settle(host, domain, groups[0])
+    return None
+
+
+def _make_block(host: HostFrames, domain: Domain, block: int, pages: Frames) -> Stop | None:
+    """Back a block by one leaf, unback 512 single pages; says what is in the way, and then nothing has changed."""
+    if domain.p2m.populated[block] or domain.p2m.slots[block]:
+        return Stop.EEXIST
+    if first_unpopulated(domain.p2m.lookup(pages)) < SUPER_PAGES:
+        return Stop.ENOENT
+    if first_referenced(host, domain, pages) < SUPER_PAGES:
+        return Stop.EBUSY
+    fresh = host.heap.take_superframes(1)
+    if not fresh.size:
+        return Stop.ENOMEM
+    groups = group_by_super(pages)
+    host.give(mapping.unmap_frames(host, domain, pages, groups))
+    mapping.settle(host, domain, groups[0])
+    mapping.map_leaves(host, domain, np.array([block]), fresh)
+    return None
 
 
 def _free_block(host: HostFrames, domain: Domain, block: int) -> None:
