@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from xbd.config import STRATEGIES, HostConfig, load_host_config, parse_host_config
+from xbd.abi import DomainType
+from xbd.config import HostConfig, load_host_config, parse_host_config
 from xbd.errors import ConfigError
 from xbd.guest import DRIVERS
 from xbd.machine.settings import HostSettings
 from xbd.services.guest_settings import plan_guest
+from xbd.strategies import STRATEGIES
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 HOST = '[host]\nmemory = "1g"\n'
@@ -77,6 +79,25 @@ def test_the_strategies_span_host_and_guest() -> None:
     assert (stock.driver.queues, stock.driver.migration) == (("stack", "foreign"), False)
     assert STRATEGIES["full"].host == HostSettings()
     assert STRATEGIES["full"].driver == DRIVERS["full"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_differs_from_each_other_one(name: str) -> None:
+    """In what it switches, not in its name alone; and a host file can name it."""
+    strategy = STRATEGIES[name]
+    switched = [(s.host, s.driver, s.granularity_pages, s.domain_type) for s in STRATEGIES.values()]
+    assert strategy.name == name
+    assert switched.count((strategy.host, strategy.driver, strategy.granularity_pages, strategy.domain_type)) == 1
+    config = parse(HOST + f'strategy = "{name}"\n' + GUEST.removeprefix(HOST))
+    assert config.settings == strategy.host
+    assert config.guests[0].domain_type is strategy.domain_type
+
+
+def test_dom0_of_a_virtio_host_is_none_itself() -> None:
+    """It maps what guests of other types grant."""
+    config = parse(HOST + 'strategy = "virtio"\n[dom0]\nmemory = "256m"\n')
+    assert config.dom0 is not None
+    assert config.dom0.domain_type is DomainType.PVH
 
 
 def test_a_host_needs_nothing_but_memory() -> None:
@@ -180,7 +201,7 @@ def test_every_key_is_described(name: str) -> None:
         (HOST + "keep_hols = true\n", "host.keep_hols", "did you mean 'keep_holes'?"),
         (HOST + "keep_holes = 1\n", "host.keep_holes", "1 is not true or false"),
         (HOST + 'home_fill = "often"\n', "host.home_fill", 'is not one of "always", "populate_depopulate", "never"'),
-        (HOST + 'strategy = "best"\n', "host.strategy", 'is not one of "full", "stock"'),
+        (HOST + 'strategy = "best"\n', "host.strategy", 'is not one of "stock", "huge-queue"'),
         (HOST + "p2m.coalesc = true\n", "host.p2m.coalesc", "did you mean 'coalesce'?"),
         (HOST + 'features = ["populate_depopulate"]\n', "host.features", "is not a table"),
         (HOST + 'name = ""\n', "host.name", "is empty"),

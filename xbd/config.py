@@ -1,7 +1,4 @@
-"""Strategies, and the host file that `xbd up` and `xbd hypervisor` read.
-
-A *strategy* is how host and guests go about memory together: `stock` is today's Xen and Linux,
-`full` (the default) is what xbd is about. It spans both sides, which otherwise never meet.
+"""The host file that `xbd up` and `xbd hypervisor` read.
 
 A *host file* is TOML: one `[host]`, perhaps a `[dom0]`, and any number of `[[guest]]`; `configs/small.toml` describes
 every key. Whatever in it cannot be used is a `ConfigError` that names file, key and reason. Sizes
@@ -15,9 +12,10 @@ from typing import Final
 
 from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, ON_CRASH, DomainType
 from xbd.errors import BadArgument, ConfigError
-from xbd.guest import DRIVERS, DriverSettings, override_driver
+from xbd.guest import override_driver
 from xbd.guest.workload import make_workload
-from xbd.machine.settings import HOME_FILLS, TODAYS_XEN, HostSettings
+from xbd.machine.settings import HOME_FILLS, HostSettings
+from xbd.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.toml_table import Table, read_text, top_table
 from xbd.units import GIB_PAGES, MIB_PAGES, SUPER_PAGES, format_pages
 
@@ -28,22 +26,6 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 DOM0_NAME: Final = "dom0"
 # xl's own: below 128 MiB a dom0 is of little use.
 DOM0_MIN_PAGES: Final = 128 * MIB_PAGES
-
-
-@dataclass(frozen=True, slots=True)
-class Strategy:
-    """How a host and the balloon drivers of its guests go about memory."""
-
-    name: str
-    host: HostSettings
-    driver: DriverSettings
-
-
-STRATEGIES: Final[Mapping[str, Strategy]] = {
-    "full": Strategy("full", HostSettings(), DRIVERS["full"]),
-    "stock": Strategy("stock", TODAYS_XEN, DRIVERS["stock"]),
-}
-DEFAULT_STRATEGY: Final = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +179,12 @@ def _domain(table: Table, host_strategy: str, name: str, count: int, least_pages
         raise table.error(
             "minimum", f"{format_pages(min_pages)} is more than the target ({format_pages(target_pages)})"
         )
-    domain_type = DomainType(table.choice("type", tuple(DomainType), DomainType.PVH))
     autostart = table.flag("autostart", default=True)
     seed = table.whole("seed", 0, _MAX_SEED - count, None)
     settings = _guest_settings(table, host_strategy) | ({} if seed is None else {"seed": seed})
+    # dom0 maps what its guests grant, whatever their type.
+    usual_type = DomainType.PVH if name == DOM0_NAME else STRATEGIES[str(settings["strategy"])].domain_type
+    domain_type = DomainType(table.choice("type", tuple(DomainType), usual_type))
     on_crash = table.choice("on_crash", ON_CRASH, "restart")
     domain = GuestConfig(name, max_pages, target_pages, autostart, settings, min_pages, domain_type, on_crash)
     if _io_pages_s(domain) and domain_type is DomainType.VIRTIO:

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xbd.abi import DomainType
-from xbd.config import DEFAULT_STRATEGY, DOM0_NAME, STRATEGIES, Strategy
+from xbd.config import DOM0_NAME
 from xbd.guest import BlockBackEnd, GuestSettings
 from xbd.guest.workload import Workload, make_workload
 from xbd.lab.virtual import VirtualHost
+from xbd.strategies import DEFAULT_STRATEGY, STRATEGIES, Strategy
 from xbd.units import SUPER_PAGES, parse_size_pages
 
 __all__ = ["Host", "host"]
@@ -42,7 +43,7 @@ class Host(VirtualHost):
         workload: str | Workload = "idle",
         verify: bool = True,
         kernel_pages: int | None = None,
-        domain_type: DomainType = DomainType.PVH,
+        domain_type: DomainType | None = None,
     ) -> int:
         """Boot a guest and return its domid.
 
@@ -53,7 +54,7 @@ class Host(VirtualHost):
             workload: a profile's name, or a workload.
             verify: whether every content word is checked.
             kernel_pages: what its kernel holds from the start; None: a small share.
-            domain_type: Xen's hypercalls, translated or not, or a virtio balloon.
+            domain_type: Xen's hypercalls, translated or not, or a virtio balloon; None: what the strategy says.
 
         Raises:
             BadSize, BadArgument, OutOfFrames: nothing has changed.
@@ -65,7 +66,7 @@ class Host(VirtualHost):
             target_pages=max_pages if target is None else parse_size_pages(target),
             settings=GuestSettings(self._strategy.driver, verify=verify, kernel_pages=kernel_pages),
             workload=make_workload(workload) if isinstance(workload, str) else workload,
-            domain_type=domain_type,
+            domain_type=domain_type or self._strategy.domain_type,
         )
 
     def add_dom0(self, memory: str, target: str | None = None, *, persistent_grants: bool = False) -> int:
@@ -89,7 +90,7 @@ def host(memory: str = "1g", *, strategy: str = DEFAULT_STRATEGY, seed: int = 0)
 
     Args:
         memory: of the host, such as `4g`.
-        strategy: `full` or `stock`, for the host and its guests.
+        strategy: the name of one of `xbd.strategies.STRATEGIES`, for the host and its guests.
         seed: of all chance; the same seed gives the same run.
 
     Raises:

@@ -99,6 +99,20 @@ class NaiveHost:
         self.words[gets] = 0
         return None
 
+    def _exchange_block(self, block: int, gets: list[int]) -> Stop | None:
+        """Unback a whole block for 512 single pages; all or nothing."""
+        given = range(block, block + SUPER_PAGES)
+        if any(page in self.words for page in gets):
+            return Stop.EEXIST
+        if any(page not in self.words for page in given):
+            return Stop.ENOENT
+        if self.free_frames < SUPER_PAGES:
+            return Stop.ENOMEM
+        for page in given:
+            del self.words[page]
+        self.words.update(dict.fromkeys(gets, 0))
+        return None
+
     def _load(self, gfn: int, words: list[int]) -> Stop | None:
         if gfn not in self.words:
             return Stop.EFAULT
@@ -148,6 +162,18 @@ class NaiveHost:
             return self.features.exchange and not self.broken_promise
         return isinstance(command, Populate | Decrease)
 
+    def _attempts_of_pairs(self, command: PopulateDepopulate | Exchange) -> list[Callable[[], Stop | None]]:
+        if isinstance(command, PopulateDepopulate):
+            gives, gets = command.depopulate, command.populate
+        else:
+            gives, gets = command.gives, command.gets
+            if command.gives_order:
+                lists = gets.reshape(gives.size, SUPER_PAGES).tolist()
+                return [partial(self._exchange_block, *pair) for pair in zip(gives.tolist(), lists, strict=True)]
+        needs_frame = isinstance(command, Exchange)
+        pairs = zip(gives.tolist(), gets.tolist(), strict=True)
+        return [partial(self._swap, give, get, needs_frame=needs_frame) for give, get in pairs]
+
     def _attempts(self, command: Command, words: list[int]) -> list[Callable[[], Stop | None]]:
         """List what the command tries, extent by extent."""
         match command:
@@ -155,12 +181,8 @@ class NaiveHost:
                 return [partial(self._populate, gfn, order) for gfn in gfns.tolist()]
             case Decrease(gfns, order) | Inflate(gfns, order):
                 return [partial(self._decrease, gfn, order) for gfn in gfns.tolist()]
-            case PopulateDepopulate(gets, gives):
-                pairs = zip(gives.tolist(), gets.tolist(), strict=True)
-                return [partial(self._swap, give, get, needs_frame=False) for give, get in pairs]
-            case Exchange(gives, gets):
-                pairs = zip(gives.tolist(), gets.tolist(), strict=True)
-                return [partial(self._swap, give, get, needs_frame=True) for give, get in pairs]
+            case PopulateDepopulate() | Exchange():
+                return self._attempts_of_pairs(command)
             case Load(gfns):
                 return [partial(self._load, gfn, words) for gfn in gfns.tolist()]
             case Store(gfns, stored):

@@ -60,7 +60,7 @@ def random_event(driver: Driver, rng: np.random.Generator) -> None:
         driver.answer(int(rng.integers(1, len(driver.queue) + 1)))
 
 
-@pytest.mark.parametrize("strategy", ["full", "stock"])
+@pytest.mark.parametrize("strategy", sorted(DRIVERS))
 @pytest.mark.parametrize("seed", range(10))
 def test_no_page_is_lost_and_no_word_is_wrong(seed: int, strategy: str) -> None:
     """Safety after every step with commands still in flight, and agreement with the host whenever it is quiet."""

@@ -4,17 +4,8 @@ import numpy as np
 import pytest
 
 from xbd.errors import BadArgument
-from xbd.guest import DRIVERS, DriverSettings, GuestSettings, driver_named, override_driver
+from xbd.guest import DRIVERS, DriverSettings, GuestSettings, override_driver
 from xbd.guest.workload import PROFILES, Steady, make_workload
-
-
-def test_strategies_have_names() -> None:
-    """The strategies stock and full are there, and an unknown one is refused with their names."""
-    assert driver_named("stock").queues == ("stack", "foreign")
-    assert driver_named("full").migration
-    with pytest.raises(BadArgument, match="nosuch") as error:
-        driver_named("nosuch")
-    assert "stock" in error.value.expected
 
 
 def test_driver_settings_can_be_overridden_one_by_one() -> None:

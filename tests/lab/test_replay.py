@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from xbd.config import STRATEGIES
 from xbd.errors import BadArgument
 from xbd.guest.workload import parse_trace
 from xbd.lab.replay import command, read_trace
 from xbd.lab.trace_replay import ReplayOptions, ReplayReport, replay
 from xbd.lab.variants import AS_THE_STRATEGY_SAYS, VARIANTS
+from xbd.strategies import STRATEGIES
 
 _TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
 

@@ -15,7 +15,7 @@ from xbd.guest.events import (
 )
 from xbd.guest.kernel import Guest
 from xbd.guest.mode import GuestMode, ModeKind, parse_mode
-from xbd.guest.settings import DRIVERS, BlockBackEnd, DriverSettings, GuestSettings, driver_named, override_driver
+from xbd.guest.settings import DRIVERS, BlockBackEnd, DriverSettings, GuestSettings, override_driver
 from xbd.guest.statistics import GuestStatistics
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "Step",
     "TargetSet",
     "Tick",
-    "driver_named",
     "override_driver",
     "parse_mode",
 ]

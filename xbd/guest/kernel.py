@@ -59,7 +59,7 @@ class Guest:
         parts = self._parts = Parts.build(boot, settings, seed, workload, self._rng)
         self._clock, self._wishes, self._zone = parts.clock, parts.wishes, parts.zone
         self._balloon, self._programs, self._migration = parts.balloon, parts.programs, parts.migration
-        self._compaction, self._worker = parts.compaction, parts.worker
+        self._compaction, self._worker, self._exchanger = parts.compaction, parts.worker, parts.exchanger
         self._slots, self._io = parts.slots, parts.io
         self._procedures = Procedures(self._programs.pages_lock, self._balloon.token)
         self._kernel_pages = self._boot(boot, settings)
@@ -145,6 +145,10 @@ class Guest:
             self._worker.running = True
             self._procedures.start(self._run_worker())
             started = True
+        if self._exchanger.due():
+            self._exchanger.running = True
+            self._procedures.start(self._exchanger.run())
+            started = True
         for procedure in self._io.start_due():
             self._procedures.start(procedure)
             started = True
@@ -176,7 +180,7 @@ class Guest:
             self._compaction.wake()
 
     def _deadline(self) -> float | None:
-        times = [self._worker.deadline(), self._compaction.deadline(), self._io.deadline()]
+        times = [self._worker.deadline(), self._compaction.deadline(), self._exchanger.deadline(), self._io.deadline()]
         if not self._workload_running:
             times.append(self._next_tick)
         return min((time for time in times if time is not None), default=None)

@@ -7,6 +7,7 @@ import numpy as np
 from xbd.abi import BootInfo
 from xbd.guest.balloon.backends import back_end_of
 from xbd.guest.balloon.balloon import Balloon
+from xbd.guest.balloon.exchanger import Exchanger
 from xbd.guest.balloon.foreign import ForeignSlots
 from xbd.guest.balloon.migration import Migration
 from xbd.guest.balloon.transfers import Transfers
@@ -34,6 +35,7 @@ class Parts:
     migration: Migration
     compaction: Compaction
     worker: Worker
+    exchanger: Exchanger
     slots: ForeignSlots
     io: BlockIo
 
@@ -61,6 +63,7 @@ class Parts:
             clock=clock,
             vacate=compaction.vacate,
         )
+        exchanger = Exchanger(balloon, back_end, wishes=wishes, settings=driver, clock=clock)
         slots = ForeignSlots(zone, balloon, programs=programs, transfers=transfers, settings=driver)
         io = BlockIo.of(
             boot,
@@ -73,4 +76,6 @@ class Parts:
             wishes=wishes,
             clock=clock,
         )
-        return cls(clock, wishes, zone, programs, balloon, transfers, migration, compaction, worker, slots, io)
+        return cls(
+            clock, wishes, zone, programs, balloon, transfers, migration, compaction, worker, exchanger, slots, io
+        )

@@ -28,7 +28,8 @@ class DriverSettings:
     is tried again when so many pages became free (0: never, as in Linux). *floor_pages*: the driver aims no lower
     (None: 1/32 of the gfns). *slots_max_pages*: so many gfns may be out as slots (None: an eighth of them; 0: none).
     *vacate_blocks*: how many blocks are emptied at a time for an inflation that finds none
-    wholly free (0: none, it goes on by single pages, and migration tidies up after it).
+    wholly free (0: none, it goes on by single pages, and migration tidies up after it). *exchange_worker_s*: the
+    period of a worker that exchanges 512 ballooned single pages for a 2 MiB page (0: there is none).
     """
 
     queues: tuple[str, ...] = ("2m", "4k", "foreign")
@@ -44,6 +45,7 @@ class DriverSettings:
     vacate_blocks: int = 64
     compaction_check_s: float = 0.5
     compaction_batches: int = 64
+    exchange_worker_s: float = 0.0
 
     def floor(self, gfn_count: int) -> int:
         """Say below how many pages the driver never goes."""
@@ -55,9 +57,16 @@ class DriverSettings:
         return gfn_count >> SLOTS_SHIFT if self.slots_max_pages is None else self.slots_max_pages
 
 
+# Linux's driver as it is.
+_STOCK: Final = DriverSettings(queues=("stack", "foreign"), migration=False, unmovable=True, wake_on_free_pages=0)
+# The queues alone: what is not whole stays so, and nobody empties blocks.
+_QUEUES: Final = DriverSettings(migration=False, vacate_blocks=0)
 DRIVERS: Final[Mapping[str, DriverSettings]] = {
     "full": DriverSettings(),
-    "stock": DriverSettings(queues=("stack", "foreign"), migration=False, unmovable=True, wake_on_free_pages=0),
+    "stock": _STOCK,
+    "queues": _QUEUES,
+    # As often as Linux's kcompactd looks whether there is something to do (HPAGE_FRAG_CHECK_INTERVAL_MSEC).
+    "worker": DriverSettings(exchange_worker_s=0.5),
 }
 
 
@@ -85,14 +94,6 @@ class GuestSettings:
         """Count the pages that the kernel takes at boot."""
         wanted = min(KERNEL_PAGES, populated_pages // KERNEL_SHARE) if self.kernel_pages is None else self.kernel_pages
         return min(wanted, populated_pages // 2)
-
-
-def driver_named(name: str) -> DriverSettings:
-    """Return a strategy's driver settings; BadArgument names the strategies there are."""
-    driver = DRIVERS.get(name)
-    if driver is None:
-        raise BadArgument(f"unknown driver strategy {name!r}", ", ".join(DRIVERS))
-    return driver
 
 
 def override_driver(driver: DriverSettings, options: Mapping[str, object]) -> DriverSettings:

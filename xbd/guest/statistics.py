@@ -44,6 +44,9 @@ class GuestStatistics:
     pages_deflated: int
     pages_migrated: int
     pages_half_done: int
+    pages_not_migrated: int
+    blocks_exchanged: int
+    exchanges_failed: int
     migrations_without_headroom: int
     pages_moved: int
     failed_extents: int
@@ -118,6 +121,9 @@ def _counts(parts: Parts) -> dict[str, int | str]:
         "pages_deflated": parts.transfers.pages_deflated,
         "pages_migrated": parts.migration.pages_migrated,
         "pages_half_done": parts.migration.pages_half_done,
+        "pages_not_migrated": parts.migration.pages_unchanged,
+        "blocks_exchanged": parts.exchanger.blocks_exchanged,
+        "exchanges_failed": parts.exchanger.failures,
         "migrations_without_headroom": parts.migration.refused_without_headroom,
         "pages_moved": parts.compaction.pages_moved,
         "failed_extents": parts.transfers.failed_extents,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from xbd.config import STRATEGIES
 from xbd.errors import TraceError, XbdError
 from xbd.guest.workload import Trace, parse_trace
 from xbd.lab.replay_report import render, render_side_by_side
 from xbd.lab.trace_replay import Replay, ReplayOptions, ReplayReport
 from xbd.lab.variants import AS_THE_STRATEGY_SAYS, VARIANTS
+from xbd.strategies import STRATEGIES
 from xbd.toolstack.cli import Failure
 
 ALL = "all"

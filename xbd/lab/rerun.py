@@ -10,10 +10,10 @@ from typing import Any, Final
 import click
 
 from xbd.abi import DomainType
-from xbd.config import STRATEGIES
 from xbd.errors import BadArgument, HypercallError
 from xbd.machine import HostSettings, Machine
 from xbd.machine.settings import HOME_FILLS
+from xbd.strategies import STRATEGIES
 from xbd.toolstack.cli import EXIT_FAILED, Failure
 from xbd.toolstack.targets import parse_pages
 from xbd.units import SUPER_PAGES

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from xbd.config import Strategy
 from xbd.errors import BadArgument
 from xbd.guest import Demand, GuestSettings
 from xbd.guest.workload import Driven, Trace
 from xbd.lab.variants import AS_THE_STRATEGY_SAYS, VARIANTS
 from xbd.lab.virtual import VirtualHost
 from xbd.policy import Share, share_out
+from xbd.strategies import Strategy
 from xbd.units import SUPER_PAGES
 
 # Free memory that a guest is left with beyond its demand, so that small growth need not wait for its balloon: 1/64.
@@ -104,8 +104,6 @@ class Replay:
         self._variant = VARIANTS[options.variant]
         self.host = VirtualHost(superframes, self._variant.apply(options.strategy.host), seed=options.seed)
         self._pages = superframes * SUPER_PAGES
-        # A toolstack that thinks in 2 MiB is part of the improved design; today's sets targets in KiB.
-        self._granularity_pages = SUPER_PAGES if "2m" in options.strategy.driver.queues else 1
         self._at = [0] * len(traces)
         self._coverage = np.zeros(len(traces))
         self._measured_s = 0.0
@@ -117,7 +115,7 @@ class Replay:
             max_pages=-(-trace.total_pages // SUPER_PAGES) * SUPER_PAGES,
             target_pages=max(target_pages - target_pages % SUPER_PAGES, SUPER_PAGES),
             gfn_count=trace.total_pages,
-            domain_type=self._variant.domain_type,
+            domain_type=self._variant.domain_type or self.options.strategy.domain_type,
             settings=GuestSettings(self.options.strategy.driver, verify=self.options.verify),
             workload=Driven(),
         )
@@ -175,7 +173,7 @@ class Replay:
             reserve = trace.total_pages // _RESERVE_SHARE
             needed = int(trace.anon_pages[at]) + reserve
             shares.append(Share(needed, int(trace.cache_pages[at]), max(most // _LEAST_SHARE, SUPER_PAGES), most))
-        return share_out(self._pages, shares, self._granularity_pages)
+        return share_out(self._pages, shares, self.options.strategy.granularity_pages)
 
     def _measure(self, now: float) -> None:
         """Weigh the coverage of the time since the last sample."""

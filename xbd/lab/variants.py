@@ -16,7 +16,7 @@ from xbd.machine import HostSettings
 class Variant:
     """What a host offers to its guests; None: what its strategy says."""
 
-    domain_type: DomainType = DomainType.PVH
+    domain_type: DomainType | None = None
     populate_depopulate: bool | None = None
     exchange_translated: bool | None = None
 

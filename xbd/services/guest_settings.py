@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from xbd.abi import BootInfo
-from xbd.config import DEFAULT_STRATEGY, STRATEGIES
 from xbd.errors import BadArgument
 from xbd.guest import BlockBackEnd, Guest, GuestSettings, override_driver
 from xbd.guest.workload import Driven, Workload, make_workload
+from xbd.strategies import DEFAULT_STRATEGY, STRATEGIES
 
 _KEYS: Final = ("strategy", "driver", "workload", "verify", "seed", "block_back_end")
 _MAX_SEED: Final = (1 << 63) - 1

@@ -8,6 +8,7 @@ import trio
 
 from xbd.abi import ON_CRASH, DomainType
 from xbd.errors import HypercallError
+from xbd.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.toolstack.cli import (
     EXIT_FAILED,
     Failure,
@@ -44,11 +45,15 @@ _CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
     "--type",
     "domain_type",
     type=click.Choice([kind.value for kind in DomainType]),
-    default=DomainType.PVH.value,
-    show_default=True,
-    help="Xen's hypercalls, translated (pvh) or not (pv), or a virtio balloon.",
+    help="Xen's hypercalls, translated (pvh) or not (pv), or a virtio balloon. [default: what the strategy says, pvh]",
 )
-@click.option("--strategy", metavar="NAME", help="Its balloon driver: full or stock. [default: full]")
+@click.option(
+    "--strategy",
+    type=click.Choice(list(STRATEGIES)),
+    default=DEFAULT_STRATEGY,
+    show_default=True,
+    help="Its balloon driver.",
+)
 @click.option("--workload", metavar="NAME", help="What runs in it: idle, steady, bursty or unmovable. [default: idle]")
 @click.option("--seed", type=click.IntRange(min=0), help="What its chance is drawn from. [default: 0]")
 @click.option("--verify", is_flag=True, help="Check every content word that its programs wrote.")
@@ -67,8 +72,8 @@ def create_command(
     memory: str,
     maxmem: str | None,
     minimum: str | None,
-    domain_type: str,
-    strategy: str | None,
+    domain_type: str | None,
+    strategy: str,
     workload: str | None,
     seed: int | None,
     socket_path: str | None,
@@ -87,6 +92,7 @@ def create_command(
         raise Failure(f"{name}: --minimum {minimum} is more than --memory {memory}; lower it or raise --memory")
     if workload == "trace":
         raise Failure(f"{name}: a trace needs somebody who plays it: use `xbd replay TRACE.csv`")
+    chosen_type = DomainType(domain_type or STRATEGIES[strategy].domain_type)
     settings = {"strategy": strategy, "workload": workload, "seed": seed, "verify": verify or None}
     guest = {key: setting for key, setting in settings.items() if setting is not None}
 
@@ -96,7 +102,7 @@ def create_command(
             max_pages=most.pages,
             target_pages=target.pages,
             min_pages=least.pages if least else 0,
-            domain_type=DomainType(domain_type),
+            domain_type=chosen_type,
             autostart=not no_start,
             on_crash=on_crash,
             guest=guest,
@@ -106,7 +112,7 @@ def create_command(
     told = {
         "domid": domid,
         "name": name,
-        "type": domain_type,
+        "type": chosen_type.value,
         "target_pages": target.pages,
         "min_pages": least.pages if least else 0,
         "max_pages": most.pages,

@@ -10,8 +10,9 @@ import trio
 
 from xbd import log
 from xbd.abi import MAX_DOMAINS
-from xbd.config import DEFAULT_STRATEGY, LOG_LEVELS, MAX_HOST_PAGES, STRATEGIES, HostConfig, load_host_config
+from xbd.config import LOG_LEVELS, MAX_HOST_PAGES, HostConfig, load_host_config
 from xbd.services.runtime_dir import check_socket_path, default_runtime_dir, domain_socket
+from xbd.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.toolstack.cli import Failure, complete_domains, group_socket, socket_option
 from xbd.toolstack.sockets import find_socket
 from xbd.toolstack.targets import parse_pages, round_pages

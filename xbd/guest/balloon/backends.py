@@ -28,6 +28,7 @@ from xbd.abi import (
     Populate,
     PopulateDepopulate,
 )
+from xbd.units import SUPER_ORDER
 
 # How a migration without a way of its own is named.
 TWO_CALLS: Final = "two_calls"
@@ -56,6 +57,7 @@ class BackEnd:
     decrease: Callable[[Frames, int], Command]
     ways: tuple[Way, ...]
     grants: bool
+    exchange_block: Callable[[Frames, Frames], Command] | None = None
 
     def populating(self, order: int) -> Callable[[Frames], Command]:
         """Return the maker of commands that back extents of *order*."""
@@ -70,10 +72,16 @@ _POPULATE_DEPOPULATE: Final = Way("populate_depopulate", PopulateDepopulate)
 _EXCHANGE: Final = Way("exchange", lambda old, new: Exchange(gives=new, gets=old))
 
 
+def _exchange_block(pages: Frames, block: Frames) -> Command:
+    """Make the command that backs 512 single *pages* and unbacks a *block*."""
+    return Exchange(gives=block, gets=pages, gives_order=SUPER_ORDER)
+
+
 def back_end_of(boot: BootInfo) -> BackEnd:
     """Choose the back end by the domain's type, with what the host offers to this domain."""
     if boot.domain_type is DomainType.VIRTIO:
         return BackEnd("virtio", LIST_EXTENTS, Deflate, Inflate, ways=(), grants=False)
     offered = ((_POPULATE_DEPOPULATE, boot.features.populate_depopulate), (_EXCHANGE, boot.features.exchange))
     ways = tuple(way for way, has in offered if has)
-    return BackEnd("xen", BATCH_EXTENTS, Populate, Decrease, ways, grants=boot.features.grants)
+    exchange_block = _exchange_block if boot.features.exchange else None
+    return BackEnd("xen", BATCH_EXTENTS, Populate, Decrease, ways, boot.features.grants, exchange_block)

@@ -38,8 +38,9 @@ class Migration:
         back_end: has the ways.
         list_extents: the most pairs that one command names.
 
-    Attributes: *pages_migrated*, *pages_half_done*: counts. *refused_without_headroom*: batches in which two calls
-    brought nothing because the guest is at its limit; *lacks_headroom*: the last one that was tried was such.
+    Attributes: *pages_migrated*, *pages_half_done*, *pages_unchanged*: pairs by outcome. *refused_without_headroom*:
+    batches in which two calls brought nothing because the guest is at its limit; *lacks_headroom*: the last one that
+    was tried was such.
     """
 
     def __init__(self, balloon: Balloon, back_end: BackEnd, list_extents: int) -> None:
@@ -50,6 +51,7 @@ class Migration:
         self._ways = list(back_end.ways)
         self.pages_migrated = 0
         self.pages_half_done = 0
+        self.pages_unchanged = 0
         self.refused_without_headroom = 0
         self.lacks_headroom = False
 
@@ -124,6 +126,7 @@ class Migration:
         self._balloon.settle_not_inflated(new[done:], 0)
         self.pages_migrated += done
         self.pages_half_done += half_done
+        self.pages_unchanged += int(old.size) - backed
         return Migrated(done, int(old.size) - backed, half_done)
 
 

@@ -1,0 +1,56 @@
+"""Strategies: how a host and the balloon drivers of its guests go about memory together.
+
+A strategy is a choice of settings on both sides, which otherwise never meet, and of what the toolstack
+rounds targets to: `stock` is today's Xen and Linux, `full` (the default) is what xbd is about. Between
+them each line adds something to the one before it, so that what a part is worth can be measured; the
+controls take one thing away from `full`, so that no part gets the credit of another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from xbd.abi import DomainType
+from xbd.guest import DRIVERS, DriverSettings
+from xbd.machine.settings import TODAYS_XEN, HostSettings
+from xbd.units import SUPER_PAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way to go about memory.
+
+    *host*: what the hypervisor does. *driver*: the balloon driver. *granularity_pages*: targets are multiples of so
+    many pages. *domain_type*: the type of domains that do not say theirs. *about*: what it switches, in a line.
+    """
+
+    name: str
+    host: HostSettings
+    driver: DriverSettings
+    about: str
+    granularity_pages: int = SUPER_PAGES
+    domain_type: DomainType = DomainType.PVH
+
+
+_FULL: Final = HostSettings()
+# A Xen that exchanges pages of translated guests, too, and lets a block that is whole again be a superpage.
+_EXCHANGING: Final = replace(TODAYS_XEN, exchange_translated=True, coalesce=True)
+_RELOCATING: Final = replace(_FULL, home_fill="populate_depopulate", keep_holes=False)
+_QUEUES: Final = DRIVERS["queues"]
+
+_ALL: Final = (
+    Strategy("stock", TODAYS_XEN, DRIVERS["stock"], "today's Xen and Linux: 4 KiB, no migration, no coalescing", 1),
+    Strategy("huge-queue", TODAYS_XEN, _QUEUES, "stock with queues of 2 MiB and 4 KiB pages", 1),
+    Strategy("exchange", _EXCHANGING, DRIVERS["full"], "huge-queue with migration by XENMEM_exchange", 1),
+    Strategy("worker", _EXCHANGING, DRIVERS["worker"], "exchange, and a worker that swaps 512 small pages for one", 1),
+    Strategy("relocate", _RELOCATING, DRIVERS["full"], "huge-queue with migration by populate_depopulate", 1),
+    Strategy("full", _FULL, DRIVERS["full"], "relocate with targets in 2 MiB, home_fill always, keep_holes"),
+    Strategy("virtio", _FULL, DRIVERS["full"], "full on virtio-balloon: two calls", domain_type=DomainType.VIRTIO),
+    Strategy("home", _FULL, _QUEUES, "control: full without migration"),
+    Strategy("relocate-only", replace(_FULL, home_fill="populate_depopulate"), DRIVERS["full"],
+             "control: full with home_fill in populate_depopulate only"),
+    Strategy("full-no-keep", replace(_FULL, keep_holes=False), DRIVERS["full"], "control: full without keep_holes"),
+    Strategy("full-4k-targets", _FULL, DRIVERS["full"], "control: full with targets in 4 KiB", 1),
+)  # fmt: skip
+STRATEGIES: Final[Mapping[str, Strategy]] = {strategy.name: strategy for strategy in _ALL}
+DEFAULT_STRATEGY: Final = "full"
