@@ -81,6 +81,10 @@ class Door:
 
     async def _serve_peer(self, transport: SocketTransport) -> None:
         try:
+            if self.everything.cancel_called:
+                # Its domain was destroyed after it had come in, and before its first turn.
+                transport.close()
+                return
             await converse(transport, self.make_endpoint, self.room, pace=self.pace, log=self.log)
         finally:
             self.transports.discard(transport)
