@@ -72,7 +72,6 @@ class SavedSession(Session):
         self._slot_count = 2 * window
         self._slots = slots.reshape(-1).data.cast("B")
         self._slot_bytes = slots.shape[1] * 8
-        self._window = window
 
     def load(self) -> bool:
         """Restore what an earlier daemon saved; tells whether there was a session. Raises DamagedState."""
@@ -84,9 +83,10 @@ class SavedSession(Session):
         if not 0 < name_bytes <= 4 * MAX_SESSION_CHARS or not (0 <= hello < MSGID_LIMIT and 0 <= due < MSGID_LIMIT):
             raise DamagedState("a session makes no sense")
         name = bytes(words[_NAME:].tobytes()[:name_bytes]).decode(errors="replace")
-        kept = min((due - hello - 1) % MSGID_LIMIT, self._window)
-        answers = [self._answer((due - age) % MSGID_LIMIT) for age in range(kept, 0, -1)]
-        self.restore(name, hello, due, None if opened_with < 0 else opened_with, answers)
+        kept = min((due - hello - 1) % MSGID_LIMIT, self.window)
+        for age in range(1, kept + 1):
+            self.kept((due - age) % MSGID_LIMIT)
+        self.restore(name, hello, due, None if opened_with < 0 else opened_with, kept)
         return True
 
     def _words(self) -> Frames:
@@ -95,7 +95,15 @@ class SavedSession(Session):
     def _note_header(self) -> None:
         self._header.note(np.arange(self._first, self._first + SESSION_WORDS, dtype=np.int64))
 
-    def _answer(self, msgid: int) -> bytes:
+    def keep(self, answer: bytes) -> None:
+        """Write an answer into its slot: there is no other copy of it, which for a load may be half a MiB."""
+        at = self.next_msgid % self._slot_count * self._slot_bytes
+        _SLOT_HEADER.pack_into(self._slots, at, self.next_msgid, len(answer))
+        at += _SLOT_HEADER.size
+        self._slots[at : at + len(answer)] = answer
+
+    def kept(self, msgid: int) -> bytes:
+        """Read an answer from its slot. Raises DamagedState."""
         at = msgid % self._slot_count * self._slot_bytes
         saved_msgid, length_bytes = _SLOT_HEADER.unpack_from(self._slots, at)
         at += _SLOT_HEADER.size
@@ -118,10 +126,6 @@ class SavedSession(Session):
 
     def answered(self, answer: bytes) -> None:
         """Keep and save an answer."""
-        at = self.next_msgid % self._slot_count * self._slot_bytes
-        _SLOT_HEADER.pack_into(self._slots, at, self.next_msgid, len(answer))
-        at += _SLOT_HEADER.size
-        self._slots[at : at + len(answer)] = answer
         super().answered(answer)
         self._header.note_row(self._first + _NEXT)
         self._header.words[self._first + _NEXT] = self.next_msgid

@@ -7,7 +7,6 @@ Both are plain state; who sends and receives is a shell's matter.
 """
 
 from collections import deque
-from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final, cast
 
@@ -84,15 +83,24 @@ class Session:
         self.next_msgid = 0
         # What the hello that opened it said that it had seen; it may have meant to resume another life of the session.
         self.opened_with: int | None = None
+        self.window = window
+        # How many of the last answers are kept, and they themselves, unless `keep` and `kept` are another's.
+        self._kept = 0
         self._answers: deque[bytes] = deque(maxlen=window)
 
-    def restore(
-        self, name: str, hello_msgid: int, next_msgid: int, opened_with: int | None, answers: Iterable[bytes]
-    ) -> None:
-        """Go on from what an earlier daemon kept: nobody is connected, the session may be resumed."""
+    def restore(self, name: str, hello_msgid: int, next_msgid: int, opened_with: int | None, kept: int) -> None:
+        """Go on from what an earlier daemon left, *kept* answers among it: nobody is connected, it may be resumed."""
         self.state = State.LOST
         self.name, self.hello_msgid, self.next_msgid, self.opened_with = name, hello_msgid, next_msgid, opened_with
-        self._answers.extend(answers)
+        self._kept = kept
+
+    def keep(self, answer: bytes) -> None:
+        """Keep the answer to the call whose message id is due."""
+        self._answers.append(answer)
+
+    def kept(self, msgid: int) -> bytes:
+        """Find the answer to one of the last calls."""
+        return self._answers[-((self.next_msgid - msgid) % MSGID_LIMIT)]
 
     def hello(self, msgid: int, name: str, last_seen: int | None) -> Action:
         """Judge a hello: BOOT (a new session: reboot the guest) or RESUME.
@@ -109,13 +117,14 @@ class Session:
         if action is Action.REFUSE_BEYOND_WINDOW:
             raise BadArgument(
                 f"session {name!r} cannot be resumed after answer {last_seen}",
-                f"one of the last {len(self._answers)} before message id {self.next_msgid}, or a new session",
+                f"one of the last {self._kept} before message id {self.next_msgid}, or a new session",
             )
         if action is Action.BOOT:
             self.name = name
             self.hello_msgid = msgid
             self.next_msgid = (msgid + 1) % MSGID_LIMIT
             self.opened_with = last_seen
+            self._kept = 0
             self._answers.clear()
         return action
 
@@ -128,15 +137,16 @@ class Session:
         if self.state is State.LIVE and msgid == self.next_msgid:  # the usual case, spelt out: every call takes it
             return None
         age = (self.next_msgid - msgid) % MSGID_LIMIT
-        repeated = 0 < age <= len(self._answers)
+        repeated = 0 < age <= self._kept
         action = self._take(Event.CALL_REPEATED if repeated else Event.CALL_OUT_OF_TURN)
         if action is Action.REFUSE_TURN:
             raise RemoteProtocolError(f"message id {msgid} out of turn", f"{self.next_msgid}, rising by one")
-        return self._answers[-age]
+        return self.kept(msgid)
 
     def answered(self, answer: bytes) -> None:
         """Keep the answer to the call that was to be executed; the next message id is due."""
-        self._answers.append(answer)
+        self.keep(answer)
+        self._kept = min(self._kept + 1, self.window)
         self.next_msgid = (self.next_msgid + 1) % MSGID_LIMIT
 
     def disconnect(self) -> None:
@@ -152,7 +162,7 @@ class Session:
             return Event.HELLO_NEW
         seen = self.hello_msgid if last_seen is None else last_seen
         unseen = (self.next_msgid - 1 - seen) % MSGID_LIMIT
-        return Event.HELLO_SAME if unseen <= len(self._answers) else Event.HELLO_BEYOND_WINDOW
+        return Event.HELLO_SAME if unseen <= self._kept else Event.HELLO_BEYOND_WINDOW
 
     def _take(self, event: Event) -> Action:
         try:
