@@ -3,7 +3,7 @@
 A strategy is a choice of settings on both sides, which otherwise never meet, and of what the toolstack
 rounds targets to: `stock` is today's Xen and Linux, `full` (the default) is what xbd is about. Between
 them each line adds something to the one before it, so that what a part is worth can be measured; the
-controls take one thing away from `full`, so that no part gets the credit of another.
+controls take one thing away from `full` (or `worker`), so that no part gets the credit of another.
 """
 
 from collections.abc import Mapping
@@ -46,6 +46,7 @@ _ALL: Final = (
     Strategy("relocate", _RELOCATING, DRIVERS["full"], "huge-queue with migration by populate_depopulate", 1),
     Strategy("full", _FULL, DRIVERS["full"], "relocate with targets in 2 MiB, home_fill always, keep_holes"),
     Strategy("virtio", _FULL, DRIVERS["full"], "full on virtio-balloon: two calls", domain_type=DomainType.VIRTIO),
+    Strategy("worker-only", _EXCHANGING, DRIVERS["worker-only"], "control: worker without migration", 1),
     Strategy("home", _FULL, _QUEUES, "control: full without migration"),
     Strategy("relocate-only", replace(_FULL, home_fill="populate_depopulate"), DRIVERS["full"],
              "control: full with home_fill in populate_depopulate only"),

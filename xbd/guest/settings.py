@@ -67,6 +67,7 @@ DRIVERS: Final[Mapping[str, DriverSettings]] = {
     "queues": _QUEUES,
     # As often as Linux's kcompactd looks whether there is something to do (HPAGE_FRAG_CHECK_INTERVAL_MSEC).
     "worker": DriverSettings(exchange_worker_s=0.5),
+    "worker-only": replace(_QUEUES, exchange_worker_s=0.5),
 }
 
 
