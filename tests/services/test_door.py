@@ -4,14 +4,50 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trio
 import trio.testing
 
+from tests.services.peer import HOST_SUPERFRAMES, DirectPeer, agent, create
 from xbd.machine import Machine
+from xbd.machine.image import Image
+from xbd.machine.store import MemoryStore
+from xbd.services.endpoint import DomainEndpoint
 from xbd.services.host import Host
 from xbd.services.hypervisor import serve
 from xbd.services.runtime_dir import domain_socket
+from xbd.wire.codec import Notification
+from xbd.wire.protocol import VERSION
+
+
+@pytest.mark.parametrize("method", ["hello", "populate", "store"])
+def test_what_came_in_for_a_domain_that_went_is_not_done(method: str) -> None:
+    """Its connection's task may have a last turn: the peer is dropped, and the record that is gone is left as it was."""
+    store = MemoryStore()
+    host = Host(Machine(HOST_SUPERFRAMES, image=Image(store)))
+    domid = create(host)
+    peer = agent(host, domid) if method != "hello" else DirectPeer(DomainEndpoint(host, domid, lambda: None))
+    # It is on its way to a target: that is looked at with each call.
+    host.call("set_target", {"domid": domid, "pages": 512})
+    host.commit()
+    gfns = np.arange(3, dtype="<u8").tobytes()
+    params: dict[str, dict[str, object]] = {
+        "hello": {"version": VERSION, "session": "late", "last_seen": None},
+        "populate": {"gfns": gfns},
+        "store": {"gfns": gfns, "words": gfns},
+    }
+    call = peer.pack(method, params[method])
+    host.call("destroy", {"domid": domid})
+    host.commit()
+    (dropped,) = peer.send(call)
+
+    assert isinstance(dropped, Notification)
+    assert "gone" in str(dropped.untrusted_params)
+    peer.endpoint.closed()
+    host.commit()
+    assert create(host, "heir") == domid
+    assert host.audit() == []
 
 
 @pytest.mark.parametrize("turns", range(8))

@@ -134,6 +134,9 @@ class DomainEndpoint(Endpoint):
             self._host.commit()
 
     def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
+        if self._record.gone:
+            # What had come in before its connection was ended is for a domain that is no more.
+            raise RemoteProtocolError(f"d{self._record.domid} is gone", "a domain that is there")
         if type(message) is Request:
             if self.admitted:
                 return self._call(message)

@@ -179,6 +179,7 @@ class Host:
         record = self._not_dom0(domid, "destroyed")
         zombie_pages = self.machine.destroy(record.domid)
         del self._records[record.domid]
+        record.gone = True
         self._drop_saved(record)
         self.doors.close(record.domid)
         if zombie_pages:
@@ -295,7 +296,7 @@ class Host:
         record.session.disconnect()
         record.wake = None
         record.notices.clear()
-        if self._records.get(record.domid) is record:
+        if not record.gone:
             self._event("agent_lost", record)
 
     def reported(self, record: Record, untrusted_report: object) -> None:

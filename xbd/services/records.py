@@ -37,6 +37,8 @@ class Record:
     crashed: bool = False
     # Its agent said that it goes, and that it is not a crash.
     left: bool = False
+    # Its domain has been destroyed: whoever still holds this record must leave it as it is.
+    gone: bool = False
     # The daemon has restarted, and its agent, which did not say that it goes, is expected back.
     awaited: bool = False
     # When its agent was first missed; None: it is here, or not missed.
