@@ -1,6 +1,7 @@
 """Bytes to messages: whole, in pieces, beyond the limits, and garbage."""
 
 import gc
+import tracemalloc
 import weakref
 
 import msgpack  # type: ignore[import-untyped]
@@ -212,3 +213,21 @@ def test_a_decoder_goes_with_its_last_user() -> None:
         assert kept() is None
     finally:
         gc.enable()
+
+
+def test_a_long_message_leaves_no_long_buffer_behind() -> None:
+    """What a connection needed for its longest message it gives back when that is decoded."""
+    long_call = codec.encode_request(0, "store", {"gfns": bytes(8 * 60_000), "words": bytes(8 * 60_000)})
+    decoders = [Decoder() for _ in range(50)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for decoder in decoders:
+            for first in range(0, len(long_call), codec.RECEIVE_BYTES):
+                decoder.feed(long_call[first : first + codec.RECEIVE_BYTES])
+            assert decoder.next_message() is not None
+            assert decoder.next_message() is None
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < len(decoders) * 4 * codec.BUFFER_BYTES

@@ -128,6 +128,12 @@ class Decoder:
     def __init__(self, limits: Limits = CALL_LIMITS) -> None:
         self._limits = limits
         self._entries = _Entries(limits.items)
+        self._broken: RemoteProtocolError | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with an empty, small buffer."""
+        limits = self._limits
         hooks = {"list_hook": self._entries.take_list, "object_hook": self._entries.take_map}
         counting = hooks if limits.in_all else {}
         self._unpacker = msgpack.Unpacker(
@@ -146,7 +152,7 @@ class Decoder:
         )
         self._fed_bytes = 0
         self._message_start = 0
-        self._broken: RemoteProtocolError | None = None
+        self._grown = False
 
     def with_limits(self, limits: Limits) -> "Decoder":
         """Make the decoder of what comes next, between two messages: what was fed and not handed out goes over to it."""
@@ -163,6 +169,7 @@ class Decoder:
         except (msgpack.BufferFull, ValueError) as error:
             self._break(f"a message of more than {self._limits.message_bytes} bytes", error)
         self._fed_bytes += len(received)
+        self._grown = self._grown or self.unread_bytes > BUFFER_BYTES
 
     @property
     def unread_bytes(self) -> int:
@@ -183,6 +190,9 @@ class Decoder:
         except msgpack.OutOfData:
             if self.unread_bytes > limit:
                 self._break(f"a message of more than {limit} bytes")
+            if self._grown and not self.unread_bytes:
+                # A buffer never shrinks, and a thousand connections that each had one long message are a GiB.
+                self._begin()
             return None
         except (msgpack.UnpackException, ValueError, TypeError, RecursionError) as error:
             self._break(f"not a MessagePack message: {str(error) or type(error).__name__}", error)
