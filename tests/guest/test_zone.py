@@ -129,3 +129,39 @@ def test_random_changes_match_a_list_of_states(gfn_count: int) -> None:
                 naive[gfn] = new
         assert zone.check() == []
         assert [zone.total(state) for state in PageState] == [naive.count(state) for state in PageState]
+
+
+def test_scattered_pages_come_from_small_free_runs_first() -> None:
+    """What programs get: pages of runs that are partly used, wherever they lie, then wholly free runs, then a whole block."""
+    zone = free_zone(4 * SUPER_PAGES)
+    rng = np.random.default_rng(1)
+    pages = zone.allocate(2 * SUPER_PAGES, Mobility.MOVABLE, PageState.MOVABLE)
+    # Of each of two blocks: 30 pages inside one run of 64, and one run as a whole.
+    for block in (pages[:SUPER_PAGES], pages[SUPER_PAGES:]):
+        zone.release(np.concatenate((block[70:100], block[192:256])), PageState.MOVABLE)
+    small = zone.allocate_scattered(60, PageState.MOVABLE, rng)
+    assert sorted((small % SUPER_PAGES).tolist()) == sorted([*range(70, 100)] * 2)
+    larger = zone.allocate_scattered(128, PageState.MOVABLE, rng)
+    assert sorted((larger % SUPER_PAGES).tolist()) == sorted([*range(192, 256)] * 2)
+    assert zone.free.free_superframes == 2
+    assert zone.allocate_scattered(3, PageState.MOVABLE, rng).tolist() == [1024, 1025, 1026]
+    assert zone.total(PageState.MOVABLE) == 2 * SUPER_PAGES + 3
+    assert zone.check() == []
+
+
+@pytest.mark.parametrize("gfn_count", [5 * SUPER_PAGES, 5 * SUPER_PAGES + 77])
+def test_scattered_pages_are_all_that_there_are_and_none_twice(gfn_count: int) -> None:
+    """Whatever is free is given once, of movable blocks first; unmovable blocks keep theirs while there is other room."""
+    zone = free_zone(gfn_count)
+    rng = np.random.default_rng(2)
+    kernel = zone.allocate(20, Mobility.UNMOVABLE, PageState.UNMOVABLE)
+    pages = zone.allocate(3 * SUPER_PAGES, Mobility.MOVABLE, PageState.MOVABLE)
+    zone.release(rng.permutation(pages)[:700], PageState.MOVABLE)
+    taken = zone.allocate_scattered(700, PageState.MOVABLE, rng)
+    assert taken.size == 700
+    assert int(kernel[0]) // SUPER_PAGES not in (taken // SUPER_PAGES).tolist()
+    left = zone.total(PageState.FREE)
+    assert np.unique(zone.allocate_scattered(left + 100, PageState.MOVABLE, rng)).size == left
+    assert zone.total(PageState.FREE) == 0
+    assert zone.allocate_scattered(1, PageState.MOVABLE, rng).size == 0
+    assert zone.check() == []

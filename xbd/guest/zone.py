@@ -8,7 +8,10 @@ back) is noted in *unit* and its 512 bytes stay zero, so that whole blocks cost 
 A block is movable or unmovable. It takes the type of the first allocation after it was wholly
 free, and an allocation prefers its own type, then a wholly free block, then the other type. An
 unmovable one takes the other type's blocks with the most free pages first.
-Source: Linux mm/page_alloc.c, rmqueue_fallback and __setup_per_zone_wmarks.
+What programs ask for comes as from a buddy allocator that has been in use for a while
+(`allocate_scattered`): the small free runs of all mixed blocks first, wherever they lie, then their
+larger ones, then a whole block. Source: Linux mm/page_alloc.c, rmqueue_fallback, __rmqueue_smallest
+and __setup_per_zone_wmarks.
 
 It deliberately knows no hypervisor and no owner of a page: whether a free gfn is backed is the
 balloon's business, and here every free gfn is.
@@ -56,6 +59,17 @@ SOURCES: Final = {
 }
 # What compaction fills: blocks that can never be emptied first, whole free ones last.
 FILL_SOURCES: Final = (_UNMOVABLE_FREE, _MOVABLE_FREE, WHOLE)
+
+# A buddy allocator serves a request from the smallest free run that will do, and knows nothing of the 2 MiB block around
+# it. Of a block that was in use, runs below this are small: they are given before any larger one is broken.
+_SMALL_RUN_PAGES: Final = 64
+# Blocks that are looked at in one go, at least; and how many more than the free pages on average would need.
+_LOOKED_AT_MIN: Final = 64
+_LOOKED_AT_SURPLUS: Final = 1.5
+_RUNS_PER_BLOCK: Final = SUPER_PAGES // _SMALL_RUN_PAGES
+_RUN_OFFSETS: Final[Frames] = np.arange(_SMALL_RUN_PAGES, dtype=np.int64)
+_NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
+_ALL_FREE: Final = np.uint64(0x0101_0101_0101_0101)
 
 # Linux: min_free_kbytes = sqrt(16 * lowmem_kbytes), between these two; the gap to the next
 # watermark is a quarter of it, or watermark_scale_factor (0.1 %) of the zone if that is more.
@@ -158,6 +172,51 @@ class Zone:
         self.state[gfns] = _BYTES[to]
         self._add(to, blocks, counts)
         return gfns
+
+    def allocate_scattered(self, count: int, to: PageState, rng: np.random.Generator) -> Frames:
+        """Take up to *count* movable pages into state *to* as programs get them: small free runs anywhere first.
+
+        The caller minds the watermarks. Returns (<= count,) gfns in the order chosen.
+        """
+        gfns = self._find_scattered(count, rng)
+        if gfns.size:
+            groups = group_by_super(gfns)
+            self.free.take_exactly(gfns, groups)
+            self.state[gfns] = _BYTES[to]
+            self._add(to, *groups)
+        if gfns.size == count:
+            return gfns
+        return np.concatenate((gfns, self.allocate(count - gfns.size, Mobility.MOVABLE, to)))
+
+    def _find_scattered(self, count: int, rng: np.random.Generator) -> Frames:
+        """Choose up to *count* free pages of mixed movable blocks, runs that are not wholly free before those that are."""
+        free_count = self.free.free_count[: self.gfn_count // SUPER_PAGES]
+        mixed = (free_count > 0) & (free_count < SUPER_PAGES) & (self.mobility[: free_count.size] == Mobility.MOVABLE)
+        blocks = rng.permutation(np.flatnonzero(mixed))
+        parts = [_NO_PAGES]
+        if not blocks.size:
+            return parts[0]
+        wholly_free: list[Frames] = []
+        looked_at = max(_LOOKED_AT_MIN, int(count / float(free_count[blocks].mean()) * _LOOKED_AT_SURPLUS))
+        for first in range(0, blocks.size, looked_at):
+            partly, wholly = self._free_runs(blocks[first : first + looked_at])
+            wholly_free.append(wholly)
+            rng.shuffle(partly)
+            flat = np.flatnonzero(self.state.reshape(-1, _SMALL_RUN_PAGES)[partly] == 0)[:count]
+            parts.append(partly[flat // _SMALL_RUN_PAGES] * _SMALL_RUN_PAGES + flat % _SMALL_RUN_PAGES)
+            count -= flat.size
+            if not count:
+                return np.concatenate(parts)
+        wholly = rng.permutation(np.concatenate(wholly_free))[: -(-count // _SMALL_RUN_PAGES)]
+        parts.append((wholly[:, None] * _SMALL_RUN_PAGES + _RUN_OFFSETS).reshape(-1)[:count])
+        return np.concatenate(parts)
+
+    def _free_runs(self, blocks: Frames) -> tuple[Frames, Frames]:
+        """List the aligned runs of these blocks that are partly free, and those that are wholly free, by their numbers."""
+        free = (self.rows[blocks] == 0).view(np.uint64).reshape(-1, _SMALL_RUN_PAGES // 8)
+        some, all_of_it = np.bitwise_or.reduce(free, axis=1) != 0, np.bitwise_and.reduce(free, axis=1) == _ALL_FREE
+        numbers = (blocks[:, None] * _RUNS_PER_BLOCK + np.arange(_RUNS_PER_BLOCK)).reshape(-1)
+        return numbers[some & ~all_of_it], numbers[all_of_it]
 
     def isolate_free(self, gfns: Frames) -> None:
         """Isolate just these free pages."""

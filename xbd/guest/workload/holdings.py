@@ -5,7 +5,7 @@ compaction moves the page. Slots come in *chunks* of 512, and a chunk belongs to
 memory, page cache, the kernel's own) and is filled from its start: chunks are what programs
 allocate and free, so that lifetimes cluster as they do in real guests. Per pool the chunks are kept
 in the order of their age. A free of some pages takes whole chunks, a mix of young and old ones, and
-the tail of one more.
+the tail of one more. The oldest can be spared: what was there before a load came outlasts it.
 
 The content word of a page is derived from its slot and the chunk's *generation*, so nothing has to
 be stored to know what a page should say, and a page that is moved keeps its word.
@@ -40,6 +40,9 @@ class Pool(IntEnum):
     ANON = 0
     CACHE = 1
     KERNEL = 2
+    # Processes' memory that came as whole huge pages, and what they left on the lists of the processors.
+    HUGE = 3
+    LISTED = 4
 
 
 def mix_words(keys: Words) -> Words:
@@ -133,15 +136,25 @@ class Holdings:
 
     # -- freeing
 
-    def pick(self, pool: Pool, count: int, rng: np.random.Generator, young_share: float, *, words: bool) -> Picked:
+    def pick(
+        self,
+        pool: Pool,
+        count: int,
+        rng: np.random.Generator,
+        young_share: float,
+        *,
+        words: bool,
+        residents_pages: int = 0,
+    ) -> Picked:
         """Take up to *count* pages out of *pool*, for the caller to free and then to `forget`.
 
-        *young_share* of the chunks are the youngest, the rest any; the last chunk is cut at its tail.
+        *young_share* of the chunks are the youngest, the rest any but the oldest, *residents_pages*, as long as there
+        are others; the last chunk is cut at its tail.
         """
         count = min(count, self.pages[pool])
         if count == 0:
             return Picked(pool, _NO_FRAMES, np.zeros(0, dtype=np.uint64) if words else None, _NO_FRAMES)
-        positions = self._choose(pool, count, rng, young_share)
+        positions = self._choose(pool, count, rng, young_share, residents_pages)
         chunks = self._chunks[pool][positions]
         fills = self._filled[chunks]
         reached = np.cumsum(fills)
@@ -165,26 +178,30 @@ class Holdings:
         gfns = self._gfn_of[slots].astype(np.int64)
         return Picked(pool, gfns, self.words_of_slots(slots) if words else None, emptied)
 
-    def _choose(self, pool: Pool, count: int, rng: np.random.Generator, young_share: float) -> Frames:
+    def _choose(
+        self, pool: Pool, count: int, rng: np.random.Generator, young_share: float, residents_pages: int
+    ) -> Frames:
         """Name positions in the pool's list of chunks that hold at least *count* pages together, in the order of use."""
-        chunks = self._chunks[pool]
-        partial = self._filled[chunks] < CHUNK_SLOTS
+        fills = self._filled[self._chunks[pool]]
+        first = int(np.searchsorted(np.cumsum(fills), residents_pages, side="right")) if residents_pages else 0
+        residents = np.arange(min(first, fills.size) - 1, -1, -1)
+        partial = fills[first:] < CHUNK_SLOTS
         if int(partial.sum()) > self._partial_max:
-            positions = np.flatnonzero(partial)
-            rest = np.flatnonzero(~partial)
-            return np.concatenate((rng.permutation(positions), rest[::-1]))
+            positions, rest = np.flatnonzero(partial), np.flatnonzero(~partial)
+            return np.concatenate((rng.permutation(positions) + first, rest[::-1] + first, residents))
+        size = partial.size
         wanted = count // CHUNK_SLOTS + 1
-        young = min(round(wanted * young_share), chunks.size)
-        old = chunks.size - young
+        young = min(round(wanted * young_share), size)
+        old = size - young
         drawn = rng.choice(old, size=min(wanted - young, old), replace=False) if old and wanted > young else _NO_FRAMES
-        newest = np.arange(chunks.size - 1, old - 1, -1)
+        newest = np.arange(size - 1, old - 1, -1)
         positions = np.concatenate((newest, drawn))
         rng.shuffle(positions)
-        if int(self._filled[chunks[positions]].sum()) >= count:
-            return positions
-        others = np.ones(chunks.size, dtype=np.bool_)
+        if int(fills[positions + first].sum()) >= count:
+            return positions + first
+        others = np.ones(size, dtype=np.bool_)
         others[positions] = False
-        return np.concatenate((positions, np.flatnonzero(others)[::-1]))
+        return np.concatenate((positions + first, np.flatnonzero(others)[::-1] + first, residents))
 
     def _slots_of(self, chunks: Frames, fills: Frames, excess: int) -> Frames:
         """Spell out the slots of the chunks; of the last one all but the first *excess*."""

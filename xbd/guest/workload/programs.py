@@ -3,7 +3,10 @@
 A tick's frees and a tick's allocations are one batch each. Page cache is reclaimable: it is dropped
 when an allocation would fail or when the balloon wants pages, and grows only from free memory above
 the high watermark. What cannot be had is refused, counted and dropped: the program that wanted it is
-taken to have gone, so it neither asks again nor has anything to free later.
+taken to have gone, so it neither asks again nor has anything to free later. Which free page goes to whom is
+`placement`'s: processes and page cache get their pages in runs, some processes' memory is huge pages, and a few
+pages of what they free stay *listed*, still in use for the zone. The least that was ever wanted is
+taken to be held by those that were there first, and goes last.
 
 With *verify* every page's word is stored when it is allocated and checked when it is freed or moved;
 the pages are isolated meanwhile. Without, no command is ever issued from here. Procedures that take
@@ -17,19 +20,24 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import Frames, Result
+from xbd.frames import WHOLE
 from xbd.guest.procedures import Lock, Procedure, Request, load_words, store_words
 from xbd.guest.workload.holdings import Holdings, Picked, Pool
+from xbd.guest.workload.placement import FREED_PER_LISTED, huge_pages_of, share_out, split_listed
 from xbd.guest.zone import Mobility, PageState, Zone
+from xbd.units import SUPER_PAGES
 
 _STATE: Final = {
     Pool.ANON: PageState.MOVABLE,
     Pool.CACHE: PageState.MOVABLE,
     Pool.KERNEL: PageState.UNMOVABLE,
+    Pool.HUGE: PageState.MOVABLE,
+    Pool.LISTED: PageState.MOVABLE,
 }
-# Programs that run side by side fault pages in by turns and get short runs. Of runs of 2 to 32 pages, 4 (with half of
-# what is freed young) gave free superframes within 450 of a real guest's (of 2,000 to 7,800) over 2,500 samples of its
-# trace; runs of 2 came a little closer, and those of 32 were 970 off.
-STRIP_PAGES: Final = 4
+# The pools that a goal for anonymous memory is about.
+_PROCESSES: Final = (Pool.ANON, Pool.HUGE, Pool.LISTED)
+# Files are deleted and dropped whatever their age, where the youngest processes are the first to end.
+_CACHE_YOUNG_SHARE: Final = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,8 @@ class Programs:
         # Of the last goals, what was refused, by pool; nobody holds it and nobody frees it.
         self._refused = [0 for _ in Pool]
         self._goals = [0 for _ in Pool]
+        # The least that was wanted since there were goals, by pool.
+        self._residents: list[int | None] = [None for _ in Pool]
 
     @property
     def reclaimable_pages(self) -> int:
@@ -80,19 +90,16 @@ class Programs:
     def reach(self, goals: Goals) -> Procedure:
         """Free and allocate until the goals are reached or refused."""
         yield self.pages_lock
-        churn = goals.churn_pages
         shrink, grow = self._plan(Pool.ANON, goals.anon_pages)
         kernel_shrink, kernel_grow = self._plan(Pool.KERNEL, goals.kernel_pages)
         cache_surplus = self.holdings.pages[Pool.CACHE] - goals.cache_pages
-        if churn:
-            churn = min(churn, self.holdings.pages[Pool.ANON] - shrink)
-        for pool, pages in (
-            (Pool.ANON, shrink + churn),
-            (Pool.KERNEL, kernel_shrink),
-            (Pool.CACHE, cache_surplus),
-        ):
-            if pages > 0:
-                yield from self._free(pool, pages)
+        churn = min(goals.churn_pages, self._process_pages() - shrink)
+        yield from self._free_processes(shrink, residents_pages=self._resident_pages(Pool.ANON, goals.anon_pages))
+        yield from self._free_processes(churn, residents_pages=0)
+        yield from self._free(Pool.KERNEL, kernel_shrink)
+        yield from self._free(
+            Pool.CACHE, cache_surplus, residents_pages=self._resident_pages(Pool.CACHE, goals.cache_pages)
+        )
         yield from self._make_room(kernel_grow + grow + churn)
         yield from self._grow(kernel_grow, grow + churn, goals.cache_pages)
         self.pages_lock.release()
@@ -104,7 +111,17 @@ class Programs:
             return 0, goal - previous
         gone = min(round(self._refused[pool] * (previous - goal) / previous), self._refused[pool])
         self._refused[pool] -= gone
-        return min(previous - goal - gone, self.holdings.pages[pool]), 0
+        held = self._process_pages() if pool is Pool.ANON else self.holdings.pages[pool]
+        return min(previous - goal - gone, held), 0
+
+    def _process_pages(self) -> int:
+        return sum(self.holdings.pages[pool] for pool in _PROCESSES)
+
+    def _resident_pages(self, pool: Pool, goal: int) -> int:
+        """Say how many of the oldest pages have been there ever since, now that *goal* is wanted."""
+        previous = self._residents[pool]
+        self._residents[pool] = least = goal if previous is None else min(previous, goal)
+        return least
 
     def _make_room(self, pages: int) -> Procedure:
         """Drop page cache where an allocation of *pages* would fail."""
@@ -124,8 +141,10 @@ class Programs:
         if kernel_had:
             parts.append((Pool.KERNEL, self._allocate(kernel_had, Mobility.UNMOVABLE)))
         if anon_had + cache_had:
-            movable = self._in_strips(self._allocate(anon_had + cache_had, Mobility.MOVABLE))
-            parts += [(Pool.ANON, movable[:anon_had]), (Pool.CACHE, movable[anon_had:])]
+            huge = self._allocate_huge(anon_had)
+            movable = self._allocate(anon_had + cache_had - huge.size, Mobility.MOVABLE)
+            to_processes, to_cache = share_out(movable, cache_had, self._rng)
+            parts += [(Pool.HUGE, huge), (Pool.ANON, to_processes), (Pool.CACHE, to_cache)]
         yield from self._put_in_use(parts)
 
     def _refuse(self, pool: Pool, pages: int) -> None:
@@ -133,19 +152,27 @@ class Programs:
         self.pages_denied += pages
 
     def _allocate(self, count: int, mobility: Mobility) -> Frames:
-        in_use = PageState.MOVABLE if mobility is Mobility.MOVABLE else PageState.UNMOVABLE
-        gfns = self._zone.allocate(count, mobility, PageState.ISOLATED if self._verify else in_use)
+        if mobility is Mobility.MOVABLE:
+            gfns = self._zone.allocate_scattered(count, self._on_its_way(mobility), self._rng)
+        else:
+            gfns = self._zone.allocate(count, mobility, self._on_its_way(mobility))
         assert gfns.size == count, f"{count} pages were free, only {gfns.size} came"
         self.pages_allocated += count
         return gfns
 
-    def _in_strips(self, gfns: Frames) -> Frames:
-        """Deal the pages out as programs that run side by side get them: in short runs, shuffled."""
-        strips = gfns.size // STRIP_PAGES
-        if strips < 2:
-            return gfns
-        dealt = gfns[: strips * STRIP_PAGES].reshape(-1, STRIP_PAGES)[self._rng.permutation(strips)].reshape(-1)
-        return np.concatenate((dealt, gfns[strips * STRIP_PAGES :])) if gfns.size % STRIP_PAGES else dealt
+    def _allocate_huge(self, anon: int) -> Frames:
+        """Take huge pages for the share of *anon* new pages that wants them, as far as there are whole blocks."""
+        blocks = min(huge_pages_of(anon, self._rng), self._zone.free.free_superframes)
+        on_its_way = self._on_its_way(Mobility.MOVABLE)
+        gfns = self._zone.allocate(blocks * SUPER_PAGES, Mobility.MOVABLE, on_its_way, sources=(WHOLE,))
+        self.pages_allocated += gfns.size
+        return gfns
+
+    def _on_its_way(self, mobility: Mobility) -> PageState:
+        """Name the state of pages that are being put in use: isolated while their words are stored."""
+        if self._verify:
+            return PageState.ISOLATED
+        return PageState.MOVABLE if mobility is Mobility.MOVABLE else PageState.UNMOVABLE
 
     def _put_in_use(self, parts: list[tuple[Pool, Frames]]) -> Procedure:
         for pool, gfns in parts:
@@ -161,15 +188,48 @@ class Programs:
 
     # -- giving pages up
 
-    def _free(self, pool: Pool, pages: int) -> Procedure:
-        picked = self.holdings.pick(pool, pages, self._rng, self._young_share, words=self._verify)
+    def _free_processes(self, pages: int, *, residents_pages: int) -> Procedure:
+        """Free *pages* of processes: huge pages by their share, and of the others leave a few listed in place of older ones."""
+        if pages <= 0:
+            return
+        held = self.holdings.pages
+        huge = pages * held[Pool.HUGE] // self._process_pages()
+        huge -= huge % SUPER_PAGES
+        yield from self._free(Pool.HUGE, huge)
+        left = pages - huge
+        listed = min(left, held[Pool.ANON]) // FREED_PER_LISTED
+        unlisted = max(held[Pool.LISTED] + listed - self._zone.watermarks.low_pages, 0)
+        small = min(left + listed - unlisted, held[Pool.ANON])
+        before = self._process_pages()
+        yield from self._free(Pool.ANON, small, residents_pages=residents_pages, list_some=True)
+        left -= before - self._process_pages()
+        # What is freed of the lists goes whatever its age; if processes have nothing more, so do all lists.
+        for pool in (Pool.LISTED, Pool.HUGE):
+            freed = min(max(left, 0), held[pool])
+            yield from self._free(pool, freed)
+            left -= freed
+
+    def _free(self, pool: Pool, pages: int, *, residents_pages: int = 0, list_some: bool = False) -> Procedure:
+        """Free *pages* of one pool, the oldest *residents_pages* last; *list_some* leaves a few of them listed."""
+        if pages <= 0:
+            return
+        young_share = _CACHE_YOUNG_SHARE if pool in (Pool.CACHE, Pool.LISTED) else self._young_share
+        picked = self.holdings.pick(
+            pool, pages, self._rng, young_share, words=self._verify, residents_pages=residents_pages
+        )
         state = _STATE[pool]
         if self._verify and picked.gfns.size:
             self._zone.change(picked.gfns, state, PageState.ISOLATED)
             state = PageState.ISOLATED
             yield from self._verify_words(picked)
         self.holdings.forget(picked)
-        self._zone.release(picked.gfns, state)
+        freed = picked.gfns
+        if list_some:
+            freed, listed = split_listed(freed)
+            # For the zone they were never free; for who counts and checks pages they come into use anew.
+            self.pages_allocated += listed.size
+            yield from self._put_in_use([(Pool.LISTED, listed)])
+        self._zone.release(freed, state)
         self.pages_freed += picked.gfns.size
 
     def _verify_words(self, picked: Picked) -> Procedure:
