@@ -26,6 +26,7 @@ import trio
 from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, ProtocolError, XbdError
 from xbd.services import signals, sockets
 from xbd.services.agent import Agent
+from xbd.services.heap import trim_now_and_then
 from xbd.services.nurseries import plain_errors
 from xbd.services.peers import Alarm, SocketTransport
 from xbd.services.runtime_dir import check_socket_path, domain_socket
@@ -289,6 +290,7 @@ async def _stay(
     manager.ready(describe())
     nursery.start_soon(manager.feed)
     nursery.start_soon(manager.follow, changed, describe)
+    nursery.start_soon(trim_now_and_then)
     await signals.heed(received, stop, reload)
 
 

@@ -22,6 +22,7 @@ from xbd.services import signals, sockets
 from xbd.services.activation import take_passed_socket
 from xbd.services.door import Door
 from xbd.services.endpoint import DomainEndpoint, ToolstackEndpoint
+from xbd.services.heap import trim_now_and_then
 from xbd.services.host import Host
 from xbd.services.nurseries import plain_errors
 from xbd.services.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Alarm, Pace
@@ -249,6 +250,7 @@ async def _until(stop: trio.Event, host: Host, manager: ServiceManager, room: Ro
             nursery.start_soon(manager.feed)
             nursery.start_soon(manager.follow, alarm.wait, lambda: describe(host))
             nursery.start_soon(_watch_agents, host)
+            nursery.start_soon(trim_now_and_then)
             if room is not None:
                 nursery.start_soon(room.watch)
             await stop.wait()
