@@ -38,15 +38,18 @@ LAB_SHELLS = frozenset(
         "finale",
         "flood",
         "injector",
+        "local",
         "processes",
         "relay",
         "replay",
+        "runner",
         "simulate",
         "soak",
         "stage",
         "traffic",
         "watcher",
         "witness",
+        "work",
     }
 )
 STRANGERS = frozenset({"machine", "guest", "policy"})

@@ -76,6 +76,27 @@ class Table:
             raise self.error(key, f"{entry} is not from {least:g} to {most:g}")
         return default if entry is None else float(entry)
 
+    def numbers(self, key: str, least: float, most: float, default: tuple[float, ...]) -> tuple[float, ...]:
+        """Read a number from *least* to *most*, or a list of at least one; what is said twice counts once."""
+        expected = f"a number from {least:g} to {most:g}, or a list of them"
+        entry = self._take(key, (int, float, list), expected)
+        if entry is None:
+            return default
+        numbers = entry if isinstance(entry, list) else [entry]
+        if not numbers or not all(_is_number(number) and least <= number <= most for number in numbers):
+            raise self.error(key, f"{entry!r:.80} is not {expected}")
+        return tuple(dict.fromkeys(float(number) for number in numbers))
+
+    def wholes(self, key: str, least: int, most: int, default: tuple[int, ...]) -> tuple[int, ...]:
+        """Read a list of whole numbers from *least* to *most*, at least one; what is said twice counts once."""
+        expected = f"a list of whole numbers from {least} to {most}"
+        entry = self._take(key, list, expected)
+        if entry is None:
+            return default
+        if not entry or not all(type(number) is int and least <= number <= most for number in entry):
+            raise self.error(key, f"{entry!r:.80} is not {expected}")
+        return tuple(dict.fromkeys(entry))
+
     def texts(self, key: str, default: list[str]) -> list[str]:
         """Read a list of texts, at least one."""
         entry = self._take(key, list, "a list of texts in quotes")
@@ -147,3 +168,8 @@ class Table:
                 close = difflib.get_close_matches(key, self._known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(self._known)}"
                 raise self.error(key, f"is not a key of this section; {hint}")
+
+
+def _is_number(entry: object) -> bool:
+    # A TOML boolean is no number, though Python's is.
+    return isinstance(entry, int | float) and not isinstance(entry, bool)

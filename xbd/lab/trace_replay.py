@@ -30,7 +30,7 @@ _LEAST_SHARE = 32
 class ReplayOptions:
     """How to replay: *overcommit* is the guests' memory over the host's; *verify* checks every content word.
 
-    *variant* is of `VARIANTS`.
+    *variant* is of `VARIANTS`. *slack*: the share of the host that is never given out.
     """
 
     strategy: Strategy
@@ -38,6 +38,7 @@ class ReplayOptions:
     seed: int = 0
     verify: bool = False
     variant: str = AS_THE_STRATEGY_SAYS
+    slack: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ class ReplayReport:
 class Replay:
     """One replay: `run` yields the trace time after each sample, then `report` says what was found.
 
+    Attributes: *host*; *domids*: the traces' guests, in their order.
+
     Raises BadArgument where the traces cannot run together on such a host.
     """
 
@@ -104,10 +107,11 @@ class Replay:
         self._variant = VARIANTS[options.variant]
         self.host = VirtualHost(superframes, self._variant.apply(options.strategy.host), seed=options.seed)
         self._pages = superframes * SUPER_PAGES
+        self._pages_given_out = int(superframes * (1 - options.slack)) * SUPER_PAGES
         self._at = [0] * len(traces)
         self._coverage = np.zeros(len(traces))
         self._measured_s = 0.0
-        self._domids = [self._create(trace, target) for trace, target in zip(traces, self._targets(), strict=True)]
+        self.domids = [self._create(trace, target) for trace, target in zip(traces, self._targets(), strict=True)]
 
     def _create(self, trace: Trace, target_pages: int) -> int:
         return self.host.create(
@@ -146,17 +150,17 @@ class Replay:
     def _step(self, changed: list[int]) -> None:
         """One tick: what shrinks goes first, so that what grows finds the memory."""
         host, targets = self.host, self._targets()
-        before = [host.machine.domain(domid).target_pages for domid in self._domids]
+        before = [host.machine.domain(domid).target_pages for domid in self.domids]
         falling = [i for i in changed if self._demand_falls(i)]
         for i in falling:
-            host.send(self._domids[i], self._demand(i))
+            host.send(self.domids[i], self._demand(i))
         for grows in (False, True):
-            for domid, old, new in zip(self._domids, before, targets, strict=True):
+            for domid, old, new in zip(self.domids, before, targets, strict=True):
                 if old != new and grows == (new > old):
                     host.set_target(domid, new)
         for i in changed:
             if i not in falling:
-                host.send(self._domids[i], self._demand(i))
+                host.send(self.domids[i], self._demand(i))
 
     def _demand(self, i: int) -> Demand:
         trace, at = self.traces[i], self._at[i]
@@ -173,12 +177,12 @@ class Replay:
             reserve = trace.total_pages // _RESERVE_SHARE
             needed = int(trace.anon_pages[at]) + reserve
             shares.append(Share(needed, int(trace.cache_pages[at]), max(most // _LEAST_SHARE, SUPER_PAGES), most))
-        return share_out(self._pages, shares, self.options.strategy.granularity_pages)
+        return share_out(self._pages_given_out, shares, self.options.strategy.granularity_pages)
 
     def _measure(self, now: float) -> None:
         """Weigh the coverage of the time since the last sample."""
         elapsed = max(now - self._measured_s, 0.0)
-        for i, domid in enumerate(self._domids):
+        for i, domid in enumerate(self.domids):
             self._coverage[i] += elapsed * self.host.machine.domain(domid).superpage_coverage
         self._measured_s = now
 
@@ -197,12 +201,12 @@ class Replay:
             pages_allocated_and_freed=sum(trace.allocated_and_freed_pages for trace in self.traces),
             samples=sum(trace.samples for trace in self.traces),
             trace_s=max(float(trace.seconds[-1]) for trace in self.traces),
-            content_errors=sum(self.host.guest(domid).statistics().content_errors for domid in self._domids),
+            content_errors=sum(self.host.guest(domid).statistics().content_errors for domid in self.domids),
             violations=violations,
         )
 
     def _report_guest(self, i: int) -> GuestReport:
-        domid = self._domids[i]
+        domid = self.domids[i]
         info, statistics = self.host.machine.domain_info(domid), self.host.guest(domid).statistics()
         return GuestReport(
             trace=self.traces[i].name,

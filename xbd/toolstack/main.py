@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("xbd.lab.demo:command", "Show the whole story in under a minute."),
     "bench": ("xbd.lab.bench:command", "Measure, always as a ratio in one run."),
     "simulate": ("xbd.lab.simulate:command", "Run everything through every fault, from one seed."),
+    "experiment": ("xbd.lab.experiment:command", "Compare strategies over a grid of workloads, hosts and seeds."),
     "soak": ("xbd.lab.soak:command", "Run a host of real processes through load and faults for a while."),
 }
 
@@ -78,6 +79,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "demo": ("xbd demo",),
     "bench": ("xbd bench --json",),
     "simulate": ("xbd simulate --seeds 200", "xbd simulate --seed 7 --switch-off answer-window --trace run.txt"),
+    "experiment": (
+        "xbd experiment configs/experiments/debate.toml",
+        "xbd experiment configs/experiments/debate.toml --only stock --only full --trace clang-vm0.csv",
+    ),
     "soak": ("xbd soak --guests 100 --duration 10m", "xbd soak --seed 7 --without full-disk --json report.json"),
 }
 

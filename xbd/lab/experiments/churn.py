@@ -1,0 +1,109 @@
+"""The synthetic scenario: programs churn, and targets move between guests by turns.
+
+In each round the guests pair up by lot. One of a pair is told to shrink; half a round later the other
+grows by what was freed, so the targets together always are what the host has to give. Amounts are by
+lot, too, rounded to what the strategy's toolstack thinks in. A guest that has not shrunk by then keeps
+what it holds, as a toolstack that waits no longer would decide.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from xbd.errors import BadArgument
+from xbd.guest import GuestSettings
+from xbd.guest.workload import make_workload
+from xbd.lab.experiments.grid import Cell, Churn
+from xbd.lab.virtual import VirtualHost
+from xbd.strategies import STRATEGIES
+from xbd.units import SUPER_PAGES
+
+# Of what can move between two guests, this much does in a round, by lot.
+_MOVES_LEAST, _MOVES_MOST = 0.3, 1.0
+
+
+class ChurnPlay:
+    """A churn on its host; `steps` plays it and says when to look.
+
+    Raises BadArgument where its guests cannot run on such a host.
+    """
+
+    def __init__(self, cell: Cell, scenario: Churn) -> None:
+        self._scenario = scenario
+        self._strategy = STRATEGIES[cell.strategy]
+        self._unit = self._strategy.granularity_pages
+        superframes = int(scenario.total_pages / cell.overcommit) // SUPER_PAGES
+        # Whole superframes, so that every strategy has the same to give.
+        to_give = int(superframes * (1 - cell.slack)) * SUPER_PAGES
+        self._least = _round_down(int(scenario.memory_pages * scenario.least), self._unit)
+        if to_give < scenario.guests * max(self._least, SUPER_PAGES):
+            raise BadArgument(
+                f"{cell.label()}: {to_give} pages for {scenario.guests} guests", f"{self._least} pages for each"
+            )
+        self.host = VirtualHost(superframes, self._strategy.host, seed=cell.seed)
+        self._chance = np.random.default_rng([cell.seed, scenario.guests])
+        self._targets = _even(min(to_give, scenario.total_pages), scenario.guests, self._unit)
+        settings = GuestSettings(cell.budget.apply(self._strategy.driver), verify=scenario.verify)
+        self.domids = [self._create(number, settings) for number in range(scenario.guests)]
+
+    def _create(self, number: int, settings: GuestSettings) -> int:
+        """Build a guest as they are built, in whole superpages; the rest of its target comes with `steps`."""
+        return self.host.create(
+            f"churn{number}",
+            max_pages=self._scenario.memory_pages,
+            target_pages=_round_down(self._targets[number], SUPER_PAGES),
+            domain_type=self._strategy.domain_type,
+            settings=settings,
+            workload=make_workload(self._scenario.profile, dict(self._scenario.options)),
+        )
+
+    def steps(self) -> Iterator[float]:
+        """Play it; yields the time at which nothing more happens before then, having set what is to be set until then."""
+        for domid, target in zip(self.domids, self._targets, strict=True):
+            if target % SUPER_PAGES:
+                self.host.set_target(domid, target)
+        for number in range(self._scenario.rounds):
+            begins = number * self._scenario.round_s
+            moves = self._draw()
+            before = list(self._targets)
+            for shrinks, _, pages in moves:
+                self._set(shrinks, self._targets[shrinks] - pages)
+            yield begins + self._scenario.round_s / 2
+            for shrinks, grows, _ in moves:
+                freed = self._settle(shrinks, before[shrinks])
+                self._set(grows, self._targets[grows] + freed)
+            yield begins + self._scenario.round_s
+        yield self._scenario.rounds * self._scenario.round_s + self._scenario.quiet_s
+
+    def _draw(self) -> list[tuple[int, int, int]]:
+        """Draw who shrinks, who grows, and by how many pages."""
+        order = self._chance.permutation(len(self.domids)).tolist()
+        shares = self._chance.uniform(_MOVES_LEAST, _MOVES_MOST, len(order) // 2).tolist()
+        moves = []
+        for shrinks, grows, share in zip(order[::2], order[1::2], shares, strict=False):
+            room = min(self._targets[shrinks] - self._least, self._scenario.memory_pages - self._targets[grows])
+            pages = _round_down(int(max(room, 0) * share), self._unit)
+            if pages:
+                moves.append((shrinks, grows, pages))
+        return moves
+
+    def _set(self, number: int, pages: int) -> None:
+        if pages != self._targets[number]:
+            self._targets[number] = pages
+            self.host.set_target(self.domids[number], pages)
+
+    def _settle(self, number: int, before: int) -> int:
+        """Let a guest keep what it has not given up by now; returns the pages freed."""
+        holds = -(-self.host.machine.domain(self.domids[number]).tot_pages // self._unit) * self._unit
+        self._set(number, min(max(holds, self._targets[number]), before))
+        return before - self._targets[number]
+
+
+def _round_down(pages: int, unit: int) -> int:
+    return pages - pages % unit
+
+
+def _even(pages: int, count: int, unit: int) -> list[int]:
+    """Share pages out evenly, in units; the first get what is left over."""
+    units: Sequence[int] = [pages // unit // count + (number < pages // unit % count) for number in range(count)]
+    return [each * unit for each in units]

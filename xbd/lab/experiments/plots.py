@@ -1,0 +1,85 @@
+"""Plots of an experiment as SVG. Imported only where they are drawn: matplotlib is in the extra `plots`."""
+
+import io
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from xbd.lab.experiments.results import Results, Setting
+
+_INCHES: Final = (9.0, 4.5)
+# Colours that people who see few of them can tell apart (Okabe and Ito); dashes tell the second round.
+_COLOURS: Final = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
+_DASHES: Final = ("solid", "dashed", "dotted")
+
+
+def draw(results: Results, setting: Setting) -> list[tuple[str, str]]:
+    """Draw one setting: titles and SVG texts, the same for the same results."""
+    return [
+        ("superpages over time", _figure(_draw_curves, results, setting)),
+        ("superpages and whole free memory", _figure(_draw_bars, results, setting)),
+    ]
+
+
+def _figure(draw_axes: Callable[[Axes, Results, Setting], None], results: Results, setting: Setting) -> str:
+    # Text stays text, and what must be random about an SVG file's names is not.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xbd"}):
+        figure = Figure(figsize=_INCHES, layout="constrained")
+        axes = figure.add_subplot()
+        draw_axes(axes, results, setting)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
+
+
+def _draw_curves(axes: Axes, results: Results, setting: Setting) -> None:
+    for number, strategy in enumerate(results.strategies(setting)):
+        curve = results.curve(setting, strategy)
+        dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
+        axes.plot(
+            [moment for moment, _ in curve],
+            [100 * coverage for _, coverage in curve],
+            color=_COLOURS[number % len(_COLOURS)],
+            linestyle=dashes,
+            label=strategy,
+        )
+    axes.set_xlabel("virtual time, s")
+    axes.set_ylabel("memory in superpages, %")
+    axes.set_ylim(0, 102)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+
+
+def _draw_bars(axes: Axes, results: Results, setting: Setting) -> None:
+    strategies = results.strategies(setting)
+    places = list(range(len(strategies)))
+    columns = (("coverage_end", "memory in superpages at the end", -0.2), ("free_whole_mean", "free memory whole", 0.2))
+    for number, (column, label, aside) in enumerate(columns):
+        of_each = [[100 * value for value in results.numbers(setting, one, column)] for one in strategies]
+        axes.bar(
+            [place + aside for place in places],
+            [fmean(values) for values in of_each],
+            width=0.4,
+            color=_COLOURS[2 + 3 * number],
+            yerr=_spread(of_each),
+            capsize=3,
+            label=label,
+        )
+    axes.set_xticks(places, strategies, rotation=30, ha="right")
+    axes.set_ylabel("%")
+    axes.set_ylim(0, 105)
+    axes.legend(loc="lower right", fontsize="small")
+
+
+def _spread(of_each: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Tell how far the lowest and the highest seed are from the mean, for each bar."""
+    # A mean of equal numbers may be off by the last digit, and no bar may be shorter than nothing.
+    means = [fmean(values) for values in of_each]
+    return [
+        [max(mean - min(values), 0.0) for mean, values in zip(means, of_each, strict=True)],
+        [max(max(values) - mean, 0.0) for mean, values in zip(means, of_each, strict=True)],
+    ]

@@ -1,0 +1,61 @@
+"""What `xbd experiment` prints: the claims, then for each setting the strategies side by side; pure."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Final
+
+from xbd.lab.experiments.claims import Answer
+from xbd.lab.experiments.credit import credits_of
+from xbd.lab.experiments.grid import Grid
+from xbd.lab.experiments.results import Results
+from xbd.lab.experiments.tables import Shown, comparisons
+from xbd.units import counted
+
+_WIDTH: Final = 118
+
+
+def render(grid: Grid, results: Results, answers: Sequence[Answer]) -> str:
+    """Write everything for a person at a terminal."""
+    lines = [f"{grid.name}: {counted(len(results.outcomes), 'cell')}, {len(results.failed)} failed"]
+    lines += [*_wrapped(grid.about), ""] if grid.about else [""]
+    for answer in answers:
+        lines += _answer(answer)
+    lines += ["", *_table(credits_of(results))]
+    for setting in results.settings:
+        strategies = results.strategies(setting)
+        seeds = ", ".join(map(str, results.seeds(setting, strategies)))
+        lines += ["", f"== {setting.label()} (seeds {seeds})"]
+        for shown in comparisons(results, setting):
+            lines += ["", *_table(shown)]
+    lines += ["", *render_failures(results)]
+    return "\n".join(lines)
+
+
+def render_failures(results: Results) -> list[str]:
+    """Say in which cells something was wrong, and what."""
+    lines = []
+    for outcome in results.failed:
+        errors = outcome.summary["content_errors"]
+        lines.append(f"FAILED {outcome.cell.label()}: {errors} content errors, {len(outcome.violations)} violations")
+        lines += [f"  {violation}" for violation in outcome.violations]
+    return lines or ["every cell's audit is clean"]
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+def _answer(answer: Answer) -> list[str]:
+    lines = [f"[{answer.verdict}] {answer.claim.says}", *_wrapped(f"measured: {answer.sentence()}", "    ")]
+    return lines + [f"      {case.sentence()}" for case in answer.cases]
+
+
+def _table(shown: Shown) -> list[str]:
+    """Draw a table; the first column to the left, figures to the right."""
+    widths = [max(len(row[at]) for row in (shown.head, *shown.rows)) for at in range(len(shown.head))]
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return "  ".join([f"{row[0]:{widths[0]}}", *cells]).rstrip()
+
+    return [f"{shown.title}:", *(f"  {line(row)}" for row in (shown.head, *shown.rows))]
