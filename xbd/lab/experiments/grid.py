@@ -16,11 +16,12 @@ TRACE_SAMPLE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much a driver may migrate at a time; None: as its strategy says."""
+    """How much a driver may move and migrate at a time, by the names of its settings; None: as its strategy says."""
 
     name: str
     compaction_batches: int | None = None
     compaction_check_s: float | None = None
+    vacate_blocks: int | None = None
 
     def apply(self, driver: DriverSettings) -> DriverSettings:
         """Return the driver's settings with this budget."""
@@ -28,6 +29,8 @@ class Budget:
             driver = replace(driver, compaction_batches=self.compaction_batches)
         if self.compaction_check_s is not None:
             driver = replace(driver, compaction_check_s=self.compaction_check_s)
+        if self.vacate_blocks is not None:
+            driver = replace(driver, vacate_blocks=self.vacate_blocks)
         return driver
 
 

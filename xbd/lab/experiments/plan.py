@@ -100,7 +100,7 @@ def _name(table: Table) -> str:
 def _budget(table: Table) -> Budget:
     batches = table.whole("compaction_batches", 0, _MOST_BATCHES, None)
     (check_s,) = table.numbers("compaction_check_s", _LEAST_S, _DAY_S, (0.0,))[:1]
-    budget = Budget(_name(table), batches, check_s or None)
+    budget = Budget(_name(table), batches, check_s or None, table.whole("vacate_blocks", 0, _MOST_BATCHES, None))
     table.finish()
     return budget
 
