@@ -72,7 +72,7 @@ def _draw_bars(axes: Axes, results: Results, setting: Setting) -> None:
     axes.set_xticks(places, strategies, rotation=30, ha="right")
     axes.set_ylabel("%")
     axes.set_ylim(0, 105)
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize="small", frameon=False)
 
 
 def _spread(of_each: Sequence[Sequence[float]]) -> list[list[float]]:
