@@ -20,18 +20,20 @@ OUTSIDE = frozenset(
     {"asyncio", "datetime", "multiprocessing", "os", "random", "resource", "secrets", "select", "selectors"}
     | {"signal", "socket", "subprocess", "tempfile", "threading", "time", "trio"}
 )
-PURE = frozenset({"frames", "machine", "guest", "policy", "wire", "abi", "errors", "units"})
+PURE = frozenset({"frames", "machine", "guest", "policy", "wire", "xenstore", "abi", "errors", "units"})
 SHELLS = frozenset({"services", "toolstack", "__main__"})
 # The modules of lab/ that measure or run: they own clocks and processes. All others there are pure.
 LAB_SHELLS = frozenset(
     {
         "bench",
         "bench_allocator",
+        "bench_fleet",
         "bench_flood",
         "bench_grants",
         "bench_host",
         "bench_recovery",
         "bench_wire",
+        "bench_xenstore",
         "demo",
         "echo",
         "figures",

@@ -1,0 +1,218 @@
+"""The host in the store: what is shown of it, and what a write to a domain's target asks for."""
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from tests.xenstore.asker import Asker
+from xbd.units import SUPER_PAGES
+from xbd.xenstore.bridge import Bridge, DomainFacts, Refusal, TargetRequest, decide
+from xbd.xenstore.saved import encode_whole, restore
+from xbd.xenstore.store import Store
+
+MIB = 256
+WEB = DomainFacts(
+    3, "web", target_pages=512 * MIB, min_pages=64 * MIB, max_pages=1024 * MIB, static_max_pages=1024 * MIB
+)
+TARGET = b"/local/domain/3/memory/target"
+
+
+def bridged(*domains: DomainFacts) -> tuple[Bridge, Asker]:
+    """Make a store with a bridge that has been told of these domains; and a privileged client."""
+    store, numbers = Store(), count(1)
+    bridge = Bridge(store, lambda: f"uuid-{next(numbers)}")
+    client = Asker(store)
+    bridge.update(domains, 1000.0)
+    assert list(bridge.requests()) == []
+    return bridge, client
+
+
+def test_what_is_shown_of_a_domain() -> None:
+    """As libxl shows it: a guest reads its own, and writes what is its."""
+    _, client = bridged(replace(WEB, used_kib=1234))
+    home = b"/local/domain/3"
+    shown = {
+        home + b"/name": b"web",
+        home + b"/domid": b"3",
+        home + b"/vm": b"/vm/uuid-1",
+        home + b"/memory/target": b"524288",
+        home + b"/memory/static-max": b"1048576",
+        home + b"/memory/videoram": b"0",
+        home + b"/memory/meminfo": b"1234",
+        b"/vm/uuid-1/name": b"web",
+        b"/vm/uuid-1/uuid": b"uuid-1",
+        b"/vm/uuid-1/start_time": b"1000.00",
+    }
+    for path, value in shown.items():
+        assert (client.read(path), client.permissions(path)) == (value, b"n0 r3")
+    assert client.permissions(home) == b"n0 r3"
+    assert client.permissions(home + b"/control/shutdown") == b"n3"
+    assert client.names(b"/") == [b"tool", b"local", b"vm"]
+    assert client.read(b"/local/domain/0/name") == b"Domain-0"
+    guest = Asker(client.store, 3)
+    assert guest.read(b"memory/target") == b"524288"
+    assert guest.write(b"memory/target", b"1") == guest.write(b"name", b"x") == "EACCES"
+    assert guest.write(b"data/x", b"1") == guest.write(b"control/shutdown", b"poweroff") == b"OK\0"
+    assert client.store.check() == []
+
+
+@pytest.mark.parametrize(
+    ("written", "pages"),
+    [
+        (b"262144", 256 * MIB),
+        (b"262145", 256 * MIB),
+        (b"264191", 256 * MIB),
+        (b"1048576", 1024 * MIB),
+        (b"1050623", 1024 * MIB),
+        (b"65536", 64 * MIB),
+        (b"000262144", 256 * MIB),
+    ],
+)
+def test_what_a_target_asks_for(written: bytes, pages: int) -> None:
+    """KiB, rounded down to 2 MiB."""
+    assert pages % SUPER_PAGES == 0
+    assert decide(written, WEB) == TargetRequest(3, pages)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"",
+        b"x",
+        b"0x60000",
+        b"-1",
+        b"1e6",
+        b"262144 ",
+        b"262144\0",
+        b"262144.0",
+        b"\xd9\xa3",
+        b"9" * 17,
+        b"1050624",
+        b"65535",
+        b"0",
+        b"9" * 4000,
+    ],
+)
+def test_what_is_no_target(written: bytes) -> None:
+    """What is no decimal number, too large, or below the minimum."""
+    assert isinstance(decide(written, WEB), Refusal)
+
+
+def test_nobody_has_less_than_one_superpage() -> None:
+    """Also where a domain has no minimum."""
+    assert isinstance(decide(b"2047", replace(WEB, min_pages=0)), Refusal)
+    assert decide(b"2048", replace(WEB, min_pages=0)) == TargetRequest(3, SUPER_PAGES)
+
+
+def test_the_key_keeps_what_was_written() -> None:
+    """Until the host has another target than the key asks for; a target that the key asks for is not written again."""
+    bridge, client = bridged(WEB)
+    client.watch(TARGET)
+    client.events()
+    client.write(TARGET, b"300001")
+    (request,) = bridge.requests()
+    assert request == TargetRequest(3, 292 * MIB)
+    bridge.agreed(request)
+    bridge.update([replace(WEB, target_pages=292 * MIB)], 0.0)
+    assert client.read(TARGET) == b"300001"
+    assert client.events() == [TARGET + b" t"]
+    bridge.update([replace(WEB, target_pages=128 * MIB)], 0.0)
+    assert client.read(TARGET) == b"131072"
+    assert client.events() == [TARGET + b" t"]
+    assert list(bridge.requests()) == []
+
+
+def test_garbage_stays_and_is_told() -> None:
+    """It changes nothing; the next target that the host has replaces it."""
+    bridge, client = bridged(WEB)
+    client.write(TARGET, b"garbage")
+    (refusal,) = bridge.requests()
+    assert refusal == Refusal(3, b"garbage", "not a decimal number of KiB")
+    bridge.update([WEB], 0.0)
+    assert client.read(TARGET) == b"garbage"
+    bridge.update([replace(WEB, target_pages=256 * MIB)], 0.0)
+    assert client.read(TARGET) == b"262144"
+    client.rm(TARGET)
+    assert list(bridge.requests()) == []
+
+
+def test_a_request_is_made_until_the_host_has_answered() -> None:
+    """Agreed or refused; meanwhile the key may be written again, or another target come from the host."""
+    bridge, client = bridged(WEB)
+    client.write(TARGET, b"262144")
+    asked = TargetRequest(3, 256 * MIB)
+    assert list(bridge.requests()) == list(bridge.requests()) == [asked]
+    client.write(TARGET, b"131072")
+    later = TargetRequest(3, 128 * MIB)
+    assert list(bridge.requests()) == [later]
+    bridge.refused(later)
+    assert list(bridge.requests()) == []
+    client.write(TARGET, b"131072")
+    assert list(bridge.requests()) == [later]
+    bridge.update([replace(WEB, target_pages=256 * MIB)], 0.0)
+    assert list(bridge.requests()) == []
+    client.write(TARGET, b"131072")
+    bridge.update([], 0.0)
+    assert list(bridge.requests()) == []
+
+
+def test_only_what_changes_is_written() -> None:
+    """Looking again tells nobody; a guest that uses more is told of, and one that says nothing is not."""
+    bridge, client = bridged(WEB)
+    client.watch(b"/local/domain")
+    client.events()
+    bridge.update([WEB], 0.0)
+    assert client.events() == []
+    bridge.update([replace(WEB, used_kib=5)], 0.0)
+    bridge.update([replace(WEB, used_kib=5)], 0.0)
+    assert client.events() == [b"/local/domain/3/memory/meminfo t"]
+
+
+def test_domains_come_and_go() -> None:
+    """With the special events, after all of it is there, and after all of it is gone; also one that stops tells."""
+    bridge, client = bridged()
+    for name in (b"@introduceDomain", b"@releaseDomain"):
+        client.watch(name)
+    client.events()
+    bridge.update([WEB], 0.0)
+    assert client.events() == [b"@introduceDomain t"]
+    bridge.update([replace(WEB, stopped=True)], 0.0)
+    assert client.events() == [b"@releaseDomain t"]
+    bridge.update([replace(WEB, name="other")], 0.0)
+    assert set(client.events()) == {b"@releaseDomain t", b"@introduceDomain t"}
+    assert client.read(b"/local/domain/3/name") == b"other"
+    assert client.names(b"/vm") == [b"uuid-2"]
+    bridge.update([], 0.0)
+    assert client.events() == [b"@releaseDomain t"]
+    assert (client.names(b"/local/domain"), client.names(b"/vm")) == ([b"0"], [])
+    assert client.store.check() == []
+    assert len(bridge.connection.watches) == 0
+
+
+def test_dom0_is_a_domain_too() -> None:
+    """Its memory is shown where it has any, for nobody but the tools."""
+    _, client = bridged(replace(WEB, domid=0, name="Domain-0"))
+    assert client.permissions(b"/local/domain/0/memory/target") == b"n0"
+    assert client.read(b"/local/domain/0/memory/target") == b"524288"
+
+
+def test_a_restored_store_goes_on() -> None:
+    """Its domains keep their nodes and names; those that are no more, or are others now, go; clients' own stay."""
+    bridge, client = bridged(WEB, replace(WEB, domid=4, name="db"), replace(WEB, domid=5, name="old"))
+    client.write(b"/local/domain/3/data/x", b"1")
+    client.write(TARGET, b"garbage")
+    store = restore(encode_whole(bridge._store))
+    again = Bridge(store, lambda: "uuid-new")
+    tool = Asker(store)
+    tool.watch(b"@introduceDomain")
+    tool.events()
+    again.update([WEB, replace(WEB, domid=5, name="new")], 0.0)
+    assert tool.read(b"/local/domain/3/data/x") == b"1"
+    assert tool.read(b"/local/domain/3/vm") == b"/vm/uuid-1"
+    assert tool.read(TARGET) == b"524288"
+    assert tool.names(b"/local/domain") == [b"0", b"3", b"5"]
+    assert tool.read(b"/local/domain/5/vm") == b"/vm/uuid-new"
+    assert set(tool.names(b"/vm")) == {b"uuid-1", b"uuid-new"}
+    assert tool.events() == [b"@introduceDomain t"]
+    assert store.check() == []

@@ -1,0 +1,140 @@
+"""What an unprivileged domain may take, to the last of each; and that dom0 may take more."""
+
+from tests.xenstore.asker import Asker, store_with
+from xbd.xenstore import quota
+from xbd.xenstore.codec import Message, Operation
+
+OK = b"OK\0"
+
+
+def guest() -> tuple[Asker, Asker]:
+    """Make a domain's client, and dom0's."""
+    store, dom0 = store_with(5)
+    return Asker(store, 5), dom0
+
+
+def test_nodes() -> None:
+    """1000 that it owns, `data` among them; those that dom0 makes below it count, and are not refused."""
+    one, dom0 = guest()
+    for number in range(quota.NODES - 1):
+        assert one.write(b"data/%d" % number) == OK
+    assert one.write(b"data/more") == one.mkdir(b"data/more") == "ENOSPC"
+    assert one.write(b"data/1", b"another value") == OK
+    assert dom0.write(b"/local/domain/5/data/more") == OK
+    assert one.rm(b"data/1") == one.rm(b"data/2") == OK
+    assert one.write(b"data/1") == OK
+    assert one.store.check() == []
+
+
+def test_watches() -> None:
+    """128, of all its connections together."""
+    one, _ = guest()
+    another = Asker(one.store, 5)
+    for number in range(quota.WATCHES):
+        assert (one, another)[number % 2].watch(b"data", b"%d" % number) == OK
+    assert one.watch(b"data", b"x") == another.watch(b"data", b"x") == "E2BIG"
+    one.unwatch(b"data", b"0")
+    assert another.watch(b"data", b"x") == OK
+
+
+def test_transactions() -> None:
+    """Ten at a time."""
+    one, _ = guest()
+    numbers = [one.start() for _ in range(quota.TRANSACTIONS)]
+    assert one.ask(Operation.TRANSACTION_START, b"\0") == "ENOSPC"
+    one.end(numbers[0])
+    assert one.start() not in numbers
+
+
+def test_nodes_of_a_transaction() -> None:
+    """1024 that it looks at, there or not; one look more is refused, and what was done stays."""
+    one, _ = guest()
+    transaction = one.start()
+    one.write(b"data/x", b"1", transaction)
+    answers = [one.read(b"data/%d" % number, transaction) for number in range(quota.TRANSACTION_NODES)]
+    assert answers.count("ENOSPC") == 2
+    assert set(answers) == {"ENOENT", "ENOSPC"}
+    assert one.end(transaction) == OK
+    assert one.read(b"data/x") == b"1"
+
+
+def test_bytes_of_a_node() -> None:
+    """2048 of its value."""
+    one, dom0 = guest()
+    assert one.write(b"data/x", bytes(quota.NODE_BYTES)) == OK
+    assert one.write(b"data/x", bytes(quota.NODE_BYTES + 1)) == "ENOSPC"
+    assert dom0.write(b"/x", bytes(4000)) == OK
+
+
+def test_permissions_of_a_node() -> None:
+    """Five."""
+    one, dom0 = guest()
+    entries = [b"n5", b"r0", b"r1", b"r2", b"r3", b"r4"]
+    assert one.permit(b"data", *entries) == "ENOSPC"
+    assert one.permit(b"data", *entries[:5]) == OK
+    assert dom0.permit(b"/local/domain/5/data", *entries) == OK
+
+
+def test_requests_outstanding() -> None:
+    """Twenty; then it is asked for no more until it has read its answers."""
+    one, dom0 = guest()
+    for client, may in ((one, False), (dom0, True)):
+        for _ in range(quota.REQUESTS_OUTSTANDING):
+            assert client.connection.may_ask
+            client.store.handle(client.connection, Message(Operation.READ, 0, 0, b"/local/domain/5\0"))
+        assert client.connection.may_ask is may
+        client.connection.take_output()
+        assert client.connection.may_ask
+
+
+def test_memory() -> None:
+    """At 2 MB it is said, at 2.5 MB nothing more is taken, whatever it is for."""
+    one, dom0 = guest()
+    deep = b"data/" + b"/".join([b"p" * 150] * 13)
+    assert one.write(deep) == OK
+    number = 0
+    while (answer := one.write(deep + b"/%d" % number, bytes(quota.NODE_BYTES))) == OK:
+        number += 1
+    assert answer == "ENOMEM"
+    assert 0 < quota.MEMORY_HARD_BYTES - one.connection.account.memory_bytes < 5000
+    assert [event for event, _ in one.store.notes] == ["xenstore_memory_high"]
+    assert one.write(deep + b"/0", b"") == OK
+    assert one.rm(b"data/" + b"p" * 150) == OK
+    assert one.connection.account.memory_bytes < 1000
+    assert dom0.store.check() == []
+
+
+def test_a_refused_request_changes_nothing() -> None:
+    """Of a write for which parents are missing too many, none is made; nor in a transaction, which goes on."""
+    one, _ = guest()
+    for number in range(quota.NODES - 3):
+        one.write(b"data/%d" % number)
+    nodes, account = len(one.store.tree), one.connection.account.nodes
+    assert one.write(b"data/a/b/c") == "ENOSPC"
+    transaction = one.start()
+    assert one.write(b"data/a/b/c", b"", transaction) == "ENOSPC"
+    assert one.write(b"data/a/b", b"", transaction) == OK
+    assert one.write(b"data/d", b"", transaction) == "ENOSPC"
+    assert one.rm(b"data/0", transaction) == OK
+    assert one.write(b"data/d", b"", transaction) == OK
+    assert (len(one.store.tree), one.connection.account.nodes) == (nodes, account)
+    assert one.end(transaction) == OK
+    assert one.names(b"data/a") == [b"b"]
+    assert one.connection.account.nodes == quota.NODES
+    assert one.store.check() == []
+
+
+def test_what_is_not_read_ends_the_connection() -> None:
+    """A privileged one that leaves megabytes, and one whose domain's memory is used up by its events."""
+    one, dom0 = guest()
+    reader = Asker(one.store)
+    reader.watch(b"/", b"t" * 1000)
+    one.watch(b"data", b"t" * 1000)
+    for number in range(6000):
+        dom0.write(b"/local/domain/5/data/x", b"")
+        dom0.write(b"/local/domain/5/data/y%d" % number, b"")
+        dom0.rm(b"/local/domain/5/data/y%d" % number)
+    assert reader.connection.reason is not None
+    assert one.connection.reason is not None
+    assert not reader.connection.has_output
+    assert one.connection in one.store.take_woken()

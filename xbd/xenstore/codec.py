@@ -1,0 +1,104 @@
+"""The XenStore wire: a header of four native-endian u32 and up to 4096 bytes, both ways.
+
+The decoder is fed what comes, in whatever pieces, and gives whole messages. It does no I/O and trusts
+nothing: a header that announces more than a payload may have ends the connection, as there is no way to
+find the next header behind it.
+
+Source: Xen public/io/xs_wire.h (struct xsd_sockmsg, XENSTORE_PAYLOAD_MAX).
+"""
+
+import struct
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from xbd.errors import RemoteProtocolError
+
+HEADER: Final = struct.Struct("=4I")
+PAYLOAD_MAX: Final = 4096
+
+
+class Operation(IntEnum):
+    """What a message is; 20 was RESTRICT, which is gone."""
+
+    CONTROL = 0
+    DIRECTORY = 1
+    READ = 2
+    GET_PERMS = 3
+    WATCH = 4
+    UNWATCH = 5
+    TRANSACTION_START = 6
+    TRANSACTION_END = 7
+    INTRODUCE = 8
+    RELEASE = 9
+    GET_DOMAIN_PATH = 10
+    WRITE = 11
+    MKDIR = 12
+    RM = 13
+    SET_PERMS = 14
+    WATCH_EVENT = 15
+    ERROR = 16
+    IS_DOMAIN_INTRODUCED = 17
+    RESUME = 18
+    SET_TARGET = 19
+    RESET_WATCHES = 21
+    DIRECTORY_PART = 22
+
+
+class Message(NamedTuple):
+    """A whole message; *operation* is any number that the other end sent."""
+
+    operation: int
+    request: int
+    transaction: int
+    payload: bytes
+
+
+def encode(operation: int, request: int, transaction: int, payload: bytes) -> bytes:
+    """Spell a message out; its payload is one that fits."""
+    assert len(payload) <= PAYLOAD_MAX, f"a payload of {len(payload)} bytes"
+    return HEADER.pack(operation, request, transaction, len(payload)) + payload
+
+
+class Decoder:
+    """Bytes as they come -> messages. Holds what it was fed and has not given out, and nothing else."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._at = 0
+
+    def feed(self, received: bytes) -> None:
+        """Take in bytes."""
+        if self._at:
+            del self._received[: self._at]
+            self._at = 0
+        self._received += received
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much of what was fed has not been given out."""
+        return len(self._received) - self._at
+
+    def next_message(self) -> Message | None:
+        """Give the next whole message; None: more bytes are needed.
+
+        Raises:
+            RemoteProtocolError: a payload is announced that is too long; the connection is to be closed.
+        """
+        if len(self._received) - self._at < HEADER.size:
+            return None
+        operation, request, transaction, length = HEADER.unpack_from(self._received, self._at)
+        if length > PAYLOAD_MAX:
+            raise RemoteProtocolError(f"a payload of {length} bytes is announced", f"at most {PAYLOAD_MAX} bytes")
+        first = self._at + HEADER.size
+        end = first + length
+        if len(self._received) < end:
+            return None
+        self._at = end
+        return Message(operation, request, transaction, bytes(self._received[first:end]))
+
+
+def strings_of(payload: bytes) -> list[bytes] | None:
+    """Split a payload into its strings, each ended by a NUL; None: the last one is not."""
+    if not payload.endswith(b"\0"):
+        return None
+    return payload[:-1].split(b"\0")

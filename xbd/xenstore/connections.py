@@ -1,0 +1,150 @@
+"""Connections and the domains behind them: who asks, what it may, and what waits to be read by it.
+
+What waits is bounded: an unprivileged connection that does not read is asked no more requests at some
+point, and events that it still does not read count as its domain's memory; one that is beyond that, or a
+privileged one that leaves megabytes unread, is closed (XSA-326).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from xbd.xenstore import quota
+from xbd.xenstore.codec import Operation, encode
+from xbd.xenstore.domains import DOM0, Domain
+from xbd.xenstore.paths import home_of
+from xbd.xenstore.permissions import Permissions, access_of, is_owner
+from xbd.xenstore.quota import Account
+from xbd.xenstore.transactions import Transaction
+from xbd.xenstore.watches import Watch
+
+# What a privileged connection may leave unread: some 80,000 events, or a thousand answers of the longest kind.
+BACKLOG_BYTES: Final = 4 << 20
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One connection.
+
+    Attributes: *domain*: whose it is, dom0's are privileged; *account*: what its domain has; *reason*: why it is to be
+    closed, None while it is not; *outstanding*: answers that wait to be read.
+    """
+
+    number: int
+    domain: Domain
+    account: Account
+    transactions: dict[int, Transaction] = field(default_factory=dict)
+    watches: dict[tuple[bytes, bytes], Watch] = field(default_factory=dict)
+    reason: str | None = None
+    outstanding: int = 0
+    last_transaction: int = 0
+    home: bytes = b""
+    privileged: bool = False
+    _outbox: list[bytes] = field(default_factory=list)
+    _outbox_bytes: int = 0
+    # Events that wait to be read; another of the same says nothing new.
+    _events: set[bytes] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.home = home_of(self.domain.domid)
+        self.privileged = self.domain.domid == DOM0
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether its next request is taken now, or only when it has read what waits for it."""
+        if self.reason is not None:
+            return False
+        if self.privileged or not self._outbox:
+            return True
+        return self.outstanding < quota.REQUESTS_OUTSTANDING and self.account.memory_bytes <= quota.MEMORY_HARD_BYTES
+
+    @property
+    def has_output(self) -> bool:
+        """Whether something waits to be read by it."""
+        return bool(self._outbox)
+
+    def may(self, permissions: Permissions, access: int) -> bool:
+        """Tell whether it may do all of *access*."""
+        if self.privileged:
+            return True
+        return access_of(permissions, self.domain.domid, self.domain.target) & access == access
+
+    def owns(self, permissions: Permissions) -> bool:
+        """Tell whether it may do what only an owner may."""
+        return self.privileged or is_owner(permissions, self.domain.domid, self.domain.target)
+
+    def may_hear(self, readers: Iterable[Permissions]) -> bool:
+        """Tell whether one of these lists lets it read."""
+        return self.privileged or any(self.may(permissions, 1) for permissions in readers)
+
+    def reply(self, message: bytes) -> None:
+        """Queue an answer."""
+        self.outstanding += 1
+        self._queue(message)
+
+    def tell(self, payload: bytes) -> None:
+        """Queue an event, unless the same one waits already."""
+        if payload in self._events:
+            return
+        self._events.add(payload)
+        self._queue(encode(Operation.WATCH_EVENT, 0, 0, payload))
+
+    def _queue(self, message: bytes) -> None:
+        if self.reason is not None:
+            return
+        self._outbox.append(message)
+        self._outbox_bytes += len(message)
+        if not self.privileged:
+            self.account.other_bytes += len(message)
+            if self.account.memory_bytes > quota.MEMORY_HARD_BYTES + BACKLOG_BYTES // 4:
+                self.close("it does not read its events, and its domain's memory is used up")
+        elif self._outbox_bytes > BACKLOG_BYTES:
+            self.close(f"it has left {self._outbox_bytes} bytes unread")
+
+    def take_output(self) -> bytes:
+        """Take all that waits, to be sent."""
+        if not self._outbox:
+            return b""
+        output = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
+        self._outbox.clear()
+        self._events.clear()
+        if not self.privileged:
+            self.account.other_bytes -= self._outbox_bytes
+        self.outstanding = self._outbox_bytes = 0
+        return output
+
+    def close(self, reason: str) -> None:
+        """Have it closed; what waits for it is not sent any more."""
+        if self.reason is None:
+            self.take_output()
+            self.reason = reason
+
+
+class Held:
+    """Counts what a transaction comes to hold in a `with` block as its domain's memory."""
+
+    __slots__ = ("_account", "_before", "_transaction")
+
+    def __init__(self, connection: Connection, transaction: Transaction) -> None:
+        if not connection.privileged:
+            quota.check_memory(connection.account, 0)
+        self._account = connection.account
+        self._transaction = transaction
+        self._before = transaction.bytes_held
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._account.other_bytes += self._transaction.bytes_held - self._before
+
+
+def check_accounts(connections: Iterable[Connection], accounts: Mapping[int, Account]) -> Iterator[str]:
+    """Count anew what connections have; name what their domains' accounts say otherwise."""
+    counted: dict[int, tuple[int, int]] = {}
+    for one in connections:
+        watches, transactions = counted.get(one.domain.domid, (0, 0))
+        counted[one.domain.domid] = (watches + len(one.watches), transactions + len(one.transactions))
+    for domid, account in accounts.items():
+        if counted.get(domid, (0, 0)) != (account.watches, account.transactions):
+            yield f"d{domid} has {counted.get(domid)} watches and transactions, its account says {account}"

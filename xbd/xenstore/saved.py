@@ -1,0 +1,114 @@
+"""What of a store outlives its daemon, as bytes: the nodes with their permissions, and which domains there are.
+
+A save begins with everything, and goes on with what changed, a record for each request that changed
+something, so that a daemon that is killed at any instant loses nothing that it has answered. A record
+carries its length and a checksum: one that was cut off in the middle, or never came whole, is the end.
+Watches and transactions are not saved; they are their connections', which end with the daemon.
+"""
+
+import struct
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+
+from xbd.errors import DamagedState
+from xbd.xenstore.permissions import Entry, Permissions
+from xbd.xenstore.store import Store
+from xbd.xenstore.tree import Change, Node, Tree
+
+# Another number: an older or newer xbd cannot use it.
+MAGIC: Final = b"xbd xenstore 1\n"
+_FRAME: Final = struct.Struct("<II")
+_WHOLE, _CHANGES, _DOMAINS = "whole", "changes", "domains"
+
+
+def encode_whole(store: Store) -> bytes:
+    """Save everything: the first bytes of a save."""
+    nodes = [[path, node.value, [list(entry) for entry in node.permissions]] for path, node in store.tree.items()]
+    return MAGIC + _frame([_WHOLE, nodes, sorted(store.domains)])
+
+
+def encode_changes(changes: Iterable[Change]) -> bytes:
+    """Save what a request has changed."""
+    return _frame([_CHANGES, [_change(path, node) for path, node in changes]])
+
+
+def encode_domains(domains: Collection[int]) -> bytes:
+    """Save which domains there are."""
+    return _frame([_DOMAINS, sorted(domains)])
+
+
+def _change(path: bytes, node: Node | None) -> list[object]:
+    if node is None:
+        return [path]
+    return [path, node.value, [list(entry) for entry in node.permissions], list(node.children)]
+
+
+def _frame(record: list[object]) -> bytes:
+    packed: bytes = msgpack.packb(record)
+    return _FRAME.pack(len(packed), zlib.crc32(packed)) + packed
+
+
+def _records(save: bytes) -> Iterator[list[object]]:
+    at = len(MAGIC)
+    while at + _FRAME.size <= len(save):
+        length, checksum = _FRAME.unpack_from(save, at)
+        packed = save[at + _FRAME.size : at + _FRAME.size + length]
+        if len(packed) < length or zlib.crc32(packed) != checksum:
+            return
+        yield msgpack.unpackb(packed)
+        at += _FRAME.size + length
+
+
+def restore(save: bytes) -> Store:
+    """Make the store that was saved.
+
+    Raises:
+        DamagedState: it is no save, or of another format, or does not add up.
+    """
+    if not save.startswith(MAGIC):
+        raise DamagedState(f"it begins with {save[: len(MAGIC)]!r}, expected {MAGIC!r}")
+    store = Store()
+    try:
+        for number, record in enumerate(_records(save)):
+            match record:
+                case ["whole", list(nodes), list(domains)] if number == 0:
+                    store.tree.restore((path, value, _permissions(entries)) for path, value, entries in nodes)
+                    _restore_domains(store, domains)
+                case ["changes", list(changes)] if number:
+                    store.tree.apply(dict(_restored(store.tree, changes)))
+                case ["domains", list(domains)] if number:
+                    _restore_domains(store, domains)
+                case _:
+                    raise DamagedState(f"record {number} is {str(record)[:80]}")
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise DamagedState(f"a record makes no sense: {error!r}") from error
+    violations = store.check()
+    if violations:
+        raise DamagedState("; ".join(violations[:3]))
+    return store
+
+
+def _permissions(entries: list[list[int]]) -> Permissions:
+    return tuple(Entry(int(access), int(domid)) for access, domid in entries)
+
+
+def _restored(tree: Tree, changes: list[list[object]]) -> Iterator[Change]:
+    for change in changes:
+        match change:
+            case [bytes(path)]:
+                yield path, None
+            case [bytes(path), bytes(value), list(entries), list(children)]:
+                tree.generation += 1
+                yield path, Node(value, _permissions(entries), tuple(children), tree.generation)
+            case _:
+                raise DamagedState(f"a change is {str(change)[:80]}")
+
+
+def _restore_domains(store: Store, domains: list[int]) -> None:
+    for domid in set(store.domains) - set(domains):
+        del store.domains[domid]
+    for domid in domains:
+        store.know(domid)

@@ -1,0 +1,81 @@
+"""Watches: who wants to hear of which paths.
+
+They are found by path: what happens to a node concerns who watches it or anything above it, and, when it
+goes with something above it, who watches just it. So an event costs as many looks as its path has parts,
+however many watches there are.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from xbd.xenstore.paths import ancestry
+from xbd.xenstore.permissions import Permissions
+
+
+class Listener(Protocol):
+    """Who watches."""
+
+    def may_hear(self, readers: Iterable[Permissions]) -> bool:
+        """Tell whether one of these lists lets it read."""
+
+    def tell(self, payload: bytes) -> None:
+        """Queue an event."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """One watch.
+
+    Attributes: *path* absolute, or a special name; *token* goes with each event; *skip*: how much of a path its events
+    leave out, as the client named it relatively; *number*: rises, in the order in which watches were set.
+    """
+
+    listener: Listener
+    path: bytes
+    token: bytes
+    skip: int
+    number: int
+
+    def event(self, path: bytes) -> bytes:
+        """Make an event's payload."""
+        return path[self.skip :] + b"\0" + self.token + b"\0"
+
+
+@dataclass(slots=True)
+class Watches:
+    """All watches, by path."""
+
+    _by_path: dict[bytes, list[Watch]] = field(default_factory=dict)
+    _last: int = 0
+
+    def add(self, listener: Listener, path: bytes, token: bytes, skip: int) -> Watch:
+        """Keep one more."""
+        self._last += 1
+        watch = Watch(listener, path, token, skip, self._last)
+        self._by_path.setdefault(path, []).append(watch)
+        return watch
+
+    def remove(self, watch: Watch) -> None:
+        """Forget one."""
+        others = self._by_path[watch.path]
+        others.remove(watch)
+        if not others:
+            del self._by_path[watch.path]
+
+    def concerned(self, path: bytes, *, exact: bool) -> list[Watch]:
+        """List who is to hear of *path*, in the order in which they were set."""
+        if not self._by_path:
+            return []
+        if exact:
+            return list(self._by_path.get(path, ()))
+        found = [watch for above in ancestry(path) for watch in self._by_path.get(above, ())]
+        found.sort(key=lambda watch: watch.number)
+        return found
+
+    def __iter__(self) -> Iterator[Watch]:
+        for watches in self._by_path.values():
+            yield from watches
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_path.values()))
