@@ -14,8 +14,9 @@ from typing import Final
 from xbd.errors import ConfigError
 from xbd.services.runtime_dir import check_socket_path
 
-# As many as may knock between two accepts; agents that start together try again when refused.
-BACKLOG: Final = 64
+# As many as may knock between two accepts, such as every agent and tool after a restart. A client that does not wait to
+# connect is told EAGAIN when the queue is full, which trio takes for connected.
+BACKLOG: Final = 1024
 # A listener, and as many connections as a domain's guest may hold (`hypervisor.MAX_DOMAIN_PEERS`), lest one take another's.
 DESCRIPTORS_PER_DOMAIN: Final = 5
 # Standard streams, epoll, lock, signals, the toolstack's listener and its peers.

@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "restore": ("xbd.toolstack.state:restore_command", "Make a state directory of a dump."),
     "metrics": ("xbd.toolstack.metrics:metrics_command", "Serve the host's figures for Prometheus."),
     "autoballoon": ("xbd.toolstack.autoballoon:autoballoon_command", "Run the policy that moves memory by itself."),
+    "xenstored": ("xbd.toolstack.xenstored:xenstored_command", "Run a XenStore that shows the host, for Xen's tools."),
     "reserve": ("xbd.toolstack.autoballoon:reserve_command", "Free memory and hold it, for a command or until Ctrl-C."),
     "replay": ("xbd.lab.replay:command", "Replay real guests' memory traces on an emulated host."),
     "fidelity": ("xbd.lab.fidelity:command", "Measure the guest model against real guests' memory traces."),
@@ -69,6 +70,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "restore": ("xbd restore host.dump state && xbd hypervisor --memory 16g --state-dir state",),
     "metrics": ("xbd metrics --listen 127.0.0.1:9110",),
     "autoballoon": ("xbd autoballoon --config configs/autoballoon.toml",),
+    "xenstored": (
+        "xbd xenstored --state-dir /var/lib/xbd-xenstored",
+        "xbd xenstored --xenstore-socket /run/xenstored/socket",
+    ),
     "reserve": ("xbd reserve 4g", "xbd reserve 4g xbd create big --memory 4g"),
     "replay": (
         "xbd replay clang-vm0.csv clang-vm1.csv --verify",
