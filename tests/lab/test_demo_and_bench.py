@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from xbd.errors import XbdError
-from xbd.lab import bench_flood, bench_grants, bench_wire
+from xbd.lab import bench_fleet, bench_flood, bench_grants, bench_host, bench_wire
 from xbd.lab.bench import render as render_figures
 from xbd.lab.bench_flood import measure_flood
 from xbd.lab.bench_grants import measure_grants
@@ -44,6 +44,39 @@ async def test_hypercalls_are_measured_against_echoes(tmp_path: Path, monkeypatc
 
     assert figures["hypercall_vs_echo"].ratio_to is not None
     assert figures["hypercall_pair"].low <= figures["hypercall_pair"].value <= figures["hypercall_pair"].high
+
+
+async def test_calls_in_flight_are_all_answered(tmp_path: Path) -> None:
+    """However many are on their way: none more than so many, and each has its answer."""
+    async with bench_wire.echo_server(tmp_path) as path, bench_wire.connect(path) as echo:
+        for count, in_flight in ((1, 8), (7, 8), (8, 8), (50, 1), (50, 8)):
+            await echo.stream("populate", {"gfns": bytes(4096)}, count, in_flight)
+        assert await echo.call("decrease", {}) == [512, None]
+    async with bench_wire.echo_server(tmp_path) as path, bench_wire.connect(path) as another:
+        assert await another.call("populate", {}) == [512, None]
+
+
+async def test_a_trip_is_measured_against_the_wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest goes down and up over a real host; as many calls are echoed."""
+    monkeypatch.setattr(bench_host, "_LARGE_GIB", 1)
+    monkeypatch.setattr(bench_host, "_SMALL_GIB", 0.5)
+    monkeypatch.setattr(bench_host, "_TRIPS", {"2m": 2})
+    host_toml = '[host]\nmemory = "2g"\n[[guest]]\nname = "web"\nmemory = "1g"\n'
+    async with running_host(host_toml, tmp_path) as client:
+        figures = await bench_host.measure_trips(client, tmp_path, "2m", 1)
+    assert sorted(figures) == [
+        "grow_2m_one_in_flight", "grow_2m_one_in_flight_vs_wire", "shrink_2m_one_in_flight",
+        "shrink_2m_one_in_flight_vs_wire", "wire_2m_one_in_flight",
+    ]  # fmt: skip
+    assert all(figure.value > 0 for figure in figures.values())
+
+
+async def test_a_fleet_is_measured_against_one_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three guests retargeted at once, one guest three times, and what the two more cost."""
+    monkeypatch.setattr(bench_fleet, "_GUESTS", 3)
+    figures = await bench_fleet.measure_fleet(tmp_path)
+    assert figures["retarget_1000_vs_one"].ratio_to is not None
+    assert all(figure.value > 0 for figure in figures.values())
 
 
 async def test_mapping_is_measured_against_populating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,17 +5,19 @@ the daemon's word that the guest is there.
 """
 
 import time
+from contextlib import aclosing
 from pathlib import Path
 
+from xbd.abi import BATCH_EXTENTS
 from xbd.lab.bench_grants import measure_grants
 from xbd.lab.bench_recovery import measure_recovery
-from xbd.lab.bench_wire import measure_hypercalls
-from xbd.lab.figures import Figure, summarize
+from xbd.lab.bench_wire import connect, echo_server, measure_hypercalls
+from xbd.lab.figures import REPEATS, Figure, summarize
 from xbd.lab.processes import running_host
 from xbd.toolstack.client import Client
-from xbd.units import GIB_PAGES
+from xbd.units import GIB_PAGES, SUPER_PAGES
 
-_LARGE_GIB, _SMALL_GIB = 20, 2
+_LARGE_GIB, _SMALL_GIB = 20.0, 2.0
 _TRIPS = {"4k": 2, "2m": 7}
 _HOST = """
 [host]
@@ -23,7 +25,7 @@ memory = "48g"
 
 [[guest]]
 name = "g{queue}x{in_flight}"
-memory = "{large}g"
+memory = "{large:.0f}g"
 strategy = "{strategy}"
 workload = {{ profile = "idle", used = 0.01, cache = 0.0 }}
 driver = {{ commands_in_flight = {in_flight} }}
@@ -39,14 +41,38 @@ async def measure_host(directory: Path) -> dict[str, Figure]:
             place.mkdir()
             host_toml = _HOST.format(queue=queue, in_flight=in_flight, large=_LARGE_GIB, strategy=strategy)
             async with running_host(host_toml, place) as client:
-                name = queue if in_flight == 8 else f"{queue}_one_in_flight"
-                shrink, grow = await _trips(client, _TRIPS[queue])
-                figures[f"shrink_{name}"] = summarize(shrink, "GiB/s")
-                figures[f"grow_{name}"] = summarize(grow, "GiB/s")
+                figures |= await measure_trips(client, place, queue, in_flight)
                 if not figures.keys() & {"hypercall_vs_echo"}:
                     figures |= await measure_hypercalls(client, place / "run", place)
                     figures |= await measure_grants(client, place / "run")
     return figures | await measure_recovery(directory)
+
+
+async def measure_trips(client: Client, place: Path, queue: str, in_flight: int) -> dict[str, Figure]:
+    """Measure a guest's trips down and up, and what the wire alone takes for as many calls of as many bytes."""
+    name = queue if in_flight == 8 else f"{queue}_one_in_flight"
+    floor = summarize(await _echoed(place, queue, in_flight), "GiB/s")
+    figures = {f"wire_{name}": floor}
+    for way, rates in zip(("shrink", "grow"), await _trips(client, _TRIPS[queue]), strict=True):
+        figures[f"{way}_{name}"] = summarize(rates, "GiB/s")
+        figures[f"{way}_{name}_vs_wire"] = summarize(
+            [floor.value / rate for rate in rates], "ratio", "echoes of as many bytes, as many in flight"
+        )
+    return figures
+
+
+async def _echoed(place: Path, queue: str, in_flight: int) -> list[float]:
+    """Have the lists of one trip echoed, and that some times over; GiB/s."""
+    pages = int((_LARGE_GIB - _SMALL_GIB) * GIB_PAGES)
+    calls = pages // BATCH_EXTENTS // (SUPER_PAGES if queue == "2m" else 1)
+    params: dict[str, object] = {"gfns": bytes(BATCH_EXTENTS * 8), "order": 0}
+    rates = []
+    async with echo_server(place) as path, connect(path) as echo:
+        for _ in range(1 + REPEATS):
+            start = time.perf_counter()
+            await echo.stream("populate", params, calls, in_flight)
+            rates.append((_LARGE_GIB - _SMALL_GIB) / (time.perf_counter() - start))
+    return rates[1:]
 
 
 async def _trips(client: Client, count: int) -> tuple[list[float], list[float]]:
@@ -55,17 +81,17 @@ async def _trips(client: Client, count: int) -> tuple[list[float], list[float]]:
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(count + 1):
         for way, gib in ((rates[0], _SMALL_GIB), (rates[1], _LARGE_GIB)):
-            way.append((_LARGE_GIB - _SMALL_GIB) / await _move(client, domid, gib * GIB_PAGES))
+            way.append((_LARGE_GIB - _SMALL_GIB) / await move(client, domid, int(gib * GIB_PAGES)))
     return rates[0][1:], rates[1][1:]
 
 
-async def _move(client: Client, domid: int, pages: int) -> float:
+async def move(client: Client, domid: int, pages: int) -> float:
     """Set a target and wait for the daemon's word that it is reached; returns seconds."""
     latest = max([event["number"] async for event in client.events(follow=False)], default=0)
-    events = client.events(latest + 1)
     start = time.perf_counter()
-    await client.set_target(domid, pages)
-    async for event in events:
-        if event["event"] == "settled" and event["domid"] == domid:
-            break
+    async with aclosing(client.events(latest + 1)) as events:
+        await client.set_target(domid, pages)
+        async for event in events:
+            if event["event"] == "settled" and event["domid"] == domid:
+                break
     return time.perf_counter() - start

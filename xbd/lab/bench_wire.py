@@ -59,6 +59,20 @@ class BareClient:
                         raise XbdError(f"{method} was refused: {message[2]}")
                     return message[3]
 
+    async def stream(self, method: str, params: dict[str, object], count: int, in_flight: int) -> None:
+        """Call *count* times, with up to *in_flight* calls on their way, and wait for all answers."""
+        sent = answered = 0
+        while answered < count:
+            calls = range(sent, min(count, answered + in_flight))
+            if calls:
+                await self._stream.send_all(b"".join(msgpack.packb([0, msgid, method, [params]]) for msgid in calls))
+                sent = calls.stop
+            received = await self._stream.receive_some(_RECEIVE_BYTES)
+            if not received:
+                raise PeerLost(f"the connection ended while {method} was awaited")
+            self._unpacker.feed(received)
+            answered += sum(1 for _ in self._unpacker)
+
 
 @asynccontextmanager
 async def connect(path: Path) -> AsyncIterator[BareClient]:
@@ -80,6 +94,8 @@ async def echo_server(directory: Path) -> AsyncIterator[Path]:
     finally:
         process.kill()
         await process.wait()
+        # The next one may want the same place.
+        path.unlink(missing_ok=True)
 
 
 async def measure_hypercalls(client: Client, runtime_dir: Path, directory: Path) -> dict[str, Figure]:
