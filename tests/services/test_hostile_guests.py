@@ -74,14 +74,14 @@ async def test_garbage_in_a_loop_is_paced_and_logged_now_and_then(tmp_path: Path
     with capture_logs() as lines:
         async with daemon(tmp_path):
             began = trio.current_time()
-            for _ in range(hypervisor.CONNECTS_AT_ONCE + extra):
+            for _ in range(rates.CONNECTS_AT_ONCE + extra):
                 peer = await connect(domain_socket(tmp_path, 1))
                 await peer.stream.send_all(b"\xc1")
                 assert "not a MessagePack message" in await reason_of_the_end(peer)
                 await peer.stream.aclose()
             took_s = trio.current_time() - began
 
-    assert took_s == pytest.approx(extra / hypervisor.CONNECTS_PER_S)
+    assert took_s == pytest.approx(extra / rates.CONNECTS_PER_S)
     dropped = [line for line in lines if line["event"] == "peer_dropped"]
     assert len(dropped) == rates.LINES_AT_ONCE + int(took_s * rates.LINES_PER_S)
     assert {line["socket"] for line in dropped} == {str(domain_socket(tmp_path, 1))}
@@ -91,13 +91,13 @@ async def test_garbage_in_a_loop_is_paced_and_logged_now_and_then(tmp_path: Path
 async def test_reboots_in_a_loop_are_paced_and_so_are_their_events(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Hello under a new name each time: two events for each connection, and the connections are rationed."""
     del autojump_clock
-    connections = hypervisor.CONNECTS_AT_ONCE + 10
+    connections = rates.CONNECTS_AT_ONCE + 10
     async with daemon(tmp_path) as host:
         before, began = host.events.next_number, trio.current_time()
         for n in range(connections):
             await (await greeted(tmp_path, 1, f"s{n}")).stream.aclose()
             await trio.testing.wait_all_tasks_blocked()
-        assert trio.current_time() - began == pytest.approx(10 / hypervisor.CONNECTS_PER_S)
+        assert trio.current_time() - began == pytest.approx(10 / rates.CONNECTS_PER_S)
         assert host.events.next_number - before == 2 * connections
 
 
@@ -286,7 +286,7 @@ def test_a_long_turn_is_rested_after(turn_s: float, rest_s: float) -> None:
 
 def test_who_waits_to_be_let_in_has_not_crashed() -> None:
     """An agent that has used up its connections comes in again before its guest is taken for dead."""
-    assert 2 / hypervisor.CONNECTS_PER_S < records.CRASHED_AFTER_S
+    assert 2 / rates.CONNECTS_PER_S < records.CRASHED_AFTER_S
 
 
 def test_every_place_of_a_domain_has_its_descriptor() -> None:

@@ -8,7 +8,6 @@ one begins from what the host says; reservations end with it, as they do with th
 
 import fcntl
 import os
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -21,9 +20,11 @@ from xbd.errors import ConfigError, HypercallError, PeerLost, ProtocolError
 from xbd.policy.model import Action, SetMax, SetTarget
 from xbd.services import signals, sockets
 from xbd.services.balancer import Balancer, BalancerEndpoint, minded, snapshot_of
+from xbd.services.door import Door
 from xbd.services.guests import Pauses
 from xbd.services.nurseries import plain_errors
 from xbd.services.peers import TOOLSTACK_PATIENCE_S, SocketTransport, converse
+from xbd.services.rates import SourceLog
 from xbd.services.runtime_dir import autoballoon_socket, check_socket_path
 from xbd.services.sd_notify import ServiceManager
 from xbd.toolstack.client import Client, open_client
@@ -33,8 +34,6 @@ _log = structlog.get_logger(__name__)
 
 # Each may hold a reservation; more are told to come again.
 MAX_PEERS: Final = 64
-# Out of descriptors: accepting would spin.
-ACCEPT_PAUSE_S: Final = 0.5
 
 
 class Autoballoon:
@@ -49,7 +48,6 @@ class Autoballoon:
         self._path = hypervisor_path
         self._config = config
         self._balancer = Balancer(config.settings)
-        self._peers = 0
 
     def reload(self, config: AutoballoonConfig) -> None:
         """Go on by another configuration; reservations stay."""
@@ -77,31 +75,12 @@ class Autoballoon:
         for action in self._balancer.look(snapshot, trio.current_time()):
             await _act(client, action)
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Serve those who reserve memory, until cancelled."""
-        async with trio.open_nursery() as peers:
-            while True:
-                await trio.lowlevel.wait_readable(listener)
-                try:
-                    connection, _ = listener.accept()
-                except OSError as error:
-                    if sockets.is_out_of_descriptors(error):
-                        _log.error("descriptors_exhausted", error=error.strerror)
-                        await trio.sleep(ACCEPT_PAUSE_S)
-                    continue
-                connection.settimeout(0)
-                if self._peers >= MAX_PEERS or not sockets.is_permitted(connection):
-                    _log.warning("peer_refused", uid=sockets.peer_uid(connection), peers=self._peers)
-                    connection.close()
-                    continue
-                peers.start_soon(self._serve_peer, SocketTransport(connection, patience_s=TOOLSTACK_PATIENCE_S))
+    def open_door(self, path: Path) -> Door:
+        """Listen for those who reserve memory. Raises ConfigError: *path* cannot be bound."""
+        return Door(path, sockets.bind_unix(path), MAX_PEERS, self._serve_peer, TOOLSTACK_PATIENCE_S)
 
-    async def _serve_peer(self, transport: SocketTransport) -> None:
-        self._peers += 1
-        try:
-            await converse(transport, lambda wake: BalancerEndpoint(self._balancer, wake))
-        finally:
-            self._peers -= 1
+    async def _serve_peer(self, transport: SocketTransport, log: SourceLog) -> None:
+        await converse(transport, lambda wake: BalancerEndpoint(self._balancer, wake), log=log)
 
 
 async def _act(client: Client, action: Action) -> None:
@@ -163,11 +142,11 @@ async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, conf
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     daemon = Autoballoon(hypervisor_path, config)
     stop = trio.Event()
-    listener = sockets.bind_unix(path)
+    door = daemon.open_door(path)
     try:
         with plain_errors(), signals.received() as received:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(daemon.serve, listener)
+                nursery.start_soon(door.serve)
                 nursery.start_soon(daemon.balance)
                 nursery.start_soon(manager.feed)
                 nursery.start_soon(signals.heed, received, stop.set, _reloader(daemon, manager, config_path))
@@ -177,8 +156,7 @@ async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, conf
                 manager.stopping("stopping")
                 nursery.cancel_scope.cancel()
     finally:
-        listener.close()
-        path.unlink(missing_ok=True)
+        door.close()
         os.close(descriptor)
     _log.info("autoballoon_stopped")
     return 0

@@ -25,8 +25,8 @@ from xbd.services.endpoint import DomainEndpoint, ToolstackEndpoint
 from xbd.services.heap import trim_now_and_then
 from xbd.services.host import Host
 from xbd.services.nurseries import plain_errors
-from xbd.services.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Alarm, Pace
-from xbd.services.rates import Allowance
+from xbd.services.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Alarm, Pace, SocketTransport, converse
+from xbd.services.rates import CONNECTS_AT_ONCE, CONNECTS_PER_S, Allowance, SourceLog
 from xbd.services.recorder import RecordedMachine
 from xbd.services.reload import HostFile
 from xbd.services.room import Room
@@ -39,11 +39,6 @@ _log = structlog.get_logger(__name__)
 
 # One agent, and a few more that are told EBUSY while they try.
 MAX_DOMAIN_PEERS: Final = 4
-# An agent connects once, and again when its connection or its host was lost. Each time is two events, maybe a reboot of a
-# guest in 4 KiB pieces, 120 ms for 16 GiB; so many at once, then one in two seconds: a guest that does nothing but
-# connect takes 6 % of a core with that, and needs hours to fill the event log.
-CONNECTS_AT_ONCE: Final = 16
-CONNECTS_PER_S: Final = 0.5
 # Commands of scripts that run at once, followers of events, agent hosts, a policy daemon.
 MAX_TOOLSTACK_PEERS: Final = 256
 # Peers that read have their answers long before; one that does not is not waited for.
@@ -79,7 +74,7 @@ class _Doors:
             path,
             passed or sockets.bind_unix(path, group=group),
             MAX_TOOLSTACK_PEERS,
-            lambda wake: ToolstackEndpoint(host, wake),
+            lambda transport, log: converse(transport, lambda wake: ToolstackEndpoint(host, wake), log=log),
             TOOLSTACK_PATIENCE_S,
             # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
             anybody=group is not None or passed is not None,
@@ -111,15 +106,18 @@ class _Doors:
                 "a higher limit of open files, if that is the reason",
                 errno="ENFILE",
             ) from error
+        pace = Pace()
+
+        async def serve_peer(transport: SocketTransport, log: SourceLog) -> None:
+            await converse(transport, lambda wake: DomainEndpoint(host, domid, wake), self.room, pace=pace, log=log)
+
         door = Door(
             path,
             listener,
             MAX_DOMAIN_PEERS,
-            lambda wake: DomainEndpoint(host, domid, wake),
+            serve_peer,
             DOMAIN_PATIENCE_S,
-            room=self.room,
             admission=Allowance(CONNECTS_AT_ONCE, CONNECTS_PER_S),
-            pace=Pace(),
         )
         self._doors[domid] = self._serve(door)
 

@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from xbd.errors import PeerLost, RemoteProtocolError
+from xbd.services import sockets
 from xbd.services.endpoint import Endpoint
 from xbd.services.rates import SourceLog
 from xbd.services.room import Room
@@ -70,32 +71,41 @@ class SocketTransport:
         self._sending = trio.Lock()
 
     async def receive(self) -> bytes:
-        """Wait for bytes, at most `RECEIVE_BYTES`; empty at the end."""
+        """Wait for bytes, at most `RECEIVE_BYTES`; empty at the end, also when somebody here has closed it."""
         while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            with suppress(BlockingIOError):
-                try:
-                    return self._socket.recv(RECEIVE_BYTES)
-                except ConnectionError:
-                    return b""
+            try:
+                await sockets.until_readable(self._socket)
+                return self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except (OSError, trio.ClosedResourceError):
+                return b""
 
     async def send(self, answers: bytes) -> None:
-        """Send all of it; where the socket's buffer has room, at once and without a pause."""
+        """Send all of it; where the socket's buffer has room, at once and without a pause. Raises PeerLost."""
         sent = 0
         if not self._sending.locked():
-            sent = self._send_some(answers)
+            sent = self.send_some(answers)
             if sent == len(answers):
                 return
         with trio.move_on_after(self._patience_s) as waiting:
             async with self._sending:
                 rest = memoryview(answers)[sent:]
                 while rest:
-                    await trio.lowlevel.wait_writable(self._socket)
-                    rest = rest[self._send_some(rest) :]
+                    await self.writable()
+                    rest = rest[self.send_some(rest) :]
         if waiting.cancelled_caught:
             raise PeerLost(f"the peer has not read for {self._patience_s} s")
 
-    def _send_some(self, answers: bytes | memoryview) -> int:
+    async def writable(self) -> None:
+        """Wait until `send_some` can send something. Raises PeerLost."""
+        try:
+            await sockets.until_writable(self._socket)
+        except (OSError, trio.ClosedResourceError) as error:
+            raise PeerLost("the connection was closed") from error
+
+    def send_some(self, answers: bytes | memoryview) -> int:
+        """Send what can be sent at once; returns how many bytes that were. Raises PeerLost."""
         try:
             return self._socket.send(answers)
         except BlockingIOError:
@@ -107,7 +117,7 @@ class SocketTransport:
         """Send a short message if that can be done at once; whoever ends does not wait for a peer."""
         with suppress(PeerLost):
             if not self._sending.locked():
-                self._send_some(message)
+                self.send_some(message)
 
     def finish(self) -> None:
         """Take no more calls: what was received is answered, then the connection ends."""
@@ -116,8 +126,7 @@ class SocketTransport:
 
     def close(self) -> None:
         """End the connection."""
-        trio.lowlevel.notify_closing(self._socket)
-        self._socket.close()
+        sockets.close(self._socket)
 
 
 class StreamTransport:

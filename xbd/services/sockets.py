@@ -11,6 +11,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from xbd.errors import ConfigError
 from xbd.services.runtime_dir import check_socket_path
 
@@ -151,6 +153,37 @@ def peer_uid(connection: socket.socket) -> int:
 def is_permitted(connection: socket.socket) -> bool:
     """Tell whether the peer runs as this process's user or as root."""
     return peer_uid(connection) in (0, os.geteuid())
+
+
+async def until_readable(connection: socket.socket) -> None:
+    """Wait until a socket has something to be read, or somebody to be accepted.
+
+    Raises:
+        trio.ClosedResourceError: it was closed, before this or meanwhile; any task may do so at any time.
+    """
+    _refuse_closed(connection)
+    await trio.lowlevel.wait_readable(connection)
+    _refuse_closed(connection)
+
+
+async def until_writable(connection: socket.socket) -> None:
+    """Wait until a socket takes bytes. Raises trio.ClosedResourceError, as `until_readable` does."""
+    _refuse_closed(connection)
+    await trio.lowlevel.wait_writable(connection)
+    _refuse_closed(connection)
+
+
+def _refuse_closed(connection: socket.socket) -> None:
+    # A closed socket has descriptor -1: to wait for that is an error of the event loop, which ends the whole daemon.
+    if connection.fileno() < 0:
+        raise trio.ClosedResourceError("this socket was closed")
+
+
+def close(connection: socket.socket) -> None:
+    """Close a socket and wake whoever waits for it; nothing happens to one that is closed already."""
+    if connection.fileno() >= 0:
+        trio.lowlevel.notify_closing(connection)
+        connection.close()
 
 
 def is_out_of_descriptors(error: OSError) -> bool:

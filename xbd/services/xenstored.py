@@ -6,25 +6,24 @@ when it leaves more unread than the store lets it (`xbd.xenstore.connections`). 
 this carries bytes, and has what changed written down before anybody is told.
 """
 
-import socket
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+import math
 from pathlib import Path
 from typing import Final
 
 import structlog
 import trio
 
-from xbd.errors import ConfigError, RemoteProtocolError
+from xbd.errors import ConfigError, PeerLost, RemoteProtocolError
 from xbd.services import sockets
-from xbd.services.peers import Alarm
+from xbd.services.door import Door
+from xbd.services.peers import Alarm, SocketTransport
+from xbd.services.rates import CONNECTS_AT_ONCE, CONNECTS_PER_S, Allowance, SourceLog
 from xbd.services.runtime_dir import check_socket_path
 from xbd.services.xenstore_file import StoreFile
 from xbd.units import counted
-from xbd.wire.codec import RECEIVE_BYTES
 from xbd.xenstore.codec import Decoder
 from xbd.xenstore.connections import Connection
-from xbd.xenstore.domains import DOM0
+from xbd.xenstore.domains import DOM0, Domain
 from xbd.xenstore.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -35,18 +34,21 @@ MAX_CONNECTIONS: Final = 2000
 MAX_DOMAIN_CONNECTIONS: Final = 4
 # Requests of one connection before others get their turn: half a millisecond.
 TURN_REQUESTS: Final = 16
-# Out of descriptors: accepting would spin.
-ACCEPT_PAUSE_S: Final = 0.5
+# How long a connection may leave its answers unread; what it may leave is bounded, and its own (`xbd.xenstore.quota`).
+_PATIENCE_S: Final = math.inf
 _DIRECTORY_MODE: Final = 0o700
 
 
 class Peer:
-    """One connected socket of a server's."""
+    """One connected socket of a server's; *log* is where it is said why it was dropped."""
 
-    def __init__(self, server: "XenstoreServer", connected: socket.socket, connection: Connection) -> None:
+    def __init__(
+        self, server: "XenstoreServer", transport: SocketTransport, connection: Connection, log: SourceLog
+    ) -> None:
         self._server = server
-        self._socket = connected
+        self._transport = transport
         self.connection = connection
+        self._log = log
         self._decoder = Decoder()
         self._rest = b""
         self._blocked = Alarm()
@@ -61,20 +63,11 @@ class Peer:
                 try:
                     await self._receive()
                 except RemoteProtocolError as error:
-                    _log.warning("xenstore_peer_dropped", domid=self.connection.domain.domid, reason=str(error))
+                    self._log.warning(trio.current_time(), "xenstore_peer_dropped", reason=str(error))
                 nursery.cancel_scope.cancel()
 
     async def _receive(self) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                received = self._socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except ConnectionError:
-                return
-            if not received:
-                return
+        while received := await self._transport.receive():
             self._decoder.feed(received)
             while await self._turn():
                 pass
@@ -83,6 +76,10 @@ class Peer:
         """Answer a few requests; says whether there may be more."""
         while self.connection.reason is None and (self._rest or not self.connection.may_ask):
             await self._drained.wait()
+        if self.connection.reason is not None:
+            # Its domain was released while it waited: what it still asks for is nobody's.
+            self.drop()
+            return False
         for _ in range(TURN_REQUESTS):
             message = self._decoder.next_message()
             if message is None:
@@ -109,21 +106,21 @@ class Peer:
 
     def _send_some(self) -> None:
         try:
-            sent = self._socket.send(self._rest)
-        except BlockingIOError:
-            return
-        except OSError:
-            # It is gone; the receiving side hears of it, too.
+            self._rest = self._rest[self._transport.send_some(self._rest) :]
+        except PeerLost:
+            # The receiving side hears of it, too.
             self._rest = b""
             self._scope.cancel()
-            return
-        self._rest = self._rest[sent:]
 
     async def _send_rest(self) -> None:
         while True:
             await self._blocked.wait()
             while self._rest:
-                await trio.lowlevel.wait_writable(self._socket)
+                try:
+                    await self._transport.writable()
+                except PeerLost:
+                    self._scope.cancel()
+                    return
                 self._send_some()
                 self.flush()
             self._drained.ring()
@@ -131,30 +128,8 @@ class Peer:
     def drop(self) -> None:
         """Close it."""
         if self.connection.reason != "it was closed":
-            domid, reason = self.connection.domain.domid, self.connection.reason
-            _log.warning("xenstore_peer_dropped", domid=domid, reason=reason)
+            self._log.warning(trio.current_time(), "xenstore_peer_dropped", reason=self.connection.reason)
         self._scope.cancel()
-
-    def close(self) -> None:
-        """Close the socket."""
-        trio.lowlevel.notify_closing(self._socket)
-        self._socket.close()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Door:
-    """A domain's socket, while there is that domain."""
-
-    listener: socket.socket
-    path: Path
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-    def close(self) -> None:
-        """Take it away at once: the next domain of this number gets one of its own."""
-        self.scope.cancel()
-        trio.lowlevel.notify_closing(self.listener)
-        self.listener.close()
-        self.path.unlink(missing_ok=True)
 
 
 class XenstoreServer:
@@ -173,12 +148,13 @@ class XenstoreServer:
         self.bridge = Alarm()
         self.path = check_socket_path(path)
         self._file = file
+        self._log = SourceLog(_log, socket=str(path))
         self._peers: dict[int, Peer] = {}
-        self._by_domain: dict[int, int] = {}
+        self._tools: Door | None = None
+        # Whose each is: a number may go and come again between two looks, and the next domain gets a door of its own.
         # None where there could be none: that was said, and is not tried again at each request.
-        self._doors: dict[int, _Door | None] = {}
+        self._doors: dict[int, tuple[Domain, Door | None]] = {}
         self._nursery: trio.Nursery | None = None
-        self._open = ExitStack()
 
     def deliver(self) -> None:
         """Write down what has changed, tell whom it concerns, and open and close what came and went with domains."""
@@ -194,7 +170,14 @@ class XenstoreServer:
                 self.bridge.ring()
         while self.store.notes:
             event, keys = self.store.notes.popleft()
-            _log.warning(event, **keys)
+            self.log_of(keys.get("domid")).warning(trio.current_time(), event, **keys)
+
+    def log_of(self, domid: object) -> SourceLog:
+        """Say where it is logged what a domain causes: a few lines of each; what has no door shares the tools'."""
+        door = self._doors[domid][1] if isinstance(domid, int) and domid in self._doors else None
+        if door is not None:
+            return door.log
+        return self._log if self._tools is None else self._tools.log
 
     def status(self) -> str:
         """Say how things stand, in a line for people."""
@@ -203,93 +186,77 @@ class XenstoreServer:
 
     # -- sockets
 
-    def bind(self) -> socket.socket:
+    def bind(self) -> Door:
         """Listen on the tools' socket; the directories are made. Raises ConfigError."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=_DIRECTORY_MODE)
             self.domains_dir.mkdir(exist_ok=True, mode=_DIRECTORY_MODE)
         except OSError as error:
             raise ConfigError(self.domains_dir, "", f"cannot be made: {error.strerror}") from error
-        listener = sockets.bind_unix(self.path)
-        self._open.callback(self.path.unlink, missing_ok=True)
-        self._open.enter_context(listener)
-        return listener
+        return self._door(self.path, DOM0)
+
+    def _door(self, path: Path, domid: int) -> Door:
+        """Listen for a domain. Raises ConfigError."""
+
+        async def serve_peer(transport: SocketTransport, log: SourceLog) -> None:
+            await self._serve_peer(domid, transport, log)
+
+        return Door(
+            path,
+            sockets.bind_unix(path),
+            MAX_DOMAIN_CONNECTIONS if domid else MAX_CONNECTIONS,
+            serve_peer,
+            _PATIENCE_S,
+            admission=Allowance(CONNECTS_AT_ONCE, CONNECTS_PER_S) if domid else None,
+            names={"domid": domid},
+        )
 
     @property
     def domains_dir(self) -> Path:
         """Where the domains' sockets are."""
         return self.path.parent / "domains"
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Serve the tools' socket, and the domains', until cancelled; all are closed then."""
+    async def serve(self, tools: Door) -> None:
+        """Serve the tools' door, and the domains', until cancelled; all are closed then."""
+        self._tools = tools
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self.open_doors()
-                await self._accept(listener, DOM0)
+                await tools.serve()
         finally:
             self._nursery = None
             for domid in list(self._doors):
                 self._close_door(domid)
-            self._open.close()
+            tools.close()
 
     def open_doors(self) -> None:
         """Have a socket for each domain that there is, and none for those that are gone."""
         if self._nursery is None:
             return
-        for domid in self._doors.keys() - self.store.domains.keys():
+        domains = self.store.domains
+        for domid in [domid for domid, (domain, _) in self._doors.items() if domains.get(domid) is not domain]:
             self._close_door(domid)
-        for domid in self.store.domains.keys() - self._doors.keys() - {DOM0}:
-            path = self.domains_dir / f"{domid}.sock"
+        for domid in domains.keys() - self._doors.keys() - {DOM0}:
             try:
-                listener = sockets.bind_unix(path)
+                door = self._door(self.domains_dir / f"{domid}.sock", domid)
             except ConfigError as error:
                 _log.error("xenstore_domain_unreachable", domid=domid, reason=str(error))
-                self._doors[domid] = None
+                self._doors[domid] = (domains[domid], None)
                 continue
-            door = self._doors[domid] = _Door(listener, path)
-            self._nursery.start_soon(self._serve_domain, door, domid)
+            self._doors[domid] = (domains[domid], door)
+            self._nursery.start_soon(door.serve)
 
     def _close_door(self, domid: int) -> None:
-        door = self._doors.pop(domid)
+        _, door = self._doors.pop(domid)
         if door is not None:
             door.close()
 
-    async def _serve_domain(self, door: "_Door", domid: int) -> None:
-        with door.scope:
-            await self._accept(door.listener, domid)
-
-    async def _accept(self, listener: socket.socket, domid: int) -> None:
-        assert self._nursery is not None, "only `serve` accepts"
-        while True:
-            await trio.lowlevel.wait_readable(listener)
-            try:
-                connected, _ = listener.accept()
-            except OSError as error:
-                if sockets.is_out_of_descriptors(error):
-                    _log.error("descriptors_exhausted", error=error.strerror)
-                    await trio.sleep(ACCEPT_PAUSE_S)
-                continue
-            connected.settimeout(0)
-            most = MAX_DOMAIN_CONNECTIONS if domid else MAX_CONNECTIONS
-            here = self._by_domain.get(domid, 0)
-            if here >= most or domid not in self.store.domains or not sockets.is_permitted(connected):
-                _log.warning("xenstore_peer_refused", domid=domid, uid=sockets.peer_uid(connected), peers=here)
-                connected.close()
-                continue
-            self._by_domain[domid] = here + 1
-            self._nursery.start_soon(self._serve_peer, connected, self.store.connect(domid))
-
-    async def _serve_peer(self, connected: socket.socket, connection: Connection) -> None:
-        peer = self._peers[connection.number] = Peer(self, connected, connection)
-        domid = connection.domain.domid
+    async def _serve_peer(self, domid: int, transport: SocketTransport, log: SourceLog) -> None:
+        connection = self.store.connect(domid)
+        peer = self._peers[connection.number] = Peer(self, transport, connection, log)
         try:
             await peer.serve()
         finally:
             del self._peers[connection.number]
-            self._by_domain[domid] -= 1
-            if not self._by_domain[domid]:
-                del self._by_domain[domid]
             self.store.disconnect(connection)
-            with suppress(OSError):
-                peer.close()
