@@ -115,12 +115,18 @@ class HostInStore:
                     except HypercallError as error:
                         # Its limit was lowered, or it has gone, since it was last looked at.
                         self._bridge.refused(request)
-                        _log.warning("xenstore_target_refused", domid=domid, pages=pages, reason=str(error))
+                        self._refused(domid, pages=pages, reason=str(error))
                     else:
                         self._bridge.agreed(request)
-                        _log.info("xenstore_target", domid=domid, pages=pages)
+                        log = self._server.log_of(domid)
+                        log.info(trio.current_time(), "xenstore_target", domid=domid, pages=pages)
                 case Refusal(domid, written, reason):
-                    _log.warning("xenstore_target_refused", domid=domid, written=repr(written[:40]), reason=reason)
+                    self._refused(domid, written=repr(written[:40]), reason=reason)
+
+    def _refused(self, domid: int, **details: object) -> None:
+        """Log that a written target is none: rarely, for who may write it may do so without end."""
+        log = self._server.log_of(domid)
+        log.warning(trio.current_time(), "xenstore_target_refused", domid=domid, **details)
 
 
 async def _hear(client: Client, news: Alarm) -> None:
@@ -148,11 +154,11 @@ async def run_xenstored(hypervisor_path: Path, path: Path, state_dir: Path | Non
     try:
         server = XenstoreServer(path, Store() if file is None else file.store, file)
         host = HostInStore(hypervisor_path, server)
-        listener = server.bind()
+        tools = server.bind()
         stop = trio.Event()
         with plain_errors(), signals.received() as received:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(server.serve, listener)
+                nursery.start_soon(server.serve, tools)
                 nursery.start_soon(host.follow)
                 nursery.start_soon(manager.feed)
                 nursery.start_soon(signals.heed, received, stop.set, _reloader(manager, server))
