@@ -18,8 +18,9 @@ from xbd.machine.image import Image
 from xbd.machine.settings import HostSettings
 from xbd.machine.store import Crash
 from xbd.services.host import Host
-from xbd.services.state_dir import StateDir, checksum, data_extents, make_machine
+from xbd.services.state_dir import StateDir, make_machine
 from xbd.services.state_dump import dump_state, restore_state
+from xbd.services.state_files import checksum, data_extents
 
 SUPERFRAMES = 16
 PAGES = 4 * 512
@@ -38,7 +39,8 @@ def begin(path: Path) -> tuple[StateDir, Host]:
 
 def die(state: StateDir) -> None:
     """Be killed: the kernel lets go of the lock, and of nothing that was written."""
-    os.close(state._lock)
+    assert state._lock is not None
+    state._lock.release(as_found=False)
 
 
 def fill(host: Host) -> Machine:

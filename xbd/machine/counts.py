@@ -24,6 +24,8 @@ OPERATIONS: Final = (
 )
 _REFUSALS: Final = sorted({HypercallError.errno, *(kind.errno for kind in HypercallError.__subclasses__())})
 OUTCOMES: Final = ("done", *dict.fromkeys([*(stop.value for stop in Stop), *_REFUSALS]))
+# No machine ever counts so far; one more still fits into a word.
+MAX_COUNT: Final = 1 << 62
 # Behind the calls of each kind the extents done by each operation.
 COUNTS: Final = len(OPERATIONS) * (len(OUTCOMES) + 1)
 _CELLS: Final = {

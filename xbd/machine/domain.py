@@ -24,7 +24,7 @@ from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 # A character of UTF-8 has four bytes at most; the name's length in bytes comes before it.
 _NAME_WORDS: Final = 1 + MAX_NAME_CHARS * 4 // 8
 # Room for another few limits, which then need no other layout.
-_LIMITS: Final = 16
+LIMITS: Final = (1, 16)
 
 
 def domain_layout(gfn_count: int) -> Layout:
@@ -32,7 +32,7 @@ def domain_layout(gfn_count: int) -> Layout:
     blocks = -(-gfn_count // SUPER_PAGES)
     return Layout(
         {
-            "limits": (1, _LIMITS),
+            "limits": LIMITS,
             "name": (1, _NAME_WORDS),
             "counts": (COUNTS, 1),
             "peers": (MAX_DOMAINS, 1),
@@ -44,6 +44,11 @@ def domain_layout(gfn_count: int) -> Layout:
             "inbox": (INBOX_COLUMN_WORDS, 1),
         }
     )
+
+
+def is_domain_name(name: str) -> bool:
+    """Tell whether a domain may have that name: 1 to `MAX_NAME_CHARS` printable characters, not all digits."""
+    return 0 < len(name) <= MAX_NAME_CHARS and name.isprintable() and not name.isdecimal()
 
 
 class P2m:

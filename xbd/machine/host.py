@@ -51,11 +51,14 @@ def save_host(section: Section, superframes: int, settings: HostSettings) -> Non
 
 def saved_host(section: Section) -> tuple[int, HostSettings]:
     """Read what `save_host` wrote: superframes and settings. Raises DamagedState: it makes no sense."""
+    if section.layout.columns.get("settings") != (1, _SETTINGS):
+        raise DamagedState("the host is laid out as another version of xbd does")
     superframes, populate_depopulate, exchange, home_fill, coalesce, keep_holes = (
         int(word) for word in section.column("settings").words[0, :6]
     )
     flags = {populate_depopulate, exchange, coalesce, keep_holes}
-    if flags - {0, 1} or not 0 <= home_fill < len(HOME_FILLS) or section.layout != host_layout(superframes):
+    fits = superframes >= 1 and section.layout == host_layout(superframes)
+    if flags - {0, 1} or not 0 <= home_fill < len(HOME_FILLS) or not fits:
         raise DamagedState("the host's settings make no sense")
     return superframes, HostSettings(
         populate_depopulate=bool(populate_depopulate),

@@ -141,6 +141,8 @@ class Image:
         self._derived: dict[str, NDArray[Any]] = {}
         self._new: list[Section] = []
         self._gone: list[tuple[Kind, int]] = []
+        # Whether what it holds was there before, saved by an earlier process.
+        self.is_recovered = False
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -173,6 +175,7 @@ class Image:
     def open_section(self, kind: Kind, number: int) -> Section:
         """Find a section that an earlier process left. Raises DamagedState: it is not there, or cannot be used."""
         layout, words = self.store.open(kind, number)
+        self.is_recovered = True
         section = self.sections[kind, number] = Section((kind, number), layout, words, self.store.undo)
         return section
 

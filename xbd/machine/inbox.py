@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import INBOX_WORDS, SENDER_WORDS, Frames, Words, message_header, split_header
+from xbd.errors import DamagedState
 from xbd.machine.image import Column
 
 _MESSAGES_MOST_WORDS: Final = INBOX_WORDS // 2
@@ -23,7 +24,7 @@ INBOX_COLUMN_WORDS: Final = _RING + INBOX_WORDS
 
 
 class Inbox:
-    """The inbox of one domain, in a column of `INBOX_COLUMN_WORDS` words.
+    """The inbox of one domain, in a column of `INBOX_COLUMN_WORDS` words. Raises DamagedState: they are none.
 
     Attributes: *used_words*: in it, headers included; *shares*: of them each sender's.
     """
@@ -33,6 +34,8 @@ class Inbox:
         self._ring: Words = column.words[_RING:].view(np.uint64)
         self._first = int(column.words[_FIRST])
         self.used_words = int(column.words[_USED])
+        if not (0 <= self._first < INBOX_WORDS and 0 <= self.used_words <= _MESSAGES_MOST_WORDS * 2):
+            raise DamagedState(f"an inbox of {self.used_words} words from {self._first} on makes no sense")
         self.shares: dict[int, int] = {}
         # Whose newest message here is the empty one: another would say nothing new.
         self._departed: set[int] = set()

@@ -15,7 +15,7 @@ from xbd.frames import expand_supers, group_by_super
 from xbd.machine import claims, grants, mapping, messages
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
-from xbd.machine.domain import Domain, DomainInfo, DomainState, P2m, describe, domain_layout
+from xbd.machine.domain import Domain, DomainInfo, DomainState, P2m, describe, domain_layout, is_domain_name
 from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.host import HostFrames, host_layout, save_host
 from xbd.machine.image import Image, Kind
@@ -122,7 +122,7 @@ class Machine:
         return domid
 
     def _check_create(self, name: str, max_pages: int, target_pages: int, gfn_count: int) -> None:
-        if not name or len(name) > abi.MAX_NAME_CHARS or not name.isprintable() or name.isdecimal():
+        if not is_domain_name(name):
             raise BadArgument(
                 f"domain name {name!r}", f"1 to {abi.MAX_NAME_CHARS} printable characters, not all digits"
             )

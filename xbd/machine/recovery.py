@@ -7,12 +7,15 @@ rest: leaves by the superframe, entries only in pages that were ever touched. Wh
 what the audit finds in the end: a damaged state is never half loaded.
 """
 
+from typing import Final
+
 import numpy as np
 
-from xbd.abi import MAX_GRANTS, MAX_NAME_CHARS, DomainType, Frames
-from xbd.errors import DamagedState
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_GRANTS, MAX_NAME_CHARS, DomainType, Frames
+from xbd.errors import DamagedState, HypercallError
 from xbd.machine.audit import frames_at_home
-from xbd.machine.domain import Domain, DomainState, P2m, domain_layout
+from xbd.machine.counts import MAX_COUNT
+from xbd.machine.domain import LIMITS, Domain, DomainState, P2m, domain_layout, is_domain_name
 from xbd.machine.host import HostFrames, saved_host
 from xbd.machine.image import Image, Kind, Section, Store
 from xbd.machine.inbox import Inbox
@@ -21,6 +24,8 @@ from xbd.machine.references import reference
 from xbd.machine.tables import GrantTable, MappingTable
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
+# What garbage makes arrays and checks raise; see `recover`.
+_TRIPPED: Final = (ArithmeticError, AssertionError, HypercallError, LookupError, MemoryError, TypeError, ValueError)
 # So many superframes' words are looked at in one go: 16 MiB.
 _CHUNK_SUPERS = 4096
 
@@ -31,11 +36,22 @@ def recover(store: Store) -> Machine:
     Raises:
         DamagedState: it cannot be; says what, and of which domain.
     """
-    image = Image(store)
+    try:
+        return _rebuild(Image(store))
+    except _TRIPPED as error:
+        # What is checked below says what is wrong in plainer words; but saved words can be anything, and whatever
+        # they make this code trip over, they are what is damaged.
+        raise DamagedState(f"what is saved does not fit together: {type(error).__name__}: {error}") from error
+
+
+def _rebuild(image: Image) -> Machine:
     superframes, settings = saved_host(image.open_section(Kind.HOST, 0))
     machine = Machine(superframes, settings=settings, image=image)
     for domid, birth in machine.registry.saved():
-        machine.registry.restore(_read_domain(machine, domid, birth))
+        domain = _read_domain(machine, domid, birth)
+        if domain.state is not DomainState.ZOMBIE and machine.registry.named(domain.name) is not None:
+            raise DamagedState(f"d{domid}: its name, {domain.name!r}, is another domain's, too")
+        machine.registry.restore(domain)
     domains = machine.registry.ascending()
     for domain in domains:
         _derive_p2m(image, domain)
@@ -57,18 +73,25 @@ def recover(store: Store) -> Machine:
 
 def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
     section = machine.image.open_section(Kind.DOMAIN, domid)
+    if section.layout.columns.get("limits") != LIMITS:
+        raise DamagedState(f"d{domid} is laid out as another version of xbd does")
     limits = [int(word) for word in section.column("limits").words[0, :8]]
     saved_birth, gfn_count, max_pages, target_pages, min_pages, claimed_pages, kind, state = limits
+    ceiling = -(-gfn_count // SUPER_PAGES) * SUPER_PAGES
     if (
         saved_birth != birth
-        or gfn_count < 1
+        or not 1 <= gfn_count <= MAX_DOMAIN_PAGES
         or section.layout != domain_layout(gfn_count)
         or not 0 <= kind < len(DomainType)
         or not 0 <= state < len(DomainState)
-        or min(max_pages, target_pages) < 1
-        or min(min_pages, claimed_pages) < 0
+        or not 1 <= max_pages <= ceiling
+        or not max(min_pages, 1) <= target_pages <= ceiling
+        or min_pages < 0
+        or not 0 <= claimed_pages <= ceiling
     ):
         raise DamagedState(f"d{domid}: its limits make no sense")
+    if not section.column("counts").words.min() >= 0 or section.column("counts").words.max() > MAX_COUNT:
+        raise DamagedState(f"d{domid}: its counts of calls make no sense")
     domain_type = tuple(DomainType)[kind]
     return Domain(
         domid,
@@ -92,9 +115,12 @@ def _read_name(section: Section) -> str:
     if not 1 <= length_bytes <= 4 * MAX_NAME_CHARS:
         raise DamagedState(f"d{section.key[1]}: a name of {length_bytes} bytes")
     try:
-        return bytes(words[1:].tobytes()[:length_bytes]).decode()
+        name = bytes(words[1:].tobytes()[:length_bytes]).decode()
     except UnicodeDecodeError as error:
         raise DamagedState(f"d{section.key[1]}: its name is no text") from error
+    if not is_domain_name(name):
+        raise DamagedState(f"d{section.key[1]}: no domain can have the name {name!r}")
+    return name
 
 
 def _derive_p2m(image: Image, domain: Domain) -> None:
@@ -152,7 +178,6 @@ def _derive_tables(image: Image, domain: Domain) -> None:
     if image.touched_pages(domain.section, "grants").size:
         domain.grants = GrantTable(domain.section)
         domain.grants.recover()
-        domain.grants.mapped[:] = 0
     if image.touched_pages(domain.section, "mappings").size:
         domain.mappings = MappingTable(domain.section)
         domain.mappings.recover()

@@ -6,7 +6,8 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import MAX_DOMAINS, DomainType
-from xbd.errors import BadArgument, NoSuchDomain
+from xbd.errors import BadArgument, DamagedState, NoSuchDomain
+from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import Domain, DomainState
 from xbd.machine.image import Image, Kind, Section
 
@@ -40,9 +41,16 @@ class Registry:
         return self.births
 
     def saved(self) -> Iterator[tuple[int, int]]:
-        """List the domains that an earlier process left: domid and birth."""
-        for domid in np.flatnonzero(self._births.words[:_BIRTHS_SO_FAR]).tolist():
-            yield domid, int(self._births.words[domid])
+        """List the domains that an earlier process left: domid and birth. Raises DamagedState: those cannot be."""
+        births = self._births.words[:_BIRTHS_SO_FAR]
+        domids = np.flatnonzero(births)
+        if not 0 <= self.births <= MAX_COUNT or np.unique(births[domids]).size != domids.size:
+            raise DamagedState(f"the numbers of {domids.size} domains, of {self.births} so far, make no sense")
+        for domid in domids.tolist():
+            birth = int(births[domid])
+            if not 1 <= birth <= self.births:
+                raise DamagedState(f"d{domid} is domain number {birth} of {self.births} so far")
+            yield domid, birth
 
     def save_birth(self, domid: int, birth: int) -> None:
         """Write which domain has a number; 0: none."""

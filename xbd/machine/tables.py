@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import Frames
-from xbd.frames import FrameAllocator
+from xbd.frames import FrameAllocator, sparse_zeros
 from xbd.machine.image import Column, Section
 
 # Whole words, so that a row can be saved.
@@ -23,7 +23,8 @@ _GRANT: Final = np.dtype(
     [
         ("gfn", np.int64),
         ("birth", np.int64),
-        ("mapped", np.uint32),
+        # Earlier versions count here how often a grant is mapped, and like this one count anew when they start.
+        ("spare", np.uint32),
         ("to", np.uint16),
         ("readonly", np.bool_),
         ("unused", np.uint8),
@@ -87,7 +88,8 @@ class GrantTable(_Table):
     """What a domain lets others map.
 
     Attributes, per reference (`MAX_GRANTS`,): *gfn* int64, +1, 0 for a free row; *to* uint16 and *birth* int64, the
-    domain that may map it; *readonly* bool; *mapped* uint32, how often it is mapped: derived from the mapping tables.
+    domain that may map it; *readonly* bool; *mapped* uint32, how often it is mapped: derived from the mapping tables,
+    and not saved.
     """
 
     def __init__(self, section: Section) -> None:
@@ -95,7 +97,12 @@ class GrantTable(_Table):
         self.to: NDArray[np.uint16] = self.rows["to"]
         self.birth: Frames = self.rows["birth"]
         self.readonly: NDArray[np.bool_] = self.rows["readonly"]
-        self.mapped: NDArray[np.uint32] = self.rows["mapped"]
+        self.mapped: NDArray[np.uint32] = sparse_zeros(self.rows.size, np.uint32)
+
+    def give(self, indexes: Frames) -> None:
+        """Empty rows that are in use."""
+        super().give(indexes)
+        self.mapped[indexes] = 0
 
 
 class MappingTable(_Table):

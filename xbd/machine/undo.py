@@ -25,6 +25,22 @@ _WORD_NOTE: Final = struct.Struct("=7q")
 Where = tuple[int, int, int, int]
 
 
+class Rewound:
+    """A step that was rolled back, and what its cells held before that.
+
+    Attributes: *notes*: how many there were.
+    """
+
+    def __init__(self, notes: int, cells: list[tuple[Frames, Frames, Frames]]) -> None:
+        self.notes = notes
+        self._cells = cells
+
+    def put_back(self) -> None:
+        """Leave the step half done again, as it was found."""
+        for words, at, new in self._cells:
+            words[at] = new
+
+
 class Undo:
     """Notes old values; *words* is (n,) int64, *grow* makes it larger, with what is in it, and hands it out.
 
@@ -89,8 +105,21 @@ class Undo:
             self._words[0] = 0
             self._end = FIRST
 
+    def move(self, words: Frames) -> None:
+        """Note into other words from here on; no step is under way."""
+        assert self._end == FIRST, "the log was moved in the middle of a step"
+        self._words = words
+
     def roll_back(self, find: Callable[[int, int], Frames | None]) -> int:
-        """Write the old values back, the latest note first; returns how many notes there were.
+        """Write the old values back, as `rewind`, and forget the notes; returns how many there were."""
+        notes = self.rewind(find).notes
+        self.clear()
+        return notes
+
+    def rewind(self, find: Callable[[int, int], Frames | None]) -> "Rewound":
+        """Write the old values back, the latest note first, and keep the notes.
+
+        Whoever dies before the notes are forgotten has lost nothing: they are absolute, and are written back again.
 
         Args:
             find: hands out the words of a section by kind and number; None: it is gone, its notes mean nothing.
@@ -106,13 +135,15 @@ class Undo:
                 first, last = int(rows.min()), int(rows.max())
                 if first < 0 or offset + (last + 1) * width > words.size:
                     raise ValueError(f"a note about rows {first} to {last}, beyond the section")
-        for kind, number, offset, width, rows, old in reversed(notes):
+        written = []
+        for kind, number, offset, width, rows, old in notes:
             words = found[kind, number]
             if words is not None:
-                at = offset + rows[:, None] * width + np.arange(width)
-                words[at.reshape(-1)] = old
-        self.clear()
-        return len(notes)
+                at = (offset + rows[:, None] * width + np.arange(width)).reshape(-1)
+                written.append((words, at, words[at], old))
+        for words, at, _, old in reversed(written):
+            words[at] = old
+        return Rewound(len(notes), [(words, at, new) for words, at, new, _ in written])
 
     def _read(self) -> list[tuple[int, int, int, int, Frames, Frames]]:
         notes = []

@@ -7,7 +7,7 @@ are taken, the one that has been without a connection for longest goes.
 
 from typing import Final
 
-from xbd.errors import Busy
+from xbd.errors import Busy, DamagedState
 from xbd.services.saved import CLIENT_WINDOW, MAX_CLIENTS, SavedDaemon, SavedSession
 from xbd.wire.session import Action, Session, State
 
@@ -35,6 +35,8 @@ class ClientSessions:
         for row in tuple(self._free_rows):
             session = self._make(row)
             if isinstance(session, SavedSession) and session.load():
+                if session.name in self._sessions:
+                    raise DamagedState(f"two clients have the session {session.name!r}")
                 self._enter(session, row)
 
     def hello(self, msgid: int, name: str, last_seen: int | None) -> tuple[Session, bool]:

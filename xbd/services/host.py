@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import xbd
 from xbd.abi import Command, DomainType, Result
-from xbd.errors import BadArgument, DamagedState, NotPermitted
+from xbd.errors import BadArgument, NotPermitted
 from xbd.guest.mode import parse_mode
 from xbd.machine import DomainInfo, Machine
 from xbd.machine.image import Kind
@@ -19,7 +19,7 @@ from xbd.services.clients import ClientSessions
 from xbd.services.doors import Doors, NoDoors
 from xbd.services.events import EventLog
 from xbd.services.guest_settings import plan_guest
-from xbd.services.records import SAVED, Record, Wake
+from xbd.services.records import Record, Wake
 from xbd.services.saved import agent_section, daemon_section
 from xbd.wire import fields
 from xbd.wire.commands import boot_to_wire
@@ -46,7 +46,7 @@ class Host:
         self._zombies: dict[int, str] = {}
         self._is_saved = machine.image.store.undo is not None
         # A machine that comes from its saved state brings domains; they, too, are saved.
-        self.is_restored = self._is_saved and (Kind.DAEMON, 0) in machine.image.store.kept()
+        self.is_restored = self._is_saved and machine.image.is_recovered
         self.saved = daemon_section(machine.image, new=not self.is_restored) if self._is_saved else None
         self.clients = ClientSessions(self.saved)
         self.events = EventLog(first_number=max(self.saved.next_event, 1) if self.saved else 1)
@@ -146,14 +146,14 @@ class Host:
                 self._zombies[domid] = name
                 continue
             saved = agent_section(self.machine.image, domid, new=False)
-            told = saved.read()
-            if told.keys() != set(SAVED):
-                raise DamagedState(f"d{domid}: its record is not what this version of xbd saves")
+            told = Record.checked(domid, saved.read())
             record = Record(domid, name, saved=saved, session=saved.session, **told)
             record.awaited = saved.session.load()
             self._records[domid] = record
             self.doors.open(domid)
         self.clients.restore()
+        # Looked at here, while it can still be refused.
+        _ = self.described
         self.machine.image.sweep()
 
     @property

@@ -9,7 +9,8 @@ pass the toolstack's socket (`xbd.services.activation`); that one stays when the
 import math
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -185,8 +186,8 @@ async def serve(
     stop = trio.Event() if stop is None else stop
     manager = manager or ServiceManager()
     doors = _Doors(runtime_dir, state)
-    host = doors.host = Host(machine, name=name, doors=doors)
     try:
+        host = doors.host = _host(machine, name, doors, state)
         _remove_leftovers(runtime_dir)
         with plain_errors():
             async with trio.open_nursery() as nursery:
@@ -206,6 +207,11 @@ async def serve(
                 manager.stopping("letting peers finish, then a last audit")
                 doors.finish()
                 nursery.cancel_scope.deadline = trio.current_time() + SHUTDOWN_GRACE_S
+    except BaseException:
+        # Nothing that was saved has changed, unless the host was ready.
+        if state is not None:
+            state.close(in_order=False)
+        raise
     finally:
         doors.close_all()
         os.close(lock)
@@ -219,16 +225,28 @@ async def serve(
     return violations
 
 
+@contextmanager
+def _refused_if_damaged(state: StateDir | None) -> Iterator[None]:
+    """Turn what is wrong with a saved state into what a daemon says when it cannot start. Raises ConfigError."""
+    try:
+        yield
+    except DamagedState as error:
+        where = "the saved state" if state is None else state.path
+        raise ConfigError(where, "", f"the saved host cannot be used: {error}") from error
+
+
+def _host(machine: Machine, name: str, doors: _Doors, state: StateDir | None) -> Host:
+    with _refused_if_damaged(state):
+        return Host(machine, name=name, doors=doors)
+
+
 def _people(
     host: Host, dom0: Mapping[str, object] | None, domains: Sequence[Mapping[str, object]], state: StateDir | None
 ) -> None:
     """Make a new host's domains, or take up a recovered one's. Raises HypercallError, ConfigError."""
     if host.is_restored:
-        try:
+        with _refused_if_damaged(state):
             host.restore()
-        except DamagedState as error:
-            where = "the saved state" if state is None else state.path
-            raise ConfigError(where, "", f"the saved host cannot be used: {error}") from error
     else:
         if dom0 is not None:
             host.create_dom0(dom0)

@@ -2,14 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from xbd.abi import ON_CRASH
+from xbd.errors import BadArgument, DamagedState
+from xbd.guest.mode import parse_mode
 from xbd.services.saved import SavedAgent
+from xbd.wire import fields
 from xbd.wire.session import Session, State
 
 Wake = Callable[[], None]
 # What of a record is saved; its name is the machine's.
 SAVED: Final = ("autostart", "guest", "mode", "shutdown_asked", "stopped", "settling", "on_crash", "crashed", "left")
+# How that is checked when it is read again; what is not named is true or false.
+_CHECKS: Final[dict[str, fields.Check]] = {
+    "guest": fields.settings,
+    "mode": fields.text(),
+    "on_crash": fields.choice(ON_CRASH),
+}
 # An agent whose connection was cut is back after half a second at most; one that is not, is dead.
 CRASHED_AFTER_S: Final = 5.0
 # After a restart of the daemon agents come back within half a second; until then no other one may boot their guests.
@@ -44,6 +54,19 @@ class Record:
     # When its agent was first missed; None: it is here, or not missed.
     missed_since: float | None = None
     saved: SavedAgent | None = None
+
+    @staticmethod
+    def checked(domid: int, told: dict[str, Any]) -> dict[str, Any]:
+        """Check what an earlier daemon saved of a domain; returns it. Raises DamagedState."""
+        if told.keys() != set(SAVED):
+            raise DamagedState(f"d{domid}: its record is not what this version of xbd saves")
+        try:
+            for key, value in told.items():
+                _CHECKS.get(key, fields.flag)(key, value)
+            parse_mode(told["mode"])
+        except BadArgument as error:
+            raise DamagedState(f"d{domid}: its record makes no sense: {error.message}") from error
+        return told
 
     def save(self) -> None:
         """Save what changes seldom; nothing where nothing is saved. Raises BadArgument: the settings are too long."""

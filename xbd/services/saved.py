@@ -19,7 +19,7 @@ from xbd.abi import MAX_WORDS, Frames
 from xbd.errors import BadArgument, DamagedState
 from xbd.machine.image import Column, Image, Kind, Layout, Section
 from xbd.wire.codec import MSGID_LIMIT
-from xbd.wire.protocol import MAX_SESSION_CHARS
+from xbd.wire.protocol import MAX_EVENT_NUMBER, MAX_SESSION_CHARS
 from xbd.wire.session import WINDOW_ANSWERS, Action, Session
 
 # Message ids and the length of the name, then the name: a character has four bytes at most.
@@ -80,9 +80,14 @@ class SavedSession(Session):
         if name_bytes == 0:
             return False
         hello, due, opened_with = int(words[_HELLO]), int(words[_NEXT]), int(words[_OPENED_WITH]) - 1
-        if not 0 < name_bytes <= 4 * MAX_SESSION_CHARS or not (0 <= hello < MSGID_LIMIT and 0 <= due < MSGID_LIMIT):
+        if not 0 < name_bytes <= 4 * MAX_SESSION_CHARS or not (
+            0 <= hello < MSGID_LIMIT and 0 <= due < MSGID_LIMIT and -1 <= opened_with < MSGID_LIMIT
+        ):
             raise DamagedState("a session makes no sense")
-        name = bytes(words[_NAME:].tobytes()[:name_bytes]).decode(errors="replace")
+        try:
+            name = bytes(words[_NAME:].tobytes()[:name_bytes]).decode()
+        except UnicodeDecodeError as error:
+            raise DamagedState("a session's name is no text") from error
         kept = min((due - hello - 1) % MSGID_LIMIT, self.window)
         for age in range(1, kept + 1):
             self.kept((due - age) % MSGID_LIMIT)
@@ -158,7 +163,7 @@ def read_map(column: Column) -> dict[str, Any]:
         return {}
     try:
         told = msgpack.unpackb(column.words[1:].tobytes()[:length_bytes], raw=False)
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise DamagedState(f"a record cannot be read: {error}") from error
     if not isinstance(told, dict):
         raise DamagedState("a record is no map")
@@ -192,8 +197,11 @@ class SavedDaemon:
 
     @property
     def next_event(self) -> int:
-        """Tell the number of the next event; 0: there was none yet."""
-        return int(self._next_event.words[0])
+        """Tell the number of the next event; 0: there was none yet. Raises DamagedState."""
+        number = int(self._next_event.words[0])
+        if not 0 <= number <= MAX_EVENT_NUMBER:
+            raise DamagedState(f"the next event has the number {number}")
+        return number
 
     def write_next_event(self, number: int) -> None:
         """Save the number of the next event."""
@@ -202,8 +210,11 @@ class SavedDaemon:
 
     @property
     def described(self) -> list[str]:
-        """Name the guests that the host file has described so far."""
-        return [str(name) for name in read_map(self._described).get("guests", [])]
+        """Name the guests that the host file has described so far. Raises DamagedState."""
+        names = read_map(self._described).get("guests", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DamagedState("the guests that the host file has described are no list of names")
+        return names
 
     def write_described(self, names: list[str]) -> None:
         """Save which guests the host file has described so far."""

@@ -9,17 +9,43 @@ the daemon was killed is in it: whoever goes on with the host undoes it.
 import io
 import json
 import os
+import struct
 import tarfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
 import xbd
-from xbd.errors import ConfigError
-from xbd.services.state_dir import FORMAT, data_extents, is_of_state, lock_state, read_state_format
+from xbd.errors import ConfigError, DamagedState
+from xbd.machine.image import Kind
+from xbd.services.state_files import (
+    FORMAT,
+    check_log,
+    check_section,
+    data_extents,
+    is_of_state,
+    read_state,
+    section_name,
+    sections_in,
+)
+from xbd.services.state_lock import StateLock, lock_state
 
 _MANIFEST: Final = "manifest.json"
 _PIECE_BYTES: Final = 1 << 20
+# The extents of a host of terabytes have some MB.
+_MANIFEST_BYTES: Final = 1 << 30
+# Of every host there are these, whatever domains it has.
+_ALWAYS: Final = ((Kind.HOST, 0), (Kind.DAEMON, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A file in a dump, as the manifest describes it: *extents* [first, end) in bytes, ascending."""
+
+    size_bytes: int
+    extents: tuple[tuple[int, int], ...]
+    crc: int
 
 
 def dump_state(directory: Path, archive: Path) -> int:
@@ -30,6 +56,7 @@ def dump_state(directory: Path, archive: Path) -> int:
     """
     lock = _lock_existing(directory)
     try:
+        _check_complete(directory)
         files = sorted(entry for entry in directory.iterdir() if is_of_state(entry.name))
         told = {entry.name: _describe(entry) for entry in files}
         manifest = json.dumps({"format": FORMAT, "xbd": xbd.__version__, "files": told}).encode()
@@ -42,7 +69,7 @@ def dump_state(directory: Path, archive: Path) -> int:
     except OSError as error:
         raise ConfigError(archive, "", f"cannot be written: {error.strerror}") from error
     finally:
-        os.close(lock)
+        lock.release(as_found=True)
     return len(files)
 
 
@@ -60,14 +87,15 @@ def restore_state(archive: Path, directory: Path) -> int:
             manifest = _read_manifest(tar, archive)
             for name, told in manifest.items():
                 _restore_file(tar, archive, name, told, directory)
-    except (OSError, tarfile.TarError, zlib.error, EOFError) as error:
+    except (OSError, tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError, struct.error) as error:
+        # tarfile lets through what it trips over in headers that are garbage.
         _remove(directory)
         raise ConfigError(archive, "", f"is no dump that can be read: {error}") from error
     except BaseException:
         _remove(directory)
         raise
     finally:
-        os.close(lock)
+        lock.release(as_found=False)
     return len(manifest)
 
 
@@ -80,11 +108,23 @@ def _write_archive(raw: IO[bytes], manifest: bytes, files: list[Path], told: dic
             parts.close()
 
 
-def _lock_existing(directory: Path) -> int:
-    if not (directory / "state.json").exists():
+def _lock_existing(directory: Path) -> StateLock:
+    if not directory.is_dir() or not any(is_of_state(entry.name) for entry in directory.iterdir()):
         raise ConfigError(directory, "", "is no state directory: there is no state.json in it")
-    read_state_format(directory)
     return lock_state(directory)
+
+
+def _check_complete(directory: Path) -> None:
+    """Refuse to dump what no daemon would go on with, as far as that can be told without reading it all. Raises ConfigError."""
+    told = read_state(directory)
+    if told is None or not told.is_committed:
+        raise ConfigError(directory, "", "holds no host yet: its daemon ended before it was ready")
+    check_log(directory / "undo", told)
+    try:
+        for kind, number in sorted({*sections_in(directory), *_ALWAYS}):
+            check_section(directory, kind, number)
+    except DamagedState as error:
+        raise ConfigError(directory, "", f"the saved host cannot be used: {error}") from error
 
 
 def _describe(entry: Path) -> dict[str, Any]:
@@ -130,24 +170,51 @@ def _add(tar: tarfile.TarFile, name: str, stream: io.BytesIO, size_bytes: int) -
     tar.addfile(member, stream)
 
 
-def _read_manifest(tar: tarfile.TarFile, archive: Path) -> dict[str, dict[str, Any]]:
-    """Read what the archive says that it holds. Raises ConfigError."""
+def _read_manifest(tar: tarfile.TarFile, archive: Path) -> dict[str, _Member]:
+    """Read what the archive says that it holds; state.json comes last, so that half a host is none. Raises ConfigError."""
     member = tar.next()
     stream = tar.extractfile(member) if member is not None and member.name == _MANIFEST else None
     try:
-        told = json.loads(stream.read()) if stream is not None else {}
-    except ValueError as error:
+        told = json.loads(stream.read(_MANIFEST_BYTES)) if stream is not None else {}
+    except (ValueError, RecursionError) as error:
         raise ConfigError(archive, _MANIFEST, f"is damaged: {error}") from error
-    if told.get("format") != FORMAT:
-        raise ConfigError(archive, "format", f"{told.get('format')!r:.40}; this xbd, {xbd.__version__}, reads {FORMAT}")
-    files: dict[str, dict[str, Any]] = told["files"]
+    if not isinstance(told, dict) or type(told.get("format")) is not int or told["format"] != FORMAT:
+        found = told.get("format") if isinstance(told, dict) else told
+        raise ConfigError(archive, "format", f"{found!r:.40}; this xbd, {xbd.__version__}, reads {FORMAT}")
+    files = told.get("files")
+    if not isinstance(files, dict):
+        raise ConfigError(archive, _MANIFEST, "names no files")
     for name in files:
         if not is_of_state(name):
             raise ConfigError(archive, _MANIFEST, f"names {name!r:.80}, which is no file of a state directory")
-    return files
+    missing = [name for name in ("undo", *(section_name(*key) for key in _ALWAYS), "state.json") if name not in files]
+    if missing:
+        raise ConfigError(archive, _MANIFEST, f"{missing[0]} is missing")
+    return {name: _member(archive, name, files[name]) for name in sorted(files, key="state.json".__eq__)}
 
 
-def _restore_file(tar: tarfile.TarFile, archive: Path, name: str, told: dict[str, Any], directory: Path) -> None:
+def _member(archive: Path, name: str, told: object) -> _Member:
+    """Read what the manifest says of a file. Raises ConfigError."""
+    match told:
+        case {"size_bytes": int(size_bytes), "extents": list(extents), "crc": int(crc)} if 0 <= size_bytes < 1 << 62:
+            at, read = 0, []
+            for extent in extents:
+                match extent:
+                    case [int(first), int(end)] if at <= first <= end <= size_bytes:
+                        read.append((first, end))
+                        at = end
+                    case _:
+                        raise ConfigError(
+                            archive, _MANIFEST, f"{name}: its part {extent!r:.80} lies outside, or out of order"
+                        )
+            return _Member(size_bytes, tuple(read), crc)
+        case _:
+            raise ConfigError(
+                archive, _MANIFEST, f"{name} is described by {told!r:.80}, not by size, parts and checksum"
+            )
+
+
+def _restore_file(tar: tarfile.TarFile, archive: Path, name: str, told: _Member, directory: Path) -> None:
     member = tar.getmember(name) if name in tar.getnames() else None
     stream = tar.extractfile(member) if member is not None else None
     if stream is None:
@@ -155,8 +222,8 @@ def _restore_file(tar: tarfile.TarFile, archive: Path, name: str, told: dict[str
     crc = 0
     descriptor = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(descriptor, told["size_bytes"])
-        for first, end in told["extents"]:
+        os.ftruncate(descriptor, told.size_bytes)
+        for first, end in told.extents:
             at = first
             while at < end:
                 piece = stream.read(min(_PIECE_BYTES, end - at))
@@ -167,7 +234,7 @@ def _restore_file(tar: tarfile.TarFile, archive: Path, name: str, told: dict[str
                 at += len(piece)
     finally:
         os.close(descriptor)
-    if crc != told["crc"]:
+    if crc != told.crc:
         raise ConfigError(archive, "", f"{name} is damaged: its checksum differs")
 
 

@@ -177,6 +177,11 @@ class Supervisor:
                 return
             deaths = deaths + 1 if trio.current_time() - began < SOON_S else 1
             self._say(f"the agents died: {how_it_ended(code)}")
+            if code == _EXIT_CONFIG:
+                # They have said what is wrong, and would only say so again.
+                self._say("giving up")
+                self._exit_code = code
+                return
             if deaths >= DEATHS_IN_A_ROW:
                 self._say(f"that was {deaths} times in a row: giving up")
                 self._exit_code = 1

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 import trio
 
-from xbd.errors import ConfigError, HypercallError, RemoteProtocolError, XbdError
+from xbd.errors import ConfigError, DamagedState, HypercallError, RemoteProtocolError, XbdError
 from xbd.toolstack.client import Client, open_client
 from xbd.toolstack.sockets import find_socket
 from xbd.toolstack.views import DomainView
@@ -96,7 +96,7 @@ def raise_as_failure(error: BaseException) -> NoReturn:
         if strangers is None:
             raise_as_failure(error.exceptions[0])
     match error:
-        case ConfigError():
+        case ConfigError() | DamagedState():
             raise Failure(str(error), EXIT_CONFIG) from error
         case RemoteProtocolError(hint=str(hint)) if hint:
             raise Failure(f"{error} (expected {hint})") from error

@@ -14,7 +14,7 @@ from xbd.lab.soaking import people
 from xbd.lab.soaking.stage import Member, Stage
 from xbd.lab.soaking.traffic import Traffic
 from xbd.lab.soaking.witness import Witness
-from xbd.services.state_dir import is_of_state
+from xbd.services.state_files import is_of_state
 from xbd.toolstack.client import Client, open_client
 from xbd.toolstack.progress import Following, observe_all
 from xbd.toolstack.views import DOM0, DomainView
