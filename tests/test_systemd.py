@@ -22,8 +22,9 @@ from xbd.services.sockets import bind_unix, descriptors_for
 from xbd.toolstack.client import open_client
 
 SYSTEMD = Path(__file__).parent.parent / "systemd"
-UNITS = sorted(path.name for path in SYSTEMD.iterdir() if path.suffix in (".service", ".socket"))
+UNITS = sorted(path.name for path in SYSTEMD.iterdir() if path.suffix in (".service", ".socket", ".target"))
 SERVICES = [name for name in UNITS if name.endswith(".service")]
+CLIENTS = [name for name in SERVICES if name != "xbd-hypervisor.service"]
 WORST_EXPOSURE = 2.0
 GUESTS_AT_LEAST = 1000
 
@@ -100,6 +101,30 @@ def test_the_services_say_what_they_must(unit: str) -> None:
     assert settings["RestrictAddressFamilies"] == ["AF_UNIX"]
     assert settings["MemoryDenyWriteExecute"] == ["yes"]
     assert int(settings["WatchdogSec"][0]) > 0
+
+
+@pytest.mark.parametrize("unit", CLIENTS)
+def test_the_hypervisor_s_crash_stops_no_client(unit: str) -> None:
+    """No client of the hypervisor has a relation to it by which systemd stops or restarts that client when it crashes."""
+    settings = lines_of(unit)
+    assert not {"BindsTo", "Requires", "Requisite", "PartOf"} & settings.keys()
+    assert settings["StopPropagatedFrom"] == ["xbd-services.target"]
+    assert settings["After"] == ["xbd-hypervisor.service"]
+
+
+def test_a_stop_and_a_start_of_the_hypervisor_reach_its_clients() -> None:
+    """By the target between them: it stops with the hypervisor, which starts it, and it starts those that are enabled."""
+    target, hypervisor = lines_of("xbd-services.target"), lines_of("xbd-hypervisor.service")
+    assert target["PartOf"] == target["After"] == ["xbd-hypervisor.service"]
+    assert hypervisor["Wants"] == ["xbd-services.target"]
+    assert {unit: lines_of(unit)["WantedBy"] for unit in CLIENTS} == {unit: ["xbd-services.target"] for unit in CLIENTS}
+
+
+def test_a_hypervisor_that_cannot_start_is_not_started_by_its_socket_again_and_again() -> None:
+    """Its failure reaches a target that conflicts with the socket; starting it again by hand opens the socket."""
+    hypervisor = lines_of("xbd-hypervisor.service")
+    assert hypervisor["OnFailure"] == ["xbd-hypervisor-failed.target"]
+    assert lines_of("xbd-hypervisor-failed.target")["Conflicts"] == ["xbd-hypervisor.socket"] == hypervisor["Requires"]
 
 
 def test_they_are_hardened_alike() -> None:
