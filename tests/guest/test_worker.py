@@ -10,9 +10,12 @@ from tests.guest.naive_host import Driver, NaiveHost, blocks, moved
 from xbd.abi import Decrease, DomainType, Populate
 from xbd.guest import (
     DRIVERS,
+    Answered,
+    Event,
     Guest,
     GuestSettings,
     LimitSet,
+    MemoryFreed,
     ModeSet,
     ShutdownAsked,
     TargetSet,
@@ -191,17 +194,95 @@ def test_a_full_host_makes_the_worker_back_off_and_give_up() -> None:
     assert state(driver) == ("cancelled", 1, 1)
 
 
-@on_both_back_ends
-def test_a_cancelled_deflation_is_woken_by_another_target_only(domain_type: DomainType) -> None:
-    """>> memory becomes free, the same target again << nothing; another target << it goes on."""
-    driver = booted(populated=8, free_frames=0, domain_type=domain_type)
+def cancelled(*, strategy: str = "full", domain_type: DomainType = DomainType.PVH) -> Driver:
+    """Boot a guest of 8 blocks that wanted 10, was refused them for a minute, and has been cancelled; then memory is free."""
+    driver = booted(populated=8, free_frames=0, strategy=strategy, domain_type=domain_type)
     driver.do(TargetSet(blocks(10)))
     driver.run_for(60)
     assert state(driver)[0] == "cancelled"
     driver.host.free_frames = 1 << 30
+    driver.host.executed.clear()
+    return driver
+
+
+@pytest.mark.parametrize("event", [TargetSet(blocks(10)), LimitSet(blocks(16)), MemoryFreed()], ids=repr)
+@on_both_back_ends
+def test_a_cancelled_deflation_is_woken_by_whatever_it_is_told(domain_type: DomainType, event: Event) -> None:
+    """>> the same target again, the limit, or free memory << it grows at once."""
+    driver = cancelled(domain_type=domain_type)
+    driver.do(event)
+    assert driver.guest.statistics().current_pages == blocks(10)
+    assert state(driver) == ("done", 1, 1)
+    driver.assert_sound()
+
+
+@pytest.mark.parametrize("event", [TargetSet(blocks(10)), LimitSet(blocks(16)), MemoryFreed()], ids=repr)
+def test_a_deflation_that_backs_off_begins_anew_when_it_is_told(event: Event) -> None:
+    """>> told after the third failure, in vain << tried at once, and then after 2, 4 and 8 s as from the beginning."""
+    driver = booted(populated=8, free_frames=0)
     driver.do(TargetSet(blocks(10)))
+    driver.run_for(6)
+    assert state(driver) == ("again", 8, 4)
+    driver.host.executed.clear()
+    driver.do(event)
+    assert shape(driver) != []
+    assert state(driver) == ("again", 2, 2)
+    driver.run_for(13)
+    assert state(driver)[0] == "again"
+    driver.run_for(1)
+    assert state(driver)[0] == "cancelled"
+
+
+@pytest.mark.parametrize("event", [TargetSet(blocks(10)), LimitSet(blocks(16)), MemoryFreed()], ids=repr)
+def test_what_a_worker_is_told_during_a_batch_is_not_lost(event: Event) -> None:
+    """>> told between the last try's refusal and its answer << tried once more, at once."""
+    driver = booted(populated=8, free_frames=0)
+    driver.do(TargetSet(blocks(10)))
+    driver.run_for(13.9)
+    driver.now = 14.0
+    driver.send(Tick())
+    refused = [driver.host.execute(driver.queue.popleft()) for _ in range(len(driver.queue))]
+    driver.host.free_frames = 1 << 30
+    driver.send(event)
+    assert not driver.queue
+    driver.do(Answered(refused))
+    assert driver.guest.statistics().current_pages == blocks(10)
+    driver.assert_sound()
+
+
+def test_a_worker_that_is_told_in_vain_tries_once_each_time() -> None:
+    """>> told ten times while the host has nothing << ten tries at once, and no more of them."""
+    driver = cancelled()
+    driver.host.free_frames = 0
+    for told in range(1, 11):
+        driver.do(MemoryFreed())
+        tries = [kind for kind, order, _ in moved(driver.host.executed) if (kind, order) == ("Populate", 0)]
+        assert len(tries) == told
+    driver.assert_sound()
+
+
+def test_free_memory_of_the_host_does_not_concern_who_gives_memory_up() -> None:
+    """>> an inflation was cancelled, the host has memory << nothing is tried; the same target again << it is."""
+    driver = booted(workload=Idle(used=0.6, cache=0, kernel=0))
+    driver.do(TargetSet(blocks(8)))
     driver.run_for(60)
+    driver.host.executed.clear()
+    for event in (MemoryFreed(), LimitSet(blocks(16))):
+        driver.do(event)
+        assert state(driver)[0] == "cancelled"
+    driver.do(TargetSet(blocks(8)))
+    assert state(driver)[0] == "again"
+
+
+@on_both_back_ends
+def test_a_cancelled_stock_deflation_is_woken_by_another_target_only(domain_type: DomainType) -> None:
+    """>> memory is free, the same target, the limit again << nothing; another target << it goes on (semantics section 8)."""
+    driver = cancelled(strategy="stock", domain_type=domain_type)
+    for event in (MemoryFreed(), TargetSet(blocks(10)), LimitSet(blocks(16))):
+        driver.do(event)
+        driver.run_for(60)
     assert driver.guest.statistics().current_pages == blocks(8)
+    assert driver.guest.statistics().wake_when_told == 0
     driver.do(TargetSet(blocks(11)))
     assert driver.guest.statistics().current_pages == blocks(11)
 

@@ -1,7 +1,7 @@
 """A virtual host whose guests' commands are carried out one at a time, in any order that the rules allow.
 
 A domain's commands run in the order sent and are answered in that order; everything else is by lot: who
-is next, how much of a step is answered at once, and when somebody is told of messages.
+is next, how much of a step is answered at once, and when somebody is told of messages or of free memory.
 """
 
 from collections import deque
@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 
 from xbd.abi import Command
-from xbd.guest import Answered, Event, MessagesWaiting, Tick
+from xbd.guest import Answered, Event, MemoryFreed, MessagesWaiting, Tick
 from xbd.lab.virtual import VirtualHost
 
 
@@ -26,7 +26,7 @@ class StepwiseHost(VirtualHost):
         self.pending: dict[int, deque[Command]] = {}
         self.executed: list[tuple[int, Command]] = []
         self.notes: list[tuple[int, str]] = []
-        self._woken: list[int] = []
+        self._woken: list[tuple[int, Event]] = []
 
     def _run(self, events: deque[tuple[int, Event]]) -> None:
         for domid, event in events:
@@ -34,7 +34,8 @@ class StepwiseHost(VirtualHost):
             self._agents[domid].deadline = step.deadline
             self.notes += [(domid, note.name) for note in step.notes]
             self.pending.setdefault(domid, deque()).extend(step.commands)
-        self._woken += self.machine.take_woken()
+        self._woken += [(domid, MessagesWaiting()) for domid in self.machine.take_woken()]
+        self._woken += [(domid, MemoryFreed()) for domid in self.machine.take_relieved()]
 
     def reboot(self, domid: int) -> None:
         """Forget what the old guest still wanted, and boot another."""
@@ -58,10 +59,10 @@ class StepwiseHost(VirtualHost):
         self._run(deque([(domid, Answered(results))]))
 
     def wake(self) -> None:
-        """Tell somebody of messages."""
-        domid = self._woken.pop(int(self.lots.integers(len(self._woken))))
+        """Tell somebody of messages, or of free memory."""
+        domid, event = self._woken.pop(int(self.lots.integers(len(self._woken))))
         if domid in self._agents:
-            self._run(deque([(domid, MessagesWaiting())]))
+            self._run(deque([(domid, event)]))
 
     def turn(self) -> bool:
         """Do one thing; says whether there was one."""

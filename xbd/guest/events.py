@@ -54,11 +54,16 @@ class MessagesWaiting:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryFreed:
+    """The host has memory again, after it had none for this guest."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShutdownAsked:
     """Stop: start nothing new, and note `shutdown` when nothing is in flight any more."""
 
 
-Event = Answered | TargetSet | LimitSet | ModeSet | Tick | Demand | MessagesWaiting | ShutdownAsked
+Event = Answered | TargetSet | LimitSet | ModeSet | Tick | Demand | MessagesWaiting | MemoryFreed | ShutdownAsked
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from xbd.guest.events import (
     Demand,
     Event,
     LimitSet,
+    MemoryFreed,
     MessagesWaiting,
     ModeSet,
     Note,
@@ -113,8 +114,10 @@ class Guest:
                 self._procedures.answer(results)
             case TargetSet(pages):
                 self._wishes.target_pages = pages
+                self._worker.told_target()
             case LimitSet(pages):
                 self._wishes.limit_pages = pages
+                self._worker.told_of_room()
             case ModeSet(mode):
                 self._wishes.mode = mode
                 self._notes.append(Note("mode", {"mode": str(mode)}))
@@ -124,6 +127,8 @@ class Guest:
                 self._wishes.stopping = True
             case MessagesWaiting():
                 self._io.messages_waiting()
+            case MemoryFreed():
+                self._worker.told_of_room()
             case Tick():
                 pass
             case _ as unreachable:

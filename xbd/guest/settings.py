@@ -26,7 +26,8 @@ class DriverSettings:
     pages are unmovable allocations, as in Linux today, taken in descending runs. *retry_max* is sysfs's
     max_retry_count (0: for ever), *delay_max_s* its max_schedule_delay. *wake_on_free_pages*: a cancelled inflation
     is tried again when so many pages became free (0: never, as in Linux). *floor_pages*: the driver aims no lower
-    (None: 1/32 of the gfns). *slots_max_pages*: so many gfns may be out as slots (None: an eighth of them; 0: none).
+    (None: 1/32 of the gfns). *wake_when_told*: a worker that was refused tries again at once when it is told its target
+    again, or that the host has memory or its limit room for it (False: only another target wakes it, as in Linux). *slots_max_pages*: so many gfns may be out as slots (None: an eighth of them; 0: none).
     *vacate_blocks*: how many blocks are emptied at a time for an inflation that finds none
     wholly free (0: none, it goes on by single pages, and migration tidies up after it). *exchange_worker_s*: the
     period of a worker that exchanges 512 ballooned single pages for a 2 MiB page (0: there is none).
@@ -40,6 +41,7 @@ class DriverSettings:
     delay_max_s: int = 32
     retry_max: int = 4
     wake_on_free_pages: int = 512
+    wake_when_told: bool = True
     floor_pages: int | None = None
     slots_max_pages: int | None = None
     vacate_blocks: int = 64
@@ -58,7 +60,9 @@ class DriverSettings:
 
 
 # Linux's driver as it is.
-_STOCK: Final = DriverSettings(queues=("stack", "foreign"), migration=False, unmovable=True, wake_on_free_pages=0)
+_STOCK: Final = DriverSettings(
+    queues=("stack", "foreign"), migration=False, unmovable=True, wake_on_free_pages=0, wake_when_told=False
+)
 # The queues alone: what is not whole stays so, and nobody empties blocks.
 _QUEUES: Final = DriverSettings(migration=False, vacate_blocks=0)
 DRIVERS: Final[Mapping[str, DriverSettings]] = {

@@ -16,7 +16,8 @@ class GuestStatistics:
     mapped now, *io_deferred_pages* whose grants could not be ended yet.
 
     `current_kb`, `low_kb`, `high_kb`, `target_kb`, `target`, `schedule_delay`, `max_schedule_delay`, `retry_count` and
-    `max_retry_count` are what Linux's Xen balloon driver shows in sysfs; `target` is in bytes there.
+    `max_retry_count` are what Linux's Xen balloon driver shows in sysfs; `target` is in bytes there. *wake_when_told*: a
+    worker that was refused tries again when it is told its target again or of free memory (1), or it does not (0).
     """
 
     gfn_count: int
@@ -72,6 +73,7 @@ class GuestStatistics:
     max_schedule_delay: int
     retry_count: int
     max_retry_count: int
+    wake_when_told: int
 
     def as_lies(self) -> "GuestStatistics":
         """Return what a guest in mode `lies` reports: it claims to have reached its target, and to need it all."""
@@ -150,4 +152,5 @@ def _sysfs(parts: Parts) -> dict[str, int]:
         "max_schedule_delay": backoff.delay_max_s,
         "retry_count": backoff.retry_count,
         "max_retry_count": backoff.retry_max,
+        "wake_when_told": int(parts.worker.wakes_when_told),
     }

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import BootInfo, DomainType, Frames
-from xbd.guest import Answered, Event, Guest, GuestSettings, LimitSet, MessagesWaiting, TargetSet, Tick
+from xbd.guest import Answered, Event, Guest, GuestSettings, LimitSet, MemoryFreed, MessagesWaiting, TargetSet, Tick
 from xbd.guest.workload import Idle, Workload
 from xbd.machine import HostSettings, Machine
 from xbd.units import SUPER_PAGES
@@ -102,8 +102,13 @@ class VirtualHost:
         """Let guests step by turns: each event is a turn, and what comes of it is put behind the others."""
         for _ in range(_ROUNDS_MAX):
             events.extend((domid, MessagesWaiting()) for domid in self.machine.take_woken() if domid in self._agents)
+            events.extend((domid, MemoryFreed()) for domid in self.machine.take_relieved() if self._listens(domid))
             if not events:
-                return
+                if not self.machine.has_offers:
+                    return
+                # All is quiet: who was told of free memory and has not asked for it will not, and others may.
+                self.machine.withdraw_offers()
+                continue
             domid, event = events.popleft()
             agent = self._agents[domid]
             step = agent.guest.step(event, self.now)
@@ -114,6 +119,11 @@ class VirtualHost:
         raise AssertionError(
             f"{sorted({domid for domid, _ in events})} go on after {_ROUNDS_MAX} rounds at {self.now} s"
         )
+
+    def _listens(self, domid: int) -> bool:
+        """Whether a guest wants to hear of free memory; a step less leaves one that does not exactly as it was."""
+        agent = self._agents.get(domid)
+        return agent is not None and agent.settings.driver.wake_when_told
 
     def set_target(self, domid: int, pages: int) -> None:
         """Set a domain's target as the toolstack does: shrinking target before limit, growing limit before target."""
@@ -132,6 +142,8 @@ class VirtualHost:
 
     def advance(self, until: float) -> None:
         """Move time on to *until*, waking each guest when its deadline comes."""
+        # What was done to the machine itself may have freed memory.
+        self._run(deque())
         while (due := self._next_deadline()) <= until:
             self.now = max(self.now, due)
             for domid in self.domids():

@@ -200,6 +200,11 @@ class Domain:
         column.words[0, 1:].view(np.uint8)[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
 
     @property
+    def lacking_pages(self) -> int:
+        """Pages that it should hold and may hold, and does not hold yet; 0 or less when there are none."""
+        return min(self.target_pages, self.max_pages) - self.tot_pages
+
+    @property
     def superpage_coverage(self) -> float:
         """Share of what the domain holds that lies in leaves; 1.0 when it holds nothing."""
         return SUPER_PAGES * self.leaves / self.tot_pages if self.tot_pages else 1.0

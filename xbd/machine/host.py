@@ -20,6 +20,7 @@ from xbd.errors import DamagedState
 from xbd.frames import FrameAllocator, Groups, expand_supers
 from xbd.machine.image import Image, Layout, Section
 from xbd.machine.settings import HOME_FILLS, HostSettings
+from xbd.machine.waiting import Waiting
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 # "Nearly whole" begins at half: below it, more is gained by giving the rest away than by waiting for its owner.
@@ -77,6 +78,7 @@ class HostFrames:
         self.heap = FrameAllocator(superframes << SUPER_ORDER, shelf_of=self._shelf_of if settings.keep_holes else None)
         # What is free, but promised to a domain.
         self.claimed_pages = 0
+        self.waiting = Waiting()
         frames = superframes << SUPER_ORDER
         self.whole_owner: NDArray[np.uint16] = image.make("host.whole_owner", superframes, np.uint16)
         self.at_home: NDArray[np.uint16] = image.make("host.at_home", superframes, np.uint16)

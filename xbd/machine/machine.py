@@ -172,6 +172,7 @@ class Machine:
             its name is free at once.
         """
         domain = self.registry.living(domid)
+        self.host.waiting.forget(domid)
         claims.release(self.host, domain)
         grants.release_mappings(self.registry, self.host, domain)
         messages.announce_departure(self.registry, domain, grants.mappers_of(domain))
@@ -226,6 +227,7 @@ class Machine:
         Its grants and mappings end; where others map its pages, their mappings are cut off (see `grants.cut_off`).
         """
         domain = self.registry.living(domid)
+        self.host.waiting.forget(domid)
         messages.announce_departure(self.registry, domain, grants.mappers_of(domain))
         grants.release_mappings(self.registry, self.host, domain)
         grants.cut_off(self.registry, self.host, domain)
@@ -281,8 +283,10 @@ class Machine:
 
     @property
     def has_news(self) -> bool:
-        """Whether `take_woken` or `take_vanished` has anything to tell."""
-        return bool(self.registry.woken or self.registry.vanished)
+        """Whether `take_woken`, `take_vanished` or `take_relieved` may have anything to tell."""
+        if self.registry.woken or self.registry.vanished:
+            return True
+        return not self.host.waiting.is_empty and self.host.waiting.is_ready(*self._unclaimed())
 
     def take_woken(self) -> list[int]:
         """Tell, once, which domains have got messages since this was last asked, in that order."""
@@ -295,6 +299,26 @@ class Machine:
         vanished = list(self.registry.vanished)
         self.registry.vanished.clear()
         return vanished
+
+    def take_relieved(self) -> list[int]:
+        """Tell, once, for which domains that were refused memory there is some now; see `waiting`."""
+        waiting = self.host.waiting
+        if waiting.is_empty or not waiting.is_ready(*self._unclaimed()):
+            return []
+        return waiting.take(*self._unclaimed(), lambda domid: self._domains[domid].lacking_pages)
+
+    def _unclaimed(self) -> tuple[int, int]:
+        """Count the free frames that are not claimed, and the free superframes."""
+        return claims.free_frames_for(self.host, None), self.host.heap.free_superframes
+
+    @property
+    def has_offers(self) -> bool:
+        """Whether a domain that `take_relieved` named has not tried to get memory since."""
+        return self.host.waiting.has_offers
+
+    def withdraw_offers(self) -> None:
+        """Let `take_relieved` name others in place of those that have not tried to get memory since they were named."""
+        self.host.waiting.withdraw_offers()
 
     # -- looking
 

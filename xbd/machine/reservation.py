@@ -48,6 +48,10 @@ def populate(host: HostFrames, domain: Domain, command: Populate | Deflate) -> M
         _populate_small(host, domain, gfns[:count])
     if domain.claimed_pages:
         claims.consume(host, domain, count << order)
+    if stop is Stop.ENOMEM:
+        host.waiting.refuse(domain.domid, order, domain.lacking_pages)
+    elif not host.waiting.is_empty:
+        host.waiting.forget(domain.domid)
     return answer(count, gfns.size, stop)
 
 

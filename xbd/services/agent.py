@@ -16,6 +16,7 @@ from xbd.guest import (
     Event,
     Guest,
     LimitSet,
+    MemoryFreed,
     MessagesWaiting,
     ModeSet,
     Note,
@@ -249,5 +250,7 @@ def _event(method: str, params: Mapping[str, object]) -> Event:
             return ModeSet(parse_mode(mode))
         case "messages", _:
             return MessagesWaiting()
+        case "memory", _:
+            return MemoryFreed()
         case _:
             return ShutdownAsked()

@@ -28,6 +28,9 @@ from xbd.wire.session import Action
 
 # The control domain's number.
 DOM0: Final = 0
+# A guest that is told of free memory asks for it within milliseconds; one that has not by then is not waited for, and
+# the next in line is told.
+OFFER_S: Final = 1.0
 
 
 class Host:
@@ -49,6 +52,8 @@ class Host:
         self.is_restored = self._is_saved and machine.image.is_recovered
         self.saved = daemon_section(machine.image, new=not self.is_restored) if self._is_saved else None
         self.clients = ClientSessions(self.saved)
+        # When guests that were told of free memory and did not ask for it are not waited for any more.
+        self._offers_end: float | None = None
         self.events = EventLog(first_number=max(self.saved.next_event, 1) if self.saved else 1)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "list": self._list,
@@ -74,7 +79,10 @@ class Host:
         handler = self._methods.get(method)
         if handler is None:
             raise BadArgument(f"unknown method {method!r:.80}", f"one of {', '.join(TOOLSTACK_METHODS)}")
-        return handler(**fields.check_params(method, TOOLSTACK_METHODS[method].params, untrusted_params))
+        answer = handler(**fields.check_params(method, TOOLSTACK_METHODS[method].params, untrusted_params))
+        if self.machine.has_news:
+            self._tell_news()
+        return answer
 
     # -- the toolstack's methods; parameters are checked
 
@@ -185,7 +193,6 @@ class Host:
         if zombie_pages:
             self._zombies[record.domid] = record.name
         self._event("destroyed", record, zombie_pages=zombie_pages)
-        self._tell_news()
         return {"zombie_pages": zombie_pages}
 
     def _not_dom0(self, domid: int | str, ended: str) -> Record:
@@ -319,7 +326,11 @@ class Host:
         record.save()
 
     def tick(self, now: float) -> float | None:
-        """Look whose agents have died, and do as `on_crash` says; returns when to look again, None: at the next event."""
+        """Look whose agents have died, and which guests let free memory lie, and act on it.
+
+        Returns:
+            When to look again; None: at the next event.
+        """
         missed = [record for record in self._records.values() if record.is_missed]
         due = []
         for record in missed:
@@ -333,7 +344,21 @@ class Host:
                 self._event("agent_lost", record)
             else:
                 self._crash(record)
-        return min(due, default=None)
+        renewed = self._renew_offers(now)
+        return min(due if renewed is None else [*due, renewed], default=None)
+
+    def _renew_offers(self, now: float) -> float | None:
+        """Tell the next guests of free memory that others were told of and let lie; returns when to do so again, if at all."""
+        if self._offers_end is not None and now >= self._offers_end:
+            self._offers_end = None
+            self.machine.withdraw_offers()
+        if self.machine.has_news:
+            self._tell_news()
+        if not self.machine.has_offers:
+            self._offers_end = None
+        elif self._offers_end is None:
+            self._offers_end = now + OFFER_S
+        return self._offers_end
 
     def _crash(self, record: Record) -> None:
         record.crashed = True
@@ -369,9 +394,15 @@ class Host:
         ]
 
     def _tell_news(self) -> None:
-        """Tell agents that they have messages, and the toolstack which zombies are gone."""
+        """Tell agents that they have messages, or that there is memory again, and the toolstack which zombies are gone."""
         for domid in self.machine.take_woken():
             self._records[domid].notify("messages")
+        relieved = self.machine.take_relieved()
+        for domid in relieved:
+            self._records[domid].notify("memory")
+        if relieved and self._offers_end is None:
+            # Whoever keeps the time learns by this that `tick` has something to look after.
+            self._wake_subscribers()
         for domid in self.machine.take_vanished():
             self._announce("vanished", domid=domid, name=self._zombies.pop(domid))
 
@@ -389,6 +420,9 @@ class Host:
         self.events.add(event, **details)
         if self.saved is not None:
             self.saved.write_next_event(self.events.next_number)
+        self._wake_subscribers()
+
+    def _wake_subscribers(self) -> None:
         for wake in self.subscribers:
             wake()
 

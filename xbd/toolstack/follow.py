@@ -11,7 +11,7 @@ import trio
 from xbd.errors import HypercallError
 from xbd.toolstack.cli import for_each
 from xbd.toolstack.client import Client
-from xbd.toolstack.progress import DEADLINE_S, GETS_NO_MORE, STUCK_AFTER_S, Following, anything_to_wait_for, observe_all
+from xbd.toolstack.progress import DEADLINE_S, STUCK_AFTER_S, Following, Outcome, anything_to_wait_for, observe_all
 from xbd.toolstack.render import progress_lines
 from xbd.toolstack.targets import Change
 from xbd.toolstack.views import DomainView
@@ -81,11 +81,11 @@ async def follow(
         if not anything_to_wait_for(following):
             break
         await pause_for_next_look(began)
-    starved = [one for one in following if one.reason == GETS_NO_MORE]
+    starved = [one for one in following if one.lacks_memory and one.outcome in (Outcome.STUCK, Outcome.REFUSED)]
     if starved:
         free_pages = int((await client.host())["free_frames"])
         for one in starved:
-            one.reason = f"{GETS_NO_MORE}; the host has {format_pages(free_pages)} free"
+            one.reason = f"{one.reason}; the host has {format_pages(free_pages)} free"
 
 
 async def until_interrupted(waiting: Coroutine[object, object, None]) -> bool:

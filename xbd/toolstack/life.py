@@ -21,7 +21,7 @@ from xbd.toolstack.cli import (
 )
 from xbd.toolstack.client import Client
 from xbd.toolstack.follow import pause_for_next_look
-from xbd.toolstack.progress import DEADLINE_S
+from xbd.toolstack.progress import DEADLINE_S, cancellation
 from xbd.toolstack.targets import AskedWrong, Rounded, choose, is_any, is_mortal, parse_pages, round_pages
 from xbd.toolstack.views import DomainView
 from xbd.units import format_pages
@@ -282,6 +282,7 @@ def wait_command(
             "state": "gone" if now is None else now.state,
             "tot_pages": None if now is None else now.tot_pages,
             "target_pages": None if now is None else now.target_pages,
+            "reason": "" if now is None or met[domain.domid] else cancellation(now),
         }
         for domain, now in outcome
     ]
@@ -319,4 +320,6 @@ def _wait_line(domain: DomainView, now: DomainView | None, condition: str, timeo
         return f"{domain.name}: was destroyed meanwhile"
     held = f"it is {now.state}, holds {format_pages(now.tot_pages)}, its target is {format_pages(now.target_pages)}"
     wanted = "at its target" if condition == "target" else condition
-    return f"{domain.name}: not {wanted} after {timeout:g} s: {held}"
+    cancelled = cancellation(now) if condition == "target" else ""
+    why = f"; {cancelled}" if cancelled else ""
+    return f"{domain.name}: not {wanted} after {timeout:g} s: {held}{why}"

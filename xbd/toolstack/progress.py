@@ -11,12 +11,16 @@ from enum import StrEnum
 from typing import Final
 
 from xbd.toolstack.views import DomainView
+from xbd.units import counted
 
 # A guest that backs off tries again after 2 s, then 4 s: 5 s without a page is more than bad luck.
 STUCK_AFTER_S: Final = 5.0
 # Four back-offs of a Linux driver; after that it has given up.
 DEADLINE_S: Final = 20.0
 GETS_NO_MORE: Final = "its guest gets no more memory"
+# What a guest's report says of a balloon driver that has stopped trying, and how often it tried where it does not say.
+_CANCELLED: Final = "cancelled"
+_LINUX_RETRIES: Final = 4
 
 
 class Outcome(StrEnum):
@@ -34,7 +38,8 @@ class Following:
     """One domain's way to its target.
 
     Attributes: *start_pages* what it held when it was told, *tot_pages* what it holds now, *nearest_pages* the
-    least distance to the target so far, *progressed_at* when that was reached, *told_at* when it was told.
+    least distance to the target so far, *progressed_at* when that was reached, *told_at* when it was told;
+    *lacks_memory*: it is stuck because it gets no more memory, so what the host has free is worth telling.
     """
 
     domid: int
@@ -47,6 +52,7 @@ class Following:
     progressed_at: float = field(init=False)
     outcome: Outcome = Outcome.MOVING
     reason: str = ""
+    lacks_memory: bool = False
 
     def __post_init__(self) -> None:
         self.tot_pages = self.start_pages
@@ -95,7 +101,9 @@ class Following:
             self.outcome, self.reason = Outcome.MOVING, ""
         elif now - self.progressed_at >= stuck_after_s:
             late = now - self.told_at >= deadline_s
-            self.outcome, self.reason = (Outcome.REFUSED if late else Outcome.STUCK), self._why(domain)
+            self.outcome = Outcome.REFUSED if late else Outcome.STUCK
+            self.lacks_memory = False
+            self.reason = self._why(domain)
 
     def _why(self, domain: DomainView) -> str:
         """Guess at what is in the way, from what can be seen."""
@@ -105,9 +113,29 @@ class Following:
             return "somebody else has set another target meanwhile"
         if domain.told.get("mode", "normal") != "normal":
             return f"its guest's mode is {domain.told['mode']!r}; `xbd guest-mode {self.name} normal` ends that"
+        cancelled = cancellation(domain)
         if self.target_pages > self.tot_pages:
-            return GETS_NO_MORE
+            self.lacks_memory = True
+            return cancelled or GETS_NO_MORE
+        if cancelled:
+            return cancelled
         return f"its guest gives up no more; `xbd info {self.name}` tells what it holds"
+
+
+def cancellation(domain: DomainView) -> str:
+    """Say, by the domain's report, that its balloon driver has stopped trying, and what helps; empty if it has not."""
+    report = domain.report
+    if report.get("worker_state") != _CANCELLED:
+        return ""
+    retries = report.get("max_retry_count")
+    times = retries if type(retries) is int and retries > 0 else _LINUX_RETRIES
+    grows = domain.target_pages > domain.tot_pages
+    refused_by = "the host had no memory for it" if grows else "it had no free memory to give"
+    if report.get("wake_when_told"):
+        helps = "it goes on when there is, or when it is told its target again"
+    else:
+        helps = "as Linux's, it tries again only for another target: neither the same one nor free memory wakes it"
+    return f"its balloon was cancelled after {counted(times, 'refusal')}: {refused_by}; {helps}"
 
 
 def observe_all(

@@ -7,7 +7,7 @@ JSON are in pages, those printed for people in MiB and the like.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from xbd.toolstack.progress import Following, Outcome
+from xbd.toolstack.progress import Following, Outcome, cancellation
 from xbd.toolstack.views import DomainView
 from xbd.units import MIB_PAGES, PAGE_BYTES, format_pages
 
@@ -83,6 +83,9 @@ def domain_details(domain: DomainView) -> list[str]:
         "hypercalls": _in_one_line(told.get("hypercalls") or {}),
         "extents_done": _in_one_line(told.get("extents") or {}),
     }
+    cancelled = cancellation(domain)
+    if cancelled:
+        pairs["balloon"] = cancelled
     lines = key_values(pairs)
     if domain.report:
         lines += ["", "what its guest says of itself:", *_queue_lines(domain.report), *key_values(domain.report)]

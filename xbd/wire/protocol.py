@@ -51,6 +51,12 @@ destroyed, what is mapped remains, as a zombie, until the last unmap.
 inbox or a sender's share of it that is full is EAGAIN. A message of no words from a domain says that
 this domain is gone, or has rebooted. The notification `messages` is no more than a hint to `receive`.
 
+**Memory that becomes free.** A guest whose populate stopped with ENOMEM, and that holds less than its target and its
+limit allow, is told by the notification `memory` when the host has some again: as much as it lacks, or a superframe. It is
+no promise, others may be quicker. It comes once for each refusal, to those first who have waited longest, and to no more
+at a time than there is memory for; who has not called `populate` within a second loses its turn to the next. Who was
+refused with E2BIG hears of it by `limit`.
+
 **Sessions** (domain sockets). `hello {version, session, last_seen}` opens a session under a name
 that the client makes up (a UUID, say), with `last_seen` nil. The calls that follow it number on
 from the msgid of that hello, rising by one, modulo 2**32. The daemon keeps the last 8 answers.
@@ -353,6 +359,7 @@ DOMAIN_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "limit": Method("max_pages is now so much.", {"number": _NUMBER, "pages": Param(_PAGES, "the limit")}),
     "mode": Method("Behave so.", {"number": _NUMBER, "mode": Param(fields.text(64), "as in guest_mode")}),
     "messages": Method("There are messages in its inbox.", {"number": _NUMBER}),
+    "memory": Method("A populate of it was refused with ENOMEM, and the host has memory again.", {"number": _NUMBER}),
     "shutdown": Method("Stop.", {"number": _NUMBER}),
     "dropped": Method("Why the connection ends: {reason, expected}."),
 }

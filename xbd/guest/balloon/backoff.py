@@ -40,11 +40,11 @@ class Backoff:
         """Take note of how a batch ended; returns the state that follows: AGAIN may become CANCELLED."""
         match outcome:
             case WorkerState.DONE:
-                self._reset()
+                self.restart()
             case WorkerState.AGAIN:
                 self.retry_count += 1
                 if self.retry_max and self.retry_count > self.retry_max:
-                    self._reset()
+                    self.restart()
                     outcome = WorkerState.CANCELLED
                 else:
                     self.schedule_delay = min(self.schedule_delay * 2, self.delay_max_s)
@@ -53,7 +53,8 @@ class Backoff:
         self.state = outcome
         return outcome
 
-    def _reset(self) -> None:
+    def restart(self) -> None:
+        """Count failures and delays from the beginning; the state stays."""
         self.schedule_delay = 1
         self.retry_count = 1
 

@@ -64,8 +64,31 @@ class Worker:
         self._slept_credit = 0
         self._slept_free = 0
         self._not_before = 0.0
+        self._told_meanwhile = False
 
     # -- when
+
+    @property
+    def wakes_when_told(self) -> bool:
+        """Whether it tries again what was refused when it is told that this may bring something."""
+        return self._settings.wake_when_told
+
+    def told_target(self) -> None:
+        """Try again what was refused: the toolstack has told the target, maybe the same again."""
+        if self.wakes_when_told:
+            self._try_again()
+
+    def told_of_room(self) -> None:
+        """Try to grow again, if growing was refused: the host has memory, or the limit was set."""
+        if self.wakes_when_told and self.credit() > 0:
+            self._try_again()
+
+    def _try_again(self) -> None:
+        # A batch that is under way may be refused although things have changed since it was sent.
+        self._told_meanwhile = self.running
+        if not self.running and self.backoff.state is not WorkerState.DONE:
+            self.backoff.restart()
+            self._wake_at = self._clock.now
 
     @property
     def aim_pages(self) -> int:
@@ -123,6 +146,7 @@ class Worker:
         while state is WorkerState.DONE and not self._wishes.stopping and self._wishes.mode.kind is not ModeKind.STUCK:
             yield self._balloon.token
             before = self._balloon.current_pages
+            self._told_meanwhile = False
             outcome = yield from self._batch()
             state = self.backoff.note(outcome)
             self._balloon.token.release()
@@ -133,7 +157,11 @@ class Worker:
                 self._can_vacate = self._vacated > 0
         if state is WorkerState.DONE and self._waits_for_slots():
             self.backoff.note(WorkerState.WAIT)
-        pause_s = self.backoff.pause_s
+        if self._told_meanwhile and state is not WorkerState.DONE:
+            self.backoff.restart()
+            pause_s: float | None = 0.0
+        else:
+            pause_s = self.backoff.pause_s
         self._wake_at = None if pause_s is None else self._clock.now + pause_s
         self._slept_credit = self.credit()
         self._slept_free = self._zone.free.free_frames
