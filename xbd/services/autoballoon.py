@@ -2,7 +2,7 @@
 
 It looks at the host every so often, lets the policy decide (`balancer`), and tells the hypervisor. Its
 own socket, `autoballoon.sock` beside the hypervisor's, is where `xbd reserve` asks for memory to be freed
-and held. It keeps nothing that matters: killed at any moment it leaves the host as it is, and the next
+and held; whoever may use the hypervisor's socket may use this one. It keeps nothing that matters: killed at any moment it leaves the host as it is, and the next
 one begins from what the host says; reservations end with it, as they do with the clients that took them.
 """
 
@@ -46,6 +46,8 @@ class Autoballoon:
 
     def __init__(self, hypervisor_path: Path, config: AutoballoonConfig) -> None:
         self._path = hypervisor_path
+        self._door: Door | None = None
+        self._unshared = ""
         self._config = config
         self._balancer = Balancer(config.settings)
 
@@ -53,6 +55,20 @@ class Autoballoon:
         """Go on by another configuration; reservations stay."""
         self._config = config
         self._balancer.change(config.settings)
+
+    def permit(self) -> None:
+        """Let those reserve who may use the hypervisor's socket, as things are now; what hinders it is logged once."""
+        door = self._door
+        if door is None:
+            return
+        try:
+            # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
+            door.anybody, unshared = sockets.permit_like(door.path, self._path), ""
+        except ConfigError as error:
+            door.anybody, unshared = False, str(error)
+        if unshared and unshared != self._unshared:
+            _log.warning("socket_not_shared", reason=unshared)
+        self._unshared = unshared
 
     async def balance(self) -> None:
         """Look and act for ever, through the hypervisor's restarts."""
@@ -70,14 +86,18 @@ class Autoballoon:
             await pauses.pause()
 
     async def _look(self, client: Client) -> None:
+        # Its group may be another since the last look: a hypervisor that was started again, or has reloaded its file.
+        self.permit()
         domains = minded(await client.list(), self._config.domains)
         snapshot = snapshot_of(await client.host(), domains)
         for action in self._balancer.look(snapshot, trio.current_time()):
             await _act(client, action)
 
     def open_door(self, path: Path) -> Door:
-        """Listen for those who reserve memory. Raises ConfigError: *path* cannot be bound."""
-        return Door(path, sockets.bind_unix(path), MAX_PEERS, self._serve_peer, TOOLSTACK_PATIENCE_S)
+        """Listen for those who reserve memory: whoever may use the hypervisor's socket. Raises ConfigError: it cannot be bound."""
+        self._door = Door(path, sockets.bind_unix(path), MAX_PEERS, self._serve_peer, TOOLSTACK_PATIENCE_S)
+        self.permit()
+        return self._door
 
     async def _serve_peer(self, transport: SocketTransport, log: SourceLog) -> None:
         await converse(transport, lambda wake: BalancerEndpoint(self._balancer, wake), log=log)

@@ -10,6 +10,8 @@ from xbd.errors import ConfigError
 # sockaddr_un.sun_path is char[108], and Linux wants room for the final NUL only from abstract-minded callers:
 # 107 bytes always work (man 7 unix).
 MAX_SOCKET_PATH_BYTES: Final = 107
+# Where a service of the system has its sockets.
+SYSTEM_RUNTIME_DIR: Final = Path("/run/xbd")
 
 
 def default_runtime_dir(environ: Mapping[str, str]) -> Path:
@@ -19,7 +21,7 @@ def default_runtime_dir(environ: Mapping[str, str]) -> Path:
         return Path(environ["RUNTIME_DIRECTORY"].split(":")[0])
     if environ.get("XDG_RUNTIME_DIR"):
         return Path(environ["XDG_RUNTIME_DIR"]) / "xbd"
-    return Path("/run/xbd")
+    return SYSTEM_RUNTIME_DIR
 
 
 def hypervisor_socket(runtime_dir: Path) -> Path:
@@ -35,6 +37,22 @@ def autoballoon_socket(runtime_dir: Path) -> Path:
 def domain_socket(runtime_dir: Path, domid: int) -> Path:
     """Name the socket of a domain."""
     return runtime_dir / "domains" / f"{domid}.sock"
+
+
+def absolute_path(path: Path) -> Path:
+    """Make a path absolute, and follow its links as far as they can be followed.
+
+    Not Path.resolve(), which raises where links go in a circle.
+
+    Raises:
+        ConfigError: the path is relative, and the current directory is gone.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as error:
+        raise ConfigError(
+            path, "", f"is relative to a current directory that cannot be named ({error.strerror}); begin it with /"
+        ) from error
 
 
 def check_socket_path(path: Path) -> Path:

@@ -114,13 +114,55 @@ def permit_group(path: Path, group: str | None) -> None:
     """
     if group is not None:
         _give_to_group(path, group)
-    path.chmod(0o600 if group is None else 0o660)
+    _change_mode(path, 0o600 if group is None else 0o660)
 
 
 def let_group_enter(runtime_dir: Path, group: str) -> None:
     """Let a group into the run-time directory, to find the socket there. Raises ConfigError: nothing has changed."""
     _give_to_group(runtime_dir, group)
-    runtime_dir.chmod(stat.S_IMODE(runtime_dir.stat().st_mode) | stat.S_IRGRP | stat.S_IXGRP)
+    _change_mode(runtime_dir, stat.S_IRGRP | stat.S_IXGRP, keep=True)
+
+
+def permit_like(path: Path, pattern: Path) -> bool:
+    """Let those use the socket at *path* who may use the one at *pattern*: this user, or its group as well.
+
+    Where there is no *pattern* yet, it is this user's alone.
+
+    Returns:
+        Whether a group may use it.
+
+    Raises:
+        ConfigError: the socket cannot be given to that group; it is this user's alone then.
+    """
+    try:
+        told = pattern.stat()
+    except OSError:
+        told = None
+    shared = told is not None and stat.S_ISSOCK(told.st_mode) and bool(told.st_mode & stat.S_IWGRP)
+    if told is None or not shared:
+        _change_mode(path, 0o600)
+        return False
+    try:
+        if path.stat().st_gid != told.st_gid:
+            _change_mode(path, 0o600)
+            os.chown(path, -1, told.st_gid)
+    except OSError as error:
+        raise ConfigError(
+            path, "", f"cannot be given to group {told.st_gid}, whose {pattern} is: {error.strerror}"
+        ) from error
+    _change_mode(path, 0o660)
+    return True
+
+
+def _change_mode(path: Path, mode: int, *, keep: bool = False) -> None:
+    """Set a path's mode, or, to *keep* what it has, add to it. Raises ConfigError: nothing has changed."""
+    try:
+        now = stat.S_IMODE(path.stat().st_mode)
+        wanted = now | mode if keep else mode
+        if wanted != now:
+            path.chmod(wanted)
+    except OSError as error:
+        raise ConfigError(path, "", f"cannot be given mode {mode:04o}: {error.strerror}") from error
 
 
 def _give_to_group(path: Path, group: str) -> None:

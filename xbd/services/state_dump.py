@@ -79,7 +79,7 @@ def restore_state(archive: Path, directory: Path) -> int:
     Raises:
         ConfigError: the directory is not empty, or the archive is none, damaged, or of another format.
     """
-    if directory.exists() and any(directory.iterdir()):
+    if not _is_empty(directory):
         raise ConfigError(directory, "", "is not empty; name one that is, or that is not there yet")
     lock = lock_state(directory)
     try:
@@ -108,8 +108,28 @@ def _write_archive(raw: IO[bytes], manifest: bytes, files: list[Path], told: dic
             parts.close()
 
 
+def _is_empty(directory: Path) -> bool:
+    """Tell whether nothing is in a directory; one that is not there is empty. Raises ConfigError."""
+    try:
+        return not any(directory.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        directory, "", f"cannot be looked into: {error.strerror}; be the user that its hypervisor runs as, or root"
+    )
+
+
 def _lock_existing(directory: Path) -> StateLock:
-    if not directory.is_dir() or not any(is_of_state(entry.name) for entry in directory.iterdir()):
+    try:
+        is_one = directory.is_dir() and any(is_of_state(entry.name) for entry in directory.iterdir())
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    if not is_one:
         raise ConfigError(directory, "", "is no state directory: there is no state.json in it")
     return lock_state(directory)
 

@@ -13,7 +13,7 @@ from xbd.autoballoon_config import AutoballoonConfig, load_autoballoon_config
 from xbd.services.runtime_dir import autoballoon_socket
 from xbd.toolstack.cli import Failure, group_socket, socket_option
 from xbd.toolstack.client import Client, open_client
-from xbd.toolstack.sockets import NoHypervisor, find_socket
+from xbd.toolstack.sockets import NotRunning, find_socket
 from xbd.toolstack.targets import parse_pages, round_pages
 from xbd.units import format_pages
 
@@ -70,10 +70,16 @@ async def _reserve(path: Path, pages: int, command: Sequence[str]) -> int:
             click.echo(f"{format_pages(pages)} is free, and held", err=True)
             if not command:
                 await trio.sleep_forever()
-            return (await trio.run_process(command, stdin=None, check=False)).returncode
-    except NoHypervisor as error:
+            return await _run(command)
+    except NotRunning as error:
         raise Failure(f"no autoballoon daemon at {path}; start one with `xbd autoballoon`") from error
-    except (FileNotFoundError, PermissionError) as error:
+
+
+async def _run(command: Sequence[str]) -> int:
+    """Run a command to its end; returns its exit code. Raises Failure: it cannot be run."""
+    try:
+        return (await trio.run_process(command, stdin=None, check=False)).returncode
+    except OSError as error:
         raise Failure(f"cannot run {command[0]}: {error.strerror}") from error
 
 

@@ -12,7 +12,7 @@ from xbd.abi import MAX_DOMAINS
 from xbd.autoballoon_config import AutoballoonConfig, load_autoballoon_config
 from xbd.config import HostConfig, load_host_config
 from xbd.errors import ConfigError
-from xbd.services.runtime_dir import check_socket_path, default_runtime_dir, domain_socket
+from xbd.services.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
 from xbd.toolstack.cli import EXIT_CONFIG
 from xbd.units import counted, format_pages
 
@@ -66,8 +66,8 @@ def _check_here(path: Path, config: HostConfig) -> None:
             grp.getgrnam(config.group)
         except KeyError as error:
             raise ConfigError(path, "host.group", f"no group is called {config.group!r} on this machine") from error
-    directory = (config.runtime_dir or default_runtime_dir(os.environ)).resolve()
     try:
+        directory = absolute_path(config.runtime_dir or default_runtime_dir(os.environ))
         check_socket_path(domain_socket(directory, MAX_DOMAINS))
     except ConfigError as error:
         raise ConfigError(path, "host.runtime_dir", f"{error.path} is {error.reason}") from error

@@ -11,7 +11,7 @@ import trio
 from xbd import log
 from xbd.abi import MAX_DOMAINS
 from xbd.config import LOG_LEVELS, MAX_HOST_PAGES, HostConfig, load_host_config
-from xbd.services.runtime_dir import check_socket_path, default_runtime_dir, domain_socket
+from xbd.services.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
 from xbd.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.toolstack.cli import Failure, complete_domains, group_socket, socket_option
 from xbd.toolstack.sockets import find_socket
@@ -125,7 +125,7 @@ def hypervisor_command(
     decided = [key for key, given in (("group", group), ("log_level", log_level)) if given]
     file = None if host_file is None else HostFile(host_file, config, decided)
     state_path = state_dir or config.state_dir
-    state = None if state_path is None else StateDir(state_path.resolve())
+    state = None if state_path is None else StateDir(absolute_path(state_path))
     recorder = None if recording is None else Recorder(recording)
     machine = make_machine(state, config.superframes, config.settings, recorder)
     dom0 = None if config.dom0 is None else config.dom0.as_create()
@@ -155,7 +155,7 @@ def _plain_host(memory: str, strategy: str) -> HostConfig:
 
 
 def _runtime_dir(given: Path | None, config: HostConfig) -> Path:
-    directory = (given or config.runtime_dir or default_runtime_dir(os.environ)).resolve()
+    directory = absolute_path(given or config.runtime_dir or default_runtime_dir(os.environ))
     # The longest name in it decides, before anything is started.
     check_socket_path(domain_socket(directory, MAX_DOMAINS))
     return directory
