@@ -1,5 +1,6 @@
 """What an ordinary user is told on a host of somebody else's, and what members of its group may do: real processes, two users."""
 
+import os
 import re
 import signal
 import socket
@@ -20,7 +21,7 @@ CLIENTS = (
     *(("list",), ("info",), ("top", "--once"), ("map",), ("events", "--no-follow"), ("audit",)),
     *(("wait", "web", "--timeout", "5"), ("mem-set", "web", "64m"), ("mem-max", "web", "64m"), ("claim", "web", "64m")),
     *(("create", "web", "--memory", "64m"), ("destroy", "web"), ("shutdown", "web"), ("guest-mode", "web", "stuck")),
-    *(("reserve", "64m", "true"), ("guests",), ("guest", "web"), ("autoballoon",)),
+    *(("reserve", "64m", "true"), ("guests",), ("guest", "web"), ("guest", "web", "--wait"), ("autoballoon",)),
     *(("xenstored",), ("metrics", "--listen", "127.0.0.1:0")),
 )
 
@@ -204,3 +205,38 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
             assert xbd.process.wait() == code, command
             xbd.end()
         assert len(xbd.said) == 1, xbd.said
+
+
+def test_a_guest_s_agent_waits_for_its_hypervisor(tmp_path: Path) -> None:
+    """`guest --wait` stays where there is none, and plays its guest when one has come; without, it fails in a sentence."""
+    host = tmp_path / "host.toml"
+    host.write_text('[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmemory = "64m"\nautostart = false\n')
+    with running("guest", "web", "--socket", str(tmp_path)) as agent:
+        assert agent.process.wait() == 1
+        agent.end()
+    assert "no hypervisor at" in agent.said[0]
+    with running("guest", "web", "--wait", "--socket", str(tmp_path)) as agent:
+        agent.wait_until_it_says("hypervisor_awaited")
+        with running("hypervisor", "--config", str(host), "--runtime-dir", str(tmp_path)) as daemon:
+            daemon.wait_until_it_says("hypervisor_ready")
+            with running("wait", "web", "--for", "running", "--socket", str(tmp_path)) as waiting:
+                assert waiting.process.wait() == 0
+            assert agent.end(signal.SIGTERM) == 0
+
+
+def test_an_agent_whose_domain_s_socket_is_not_its_own_does_not_flood_the_log() -> None:
+    """A member of the group may look, not play: `guests` says so once for a domain, names the directory, and stays."""
+    group = some_group()
+    with public_directory() as directory:
+        run, host = directory / "run", directory / "host.toml"
+        host.write_text('[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmemory = "64m"\n')
+        with running(
+            "hypervisor", "--config", str(host), "--runtime-dir", str(run), "--group", group.gr_name
+        ) as daemon:
+            daemon.wait_until_it_says("hypervisor_ready")
+            # Killed as one that hangs, which is what it is to do here.
+            end = as_stranger([["--socket", str(run), "guests"]], [group], hangs_after_s=8)[0]
+    assert end.code == -signal.SIGALRM
+    refused = [line for line in end.said.splitlines() if "agent_ended" in line]
+    assert 1 <= len(refused) <= 2, end.said
+    assert f"{os.fspath(run / 'domains')} belongs to user root alone" in refused[0]

@@ -32,7 +32,8 @@ from xbd.services.peers import Alarm, SocketTransport
 from xbd.services.runtime_dir import check_socket_path, domain_socket
 from xbd.services.sd_notify import ServiceManager
 from xbd.toolstack.client import Client, open_client
-from xbd.toolstack.sockets import NoHypervisor
+from xbd.toolstack.sockets import NoHypervisor, NoPermission, explain_connect
+from xbd.toolstack.views import DomainView
 from xbd.units import counted
 
 _log = structlog.get_logger(__name__)
@@ -43,6 +44,8 @@ FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 0.5
 # Looking at a thousand domains takes some 20 ms; a burst of events is answered by one look.
 LOOK_PAUSE_S: Final = 0.05
+# A domain's socket that may not be opened: who mends it is a person.
+NO_PERMISSION_PAUSE_S: Final = 30.0
 # Guests' deadlines are rounded up to this, so that many guests wake in one pass of the scheduler.
 TIMER_GRAIN_S: Final = 0.01
 # What an agent process has open beside its guests' connections.
@@ -84,9 +87,9 @@ def _connect(path: Path) -> SocketTransport | None:
     if outcome == 0:
         return SocketTransport(connection)
     connection.close()
-    if outcome not in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
-        raise NoHypervisor(f"cannot connect to {path}: {os.strerror(outcome)}")
-    return None
+    if outcome in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+        return None
+    raise explain_connect(path, OSError(outcome, os.strerror(outcome)))
 
 
 async def carry(agent: Agent, transport: SocketTransport) -> None:
@@ -233,6 +236,10 @@ class AgentHost:
         with scope:
             try:
                 await live(path, domid)
+            except NoPermission as error:
+                # Trying again at once would only say so again; somebody may mend it.
+                _log.warning("agent_ended", reason=str(error), again_after_s=NO_PERMISSION_PAUSE_S)
+                await trio.sleep(NO_PERMISSION_PAUSE_S)
             except XbdError as error:
                 _log.warning("agent_ended", reason=str(error))
         if self._agents.get(domid) == (name, scope):
@@ -294,8 +301,13 @@ async def _stay(
     await signals.heed(received, stop, reload)
 
 
-async def run_guest(socket_path: Path, name: str) -> int:
+async def run_guest(socket_path: Path, name: str, *, wait: bool = False) -> int:
     """Play the guest of the domain called *name* until it shuts down, is destroyed, or a signal comes.
+
+    Args:
+        socket_path: the toolstack's socket.
+        name: the domain's name.
+        wait: stay until the hypervisor can be reached, where it cannot be at first.
 
     Returns:
         0 when the guest was shut down or a signal ended it, 1 when its domain was destroyed.
@@ -303,28 +315,58 @@ async def run_guest(socket_path: Path, name: str) -> int:
     Raises:
         XbdError: there is no such domain, it has an agent, or the hypervisor cannot be reached.
     """
-    async with open_client(socket_path) as client:
-        domain = await client.info(name)
+    found: DomainView | None = None
+    try:
+        found = await _ask(socket_path, name)
+    except (NoHypervisor, PeerLost) as error:
+        if not wait or isinstance(error, NoPermission):
+            raise
+        _log.warning("hypervisor_awaited", guest=name, reason=str(error))
     exit_code = 0
+    changed = Alarm()
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     with plain_errors(), signals.received() as received:
         async with trio.open_nursery() as nursery:
 
             async def play() -> None:
-                await live(domain_socket(socket_path.parent, domain.domid), domain.domid)
+                nonlocal found
+                found = found or await _wait_for(socket_path, name)
+                changed.ring()
+                nursery.start_soon(watch, found)
+                await live(domain_socket(socket_path.parent, found.domid), found.domid)
                 nursery.cancel_scope.cancel()
 
-            async def watch() -> None:
+            async def watch(domain: DomainView) -> None:
                 nonlocal exit_code
                 await _until_destroyed(socket_path, domain.name, domain.domid)
                 _log.warning("domain_destroyed", guest=name, domid=domain.domid)
                 exit_code = 1
                 nursery.cancel_scope.cancel()
 
+            def describe() -> str:
+                return "waits for the hypervisor" if found is None else f"plays {name} (d{found.domid})"
+
             nursery.start_soon(play)
-            nursery.start_soon(watch)
-            await _stay(manager, received, nursery, trio.sleep_forever, lambda: f"plays {name} (d{domain.domid})")
+            await _stay(manager, received, nursery, changed.wait, describe)
     return exit_code
+
+
+async def _ask(socket_path: Path, name: str) -> DomainView:
+    """Ask the hypervisor about a domain. Raises XbdError: it cannot be reached, or there is no such domain."""
+    async with open_client(socket_path) as client:
+        return await client.info(name)
+
+
+async def _wait_for(socket_path: Path, name: str) -> DomainView:
+    """Try until the hypervisor can be asked about a domain. Raises XbdError: there is no such domain, or no permission."""
+    pauses = Pauses()
+    while True:
+        try:
+            return await _ask(socket_path, name)
+        except NoPermission:
+            raise
+        except (NoHypervisor, PeerLost):
+            await pauses.pause()
 
 
 async def _until_destroyed(socket_path: Path, name: str, domid: int) -> None:

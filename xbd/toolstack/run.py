@@ -196,14 +196,17 @@ def guests_command(ctx: click.Context, socket_path: str | None, log_level: str, 
 
 @click.command("guest")
 @click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
+@click.option("--wait", is_flag=True, help="Where no hypervisor can be reached, wait for one instead of failing.")
 @socket_option
 @_log_option
 @_supervised_option
 @click.pass_context
-def guest_command(ctx: click.Context, name: str, socket_path: str | None, log_level: str, *, supervised: bool) -> None:
+def guest_command(
+    ctx: click.Context, name: str, socket_path: str | None, log_level: str, *, wait: bool, supervised: bool
+) -> None:
     """Run the agent of one domain, in a process of its own, until its guest has shut down."""
     from xbd.services.guests import run_guest  # noqa: PLC0415 - numpy-heavy
 
     path = find_socket(socket_path or group_socket(), os.environ)
     log.configure(log_level)
-    ctx.exit(_run(lambda: run_guest(path, name), supervised=supervised))
+    ctx.exit(_run(lambda: run_guest(path, name, wait=wait), supervised=supervised))
