@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "events": ("xbd.toolstack.look:events_command", "Follow what happens on the host."),
     "audit": ("xbd.toolstack.look:audit_command", "Recompute everything; exit 1 if anything does not hold."),
     "check": ("xbd.toolstack.check:check_command", "Say what is wrong with host and autoballoon files."),
+    "docs": ("xbd.toolstack.docs:docs_command", "Show the documents: all pages, or one."),
     "up": ("xbd.toolstack.run:up_command", "Run a whole host from one file, in the foreground."),
     "hypervisor": ("xbd.toolstack.run:hypervisor_command", "Run the hypervisor daemon."),
     "guests": ("xbd.toolstack.run:guests_command", "Run the agents of all domains that want one."),
@@ -62,6 +63,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "events": ("xbd events", "xbd events --no-follow --json"),
     "audit": ("xbd audit",),
     "check": ("xbd check /etc/xbd/host.toml && systemctl reload xbd-hypervisor",),
+    "docs": ("xbd docs", "xbd docs protocol", "xbd docs contributing/testing"),
     "up": ("xbd up configs/small.toml",),
     "hypervisor": ("xbd hypervisor --memory 16g", "xbd hypervisor --config /etc/xbd/host.toml"),
     "guests": ("xbd guests",),
@@ -101,6 +103,7 @@ def main(socket_path: str | None) -> None:
     """A Xen host's memory side in user space: hypervisor, guests, toolstack.
 
     `xbd demo` shows it all; `xbd up configs/small.toml` starts a host, then `xbd list` in another terminal.
+    `xbd docs` lists the documents.
 
     Sizes: a bare number is MiB; b, k, m, g, t in either case. Exit codes: 0 done, 1 the thing asked for
     failed, 2 wrong usage, 78 wrong configuration, 130 Ctrl-C. Errors are a sentence on stderr; what is
