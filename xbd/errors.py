@@ -8,7 +8,31 @@ Partial success ("did 40 of 512, then the host was out of memory") is a value, n
 see `abi.MemopResult`.
 """
 
+import errno as _errno
 from pathlib import Path
+from typing import Final, Self
+
+# What has run out by the system's error: the name that a caller is told, a sentence, and what helps.
+_FILES: Final = (
+    "ENFILE",
+    "no open file is left to the daemon",
+    "a higher limit of open files (ulimit -Hn, LimitNOFILE=)",
+)
+_DISK: Final = ("ENOSPC", "the disk of the state directory is full", "free space there")
+_MEMORY: Final = (
+    "ENOMEM",
+    "no memory is left to the daemon",
+    "a higher limit of its address space (ulimit -v), or less",
+)
+_LACKING: Final = {
+    _errno.EMFILE: _FILES,
+    _errno.ENFILE: _FILES,
+    _errno.ENOSPC: _DISK,
+    _errno.EDQUOT: _DISK,
+    _errno.EFBIG: ("ENOSPC", "a file of the state directory would be too large", "a file system of larger files"),
+    _errno.ENOMEM: _MEMORY,
+    _errno.EAGAIN: _MEMORY,
+}
 
 
 class XbdError(Exception):
@@ -74,6 +98,19 @@ class Busy(HypercallError):
     """EBUSY: somebody else holds it."""
 
     errno = "EBUSY"
+
+
+class OutOfResources(HypercallError):
+    """ENFILE, ENOSPC, ENOMEM: what the daemon itself needs of its system has run out; nothing has changed."""
+
+    errno = "ENOMEM"
+
+    @classmethod
+    def because(cls, what: str, error: OSError | MemoryError) -> Self:
+        """Say why *what* cannot be done, and what helps, from the error of the system that was met."""
+        number = error.errno if isinstance(error, OSError) else _errno.ENOMEM
+        name, lacking, expected = _LACKING.get(number or 0, ("EIO", str(error), "a system that lets the daemon do it"))
+        return cls(f"{what}: {lacking}", expected, errno=name)
 
 
 class ProtocolError(XbdError):

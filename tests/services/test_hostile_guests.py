@@ -292,3 +292,4 @@ def test_who_waits_to_be_let_in_has_not_crashed() -> None:
 def test_every_place_of_a_domain_has_its_descriptor() -> None:
     """What guests can hold open is counted when the daemon starts, so that none takes another's."""
     assert 1 + hypervisor.MAX_DOMAIN_PEERS == sockets.DESCRIPTORS_PER_DOMAIN
+    assert hypervisor.MAX_TOOLSTACK_PEERS < sockets.DESCRIPTORS_APART

@@ -112,9 +112,12 @@ class HostFrames:
 
     def scrub(self, frames: Frames) -> None:
         """Zero the content words of single frames."""
-        if np.count_nonzero(self.written[frames >> SUPER_ORDER]):
-            self._saved_content.note(frames)
-            self.content[frames] = 0
+        written = self.written[frames >> SUPER_ORDER]
+        if np.count_nonzero(written):
+            # No others: where nothing was ever written there is a hole, which would have to find its place on the disk.
+            dirty = frames[written]
+            self._saved_content.note(dirty)
+            self.content[dirty] = 0
 
     def scrub_superframes(self, supers: Frames) -> None:
         """Zero the content words of whole superframes."""

@@ -15,7 +15,7 @@ Source: the undo log of any database (write-ahead logging, Mohan et al., ARIES, 
 writes is the program's, which holds when a process is killed, but not when the machine loses power.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import Frames
-from xbd.errors import DamagedState
+from xbd.errors import DamagedState, OutOfResources
 from xbd.frames import sparse_zeros
 from xbd.machine.undo import Undo
 
@@ -180,12 +180,40 @@ class Image:
         return section
 
     def drop_section(self, kind: Kind, number: int) -> None:
-        """Forget a section; it is gone for good after the next commit."""
+        """Forget a section; it is gone for good after the next commit, or at once if this step has made it."""
         section = self.sections.pop((kind, number))
         if section in self._new:
+            # Nothing was noted of it, and nobody will look for it.
             self._new.remove(section)
-        if self.store.undo is not None:
+            self.store.discard(kind, number)
+        elif self.store.undo is not None:
             self._gone.append((kind, number))
+
+    def reserve(self, what: str, *, notes_words: int, scratch_bytes: int) -> None:
+        """See to it that a step finds what it needs, before it changes anything: a step must not end in its middle.
+
+        Args:
+            what: is to be done, for the sentence of a refusal.
+            notes_words: so many words of notes at most.
+            scratch_bytes: so much memory at most, which is probed and not kept.
+
+        Raises:
+            OutOfResources: nothing has changed.
+        """
+        try:
+            sparse_zeros(scratch_bytes, np.uint8)
+            if self.store.undo is not None:
+                self.store.undo.reserve(notes_words)
+        except (OSError, MemoryError) as error:
+            raise OutOfResources.because(what, error) from error
+
+    def allocate(self, section: Section, *spans: tuple[int, int]) -> None:
+        """Give words of a section, from *first* to *end* each, their place on the disk, before they are first written.
+
+        A page that finds none when it is written ends the process (SIGBUS). Raises OSError: nothing has changed.
+        """
+        if spans:
+            self.store.allocate(*section.key, spans)
 
     def sweep(self) -> None:
         """Let go of the sections that are kept and that nobody has opened: a step made them that was rolled back."""
@@ -223,10 +251,16 @@ class Store:
     undo: Undo | None = None
 
     def create(self, kind: Kind, number: int, layout: Layout) -> Frames:
-        """Make the words of a new section, all 0; of what was there before under that name nothing is left."""
+        """Make the words of a new section, all 0; of what was there before under that name nothing is left.
+
+        Raises OSError, MemoryError: there is no room for it; nothing is left behind.
+        """
         del kind, number
         words: Frames = sparse_zeros(layout.words, np.int64)
         return words
+
+    def allocate(self, kind: Kind, number: int, spans: Sequence[tuple[int, int]]) -> None:
+        """Give words of a section, from *first* to *end* each, their place. Raises OSError: there is none."""
 
     def open(self, kind: Kind, number: int) -> tuple[Layout, Frames]:
         """Find a section that was committed. Raises DamagedState: it is not there, or cannot be used."""

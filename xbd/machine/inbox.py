@@ -42,6 +42,11 @@ class Inbox:
         for sender, length in self._walk():
             self._count_in(sender, length)
 
+    @property
+    def next_row(self) -> int:
+        """Tell the row of the column where the next message begins."""
+        return _RING + (self._first + self.used_words) % INBOX_WORDS
+
     def has_room(self, sender: int, length: int) -> bool:
         """Say whether *sender* may put a message of *length* words."""
         within_share = self.shares.get(sender, 0) + length + 1 <= SENDER_WORDS

@@ -4,6 +4,7 @@
 I/O, knows no clock and never waits; one call is one turn.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +13,13 @@ from xbd import abi
 from xbd.abi import DomainType
 from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
 from xbd.frames import expand_supers, group_by_super
-from xbd.machine import claims, grants, mapping, messages
+from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainInfo, DomainState, P2m, describe, domain_layout, is_domain_name
 from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.host import HostFrames, host_layout, save_host
-from xbd.machine.image import Image, Kind
+from xbd.machine.image import Image, Kind, Section
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
 from xbd.machine.registry import Registry
 from xbd.machine.settings import HostSettings
@@ -85,7 +86,7 @@ class Machine:
             min_pages: no target is set below it; in whole superframes, at most target_pages.
 
         Raises:
-            BadArgument, AlreadyExists, OutOfFrames: nothing is left behind.
+            BadArgument, AlreadyExists, OutOfFrames, OutOfResources: nothing is left behind.
 
         Source: xl create; the balloon of what is above target is xbd's own ("create", semantics).
         """
@@ -93,7 +94,7 @@ class Machine:
         self._check_create(name, max_pages, target_pages, gfn_count)
         if min_pages % SUPER_PAGES or not 0 <= min_pages <= target_pages:
             raise BadArgument(f"minimum {min_pages} pages, target {target_pages}", "whole 2 MiB, at most the target")
-        domid = self._free_domid() if domid is None else domid
+        domid = self.free_domid() if domid is None else domid
         if domid in self._domains:
             raise AlreadyExists(f"domid {domid} is taken by {self._domains[domid].name!r}")
         if not 0 <= domid < abi.MAX_DOMAINS:
@@ -104,11 +105,11 @@ class Machine:
                 f"domain {name!r} needs {target_pages} pages, the host has {free} free and unclaimed",
                 "a smaller target, or memory freed by other domains first",
             )
-        section = self.image.add_section(Kind.DOMAIN, domid, domain_layout(gfn_count))
+        p2m, section = self._make_tables(domid, gfn_count, target_pages)
         domain = Domain(
             domid,
             name,
-            P2m(gfn_count, self.image, section),
+            p2m,
             section,
             max_pages,
             target_pages,
@@ -120,6 +121,18 @@ class Machine:
         self.registry.add(domain)
         self._build(domain, target_pages)
         return domid
+
+    def _make_tables(self, domid: int, gfn_count: int, target_pages: int) -> tuple[P2m, Section]:
+        """Make the tables of a new domain, and reserve what else making it takes. Raises OutOfResources: nothing is left."""
+        with provision.refused("the domain is not created"), ExitStack() as undo:
+            provision.reserve_creation(self.image, target_pages)
+            section = self.image.add_section(Kind.DOMAIN, domid, domain_layout(gfn_count))
+            undo.callback(self.image.drop_section, Kind.DOMAIN, domid)
+            undo.callback(self.image.drop, f"domain.{domid}.")
+            p2m = P2m(gfn_count, self.image, section)
+            provision.allocate_creation(self.registry, self.host, section, target_pages)
+            undo.pop_all()
+        return p2m, section
 
     def _check_create(self, name: str, max_pages: int, target_pages: int, gfn_count: int) -> None:
         if not is_domain_name(name):
@@ -147,7 +160,8 @@ class Machine:
         exchange = self.settings.exchange_translated or domain_type is DomainType.PV
         return abi.Features(populate_depopulate=self.settings.populate_depopulate, exchange=exchange)
 
-    def _free_domid(self) -> int:
+    def free_domid(self) -> int:
+        """Find the lowest number that no domain has, from 1. Raises OutOfFrames."""
         for domid in range(1, abi.MAX_DOMAINS):
             if domid not in self._domains:
                 return domid
@@ -165,13 +179,16 @@ class Machine:
             mapping.settle(self.host, domain, groups[0])
 
     def destroy(self, domid: int) -> int:
-        """End a domain: its mappings end, its frames go back to the heap, scrubbed. Raises NoSuchDomain.
+        """End a domain: its mappings end, its frames go back to the heap, scrubbed.
+
+        Raises NoSuchDomain, OutOfResources: nothing has changed.
 
         Returns:
             How many of its pages others still map. Those stay its own, and it stays as a zombie until they let go;
             its name is free at once.
         """
         domain = self.registry.living(domid)
+        provision.reserve_end(self.registry, self.host, domain, f"d{domid} is not destroyed")
         self.host.waiting.forget(domid)
         claims.release(self.host, domain)
         grants.release_mappings(self.registry, self.host, domain)
@@ -221,12 +238,17 @@ class Machine:
         """Tell the most pages a domain can ever have: its gfn space, rounded up to whole superframes."""
         return -(-self.domain(domid).p2m.gfn_count // SUPER_PAGES) * SUPER_PAGES
 
+    def reserve_reboot(self, domid: int) -> None:
+        """See to it that `reboot` cannot fail for want of anything. Raises NoSuchDomain, OutOfResources: nothing has changed."""
+        provision.reserve_end(self.registry, self.host, self.registry.living(domid), f"d{domid} is not booted")
+
     def reboot(self, domid: int) -> abi.BootInfo:
         """Zero a domain's memory and tell a new guest in it what it has. Raises NoSuchDomain.
 
         Its grants and mappings end; where others map its pages, their mappings are cut off (see `grants.cut_off`).
         """
         domain = self.registry.living(domid)
+        self.reserve_reboot(domid)
         self.host.waiting.forget(domid)
         messages.announce_departure(self.registry, domain, grants.mappers_of(domain))
         grants.release_mappings(self.registry, self.host, domain)

@@ -9,10 +9,22 @@ from typing import Final
 
 import numpy as np
 
-from xbd.abi import MAX_MESSAGE_WORDS, MAX_WORDS, TURN_EXTENTS, LoadResult, MemopResult, Receive, Send, Stop, Words
+from xbd.abi import (
+    MAX_MESSAGE_WORDS,
+    MAX_WORDS,
+    TURN_EXTENTS,
+    Frames,
+    LoadResult,
+    MemopResult,
+    Receive,
+    Send,
+    Stop,
+    Words,
+)
 from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
 from xbd.machine.host import HostFrames
+from xbd.machine.image import PAGE_WORDS
 from xbd.machine.inbox import Inbox
 from xbd.machine.registry import Registry
 
@@ -61,9 +73,21 @@ def receive(registry: Registry, host: HostFrames, domain: Domain, command: Recei
     return LoadResult(words.size, Stop.BUDGET if domain.inbox.used_words else None, words)
 
 
+def known_to(registry: Registry, domain: Domain) -> Frames:
+    """List by domid with whom a domain has exchanged messages: (n,) int64, ascending. Raises OSError.
+
+    Only pages that were ever written are read: on tmpfs a hole that is read takes a page, which a full one has not got.
+    """
+    pages = registry.image.touched_pages(domain.section, "peers")
+    rows = (pages[:, None] * PAGE_WORDS + np.arange(PAGE_WORDS)).reshape(-1)
+    rows = rows[rows < domain.peers.words.size]
+    known: Frames = rows[domain.peers.words[rows] != 0]
+    return known
+
+
 def announce_departure(registry: Registry, domain: Domain, mappers: set[int]) -> None:
     """Tell whoever had to do with a domain, or maps something of it, that it is gone or has rebooted."""
-    known = np.flatnonzero(domain.peers.words)
+    known = known_to(registry, domain)
     births = domain.peers.words[known].tolist()
     knew = {domid for domid, birth in zip(known.tolist(), births, strict=True) if registry.is_born(domid, birth)}
     for domid in sorted(knew | mappers):

@@ -25,6 +25,7 @@ class Registry:
     def __init__(self, image: Image, section: Section) -> None:
         self.image = image
         self.domains: dict[int, Domain] = {}
+        self._section = section
         self._births = section.column("births")
         self.woken: dict[int, None] = {}
         self.vanished: list[int] = []
@@ -56,6 +57,11 @@ class Registry:
         """Write which domain has a number; 0: none."""
         self._births.note_row(domid)
         self._births.words[domid] = birth
+
+    def allocate_birth(self, domid: int) -> None:
+        """Give the birth of a domain that is to be made its place on the disk. Raises OSError."""
+        first, end = self._section.span("births")
+        self.image.allocate(self._section, (first + domid, first + domid + 1), (end - 1, end))
 
     def add(self, domain: Domain) -> None:
         """Enter a new domain."""

@@ -87,6 +87,10 @@ class Undo:
             log[at + 1 : at + 1 + width] = cells[row]
         self._publish(self._end + _HEADER_WORDS + 1 + width)
 
+    def reserve(self, words: int) -> None:
+        """See to it that a step of so many words of notes finds room. Raises what `grow` does: nothing has changed."""
+        self._reserve(words)
+
     def _reserve(self, words: int) -> Frames:
         needed = self._end + _HEADER_WORDS + words
         if needed > self._words.size:

@@ -51,6 +51,8 @@ class ClientSessions:
             self._sessions[name] = self._sessions.pop(name)
             return session, resumed
         row = self._free_row()
+        if self._saved is not None:
+            self._saved.allocate_client(row)
         session = self._make(row)
         session.hello(msgid, name, last_seen)
         self._enter(session, row)

@@ -6,15 +6,17 @@ and knows no socket; what the world must do with a domain's socket goes through 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 import xbd
 from xbd.abi import Command, DomainType, Result
-from xbd.errors import BadArgument, NotPermitted
+from xbd.errors import BadArgument, NotPermitted, OutOfResources
 from xbd.guest.mode import parse_mode
-from xbd.machine import DomainInfo, Machine
+from xbd.machine import Machine
 from xbd.machine.image import Kind
+from xbd.machine.provision import refused
 from xbd.services.clients import ClientSessions
 from xbd.services.doors import Doors, NoDoors
 from xbd.services.events import EventLog
@@ -23,7 +25,7 @@ from xbd.services.records import Record, Wake
 from xbd.services.saved import agent_section, daemon_section
 from xbd.wire import fields
 from xbd.wire.commands import boot_to_wire
-from xbd.wire.protocol import TOOLSTACK_METHODS, VERSION
+from xbd.wire.protocol import CHANGING_METHODS, TOOLSTACK_METHODS, VERSION
 from xbd.wire.session import Action
 
 # The control domain's number.
@@ -67,7 +69,7 @@ class Host:
             "claim": self._claim,
             "guest_mode": self._guest_mode,
             "frames": self._frames,
-            "audit": self._audit,
+            "audit": lambda: {"violations": self.audit()},
         }
 
     def call(self, method: str, untrusted_params: object) -> dict[str, object]:
@@ -79,7 +81,11 @@ class Host:
         handler = self._methods.get(method)
         if handler is None:
             raise BadArgument(f"unknown method {method!r:.80}", f"one of {', '.join(TOOLSTACK_METHODS)}")
-        answer = handler(**fields.check_params(method, TOOLSTACK_METHODS[method].params, untrusted_params))
+        params = fields.check_params(method, TOOLSTACK_METHODS[method].params, untrusted_params)
+        if method not in CHANGING_METHODS:
+            with refused(f"{method} cannot be answered"):
+                return handler(**params)
+        answer = handler(**params)
         if self.machine.has_news:
             self._tell_news()
         return answer
@@ -111,22 +117,24 @@ class Host:
         domid: int | None = None,
     ) -> dict[str, object]:
         plan_guest(guest)  # refused here and now rather than by its agent, which has nobody to tell
-        domid = self.machine.create(
-            name,
-            max_pages=max_pages,
-            target_pages=target_pages,
-            min_pages=min_pages,
-            domain_type=DomainType(type),
-            domid=domid,
-        )
+        domid = self.machine.free_domid() if domid is None else domid
         record = Record(domid, name, autostart, guest, on_crash=on_crash)
-        try:
-            self._save_new(record)
-            self.doors.open(domid)
-        except BaseException:
-            self.machine.destroy(domid)
-            self._drop_saved(record)
-            raise
+        # The domain itself comes last: it is made whole or not at all, and the rest is undone without looking at it.
+        with ExitStack() as undo:
+            undo.callback(self._drop_saved, domid)
+            with refused("the domain is not created"):
+                self._save_new(record)
+                self.doors.open(domid)
+            undo.callback(self.doors.close, domid)
+            self.machine.create(
+                name,
+                max_pages=max_pages,
+                target_pages=target_pages,
+                min_pages=min_pages,
+                domain_type=DomainType(type),
+                domid=domid,
+            )
+            undo.pop_all()
         self._records[domid] = record
         self._event("created", record, target_pages=target_pages, max_pages=max_pages, autostart=autostart)
         return {"domid": domid}
@@ -137,9 +145,9 @@ class Host:
             record.session = record.saved.session
             record.save()
 
-    def _drop_saved(self, record: Record) -> None:
-        if record.saved is not None:
-            self.machine.image.drop_section(Kind.AGENT, record.domid)
+    def _drop_saved(self, domid: int) -> None:
+        if (Kind.AGENT, domid) in self.machine.image.sections:
+            self.machine.image.drop_section(Kind.AGENT, domid)
 
     def restore(self) -> None:
         """Take up what an earlier daemon saved of the domains of its machine, and open their doors.
@@ -188,7 +196,7 @@ class Host:
         zombie_pages = self.machine.destroy(record.domid)
         del self._records[record.domid]
         record.gone = True
-        self._drop_saved(record)
+        self._drop_saved(record.domid)
         self.doors.close(record.domid)
         if zombie_pages:
             self._zombies[record.domid] = record.name
@@ -256,9 +264,6 @@ class Host:
         owner, used = (part.astype("<u2", copy=False).tobytes() for part in (drawn.owner, drawn.used))
         return {"superframes": drawn.kind.size, "kind": drawn.kind.tobytes(), "owner": owner, "used": used}
 
-    def _audit(self) -> dict[str, object]:
-        return {"violations": self.audit()}
-
     # -- the guests' side, driven by their endpoints
 
     def record(self, domid: int) -> Record:
@@ -282,6 +287,8 @@ class Host:
         """
         if record.crashed and session != record.session.name:
             raise NotPermitted(f"d{record.domid} has crashed and is preserved", "its own agent; or `xbd destroy` it")
+        if session != record.session.name or last_seen is None:
+            self.machine.reserve_reboot(record.domid)
         resumed = record.session.hello(msgid, session, last_seen) is Action.RESUME
         boot = self.machine.boot_info(record.domid, resumed=True) if resumed else self.machine.reboot(record.domid)
         if not resumed:
@@ -365,9 +372,9 @@ class Host:
         record.save()
         self._event("crashed", record, on_crash=record.on_crash)
         if record.on_crash == "destroy":
-            self._destroy(record.domid)
-
-    # -- looking
+            # Where the system lacks what that takes, it stays, crashed, to be destroyed later.
+            with suppress(OutOfResources):
+                self._destroy(record.domid)
 
     def population(self) -> tuple[int, int]:
         """Count the domains (without zombies), and those of them whose agents are connected."""
@@ -375,7 +382,7 @@ class Host:
 
     def domain_map(self, domid: int) -> dict[str, object]:
         """Describe a domain as it travels. Raises NoSuchDomain."""
-        described = asdict_shallow(self.machine.domain_info(domid))
+        described = self.machine.domain_info(domid).told()
         record = self._records.get(domid)
         if record is None:
             # A zombie: of all that the daemon knew nothing is left.
@@ -425,8 +432,3 @@ class Host:
     def _wake_subscribers(self) -> None:
         for wake in self.subscribers:
             wake()
-
-
-def asdict_shallow(described: DomainInfo) -> dict[str, Any]:
-    """Turn a domain's description into a map, without asdict's deep copies: `list` does it a thousand times."""
-    return {name: getattr(described, name) for name in DomainInfo.__dataclass_fields__}

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 import trio
 
-from xbd.errors import ConfigError, DamagedState, HypercallError
+from xbd.errors import ConfigError, DamagedState, HypercallError, OutOfResources
 from xbd.machine import Machine
 from xbd.services import signals, sockets
 from xbd.services.activation import take_passed_socket
@@ -54,6 +54,7 @@ class _Doors:
 
     def __init__(self, runtime_dir: Path, state: StateDir | None) -> None:
         self._runtime_dir = runtime_dir
+        self._is_saved = state is not None
         # Without a state directory there is always room.
         self.room = None if state is None else Room(lambda: state.is_full)
         self._doors: dict[int, Door] = {}
@@ -95,18 +96,20 @@ class _Doors:
         door.anybody = group is not None
 
     def open(self, domid: int) -> None:
-        """Listen on a domain's socket. Raises HypercallError: it cannot be bound."""
+        """Listen on a domain's socket. Raises HypercallError: it cannot be bound, or would not be after a restart."""
         host = self.host
         assert host is not None, "a domain was created before the daemon was complete"
+        domains = len(self._doors) + 1
+        zombies = len(host.machine.domains()) - len(host.machine.living_domains())
+        needed = sockets.descriptors_for(domains, zombies=zombies, saved=self._is_saved)
+        sockets.refuse_beyond_descriptors(f"no socket for d{domid}, with {counted(domains, 'domain')}", needed)
         path = domain_socket(self._runtime_dir, domid)
         try:
             listener = sockets.bind_unix(path)
         except ConfigError as error:
-            raise HypercallError(
-                f"no socket for d{domid}: {error}",
-                "a higher limit of open files, if that is the reason",
-                errno="ENFILE",
-            ) from error
+            if isinstance(error.__cause__, OSError):
+                raise OutOfResources.because(f"no socket for d{domid}", error.__cause__) from error
+            raise HypercallError(f"no socket for d{domid}: {error}", "a free path", errno="EEXIST") from error
         pace = Pace()
 
         async def serve_peer(transport: SocketTransport, log: SourceLog) -> None:
@@ -178,7 +181,7 @@ async def serve(
         ConfigError: another daemon runs there, a socket cannot be bound, or others could replace it.
         HypercallError: one of the domains cannot be created.
     """
-    _check_descriptors(max(len(domains) + (dom0 is not None), len(machine.domains())))
+    _check_descriptors(machine, len(domains) + (dom0 is not None), saved=state is not None)
     check_socket_path(hypervisor_socket(runtime_dir))
     if passed is not None and group is not None:
         raise ConfigError(hypervisor_socket(runtime_dir), "group", PASSED_SOCKET_S_GROUP)
@@ -187,7 +190,7 @@ async def serve(
     manager = manager or ServiceManager()
     doors = _Doors(runtime_dir, state)
     try:
-        host = doors.host = _host(machine, name, doors, state)
+        host = doors.host = _make_host(machine, name, doors, state)
         _remove_leftovers(runtime_dir)
         with plain_errors():
             async with trio.open_nursery() as nursery:
@@ -215,7 +218,7 @@ async def serve(
     finally:
         doors.close_all()
         os.close(lock)
-    violations = host.audit()
+    violations = _last_audit(host)
     if isinstance(machine, RecordedMachine):
         machine.end_recording()
     if state is not None:
@@ -226,18 +229,28 @@ async def serve(
 
 
 @contextmanager
-def _refused_if_damaged(state: StateDir | None) -> Iterator[None]:
+def _refused_if_unusable(state: StateDir | None) -> Iterator[None]:
     """Turn what is wrong with a saved state into what a daemon says when it cannot start. Raises ConfigError."""
+    where = "the saved state" if state is None else state.path
     try:
         yield
     except DamagedState as error:
-        where = "the saved state" if state is None else state.path
         raise ConfigError(where, "", f"the saved host cannot be used: {error}") from error
+    except OSError as error:
+        raise ConfigError(where, "", f"cannot hold the host: {error.strerror}") from error
 
 
-def _host(machine: Machine, name: str, doors: _Doors, state: StateDir | None) -> Host:
-    with _refused_if_damaged(state):
+def _make_host(machine: Machine, name: str, doors: _Doors, state: StateDir | None) -> Host:
+    with _refused_if_unusable(state):
         return Host(machine, name=name, doors=doors)
+
+
+def _last_audit(host: Host) -> list[str]:
+    """Audit a host that ends; that there was no memory for it is found, too."""
+    try:
+        return host.audit()
+    except (OSError, MemoryError) as error:
+        return [f"the last audit could not be made: {error or 'no memory is left'}"]
 
 
 def _people(
@@ -245,7 +258,7 @@ def _people(
 ) -> None:
     """Make a new host's domains, or take up a recovered one's. Raises HypercallError, ConfigError."""
     if host.is_restored:
-        with _refused_if_damaged(state):
+        with _refused_if_unusable(state):
             host.restore()
     else:
         if dom0 is not None:
@@ -303,15 +316,16 @@ def _remove_leftovers(runtime_dir: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_descriptors(domains: int) -> None:
-    limit = sockets.raise_descriptor_limit()
-    needed = sockets.descriptors_for(domains)
-    if needed > limit:
-        raise ConfigError(
-            "limit of open files",
-            "",
-            f"{domains} domains need {needed} descriptors, the hard limit is {limit}: raise it (ulimit -Hn)",
-        )
+def _check_descriptors(machine: Machine, new_domains: int, *, saved: bool) -> None:
+    """Refuse to begin with more domains, there already or to be made, than there are open files for. Raises ConfigError."""
+    sockets.raise_descriptor_limit()
+    domains = max(len(machine.living_domains()), new_domains)
+    zombies = len(machine.domains()) - len(machine.living_domains())
+    needed = sockets.descriptors_for(domains, zombies=zombies, saved=saved)
+    try:
+        sockets.refuse_beyond_descriptors(f"a host of {counted(domains, 'domain')} is not begun", needed)
+    except OutOfResources as error:
+        raise ConfigError("limit of open files", "", str(error)) from error
 
 
 async def run(

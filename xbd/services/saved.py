@@ -18,6 +18,7 @@ import numpy as np
 from xbd.abi import MAX_WORDS, Frames
 from xbd.errors import BadArgument, DamagedState
 from xbd.machine.image import Column, Image, Kind, Layout, Section
+from xbd.machine.provision import refused
 from xbd.wire.codec import MSGID_LIMIT
 from xbd.wire.protocol import MAX_EVENT_NUMBER, MAX_SESSION_CHARS
 from xbd.wire.session import WINDOW_ANSWERS, Action, Session
@@ -31,6 +32,8 @@ _ANSWER_WORDS: Final = MAX_WORDS + 64
 _SLOT_HEADER: Final = struct.Struct("=2q")
 # Settings have at most some thirty names and a few lists; a record that is longer is refused.
 _RECORD_WORDS: Final = 1 << 15
+# What most records take, and have their place on the disk for from the first.
+_RECORD_AT_FIRST_WORDS: Final = 1 << 11
 
 AGENT_LAYOUT: Final = Layout(
     {
@@ -187,9 +190,11 @@ class SavedAgent:
 
 
 class SavedDaemon:
-    """What is saved of the daemon itself."""
+    """What is saved of the daemon itself, in a *section* of *image*."""
 
-    def __init__(self, section: Section) -> None:
+    def __init__(self, image: Image, section: Section) -> None:
+        self._image = image
+        self._section = section
         self._next_event = section.column("next_event")
         self._described = section.column("described")
         self.clients = section.column("clients")
@@ -216,23 +221,39 @@ class SavedDaemon:
             raise DamagedState("the guests that the host file has described are no list of names")
         return names
 
+    def allocate_client(self, row: int) -> None:
+        """Give a client's session its place on the disk. Raises OutOfResources: it can have none."""
+        session, _ = self._section.span("clients")
+        answers, _ = self._section.span("answers")
+        session += row * SESSION_WORDS
+        answer_words = 2 * CLIENT_WINDOW * _CLIENT_ANSWER_WORDS
+        spans = ((session, session + SESSION_WORDS), (answers + row * answer_words, answers + (row + 1) * answer_words))
+        with refused("no session is opened"):
+            self._image.allocate(self._section, *spans)
+
     def write_described(self, names: list[str]) -> None:
         """Save which guests the host file has described so far."""
         write_map(self._described, {"guests": names})
 
 
 def agent_section(image: Image, domid: int, *, new: bool) -> SavedAgent:
-    """Make, or find, what is saved of a domain's agent."""
-    section = (
-        image.add_section(Kind.AGENT, domid, AGENT_LAYOUT) if new else _open(image, Kind.AGENT, domid, AGENT_LAYOUT)
-    )
+    """Make, or find, what is saved of a domain's agent.
+
+    Raises OSError, MemoryError: there is no room for a new one; it may be there half, and is to be dropped.
+    """
+    if not new:
+        return SavedAgent(_open(image, Kind.AGENT, domid, AGENT_LAYOUT))
+    section = image.add_section(Kind.AGENT, domid, AGENT_LAYOUT)
+    first, _ = section.span("record")
+    image.allocate(section, section.span("session"), (first, first + _RECORD_AT_FIRST_WORDS))
     return SavedAgent(section)
 
 
 def daemon_section(image: Image, *, new: bool) -> SavedDaemon:
     """Make, or find, what is saved of the daemon."""
     return SavedDaemon(
-        image.add_section(Kind.DAEMON, 0, DAEMON_LAYOUT) if new else _open(image, Kind.DAEMON, 0, DAEMON_LAYOUT)
+        image,
+        image.add_section(Kind.DAEMON, 0, DAEMON_LAYOUT) if new else _open(image, Kind.DAEMON, 0, DAEMON_LAYOUT),
     )
 
 

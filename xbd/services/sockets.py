@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from xbd.errors import ConfigError
+from xbd.errors import ConfigError, OutOfResources
 from xbd.services.runtime_dir import check_socket_path
 
 # As many as may knock between two accepts, such as every agent and tool after a restart. A client that does not wait to
@@ -21,8 +21,13 @@ from xbd.services.runtime_dir import check_socket_path
 BACKLOG: Final = 1024
 # A listener, and as many connections as a domain's guest may hold (`hypervisor.MAX_DOMAIN_PEERS`), lest one take another's.
 DESCRIPTORS_PER_DOMAIN: Final = 5
-# Standard streams, epoll, lock, signals, the toolstack's listener and its peers.
-DESCRIPTORS_APART: Final = 64
+# Where the state is saved: domain-N and agent-N, for a mapped file stays open as long as it is mapped.
+DESCRIPTORS_PER_SAVED_DOMAIN: Final = DESCRIPTORS_PER_DOMAIN + 2
+# Of a domain that others still map pages of domain-N stays.
+DESCRIPTORS_PER_ZOMBIE: Final = 1
+# The toolstack's peers (`hypervisor.MAX_TOOLSTACK_PEERS`), and 32 for standard streams, event loop, signals, locks, the
+# undo log, host-0 and daemon-0, a recording, the toolstack's listener, and files that are open for a moment.
+DESCRIPTORS_APART: Final = 256 + 32
 _UCRED: Final = struct.Struct("3i")  # struct ucred {pid, uid, gid} of man 7 unix
 
 
@@ -34,9 +39,21 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
-def descriptors_for(domains: int) -> int:
-    """Tell how many descriptors a daemon with so many domains needs."""
-    return domains * DESCRIPTORS_PER_DOMAIN + DESCRIPTORS_APART
+def descriptors_for(domains: int, *, zombies: int = 0, saved: bool = True) -> int:
+    """Tell how many descriptors a daemon with so many domains (and *zombies* beside them) needs."""
+    per_domain = DESCRIPTORS_PER_SAVED_DOMAIN if saved else DESCRIPTORS_PER_DOMAIN
+    return domains * per_domain + (zombies * DESCRIPTORS_PER_ZOMBIE if saved else 0) + DESCRIPTORS_APART
+
+
+def refuse_beyond_descriptors(what: str, needed: int) -> None:
+    """Refuse what would need more descriptors than this process may have. Raises OutOfResources, with a sentence."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and needed > limit:
+        raise OutOfResources(
+            f"{what}: it needs {needed} open files at most, the daemon may have {limit}",
+            "a higher hard limit of open files (ulimit -Hn, LimitNOFILE=), or a domain less",
+            errno="ENFILE",
+        )
 
 
 def lock_runtime_dir(runtime_dir: Path, group: str | None) -> int:

@@ -20,6 +20,7 @@ file, a lock that is held) is a `ConfigError`, and nothing has been changed.
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -151,7 +152,12 @@ class StateDir(Store):
 
     def _grow(self, words: int) -> Frames:
         # The bytes are the file's: a larger mapping has what the smaller one had.
-        self._log = map_log(self.path / "undo", max(2 * self._log.nbytes, 2 * words * WORD_BYTES))
+        try:
+            self._log = map_log(self.path / "undo", max(2 * self._log.nbytes, 2 * words * WORD_BYTES))
+        except OSError:
+            # What it got of a disk that is full would be missed elsewhere; the old mapping has all notes.
+            os.truncate(self.path / "undo", self._log.nbytes)
+            raise
         return self._log
 
     def _write_state(self, *, is_committed: bool) -> None:
@@ -161,13 +167,28 @@ class StateDir(Store):
     # -- sections
 
     def create(self, kind: Kind, number: int, layout: Layout) -> Frames:
-        """Make a file of zeros with a header."""
+        """Make a file of zeros with a header. Raises OSError: no file is left."""
         path = self.path / section_name(kind, number)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # Who still has an older file of that name mapped keeps that one; it must not be shortened under it.
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            os.posix_fallocate(descriptor, 0, HEADER_BYTES)
             os.pwrite(descriptor, header(kind, number, layout), 0)
             os.ftruncate(descriptor, HEADER_BYTES + layout.words * WORD_BYTES)
             return map_words(descriptor)
+        except BaseException:
+            self.discard(kind, number)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def allocate(self, kind: Kind, number: int, spans: Sequence[tuple[int, int]]) -> None:
+        """Give words of a section their place on the disk. Raises OSError."""
+        descriptor = os.open(self.path / section_name(kind, number), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for first, end in spans:
+                os.posix_fallocate(descriptor, HEADER_BYTES + first * WORD_BYTES, (end - first) * WORD_BYTES)
         finally:
             os.close(descriptor)
 
@@ -189,8 +210,12 @@ class StateDir(Store):
             os.close(descriptor)
 
     def discard(self, kind: Kind, number: int) -> None:
-        """Remove a section's file."""
-        (self.path / section_name(kind, number)).unlink(missing_ok=True)
+        """Remove a section's file; one that cannot be is removed by the next daemon."""
+        path = self.path / section_name(kind, number)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.error("section_not_removed", file=str(path), reason=error.strerror)
 
     def kept(self) -> set[tuple[Kind, int]]:
         """Name the sections that have a file."""

@@ -1,0 +1,104 @@
+"""What a step of the machine needs of its system, seen to before the step changes anything.
+
+A step that ended in its middle would leave the machine half changed. So what can run out (memory for
+arrays, room in the undo log, places on the disk for pages that are written for the first time) is
+reserved first, by bounds that are never less than what the step takes; who cannot have it is refused.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import numpy as np
+
+from xbd.errors import OutOfResources
+from xbd.machine import grants, messages
+from xbd.machine.domain import Domain
+from xbd.machine.host import HostFrames
+from xbd.machine.image import Image, Section
+from xbd.machine.registry import Registry
+from xbd.units import SUPER_ORDER, SUPER_PAGES
+
+# Address space that a domain which is created leaves to the daemon: its own small objects, buffers of hundreds of peers,
+# and what it takes to end domains again.
+SPARE_BYTES: Final = 64 << 20
+# For arrays of a few words for each page and block that a step is about.
+_SCRATCH_BYTES: Final = 1 << 20
+_SCRATCH_PER_PAGE_BYTES: Final = 64
+# Limits, births, records, events: a few cells.
+_NOTES_APART: Final = 4096
+# A note's header and a row of a superframe's words; rows of blocks; of single pages their entry and their content.
+_NOTES_PER_ROW: Final = SUPER_PAGES + 1
+_NOTES_PER_BLOCK: Final = 12
+_NOTES_PER_PAGE: Final = 4
+# A mapping that ends: slot, row, and what its owner gets back, maybe its last page; a grant; a domain that is told.
+_NOTES_PER_MAPPING: Final = 24
+_NOTES_PER_GRANT: Final = 8
+_NOTES_PER_NEIGHBOUR: Final = 64
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Raise OutOfResources, which says *what* could not be done, where the system has no more of something."""
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        raise OutOfResources.because(what, error) from error
+
+
+def reserve_creation(image: Image, target_pages: int) -> None:
+    """Reserve what creating a domain takes beside its sections. Raises OutOfResources: nothing has changed."""
+    blocks = -(-target_pages // SUPER_PAGES)
+    scratch_bytes = SPARE_BYTES + _SCRATCH_PER_PAGE_BYTES * blocks + _SCRATCH_PER_PAGE_BYTES * target_pages // 8
+    image.reserve("the domain is not created", notes_words=_NOTES_APART, scratch_bytes=scratch_bytes)
+
+
+def allocate_creation(registry: Registry, host: HostFrames, section: Section, target_pages: int) -> None:
+    """Give what creating a domain writes its place on the disk. Raises OSError: only the new section has changed."""
+    first_entry, _ = section.span("entry")
+    # All blocks: they are read, too, and on tmpfs a hole that is read takes a page.
+    spans = [section.span(name) for name in ("limits", "name", "counts", "blocks")]
+    # Without enough whole superframes the last blocks are built of single frames.
+    in_leaves = min(target_pages >> SUPER_ORDER, host.heap.free_superframes) << SUPER_ORDER
+    if in_leaves < target_pages:
+        spans.append((first_entry + in_leaves, first_entry + target_pages))
+    registry.image.allocate(section, *spans)
+    registry.allocate_birth(section.key[1])
+
+
+def reserve_end(registry: Registry, host: HostFrames, domain: Domain, what: str) -> None:
+    """Reserve what the end, or the reboot, of a domain takes. Raises OutOfResources: nothing has changed."""
+    with refused(what):
+        known = set(messages.known_to(registry, domain).tolist())
+    kept = grants.pages_in_use(domain)
+    single_pages = domain.tot_pages - (domain.leaves << SUPER_ORDER)
+    written = int(np.count_nonzero(host.written[domain.p2m.leaf_supers()]))
+    broken_blocks = np.unique(kept >> SUPER_ORDER)
+    broken_blocks = broken_blocks[domain.p2m.leaf[broken_blocks] > 0]
+    neighbours = grants.mappers_of(domain) | known
+    notes_words = (
+        _NOTES_APART
+        + _NOTES_PER_ROW * (written + broken_blocks.size)
+        + _NOTES_PER_BLOCK * domain.p2m.populated.size
+        + _NOTES_PER_PAGE * (single_pages + broken_blocks.size * SUPER_PAGES)
+        + _NOTES_PER_MAPPING * domain.mapped
+        + _NOTES_PER_GRANT * ((domain.grants.count if domain.grants else 0) + domain.referenced)
+        + _NOTES_PER_NEIGHBOUR * len(neighbours)
+    )
+    scratch_bytes = _SCRATCH_BYTES + _SCRATCH_PER_PAGE_BYTES * (
+        single_pages + domain.p2m.populated.size + domain.mapped + kept.size
+    )
+    registry.image.reserve(what, notes_words=notes_words, scratch_bytes=scratch_bytes)
+    with refused(what):
+        first_entry, _ = domain.section.span("entry")
+        rows = [first_entry + SUPER_PAGES * block for block in broken_blocks.tolist()]
+        registry.image.allocate(domain.section, *((row, row + SUPER_PAGES) for row in rows))
+        for domid in neighbours & registry.domains.keys():
+            _allocate_departure(registry, registry.domains[domid])
+
+
+def _allocate_departure(registry: Registry, neighbour: Domain) -> None:
+    """Give the message that says that somebody is gone its place in a domain's inbox. Raises OSError."""
+    first, _ = neighbour.section.span("inbox")
+    row = neighbour.inbox.next_row if neighbour.inbox else 0
+    registry.image.allocate(neighbour.section, (first, first + 1), (first + row, first + row + 1))
