@@ -35,7 +35,20 @@ def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        # A line and its end in one write, so that lines of processes that share a pipe do not mix.
+        logger_factory=structlog.WriteLoggerFactory(stream),
         # A daemon that reloads its settings may call this again, and loggers that were used before follow.
         cache_logger_on_first_use=False,
     )
+
+
+def lost_line(lines: int) -> str:
+    """Make the line, without its end, that says how many *lines* were lost, in the form of this process's log."""
+    if not structlog.is_configured():
+        return f"{lines} lines could not be written here, and are lost"
+    told: structlog.typing.EventDict = {"event": "log_lines_lost", "lines": lines}
+    # Not by a logger: whatever the level is, this is said, by the sink itself before its next line.
+    *steps, render = structlog.get_config()["processors"]
+    for step in steps:
+        told = step(None, "warning", told)
+    return str(render(None, "warning", told))

@@ -1,6 +1,5 @@
 """What signals mean to a daemon: SIGTERM and SIGINT end it, SIGHUP reloads, unless it is a terminal's last word."""
 
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,8 +27,7 @@ async def heed(signals: Signals, stop: Callable[[], None], reload: Callable[[], 
     """
     async for signum in signals.numbers:
         if signum == signal.SIGHUP and signals.on_terminal and not sys.stderr.isatty():
-            # Whatever is logged from here on would fail: nobody can read it any more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            # Nobody reads what is logged from here on; the log sink bears that.
             stop()
         elif signum == signal.SIGHUP:
             await reload()

@@ -10,6 +10,7 @@ import trio
 
 from xbd import log
 from xbd.autoballoon_config import AutoballoonConfig, load_autoballoon_config
+from xbd.services import log_sink
 from xbd.services.runtime_dir import autoballoon_socket
 from xbd.toolstack.cli import Failure, group_socket, socket_option
 from xbd.toolstack.client import Client, open_client
@@ -40,6 +41,7 @@ def autoballoon_command(ctx: click.Context, config_path: Path | None, log_level:
     """
     from xbd.services.autoballoon import run_autoballoon  # noqa: PLC0415 - the other command needs none of it
 
+    log_sink.install()
     config = AutoballoonConfig() if config_path is None else load_autoballoon_config(config_path)
     path = find_socket(socket_path or group_socket(), os.environ)
     log.configure(log_level)

@@ -11,6 +11,7 @@ import trio
 from xbd import log
 from xbd.abi import MAX_DOMAINS
 from xbd.config import LOG_LEVELS, MAX_HOST_PAGES, HostConfig, load_host_config
+from xbd.services import log_sink
 from xbd.services.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
 from xbd.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.toolstack.cli import Failure, complete_domains, group_socket, socket_option
@@ -49,6 +50,7 @@ def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) ->
     """
     from xbd.services.supervisor import Supervisor  # noqa: PLC0415 - the other commands here need none of it
 
+    log_sink.install()
     config = load_host_config(host_file)
     directory = _runtime_dir(runtime_dir, config)
     wanted = sum(guest.autostart for guest in (*config.guests, *([config.dom0] if config.dom0 else [])))
@@ -115,6 +117,7 @@ def hypervisor_command(
     from xbd.services.reload import DEFAULT_LOG_LEVEL, HostFile  # noqa: PLC0415
     from xbd.services.state_dir import StateDir, make_machine  # noqa: PLC0415
 
+    log_sink.install()
     if (host_file is None) == (memory is None):
         raise click.UsageError("either --config HOST.toml or --memory SIZE is needed, such as: --memory 16g")
     if host_file is not None and strategy is not None:
@@ -189,6 +192,7 @@ def guests_command(ctx: click.Context, socket_path: str | None, log_level: str, 
     """Run the agents of all domains that want one, and of those that will be created; each plays its guest."""
     from xbd.services.guests import run_guests  # noqa: PLC0415 - numpy-heavy
 
+    log_sink.install()
     path = find_socket(socket_path or group_socket(), os.environ)
     log.configure(log_level)
     ctx.exit(_run(lambda: run_guests(path, only), supervised=supervised))
@@ -207,6 +211,7 @@ def guest_command(
     """Run the agent of one domain, in a process of its own, until its guest has shut down."""
     from xbd.services.guests import run_guest  # noqa: PLC0415 - numpy-heavy
 
+    log_sink.install()
     path = find_socket(socket_path or group_socket(), os.environ)
     log.configure(log_level)
     ctx.exit(_run(lambda: run_guest(path, name, wait=wait), supervised=supervised))

@@ -7,6 +7,7 @@ import click
 import trio
 
 from xbd import log
+from xbd.services import log_sink
 from xbd.toolstack.cli import group_socket, socket_option
 from xbd.toolstack.sockets import find_socket
 
@@ -43,6 +44,7 @@ def xenstored_command(
     """
     from xbd.services.xenstore_bridge import run_xenstored  # noqa: PLC0415 - `xbd --help` needs none of it
 
+    log_sink.install()
     hypervisor = find_socket(socket_path or group_socket(), os.environ)
     path = xenstore_socket or hypervisor.parent / "xenstored" / "socket"
     log.configure(log_level)

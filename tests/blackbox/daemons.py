@@ -1,0 +1,128 @@
+"""Every daemon of a host, told how to start it and how to see, without its log, that it serves."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.blackbox.rpc import PATIENCE_S, Caller
+
+HOST: Final = '[host]\nmemory = "64m"\nstate_dir = "state"\n[[guest]]\nname = "web1"\nmemory = "32m"\n'
+_LOOK_EVERY_S: Final = 0.02
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait until *is_so* says so; fail when it does not for long."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, "it does not come about"
+        time.sleep(_LOOK_EVERY_S)  # noqa: TID251 - another process gets there
+
+
+def answers(path: Path) -> bool:
+    """Tell whether somebody says hello at a toolstack's or autoballoon's socket."""
+    try:
+        if not connects(path):
+            return False
+        with Caller(path, hello=False) as caller:
+            caller.call("hello", version=1)
+    except OSError:
+        return False
+    return True
+
+
+def connects(path: Path) -> bool:
+    """Tell whether somebody listens at *path*."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(os.fspath(path)) == 0
+
+
+def domains(run: Path) -> dict[str, dict[str, Any]]:
+    """Ask the hypervisor in *run* for its domains, by name."""
+    with Caller(run / "hypervisor.sock") as caller:
+        return {domain["name"]: domain for domain in caller.call("list")["domains"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """One of xbd's daemons.
+
+    Attributes:
+        arguments: its command line, for a host that runs in the directory `host` and a directory `own` of its own.
+        serves: whether it does what it is for, asked of the same two directories.
+    """
+
+    name: str
+    arguments: Callable[[Path, Path], Sequence[object]]
+    serves: Callable[[Path, Path], bool]
+
+    def command(self, host: Path, own: Path) -> list[str]:
+        """Spell what starts it; a host file is written where it needs one."""
+        (own / "host.toml").write_text(HOST)
+        return [sys.executable, "-m", "xbd", *map(str, self.arguments(host, own))]
+
+
+def _up_serves(host: Path, own: Path) -> bool:
+    del host
+    run = own / "run"
+    return answers(run / "hypervisor.sock") and bool(domains(run)["web1"]["agent"])
+
+
+DAEMONS: Final = (
+    Daemon(
+        "hypervisor",
+        lambda _, own: ["hypervisor", "--config", own / "host.toml", "--runtime-dir", own / "run"],
+        lambda _, own: answers(own / "run" / "hypervisor.sock"),
+    ),
+    Daemon("up", lambda _, own: ["up", own / "host.toml", "--runtime-dir", own / "run"], _up_serves),
+    Daemon("guests", lambda host, _: ["--socket", host, "guests"], lambda host, _: domains(host)["web1"]["agent"]),
+    Daemon(
+        "guest", lambda host, _: ["--socket", host, "guest", "solo"], lambda host, _: domains(host)["solo"]["agent"]
+    ),
+    Daemon(
+        "autoballoon",
+        lambda host, _: ["--socket", host, "autoballoon"],
+        lambda host, _: answers(host / "autoballoon.sock"),
+    ),
+    Daemon(
+        "xenstored",
+        lambda host, own: ["--socket", host, "xenstored", "--xenstore-socket", own / "xenstored.sock"],
+        lambda _, own: connects(own / "xenstored.sock"),
+    ),
+)
+
+
+@contextmanager
+def running_with(
+    command: Sequence[str], stderr: int, within_s: float = 2 * PATIENCE_S
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command whose standard error is the descriptor *stderr*; it has ended in the end, or after *within_s*."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)  # noqa: S603
+    watchdog = threading.Timer(within_s, process.kill)
+    watchdog.start()
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            # `xbd up` ends its own processes when it is asked; only one that does not listen is killed.
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        watchdog.cancel()
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Ask a daemon to end and return its exit code. Raises subprocess.TimeoutExpired: it does not."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(PATIENCE_S)
