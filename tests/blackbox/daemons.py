@@ -97,6 +97,11 @@ DAEMONS: Final = (
         lambda host, own: ["--socket", host, "xenstored", "--xenstore-socket", own / "xenstored.sock"],
         lambda _, own: connects(own / "xenstored.sock"),
     ),
+    Daemon(
+        "metrics",
+        lambda host, own: ["--socket", host, "metrics", "--listen", f"unix:{own / 'metrics.sock'}"],
+        lambda _, own: connects(own / "metrics.sock"),
+    ),
 )
 
 
