@@ -1,7 +1,6 @@
 """State directories for black-box tests: unpacked, compared, and what `xbd` says of them."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -60,8 +59,3 @@ def run_xbd(*arguments: str) -> "subprocess.CompletedProcess[str]":
         check=False,
         stdin=subprocess.DEVNULL,
     )
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a whole directory."""
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

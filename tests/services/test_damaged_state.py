@@ -1,5 +1,6 @@
 """State directories that were damaged: whatever is in them, a host starts and is sound, or it is refused in a sentence."""
 
+import json
 import os
 from pathlib import Path
 
@@ -88,6 +89,56 @@ def is_refused(path: Path, seed: int) -> bool:
     except Exception as error:
         raise AssertionError(f"seed {seed}: {type(error).__name__}") from error
     return False
+
+
+def place(path: Path, name: str, column: str, word: int) -> int:
+    """Find where in a section's file a word of a column lies, as its header says."""
+    told = json.loads((path / name).read_bytes()[:_PAGE_BYTES].partition(b"\n")[0])["columns"]
+    at = _PAGE_BYTES
+    for other, (rows, width) in told.items():
+        if other == column:
+            return at + 8 * word
+        at += -(-rows * width // 512) * _PAGE_BYTES
+    raise AssertionError(f"{name} has no column {column}")
+
+
+# Numbers that would end a daemon later, or never let it start: each is refused before anybody is let in.
+NUMBERS = {
+    "an inbox that is read for ever": ("domain-2", "inbox", 1, 1 << 60),
+    "an inbox that begins outside": ("domain-2", "inbox", 0, -5),
+    "no next birth": ("host-0", "births", 32_752, (1 << 63) - 1),
+    "a birth that was never": ("host-0", "births", 9, 77),
+    "a host of no superframes": ("host-0", "settings", 0, 0),
+    "no next event": ("daemon-0", "next_event", 0, (1 << 63) - 1),
+    "a count below nothing": ("domain-1", "counts", 3, -1),
+    "no next count": ("domain-1", "counts", 3, (1 << 63) - 1),
+    "a target of all memory there is": ("domain-1", "limits", 3, 1 << 62),
+    "a limit beyond the gfn space": ("domain-1", "limits", 2, 1 << 40),
+    "a space of 2**62 pages": ("domain-1", "limits", 1, 1 << 62),
+    "a name of no characters": ("domain-1", "name", 0, 0),
+    "an unprintable name": ("domain-1", "name", 1, 0x0A0A0A),
+    "a record that is cut short": ("agent-1", "record", 0, 5),
+    "a record of another kind": ("agent-1", "record", 1, 0x01),
+    "a session of no client": ("daemon-0", "clients", 0, 1 << 40),
+    "a client that has seen what never was": ("daemon-0", "clients", 3, 1 << 62),
+    "a list of guests that is none": ("daemon-0", "described", 0, 1 << 40),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+    """It is refused at the start, in words of its own, not when the number is first used."""
+    file, column, word, value = NUMBERS[name]
+    path = unpack("state-killed.tar.gz", tmp_path / "state")
+    before = pages(path)
+    with (path / file).open("r+b") as opened:
+        os.pwrite(opened.fileno(), value.to_bytes(8, "little", signed=True), place(path, file, column, word))
+    damaged = pages(path)
+    assert damaged != before
+    with pytest.raises((ConfigError, DamagedState)) as refused:
+        start(path)
+    assert "does not fit together" not in str(refused.value)
+    assert pages(path) == damaged
 
 
 @pytest.mark.slow

@@ -3,14 +3,17 @@
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from click.testing import CliRunner
 
 from tests.toolstack.processes import children_of, is_alive, running
+from xbd.services import supervisor
 from xbd.toolstack.main import main
 
 HOST = """
@@ -90,6 +93,25 @@ def test_killed_agents_are_started_again(host_file: str) -> None:
         assert children_of(up.process.pid)["hypervisor"] == before["hypervisor"]
         assert ask(host_file, "audit") == {"violations": []}
         assert up.end() == 0
+
+
+@pytest.mark.slow
+async def test_agents_that_refuse_their_settings_are_not_started_again(
+    host_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would only refuse them again: everything ends with their exit code, 78, after the first time."""
+    spawn = supervisor._spawn
+
+    async def refusing(*arguments: str) -> trio.Process:
+        if arguments[0] != "guests":
+            return await spawn(*arguments)
+        return await trio.lowlevel.open_process([sys.executable, "-c", "raise SystemExit(78)"])
+
+    monkeypatch.setattr(supervisor, "_spawn", refusing)
+    said: list[str] = []
+    up = supervisor.Supervisor(Path(host_file), Path(host_file).parent / "run", 2, said.append, saved=False)
+    assert await up.run() == 78
+    assert said.count("the agents died: exit code 78") == 1
 
 
 @pytest.mark.slow
