@@ -82,7 +82,7 @@ class Autoballoon:
                         await self._look(client)
                         await trio.sleep(self._config.interval_s)
             except* (PeerLost, ProtocolError, NoHypervisor) as group:
-                _log.warning("hypervisor_lost", reason=str(group.exceptions[0]))
+                pauses.lost(group.exceptions[0])
             await pauses.pause()
 
     async def _look(self, client: Client) -> None:

@@ -61,14 +61,23 @@ _LEVELS: Final = {
 
 
 class Pauses:
-    """Pauses that double up to a longest one."""
+    """Pauses that double up to a longest one, and what is logged meanwhile: why, but not at each try."""
 
     def __init__(self) -> None:
         self._next_s = FIRST_PAUSE_S
+        self._said = ""
 
     def reset(self) -> None:
         """Begin again with a short one: something worked."""
         self._next_s = FIRST_PAUSE_S
+        self._said = ""
+
+    def lost(self, error: BaseException) -> None:
+        """Log that the hypervisor cannot be reached, unless that was said already, and for the same reason."""
+        reason = str(error)
+        if reason != self._said:
+            _log.warning("hypervisor_lost", reason=reason)
+        self._said = reason
 
     async def pause(self) -> None:
         """Wait for the next one."""
@@ -202,7 +211,7 @@ class AgentHost:
                         await self._look(client)
                         await trio.sleep(LOOK_PAUSE_S)
             except* (PeerLost, ProtocolError, NoHypervisor) as group:
-                _log.warning("hypervisor_lost", reason=str(group.exceptions[0]))
+                pauses.lost(group.exceptions[0])
                 self._is("trying again to reach the hypervisor")
             await pauses.pause()
 
@@ -386,5 +395,5 @@ async def _until_destroyed(socket_path: Path, name: str, domid: int) -> None:
         except NoSuchDomain:
             return
         except (PeerLost, ProtocolError, NoHypervisor) as error:
-            _log.warning("hypervisor_lost", reason=str(error))
+            pauses.lost(error)
         await pauses.pause()

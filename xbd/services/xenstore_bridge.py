@@ -77,20 +77,16 @@ class HostInStore:
     async def follow(self) -> None:
         """Show and ask for ever, through the hypervisor's restarts."""
         pauses = Pauses()
-        missed = False
         while True:
             try:
                 async with open_client(self._path, resume=True) as client:
                     _log.info("hypervisor_found", socket=str(self._path))
                     pauses.reset()
-                    missed = False
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_hear, client, self._news)
                         await self._look_for_ever(client)
             except* (PeerLost, ProtocolError, NoHypervisor) as group:
-                if not missed:
-                    _log.warning("hypervisor_lost", reason=str(group.exceptions[0]))
-                missed = True
+                pauses.lost(group.exceptions[0])
             await pauses.pause()
 
     async def _look_for_ever(self, client: Client) -> None:
