@@ -1,5 +1,6 @@
 """What the documents cite is there: commands, options, documents, constants, methods; and every command is cited."""
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ import click
 import pytest
 
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks_of, commands_of, names, prose_of, rows_of
+from xbd.strategies import STRATEGIES
+from xbd.toolstack import metric_families
 from xbd.toolstack.main import COMMANDS, main
 from xbd.wire.protocol import AUTOBALLOON_METHODS, DOMAIN_METHODS, TOOLSTACK_METHODS, Method
 
@@ -148,6 +151,20 @@ def test_the_protocols_page_has_the_reservations() -> None:
     assert set(_INLINE.findall(line)) - {"autoballoon.sock"} == set(AUTOBALLOON_METHODS) | {
         parameter for method in AUTOBALLOON_METHODS.values() for parameter in method.params
     }
+
+
+def test_the_page_of_differences_has_every_strategy() -> None:
+    """The table names the strategies that there are, in their order."""
+    told = [cells[0].strip("`") for cells in rows_of(DOCS / "differences.md", "Strategies")]
+
+    assert told == list(STRATEGIES)
+
+
+def test_the_page_about_operating_has_every_metric() -> None:
+    """The table names the metrics that are served, and no others."""
+    told = {name for cells in rows_of(DOCS / "operating.md", "Metrics") for name in _INLINE.findall(cells[0])}
+
+    assert told == set(re.findall(r'"(xbd_\w+)"', inspect.getsource(metric_families)))
 
 
 def test_the_readme_is_short_and_has_the_two_commands() -> None:
