@@ -4,7 +4,6 @@
 I/O, knows no clock and never waits; one call is one turn.
 """
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,10 @@ from xbd.frames import expand_supers, group_by_super
 from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
-from xbd.machine.domain import Domain, DomainInfo, DomainState, P2m, describe, domain_layout, is_domain_name
+from xbd.machine.domain import Domain, DomainInfo, DomainState, describe, is_domain_name
 from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.host import HostFrames, host_layout, save_host
-from xbd.machine.image import Image, Kind, Section
+from xbd.machine.image import Image, Kind
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
 from xbd.machine.registry import Registry
 from xbd.machine.settings import HostSettings
@@ -105,7 +104,7 @@ class Machine:
                 f"domain {name!r} needs {target_pages} pages, the host has {free} free and unclaimed",
                 "a smaller target, or memory freed by other domains first",
             )
-        p2m, section = self._make_tables(domid, gfn_count, target_pages)
+        p2m, section = provision.make_tables(self.registry, self.host, domid, gfn_count, target_pages)
         domain = Domain(
             domid,
             name,
@@ -121,18 +120,6 @@ class Machine:
         self.registry.add(domain)
         self._build(domain, target_pages)
         return domid
-
-    def _make_tables(self, domid: int, gfn_count: int, target_pages: int) -> tuple[P2m, Section]:
-        """Make the tables of a new domain, and reserve what else making it takes. Raises OutOfResources: nothing is left."""
-        with provision.refused("the domain is not created"), ExitStack() as undo:
-            provision.reserve_creation(self.image, target_pages)
-            section = self.image.add_section(Kind.DOMAIN, domid, domain_layout(gfn_count))
-            undo.callback(self.image.drop_section, Kind.DOMAIN, domid)
-            undo.callback(self.image.drop, f"domain.{domid}.")
-            p2m = P2m(gfn_count, self.image, section)
-            provision.allocate_creation(self.registry, self.host, section, target_pages)
-            undo.pop_all()
-        return p2m, section
 
     def _check_create(self, name: str, max_pages: int, target_pages: int, gfn_count: int) -> None:
         if not is_domain_name(name):

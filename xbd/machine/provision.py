@@ -6,16 +6,16 @@ reserved first, by bounds that are never less than what the step takes; who cann
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import numpy as np
 
 from xbd.errors import OutOfResources
 from xbd.machine import grants, messages
-from xbd.machine.domain import Domain
+from xbd.machine.domain import Domain, P2m, domain_layout
 from xbd.machine.host import HostFrames
-from xbd.machine.image import Image, Section
+from xbd.machine.image import Image, Kind, Section
 from xbd.machine.registry import Registry
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
@@ -64,6 +64,22 @@ def allocate_creation(registry: Registry, host: HostFrames, section: Section, ta
         spans.append((first_entry + in_leaves, first_entry + target_pages))
     registry.image.allocate(section, *spans)
     registry.allocate_birth(section.key[1])
+
+
+def make_tables(
+    registry: Registry, host: HostFrames, domid: int, gfn_count: int, target_pages: int
+) -> tuple[P2m, Section]:
+    """Make the tables of a new domain, and reserve what else making it takes. Raises OutOfResources: nothing is left."""
+    image = registry.image
+    with refused("the domain is not created"), ExitStack() as undo:
+        reserve_creation(image, target_pages)
+        section = image.add_section(Kind.DOMAIN, domid, domain_layout(gfn_count))
+        undo.callback(image.drop_section, Kind.DOMAIN, domid)
+        undo.callback(image.drop, f"domain.{domid}.")
+        p2m = P2m(gfn_count, image, section)
+        allocate_creation(registry, host, section, target_pages)
+        undo.pop_all()
+    return p2m, section
 
 
 def reserve_end(registry: Registry, host: HostFrames, domain: Domain, what: str) -> None:
