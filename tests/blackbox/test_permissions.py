@@ -207,6 +207,20 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
         assert len(xbd.said) == 1, xbd.said
 
 
+def test_a_reload_whose_socket_is_gone_does_not_end_the_daemon(tmp_path: Path) -> None:
+    """Somebody removed hypervisor.sock, then the host file names another group, or none: it says so, and goes on."""
+    run, host, group = tmp_path / "run", tmp_path / "host.toml", some_group().gr_name
+    plain = '[host]\nmemory = "64m"\n'
+    host.write_text(f'{plain}group = "{group}"\n')
+    with running("hypervisor", "--config", str(host), "--runtime-dir", str(run)) as daemon:
+        daemon.wait_until_it_says("hypervisor_ready")
+        (run / "hypervisor.sock").unlink()
+        host.write_text(plain)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_until_it_says("cannot be given mode 0600: No such file or directory")
+        assert daemon.end(signal.SIGTERM) == 0
+
+
 def test_a_guest_s_agent_waits_for_its_hypervisor(tmp_path: Path) -> None:
     """`guest --wait` stays where there is none, and plays its guest when one has come; without, it fails in a sentence."""
     host = tmp_path / "host.toml"
