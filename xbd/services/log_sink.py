@@ -27,6 +27,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TextIO, cast
 
 from xbd import log
@@ -136,15 +137,19 @@ class LogSink(io.TextIOBase):
 
     def _take(self, text: str | None) -> None:
         """Add *text* to the line that has begun, and write whole lines."""
-        line = self._begun_line + (text or "")
-        # All of it when it was flushed, or is too long; else up to the last line's end.
-        end = len(line) if text is None or len(line) > MAX_LINE_CHARACTERS else line.rfind("\n") + 1
-        whole, self._begun_line = line[:end], line[end:]
-        if not whole:
-            return
-        if not self._catch_up() or not self._begin(whole):
+        if text and text[-1] == "\n" and not self._begun_line:
+            whole = text  # as nearly all are
+        else:
+            line = self._begun_line + (text or "")
+            # All of it when it was flushed, or is too long; else up to the last line's end.
+            end = len(line) if text is None or len(line) > MAX_LINE_CHARACTERS else line.rfind("\n") + 1
+            whole, self._begun_line = line[:end], line[end:]
+            if not whole:
+                return
+        may_begin = not (self._lost_lines or self._unwritten) or self._catch_up()
+        if not (may_begin and self._begin(whole)):
             self._lost_lines += max(1, whole.count("\n"))
-        if self.owes:
+        if self._lost_lines or self._unwritten:
             self._retry_later()
 
     def _catch_up(self) -> bool:
@@ -157,9 +162,9 @@ class LogSink(io.TextIOBase):
 
     def _begin(self, text: str) -> bool:
         """Write *text*, its rest later if need be; False: nothing of it was written."""
-        encoded = text.encode(self._encoding, self.errors)
+        encoded = text.encode(self._encoding, "backslashreplace")
         written = self._write_now(encoded)
-        if written:
+        if 0 < written < len(encoded):
             self._unwritten = encoded[written:]
         return written > 0
 
@@ -167,7 +172,9 @@ class LogSink(io.TextIOBase):
         """Write what can be written at once; returns how many bytes that were."""
         written = 0
         try:
-            while written < len(encoded) and (taken := self._writer(encoded[written:])):
+            written = taken = self._writer(encoded)
+            while taken and written < len(encoded):
+                taken = self._writer(encoded[written:])
                 written += taken
         except OSError:
             # Nobody reads, no room, a terminal that was closed: there is nobody to tell, until there is again.
@@ -226,8 +233,8 @@ def writer_to(descriptor: int) -> Writer:
             own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
             return polled_writer_to(descriptor)
-        return lambda encoded: os.write(own, encoded)
-    return lambda encoded: os.write(descriptor, encoded)
+        return partial(os.write, own)
+    return partial(os.write, descriptor)
 
 
 def polled_writer_to(descriptor: int) -> Writer:
