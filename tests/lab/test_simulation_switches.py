@@ -26,10 +26,10 @@ KNOWN: dict[str, tuple[int, int]] = {
     "eexist": (1, 270),
     "home-uniqueness": (29, 1330),
     "undo-p2m": (18, 331),
-    "undo-content": (0, 2347),
+    "undo-content": (33, 1403),
     "undo-session": (0, 2137),
     "undo-grants": (1, 298),
-    "undo-limits": (15, 2028),
+    "undo-limits": (22, 423),
     "commit": (1, 161),
     "isolation": (0, 247),
 }
