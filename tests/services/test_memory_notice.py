@@ -6,7 +6,8 @@ import numpy as np
 
 from tests.services.link import Link, new_agent
 from tests.services.peer import HOST_SUPERFRAMES, DirectPeer, agent, create, small_host
-from xbd.services.host import OFFER_S, Host
+from xbd.services.host import Host
+from xbd.services.notices import OFFER_S
 from xbd.units import SUPER_PAGES
 from xbd.wire.codec import Notification
 

@@ -21,6 +21,7 @@ from xbd.services.clients import ClientSessions
 from xbd.services.doors import Doors, NoDoors
 from xbd.services.events import EventLog
 from xbd.services.guest_settings import plan_guest
+from xbd.services.notices import Notices
 from xbd.services.records import Record, Wake
 from xbd.services.saved import agent_section, daemon_section
 from xbd.wire import fields
@@ -30,9 +31,6 @@ from xbd.wire.session import Action
 
 # The control domain's number.
 DOM0: Final = 0
-# A guest that is told of free memory asks for it within milliseconds; one that has not by then is not waited for, and
-# the next in line is told.
-OFFER_S: Final = 1.0
 
 
 class Host:
@@ -49,13 +47,12 @@ class Host:
         self.subscribers: set[Wake] = set()
         self._records: dict[int, Record] = {}
         self._zombies: dict[int, str] = {}
+        self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
         self._is_saved = machine.image.store.undo is not None
         # A machine that comes from its saved state brings domains; they, too, are saved.
         self.is_restored = self._is_saved and machine.image.is_recovered
         self.saved = daemon_section(machine.image, new=not self.is_restored) if self._is_saved else None
         self.clients = ClientSessions(self.saved)
-        # When guests that were told of free memory and did not ask for it are not waited for any more.
-        self._offers_end: float | None = None
         self.events = EventLog(first_number=max(self.saved.next_event, 1) if self.saved else 1)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "list": self._list,
@@ -86,8 +83,7 @@ class Host:
             with refused(f"{method} cannot be answered"):
                 return handler(**params)
         answer = handler(**params)
-        if self.machine.has_news:
-            self._tell_news()
+        self._notices.tell()
         return answer
 
     # -- the toolstack's methods; parameters are checked
@@ -274,7 +270,7 @@ class Host:
         """Do one turn of a guest's command."""
         result = self.machine.execute(record.domid, command)
         if self.machine.has_news:
-            self._tell_news()
+            self._notices.tell()
         if record.settling:
             self._look_whether_settled(record)
         return result
@@ -294,7 +290,7 @@ class Host:
         if not resumed:
             record.shutdown_asked = record.stopped = False
             record.report = None
-            self._tell_news()
+            self._notices.tell()
         record.crashed = record.left = record.awaited = False
         record.missed_since = None
         record.save()
@@ -333,11 +329,7 @@ class Host:
         record.save()
 
     def tick(self, now: float) -> float | None:
-        """Look whose agents have died, and which guests let free memory lie, and act on it.
-
-        Returns:
-            When to look again; None: at the next event.
-        """
+        """Look whose agents have died, and who lets free memory lie; returns when to look again, None: at the next event."""
         missed = [record for record in self._records.values() if record.is_missed]
         due = []
         for record in missed:
@@ -351,21 +343,8 @@ class Host:
                 self._event("agent_lost", record)
             else:
                 self._crash(record)
-        renewed = self._renew_offers(now)
+        renewed = self._notices.renew_offers(now)
         return min(due if renewed is None else [*due, renewed], default=None)
-
-    def _renew_offers(self, now: float) -> float | None:
-        """Tell the next guests of free memory that others were told of and let lie; returns when to do so again, if at all."""
-        if self._offers_end is not None and now >= self._offers_end:
-            self._offers_end = None
-            self.machine.withdraw_offers()
-        if self.machine.has_news:
-            self._tell_news()
-        if not self.machine.has_offers:
-            self._offers_end = None
-        elif self._offers_end is None:
-            self._offers_end = now + OFFER_S
-        return self._offers_end
 
     def _crash(self, record: Record) -> None:
         record.crashed = True
@@ -399,19 +378,6 @@ class Host:
         return self.machine.audit() + [
             f"d{domid} is known to the machine or to the daemon alone" for domid in strangers
         ]
-
-    def _tell_news(self) -> None:
-        """Tell agents that they have messages, or that there is memory again, and the toolstack which zombies are gone."""
-        for domid in self.machine.take_woken():
-            self._records[domid].notify("messages")
-        relieved = self.machine.take_relieved()
-        for domid in relieved:
-            self._records[domid].notify("memory")
-        if relieved and self._offers_end is None:
-            # Whoever keeps the time learns by this that `tick` has something to look after.
-            self._wake_subscribers()
-        for domid in self.machine.take_vanished():
-            self._announce("vanished", domid=domid, name=self._zombies.pop(domid))
 
     def _look_whether_settled(self, record: Record) -> None:
         domain = self.machine.domain(record.domid)
