@@ -6,12 +6,14 @@ that start processes of their own run one after the other in a single one: they 
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.peer import OPENED
 
 # The same examples on every run, on a machine of any speed.
 settings.register_profile(
@@ -21,9 +23,7 @@ settings.load_profile("xbd")
 
 MOST_WORKERS: Final = 4
 # Modules that start processes, and whoever uses them.
-_STARTERS: Final = frozenset(
-    {"subprocess", "multiprocessing", "pexpect", "xbd.lab.processes", "tests.toolstack.processes"}
-)
+_STARTERS: Final = frozenset({"subprocess", "multiprocessing", "pexpect", "xbd.testing.processes", "tests.processes"})
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -49,3 +49,11 @@ def starts_processes(module: ModuleType) -> bool:
         (one.__name__ if isinstance(one, ModuleType) else getattr(one, "__module__", None)) in _STARTERS
         for one in named
     )
+
+
+@pytest.fixture(autouse=True)
+def close_peers() -> Iterator[None]:
+    """Close what a test has opened."""
+    yield
+    while OPENED:
+        OPENED.pop().close()

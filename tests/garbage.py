@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from xbd.errors import HypercallError, RemoteProtocolError
-from xbd.wire.protocol import Method
+from xbd.protocol.methods import Method
 
 _LEAVES = (
     st.none()

@@ -15,11 +15,11 @@ from typing import Final
 import pytest
 import trio
 
-from tests.services.manager import PATIENCE_S, Manager, service_manager
-from tests.toolstack.processes import Xbd, running
-from xbd.services.runtime_dir import hypervisor_socket
-from xbd.services.sockets import bind_unix, descriptors_for
-from xbd.toolstack.client import open_client
+from tests.daemons.runtime.manager import PATIENCE_S, Manager, service_manager
+from tests.processes import Xbd, running
+from xbd.client.client import open_client
+from xbd.client.runtime_dir import hypervisor_socket
+from xbd.daemons.runtime.sockets import bind_unix, descriptors_for
 
 SYSTEMD = Path(__file__).parent.parent / "systemd"
 UNITS = sorted(path.name for path in SYSTEMD.iterdir() if path.suffix in (".service", ".socket", ".target"))

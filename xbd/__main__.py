@@ -1,6 +1,6 @@
 """`python -m xbd`: the `xbd` command."""
 
-from xbd.toolstack.main import main
+from xbd.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="xbd")

@@ -5,7 +5,7 @@ call, a simulation) carries it and brings the result back. Both sides import thi
 nothing of each other.
 
 Frame lists are (n,) int64 arrays of extent bases in here; on the wire they travel as
-little-endian uint64 (see `xbd.wire.protocol`).
+little-endian uint64 (see `xbd.protocol.methods`).
 """
 
 from collections.abc import Iterator

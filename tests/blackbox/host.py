@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tests.toolstack.processes import Xbd, running
+from tests.processes import Xbd, running
 
 # A small domain of two superpages.
 SMALL: Final = {"max_pages": 1024, "target_pages": 512, "autostart": False}

@@ -14,7 +14,7 @@ import pytest
 
 from tests.blackbox.host_directory import EX_CONFIG, run_xbd, tree, unpack
 from tests.blackbox.test_fixtures import check_guests, check_host, host_on
-from tests.toolstack.processes import children_of, running
+from tests.processes import children_of, running
 
 pytestmark = pytest.mark.slow
 

@@ -35,7 +35,7 @@ import pytest
 
 from tests.blackbox.host_directory import FIXTURES, run_xbd, unpack
 from tests.blackbox.rpc import Caller
-from tests.toolstack.processes import running
+from tests.processes import running
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.blackbox.daemons import answers
 from tests.blackbox.rpc import PATIENCE_S
-from tests.toolstack.processes import Xbd, running
+from tests.processes import Xbd, running
 
 pytestmark = pytest.mark.slow
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -12,7 +12,7 @@ import trio
 
 from tests.blackbox.rpc import PATIENCE_S
 from tests.blackbox.users import STRANGER, as_stranger, needs_root, public_directory, some_group
-from tests.toolstack.processes import running
+from tests.processes import running
 
 pytestmark = [needs_root, pytest.mark.slow]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.blackbox.rpc import Caller
-from tests.toolstack.processes import running
+from tests.processes import running
 
 # With one try instead of four the balloon is cancelled by its first refusal, and not after 14 s. The rest is as it ever is.
 HOST = """

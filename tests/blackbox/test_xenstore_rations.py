@@ -11,7 +11,7 @@ import pytest
 from tests.blackbox.host import SMALL, beside, hypervisor
 from tests.blackbox.rpc import Caller
 from tests.blackbox.xs import WRITE, Store, introduce, packed
-from tests.toolstack.processes import Xbd
+from tests.processes import Xbd
 
 # Far more than anybody has in order.
 FLOOD: Final = 400

@@ -10,10 +10,10 @@ import click
 import pytest
 
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks_of, commands_of, names, prose_of, rows_of
-from xbd.strategies import STRATEGIES
-from xbd.toolstack import metric_families
-from xbd.toolstack.main import COMMANDS, main
-from xbd.wire.protocol import AUTOBALLOON_METHODS, DOMAIN_METHODS, TOOLSTACK_METHODS, Method
+from xbd.cli.main import COMMANDS, main
+from xbd.config.strategies import STRATEGIES
+from xbd.daemons import metric_families
+from xbd.protocol.methods import AUTOBALLOON_METHODS, DOMAIN_METHODS, TOOLSTACK_METHODS, Method
 
 _INLINE: Final = re.compile(r"`([^`\n]+)`")
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

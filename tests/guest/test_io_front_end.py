@@ -20,7 +20,7 @@ from xbd.guest.io.messages import (
     encode,
 )
 from xbd.guest.workload import Idle
-from xbd.lab.virtual import VirtualHost
+from xbd.testing.virtual_host import VirtualHost
 from xbd.units import SUPER_PAGES
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.lab.stepwise import StepwiseHost
+from tests.testing.stepwise import StepwiseHost
 from xbd.abi import (
     Command,
     EndGrant,

@@ -9,9 +9,9 @@ import numpy as np
 from xbd import abi
 from xbd.errors import HypercallError
 from xbd.machine import HostSettings, Machine
-from xbd.machine.image import Image
 from xbd.machine.recovery import recover
-from xbd.machine.store import Crash, MemoryStore
+from xbd.storage.image import Image
+from xbd.storage.memory import Crash, MemoryStore
 
 
 def assert_same_state(one: Machine, other: Machine) -> None:

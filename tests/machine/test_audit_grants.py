@@ -8,8 +8,8 @@ import pytest
 from tests.machine.twin import gfns
 from xbd import abi
 from xbd.machine import DomainState, Machine
+from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.inbox import Inbox
-from xbd.machine.tables import GrantTable, MappingTable
 from xbd.units import SUPER_PAGES
 
 

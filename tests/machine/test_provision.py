@@ -7,9 +7,9 @@ from xbd.abi import Decrease, Frames, Grant, GrantResult, MapGrant, Send
 from xbd.abi import Store as StoreWords
 from xbd.errors import OutOfResources
 from xbd.machine import Machine
-from xbd.machine.image import Image
-from xbd.machine.store import MemoryStore
-from xbd.machine.undo import Undo
+from xbd.storage.image import Image
+from xbd.storage.memory import MemoryStore
+from xbd.storage.undo import Undo
 
 PAGES = 2048
 DOMAINS = 4

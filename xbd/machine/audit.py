@@ -12,7 +12,7 @@ import numpy as np
 from xbd.abi import Frames
 from xbd.frames import expand_supers, sparse_zeros
 from xbd.machine.domain import Domain
-from xbd.machine.host import HostFrames
+from xbd.machine.frame_table import HostFrames
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 _NONE: Final[Frames] = np.zeros(0, dtype=np.int64)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from xbd.abi import MAX_GRANTS
 from xbd.machine.domain import Domain, DomainState
-from xbd.machine.host import HostFrames
+from xbd.machine.frame_table import HostFrames
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 

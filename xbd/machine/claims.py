@@ -8,7 +8,7 @@ Source: Xen domain_set_outstanding_pages and domain_adjust_tot_pages, common/pag
 
 from xbd.errors import BadArgument, OutOfFrames
 from xbd.machine.domain import Domain
-from xbd.machine.host import HostFrames
+from xbd.machine.frame_table import HostFrames
 
 
 def claim(host: HostFrames, domain: Domain, pages: int) -> None:

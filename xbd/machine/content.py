@@ -7,7 +7,7 @@ from xbd.abi import MAX_WORDS, Frames, Load, LoadResult, MemopResult, Stop, Stor
 from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
 from xbd.machine.extents import answer, check_extents, first_unpopulated
-from xbd.machine.host import HostFrames
+from xbd.machine.frame_table import HostFrames
 
 
 def load(host: HostFrames, domain: Domain, command: Load) -> LoadResult:

@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 from xbd.abi import Stop
 from xbd.errors import HypercallError
-from xbd.machine.image import Column
+from xbd.storage.image import Column
 
 OPERATIONS: Final = (
     "populate",

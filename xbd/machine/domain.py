@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from xbd.abi import MAX_DOMAINS, MAX_GRANTS, MAX_MAPPINGS, MAX_NAME_CHARS, DomainType, Features, Frames
 from xbd.frames import expand_supers
 from xbd.machine.counts import COUNTS, Counts
-from xbd.machine.image import Column, Image, Layout, Section
+from xbd.machine.grant_tables import GRANT_WORDS, MAPPING_WORDS, GrantTable, MappingTable
 from xbd.machine.inbox import INBOX_COLUMN_WORDS, Inbox
-from xbd.machine.tables import GRANT_WORDS, MAPPING_WORDS, GrantTable, MappingTable
+from xbd.storage.image import Column, Image, Layout, Section
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 # A character of UTF-8 has four bytes at most; the name's length in bytes comes before it.

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.machine.host import HostFrames
+from xbd.machine.frame_table import HostFrames
 from xbd.units import SUPER_PAGES
 
 FREE: Final = 0

@@ -28,11 +28,11 @@ from xbd.errors import BadArgument, NoSuchDomain
 from xbd.frames import group_by_super
 from xbd.machine import mapping
 from xbd.machine.domain import Domain, DomainState
+from xbd.machine.domains import Registry
 from xbd.machine.extents import answer, check_extents, check_repeats, check_size, first, first_taken, first_unpopulated
-from xbd.machine.host import HostFrames
-from xbd.machine.references import reference, unreference
-from xbd.machine.registry import Registry
-from xbd.machine.tables import GrantTable, MappingTable
+from xbd.machine.frame_table import HostFrames
+from xbd.machine.grant_tables import GrantTable, MappingTable
+from xbd.machine.refcounts import reference, unreference
 
 
 def grant(registry: Registry, host: HostFrames, domain: Domain, command: Grant) -> GrantResult:

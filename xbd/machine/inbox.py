@@ -13,7 +13,7 @@ import numpy as np
 
 from xbd.abi import INBOX_WORDS, SENDER_WORDS, Frames, Words, message_header, split_header
 from xbd.errors import DamagedState
-from xbd.machine.image import Column
+from xbd.storage.image import Column
 
 _MESSAGES_MOST_WORDS: Final = INBOX_WORDS // 2
 # Before the ring: where the oldest message begins, and how many words are in use.

@@ -16,12 +16,12 @@ from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainInfo, DomainState, describe, is_domain_name
+from xbd.machine.domains import Registry
 from xbd.machine.frame_map import FrameMap, frame_map
-from xbd.machine.host import HostFrames, host_layout, save_host
-from xbd.machine.image import Image, Kind
+from xbd.machine.frame_table import HostFrames, host_layout, save_host
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
-from xbd.machine.registry import Registry
 from xbd.machine.settings import HostSettings
+from xbd.storage.image import Image, Kind
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from xbd.abi import Frames
 from xbd.frames import Groups, group_by_super
 from xbd.machine.domain import Domain, P2m
-from xbd.machine.host import HostFrames
+from xbd.machine.frame_table import HostFrames
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 

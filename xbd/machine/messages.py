@@ -23,10 +23,10 @@ from xbd.abi import (
 )
 from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
-from xbd.machine.host import HostFrames
-from xbd.machine.image import PAGE_WORDS
+from xbd.machine.domains import Registry
+from xbd.machine.frame_table import HostFrames
 from xbd.machine.inbox import Inbox
-from xbd.machine.registry import Registry
+from xbd.storage.image import PAGE_WORDS
 
 _NO_WORDS: Final[Words] = np.zeros(0, dtype=np.uint64)
 

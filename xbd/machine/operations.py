@@ -11,10 +11,10 @@ from typing import Any, Final
 from xbd import abi
 from xbd.abi import DomainType
 from xbd.errors import NotSupported
-from xbd.machine import content, grants, messages, pairs, reservation
+from xbd.machine import content, exchange, grants, messages, reservation
 from xbd.machine.domain import Domain
-from xbd.machine.host import HostFrames
-from xbd.machine.registry import Registry
+from xbd.machine.domains import Registry
+from xbd.machine.frame_table import HostFrames
 
 # What concerns one domain alone; what concerns others too; either, bound to its host.
 _Own = Callable[[HostFrames, Domain, Any], abi.Result]
@@ -28,8 +28,8 @@ _ACCESSES: Final[dict[type, tuple[str, _Own]]] = {
 _XEN: Final[dict[type, tuple[str, _Own]]] = {
     abi.Populate: ("populate", reservation.populate),
     abi.Decrease: ("decrease", reservation.decrease),
-    abi.Exchange: ("exchange", pairs.exchange),
-    abi.PopulateDepopulate: ("populate_depopulate", pairs.populate_depopulate),
+    abi.Exchange: ("exchange", exchange.exchange),
+    abi.PopulateDepopulate: ("populate_depopulate", exchange.populate_depopulate),
     **_ACCESSES,
 }
 _XEN_SHARED: Final[dict[type, tuple[str, _Shared]]] = {

@@ -14,9 +14,9 @@ import numpy as np
 from xbd.errors import OutOfResources
 from xbd.machine import grants, messages
 from xbd.machine.domain import Domain, P2m, domain_layout
-from xbd.machine.host import HostFrames
-from xbd.machine.image import Image, Kind, Section
-from xbd.machine.registry import Registry
+from xbd.machine.domains import Registry
+from xbd.machine.frame_table import HostFrames
+from xbd.storage.image import Image, Kind, Section
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 # Address space that a domain which is created leaves to the daemon: its own small objects, buffers of hundreds of peers,

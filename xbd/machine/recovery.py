@@ -16,12 +16,12 @@ from xbd.errors import DamagedState, HypercallError
 from xbd.machine.audit import frames_at_home
 from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import LIMITS, Domain, DomainState, P2m, domain_layout, is_domain_name
-from xbd.machine.host import HostFrames, saved_host
-from xbd.machine.image import Image, Kind, Section, Store
+from xbd.machine.frame_table import HostFrames, saved_host
+from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.inbox import Inbox
 from xbd.machine.machine import Machine
-from xbd.machine.references import reference
-from xbd.machine.tables import GrantTable, MappingTable
+from xbd.machine.refcounts import reference
+from xbd.storage.image import Image, Kind, Section, Store
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 # What garbage makes arrays and checks raise; see `recover`.

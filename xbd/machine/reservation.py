@@ -29,8 +29,8 @@ from xbd.frames import Groups, expand_supers, group_by_super
 from xbd.machine import claims, mapping
 from xbd.machine.domain import Domain
 from xbd.machine.extents import answer, check_extents, first, first_taken, first_unpopulated
-from xbd.machine.host import HostFrames
-from xbd.machine.references import first_referenced, referenced_blocks
+from xbd.machine.frame_table import HostFrames
+from xbd.machine.refcounts import first_referenced, referenced_blocks
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 

@@ -2,5 +2,5 @@
 
 `plan` reads a grid file into cells (`grid`); a cell says all that its outcome depends on, so `cell` runs it anywhere
 and gets the same. `local` and `cluster` run many, `store` keeps what is done, `results`, `report`, `claims`, `plots`
-and `page` say what came of it. `xbd.lab.experiment` is the command around them.
+and `page` say what came of it. `xbd.lab.experiments.command` is the command around them.
 """

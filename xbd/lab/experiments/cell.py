@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from xbd.config.strategies import STRATEGIES
 from xbd.guest.workload import Trace
 from xbd.lab.experiments.churn import ChurnPlay
 from xbd.lab.experiments.grid import Cell, Churn, Recorded
 from xbd.lab.experiments.meter import Meter, Number, Sample
-from xbd.lab.trace_replay import Replay, ReplayOptions
-from xbd.strategies import STRATEGIES
+from xbd.lab.replay.replay import Replay, ReplayOptions
 
 # While a guest is on its way to a target somebody looks so often.
 _LOOK_S: Final = 0.25

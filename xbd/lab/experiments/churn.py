@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from xbd.config.strategies import STRATEGIES
 from xbd.errors import BadArgument
 from xbd.guest import GuestSettings
 from xbd.guest.workload import make_workload
 from xbd.lab.experiments.grid import Cell, Churn
-from xbd.lab.virtual import VirtualHost
-from xbd.strategies import STRATEGIES
+from xbd.testing.virtual_host import VirtualHost
 from xbd.units import SUPER_PAGES
 
 # Of what can move between two guests, this much does in a round, by lot.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from xbd.guest import GuestStatistics
-from xbd.lab.virtual import VirtualHost
 from xbd.machine import DomainInfo
+from xbd.testing.virtual_host import VirtualHost
 from xbd.units import GIB_PAGES, SUPER_PAGES
 
 Number = float | int

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from xbd.config.strategies import STRATEGIES
 from xbd.lab.experiments.claims import Answer, Verdict
 from xbd.lab.experiments.credit import credits_of
 from xbd.lab.experiments.grid import Grid
 from xbd.lab.experiments.report import render_failures
 from xbd.lab.experiments.results import Results, Setting
 from xbd.lab.experiments.tables import Shown, comparisons
-from xbd.strategies import STRATEGIES
 from xbd.units import counted
 
 _STYLE: Final = """

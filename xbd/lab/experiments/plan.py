@@ -14,6 +14,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from xbd.abi import MAX_DOMAIN_PAGES
+from xbd.config.strategies import STRATEGIES
+from xbd.config.toml_table import Table, top_table
 from xbd.errors import BadArgument, ConfigError, TraceError
 from xbd.guest.workload import Trace, make_workload
 from xbd.lab.experiments.grid import (
@@ -29,8 +31,6 @@ from xbd.lab.experiments.grid import (
     digest_trace,
     record,
 )
-from xbd.strategies import STRATEGIES
-from xbd.toml_table import Table, top_table
 
 # Reads a trace by its path. Raises TraceError.
 ReadTrace = Callable[[Path], Trace]

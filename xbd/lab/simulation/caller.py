@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from xbd.errors import Busy, HypercallError
 from xbd.lab.simulation.connection import Connection
-from xbd.lab.simulation.surroundings import Surroundings
+from xbd.lab.simulation.context import Surroundings
 from xbd.lab.simulation.violation import Violation
-from xbd.wire.codec import ANSWER_LIMITS, Decoder, Response, encode_request
-from xbd.wire.fields import error_from_map
-from xbd.wire.protocol import VERSION
+from xbd.protocol.codec import ANSWER_LIMITS, Decoder, Response, encode_request
+from xbd.protocol.fields import error_from_map
+from xbd.protocol.methods import VERSION
 
 _PAUSE_S: Final = 0.05
 _HELLO: Final = 0

@@ -7,11 +7,11 @@ import numpy as np
 
 from xbd.guest import Guest
 from xbd.guest.mode import ModeKind
-from xbd.lab.simulation.book import Book, Granted
+from xbd.lab.simulation.context import Surroundings
+from xbd.lab.simulation.hostile import WildGuest
+from xbd.lab.simulation.oracle import Book, Granted
 from xbd.lab.simulation.player import Player
-from xbd.lab.simulation.surroundings import Surroundings
 from xbd.lab.simulation.violation import Violation
-from xbd.lab.simulation.wild import WildGuest
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainState

@@ -3,9 +3,9 @@
 from collections import deque
 from typing import Final, Protocol
 
-from xbd.lab.simulation.chance import Lots, Schedule
+from xbd.control.endpoint import Endpoint
+from xbd.lab.simulation.rng import Lots, Schedule
 from xbd.lab.simulation.stream import Stream
-from xbd.services.endpoint import Endpoint
 
 # What the daemon takes for a turn, and until it looks at what came in.
 _TURN_S: Final = 0.00002

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from xbd.control.domain_sockets import Doors
 from xbd.errors import DamagedState
-from xbd.lab.simulation.chance import Lots
+from xbd.lab.simulation.context import Surroundings
 from xbd.lab.simulation.options import Plan
-from xbd.lab.simulation.surroundings import Surroundings
+from xbd.lab.simulation.rng import Lots
 from xbd.lab.simulation.violation import Violation
 from xbd.lab.simulation.watched import Books, InOrder, Limits, WatchedHost
 from xbd.machine import Machine
-from xbd.machine.image import Image
 from xbd.machine.recovery import recover
-from xbd.machine.store import MemoryStore
-from xbd.services.doors import Doors
+from xbd.storage.image import Image
+from xbd.storage.memory import MemoryStore
 from xbd.units import SUPER_PAGES
 
 # An operation makes a few notes; so many reach into the one after the next.

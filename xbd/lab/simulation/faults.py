@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Final
 
-from xbd.lab.simulation.chance import Lots
 from xbd.lab.simulation.connection import Connection
+from xbd.lab.simulation.context import Surroundings
 from xbd.lab.simulation.daemon import Daemon
 from xbd.lab.simulation.player import Player
-from xbd.lab.simulation.surroundings import Surroundings
-from xbd.wire.codec import encode_request
-from xbd.wire.protocol import VERSION
+from xbd.lab.simulation.rng import Lots
+from xbd.protocol.codec import encode_request
+from xbd.protocol.methods import VERSION
 
 _STALL_S: Final = 0.5
 

@@ -3,10 +3,10 @@
 from typing import Any, Final
 
 from xbd.lab.simulation.connection import Connection
-from xbd.lab.simulation.surroundings import Surroundings
+from xbd.lab.simulation.context import Surroundings
 from xbd.lab.simulation.violation import Violation
-from xbd.wire.codec import ANSWER_LIMITS, Decoder, Notification, encode_request
-from xbd.wire.protocol import VERSION
+from xbd.protocol.codec import ANSWER_LIMITS, Decoder, Notification, encode_request
+from xbd.protocol.methods import VERSION
 
 _PAUSE_S: Final = 0.2
 _HELLO: Final = 0

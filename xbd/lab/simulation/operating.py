@@ -3,14 +3,14 @@
 from collections import deque
 from typing import Any, Final
 
+from xbd.control.balancer import Balancer, snapshot_of
 from xbd.errors import HypercallError
 from xbd.lab.simulation.caller import Caller, Outcome
-from xbd.lab.simulation.chance import Lots
-from xbd.lab.simulation.surroundings import Surroundings
+from xbd.lab.simulation.context import Surroundings
+from xbd.lab.simulation.rng import Lots
 from xbd.lab.simulation.violation import Violation
 from xbd.policy import Action, SetTarget, Settings
-from xbd.services.balancer import Balancer, snapshot_of
-from xbd.toolstack.views import DomainView, domain_view
+from xbd.protocol.views import DomainView, domain_view
 from xbd.units import SUPER_PAGES
 
 _MODES: Final = ("normal", "normal", "normal", "stuck", "lies", "slow 8MiB/s", "floor 6MiB", "ceiling 4MiB")

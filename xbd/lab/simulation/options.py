@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from xbd.errors import BadArgument
-from xbd.lab.simulation.chance import Lots
+from xbd.lab.simulation.rng import Lots
 from xbd.machine.settings import TODAYS_XEN, HostSettings
 
 MOST_SUPERFRAMES: Final = 32

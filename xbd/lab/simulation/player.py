@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from xbd.abi import BootInfo
+from xbd.control.agent import Agent
 from xbd.errors import Busy, HypercallError, NotPermitted, ProtocolError
 from xbd.guest import Guest
 from xbd.lab.simulation.connection import Connection
-from xbd.lab.simulation.surroundings import Surroundings
+from xbd.lab.simulation.context import Surroundings
 from xbd.lab.simulation.violation import Violation
 from xbd.lab.simulation.watched import WatchedGuest
-from xbd.services.agent import Agent
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0

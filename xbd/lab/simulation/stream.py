@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Final
 from zlib import crc32
 
-from xbd.lab.simulation.chance import Lots, Schedule
+from xbd.lab.simulation.rng import Lots, Schedule
 
 _PIECES_MOST: Final = 3
 _PIECES_SHARE: Final = 0.15

@@ -12,16 +12,16 @@ from typing import Any, Final
 import numpy as np
 
 from xbd.abi import Frames
+from xbd.control.agent import Agent
 from xbd.errors import BadArgument
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.zone import PageState
-from xbd.machine import claims, grants, mapping, pairs, reservation
-from xbd.machine.host import HostFrames
-from xbd.machine.image import Column, Image, Kind, Section
+from xbd.machine import claims, exchange, grants, mapping, reservation
+from xbd.machine.frame_table import HostFrames
 from xbd.machine.machine import Machine
-from xbd.services.agent import Agent
-from xbd.wire import session
-from xbd.wire.session import Action, Conversation, Event, Session, State
+from xbd.protocol import session
+from xbd.protocol.session import Action, Conversation, Event, Session, State
+from xbd.storage.image import Column, Image, Kind, Section
 
 Anything = Any
 # From what is there to what is to be there meanwhile.
@@ -223,15 +223,15 @@ SWITCHES: Final[Mapping[str, Switch]] = {
     ),
     "scrub-on-reboot": Switch("a rebooted guest finds its old words", [(Machine, "reboot", _reboot_without_scrub)]),
     "scrub-on-move": Switch(
-        "populate_depopulate gives a page with its old word", [(pairs, "_swap_small", _swap_without_scrub)]
+        "populate_depopulate gives a page with its old word", [(exchange, "_swap_small", _swap_without_scrub)]
     ),
     "frame-references": Switch(
         "what others map can be given up",
         [
             (reservation, "first_referenced", _NOT_REFERENCED),
-            (pairs, "first_referenced", _NOT_REFERENCED),
+            (exchange, "first_referenced", _NOT_REFERENCED),
             (reservation, "referenced_blocks", _NO_BLOCK_REFERENCED),
-            (pairs, "referenced_blocks", _NO_BLOCK_REFERENCED),
+            (exchange, "referenced_blocks", _NO_BLOCK_REFERENCED),
         ],
     ),
     "births": Switch("a grant reaches the next domain of a number", [(grants, "_valid_references", _by_number)]),

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from xbd.abi import Command, Populate, Refused, Result
+from xbd.control.controller import Host
+from xbd.control.domain_record import Record, Wake
 from xbd.guest import Answered, Event, Step
-from xbd.lab.simulation.book import Book, same
+from xbd.lab.simulation.oracle import Book, same
 from xbd.lab.simulation.violation import Violation
 from xbd.machine import Machine
-from xbd.machine.store import Crash
-from xbd.services.host import Host
-from xbd.services.records import Record, Wake
+from xbd.storage.memory import Crash
 
 # Commands that leave it as it is which frames are whose, and who reaches them.
 _LOOKING = frozenset({"Load", "Send", "Receive", "Store"})

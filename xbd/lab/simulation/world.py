@@ -10,22 +10,22 @@ from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from xbd.abi import BootInfo, DomainType
+from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
+from xbd.control.guest_settings import plan_guest
 from xbd.guest import Guest
 from xbd.lab.simulation import checks
-from xbd.lab.simulation.book import Book
-from xbd.lab.simulation.chance import Action, Part, Schedule, streams
 from xbd.lab.simulation.connection import Client, Connection
 from xbd.lab.simulation.daemon import Daemon
 from xbd.lab.simulation.faults import Faults
 from xbd.lab.simulation.follower import Follower
+from xbd.lab.simulation.hostile import Board, WildGuest
 from xbd.lab.simulation.operating import Operator, Policy
 from xbd.lab.simulation.options import Options, Plan, make_plan
+from xbd.lab.simulation.oracle import Book
 from xbd.lab.simulation.player import Player
+from xbd.lab.simulation.rng import Action, Part, Schedule, streams
 from xbd.lab.simulation.watched import WatchedGuest, WatchedHost
-from xbd.lab.simulation.wild import Board, WildGuest
-from xbd.machine.store import Crash
-from xbd.services.endpoint import DomainEndpoint, ToolstackEndpoint
-from xbd.services.guest_settings import plan_guest
+from xbd.storage.memory import Crash
 
 # The agent host looks so often for domains that nobody plays.
 _LOOK_S: Final = 1.0

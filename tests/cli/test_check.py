@@ -1,0 +1,77 @@
+"""`xbd check`: what it says of files good and bad, and that it starts nothing."""
+
+import grp
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from xbd.cli.main import main
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+def check(*paths: Path) -> Result:
+    """Run the command."""
+    return CliRunner().invoke(main, ["check", *map(str, paths)])
+
+
+def test_good_files_are_summed_up() -> None:
+    """On standard output, one line for each, exit 0."""
+    small, dom0, policy = (CONFIGS / f"{name}.toml" for name in ("small", "dom0", "autoballoon"))
+    result = check(small, dom0, policy)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        f"{small}: all right: host 'small' of 8 GiB, 8 guests with 6.5 GiB at first, 1.5 GiB left",
+        f"{dom0}: all right: host 'dom0-and-50' of 16 GiB, dom0 and 50 guests with 13.5 GiB at first, 2.5 GiB left",
+        f"{policy}: all right: autoballoon of *, balance fair, headroom 128 MiB",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[host]\nmemory = '1g", "is not TOML"),
+        ("[autoballoon]\nheadroom = '3m'", "autoballoon.headroom: '3m' is not a multiple of 2 MiB"),
+        ("[host]\nmemory = '3m'", "host.memory: '3m' is not a multiple of 2 MiB"),
+        (
+            "[host]\nmemory = '1g'\nstrateg = 'full'",
+            "host.strateg: is not a key of this section; did you mean 'strategy'?",
+        ),
+        ("[host]\nmemory = '1g'\nlog_level = 'loud'", "host.log_level: 'loud' is not one of \"debug\", "),
+        ("[host]\nmemory = '1g'\n[[guest]]\nname = 'a'\nmemory = '2g'", "guest.target: the domains' targets are 2 GiB"),
+        ("[host]\nmemory = '1g'\ngroup = 'no-such-group-here'", "host.group: no group is called 'no-such-group-here'"),
+        (f"[host]\nmemory = '1g'\nruntime_dir = '{'x' * 100}'", "host.runtime_dir: "),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """By file, key and reason, on standard error, exit 78; other files are judged all the same."""
+    bad, good = tmp_path / "bad.toml", tmp_path / "good.toml"
+    bad.write_text(text)
+    good.write_text(f"[host]\nmemory = '1g'\ngroup = '{grp.getgrgid(os.getegid()).gr_name}'")
+    result = check(bad, good)
+
+    assert result.exit_code == 78
+    assert result.stderr.startswith(f"{bad}: {said}")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == f"{good}: all right: host 'host' of 1 GiB, no domains\n"
+
+
+def test_nothing_is_started(tmp_path: Path) -> None:
+    """Not even the directory that its sockets would lie in is made."""
+    file = tmp_path / "host.toml"
+    file.write_text("[host]\nmemory = '1g'\nruntime_dir = 'run'\n[[guest]]\nname = 'a'\nmemory = '512m'")
+    assert check(file).exit_code == 0
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_that_is_not_there_exits_78(tmp_path: Path) -> None:
+    """And no file at all is wrong usage."""
+    result = check(tmp_path / "none.toml")
+    assert (result.exit_code, result.stderr) == (
+        78,
+        f"{tmp_path}/none.toml: cannot be read: No such file or directory\n",
+    )
+    assert check().exit_code == 2

@@ -1,0 +1,445 @@
+"""The command line: usage, and every command against a real host of real processes."""
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from tests.peer import connect
+from tests.processes import running
+from xbd.cli import follow
+from xbd.cli.commands import inspect, memory
+from xbd.cli.main import COMMANDS, EXAMPLES, main
+from xbd.client.runtime_dir import domain_socket
+
+HOST = """
+[host]
+memory = "1g"
+name = "testing"
+[[guest]]
+name = "web{n}"
+count = 3
+memory = "64m"
+seed = 1
+[[guest]]
+name = "lonely"
+memory = "16m"
+autostart = false
+"""
+
+Run = Callable[..., Result]
+
+
+def xbd(*arguments: str) -> Result:
+    """Run an `xbd` command in this process."""
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a directory for the host; its sockets lie in `run`."""
+    return tmp_path_factory.mktemp("host")
+
+
+@pytest.fixture(scope="module")
+def run(directory: Path) -> Iterator[Run]:
+    """Run commands against a host that is up; what a test creates or changes it puts back."""
+    host_file = directory / "host.toml"
+    host_file.write_text(HOST)
+    with running("up", str(host_file), "--runtime-dir", str(directory / "run")) as up:
+        up.wait_until_it_says("3 guests are running")
+        yield lambda *arguments: CliRunner().invoke(main, arguments, env={"XBD_SOCKET": str(directory / "run")})
+
+
+def told(result: Result) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Parse what a command printed with --json."""
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+# -- usage
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_explains_itself(name: str) -> None:
+    """Its line in the table is where it is said to be, and its help ends with examples that it would understand."""
+    result = xbd(name, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: xbd {name}" in result.output
+    for example in EXAMPLES[name]:
+        assert example in result.output
+        program, command, *arguments = shlex.split(example.partition(" && ")[0])
+        assert (program, command) == ("xbd", name)
+        with contextlib.ExitStack() as stack:
+            found = main.get_command(click.Context(main), name)
+            assert found is not None
+            # Files that an example names need not be there.
+            stack.enter_context(found.make_context(name, arguments, resilient_parsing="FILE" in example))
+
+
+def test_the_shell_completes_commands_and_domains(run: Run, directory: Path) -> None:
+    """By the command line library's own means; where there is no hypervisor, nothing is offered and nothing said."""
+    del run
+
+    def complete(words: str, runtime_dir: Path) -> list[str]:
+        told = subprocess.run(
+            [sys.executable, "-m", "xbd"],
+            env=os.environ
+            | {
+                "_XBD_COMPLETE": "bash_complete",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(words.count(" ")),
+                "XBD_SOCKET": str(runtime_dir),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert told.stderr == ""
+        return [line.partition(",")[2] for line in told.stdout.splitlines() if line]
+
+    assert complete("xbd mem-", directory) == ["mem-set", "mem-max"]
+    assert complete("xbd info we", directory / "run") == ["web1", "web2", "web3"]
+    assert complete("xbd info we", directory / "nowhere") == []
+
+
+def test_help_names_every_command() -> None:
+    """Without importing any of them."""
+    result = xbd("--help")
+    assert result.exit_code == 0
+    assert all(f"\n  {name} " in result.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["list", "--nonsense"],
+        ["mem-set"],
+        ["mem-set", "web1"],
+        ["mem-max", "web1"],
+        ["destroy"],
+        ["create", "web1"],
+        ["create"],
+        ["guest-mode", "web1"],
+        ["wait", "web1", "--for", "godot"],
+        ["wait", "web1", "--timeout", "soon"],
+        ["audit", "extra"],
+        ["hypervisor"],
+        ["hypervisor", "--memory", "1g", "--config", "x.toml"],
+        ["hypervisor", "--config", "x.toml", "--strategy", "stock"],
+        ["guest"],
+        ["up"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    """With a usage line, and before anything is tried."""
+    result = xbd(*arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["mem-set", "web1", "256x"], 1, "invalid memory size: 256x"),
+        (["create", "web1", "--memory", "2g", "--maxmem", "1g"], 1, "raise --maxmem or lower --memory"),
+        (["hypervisor", "--memory", "100t"], 1, "at most 64 TiB"),
+        (["--socket", "/nonexistent/s", "list"], 1, "no hypervisor at /nonexistent/s"),
+        (["list", "--socket", "/nonexistent/s"], 1, "start one with `xbd up HOST.toml`"),
+        (["list", "--socket", "/" + "x" * 120], 78, "at most 107"),
+        (["up", "/nonexistent.toml"], 78, "/nonexistent.toml: cannot be read"),
+        (["hypervisor", "--config", "/nonexistent.toml"], 78, "/nonexistent.toml: cannot be read"),
+        (["hypervisor", "--memory", "1g", "--runtime-dir", "/" + "x" * 100], 78, "at most 107"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(arguments: list[str], exit_code: int, words: str) -> None:
+    """On stderr, one line, nothing on stdout; exit 1, or 78 where a setting is to blame."""
+    result = xbd(*arguments)
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unknown_key_in_a_host_file_exits_78(tmp_path: Path) -> None:
+    """Naming file, key and what was meant."""
+    host_file = tmp_path / "host.toml"
+    host_file.write_text(HOST.replace("[[guest]]", 'strateg = "full"\n[[guest]]', 1))
+    for command in (["up", str(host_file)], ["hypervisor", "--config", str(host_file)]):
+        result = xbd(*command)
+        assert result.exit_code == 78
+        assert result.stderr == f"{host_file}: host.strateg: is not a key of this section; did you mean 'strategy'?\n"
+
+
+# -- against a host
+
+
+def test_list_names_what_scripts_rely_on(run: Run) -> None:
+    """A list of objects; sizes in pages."""
+    domains = told(run("list", "--json"))
+    assert [domain["name"] for domain in domains] == ["web1", "web2", "web3", "lonely"]
+    for domain in domains:
+        assert {
+            "domid",
+            "name",
+            "state",
+            "tot_pages",
+            "target_pages",
+            "max_pages",
+            "superpage_coverage",
+        } <= domain.keys()
+    assert [domain["state"] for domain in domains] == ["running", "running", "running", "waiting"]
+    assert domains[0]["tot_pages"] == 16384
+
+
+def test_list_takes_names_and_patterns(run: Run) -> None:
+    """As a table in xl's layout."""
+    lines = run("list", "web*", "4").stdout.splitlines()
+    assert lines[0].startswith("Name                                        ID   Mem")
+    assert [line.split()[0] for line in lines[1:]] == ["web1", "web2", "web3", "lonely"]
+    assert run("list", "web2").stdout.splitlines()[1].startswith("web2                                         2    64")
+
+
+def test_info_tells_of_the_host_and_of_domains(run: Run) -> None:
+    """One domain that is named is one object, several are a list."""
+    assert told(run("info", "--json"))["name"] == "testing"
+    assert "total_memory              : 1024\n" in run("info").stdout
+    assert told(run("info", "web1", "--json"))["domid"] == 1
+    assert len(told(run("info", "web*", "--json"))) == 3
+    assert "state                  : waiting\n" in run("info", "lonely").stdout
+
+
+def test_audit_finds_nothing(run: Run) -> None:
+    """`violations` is a list, empty when all holds."""
+    assert told(run("audit", "--json")) == {"violations": []}
+    assert run("audit").stdout == "all holds: no violations\n"
+
+
+def test_an_audit_that_finds_something_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says what, in either form."""
+    monkeypatch.setattr(inspect, "with_client", lambda *_: ["m0x2 has two owners"])
+    as_json, as_text = xbd("audit", "--json"), xbd("audit")
+    assert (as_json.exit_code, as_text.exit_code) == (1, 1)
+    assert json.loads(as_json.stdout) == {"violations": ["m0x2 has two owners"]}
+    assert as_text.stdout == "m0x2 has two owners\n"
+
+
+def test_many_domains_are_set_at_once_and_waited_for(run: Run) -> None:
+    """To a share of each one's static maximum and back; no progress is drawn where nobody sees it."""
+    result = run("mem-set", "web*", "50%", "--wait")
+    assert result.exit_code == 0
+    assert result.stdout == "".join(f"web{n}: target 32 MiB, reached\n" for n in (1, 2, 3))
+    assert result.stderr == ""
+    assert {(d["tot_pages"], d["max_pages"]) for d in told(run("list", "web*", "--json"))} == {(8192, 8192)}
+    outcomes = told(run("mem-set", "web1", "web2", "3", "64m", "--wait", "--json"))
+    assert [(one["outcome"], one["tot_pages"], one["asked_pages"]) for one in outcomes] == [
+        ("reached", 16384, 16384)
+    ] * 3
+    assert told(run("audit", "--json")) == {"violations": []}
+
+
+def test_rounding_is_said(run: Run) -> None:
+    """On stderr, and in JSON by both figures."""
+    result = run("mem-set", "web1", "63m", "--wait")
+    assert result.stderr == "target is 62 MiB (63 MiB rounded to a multiple of 2 MiB)\n"
+    assert result.stdout == "web1: target 62 MiB, reached\n"
+    [one] = told(run("mem-set", "web1", "65535k", "--json"))
+    assert (one["asked_pages"], one["target_pages"], one["outcome"]) == (16383, 15872, "told")
+    assert run("mem-set", "web1", "100%", "--wait").exit_code == 0
+
+
+def test_beyond_the_static_maximum_nothing_is_set(run: Run) -> None:
+    """Not even for those that could."""
+    result = run("mem-set", "web1", "lonely", "32m")
+    assert result.exit_code == 1
+    assert "lonely: memory_dynamic_max must be less than or equal to memory_static_max" in result.stderr
+    assert told(run("info", "web1", "--json"))["target_pages"] == 16384
+
+
+@pytest.mark.parametrize("command", ["destroy", "shutdown", "list", "info", "wait"])
+def test_an_unknown_name_is_refused_as_xl_does(run: Run, command: str) -> None:
+    """And nothing happens to the others that were named."""
+    result = run(command, "web1", "nosuch")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("nosuch is an invalid domain identifier")
+    assert told(run("info", "web1", "--json"))["state"] == "running"
+
+
+def test_a_stuck_guest_fails_the_wait_and_says_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And does as it was told when it is itself again."""
+    assert run("guest-mode", "web2", "stuck").exit_code == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "follow", partial(follow.follow, stuck_after_s=0.0))
+        result = run("mem-set", "web2", "32m", "--wait")
+    assert result.exit_code == 1
+    assert result.stdout == (
+        "web2: target 32 MiB, stuck at 64 MiB: its guest's mode is 'stuck'; `xbd guest-mode web2 normal` ends that\n"
+    )
+    assert run("guest-mode", "web2", "normal").exit_code == 0
+    assert run("wait", "web2").exit_code == 0
+    assert run("mem-set", "web2", "64m", "--wait").exit_code == 0
+
+
+def test_a_mode_is_checked(run: Run) -> None:
+    """The error names the modes that there are."""
+    result = run("guest-mode", "web1", "slow")
+    assert result.exit_code == 1
+    assert "slow RATE" in result.stderr
+    assert run("guest-mode", "web1", "floor", "16m").stdout == "web1: mode floor 16m\n"
+    assert run("guest-mode", "web1", "normal").exit_code == 0
+
+
+def test_a_domain_lives_from_create_to_destroy(run: Run) -> None:
+    """With its agent, which `xbd guests` starts; a name that is gone is unknown."""
+    created = told(run("create", "new1", "--memory", "31m", "--maxmem", "64m", "--workload", "steady", "--json"))
+    assert (created["name"], created["target_pages"], created["max_pages"]) == ("new1", 7680, 16384)
+    assert run("wait", "new1", "--for", "running").exit_code == 0
+    assert run("mem-set", "new1", "100%", "--wait").exit_code == 0
+    assert run("shutdown", "new1").stdout == "new1: asked to shut down\n"
+    assert run("wait", "new1", "--for", "shutdown").exit_code == 0
+    assert told(run("destroy", "new1", "--json"))[0]["error"] is None
+    assert run("wait", "new1", "--for", "gone").exit_code == 0
+    assert run("destroy", "new1").stderr.startswith("new1 is an invalid domain identifier")
+
+
+def test_a_strategy_says_the_type_of_a_domain(run: Run) -> None:
+    """Unless the type is said, too."""
+    for arguments, kind in (([], "virtio"), (["--type", "pv"], "pv")):
+        result = run("create", f"one-{kind}", "--memory", "2m", "--strategy", "virtio", "--json", *arguments)
+        assert json.loads(result.stdout)["type"] == kind
+        assert run("destroy", f"one-{kind}").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["web1", "--memory", "2m"], "a domain named 'web1' exists"),
+        (["77", "--memory", "2m"], "not all digits"),
+        (["big", "--memory", "2g"], "ENOMEM"),
+        (["odd", "--memory", "2m", "--workload", "nope"], "unknown workload 'nope'"),
+        (["odd", "--memory", "2m", "--minimum", "4m"], "--minimum 4m is more than --memory 2m"),
+    ],
+)
+def test_a_domain_that_cannot_be_is_not_created(run: Run, arguments: list[str], words: str) -> None:
+    """The hypervisor's own words, exit 1, nothing left behind."""
+    result = run("create", *arguments)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert len(told(run("list", "--json"))) == 4
+
+
+def test_a_type_and_a_minimum_are_kept(run: Run) -> None:
+    """`info` shows them; a target below the minimum is refused with one sentence."""
+    assert run("create", "kvm1", "--memory", "32m", "--minimum", "16m", "--type", "virtio", "--no-start").exit_code == 0
+    kvm = told(run("info", "kvm1", "--json"))
+    assert (kvm["type"], kvm["min_pages"]) == ("virtio", 4096)
+    refused = run("mem-set", "kvm1", "8m")
+    assert (refused.exit_code, refused.stderr) == (1, "kvm1: 8m is less than its minimum, 16 MiB\n")
+    assert run("destroy", "kvm1").stdout == "kvm1: destroyed\n"
+
+
+async def _speak(runtime_dir: Path, domid: int, method: str = "", **params: object) -> Any:  # noqa: ANN401 - an answer
+    """Begin a new session of a domain, make one call on its socket, and leave."""
+    peer = await connect(domain_socket(runtime_dir, domid))
+    await peer.call("hello", version=1, session=f"test-{method}", last_seen=None)
+    answer = await peer.call(method, **params) if method else None
+    await peer.stream.aclose()
+    return answer
+
+
+def test_who_waits_for_a_zombie_waits_for_the_last_unmap(run: Run, directory: Path) -> None:
+    """It is not gone while another domain maps a page of it, named by its old name or by a pattern."""
+    owner, mapper = (
+        told(run("create", name, "--memory", "2m", "--maxmem", "4m", "--no-start", "--json"))["domid"]
+        for name in ("owner", "mapper")
+    )
+    page, slot = bytes(8), (600).to_bytes(8, "little")
+    _, _, refs = trio.run(partial(_speak, directory / "run", owner, "grant", gfns=page, to=mapper))
+    call = partial(_speak, directory / "run", mapper, "map_grant", owner=owner, refs=refs, gfns=slot)
+    assert trio.run(call) == [1, None]
+
+    assert run("destroy", "owner").stdout == "owner: destroyed, but 1 of its pages are still mapped by others\n"
+    assert told(run("info", str(owner), "--json"))["state"] == "zombie"
+    for name in ("owner", "own*"):
+        assert run("wait", name, "--for", "gone", "--timeout", "0.1").exit_code == 1
+    assert run("destroy", "own*").exit_code == 1
+    trio.run(_speak, directory / "run", mapper)
+    assert run("wait", "owner", "--for", "gone").exit_code == 0
+    assert run("destroy", "mapper").exit_code == 0
+
+
+def test_the_map_says_what_the_host_says(run: Run, tmp_path: Path) -> None:
+    """Counts agree with those of `info`; piped it is letters and a legend; --png writes a picture."""
+    drawn, host = told(run("map", "--json")), told(run("info", "--json"))
+    assert (drawn["superframes"], drawn["free"]) == (host["superframes"], host["free_superframes"])
+    assert drawn["shattered"] == host["shattered_superframes"]
+    assert {row["name"] for row in drawn["owners"]} == {"web1", "web2", "web3", "lonely"}
+    piped = run("map", "--by", "state", "--width", "64").stdout
+    assert set(piped.splitlines()[0]) <= set(".#+")
+    path = tmp_path / "host.png"
+    assert run("map", "--png", str(path)).stdout == f"wrote {path}\n"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "cannot write" in run("map", "--png", str(tmp_path / "no" / "x.png")).stderr
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_moving(run: Run, directory: Path) -> None:
+    """Who is still on its way is named, the targets stay set, and the exit code is the shell's for Ctrl-C."""
+    assert run("guest-mode", "web1", "slow 2MiB/s").exit_code == 0
+    with running("--socket", str(directory / "run"), "mem-set", "web1", "web2", "32m", "--wait") as waiting:
+        # It has been told, and moves, as slowly as it may.
+        while told(run("info", "web1", "--json"))["tot_pages"] == 16384:
+            pass
+        assert waiting.end() == 130
+    assert any("interrupted; the targets stay set" in line for line in waiting.said)
+    assert told(run("info", "web1", "--json"))["target_pages"] == 8192
+    assert run("guest-mode", "web1", "normal").exit_code == 0
+    assert run("mem-set", "web1", "web2", "64m", "--wait").exit_code == 0
+
+
+def test_a_claim_is_made_and_taken_back(run: Run) -> None:
+    """What is outstanding is said; a claim that cannot be is refused with the hypervisor's reason."""
+    assert run("create", "heir", "--memory", "8m", "--maxmem", "32m", "--no-start").exit_code == 0
+    assert run("claim", "heir", "24m").stdout == "heir: claims 24 MiB, 16 MiB of it outstanding\n"
+    assert told(run("info", "--json"))["claimed_frames"] == 4096
+    again = run("claim", "heir", "30m")
+    assert (again.exit_code, "outstanding" in again.stderr) == (1, True)
+    assert run("claim", "heir", "none").stdout == "heir: claims nothing\n"
+    assert run("claim", "heir", "4m").exit_code == 1
+    assert run("destroy", "heir").exit_code == 0
+
+
+def test_mem_max_leaves_the_target_alone(run: Run) -> None:
+    """It may be below what the domain holds."""
+    assert run("mem-max", "lonely", "8m").stdout == "lonely: at most 8 MiB\n"
+    seen = told(run("info", "lonely", "--json"))
+    assert (seen["max_pages"], seen["target_pages"], seen["tot_pages"]) == (2048, 4096, 4096)
+    assert told(run("mem-max", "lonely", "100%", "--json"))[0]["max_pages"] == 4096
+
+
+def test_waiting_ends_in_time(run: Run) -> None:
+    """And says how things stand."""
+    result = run("wait", "lonely", "--for", "running", "--timeout", "0")
+    assert result.exit_code == 1
+    assert result.stdout == "lonely: not running after 0 s: it is waiting, holds 16 MiB, its target is 16 MiB\n"
+    assert json.loads(run("wait", "lonely", "--for", "gone", "--timeout", "0", "--json").stdout)[0]["met"] is False
+
+
+def test_events_are_lines(run: Run) -> None:
+    """Of JSON, or for a person; from any number on."""
+    lines = run("events", "--no-follow", "--json").stdout.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    assert events[0] | {"event": "created", "name": "web1", "domid": 1} == events[0]
+    rest = run("events", "--no-follow", "--since", "3").stdout.splitlines()
+    assert len(rest) == len(run("events", "--no-follow").stdout.splitlines()) - 2

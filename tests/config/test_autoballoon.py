@@ -1,0 +1,64 @@
+"""The autoballoon daemon's file: every key, and each way to get one wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from xbd.config.autoballoon import AutoballoonConfig, load_autoballoon_config, parse_autoballoon_config
+from xbd.errors import ConfigError
+from xbd.policy.model import Balance
+
+FILE = Path(__file__).resolve().parents[2] / "configs" / "autoballoon.toml"
+
+
+def test_every_key_is_described() -> None:
+    """The shipped file is all defaults; with what is commented out written out, nothing changes."""
+    text = FILE.read_text()
+    written_out = [line[2:] if line.startswith("# ") and " = " in line else line for line in text.splitlines()]
+
+    assert sum(a != b for a, b in zip(written_out, text.splitlines(), strict=True)) == 9
+    assert load_autoballoon_config(FILE) == parse_autoballoon_config("\n".join(written_out), "f") == AutoballoonConfig()
+
+
+def test_what_is_said_is_set() -> None:
+    """Sizes become pages, words become what they name."""
+    config = parse_autoballoon_config(
+        '[autoballoon]\nheadroom = "1g"\nbalance = "demand"\ndomains = ["web*", "dom0"]\ninterval_s = 0.5\n', "f"
+    )
+
+    assert (config.settings.headroom_pages, config.settings.balance) == (262144, Balance.DEMAND)
+    assert (config.domains, config.interval_s) == (("web*", "dom0"), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ("", "autoballoon", "there is no"),
+        ("[autoballon]\n", "autoballon", "did you mean"),
+        ("[autoballoon\n", "", "is not TOML"),
+        ('[autoballoon]\nheadrom = "1g"\n', "autoballoon.headrom", "did you mean 'headroom'"),
+        ('[autoballoon]\nheadroom = "1001k"\n', "autoballoon.headroom", "multiple of 2 MiB"),
+        ('[autoballoon]\nbalance = "just"\n', "autoballoon.balance", "one of"),
+        ('[autoballoon]\ninterval_s = "1s"\n', "autoballoon.interval_s", "a number"),
+        ("[autoballoon]\ninterval_s = 0\n", "autoballoon.interval_s", "from 0.1"),
+        ("[autoballoon]\ninterval_s = true\n", "autoballoon.interval_s", "a number"),
+        ('[autoballoon]\ndomains = "*"\n', "autoballoon.domains", "a list"),
+        ("[autoballoon]\ndomains = []\n", "autoballoon.domains", "a list"),
+        ("[autoballoon]\nstuck_after_s = 30\n", "autoballoon", "rise in this order"),
+        ("[autoballoon]\nmin_interval_s = 60\n", "autoballoon", "min_interval_s"),
+    ],
+)
+def test_each_mistake_is_named(text: str, key: str, reason: str) -> None:
+    """File, key and reason, so that it can be put right."""
+    with pytest.raises(ConfigError) as refusal:
+        parse_autoballoon_config(text, "f.toml")
+    assert (refusal.value.key, reason in str(refusal.value)) == (key, True)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Missing, or no text."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_autoballoon_config(tmp_path / "none.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_autoballoon_config(tmp_path / "bytes.toml")

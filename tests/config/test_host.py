@@ -1,0 +1,246 @@
+"""The host file: what it can say, and how it is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from xbd.abi import DomainType
+from xbd.config.host import HostConfig, load_host_config, parse_host_config
+from xbd.config.strategies import STRATEGIES
+from xbd.control.guest_settings import plan_guest
+from xbd.errors import ConfigError
+from xbd.guest import DRIVERS
+from xbd.machine.settings import HostSettings
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+HOST = '[host]\nmemory = "1g"\n'
+GUEST = HOST + '[[guest]]\nname = "web1"\nmemory = "256m"\n'
+
+
+def parse(text: str) -> HostConfig:
+    """Parse a host file called host.toml."""
+    return parse_host_config(text, "host.toml")
+
+
+DOM0 = '[host]\nmemory = "2g"\n[dom0]\nmemory = "512m"\n'
+IO = 'workload = { profile = "idle", io_pages_s = 8 }\n'
+
+
+def test_dom0_is_described_like_a_guest() -> None:
+    """It has xl's minimum, serves the others' disks, and counts where the targets must fit."""
+    config = parse_host_config(DOM0 + "persistent_grants = true\n[[guest]]\nname = 'web'\nmemory = '64m'\n" + IO, "h")
+
+    assert config.dom0 is not None
+    assert (config.dom0.name, config.dom0.max_pages, config.dom0.min_pages) == ("dom0", 512 * 256, 128 * 256)
+    assert config.dom0.guest["block_back_end"] == {"persistent": True}
+    assert config.dom0.as_create()["type"] == "pvh"
+    assert config.guests[0].as_create()["min_pages"] == 0
+    small = parse_host_config('[host]\nmemory = "1g"\n[dom0]\nmemory = "64m"\n', "h").dom0
+    assert small is not None
+    assert small.min_pages == 64 * 256
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        (DOM0 + 'type = "virtio"\n', "dom0.type", "grants"),
+        (DOM0 + IO, "dom0.workload.io_pages_s", "for guests"),
+        (DOM0 + 'minimum = "1g"\n', "dom0.minimum", "more than the target"),
+        (DOM0 + 'name = "dom0"\n', "dom0.name", "is not a key"),
+        (DOM0 + "persistent_grants = 1\n", "dom0.persistent_grants", "true or false"),
+        (DOM0 + '[[guest]]\nname = "dom0"\nmemory = "64m"\n', "guest.name", "control domain"),
+        (DOM0 + '[[guest]]\nname = "big"\nmemory = "1600m"\n', "guest.target", "2.1 GiB together"),
+        (
+            DOM0 + '[[guest]]\nname = "kvm"\nmemory = "64m"\ntype = "virtio"\n' + IO,
+            "guest[1].workload.io_pages_s",
+            "pvh",
+        ),
+        (DOM0 + '[[guest]]\nname = "web"\nmemory = "64m"\ntype = "hvm"\n', "guest[1].type", "one of"),
+        (DOM0 + '[[guest]]\nname = "web"\nmemory = "64m"\nminimum = "65m"\n', "guest[1].minimum", "multiple of 2 MiB"),
+        (
+            '[host]\nmemory = "1g"\n[[guest]]\nname = "web"\nmemory = "64m"\n' + IO,
+            "guest.workload.io_pages_s",
+            "no [dom0]",
+        ),
+    ],
+)
+def test_what_cannot_be_of_dom0_and_types_is_named(text: str, key: str, reason: str) -> None:
+    """Each impossible combination is refused with its key and the reason."""
+    with pytest.raises(ConfigError) as refusal:
+        parse_host_config(text, "h")
+    assert refusal.value.key == key
+    assert reason in refusal.value.reason
+
+
+def test_the_strategies_span_host_and_guest() -> None:
+    """`stock` is today's Xen with today's Linux, `full` all that xbd has."""
+    stock = STRATEGIES["stock"]
+    assert (stock.host.home_fill, stock.host.coalesce, stock.host.keep_holes) == ("never", False, False)
+    assert (stock.driver.queues, stock.driver.migration) == (("stack", "foreign"), False)
+    assert STRATEGIES["full"].host == HostSettings()
+    assert STRATEGIES["full"].driver == DRIVERS["full"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_differs_from_each_other_one(name: str) -> None:
+    """In what it switches, not in its name alone; and a host file can name it."""
+    strategy = STRATEGIES[name]
+    switched = [(s.host, s.driver, s.granularity_pages, s.domain_type) for s in STRATEGIES.values()]
+    assert strategy.name == name
+    assert switched.count((strategy.host, strategy.driver, strategy.granularity_pages, strategy.domain_type)) == 1
+    config = parse(HOST + f'strategy = "{name}"\n' + GUEST.removeprefix(HOST))
+    assert config.settings == strategy.host
+    assert config.guests[0].domain_type is strategy.domain_type
+
+
+def test_dom0_of_a_virtio_host_is_none_itself() -> None:
+    """It maps what guests of other types grant."""
+    config = parse(HOST + 'strategy = "virtio"\n[dom0]\nmemory = "256m"\n')
+    assert config.dom0 is not None
+    assert config.dom0.domain_type is DomainType.PVH
+
+
+def test_a_host_needs_nothing_but_memory() -> None:
+    """Everything else has a default: the full strategy, no guests."""
+    config = parse(HOST)
+    assert (config.memory_pages, config.superframes, config.guests) == (262144, 512, ())
+    assert config.settings == HostSettings()
+    assert (config.runtime_dir, config.group, config.name) == (None, None, "host")
+
+
+def test_a_count_makes_guests_by_number() -> None:
+    """{n} in the name, and one seed after the other."""
+    config = parse(GUEST.replace("web1", "web{n}") + "count = 3\nseed = 7\n")
+    assert [guest.name for guest in config.guests] == ["web1", "web2", "web3"]
+    assert [guest.guest["seed"] for guest in config.guests] == [7, 8, 9]
+
+
+def test_a_guest_holds_all_its_memory_unless_a_target_is_given() -> None:
+    """The target is what it holds at first."""
+    assert parse(GUEST).guests[0].target_pages == 65536
+    config = parse(GUEST + 'target = "128m"\n')
+    assert (config.guests[0].target_pages, config.guests[0].max_pages) == (32768, 65536)
+
+
+def test_bare_numbers_are_mib() -> None:
+    """As everywhere, quoted or not."""
+    assert parse("[host]\nmemory = 1024\n").memory_pages == parse('[host]\nmemory = "1024"\n').memory_pages == 262144
+
+
+def test_settings_of_the_host_win_over_its_strategy() -> None:
+    """The strategy sets all of them, each can be set again; guests take the strategy of their host."""
+    text = '[host]\nmemory = "1g"\nstrategy = "stock"\nhome_fill = "always"\np2m.coalesce = true\n'
+    config = parse(text + '[[guest]]\nname = "a"\nmemory = 2\n[[guest]]\nname = "b"\nmemory = 2\nstrategy = "full"\n')
+    assert config.settings == HostSettings(
+        populate_depopulate=False, exchange_translated=False, home_fill="always", coalesce=True, keep_holes=False
+    )
+    assert [guest.guest["strategy"] for guest in config.guests] == ["stock", "full"]
+
+
+def test_features_are_switched_off_by_name() -> None:
+    """Each operation on its own."""
+    settings = parse(HOST + "features = { populate_depopulate = false }\n").settings
+    assert (settings.populate_depopulate, settings.exchange_translated) == (False, True)
+
+
+def test_what_is_read_is_what_agents_understand() -> None:
+    """The settings that travel are those that an agent builds its guest of."""
+    text = GUEST + 'workload = { profile = "steady", churn = 0.05 }\nverify = true\ndriver = { retry_max = 7 }\n'
+    plan = plan_guest(parse(text).guests[0].guest)
+    assert plan.settings.verify
+    assert plan.settings.driver.retry_max == 7
+    assert plan.workload.goals(1000, 1, None).churn_pages == 50  # type: ignore[arg-type]  # steady draws no chance
+
+
+def test_a_relative_runtime_directory_lies_beside_the_file(tmp_path: Path) -> None:
+    """So that a host file can be started from anywhere."""
+    host_file = tmp_path / "host.toml"
+    host_file.write_text(HOST + 'runtime_dir = "run"\n')
+    assert load_host_config(host_file).runtime_dir == tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_the_configurations_that_come_along_are_good(name: str) -> None:
+    """Each is read without complaint, and its agents would run."""
+    config = load_host_config(CONFIGS / f"{name}.toml")
+    assert len(config.guests) == {"small": 8, "large": 1000}[name]
+    for guest in config.guests:
+        plan_guest(guest.guest)
+
+
+@pytest.mark.parametrize("name", ["small"])
+def test_every_key_is_described(name: str) -> None:
+    """What is commented out as the default is the default: with it written out, nothing changes."""
+    text = (CONFIGS / f"{name}.toml").read_text()
+    written_out = [
+        line[2:]
+        if line.startswith("# ") and " = " in line and "(not set)" not in line and line[2:3].isalpha()
+        else line
+        for line in text.splitlines()
+    ]
+    assert sum(a != b for a, b in zip(written_out, text.splitlines(), strict=True)) == 13
+    spelled_out, as_is = parse("\n".join(written_out)), parse(text)
+    assert spelled_out.settings == as_is.settings
+    for one, other in zip(spelled_out.guests, as_is.guests, strict=True):
+        assert plan_guest(one.guest) == plan_guest(other.guest)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ("", "host", "there is no [host] section"),
+        ("memory = 1\n" + HOST, "memory", "is not a key of this section"),
+        ("host = 5\n", "host", "5 is not a table"),
+        ("[host]\n", "host.memory", "is missing"),
+        ("[host]\nmemory = true\n", "host.memory", "True is not a size"),
+        ("[host]\nmemory = 1.5\n", "host.memory", "1.5 is not a size"),
+        ('[host]\nmemory = "many"\n', "host.memory", "invalid memory size: 'many'"),
+        ('[host]\nmemory = "3m"\n', "host.memory", 'is not a multiple of 2 MiB; "2m" and "4m" are'),
+        ('[host]\nmemory = "100000t"\n', "host.memory", "invalid memory size"),
+        ('[host]\nmemory = "65t"\n', "host.memory", "is more than 64 TiB"),
+        (HOST + "keep_hols = true\n", "host.keep_hols", "did you mean 'keep_holes'?"),
+        (HOST + "keep_holes = 1\n", "host.keep_holes", "1 is not true or false"),
+        (HOST + 'home_fill = "often"\n', "host.home_fill", 'is not one of "always", "populate_depopulate", "never"'),
+        (HOST + 'strategy = "best"\n', "host.strategy", 'is not one of "stock", "huge-queue"'),
+        (HOST + "p2m.coalesc = true\n", "host.p2m.coalesc", "did you mean 'coalesce'?"),
+        (HOST + 'features = ["populate_depopulate"]\n', "host.features", "is not a table"),
+        (HOST + 'name = ""\n', "host.name", "is empty"),
+        (HOST + "name = 5\n", "host.name", "5 is not text in quotes"),
+        (HOST + "[guest]\n", "guest", "is not an array of tables; begin each with [[guest]]"),
+        (HOST + "guest = [1]\n[other]\n", "host.guest", "is not a key"),
+        ("guest = [1]\n" + HOST, "guest[1]", "is not a table"),
+        (HOST + "[[guest]]\nmemory = 2\n", "guest[1].name", "is missing"),
+        (HOST + '[[guest]]\nname = "a"\n', "guest[1].memory", "is missing"),
+        (GUEST + "count = 2\n", "guest[1].name", "put {n} where the number goes"),
+        (GUEST + "count = 0\n", "guest[1].count", "0 is not from 1 to"),
+        (GUEST + 'target = "512m"\n', "guest[1].target", "is more than memory"),
+        (GUEST.replace("web1", "17"), "guest[1].name", "not all digits"),
+        (GUEST.replace("web1", "x" * 65), "guest[1].name", "1 to 64 printable characters"),
+        (GUEST.replace("web1", "a\\tb"), "guest[1].name", "printable"),
+        (GUEST + "seed = -1\n", "guest[1].seed", "-1 is not from 0"),
+        (GUEST + 'workload = "quiet"\n', "guest[1].workload", "unknown workload 'quiet'"),
+        (GUEST + 'workload = "trace"\n', "guest[1].workload", "use `xbd replay TRACE.csv`"),
+        (GUEST + 'workload = { profile = "idle", used = 2 }\n', "guest[1].workload", "a share of the guest's memory"),
+        (GUEST + "workload = { used = 0.5 }\n", "guest[1].workload.profile", "is missing"),
+        (GUEST + "driver = { speed = 1 }\n", "guest[1].driver", "no setting 'speed'"),
+        (GUEST + GUEST[len(HOST) :], "guest.name", "two guests are called 'web1'"),
+        (GUEST.replace("256m", "2g"), "guest.target", "are 2 GiB together, the host has 1 GiB"),
+        ("[host\n", "", "is not TOML"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(text: str, key: str, reason: str) -> None:
+    """The error names file, key and reason."""
+    with pytest.raises(ConfigError) as refusal:
+        parse(text)
+    assert refusal.value.key == key
+    assert reason in refusal.value.reason
+    assert str(refusal.value).startswith(f"host.toml: {key}" if key else "host.toml: ")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """Missing, a directory, or no text."""
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+    for path in (tmp_path / "missing.toml", tmp_path, binary):
+        with pytest.raises(ConfigError, match=str(path)):
+            load_host_config(path)

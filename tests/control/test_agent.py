@@ -1,0 +1,124 @@
+"""An agent and a daemon's endpoint, bytes handed from one to the other: boots, losses, resumptions."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.control.link import Link, new_agent
+from tests.peer import create, small_host
+from xbd.control.agent import MOVING_REPORT_S, SETTLED_REPORT_S, Agent
+from xbd.control.domain_record import Record
+
+
+def _linked(**settings: Any) -> Link:  # noqa: ANN401 - whatever a guest can be set to
+    host = small_host()
+    link = Link(host, create(host, superpages=16, target=12, **settings), new_agent())
+    link.settle()
+    return link
+
+
+def _assert_in_order(link: Link) -> None:
+    assert link.host.audit() == []
+    guest = link.agent.guest
+    assert guest is not None
+    assert guest.check() == []
+    assert guest.statistics().current_pages == link.host.machine.domain(link.domid).tot_pages
+    assert guest.statistics().content_errors == 0
+
+
+def test_a_guest_boots_and_follows_its_target() -> None:
+    """A target that the toolstack sets reaches the guest as a notice, and the guest moves there."""
+    link = _linked()
+    link.host.call("set_target", {"domid": link.domid, "pages": 6 * 512})
+    link.settle()
+
+    assert link.host.machine.domain(link.domid).tot_pages == 6 * 512
+    _assert_in_order(link)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_cut_anywhere_nothing_is_lost_or_done_twice(seed: int) -> None:
+    """Connections that are cut at random, with commands in flight, leave guest and hypervisor agreed."""
+    rng = np.random.default_rng(seed)
+    link = _linked(workload={"profile": "steady", "used": 0.15}, verify=True, strategy="stock" if seed % 2 else "full")
+    for target in (5, 14, 7, 16, 6):
+        link.host.call("set_target", {"domid": link.domid, "pages": target * 512})
+        for _ in range(12):
+            link.carry()
+            if rng.random() < 0.4:
+                link.cut()
+        link.settle()
+        link.advance(40)
+
+    assert link.host.machine.domain(link.domid).tot_pages == 6 * 512
+    _assert_in_order(link)
+
+
+def test_a_session_that_is_not_known_any_more_is_a_reboot() -> None:
+    """When another agent has booted the domain meanwhile, the guest is discarded whole and boots anew."""
+    link = _linked()
+    before = link.agent.guest
+    link.endpoint.closed()
+    usurper = Link(link.host, link.domid, Agent(lambda: "another"))
+    usurper.settle()
+    usurper.endpoint.closed()
+    link.connect()
+    link.settle()
+
+    assert link.agent.guest is not before
+    _assert_in_order(link)
+
+
+def test_what_changed_while_away_is_told_at_the_resumption() -> None:
+    """A target set while the connection was lost reaches the guest with the next hello."""
+    link = _linked()
+    link.endpoint.closed()
+    link.host.call("set_target", {"domid": link.domid, "pages": 8 * 512})
+    link.connect()
+    link.settle()
+
+    assert link.host.machine.domain(link.domid).tot_pages == 8 * 512
+
+
+def test_a_mode_holds_over_a_lost_connection() -> None:
+    """A guest told to be stuck stays so after its connection was cut, and moves when it is told normal."""
+    link = _linked()
+    link.host.call("guest_mode", {"domid": link.domid, "mode": "stuck"})
+    link.settle()
+    link.cut()
+    link.host.call("set_target", {"domid": link.domid, "pages": 6 * 512})
+    link.settle()
+    assert link.host.machine.domain(link.domid).tot_pages == 12 * 512
+
+    link.host.call("guest_mode", {"domid": link.domid, "mode": "normal"})
+    link.settle()
+    assert link.host.machine.domain(link.domid).tot_pages == 6 * 512
+
+
+def test_a_shutdown_ends_the_guest_and_is_seen() -> None:
+    """A guest asked to stop stops, its agent is finished, and the domain is listed as shut down."""
+    link = _linked()
+    link.host.call("shutdown", {"domid": link.domid})
+    link.settle()
+
+    assert link.agent.finished
+    link.endpoint.closed()
+    assert link.host.domain_map(link.domid)["state"] == "shutdown"
+
+
+def test_reports_are_coalesced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy guest reports about every two seconds when settled, never more often than four times a second."""
+    link = _linked(workload={"profile": "steady", "tick_s": 0.01})
+    reports: list[float] = []
+    reported = link.host.reported
+
+    def note_and_keep(record: Record, untrusted_report: object) -> None:
+        reports.append(link.now)
+        reported(record, untrusted_report)
+
+    monkeypatch.setattr(link.host, "reported", note_and_keep)
+    link.advance(10 * SETTLED_REPORT_S)
+
+    assert 0 < len(reports) <= 11
+    assert min(np.diff(reports)) >= MOVING_REPORT_S

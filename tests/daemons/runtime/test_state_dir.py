@@ -1,0 +1,312 @@
+"""State directories: what a killed daemon leaves, what an orderly one leaves, and what is refused."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.machine.mortal import assert_same_state
+from xbd import abi
+from xbd.control.controller import Host
+from xbd.daemons.runtime.state_dir import StateDir, make_machine
+from xbd.daemons.runtime.state_dump import dump_state, restore_state
+from xbd.daemons.runtime.state_files import checksum, data_extents
+from xbd.errors import ConfigError, DamagedState
+from xbd.machine import Machine
+from xbd.machine.settings import HostSettings
+from xbd.storage.image import Image
+from xbd.storage.memory import Crash
+
+SUPERFRAMES = 16
+PAGES = 4 * 512
+
+
+def begin(path: Path) -> tuple[StateDir, Host]:
+    """Begin, or go on with, the host in a directory, as the daemon does."""
+    state = StateDir(path)
+    host = Host(make_machine(state, SUPERFRAMES, HostSettings()))
+    if host.is_restored:
+        host.restore()
+    host.commit()
+    state.begin()
+    return state, host
+
+
+def die(state: StateDir) -> None:
+    """Be killed: the kernel lets go of the lock, and of nothing that was written."""
+    assert state._lock is not None
+    state._lock.release(as_found=False)
+
+
+def fill(host: Host) -> Machine:
+    """Make two domains, one of them with a broken superpage and words in its pages."""
+    for name in ("web", "db"):
+        host.call("create", {"name": name, "max_pages": PAGES, "target_pages": PAGES})
+    gfns = np.arange(100, 700, dtype=np.int64)
+    host.machine.execute(1, abi.Store(gfns, np.arange(1, 601, dtype=np.uint64)))
+    host.machine.execute(1, abi.Decrease(gfns[50:60]))
+    host.commit()
+    return host.machine
+
+
+def test_a_killed_daemon_leaves_all_that_was_done(tmp_path: Path) -> None:
+    """The next one has the same machine, array by array, and the same domains."""
+    state, host = begin(tmp_path / "state")
+    before = fill(host)
+    die(state)
+
+    _, again = begin(tmp_path / "state")
+
+    assert_same_state(before, again.machine)
+    assert again.audit() == []
+    assert [again.record(domid).name for domid in (1, 2)] == ["web", "db"]
+
+
+@pytest.mark.parametrize("notes", range(1, 7))
+def test_a_step_in_whose_middle_it_was_killed_was_never_begun(tmp_path: Path, notes: int) -> None:
+    """Whatever it had written of the step is as it was before."""
+    state, host = begin(tmp_path / "state")
+    machine = fill(host)
+    frames = machine.statistics()
+    counts = machine.domain_info(1).hypercalls
+    left = notes
+
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Crash
+
+    state.undo.on_note = count
+    with pytest.raises(Crash):
+        machine.execute(1, abi.Decrease(np.arange(300, 800, dtype=np.int64)))
+    die(state)
+
+    state, again = begin(tmp_path / "state")
+
+    assert again.audit() == []
+    assert state.undone == notes
+    assert again.machine.statistics() == frames
+    assert again.machine.domain_info(1).hypercalls == counts
+
+
+def test_domains_that_go_leave_no_file(tmp_path: Path) -> None:
+    """Their files go with the step, and what an unfinished step made goes with the next start."""
+    state, host = begin(tmp_path / "state")
+    fill(host)
+    host.call("destroy", {"domid": "web"})
+    host.commit()
+    host.call("create", {"name": "late", "max_pages": PAGES, "target_pages": PAGES})  # and killed before the commit
+    die(state)
+
+    state, again = begin(tmp_path / "state")
+
+    assert again.machine.domains() == [2]
+    assert sorted(path.name for path in (tmp_path / "state").glob("[da]*-*")) == ["agent-2", "daemon-0", "domain-2"]
+
+
+def test_a_domain_of_a_number_that_was_used_before_begins_empty(tmp_path: Path) -> None:
+    """Nothing of the former domain's file is seen in the new one's."""
+    state, host = begin(tmp_path / "state")
+    fill(host)
+    host.call("destroy", {"domid": "web"})
+    host.commit()
+    host.call("create", {"name": "new", "max_pages": PAGES, "target_pages": 512})
+    host.commit()
+    die(state)
+
+    _, again = begin(tmp_path / "state")
+
+    assert again.machine.find("new") == 1
+    assert again.machine.domain_info(1).tot_pages == 512
+    assert again.machine.domain_info(1).hypercalls == {}
+
+
+def _other_format(path: Path) -> None:
+    (path / "state.json").write_text('{"format": 99, "xbd": "9.9"}')
+
+
+def _no_json(path: Path) -> None:
+    (path / "state.json").write_text("{")
+
+
+def _shorter(path: Path) -> None:
+    os.truncate(path / "domain-1", 8192)
+
+
+def _header(path: Path) -> None:
+    with (path / "domain-2").open("r+b") as file:
+        file.seek(20)
+        file.write(b"X")
+
+
+def _missing(path: Path) -> None:
+    (path / "domain-1").unlink()
+
+
+def _swapped(path: Path) -> None:
+    shutil.copyfile(path / "domain-1", path / "domain-2")
+
+
+def _log(path: Path) -> None:
+    with (path / "undo").open("r+b") as file:
+        file.write((1 << 40).to_bytes(8, "little"))
+
+
+def _leaf(path: Path) -> None:
+    """Make one leaf of d1 that of another block."""
+    words = np.memmap(path / "domain-1", dtype=np.int64, mode="r+", offset=4096)
+    text = (path / "domain-1").read_bytes()[:4096].partition(b"\n")[0]
+    offset = 0
+    for name, (rows, width) in json.loads(text)["columns"].items():
+        if name == "blocks":
+            break
+        offset += -(-rows * width // 512) * 512
+    words[offset + 2 * 2] = words[offset + 3 * 2]
+    words.flush()
+
+
+DAMAGES = {
+    "another format": (_other_format, "format"),
+    "no json": (_no_json, "is damaged"),
+    "shortened": (_shorter, "domain-1 has 8192 bytes"),
+    "header": (_header, "domain-2: its header is damaged"),
+    "missing": (_missing, "domain-1 cannot be opened"),
+    "swapped": (_swapped, "its header says domain-1"),
+    "undo log": (_log, "words of notes"),
+    "two blocks, one frame": (_leaf, "mapped more than once"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_damaged_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    """It is said what is wrong with it, and nothing of it is changed."""
+    damage, said = DAMAGES[name]
+    path = tmp_path / "state"
+    state, host = begin(path)
+    fill(host)
+    die(state)
+    damage(path)
+    before = {entry.name: entry.read_bytes()[:4096] for entry in path.iterdir()}
+
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        begin(path)
+
+    assert {entry.name: entry.read_bytes()[:4096] for entry in path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["host-0", "domain-1", "agent-2"])
+def test_a_flipped_bit_after_an_orderly_end_is_found(tmp_path: Path, name: str) -> None:
+    """An orderly end leaves checksums, and the next daemon holds every file against them."""
+    path = tmp_path / "state"
+    state, host = begin(path)
+    fill(host)
+    state.close(in_order=True)
+    again, _ = begin(path)
+    again.close(in_order=True)
+    with (path / name).open("r+b") as file:
+        file.seek(os.lseek(file.fileno(), 8192, os.SEEK_DATA))
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+    with pytest.raises((ConfigError, DamagedState), match=f"{name} is not what the last daemon left"):
+        begin(path)
+
+
+def test_a_checksum_is_the_same_however_holes_are_cut(tmp_path: Path) -> None:
+    """A page that was touched and is zero says the same as a hole, also between two pages that are not."""
+    words = np.zeros((3, 512), dtype=np.int64)
+    words[0], words[2] = 1, 2
+    whole, sparse = tmp_path / "whole", tmp_path / "sparse"
+    whole.write_bytes(words.tobytes())
+    with sparse.open("wb") as file:
+        os.pwrite(file.fileno(), words[0].tobytes(), 0)
+        os.pwrite(file.fileno(), words[2].tobytes(), 2 * words[0].nbytes)
+    with whole.open("rb") as one, sparse.open("rb") as other:
+        assert list(data_extents(other.fileno(), 0, words.nbytes)) != list(data_extents(one.fileno(), 0, words.nbytes))
+        assert checksum(one.fileno()) == checksum(other.fileno())
+
+
+def test_one_in_use_or_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    """A second daemon is kept out, and a directory with other things in it is not ours to use."""
+    state, _ = begin(tmp_path / "state")
+    with pytest.raises(ConfigError, match="in use"):
+        StateDir(tmp_path / "state")
+    die(state)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match=r"letter\.txt"):
+        StateDir(tmp_path / "home")
+    assert [entry.name for entry in (tmp_path / "home").iterdir()] == ["letter.txt"]
+
+
+def test_one_killed_before_its_first_commit_begins_anew(tmp_path: Path) -> None:
+    """Half made files are thrown away: there was never a host."""
+    state = StateDir(tmp_path / "state")
+    Machine(SUPERFRAMES, image=Image(state))
+    die(state)
+
+    _, host = begin(tmp_path / "state")
+
+    assert host.machine.domains() == []
+    assert not host.is_restored
+
+
+def test_a_dump_is_the_host_on_another_machine(tmp_path: Path) -> None:
+    """Dumped with a step half done, restored elsewhere: the same machine, and the directory as sparse as it was."""
+    state, host = begin(tmp_path / "state")
+    before = fill(host)
+    die(state)
+    files = dump_state(tmp_path / "state", tmp_path / "host.dump")
+    assert restore_state(tmp_path / "host.dump", tmp_path / "other") == files
+
+    _, again = begin(tmp_path / "other")
+
+    assert_same_state(before, again.machine)
+    blocks = sum(path.stat().st_blocks for path in (tmp_path / "other").iterdir())
+    assert blocks <= 2 * sum(path.stat().st_blocks for path in (tmp_path / "state").iterdir())
+
+
+def _cut(archive: Path) -> None:
+    os.truncate(archive, archive.stat().st_size // 2)
+
+
+def _garbage(archive: Path) -> None:
+    archive.write_bytes(b"garbage" * 100)
+
+
+@pytest.mark.parametrize("damage", [_cut, _garbage])
+def test_a_damaged_dump_is_refused_whole(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """Nothing of it is left in the directory that it was to be restored to."""
+    state, host = begin(tmp_path / "state")
+    fill(host)
+    die(state)
+    dump_state(tmp_path / "state", tmp_path / "host.dump")
+    damage(tmp_path / "host.dump")
+
+    with pytest.raises(ConfigError, match=r"host\.dump"):
+        restore_state(tmp_path / "host.dump", tmp_path / "other")
+
+    assert [entry.name for entry in (tmp_path / "other").iterdir()] == ["lock"]
+
+
+def test_what_cannot_be_dumped_or_restored_says_why(tmp_path: Path) -> None:
+    """A host that runs, a directory that is none, a target that is taken."""
+    state, host = begin(tmp_path / "state")
+    fill(host)
+    with pytest.raises(ConfigError, match="in use"):
+        dump_state(tmp_path / "state", tmp_path / "host.dump")
+    die(state)
+    dump_state(tmp_path / "state", tmp_path / "host.dump")
+    with pytest.raises(ConfigError, match="exists"):
+        dump_state(tmp_path / "state", tmp_path / "host.dump")
+    with pytest.raises(ConfigError, match="no state directory"):
+        dump_state(tmp_path, tmp_path / "other.dump")
+    with pytest.raises(ConfigError, match="not empty"):
+        restore_state(tmp_path / "host.dump", tmp_path / "state")

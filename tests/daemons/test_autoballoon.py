@@ -1,0 +1,235 @@
+"""The autoballoon daemon on real daemons: the policy's scenarios, played by guest modes, and its own life and death."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.processes import Xbd, running
+from xbd.client.client import Client, open_client
+from xbd.client.runtime_dir import autoballoon_socket
+from xbd.errors import BadArgument
+from xbd.protocol.views import DomainView
+from xbd.testing.processes import running_host
+
+MIB = 256
+HEADROOM_MIB = 32
+# Everything happens ten times as fast as by default: these are small guests.
+POLICY = """
+[autoballoon]
+headroom = "32m"
+threshold = "2m"
+min_interval_s = 0.5
+stuck_after_s = 0.5
+uncooperative_after_s = 1.5
+retry_after_s = 2.0
+interval_s = 0.1
+"""
+GUEST = """
+[[guest]]
+name = "{name}"
+count = {count}
+memory = "128m"
+target = "32m"
+workload = {{ profile = "idle", used = 0.1, cache = 0.02 }}
+"""
+_PATIENCE_S = 60.0
+
+
+def guests(count: int = 4, name: str = "web{n}", more: str = "") -> str:
+    """Describe guests of 32 MiB that could have 128, on a host of 416 MiB."""
+    return '[host]\nmemory = "416m"\n' + GUEST.format(count=count, name=name) + more
+
+
+@asynccontextmanager
+async def balanced(directory: Path, host_toml: str, policy: str = POLICY) -> AsyncIterator[tuple[Client, Xbd]]:
+    """Run a host with an autoballoon daemon; hands out a client of the hypervisor, and the daemon."""
+    (directory / "policy.toml").write_text(policy)
+    async with running_host(host_toml, directory) as client:
+        with running(
+            "--socket", str(directory / "run"), "autoballoon", "--config", str(directory / "policy.toml")
+        ) as daemon:
+            await trio.to_thread.run_sync(daemon.wait_until_it_says, "hypervisor_found")
+            yield client, daemon
+
+
+async def until(client: Client, holds: Callable[[dict[str, DomainView]], bool]) -> dict[str, DomainView]:
+    """Wait until the domains, by name, are as they should be."""
+    with trio.fail_after(_PATIENCE_S):
+        while True:
+            domains = {domain.name: domain for domain in await client.list()}
+            if holds(domains):
+                return domains
+            await trio.sleep(0.05)
+
+
+def held(domains: dict[str, DomainView]) -> list[int]:
+    """List what the domains hold, in MiB."""
+    return [domain.tot_pages // MIB for domain in domains.values()]
+
+
+def settled(domains: dict[str, DomainView]) -> bool:
+    """Whether every domain holds what it should."""
+    return all(domain.tot_pages == domain.target_pages for domain in domains.values())
+
+
+def alike(domains: dict[str, DomainView]) -> bool:
+    """Whether all are settled, have grown, and none holds much more than another."""
+    return settled(domains) and min(held(domains)) > 32 and max(held(domains)) - min(held(domains)) <= 4
+
+
+async def free_mib(client: Client) -> int:
+    """Tell how much of the host is free."""
+    return int((await client.host())["free_frames"]) // MIB
+
+
+async def verdict(directory: Path, domid: int) -> str:
+    """Ask the daemon what it thinks of a domain."""
+    async with open_client(autoballoon_socket(directory / "run")) as policy:
+        return str((await policy.call("status"))["domains"].get(str(domid)))
+
+
+async def until_verdict(directory: Path, domid: int, wanted: str) -> None:
+    """Wait until the daemon thinks so of a domain."""
+    with trio.fail_after(_PATIENCE_S):
+        while await verdict(directory, domid) != wanted:  # noqa: ASYNC110 - another process
+            await trio.sleep(0.05)
+
+
+async def test_all_willing(tmp_path: Path) -> None:
+    """Free memory is dealt out alike, down to the headroom, and no guest leaves its bounds."""
+    async with balanced(tmp_path, guests()) as (client, _):
+        domains = await until(client, alike)
+        assert max(held(domains)) <= 128
+        assert await free_mib(client) >= HEADROOM_MIB
+        assert list(await client.audit()) == []
+
+
+async def test_a_hundred_at_once(tmp_path: Path) -> None:
+    """As with four."""
+    host = '[host]\nmemory = "2g"\n' + GUEST.format(count=100, name="web{n}").replace('"32m"', '"16m"')
+    async with balanced(tmp_path, host) as (client, _):
+        await until(client, lambda domains: settled(domains) and max(held(domains)) - min(held(domains)) <= 4)
+        assert await free_mib(client) >= HEADROOM_MIB
+
+
+async def test_one_with_a_ceiling(tmp_path: Path) -> None:
+    """What it does not take the others get."""
+    async with balanced(tmp_path, guests()) as (client, _):
+        await client.guest_mode("web1", "ceiling 40m")
+        domains = await until(client, lambda domains: min(held(domains)[1:]) >= 104)
+        assert domains["web1"].tot_pages <= 128 * MIB
+
+
+async def test_one_with_a_floor(tmp_path: Path) -> None:
+    """It keeps its floor when memory is needed; the others give the rest."""
+    async with balanced(tmp_path, guests()) as (client, _):
+        await until(client, alike)
+        await client.guest_mode("web1", "floor 80m")
+        async with open_client(autoballoon_socket(tmp_path / "run")) as reserving:
+            await reserving.call("reserve", {"pages": 200 * MIB})
+            await _until_state(reserving, "held")
+            domains = {domain.name: domain for domain in await client.list()}
+            assert domains["web1"].tot_pages >= 80 * MIB
+            assert await free_mib(client) >= HEADROOM_MIB + 200
+
+
+async def test_one_stuck_and_recovering(tmp_path: Path) -> None:
+    """It is found uncooperative, its limit is held, the others go on without it; when it moves again it is taken back in."""
+    async with balanced(tmp_path, guests()) as (client, _):
+        await client.guest_mode("web1", "stuck")
+        domains = await until(client, lambda domains: min(held(domains)[1:]) >= 90)
+        stuck = domains["web1"]
+        await until_verdict(tmp_path, stuck.domid, "uncooperative")
+        assert (await client.info("web1")).max_pages <= 34 * MIB
+        await client.guest_mode("web1", "normal")
+        await until(client, alike)
+        await until_verdict(tmp_path, stuck.domid, "willing")
+
+
+async def test_one_that_wants_more_while_others_must_shrink(tmp_path: Path) -> None:
+    """What somebody else sets its target to does not keep a reservation from being held."""
+    async with balanced(tmp_path, guests()) as (client, _):
+        await until(client, alike)
+        async with open_client(autoballoon_socket(tmp_path / "run")) as reserving:
+            await reserving.call("reserve", {"pages": 200 * MIB})
+            # The policy may lower the limit again between the two calls.
+            with trio.fail_after(_PATIENCE_S):
+                while True:
+                    await client.set_max("web1", 128 * MIB)
+                    with suppress(BadArgument):
+                        await client.set_target("web1", 128 * MIB)
+                        break
+            await _until_state(reserving, "held")
+            assert await free_mib(client) >= 200
+
+
+@pytest.mark.parametrize("mode", ["lies", "stuck"])
+async def test_reports_are_not_trusted(tmp_path: Path, mode: str) -> None:
+    """By demand: who claims to need all that it could have, or reports and does not balloon, takes nothing others need."""
+    async with balanced(tmp_path, guests(), POLICY + 'balance = "demand"\n') as (client, _):
+        await client.guest_mode("web1", mode)
+        domains = await until(client, lambda domains: sum(held(domains)[1:]) > 3 * 40)
+        assert max(held(domains)) <= 128
+        assert await free_mib(client) >= HEADROOM_MIB
+
+
+async def test_one_that_never_reports(tmp_path: Path) -> None:
+    """A domain without an agent is left as it is."""
+    silent = GUEST.format(count=1, name="silent") + "autostart = false\n"
+    async with balanced(tmp_path, guests(3, more=silent)) as (client, _):
+        domains = await until(client, lambda domains: min(held(domains)[:3]) >= 90)
+        assert domains["silent"].tot_pages == 32 * MIB
+        assert await verdict(tmp_path, domains["silent"].domid) == "unable"
+
+
+async def test_one_whose_minimum_is_its_maximum(tmp_path: Path) -> None:
+    """A range of nothing is divided by nobody; it stays, the others share."""
+    fixed = GUEST.format(count=1, name="fixed").replace('"128m"', '"32m"') + 'minimum = "32m"\n'
+    async with balanced(tmp_path, guests(3, more=fixed)) as (client, _):
+        domains = await until(client, lambda domains: min(held(domains)[:3]) >= 90)
+        assert domains["fixed"].tot_pages == 32 * MIB
+
+
+async def test_killed_it_leaves_the_host_as_it_is_and_another_picks_it_up(tmp_path: Path) -> None:
+    """SIGKILL changes no target; the next daemon goes on from what the host says, and a second one is refused."""
+    async with balanced(tmp_path, guests()) as (client, daemon):
+        before = await until(client, alike)
+        refused = await trio.run_process(_command(tmp_path, "autoballoon"), check=False, capture_stderr=True)
+        assert (refused.returncode, b"another `xbd autoballoon`" in refused.stderr) == (78, True)
+        daemon.end(signal.SIGKILL)
+        assert held({domain.name: domain for domain in await client.list()}) == held(before)
+        with running("--socket", str(tmp_path / "run"), "autoballoon") as next_one:
+            await trio.to_thread.run_sync(next_one.wait_until_it_says, "hypervisor_found")
+            await until_verdict(tmp_path, before["web1"].domid, "willing")
+            assert next_one.end(signal.SIGTERM) == 0
+
+
+async def test_reserve_holds_memory_while_a_command_runs(tmp_path: Path) -> None:
+    """The command finds the memory free; what cannot be freed is said exactly, and then nothing runs."""
+    async with balanced(tmp_path, guests()) as (client, _):
+        await until(client, alike)
+        look = [sys.executable, "-m", "xbd", "--socket", str(tmp_path / "run"), "info", "--json"]
+        done = await trio.run_process(_command(tmp_path, "reserve", "100m", *look), capture_stdout=True)
+        assert json.loads(done.stdout)["free_frames"] >= (100 + HEADROOM_MIB) * MIB
+        much = await trio.run_process(
+            _command(tmp_path, "reserve", "400m", "false"), check=False, capture_stderr=True, stdout=subprocess.DEVNULL
+        )
+        assert (much.returncode, b"is the most that is possible" in much.stderr) == (1, True)
+
+
+def _command(directory: Path, *arguments: str) -> Sequence[str]:
+    return [sys.executable, "-m", "xbd", "--socket", str(directory / "run"), *arguments]
+
+
+async def _until_state(reserving: Client, wanted: str) -> None:
+    with trio.fail_after(_PATIENCE_S):
+        while (told := await reserving.call("reservation"))["state"] != wanted:
+            assert told["state"] == "pending", told
+            await trio.sleep(0.05)

@@ -1,0 +1,124 @@
+"""The demo's and the benchmarks' parts: real hosts started and stopped, figures and tables written."""
+
+from pathlib import Path
+
+import pytest
+
+from xbd.errors import XbdError
+from xbd.lab.bench.command import render as render_figures
+from xbd.lab.bench.shell import fleet, flood, grants, host, wire
+from xbd.lab.bench.shell.figures import summarize
+from xbd.lab.bench.shell.flood import measure_flood
+from xbd.lab.bench.shell.grants import measure_grants
+from xbd.lab.bench.shell.wire import measure_hypercalls
+from xbd.lab.demo.command import Coverage, Told, render
+from xbd.testing.processes import running_host
+
+_HOST = '[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmemory = "64m"\n'
+
+
+async def test_a_host_runs_for_the_length_of_a_block(tmp_path: Path) -> None:
+    """Daemon and agents are up inside the block, and gone with their sockets after it."""
+    async with running_host(_HOST, tmp_path) as client:
+        (domain,) = await client.list()
+        assert (domain.name, domain.agent) == ("web", True)
+
+    assert not list((tmp_path / "run").glob("**/*.sock"))
+
+
+async def test_a_host_that_does_not_start_says_why(tmp_path: Path) -> None:
+    """What `xbd up` complained of is in the error."""
+    with pytest.raises(XbdError, match="memroy"):
+        async with running_host('[host]\nmemory = "1g"\nmemroy = "2g"\n', tmp_path):
+            pass
+
+
+async def test_hypercalls_are_measured_against_echoes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rounds against a real daemon and a real echo server give figures, and leave no domain behind."""
+    monkeypatch.setattr(wire, "_ROUNDS", 3)
+    monkeypatch.setattr(wire, "_CALLS_PER_ROUND", 2)
+    async with running_host(_HOST, tmp_path) as client:
+        figures = await measure_hypercalls(client, tmp_path / "run", tmp_path)
+        assert [domain.name for domain in await client.list()] == ["web"]
+        assert list(await client.audit()) == []
+
+    assert figures["hypercall_vs_echo"].ratio_to is not None
+    assert figures["hypercall_pair"].low <= figures["hypercall_pair"].value <= figures["hypercall_pair"].high
+
+
+async def test_calls_in_flight_are_all_answered(tmp_path: Path) -> None:
+    """However many are on their way: none more than so many, and each has its answer."""
+    async with wire.echo_server(tmp_path) as path, wire.connect(path) as echo:
+        for count, in_flight in ((1, 8), (7, 8), (8, 8), (50, 1), (50, 8)):
+            await echo.stream("populate", {"gfns": bytes(4096)}, count, in_flight)
+        assert await echo.call("decrease", {}) == [512, None]
+    async with wire.echo_server(tmp_path) as path, wire.connect(path) as another:
+        assert await another.call("populate", {}) == [512, None]
+
+
+async def test_a_trip_is_measured_against_the_wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest goes down and up over a real host; as many calls are echoed."""
+    monkeypatch.setattr(host, "_LARGE_GIB", 1)
+    monkeypatch.setattr(host, "_SMALL_GIB", 0.5)
+    monkeypatch.setattr(host, "_TRIPS", {"2m": 2})
+    host_toml = '[host]\nmemory = "2g"\n[[guest]]\nname = "web"\nmemory = "1g"\n'
+    async with running_host(host_toml, tmp_path) as client:
+        figures = await host.measure_trips(client, tmp_path, "2m", 1)
+    assert sorted(figures) == [
+        "grow_2m_one_in_flight", "grow_2m_one_in_flight_vs_wire", "shrink_2m_one_in_flight",
+        "shrink_2m_one_in_flight_vs_wire", "wire_2m_one_in_flight",
+    ]  # fmt: skip
+    assert all(figure.value > 0 for figure in figures.values())
+
+
+async def test_a_fleet_is_measured_against_one_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three guests retargeted at once, one guest three times, and what the two more cost."""
+    monkeypatch.setattr(fleet, "_GUESTS", 3)
+    figures = await fleet.measure_fleet(tmp_path)
+    assert figures["retarget_1000_vs_one"].ratio_to is not None
+    assert all(figure.value > 0 for figure in figures.values())
+
+
+async def test_mapping_is_measured_against_populating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round of each against a real daemon gives figures; no domain, grant or mapping is left behind."""
+    monkeypatch.setattr(grants, "_ROUNDS", 3)
+    async with running_host(_HOST, tmp_path) as client:
+        figures = await measure_grants(client, tmp_path / "run")
+        assert [domain.name for domain in await client.list()] == ["web"]
+        assert list(await client.audit()) == []
+
+    assert figures["grant_map_vs_populate"].ratio_to is not None
+
+
+async def test_a_flood_is_measured_against_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of flood is a process that comes about and goes; no domain is left behind, the audit is clean."""
+    monkeypatch.setattr(flood, "_ROUNDS", 2)
+    monkeypatch.setattr(flood, "_CALLS_PER_ROUND", 20)
+    async with running_host('[host]\nmemory = "1g"\n', tmp_path) as client:
+        figures = await measure_flood(client, tmp_path / "run")
+        assert list(await client.list()) == []
+        assert list(await client.audit()) == []
+
+    kinds = ("", "_loads", "_longest", "_garbage", "_reboots")
+    assert figures.keys() == {"hypercall_p99"} | {f"flood_p99{kind}" for kind in kinds}
+    assert figures["flood_p99"].ratio_to is not None
+
+
+def test_a_figure_is_a_median_with_its_quartiles() -> None:
+    """Repeats become their median and quartiles, spelt out for JSON; only a ratio says to what."""
+    figure = summarize([4.0, 1.0, 3.0, 2.0, 5.0], "us")
+
+    assert figure.as_map() == {"value": 3.0, "unit": "us", "low": 1.5, "high": 4.5}
+    assert summarize([2.0], "ratio", "a floor").as_map()["ratio_to"] == "a floor"
+    assert render_figures({"echo": figure}).splitlines()[1].split() == ["echo", "3.00", "1.50", "to", "4.50", "us"]
+
+
+def test_the_table_shows_what_was_counted() -> None:
+    """Each strategy is a column of the demo's table, each count a row."""
+    told = Told(Coverage(1.0, 0.661, 0.52), 0.984, 5632, 2_883_584, 0, 7, 0, [])
+    lines = render({"stock": told}).splitlines()
+
+    assert lines[0].split() == ["stock"]
+    assert [line.split()[-1] for line in lines[1:]] == [
+        "100.0%", "66.1%", "52.0%", "98.4%", "5,632", "2,883,584", "0", "7", "0",
+    ]  # fmt: skip

@@ -1,0 +1,137 @@
+"""Grid files: what they combine, and what is said of one that cannot be used."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.lab.experiments.tiny_grid import TINY, TINY_CELLS, tiny_grid, trace_text, write_tiny
+from xbd.cli.main import main
+from xbd.config.strategies import STRATEGIES
+from xbd.errors import ConfigError, TraceError
+from xbd.guest.workload import parse_trace
+from xbd.lab.experiments.grid import OWN_BUDGET, Churn, Recorded
+from xbd.lab.experiments.plan import cut, parse_grid
+from xbd.lab.replay.command import read_trace
+
+_DEBATE = Path(__file__).resolve().parents[3] / "configs" / "experiments" / "debate.toml"
+_WORKLOAD = '[[workload]]\nname = "w"\nmemory = "64m"\n'
+_LEAST = f"{_WORKLOAD}[[grid]]\n"
+
+
+def test_grids_are_combined_and_what_they_share_runs_once(tmp_path: Path) -> None:
+    """Every combination of each grid is a cell, in order; a combination of both is one cell."""
+    grid = tiny_grid(tmp_path)
+
+    assert len(grid.cells) == len(set(grid.cells)) == TINY_CELLS
+    assert grid.strategies == ["stock", "full-4k-targets", "relocate"]
+    assert [workload.name for workload in grid.workloads] == ["churn", "trace"]
+    assert {cell.budget.name for cell in grid.cells} == {"own", "small"}
+    assert len(grid.only(("relocate",)).cells) == 4
+
+
+def test_what_a_file_leaves_out_is_usual(tmp_path: Path) -> None:
+    """All strategies, seed 0, overcommit 1.5, no slack, each strategy's own budget."""
+    cells = parse_grid(_LEAST, tmp_path / "least.toml", read_trace).cells
+
+    assert [cell.strategy for cell in cells] == list(STRATEGIES)
+    assert {(cell.overcommit, cell.slack, cell.budget, cell.seed) for cell in cells} == {(1.5, 0.0, OWN_BUDGET, 0)}
+    workload = cells[0].workload
+    assert isinstance(workload, Churn)
+    assert (workload.guests, workload.profile, workload.memory_pages) == (4, "steady", 64 * 256)
+
+
+def test_the_debate_is_about_all_strategies_with_three_seeds() -> None:
+    """The grid file that comes with xbd can be read; its main comparison has every strategy, thrice at least."""
+    grid = parse_grid(_DEBATE.read_text(encoding="utf-8"), _DEBATE, read_trace)
+    churn = [
+        c for c in grid.cells if (c.workload.name, c.slack, c.overcommit, c.budget.name) == ("churn", 0, 1.5, "own")
+    ]
+
+    assert {cell.strategy for cell in churn} == set(STRATEGIES)
+    assert all(len({c.seed for c in churn if c.strategy == strategy}) >= 3 for strategy in STRATEGIES)
+    assert any(cell.workload.verify for cell in grid.cells)
+
+
+def test_a_trace_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    """Another trace of the same name, or another window of it, is another cell."""
+    before = tiny_grid(tmp_path).workloads[1]
+    window = tiny_grid(tmp_path, TINY.replace("sample_s = 10", "sample_s = 10\nwindow_s = [4, 20]"))
+    (tmp_path / "a.csv").write_text(trace_text(5), encoding="utf-8")
+    after = parse_grid(TINY, tmp_path / "tiny.toml", read_trace).workloads[1]
+
+    assert isinstance(before, Recorded)
+    assert isinstance(after, Recorded)
+    assert before.traces == after.traces == ("a", "b")
+    assert before.digests[0] != after.digests[0]
+    assert before.digests[1] == after.digests[1]
+    assert [trace.name for trace in window.traces.values()] == ["a[4:20]", "b[4:20]"]
+    assert [float(trace.seconds[-1]) for trace in window.traces.values()] == [16.0, 16.0]
+
+
+def test_a_trace_may_be_played_by_several_guests(tmp_path: Path) -> None:
+    """Named twice, it is two guests of one host; traces that are added are a workload of every grid."""
+    write_tiny(tmp_path)
+    text = '[[workload]]\nname = "w"\ntraces = ["a.csv", "a.csv"]\n[[grid]]\nstrategies = ["full"]\n'
+    grid = parse_grid(text, tmp_path / "twice.toml", read_trace, [read_trace(tmp_path / "b.csv")])
+    twice, added = grid.cells
+
+    assert [trace.name for trace in grid.traces_of(twice)] == ["a", "a"]
+    assert [trace.name for trace in grid.traces_of(added)] == ["b"]
+    assert added.workload.name == "traces"
+
+
+def test_a_window_with_nothing_in_it_is_refused() -> None:
+    """A window between two samples has none."""
+    trace = parse_trace(trace_text(0), "t")
+
+    assert cut(trace, 3, 5).samples == 1
+    with pytest.raises(TraceError, match=r"no sample from 2\.5 to 3 s"):
+        cut(trace, 2.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ("[[grid]\n", "", "is not TOML"),
+        (_WORKLOAD, "grid", "is missing"),
+        ("[[grid]]\n", "workloads", "there is none"),
+        (f"{_LEAST}strategy = 1\n", "grid[1].strategy", "did you mean 'strategies'?"),
+        (f'{_LEAST}strategies = ["magic"]\n', "grid[1].strategies", "'magic' is not one of stock"),
+        (f'{_LEAST}workloads = ["x"]\n', "grid[1].workloads", "'x' is not one of w"),
+        (f'{_LEAST}budgets = ["x"]\n', "grid[1].budgets", "'x' is not one of own"),
+        (f"{_LEAST}slack = [0, 1]\n", "grid[1].slack", "is not a number from 0 to 0.9, or a list of them"),
+        (f"{_LEAST}slack = true\n", "grid[1].slack", "is not a number"),
+        (f"{_LEAST}overcommit = 0.5\n", "grid[1].overcommit", "is not a number from 1 to 16"),
+        (f"{_LEAST}overcommit = []\n", "grid[1].overcommit", "is not a number from 1 to 16"),
+        (f"{_LEAST}seeds = [1.5]\n", "grid[1].seeds", "is not a list of whole numbers"),
+        (f"{_LEAST}seeds = 3\n", "grid[1].seeds", "is not a list of whole numbers"),
+        (f"{_WORKLOAD}rounds = 0\n[[grid]]\n", "workload[1].rounds", "0 is not from 1"),
+        (f'{_WORKLOAD}traces = ["no.csv"]\n[[grid]]\n', "workload[1].traces", "No such file"),
+        (f'{_WORKLOAD}profile = "trace"\n[[grid]]\n', "workload[1].profile", "a trace is named by its file"),
+        (f'{_WORKLOAD}profile = "x"\n[[grid]]\n', "workload[1].profile", "unknown workload 'x'"),
+        (f'{_WORKLOAD}profile = {{ profile = "idle", io_pages_s = 1 }}\n[[grid]]\n', "workload[1].profile.io_pages_s", "dom0"),
+        (f"{_WORKLOAD}{_LEAST}", "workload.name", "two are called 'w'"),
+        (f'[[budget]]\nname = "own"\n{_LEAST}', "budget.name", "what each strategy does by itself"),
+        (f"[[budget]]\n{_LEAST}", "budget[1].name", "is missing"),
+        (f"[experiment]\ntitle = 1\n{_LEAST}", "experiment.title", "is not a key"),
+        (f"{_LEAST}[other]\n", "other", "is not a key"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(tmp_path: Path, text: str, key: str, reason: str) -> None:
+    """An error names the key and what is wrong with it."""
+    with pytest.raises(ConfigError) as caught:
+        parse_grid(text, tmp_path / "grid.toml", read_trace)
+
+    assert caught.value.key.endswith(key)
+    assert reason in caught.value.reason
+
+
+def test_the_command_leaves_as_for_other_configurations(tmp_path: Path) -> None:
+    """A mistake in the file is a sentence and exit code 78, and nothing is made."""
+    path = write_tiny(tmp_path, "[[grid]]\n")
+    result = CliRunner().invoke(main, ["experiment", str(path), "--out", str(tmp_path / "out")])
+
+    assert result.exit_code == 78
+    assert result.stderr.startswith(f"{path}: grid[1].workloads: there is none")
+    assert not (tmp_path / "out").exists()

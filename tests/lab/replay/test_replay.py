@@ -1,0 +1,138 @@
+"""Replaying traces: the same seed gives the same result, and nothing is lost on the way."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from xbd.config.strategies import STRATEGIES
+from xbd.errors import BadArgument
+from xbd.guest.workload import parse_trace
+from xbd.lab.replay.command import command, read_trace
+from xbd.lab.replay.replay import ReplayOptions, ReplayReport, replay
+from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
+
+_TRACES = Path(__file__).resolve().parents[4] / "shared" / "traces"
+
+
+def _small_trace(phase: int) -> str:
+    """Make a trace of a 32 MiB guest (and a few pages) whose demand swings."""
+    total = 16 * 512 + 77
+    lines = ["t_s,total_pages,free_pages,page_cache_pages"]
+    for sample in range(60):
+        level = (sample * 7 + phase) % 23 / 23
+        cache = 200 + (sample * 13) % 300
+        lines.append(f"{sample * 2.0},{total},{total - 1500 - int(level * 4500) - cache},{cache}")
+    return "\n".join(lines)
+
+
+def _replay(strategy: str, seed: int = 3, variant: str = AS_THE_STRATEGY_SAYS) -> ReplayReport:
+    traces = [parse_trace(_small_trace(phase), name) for name, phase in (("a", 0), ("b", 11))]
+    options = ReplayOptions(STRATEGIES[strategy], overcommit=1.3, seed=seed, verify=True, variant=variant)
+    return replay(traces, options)
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_nothing_is_lost_or_leaked(strategy: str) -> None:
+    """A replay with too little memory for all ends with a clean audit and every content word right."""
+    report = _replay(strategy)
+
+    assert report.violations == []
+    assert report.content_errors == 0
+    assert all(guest.hypercalls for guest in report.guests)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_every_variant_loses_nothing(strategy: str, variant: str) -> None:
+    """On each interface and by each way of migration audit and content words come out clean."""
+    report = _replay(strategy, variant=variant)
+
+    assert report.variant == variant
+    assert report.violations == []
+    assert report.content_errors == 0
+
+
+def test_a_variant_leaves_only_its_own_calls() -> None:
+    """A virtio guest inflates and deflates and nothing else; without populate_depopulate nobody calls it."""
+    virtio = {kind.partition(":")[0] for guest in _replay("full", variant="virtio").guests for kind in guest.hypercalls}
+    by_two_calls = _replay("full", variant="two_calls")
+    called = {kind.partition(":")[0] for guest in by_two_calls.guests for kind in guest.hypercalls}
+
+    assert virtio == {"inflate", "deflate"}
+    assert called == {"populate", "decrease"}
+    assert {guest.migration_way for guest in by_two_calls.guests} == {"two_calls"}
+
+
+def test_variants_are_laid_side_by_side(tmp_path: Path) -> None:
+    """Several variants give one table with a column each, in the order asked for, and as JSON a list."""
+    path = tmp_path / "small.csv"
+    path.write_text(_small_trace(5))
+    chosen = [str(path), "--variant", "exchange", "--variant", "virtio", "--overcommit", "1.1"]
+    table = CliRunner().invoke(command, chosen)
+    told = json.loads(CliRunner().invoke(command, [*chosen, "--json"]).stdout)
+
+    assert table.exit_code == 0
+    assert table.stdout.splitlines()[2].split() == ["exchange", "virtio"]
+    assert [report["variant"] for report in told] == ["exchange", "virtio"]
+
+
+def test_same_seed_same_report() -> None:
+    """Two replays of one seed agree in everything; another seed differs."""
+    assert _replay("full") == _replay("full")
+    assert _replay("full") != _replay("full", seed=4)
+
+
+def test_full_keeps_more_superpages_than_stock() -> None:
+    """On the same traces the improved design ends with more of the memory in superpages."""
+    full, stock = _replay("full"), _replay("stock")
+
+    assert min(g.superpage_coverage for g in full.guests) > max(g.superpage_coverage for g in stock.guests)
+
+
+def test_json_has_the_names_that_scripts_rely_on(tmp_path: Path) -> None:
+    """`xbd replay --json` prints the documented keys, and exits 0."""
+    path = tmp_path / "small.csv"
+    path.write_text(_small_trace(5))
+    outcome = CliRunner().invoke(command, [str(path), "--json", "--verify", "--overcommit", "1.1"])
+    report = json.loads(outcome.stdout)
+
+    assert outcome.exit_code == 0
+    assert {"guests", "host_free_in_whole_superframes", "elapsed_s", "trace_s", "content_errors", "violations"} <= set(
+        report
+    )
+    assert {"superpage_coverage", "guest_free_superframes", "hypercalls", "pages_moved", "pages_denied"} <= set(
+        report["guests"][0]
+    )
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    """A trace with a line that is no sample is refused, naming file and line, before anything runs."""
+    path = tmp_path / "broken.csv"
+    path.write_text(_small_trace(0).replace("4.0,", "4.0;", 1))
+    outcome = CliRunner().invoke(command, [str(path)])
+
+    assert outcome.exit_code == 1
+    assert "broken.csv" in outcome.stderr
+    assert "line 4" in outcome.stderr
+
+
+def test_a_host_too_small_is_refused() -> None:
+    """An overcommit that leaves no host to speak of is an error, not a crash."""
+    trace = parse_trace(_small_trace(0), "a")
+    with pytest.raises(BadArgument, match="superframes"):
+        replay([trace], ReplayOptions(STRATEGIES["full"], overcommit=100.0))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _TRACES.is_dir(), reason="the real traces are not beside this checkout")
+def test_the_beginning_of_a_real_trace() -> None:
+    """The first samples of a real guest's trace replay without a content error."""
+    text = (_TRACES / "clang-single.csv").read_text()
+    trace = parse_trace("\n".join(text.splitlines()[:150]), "clang-single")
+    report = replay([trace], ReplayOptions(STRATEGIES["full"], verify=True))
+
+    assert report.violations == []
+    assert report.content_errors == 0
+    assert read_trace(_TRACES / "clang-single.csv").samples > 150

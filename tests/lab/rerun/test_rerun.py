@@ -1,0 +1,160 @@
+"""What was recorded of a host, done again on another: the same answers, or the differences counted."""
+
+import json
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.machine.test_machine_model import Chaos
+from xbd import abi
+from xbd.cli.main import main
+from xbd.daemons.recorder import RecordedMachine, Recorder
+from xbd.errors import ConfigError
+from xbd.machine import HostSettings
+
+
+def record(path: Path, seed: int = 3, steps: int = 60) -> None:
+    """Record a random run of a small host, held against its model."""
+    machine = RecordedMachine(5, Recorder(path), settings=HostSettings())
+    chaos = Chaos(HostSettings(), seed, machine)
+    for _ in range(steps):
+        chaos.step()
+    machine.end_recording()
+
+
+def rerun(*arguments: str | Path) -> Result:
+    """Run `xbd rerun`."""
+    return CliRunner().invoke(main, ["rerun", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_again(tmp_path: Path, seed: int) -> None:
+    """On a host of the same settings every answer and the end are the recorded ones."""
+    record(tmp_path / "r", seed)
+    result = rerun(tmp_path / "r", "--audit", "7", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["different"], told["violations"], told["truncated_line"]) == ({}, [], None)
+    assert told["end"] == told["recorded_end"]
+    assert sum(told["done"].values()) > 40
+
+
+def test_under_other_settings(tmp_path: Path) -> None:
+    """Differences are counted and shown, and are no failure where they were asked for."""
+    record(tmp_path / "r")
+    result = rerun(tmp_path / "r", "--set", "populate_depopulate=false", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["different"]["populate_depopulate"] > 0
+    assert told["first_differences"][0]["now"]["errno"] == "EOPNOTSUPP"
+    assert "answered otherwise" in rerun(tmp_path / "r", "--strategy", "stock").output
+    assert rerun(tmp_path / "r", "--memory", "4m").exit_code == 0
+
+
+def test_an_answer_that_is_not_the_recorded_one_is_a_failure(tmp_path: Path) -> None:
+    """Exit 1, with the line."""
+    record(tmp_path / "r")
+    lines = (tmp_path / "r").read_text().splitlines()
+    number = next(n for n, line in enumerate(lines) if '"operation":"decrease"' in line and '"errno"' not in line)
+    lines[number] = json.dumps(json.loads(lines[number]) | {"answer": [511, "EBUSY"]})
+    (tmp_path / "r").write_text("\n".join(lines) + "\n")
+    result = rerun(tmp_path / "r")
+    assert result.exit_code == 1
+    assert f'line {number + 1}: decrease: [511, "EBUSY"] recorded' in result.output
+
+
+def test_a_recording_that_was_cut_short_is_done_up_to_there(tmp_path: Path) -> None:
+    """A killed daemon leaves half a line and no end: that is said, and is no failure."""
+    record(tmp_path / "r")
+    text = (tmp_path / "r").read_text()
+    (tmp_path / "r").write_text(text[: text.rindex("\n", 0, -200) + 30])
+    result = rerun(tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert "was cut short" in result.output
+    assert "ends without a word" in result.output
+
+
+BROKEN = {
+    "empty": ("", "is empty"),
+    "no header": ('{"n": 1}\n', "does not describe a host"),
+    "garbage": ("garbage\n", "line 1: not JSON"),
+    "unknown settings": ('{"format":1,"superframes":5,"settings":{"a":1},"xbd":"0"}\n', "settings a"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_recording_is_refused_in_a_sentence(tmp_path: Path, name: str) -> None:
+    """Exit 1; it is said what was found and what was expected."""
+    text, said = BROKEN[name]
+    (tmp_path / "r").write_text(text)
+    result = rerun(tmp_path / "r")
+    assert result.exit_code == 1
+    assert said in result.output
+
+
+@pytest.mark.parametrize(
+    "line", ['{"n":1,"domain":1,"operation":"x"}', '{"do":"x","domain":1}', '{"do":"create","domain":1}']
+)
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None:
+    """With its number."""
+    record(tmp_path / "r", steps=5)
+    header = (tmp_path / "r").read_text().splitlines()[0]
+    (tmp_path / "r").write_text(f"{header}\n{line}\n{line}\n")
+    result = rerun(tmp_path / "r")
+    assert result.exit_code == 1
+    assert "line 2:" in result.output
+
+
+@pytest.mark.parametrize("override", ["home_fill=sometimes", "coalesce=1", "nosuch=true", "coalesce"])
+def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path, override: str) -> None:
+    """With those that do."""
+    record(tmp_path / "r", steps=5)
+    result = rerun(tmp_path / "r", "--set", override)
+    assert result.exit_code == 1
+    assert "home_fill=always|populate_depopulate|never" in result.output
+
+
+class FullDisk:
+    """A file whose disk is full after a few lines; it does nothing but fail, as the kernel would."""
+
+    def __init__(self, file: IO[str], lines: int) -> None:
+        self._file, self._left = file, lines
+
+    def write(self, text: str) -> int:
+        """Write, while there is room."""
+        if not self._left:
+            raise OSError(28, "No space left on device")
+        self._left -= 1
+        return self._file.write(text)
+
+    def flush(self) -> None:
+        """Flush."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close."""
+        self._file.close()
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_host(tmp_path: Path) -> None:
+    """The machine goes on; what was written before can be done again."""
+    recorder = Recorder(tmp_path / "r")
+    assert recorder._file is not None
+    recorder._file = FullDisk(recorder._file, 3)  # type: ignore[assignment]  # all that is used of a file
+    machine = RecordedMachine(5, recorder)
+    domid = machine.create("web", max_pages=1024, target_pages=1024)
+    for gfn in range(5):
+        assert machine.execute(domid, abi.Decrease(np.array([gfn], dtype=np.int64))) == abi.MemopResult(1)
+    machine.end_recording()
+    assert machine.audit() == []
+    assert len((tmp_path / "r").read_text().splitlines()) == 3
+
+
+def test_a_recording_is_not_written_over(tmp_path: Path) -> None:
+    """The file must be new."""
+    (tmp_path / "r").write_text("precious")
+    with pytest.raises(ConfigError, match="exists"):
+        Recorder(tmp_path / "r")

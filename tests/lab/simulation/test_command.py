@@ -1,0 +1,58 @@
+"""`xbd simulate`: its report, its exit code, its trace."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from xbd.cli.main import main
+
+
+def simulate(*arguments: str) -> Result:
+    """Run the command."""
+    return CliRunner().invoke(main, ["simulate", *arguments])
+
+
+def test_a_run_in_which_all_is_well() -> None:
+    """The report says how many events there were, which faults, and the digest of the trace."""
+    result = simulate("--seed", "3", "--events", "300")
+
+    assert result.exit_code == 0
+    assert "seed 3: trace " in result.stdout
+    assert "1 run, all is well" in result.stdout
+
+
+def test_a_failure_is_shortened_and_said_again() -> None:
+    """Seed, options, and the command that shows it once more, which it does; exit code 1."""
+    result = simulate("--seed", "0", "--events", "400", "--switch-off", "scrub-on-free", "--without", "slow")
+
+    assert result.exit_code == 1
+    assert "seed 0 fails at event" in result.stdout
+    (again,) = [line.strip() for line in result.stdout.splitlines() if line.strip().startswith("again: ")]
+    words = again.removeprefix("again: xbd simulate ").split()
+    assert words[words.index("--switch-off") + 1] == "scrub-on-free"
+    assert simulate(*words).exit_code == 1
+
+
+def test_the_trace_is_a_line_for_each_event(tmp_path: Path) -> None:
+    """It ends with the last event of the healing."""
+    path = tmp_path / "trace.txt"
+    result = simulate("--seed", "1", "--events", "200", "--trace", str(path), "--json")
+    told = json.loads(result.stdout)
+
+    assert len(path.read_text().splitlines()) == told["events"] >= 200
+    assert told["violation"] is None
+
+
+@pytest.mark.slow
+def test_several_seeds_run_side_by_side() -> None:
+    """Each with its outcome; in the order of their numbers, whoever was first."""
+    result = simulate("--seed", "5", "--seeds", "3", "--events", "100", "--processes", "2", "--json")
+
+    assert [outcome["seed"] for outcome in json.loads(result.stdout)] == [5, 6, 7]
+
+
+def test_a_trace_is_of_one_seed() -> None:
+    """More than one is wrong usage."""
+    assert simulate("--seeds", "2", "--trace", "-").exit_code == 2

@@ -1,0 +1,232 @@
+"""The parts of the simulation: streams of bytes, books, the schedule, and the search for a short failure."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from xbd import abi
+from xbd.abi import BootInfo, Command, Frames, MemopResult, Result, Stop
+from xbd.lab.simulation.options import Options, make_plan
+from xbd.lab.simulation.oracle import Book, same
+from xbd.lab.simulation.outcome import Outcome, shrink
+from xbd.lab.simulation.rng import Lots, Part, Schedule, streams
+from xbd.lab.simulation.stream import Stream
+from xbd.lab.simulation.violation import Violation
+
+
+class Line:
+    """A stream whose receiver keeps what it gets."""
+
+    def __init__(self, *, in_pieces: bool = False) -> None:
+        self.schedule = Schedule()
+        self.got = b""
+        self.ends = 0
+        self.stream = Stream(
+            self.schedule,
+            Lots(np.random.default_rng(1)),
+            "line",
+            latency_s=0.001,
+            in_pieces=in_pieces,
+            arrived=self._arrived,
+            ended=self._ended,
+        )
+
+    def _arrived(self, piece: bytes) -> None:
+        self.got += piece
+
+    def _ended(self) -> None:
+        self.ends += 1
+
+    def wait(self, events: int) -> list[str | None]:
+        """Let so many events come."""
+        return [self.schedule.take()[1]() for _ in range(events)]
+
+
+def gfns(*numbers: int) -> Frames:
+    """Name some pages."""
+    return np.array(numbers, dtype=np.int64)
+
+
+class TestStream:
+    """Bytes on their way."""
+
+    def test_what_is_sent_arrives_in_order_and_then_the_end(self) -> None:
+        """Also in pieces."""
+        line = Line(in_pieces=True)
+        sent = [bytes([number]) * 50 for number in range(20)]
+        for message in sent:
+            line.stream.send(message)
+        line.stream.end()
+        while not line.ends:
+            line.wait(1)
+
+        assert line.got == b"".join(sent)
+        assert line.ends == 1
+
+    def test_what_is_lost_never_arrives(self) -> None:
+        """The receiver notices the end all the same, once; what was arranged has been overtaken."""
+        line = Line()
+        line.stream.send(b"a")
+        line.stream.lose()
+        line.stream.send(b"b")
+
+        assert line.wait(2) == [None, "end"] or line.ends == 1
+        assert line.got == b""
+
+    def test_a_part_of_a_message_may_arrive(self) -> None:
+        """Never all of it."""
+        line = Line()
+        line.stream.send(b"abcdef")
+        line.stream.lose(but_a_part=True)
+        line.wait(3)
+
+        assert line.ends == 1
+        assert 0 < len(line.got) < 6
+        assert b"abcdef".startswith(line.got)
+
+    def test_it_can_stall(self) -> None:
+        """What is sent meanwhile comes later, in order."""
+        line = Line()
+        line.stream.stall(2.0)
+        line.stream.send(b"a")
+        line.wait(1)
+
+        assert line.schedule.now >= 2.0
+
+
+class TestBook:
+    """What answers mean, and which ones cannot be."""
+
+    def booted(self, *runs: tuple[int, int]) -> Book:
+        """Begin a book of a guest of 1024 pages that found these populated."""
+        book = Book(1, 1, 1024)
+        book.boot(BootInfo(1, "g", 1024, np.array(runs, dtype=np.int64).reshape(-1, 2), 1024, 1024))
+        return book
+
+    def tell(self, book: Book, command: Command, result: Result, *, executed: Result | None = None) -> None:
+        """Let a command be sent, done and answered."""
+        book.issue([command])
+        book.executed += 1
+        book.results.append(executed or result)
+        book.answered(result)
+
+    def test_it_follows_what_is_answered(self) -> None:
+        """Pages come, are written, read, move and go."""
+        book = self.booted((0, 4))
+        self.tell(book, abi.Populate(gfns(8, 9)), MemopResult(2))
+        self.tell(book, abi.Store(gfns(0, 8), np.array([5, 6], dtype=np.uint64)), MemopResult(2))
+        self.tell(book, abi.PopulateDepopulate(gfns(20), gfns(8)), MemopResult(1))
+        self.tell(book, abi.Decrease(gfns(3, 2)), MemopResult(1, Stop.EBUSY) if book.grants else MemopResult(1))
+
+        assert np.flatnonzero(book.populated).tolist() == [0, 1, 2, 9, 20]
+        assert int(book.words[0]) == 5
+        assert int(book.words[20]) == 0
+
+    @pytest.mark.parametrize(
+        ("command", "result", "wrong"),
+        [
+            (abi.Populate(gfns(1)), MemopResult(1), "was given pages that it has"),
+            (abi.Populate(gfns(9)), MemopResult(0, Stop.EEXIST), "is populated; it is not"),
+            (abi.Decrease(gfns(9)), MemopResult(1), "did not have"),
+            (abi.Decrease(gfns(1)), MemopResult(0, Stop.ENOENT), "is not populated; it is"),
+            (abi.Decrease(gfns(1)), MemopResult(0, Stop.EBUSY), "granted nobody"),
+            (abi.Load(gfns(1)), abi.LoadResult(1, None, np.array([7], dtype=np.uint64)), "read 0x7"),
+            (abi.EndGrant(gfns(3)), MemopResult(1), "ended a grant"),
+            (abi.UnmapGrant(gfns(9)), MemopResult(1), "unmapped"),
+            (abi.MapGrant(2, gfns(0), gfns(1)), MemopResult(1), "where something is"),
+        ],
+    )
+    def test_an_answer_that_cannot_be_is_a_violation(self, command: Command, result: Result, wrong: str) -> None:
+        """Each says what is wrong with it."""
+        with pytest.raises(Violation, match=wrong):
+            self.tell(self.booted((0, 4)), command, result)
+
+    def test_an_answer_that_is_not_what_came_out_is_a_violation(self) -> None:
+        """What the daemon did and what the guest is told are one."""
+        with pytest.raises(Violation, match="was answered"):
+            self.tell(self.booted(), abi.Populate(gfns(1)), MemopResult(1), executed=MemopResult(0, Stop.ENOMEM))
+
+    def test_a_guest_that_boots_finds_what_was_there(self) -> None:
+        """But for what a command that was done, and not answered, has changed."""
+        book = self.booted((0, 4))
+        book.issue([abi.Decrease(gfns(0))])
+        book.executed += 1
+        info = BootInfo(1, "g", 1024, np.array([(1, 4)], dtype=np.int64), 1024, 1024)
+        book.boot(info)
+        with pytest.raises(Violation, match="when it booted"):
+            book.boot(replace(info, runs=np.array([(2, 4)], dtype=np.int64)))
+
+    def test_what_others_may_write_is_not_known(self) -> None:
+        """Until its owner has written it again, after the end of the grant."""
+        book = self.booted((0, 4))
+        self.tell(book, abi.Grant(gfns(1), 2), abi.GrantResult(1, None, gfns(0)))
+        self.tell(book, abi.Load(gfns(1)), abi.LoadResult(1, None, np.array([7], dtype=np.uint64)))
+        self.tell(book, abi.EndGrant(gfns(0)), MemopResult(1))
+        self.tell(book, abi.Store(gfns(1), np.array([3], dtype=np.uint64)), MemopResult(1))
+
+        assert not book.wild.any()
+        assert int(book.words[1]) == 3
+
+    def test_commands_are_compared_with_all_that_is_in_them(self) -> None:
+        """Kind, lists and numbers."""
+        assert same(abi.Populate(gfns(1, 2)), abi.Populate(gfns(1, 2)))
+        assert not same(abi.Populate(gfns(1, 2)), abi.Populate(gfns(1, 3)))
+        assert not same(abi.Populate(gfns(1, 2)), abi.Decrease(gfns(1, 2)))
+
+
+class TestPlan:
+    """What a seed makes of what was asked for."""
+
+    def test_what_is_fixed_changes_nothing_else(self) -> None:
+        """The rates are those of the seed, whatever the sizes."""
+        plans = [
+            make_plan(options, streams(9)[Part.PLAN])
+            for options in (Options(9), Options(9, superframes=8, guests=2), Options(9, without=("cut",)))
+        ]
+
+        assert plans[0].rates == plans[1].rates
+        assert plans[2].rates == {**plans[0].rates, "cut": 0.0}
+        assert (plans[1].superframes, plans[1].guests) == (8, 2)
+
+
+class TestShrink:
+    """The search for a short failure."""
+
+    def outcome(self, options: Options, violation: str | None, events: int, tally: Mapping[str, int]) -> Outcome:
+        """Make up what a run came to."""
+        return Outcome(options, events, 1.0, "", violation, violation is not None and events > options.events, tally)
+
+    def test_faults_that_do_not_matter_are_left_out(self) -> None:
+        """And the prefix ends where it is found."""
+
+        def run_one(options: Options) -> Outcome:
+            found = "cut" not in options.without and options.events >= 70
+            tally = {"cut": 3, "slow": 2}
+            return self.outcome(options, "wrong" if found else None, 70 if found else options.events + 9, tally)
+
+        shortest = shrink(run_one(Options(1, events=1000)), run_one)
+
+        assert shortest.options.events == 70
+        assert "slow" in shortest.options.without
+        assert "cut" not in shortest.options.without
+
+    def test_what_does_not_come_to_rest_is_healed_sooner(self) -> None:
+        """By halves."""
+
+        def run_one(options: Options) -> Outcome:
+            found = options.events >= 300
+            return self.outcome(options, "restless" if found else None, options.events + 100, {})
+
+        shortest = shrink(run_one(Options(1, events=1000)), run_one)
+
+        assert 300 <= shortest.options.events <= 320
+
+    def test_a_command_line_says_it_again(self) -> None:
+        """With everything that is not the default."""
+        options = Options(3, 70, superframes=8, without=("cut",), off=("claims",), compare_every=1)
+
+        assert options.command_line() == (
+            "xbd simulate --seed 3 --events 70 --superframes 8 --compare-every 1 --without cut --switch-off claims"
+        )

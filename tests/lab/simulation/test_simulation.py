@@ -1,0 +1,131 @@
+"""The simulation as a whole: what it is told by its seed, and what it finds today: nothing."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+import xbd
+from xbd.errors import BadArgument
+from xbd.lab.simulation.options import FAULTS, KEPT_OUT, Options
+from xbd.lab.simulation.outcome import run, seed_of
+
+ROOT = Path(__file__).parents[3]
+SHORT = 500
+DIGEST_OF = """
+from xbd.lab.simulation.options import Options
+from xbd.lab.simulation.outcome import run
+print(run(Options(int({seed}), events={events})).digest)
+"""
+
+
+def commit() -> str:
+    """Name the commit that is tested, or, where there is none, the version."""
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S607 - git is on the path of whoever works on this
+    return asked.stdout.strip() or xbd.__version__
+
+
+def digest_elsewhere(seed: int, events: int, hash_seed: str) -> str:
+    """Run a seed in another process; returns the digest of its trace."""
+    done = subprocess.run(  # noqa: S603 - it runs this very interpreter
+        [sys.executable, "-c", DIGEST_OF.format(seed=seed, events=events)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+class TestRuns:
+    """Whole runs."""
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_fixed_seeds_find_nothing(self, seed: int) -> None:
+        """Nothing is lost, leaked or done twice under faults, and all comes to rest when they stop."""
+        assert run(Options(seed, events=SHORT)).violation is None
+
+    @pytest.mark.slow
+    def test_the_seed_of_this_commit_finds_nothing(self) -> None:
+        """Each commit tries another course; the same commit always the same."""
+        options = Options(seed_of(commit()), events=4 * SHORT)
+
+        assert run(options).violation is None, options.command_line()
+
+    def test_other_sizes_run_too(self) -> None:
+        """The smallest host with one guest, and the largest with the most."""
+        assert run(Options(1, events=SHORT, superframes=6, guests=1)).violation is None
+        assert run(Options(1, events=SHORT, superframes=32, guests=12)).violation is None
+
+    def test_what_is_kept_out_does_not_happen(self) -> None:
+        """Each kind of fault can be kept out; without all of them nothing goes wrong, and nothing is found."""
+        outcome = run(Options(2, events=SHORT, without=KEPT_OUT))
+
+        assert outcome.violation is None
+        assert not outcome.tally.keys() & FAULTS.keys()
+        assert outcome.tally["commands"] > 0
+
+    @pytest.mark.slow
+    def test_every_kind_of_fault_happens(self) -> None:
+        """In a few runs there is some of each."""
+        happened = {name for seed in range(30, 36) for name in run(Options(seed, events=3 * SHORT)).tally}
+
+        assert happened >= FAULTS.keys()
+
+    def test_an_unknown_fault_is_refused(self) -> None:
+        """The refusal names those that there are."""
+        with pytest.raises(BadArgument, match="no fault 'rain'") as refused:
+            Options(0, without=("rain",))
+
+        assert "half-open" in refused.value.expected
+
+
+class TestReplay:
+    """One seed says everything."""
+
+    def test_the_same_seed_is_the_same_run(self) -> None:
+        """Line by line."""
+        traces: tuple[list[str], list[str]] = ([], [])
+        outcomes = [run(Options(3, events=SHORT), lines.append) for lines in traces]
+
+        assert traces[0] == traces[1]
+        assert len(traces[0]) == outcomes[0].events >= SHORT
+        assert outcomes[0] == outcomes[1]
+
+    @pytest.mark.slow
+    def test_another_process_that_hashes_otherwise_does_the_same(self) -> None:
+        """Nothing depends on the order of a set of strings, or on where something lies in memory."""
+        mine = run(Options(4, events=SHORT)).digest
+
+        assert [digest_elsewhere(4, SHORT, hash_seed) for hash_seed in ("1", "2")] == [mine, mine]
+
+    def test_another_seed_is_another_run(self) -> None:
+        """Their traces differ."""
+        assert run(Options(5, events=SHORT)).digest != run(Options(6, events=SHORT)).digest
+
+    def test_more_events_begin_like_fewer(self) -> None:
+        """A prefix is a prefix: how many events are asked for changes nothing before the last of them."""
+        short: list[str] = []
+        long: list[str] = []
+        run(Options(7, events=SHORT), short.append)
+        run(Options(7, events=2 * SHORT), long.append)
+
+        assert short[:SHORT] == long[:SHORT]
+
+    def test_lines_are_numbered_events_in_the_order_of_time(self) -> None:
+        """Each says its number, its time and what it was."""
+        lines: list[str] = []
+        run(Options(8, events=SHORT), lines.append)
+        numbers: Iterator[int] = count(1)
+        times = []
+        for line in lines:
+            number, time, _ = line.split(" ", 2)
+            assert int(number) == next(numbers)
+            times.append(float(time))
+
+        assert times == sorted(times)

@@ -1,0 +1,309 @@
+"""`xbd soak`: what is planned, booked, counted and told; and one real soak, short and with everything."""
+
+import json
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+from click.testing import CliRunner
+
+from xbd.abi import Decrease, Load, LoadResult, MemopResult, Populate, Refused, Stop, Store
+from xbd.cli.main import main
+from xbd.control.guest_settings import plan_guest
+from xbd.daemons.runtime.sockets import bind_unix
+from xbd.errors import BadArgument
+from xbd.lab.soak import population
+from xbd.lab.soak.options import KINDS, Options, parse_duration_s
+from xbd.lab.soak.oracle import Book
+from xbd.lab.soak.report import Report, progress_line
+from xbd.lab.soak.schedule import plan_faults
+from xbd.lab.soak.shell.relay import Relay
+from xbd.lab.soak.tally import FINDINGS_KEPT, Sample, Tally, is_flat, slope_of, times_of
+from xbd.machine import Machine
+from xbd.units import SUPER_PAGES
+
+# -- options and plan
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("10m", 600), ("1h", 3600), ("1.5m", 90), ("7", 7), (" 5 S ", 5)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    """A number with s, m or h, in either case; a bare one is seconds."""
+    assert parse_duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "0s", "0.5", "1d", "1e3s", "nan", "10 m 3 s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    """What cannot be read, and what is too short to be a soak, is named with what would do."""
+    with pytest.raises(BadArgument, match="duration"):
+        parse_duration_s(text)
+
+
+def test_a_command_line_runs_it_again() -> None:
+    """The options say how to have the same soak again."""
+    options = Options(7, 90.0, 5, ("cut", "flood"), autoballoon=True)
+
+    assert (
+        options.command_line()
+        == "xbd soak --guests 7 --duration 90s --seed 5 --without cut --without flood --autoballoon"
+    )
+    assert options.as_map()["command"] == options.command_line()
+
+
+@pytest.mark.parametrize("duration_s", [1.0, 30.0, 600.0])
+def test_same_seed_same_faults(duration_s: float) -> None:
+    """A plan follows from its options; every kind happens, in the order of times, and none after the end."""
+    plan = plan_faults(Options(5, duration_s, 3))
+
+    assert plan == plan_faults(Options(5, duration_s, 3)) != plan_faults(Options(5, duration_s, 4))
+    assert plan == sorted(plan)
+    assert all(0 <= fault.at_s < duration_s and 0 <= fault.lot < 1 for fault in plan)
+    assert all(fault.length_s <= duration_s / 4 for fault in plan)
+    if duration_s == 600.0:
+        assert {fault.kind for fault in plan} == set(KINDS)
+
+
+def test_a_kind_that_is_left_out_changes_no_other() -> None:
+    """Without a kind, the others happen at the same times; without kills of the daemon all of it is as the rest."""
+    everything = plan_faults(Options(5, 60.0, 1))
+
+    assert plan_faults(Options(5, 60.0, 1, ("cut",))) == [fault for fault in everything if fault.kind != "cut"]
+    assert plan_faults(Options(5, 60.0, 1, tuple(KINDS))) == []
+
+
+def test_the_daemon_is_left_alive_in_the_end() -> None:
+    """In the last third it is not killed, whatever else happens."""
+    options = Options(5, 600.0, 1)
+    killed = [fault.at_s for fault in plan_faults(options) if fault.kind == "kill-daemon"]
+
+    assert options.calm_from_s == pytest.approx(400.0)
+    assert 0 < max(killed) < options.calm_from_s
+    assert max(fault.at_s for fault in plan_faults(options)) > options.calm_from_s
+    assert Options(5, 600.0, 1, ("kill-daemon",)).calm_from_s == 600.0
+
+
+# -- guests
+
+
+def test_guests_are_of_all_kinds_and_can_be_created() -> None:
+    """Each has settings that a host accepts, a name of its own, targets within its bounds, and somebody who plays it."""
+    rng = np.random.default_rng(1)
+    drawn = [population.draw_guest(number, rng, alone=number % 25 == 0) for number in range(1, 101)]
+
+    assert len({spec.name for spec in drawn}) == len(drawn)
+    assert {spec.group for spec in drawn} == {*population.GROUPS, population.SINGLE}
+    assert all(spec.autostart == (spec.group in population.GROUPS) for spec in drawn)
+    assert {spec.on_crash for spec in drawn} == {"restart", "destroy", "preserve"}
+    assert all(plan_guest(spec.guest).settings.verify for spec in drawn)
+    assert any(plan_guest(spec.guest).workload.io_pages_s for spec in drawn)
+    for spec in drawn:
+        for pages in (
+            spec.target_pages,
+            population.last_target(spec.max_pages),
+            population.draw_target(spec.max_pages, rng),
+        ):
+            assert 0 < pages <= spec.max_pages
+            assert pages % SUPER_PAGES == spec.max_pages % SUPER_PAGES == 0
+
+
+@pytest.mark.parametrize("guests", [1, 5, 100])
+def test_in_the_end_all_guests_fit(guests: int) -> None:
+    """What all are told to hold when it is over is less than the host has beside dom0, witness and flooder."""
+    rng = np.random.default_rng(guests)
+    last = sum(population.last_target(population.draw_guest(number, rng).max_pages) for number in range(guests))
+
+    assert last + population.DOM0_PAGES + population.WITNESS_PAGES < population.host_memory_pages(guests)
+
+
+# -- the witness's book
+
+
+def test_the_book_agrees_with_a_machine() -> None:
+    """Whatever it draws, with a real machine that answers, its pages and words are the machine's."""
+    machine = Machine(16)
+    domid = machine.create("witness", max_pages=4 * SUPER_PAGES, target_pages=4 * SUPER_PAGES)
+    book = Book(4 * SUPER_PAGES, np.random.default_rng(3))
+    book.boot(machine.reboot(domid).runs)
+    kinds = set()
+    for _ in range(400):
+        command = book.draw()
+        assert command is not None
+        kinds.add(type(command))
+        assert book.apply(command, machine.execute(domid, command)) is None
+    for load in book.loads():
+        assert book.apply(load, machine.execute(domid, load)) is None
+
+    assert kinds == {Populate, Decrease, Store, Load}
+    assert book.tot_pages == machine.domain(domid).tot_pages
+
+
+def test_the_book_has_one_call_in_flight_on_each_block() -> None:
+    """With a call on every block nothing is drawn; an answer frees its block."""
+    book = Book(2 * SUPER_PAGES, np.random.default_rng(0))
+    first, second = book.draw(), book.draw()
+
+    assert isinstance(first, Populate)
+    assert second is not None
+    assert book.draw() is None
+    assert book.apply(first, MemopResult(0, Stop.ENOMEM)) is None
+    assert book.tot_pages == 0
+    assert book.draw() is not None
+
+
+def test_the_book_sees_what_is_wrong() -> None:
+    """A word that was not written, a refusal, and a stop for no reason are told."""
+    book = Book(SUPER_PAGES, np.random.default_rng(0))
+    gfns = np.arange(3)
+    book.apply(Populate(gfns), MemopResult(3))
+    book.apply(Store(gfns, np.array([7, 8, 9], dtype=np.uint64)), MemopResult(2, Stop.BUDGET))
+
+    assert book.apply(Load(gfns), LoadResult(3, None, np.array([7, 8, 0], dtype=np.uint64))) is None
+    wrong = book.apply(Load(gfns), LoadResult(3, None, np.array([7, 7, 0], dtype=np.uint64)))
+    assert wrong == "1 of 3 words are not what was written: g0x1 holds 7, expected 8"
+    assert "EINVAL" in str(book.apply(Load(gfns), Refused("EINVAL", "no")))
+    assert "EEXIST" in str(book.apply(Populate(gfns), MemopResult(1, Stop.EEXIST)))
+
+
+# -- counting and telling
+
+
+def test_a_slope_is_that_of_a_line() -> None:
+    """Points on a line give its slope per hour, past the warm-up; a few points give none."""
+    slope = slope_of([(float(at), 3.0 + at / 60) for at in range(100)])
+
+    assert slope is not None
+    assert (round(slope.per_hour, 6), slope.seconds, slope.samples) == (60.0, 49.0, 50)
+    assert round(slope.growth, 6) == round(49 / 60, 6)
+    assert slope_of([(float(at), 1.0) for at in range(5)]) is None
+    assert slope_of([(1.0, 1.0)] * 20) is None
+
+
+def test_growth_within_the_noise_is_flat() -> None:
+    """A rise is flat if it is small, or slow; one that is neither is not; mapped files are only shown."""
+    tally = Tally()
+    for at in range(200):
+        tally.samples.append(Sample(float(at), 50.0 + at, 40.0 + at, 20.0))
+    slopes = tally.slopes()
+
+    assert slopes["own_mib"] is not None
+    assert slopes["descriptors"] is not None
+    assert not is_flat("own_mib", slopes["own_mib"])
+    assert not is_flat("descriptors", slopes["own_mib"])
+    assert is_flat("rss_mib", slopes["own_mib"])
+    assert is_flat("own_mib", replace(slopes["own_mib"], seconds=10.0))
+    assert is_flat("descriptors", slopes["descriptors"])
+    slow = slope_of([(600.0 * at, 40.0 + at) for at in range(20)])
+    assert slow is not None
+    assert is_flat("own_mib", slow)
+
+
+def test_each_finding_is_told_once() -> None:
+    """The same thing found again says nothing new, and of very many the first are kept."""
+    tally = Tally()
+    for number in range(FINDINGS_KEPT + 3):
+        tally.found(f"finding {number}", at_s=1.0)
+        tally.found(f"finding {number}", at_s=2.0)
+
+    assert len(tally.findings) == FINDINGS_KEPT
+    assert tally.more_findings == 3
+    assert tally.findings[0] == "    1.0 s: finding 0"
+
+
+def test_percentiles_of_times() -> None:
+    """The median, the 99th percentile and the worst; of nothing, nothing."""
+    times = times_of([0.001] * 99 + [1.0])
+
+    assert times is not None
+    assert (times.count, times.median_s, times.worst_s) == (100, 0.001, 1.0)
+    assert 0.001 < times.p99_s < 1.0
+    assert times_of([]) is None
+
+
+def test_a_report_tells_all() -> None:
+    """Text and JSON have the operations, faults, latencies, slopes, leaks and findings, and how to run it again."""
+    tally = Tally()
+    tally.operations["witness hypercalls"] = 300
+    tally.faults["cut"] = 2
+    tally.took("agents_back", 0.4)
+    tally.took("agents_back", 1.4)
+    tally.samples += [Sample(float(at), 50.0, 40.0, 20.0) for at in range(20)]
+    report = Report(Options(5, 30.0, 1, ("flood",)), tally, 30.0, left_out={"full-disk": "no mount"})
+    report.leaks = {"zombies": 0}
+    told, text = report.as_map(), report.render()
+
+    assert told["ok"] is True
+    assert "all is well" in text
+    assert "10/s" in text
+    assert "leaks: none (zombies)" in text
+    assert "full-disk: no mount" in text
+    assert told["faults_left_out"] == {"full-disk": "no mount", "flood": "--without"}
+    assert told["agents_back_within_1_s"] == {"restarts": 1, "of": 2}
+    assert told["slopes"]["own_mib"]["flat"] is True
+    assert json.loads(json.dumps(told)) == told
+
+    tally.found("a page was lost", at_s=3.0)
+    report.leaks = {"zombies": 2}
+    assert report.as_map()["ok"] is False
+    assert "FOUND at 3.0 s: a page was lost" in report.render()
+    assert "leaks: 2 zombies" in report.render()
+    assert report.render().endswith("again: xbd soak --guests 5 --duration 30s --seed 1 --without flood")
+    assert "1 found" in progress_line(report.options, tally, 12.0, "soaks")
+
+
+# -- the relay
+
+
+async def test_the_relay_carries_and_cuts(tmp_path: Path) -> None:
+    """What connects to a relay's socket reaches the host's of the same name, until it is cut or the host's is gone."""
+    host, own = tmp_path / "host", tmp_path / "relay"
+    for directory in (host, own):
+        directory.mkdir()
+    path = host / "hypervisor.sock"
+    async with trio.open_nursery() as nursery:
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(bind_unix(path)))
+        nursery.start_soon(trio.serve_listeners, _echo, [listener])
+        relay = Relay(host, own, nursery)
+        nursery.start_soon(relay.follow)
+        with trio.fail_after(10):
+            while not (own / path.name).exists():  # noqa: ASYNC110 - it looks every so often
+                await trio.sleep(0.01)
+            stream = await trio.open_unix_socket(str(own / path.name))
+            for order in ("slow 0.2", "slow 0"):
+                relay.obey(order)
+                await stream.send_all(b"there and back")
+                assert await stream.receive_some(100) == b"there and back"
+            relay.obey("cut 1 0.5")
+            assert await stream.receive_some(1) == b""
+            await stream.aclose()
+            path.unlink()
+            while (own / path.name).exists():  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def _echo(stream: trio.SocketStream) -> None:
+    async for piece in stream:
+        await stream.send_all(piece)
+
+
+# -- a real one
+
+
+@pytest.mark.slow
+def test_a_short_soak_of_a_few_guests_finds_nothing(tmp_path: Path) -> None:
+    """Five guests, a few seconds, every fault: nothing is lost, nothing is left, and the report says so."""
+    report_file = tmp_path / "report.json"
+    arguments = ["soak", "--guests", "5", "--duration", "5s", "--seed", "3", "--json", str(report_file)]
+    outcome = CliRunner().invoke(main, arguments)
+    assert outcome.exit_code == 0, "".join(traceback.format_exception(outcome.exception)) + outcome.output
+    told = json.loads(report_file.read_text(encoding="utf-8"))
+
+    assert told["findings"] == []
+    assert outcome.exit_code == 0
+    assert told["restarts"] == told["faults"]["kill-daemon"] > 0
+    assert told["operations"]["checks by the witness"] >= 2
+    assert not any(told["leaks"].values())

@@ -1,0 +1,139 @@
+"""A peer for tests: any socket or stream, spoken to by hand, message by message."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from xbd.control.controller import Host
+from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
+from xbd.machine import Machine
+from xbd.protocol import codec
+from xbd.protocol.codec import Message, Notification, Response
+
+HOST_SUPERFRAMES = 64
+
+
+def small_host() -> Host:
+    """Make a host of 128 MiB without sockets."""
+    return Host(Machine(HOST_SUPERFRAMES))
+
+
+def create(host: Host, name: str = "web", *, superpages: int = 8, target: int = 4, **settings: object) -> int:
+    """Make a domain; returns its domid."""
+    params = {"name": name, "max_pages": superpages * 512, "target_pages": target * 512, "guest": settings}
+    domid = host.call("create", params)["domid"]
+    assert isinstance(domid, int)
+    return domid
+
+
+class Caller:
+    """Numbers calls and takes messages apart; what carries them is a subclass's affair."""
+
+    def __init__(self) -> None:
+        self.decoder = codec.Decoder(codec.ANSWER_LIMITS)
+        self.msgid = -1
+
+    def pack(self, method: str, params: dict[str, object]) -> bytes:
+        """Pack a call under the next message id."""
+        self.msgid += 1
+        return codec.encode_request(self.msgid, method, params)
+
+
+class DirectPeer(Caller):
+    """A peer whose bytes go straight into an endpoint."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()
+        self.endpoint = endpoint
+
+    def send(self, stream: bytes) -> list[Message]:
+        """Hand over bytes; returns the messages that come back."""
+        self.endpoint.feed(stream)
+        answers = b""
+        while self.endpoint.more:
+            answers += self.endpoint.turn()
+        return self.messages(answers)
+
+    def messages(self, answers: bytes) -> list[Message]:
+        """Decode what came back."""
+        self.decoder.feed(answers)
+        messages = []
+        while (message := self.decoder.next_message()) is not None:
+            messages.append(message)
+        return messages
+
+    def pending(self) -> list[Message]:
+        """Take what the endpoint has to tell unasked."""
+        return self.messages(self.endpoint.take_pending())
+
+    def call(self, method: str, **params: object) -> Any:  # noqa: ANN401 - whatever the method answers
+        """Call and return the result, or the error map."""
+        (answer,) = self.send(self.pack(method, params))
+        assert isinstance(answer, Response)
+        assert answer.msgid == self.msgid
+        return answer.untrusted_result if answer.untrusted_error is None else answer.untrusted_error
+
+
+def toolstack(host: Host, wake: Callable[[], None] = lambda: None) -> DirectPeer:
+    """Connect a toolstack that has said hello."""
+    peer = DirectPeer(ToolstackEndpoint(host, wake))
+    assert peer.call("hello", version=1)["version"] == 1
+    return peer
+
+
+def agent(host: Host, domid: int, session: str = "a", last_seen: int | None = None) -> DirectPeer:
+    """Connect an agent that has said hello."""
+    peer = DirectPeer(DomainEndpoint(host, domid, lambda: None))
+    assert peer.call("hello", version=1, session=session, last_seen=last_seen)["domid"] == domid
+    return peer
+
+
+class StreamPeer(Caller):
+    """A peer on a trio stream."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__()
+        self.stream = stream
+        self.unasked: list[Notification] = []
+
+    async def next_message(self) -> Message | None:
+        """Wait for a message; None when the connection has ended."""
+        while (message := self.decoder.next_message()) is None:
+            try:
+                received = await self.stream.receive_some(codec.RECEIVE_BYTES)
+            except trio.BrokenResourceError:
+                return None
+            if not received:
+                return None
+            self.decoder.feed(received)
+        return message
+
+    async def answer(self) -> Response:
+        """Wait for the next answer; notifications are put aside."""
+        while isinstance(message := await self.next_message(), Notification):
+            self.unasked.append(message)
+        assert isinstance(message, Response), message
+        return message
+
+    async def call(self, method: str, **params: object) -> Any:  # noqa: ANN401 - whatever the method answers
+        """Call and return the result, or the error map."""
+        await self.stream.send_all(self.pack(method, params))
+        answer = await self.answer()
+        assert answer.msgid == self.msgid
+        return answer.untrusted_result if answer.untrusted_error is None else answer.untrusted_error
+
+
+# What tests have opened and not closed; `conftest` does it for them.
+OPENED: list[socket.socket] = []
+
+
+async def connect(path: Path) -> StreamPeer:
+    """Connect to a Unix socket, closed when the test ends."""
+    connection = socket.socket(socket.AF_UNIX)
+    OPENED.append(connection)
+    connection.settimeout(0)
+    connection.connect(str(path))
+    return StreamPeer(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))

@@ -1,0 +1,1 @@
+"""The commands of `xbd`, a file for each family; `xbd.cli.main` lists them."""

@@ -1,0 +1,114 @@
+"""Commands around automatic ballooning: autoballoon, the daemon, and reserve, which has it free memory."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from xbd import log
+from xbd.cli.common import Failure, group_socket, socket_option
+from xbd.client.client import Client, open_client
+from xbd.client.discovery import NotRunning, find_socket
+from xbd.client.runtime_dir import autoballoon_socket
+from xbd.config.autoballoon import AutoballoonConfig, load_autoballoon_config
+from xbd.control.targets import parse_pages, round_pages
+from xbd.daemons.runtime import log_sink
+from xbd.units import format_pages
+
+# How often the daemon is asked how a reservation stands; it looks at the host once a second by default.
+ASK_EVERY_S = 0.2
+
+
+@click.command("autoballoon")
+@click.option("--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.toml")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Log from here on.",
+)
+@socket_option
+@click.pass_context
+def autoballoon_command(ctx: click.Context, config_path: Path | None, log_level: str, socket_path: str | None) -> None:
+    """Run the policy that moves memory between domains by itself; it also serves `xbd reserve`.
+
+    Without --config every key has its default; configs/autoballoon.toml describes them. SIGHUP reads the
+    file again.
+    """
+    from xbd.daemons.autoballoon import run_autoballoon  # noqa: PLC0415 - the other command needs none of it
+
+    log_sink.install()
+    config = AutoballoonConfig() if config_path is None else load_autoballoon_config(config_path)
+    path = find_socket(socket_path or group_socket(), os.environ)
+    log.configure(log_level)
+    ctx.exit(trio.run(run_autoballoon, path, config, config_path))
+
+
+@click.command("reserve", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("size")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
+@socket_option
+@click.pass_context
+def reserve_command(ctx: click.Context, size: str, command: tuple[str, ...], socket_path: str | None) -> None:
+    """Free SIZE of the host's memory and hold it free: while COMMAND runs, or until Ctrl-C.
+
+    Domains are shrunk as far as it takes, by the autoballoon daemon, which must run. What cannot be freed is
+    said exactly: how much is possible, or which domains refuse. Exit 1 then, else COMMAND's exit code.
+    """
+    rounded = round_pages(parse_pages(size))
+    hypervisor = find_socket(socket_path or group_socket(), os.environ)
+    ctx.exit(trio.run(_reserve, autoballoon_socket(hypervisor.parent), rounded.pages, command))
+
+
+async def _reserve(path: Path, pages: int, command: Sequence[str]) -> int:
+    try:
+        async with open_client(path) as client:
+            await client.call("reserve", {"pages": pages})
+            await _until_held(client, pages)
+            click.echo(f"{format_pages(pages)} is free, and held", err=True)
+            if not command:
+                await trio.sleep_forever()
+            return await _run(command)
+    except NotRunning as error:
+        raise Failure(f"no autoballoon daemon at {path}; start one with `xbd autoballoon`") from error
+
+
+async def _run(command: Sequence[str]) -> int:
+    """Run a command to its end; returns its exit code. Raises Failure: it cannot be run."""
+    try:
+        return (await trio.run_process(command, stdin=None, check=False)).returncode
+    except OSError as error:
+        raise Failure(f"cannot run {command[0]}: {error.strerror}") from error
+
+
+async def _until_held(client: Client, pages: int) -> None:
+    """Wait until the memory is held. Raises Failure: it cannot be."""
+    while True:
+        told = await client.call("reservation")
+        if told.get("state") == "held":
+            return
+        if told.get("state") != "pending":
+            raise Failure(_why(pages, told))
+        await trio.sleep(ASK_EVERY_S)
+
+
+def _why(pages: int, told: dict[str, Any]) -> str:
+    """Say why a reservation failed, and what to do."""
+    match told:
+        case {"cannot_free": {"possible_pages": int(possible)}}:
+            return (
+                f"cannot free {format_pages(pages)}: {format_pages(possible)} is the most that is possible; "
+                "ask for less, or lower the minimum of some domains"
+            )
+        case {"uncooperative": list(domids)}:
+            who = ", ".join(f"d{domid}" for domid in domids)
+            return (
+                f"cannot free {format_pages(pages)}: {who} refuse to give memory up; "
+                "`xbd info` tells what their guests say, `xbd destroy` frees theirs"
+            )
+        case _:
+            return f"the reservation of {format_pages(pages)} is gone; was the autoballoon daemon restarted?"

@@ -1,0 +1,316 @@
+"""Commands about a domain's life: create, destroy, shutdown, guest-mode, wait."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import click
+import trio
+
+from xbd.abi import ON_CRASH, DomainType
+from xbd.cli.common import EXIT_FAILED, Failure, client_options, complete_domains, emit, fail_for, for_each, with_client
+from xbd.cli.follow import pause_for_next_look
+from xbd.cli.progress import DEADLINE_S, cancellation
+from xbd.client.client import Client
+from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
+from xbd.control.targets import AskedWrong, Rounded, choose, is_any, is_mortal, parse_pages, round_pages
+from xbd.errors import HypercallError
+from xbd.protocol.views import DomainView
+from xbd.units import format_pages
+
+Work = Callable[[DomainView], Coroutine[Any, Any, object]]
+# What may be asked of `wait`, and when a domain (None: it is gone) is there.
+_CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
+    "target": lambda domain: domain is not None and domain.tot_pages == domain.target_pages,
+    "running": lambda domain: domain is not None and domain.state == "running",
+    "shutdown": lambda domain: domain is None or domain.state == "shutdown",
+    "gone": lambda domain: domain is None,
+}
+
+
+@click.command("create")
+@click.argument("name")
+@click.option("--memory", metavar="SIZE", required=True, help="What it holds at first, such as 512m or 2g.")
+@click.option("--maxmem", metavar="SIZE", help="The most it can ever hold (static maximum). [default: as --memory]")
+@click.option("--minimum", metavar="SIZE", help="What no target may be set below. [default: nothing]")
+@click.option(
+    "--type",
+    "domain_type",
+    type=click.Choice([kind.value for kind in DomainType]),
+    help="Xen's hypercalls, translated (pvh) or not (pv), or a virtio balloon. [default: what the strategy says, pvh]",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(list(STRATEGIES)),
+    default=DEFAULT_STRATEGY,
+    show_default=True,
+    help="Its balloon driver.",
+)
+@click.option("--workload", metavar="NAME", help="What runs in it: idle, steady, bursty or unmovable. [default: idle]")
+@click.option("--seed", type=click.IntRange(min=0), help="What its chance is drawn from. [default: 0]")
+@click.option("--verify", is_flag=True, help="Check every content word that its programs wrote.")
+@click.option(
+    "--on-crash",
+    type=click.Choice(ON_CRASH),
+    default="restart",
+    show_default=True,
+    help="What becomes of it when its agent dies: another boots it, it is destroyed, or it stays to be looked at.",
+)
+@click.option("--no-start", is_flag=True, help="Leave it without an agent; start one with `xbd guest NAME`.")
+@client_options
+def create_command(
+    name: str,
+    *,
+    memory: str,
+    maxmem: str | None,
+    minimum: str | None,
+    domain_type: str | None,
+    strategy: str,
+    workload: str | None,
+    seed: int | None,
+    socket_path: str | None,
+    verify: bool,
+    on_crash: str,
+    no_start: bool,
+    as_json: bool,
+) -> None:
+    """Create a domain; `xbd guests` starts an agent for it."""
+    target = round_pages(parse_pages(memory))
+    most = round_pages(parse_pages(maxmem)) if maxmem else target
+    if target.pages > most.pages:
+        raise Failure(f"{name}: --memory {memory} is more than --maxmem {maxmem}; raise --maxmem or lower --memory")
+    least = round_pages(parse_pages(minimum)) if minimum else None
+    if least and least.pages > target.pages:
+        raise Failure(f"{name}: --minimum {minimum} is more than --memory {memory}; lower it or raise --memory")
+    if workload == "trace":
+        raise Failure(f"{name}: a trace needs somebody who plays it: use `xbd replay TRACE.csv`")
+    chosen_type = DomainType(domain_type or STRATEGIES[strategy].domain_type)
+    settings = {"strategy": strategy, "workload": workload, "seed": seed, "verify": verify or None}
+    guest = {key: setting for key, setting in settings.items() if setting is not None}
+
+    async def create(client: Client) -> int:
+        return await client.create(
+            name,
+            max_pages=most.pages,
+            target_pages=target.pages,
+            min_pages=least.pages if least else 0,
+            domain_type=chosen_type,
+            autostart=not no_start,
+            on_crash=on_crash,
+            guest=guest,
+        )
+
+    domid = with_client(socket_path, create)
+    told = {
+        "domid": domid,
+        "name": name,
+        "type": chosen_type.value,
+        "target_pages": target.pages,
+        "min_pages": least.pages if least else 0,
+        "max_pages": most.pages,
+    }
+    emit(as_json, told, [f"created {name} (d{domid}), {target}" + _up_to(most, target)])
+
+
+def _up_to(most: Rounded, target: Rounded) -> str:
+    return "" if most == target else f", at most {most}"
+
+
+@click.command("destroy")
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
+@client_options
+def destroy_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """End domains at once; their memory goes back to the host.
+
+    What other domains still map of one stays its own, and it a zombie, until they let go (`xbd wait --for gone`).
+    A pattern means guests: dom0 cannot be destroyed.
+    """
+    zombie_pages: dict[int, int] = {}
+
+    def destroy(client: Client) -> Work:
+        async def destroy_one(domain: DomainView) -> None:
+            zombie_pages[domain.domid] = await client.destroy(domain.domid)
+
+        return destroy_one
+
+    def done(domain: DomainView) -> str:
+        pages = zombie_pages[domain.domid]
+        return f"destroyed, but {pages} of its pages are still mapped by others" if pages else "destroyed"
+
+    _for_named(
+        socket_path,
+        names,
+        done,
+        destroy,
+        more=lambda domain: {"zombie_pages": zombie_pages.get(domain.domid)},
+        as_json=as_json,
+    )
+
+
+@click.command("shutdown")
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
+@client_options
+def shutdown_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """Ask the guests of domains to stop; `xbd wait DOMAIN --for shutdown` waits until they have.
+
+    A pattern means guests: dom0 ends with the host.
+    """
+    _for_named(
+        socket_path,
+        names,
+        lambda _: "asked to shut down",
+        lambda client: lambda domain: client.shutdown(domain.domid),
+        as_json=as_json,
+    )
+
+
+@click.command("guest-mode", context_settings={"ignore_unknown_options": True})
+@click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
+@click.argument("mode", nargs=-1, required=True, metavar="MODE [SIZE]")
+@client_options
+def guest_mode_command(name: str, mode: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """Change how the guests of DOMAIN behave, for tests of toolstacks.
+
+    DOMAIN is a name, a number, or a pattern, which means guests, not dom0.
+
+    \b
+    normal          do as told
+    stuck           do nothing
+    slow RATE       move no faster, such as 10MiB/s
+    floor SIZE      never go below
+    ceiling SIZE    never go above
+    lies            report what is not so
+    """  # noqa: D301 - \b is click's mark for text that is not to be wrapped
+    wanted = " ".join(mode)
+    _for_named(
+        socket_path,
+        (name,),
+        lambda _: f"mode {wanted}",
+        lambda client: lambda domain: client.guest_mode(domain.domid, wanted),
+        as_json=as_json,
+    )
+
+
+def _for_named(
+    socket_path: str | None,
+    names: tuple[str, ...],
+    done: Callable[[DomainView], str],
+    work: Callable[[Client], Work],
+    *,
+    more: Callable[[DomainView], dict[str, object]] = lambda _: {},
+    as_json: bool,
+) -> None:
+    """Do one thing to all named domains at once, say what was *done* (*more* of it as JSON), and fail if any was refused."""
+
+    async def do_all(client: Client) -> tuple[list[DomainView], dict[int, HypercallError]]:
+        domains = choose(await client.list(), names)
+        return domains, await for_each(domains, work(client))
+
+    domains, refused = with_client(socket_path, do_all)
+    told = [
+        {
+            "domid": domain.domid,
+            "name": domain.name,
+            "error": str(refused[domain.domid]) if domain.domid in refused else None,
+            **more(domain),
+        }
+        for domain in domains
+    ]
+    emit(as_json, told, [f"{domain.name}: {done(domain)}" for domain in domains if domain.domid not in refused])
+    fail_for(refused, domains, "refused")
+
+
+@click.command("wait")
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
+@click.option(
+    "--for",
+    "condition",
+    type=click.Choice(list(_CONDITIONS)),
+    default="target",
+    show_default=True,
+    help="What to wait for.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=DEADLINE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Fail after this time.",
+)
+@client_options
+@click.pass_context
+def wait_command(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    condition: str,
+    timeout: float,
+    socket_path: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Wait until all DOMAINs are at their targets, running, shut down or gone; exit 1 if they are not in time.
+
+    A domain of which others still map pages is not gone yet. Who waits for that by a pattern does not mean dom0.
+    """
+
+    async def wait(client: Client) -> list[tuple[DomainView, DomainView | None]]:
+        listed = await client.list()
+        # What is gone cannot be named any more; of the rest, a name must be somebody's.
+        present = [name for name in names if condition != "gone" or _is_there(listed, name)]
+        domains = choose(listed, present, is_mortal if condition == "gone" else is_any)
+        with trio.move_on_after(timeout):
+            await _until(client, domains, _CONDITIONS[condition])
+        now = {domain.domid: domain for domain in await client.list()}
+        return [(domain, _same(now, domain)) for domain in domains]
+
+    outcome = with_client(socket_path, wait)
+    met = {domain.domid: _CONDITIONS[condition](now) for domain, now in outcome}
+    told = [
+        {
+            "domid": domain.domid,
+            "name": domain.name,
+            "met": met[domain.domid],
+            "state": "gone" if now is None else now.state,
+            "tot_pages": None if now is None else now.tot_pages,
+            "target_pages": None if now is None else now.target_pages,
+            "reason": "" if now is None or met[domain.domid] else cancellation(now),
+        }
+        for domain, now in outcome
+    ]
+    emit(
+        as_json, told, [_wait_line(domain, now, condition, timeout) for domain, now in outcome if not met[domain.domid]]
+    )
+    if not all(met.values()):
+        ctx.exit(EXIT_FAILED)
+
+
+async def _until(client: Client, domains: Sequence[DomainView], is_met: Callable[[DomainView | None], bool]) -> None:
+    while True:
+        began = trio.current_time()
+        now = {domain.domid: domain for domain in await client.list()}
+        if all(is_met(_same(now, domain)) for domain in domains):
+            return
+        await pause_for_next_look(began)
+
+
+def _is_there(listed: Sequence[DomainView], name: str) -> bool:
+    try:
+        return bool(choose(listed, [name], is_mortal))
+    except AskedWrong:
+        return False
+
+
+def _same(now: dict[int, DomainView], domain: DomainView) -> DomainView | None:
+    """Find *domain* again; a number that was given to another since is not it."""
+    found = now.get(domain.domid)
+    return found if found is not None and found.name == domain.name else None
+
+
+def _wait_line(domain: DomainView, now: DomainView | None, condition: str, timeout: float) -> str:
+    if now is None:
+        return f"{domain.name}: was destroyed meanwhile"
+    held = f"it is {now.state}, holds {format_pages(now.tot_pages)}, its target is {format_pages(now.target_pages)}"
+    wanted = "at its target" if condition == "target" else condition
+    cancelled = cancellation(now) if condition == "target" else ""
+    why = f"; {cancelled}" if cancelled else ""
+    return f"{domain.name}: not {wanted} after {timeout:g} s: {held}{why}"

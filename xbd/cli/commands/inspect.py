@@ -1,0 +1,90 @@
+"""Commands that look and change nothing: list, info, events, audit."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from xbd.cli.common import EXIT_FAILED, client_options, complete_domains, emit, with_client
+from xbd.cli.render import domain_details, domains_table, event_line, host_details
+from xbd.client.client import Client
+from xbd.control.targets import choose, is_any
+from xbd.protocol.views import DomainView
+
+
+@click.command("list")
+@click.argument("names", nargs=-1, metavar="[DOMAIN]...", shell_complete=complete_domains)
+@client_options
+def list_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """List the domains, or those that are named (names, numbers, patterns as 'web*').
+
+    Mem, Target and Max are in MiB; Superpages is the share of the domain's memory that lies in 2 MiB
+    leaves of its p2m.
+    """
+    domains = with_client(socket_path, lambda client: _chosen(client, names))
+    emit(as_json, [dict(domain.told) for domain in domains], domains_table(domains))
+
+
+@click.command("info")
+@click.argument("names", nargs=-1, metavar="[DOMAIN]...", shell_complete=complete_domains)
+@client_options
+def info_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """Tell all about the host, or about the domains that are named."""
+    if not names:
+        host = with_client(socket_path, lambda client: client.host())
+        emit(as_json, host, host_details(host))
+        return
+    domains = with_client(socket_path, lambda client: _chosen(client, names))
+    told = [dict(domain.told) for domain in domains]
+    lines: list[str] = []
+    for domain in domains:
+        lines += ([""] if lines else []) + domain_details(domain)
+    # One domain that is named, not matched, is one object; scripts need not unpack a list.
+    single = len(names) == 1 and len(told) == 1 and names[0] in (domains[0].name, str(domains[0].domid))
+    emit(as_json, told[0] if single else told, lines)
+
+
+@click.command("audit")
+@client_options
+@click.pass_context
+def audit_command(ctx: click.Context, socket_path: str | None, *, as_json: bool) -> None:
+    """Let the hypervisor recompute everything; exit 1 if anything does not hold.
+
+    Every frame has exactly one owner, free and owned frames are all there are, p2m and owners agree, and
+    so do all counters.
+    """
+    violations = with_client(socket_path, lambda client: client.audit())
+    told = {"violations": violations}
+    emit(as_json, told, violations or ["all holds: no violations"])
+    if violations:
+        ctx.exit(EXIT_FAILED)
+
+
+@click.command("events")
+@click.option(
+    "--since",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="NUMBER",
+    help="Begin with this event. [default: the oldest that is kept]",
+)
+@click.option("--no-follow", is_flag=True, help="Print those that there are, and end.")
+@client_options
+def events_command(since: int, socket_path: str | None, *, no_follow: bool, as_json: bool) -> None:
+    """Follow what happens on the host, until Ctrl-C; with --json one object a line."""
+
+    def show(event: dict[str, Any]) -> None:
+        # A line each, not emit's layout: whoever reads a stream reads by the line, as it comes.
+        click.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
+
+    async def follow(client: Client) -> None:
+        async for event in client.events(since, follow=not no_follow):
+            show(event)
+
+    with_client(socket_path, follow)
+
+
+async def _chosen(client: Client, names: tuple[str, ...]) -> Sequence[DomainView]:
+    domains = await client.list()
+    return choose(domains, names, is_any) if names else domains

@@ -1,0 +1,163 @@
+"""Commands that move memory, or promise it: mem-set, mem-max, claim."""
+
+from collections.abc import Sequence
+
+import click
+
+from xbd.cli.common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    client_options,
+    complete_domains,
+    emit,
+    fail_for,
+    for_each,
+    with_client,
+)
+from xbd.cli.follow import LiveView, follow, tell_targets, until_interrupted
+from xbd.cli.progress import DEADLINE_S, Following, Outcome
+from xbd.cli.render import outcome_lines, outcomes_json
+from xbd.client.client import Client
+from xbd.control.targets import Change, Rounded, choose, parse_amount, plan, round_pages
+from xbd.errors import HypercallError
+from xbd.protocol.views import DomainView
+from xbd.units import format_pages
+
+
+@click.command("mem-set")
+@click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE", shell_complete=complete_domains)
+@click.option(
+    "--wait", is_flag=True, help="Wait until each is at its target, stuck or refused; exit 1 if any is not there."
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0),
+    default=DEADLINE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --wait: a domain that is stuck this long after it was told has refused.",
+)
+@client_options
+@click.pass_context
+def mem_set_command(
+    ctx: click.Context,
+    names_and_size: tuple[str, ...],
+    deadline: float,
+    socket_path: str | None,
+    *,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Set how much memory DOMAINs should hold, all at once.
+
+    DOMAIN is a name, a number or a pattern such as 'web*' or '*', which means guests: dom0 is set by its name. SIZE
+    is a size (512m, 2g; a bare number is MiB) or a percentage of each domain's static maximum (50%). Targets are whole superpages: what is not a multiple
+    of 2 MiB is rounded down, and the command says to what. max_pages becomes the target itself (xl: 1 MiB more).
+
+    Without --wait it returns when all are told, as xl does; the guests move at their own pace. Ctrl-C ends the
+    waiting, not the moving: the targets stay set, and those that are still on their way are named.
+    """
+    names, size = _names_and_size(names_and_size)
+    amount = parse_amount(size)
+    view = LiveView()
+
+    async def set_all(client: Client) -> tuple[list[Change], list[Following], bool]:
+        changes = plan(choose(await client.list(), names), amount)
+        if not as_json:
+            _say_rounding(changes)
+        following: list[Following] = []
+
+        async def tell_and_follow() -> None:
+            following.extend(await tell_targets(client, changes))
+            if wait:
+                await follow(client, following, view.show, deadline_s=deadline)
+
+        try:
+            interrupted = await until_interrupted(tell_and_follow())
+        finally:
+            view.clear()
+        return changes, following, interrupted
+
+    changes, following, interrupted = with_client(socket_path, set_all)
+    asked = {change.domain.domid: change.target.asked_pages for change in changes}
+    emit(as_json, outcomes_json(following, asked, waited=wait), outcome_lines(following, waited=wait))
+    if interrupted:
+        done = "the targets stay set, and the guests go on moving" if following else "some targets may be set"
+        click.echo(f"interrupted; {done}", err=True)
+        ctx.exit(EXIT_INTERRUPTED)
+    good = (Outcome.REACHED,) if wait else (Outcome.REACHED, Outcome.MOVING)
+    if any(one.outcome not in good for one in following):
+        ctx.exit(EXIT_FAILED)
+
+
+@click.command("mem-max")
+@click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE", shell_complete=complete_domains)
+@client_options
+def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """Set the most that DOMAINs may hold (max_pages), and leave their targets alone.
+
+    It may be below what a domain holds: then it gets nothing more until it has given enough back.
+    """
+    names, size = _names_and_size(names_and_size)
+    amount = parse_amount(size)
+
+    async def set_all(client: Client) -> tuple[list[Change], dict[int, HypercallError]]:
+        changes = plan(choose(await client.list(), names), amount)
+        pages = {change.domain.domid: change.target.pages for change in changes}
+
+        async def set_one(domain: DomainView) -> None:
+            await client.set_max(domain.domid, pages[domain.domid])
+
+        return changes, await for_each([change.domain for change in changes], set_one)
+
+    changes, refused = with_client(socket_path, set_all)
+    told = [
+        {
+            "domid": change.domain.domid,
+            "name": change.domain.name,
+            "asked_pages": change.target.asked_pages,
+            "max_pages": change.target.pages,
+            "error": str(refused[change.domain.domid]) if change.domain.domid in refused else None,
+        }
+        for change in changes
+    ]
+    taken = [change for change in changes if change.domain.domid not in refused]
+    emit(as_json, told, [f"{change.domain.name}: at most {change.target}" for change in taken])
+    fail_for(refused, [change.domain for change in changes], f"limit {amount.text} not set")
+
+
+@click.command("claim")
+@click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
+@click.argument("size", metavar="SIZE|none")
+@client_options
+def claim_command(name: str, size: str, socket_path: str | None, *, as_json: bool) -> None:
+    """Promise DOMAIN that it can come to hold SIZE: nobody else gets what it does not hold of it yet.
+
+    SIZE is more than it holds and at most its limit; `none` takes the promise back. What the domain populates
+    from then on is counted against it.
+    """
+    amount = None if size == "none" else parse_amount(size)
+
+    async def claim(client: Client) -> tuple[DomainView, Rounded | None, int]:
+        (domain,) = choose(await client.list(), [name])
+        pages = None if amount is None else round_pages(amount.of(domain.static_max_pages))
+        return domain, pages, await client.claim(domain.domid, pages.pages if pages else 0)
+
+    domain, claimed, outstanding = with_client(socket_path, claim)
+    told = {"domid": domain.domid, "name": domain.name, "outstanding_pages": outstanding}
+    said = f"claims {claimed}, {format_pages(outstanding)} of it outstanding" if claimed else "claims nothing"
+    emit(as_json, told, [f"{domain.name}: {said}"])
+
+
+def _names_and_size(words: Sequence[str]) -> tuple[Sequence[str], str]:
+    """Split what was given: one or more domains, then a size."""
+    if len(words) < 2:
+        raise click.UsageError("one or more domains and a size are needed, such as: web1 512m")
+    return words[:-1], words[-1]
+
+
+def _say_rounding(changes: Sequence[Change]) -> None:
+    """Say on stderr which sizes were rounded, each once."""
+    rounded = {change.target for change in changes if not change.target.exact}
+    for target in sorted(rounded, key=lambda one: one.asked_pages):
+        click.echo(f"target is {target}", err=True)

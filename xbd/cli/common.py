@@ -1,0 +1,192 @@
+"""What the commands share: errors as one sentence and an exit code, options, output, a client to work with.
+
+Exit codes: 0 done, 1 the thing asked for failed, 2 wrong usage, 78 wrong configuration, 130 Ctrl-C.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from importlib import import_module
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+import trio
+
+from xbd.client.client import Client, open_client
+from xbd.client.discovery import find_socket
+from xbd.errors import ConfigError, DamagedState, HypercallError, RemoteProtocolError, XbdError
+from xbd.protocol.views import DomainView
+
+EXIT_FAILED: Final = 1
+EXIT_CONFIG: Final = 78
+EXIT_INTERRUPTED: Final = 130
+
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """What is told to the user on stderr, in a sentence, before leaving with *exit_code*."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click declares it a class variable and reads the instance's
+
+    def show(self, file: Any = None) -> None:  # noqa: ANN401 - click's signature
+        """Print the sentence alone, as xl does."""
+        click.echo(self.message, file=file, err=True)
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are named in a table and imported when they are asked for.
+
+    Args:
+        table: command name to (`module:attribute`, what it does in a line).
+        examples: command name to what its help ends with.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - click's
+        table: dict[str, tuple[str, str]],
+        examples: dict[str, tuple[str, ...]],
+        **kwargs: Any,  # noqa: ANN401 - click's
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._table = table
+        self._examples = examples
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the commands in the table's order."""
+        del ctx
+        return list(self._table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        del ctx
+        if cmd_name not in self._table:
+            return None
+        module, _, attribute = self._table[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        # \b is click's mark for text that is not to be wrapped.
+        command.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in self._examples[cmd_name])))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with the table's words, without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in self._table.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run a command; what xbd raises on purpose becomes a sentence and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except (XbdError, KeyboardInterrupt, BrokenPipeError, BaseExceptionGroup) as error:
+            raise_as_failure(error)
+
+
+def raise_as_failure(error: BaseException) -> NoReturn:
+    """Turn an error into what click leaves with. What is a bug is raised as it is, with its traceback."""
+    if isinstance(error, BaseExceptionGroup):
+        # Several tasks failed: the first says enough, unless one of them is a bug.
+        told = (XbdError, KeyboardInterrupt)
+        strangers = error.subgroup(lambda one: not isinstance(one, (*told, BaseExceptionGroup)))
+        if strangers is None:
+            raise_as_failure(error.exceptions[0])
+    match error:
+        case ConfigError() | DamagedState():
+            raise Failure(str(error), EXIT_CONFIG) from error
+        case RemoteProtocolError(hint=str(hint)) if hint:
+            raise Failure(f"{error} (expected {hint})") from error
+        case XbdError():
+            raise Failure(str(error)) from error
+        case KeyboardInterrupt():
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from error
+        case BrokenPipeError():
+            # Whoever read our output has gone; Python's own flush at exit must not complain of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(EXIT_FAILED) from error
+    raise error
+
+
+def complete_domains(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a domain's name, where a hypervisor can be asked for them; nothing where none can."""
+    del param
+    given = ctx.params.get("socket_path") or ctx.find_root().params.get("socket_path")
+    try:
+        domains = with_client(given, lambda client: client.list())
+    except (XbdError, OSError, BaseExceptionGroup):
+        # A shell that completes has no place for an error.
+        return []
+    return [domain.name for domain in domains if domain.name.startswith(incomplete)]
+
+
+def client_options(command: _F) -> _F:
+    """Give a command `--socket` and `--json`."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    return socket_option(command)
+
+
+def socket_option(command: _F) -> _F:
+    """Give a command `--socket`."""
+    return click.option(
+        "--socket",
+        "socket_path",
+        metavar="PATH",
+        help="The hypervisor's socket, or its directory. [default: $XBD_SOCKET, else hypervisor.sock in"
+        " $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/xbd or /run/xbd]",
+    )(command)
+
+
+def with_client(socket_path: str | None, work: Callable[[Client], Awaitable[_T]]) -> _T:
+    """Connect, do *work* with the client, and return what it returns."""
+    path = find_socket(socket_path or group_socket(), os.environ)
+
+    async def connected() -> _T:
+        async with open_client(path, resume=True) as client:
+            return await work(client)
+
+    return trio.run(connected)
+
+
+def group_socket() -> str | None:
+    """Return what was given before the command: `xbd --socket PATH list`."""
+    ctx = click.get_current_context(silent=True)
+    given = ctx.find_root().params.get("socket_path") if ctx else None
+    return given if isinstance(given, str) else None
+
+
+def emit(as_json: bool, told: object, lines: Iterable[str]) -> None:  # noqa: FBT001 - the flag of every command
+    """Print *told* as JSON, or *lines*."""
+    if as_json:
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    for line in lines:
+        click.echo(line)
+
+
+async def for_each(
+    domains: Sequence[DomainView], work: Callable[[DomainView], Coroutine[Any, Any, object]]
+) -> dict[int, HypercallError]:
+    """Do *work* for all domains at once; returns, by domid, those that the hypervisor refused."""
+    refused: dict[int, HypercallError] = {}
+
+    async def one(domain: DomainView) -> None:
+        try:
+            await work(domain)
+        except HypercallError as error:
+            refused[domain.domid] = error
+
+    async with trio.open_nursery() as nursery:
+        for domain in domains:
+            nursery.start_soon(one, domain)
+    return refused
+
+
+def fail_for(refused: dict[int, HypercallError], domains: Sequence[DomainView], what: str) -> None:
+    """Raise Failure naming each refused domain, if there is any."""
+    if refused:
+        lines = [f"{domain.name}: {what}: {refused[domain.domid]}" for domain in domains if domain.domid in refused]
+        raise Failure("\n".join(lines))

@@ -1,0 +1,135 @@
+"""Telling many domains their targets at once, and following them there."""
+
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Final
+
+import trio
+
+from xbd.cli.common import for_each
+from xbd.cli.progress import DEADLINE_S, STUCK_AFTER_S, Following, Outcome, anything_to_wait_for, observe_all
+from xbd.cli.render import progress_lines
+from xbd.client.client import Client
+from xbd.control.targets import Change
+from xbd.errors import HypercallError
+from xbd.protocol.views import DomainView
+from xbd.units import format_pages
+
+# Ten looks a second are as many as an eye follows ...
+LOOK_EVERY_S: Final = 0.1
+# ... but looking at a thousand domains takes the daemon a while, and it has better things to do most of the time.
+_LOOKING_SHARE: Final = 0.1
+
+Show = Callable[[Sequence[Following]], None]
+
+
+async def pause_for_next_look(began: float) -> None:
+    """Wait until it is time to look again; *began* is when the last look did."""
+    took = trio.current_time() - began
+    await trio.sleep(max(LOOK_EVERY_S, took / _LOOKING_SHARE))
+
+
+async def tell_targets(client: Client, changes: Sequence[Change]) -> list[Following]:
+    """Set all targets at once. What the hypervisor refuses is an outcome of that domain's, not an error.
+
+    max_pages becomes the target itself (xl: target + 1 MiB). A domain that grows gets its limit raised first,
+    one that shrinks gets its target first: so none is over its limit before it was told to shrink.
+    """
+    by_domid = {change.domain.domid: change for change in changes}
+    now = trio.current_time()
+    following = [
+        Following(change.domain.domid, change.domain.name, change.domain.tot_pages, change.target.pages, now)
+        for change in changes
+    ]
+
+    async def tell(domain: DomainView) -> None:
+        change = by_domid[domain.domid]
+        if change.grows:
+            await client.set_max(domain.domid, change.target.pages)
+            await client.set_target(domain.domid, change.target.pages)
+        else:
+            await client.set_target(domain.domid, change.target.pages)
+            await client.set_max(domain.domid, change.target.pages)
+
+    refused = await for_each([change.domain for change in changes], tell)
+    for one in following:
+        if one.domid in refused:
+            one.refuse(_reason(refused[one.domid]))
+    return following
+
+
+def _reason(error: HypercallError) -> str:
+    return f"the hypervisor refused: {error}"
+
+
+async def follow(
+    client: Client,
+    following: Sequence[Following],
+    show: Show,
+    *,
+    stuck_after_s: float = STUCK_AFTER_S,
+    deadline_s: float = DEADLINE_S,
+) -> None:
+    """Look at the domains again and again until none is moving: each reached its target, is stuck, or refused."""
+    while True:
+        began = trio.current_time()
+        domains = await client.list()
+        observe_all(following, domains, trio.current_time(), stuck_after_s=stuck_after_s, deadline_s=deadline_s)
+        show(following)
+        if not anything_to_wait_for(following):
+            break
+        await pause_for_next_look(began)
+    starved = [one for one in following if one.lacks_memory and one.outcome in (Outcome.STUCK, Outcome.REFUSED)]
+    if starved:
+        free_pages = int((await client.host())["free_frames"])
+        for one in starved:
+            one.reason = f"{one.reason}; the host has {format_pages(free_pages)} free"
+
+
+async def until_interrupted(waiting: Coroutine[object, object, None]) -> bool:
+    """Wait for *waiting*, or for Ctrl-C; says whether that came first."""
+    interrupted = False
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def hear() -> None:
+                nonlocal interrupted
+                async for _ in signals:
+                    interrupted = True
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hear)
+            await waiting
+            nursery.cancel_scope.cancel()
+    return interrupted
+
+
+class LiveView:
+    """Progress on a terminal, drawn over itself; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._on = sys.stderr.isatty()
+        self._drawn_lines = 0
+
+    def show(self, following: Sequence[Following]) -> None:
+        """Draw how things stand in place of what was drawn before."""
+        if not self._on:
+            return
+        columns, rows = shutil.get_terminal_size()
+        lines = progress_lines(following, width=columns - 1, height=rows - 1)
+        self._write("".join(f"{line}\n" for line in lines))
+        self._drawn_lines = len(lines)
+
+    def clear(self) -> None:
+        """Take it away again."""
+        if self._on:
+            self._write("")
+            self._drawn_lines = 0
+
+    def _write(self, text: str) -> None:
+        # Up to where the last drawing began, and clear from there to the end of the screen.
+        up = f"\x1b[{self._drawn_lines}F" if self._drawn_lines else ""
+        sys.stderr.write(f"{up}\x1b[J{text}")
+        sys.stderr.flush()

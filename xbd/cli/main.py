@@ -1,0 +1,123 @@
+"""The `xbd` command: its subcommands, each imported only when it is asked for."""
+
+from typing import Final
+
+import click
+
+import xbd
+from xbd.cli.common import LazyGroup, socket_option
+
+# name: (where it is, what it does)
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "create": ("xbd.cli.commands.domains:create_command", "Create a domain."),
+    "destroy": ("xbd.cli.commands.domains:destroy_command", "End domains at once."),
+    "shutdown": ("xbd.cli.commands.domains:shutdown_command", "Ask the guests of domains to stop."),
+    "list": ("xbd.cli.commands.inspect:list_command", "List the domains."),
+    "info": ("xbd.cli.commands.inspect:info_command", "Tell all about the host or some domains."),
+    "mem-set": ("xbd.cli.commands.memory:mem_set_command", "Set how much memory domains should hold."),
+    "mem-max": ("xbd.cli.commands.memory:mem_max_command", "Set the most that domains may hold."),
+    "claim": ("xbd.cli.commands.memory:claim_command", "Promise a domain memory that it does not hold yet."),
+    "guest-mode": ("xbd.cli.commands.domains:guest_mode_command", "Change how guests behave, for tests."),
+    "wait": ("xbd.cli.commands.domains:wait_command", "Wait until domains are at their targets, running or gone."),
+    "top": ("xbd.cli.commands.top:top_command", "Watch the domains live."),
+    "map": ("xbd.cli.commands.frame_map:map_command", "Draw the host's frames: whose, whole, shattered or free."),
+    "events": ("xbd.cli.commands.inspect:events_command", "Follow what happens on the host."),
+    "audit": ("xbd.cli.commands.inspect:audit_command", "Recompute everything; exit 1 if anything does not hold."),
+    "check": ("xbd.cli.commands.check:check_command", "Say what is wrong with host and autoballoon files."),
+    "docs": ("xbd.cli.commands.docs:docs_command", "Show the documents: all pages, or one."),
+    "up": ("xbd.cli.commands.daemons:up_command", "Run a whole host from one file, in the foreground."),
+    "hypervisor": ("xbd.cli.commands.daemons:hypervisor_command", "Run the hypervisor daemon."),
+    "guests": ("xbd.cli.commands.daemons:guests_command", "Run the agents of all domains that want one."),
+    "guest": ("xbd.cli.commands.daemons:guest_command", "Run the agent of one domain."),
+    "dump": ("xbd.cli.commands.state:dump_command", "Put a stopped host's state into one file."),
+    "restore": ("xbd.cli.commands.state:restore_command", "Make a state directory of a dump."),
+    "metrics": ("xbd.cli.commands.metrics:metrics_command", "Serve the host's figures for Prometheus."),
+    "autoballoon": ("xbd.cli.commands.autoballoon:autoballoon_command", "Run the policy that moves memory by itself."),
+    "xenstored": (
+        "xbd.cli.commands.xenstored:xenstored_command",
+        "Run a XenStore that shows the host, for Xen's tools.",
+    ),
+    "reserve": (
+        "xbd.cli.commands.autoballoon:reserve_command",
+        "Free memory and hold it, for a command or until Ctrl-C.",
+    ),
+    "replay": ("xbd.lab.replay.command:command", "Replay real guests' memory traces on an emulated host."),
+    "fidelity": ("xbd.lab.fidelity.command:command", "Measure the guest model against real guests' memory traces."),
+    "rerun": ("xbd.lab.rerun.command:command", "Do again what a hypervisor recorded, and compare."),
+    "demo": ("xbd.lab.demo.command:command", "Show the whole story in under a minute."),
+    "bench": ("xbd.lab.bench.command:command", "Measure, always as a ratio in one run."),
+    "simulate": ("xbd.lab.simulation.command:command", "Run everything through every fault, from one seed."),
+    "experiment": (
+        "xbd.lab.experiments.command:command",
+        "Compare strategies over a grid of workloads, hosts and seeds.",
+    ),
+    "soak": ("xbd.lab.soak.command:command", "Run a host of real processes through load and faults for a while."),
+}
+
+
+# What its help ends with, by command.
+EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
+    "create": ("xbd create web1 --memory 512m --maxmem 2g --workload steady",),
+    "destroy": ("xbd destroy 'web*'",),
+    "shutdown": ("xbd shutdown web1 && xbd wait web1 --for shutdown",),
+    "list": ("xbd list", "xbd list 'web*' --json"),
+    "info": ("xbd info", "xbd info dom0"),
+    "mem-set": ("xbd mem-set 'web*' db1 50% --wait", "xbd mem-set dom0 1g"),
+    "mem-max": ("xbd mem-max web1 1g",),
+    "claim": ("xbd claim big 32g", "xbd claim big none"),
+    "guest-mode": ("xbd guest-mode web1 stuck", "xbd guest-mode 'web*' slow 10MiB/s"),
+    "wait": ("xbd wait web1 web2", "xbd wait 'web*' --for gone --timeout 30"),
+    "top": ("xbd top --sort calls", "xbd top 'web*' --once"),
+    "map": ("xbd map --by state", "xbd map --png host.png"),
+    "events": ("xbd events", "xbd events --no-follow --json"),
+    "audit": ("xbd audit",),
+    "check": ("xbd check /etc/xbd/host.toml && systemctl reload xbd-hypervisor",),
+    "docs": ("xbd docs", "xbd docs protocol", "xbd docs contributing/testing"),
+    "up": ("xbd up configs/small.toml",),
+    "hypervisor": ("xbd hypervisor --memory 16g", "xbd hypervisor --config /etc/xbd/host.toml"),
+    "guests": ("xbd guests",),
+    "guest": ("xbd guest web1",),
+    "dump": ("xbd dump /var/lib/xbd host.dump",),
+    "restore": ("xbd restore host.dump state && xbd hypervisor --memory 16g --state-dir state",),
+    "metrics": ("xbd metrics --listen 127.0.0.1:9110",),
+    "autoballoon": ("xbd autoballoon --config configs/autoballoon.toml",),
+    "xenstored": (
+        "xbd xenstored --state-dir /var/lib/xbd-xenstored",
+        "xbd xenstored --xenstore-socket /run/xenstored/socket",
+    ),
+    "reserve": ("xbd reserve 4g", "xbd reserve 4g xbd create big --memory 4g"),
+    "replay": (
+        "xbd replay clang-vm0.csv clang-vm1.csv --verify",
+        "xbd replay clang-vm0.csv --variant exchange --variant virtio",
+    ),
+    "fidelity": ("xbd fidelity clang-vm0.csv clang-vm1.csv", "xbd fidelity clang-vm0.csv --curve vm0.csv"),
+    "rerun": ("xbd rerun host.record", "xbd rerun host.record --set home_fill=never"),
+    "demo": ("xbd demo",),
+    "bench": ("xbd bench --json",),
+    "simulate": ("xbd simulate --seeds 200", "xbd simulate --seed 7 --switch-off answer-window --trace run.txt"),
+    "experiment": (
+        "xbd experiment configs/experiments/debate.toml",
+        "xbd experiment configs/experiments/debate.toml --only stock --only full --trace clang-vm0.csv",
+    ),
+    "soak": ("xbd soak --guests 100 --duration 10m", "xbd soak --seed 7 --without full-disk --json report.json"),
+}
+
+
+@click.group(
+    "xbd", cls=LazyGroup, table=COMMANDS, examples=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(xbd.__version__, prog_name="xbd")
+@socket_option
+def main(socket_path: str | None) -> None:
+    """A Xen host's memory side in user space: hypervisor, guests, toolstack.
+
+    `xbd demo` shows it all; `xbd up configs/small.toml` starts a host, then `xbd list` in another terminal.
+    `xbd docs` lists the documents.
+
+    Sizes: a bare number is MiB; b, k, m, g, t in either case. Exit codes: 0 done, 1 the thing asked for
+    failed, 2 wrong usage, 78 wrong configuration, 130 Ctrl-C. Errors are a sentence on stderr; what is
+    printed is plain when it is piped, and JSON with --json.
+
+    Completion: eval "$(_XBD_COMPLETE=bash_source xbd)", or zsh_source, or fish_source.
+    """
+    del socket_path  # the commands that connect look it up

@@ -1,0 +1,170 @@
+"""The host's frames as a picture: cells of a terminal or pixels, coloured by owner or by state; pure.
+
+A cell stands for as many superframes as it takes to fit; its colour is the mean of theirs, so that a few
+holes in much that is whole show as a darker shade.
+"""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.cli.render import shown, table
+from xbd.errors import RemoteProtocolError
+
+Colours = NDArray[np.uint8]
+
+KINDS: Final = ("free", "whole", "shattered")
+_FREE, _WHOLE, _SHATTERED = range(3)
+BY: Final = ("owner", "state")
+_FREE_COLOUR: Final = (48, 48, 52)
+_STATE_COLOURS: Final = np.array([_FREE_COLOUR, (70, 170, 90), (235, 140, 50)], dtype=np.uint8)
+# Neighbouring domids get hues far apart: steps of the golden ratio.
+_HUE_STEP: Final = 0.61803398875
+# What is broken of an owner's is darker than what is whole.
+_WHOLE_VALUE, _SHATTERED_VALUE = 0.95, 0.5
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
+_STATE_LETTERS: Final = ".#+"
+_PNG_WIDTH_MOST: Final = 1024
+_PNG_SCALE_MOST: Final = 8
+# More superframes than a host can have.
+_INDEX_BITS: Final = 40
+# A legend of more owners than this is longer than the picture.
+_LEGEND_OWNERS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """Per superframe: *kind* uint8 (`KINDS`), *owner* uint16 (domid + 1, 0 nobody), *used* uint16 frames."""
+
+    kind: NDArray[np.uint8]
+    owner: NDArray[np.uint16]
+    used: NDArray[np.uint16]
+
+    def count(self, kind: int) -> int:
+        """Count the superframes of one kind."""
+        return int(np.count_nonzero(self.kind == kind))
+
+
+def frames_of(told: Mapping[str, Any]) -> Frames:
+    """Read the answer to `frames`. Raises RemoteProtocolError: it is none."""
+    match told:
+        case {"superframes": int(count), "kind": bytes(kind), "owner": bytes(owner), "used": bytes(used)} if (
+            len(kind),
+            len(owner),
+            len(used),
+        ) == (count, 2 * count, 2 * count):
+            kinds = np.frombuffer(kind, dtype=np.uint8)
+            if not count or int(kinds.max()) < len(KINDS):
+                return Frames(kinds, np.frombuffer(owner, dtype="<u2"), np.frombuffer(used, dtype="<u2"))
+    raise RemoteProtocolError("a frames answer that is none", "{superframes, kind, owner, used}")
+
+
+def colours(frames: Frames, by: str) -> Colours:
+    """Colour each superframe: (n, 3) uint8."""
+    if by == "state":
+        return _STATE_COLOURS[frames.kind]
+    owners, which = np.unique(frames.owner, return_inverse=True)
+    bright = np.array([owner_colour(int(owner) - 1, _WHOLE_VALUE) for owner in owners], dtype=np.uint8).reshape(-1, 3)
+    dark = np.array([owner_colour(int(owner) - 1, _SHATTERED_VALUE) for owner in owners], dtype=np.uint8).reshape(-1, 3)
+    drawn = np.where((frames.kind == _WHOLE)[:, None], bright[which], dark[which])
+    drawn[frames.kind == _FREE] = _FREE_COLOUR
+    return drawn
+
+
+def owner_colour(domid: int, value: float = _WHOLE_VALUE) -> tuple[int, int, int]:
+    """Choose a domain's colour: always the same."""
+    red, green, blue = colorsys.hsv_to_rgb(domid * _HUE_STEP % 1.0, 0.65, value)
+    return int(red * 255), int(green * 255), int(blue * 255)
+
+
+def cells(drawn: Colours, most: int) -> tuple[Colours, int]:
+    """Sum superframes up so that at most *most* cells are needed; returns their colours, and superframes per cell."""
+    per_cell = max(-(-len(drawn) // most), 1)
+    starts = np.arange(0, len(drawn), per_cell)
+    sums = np.add.reduceat(drawn.astype(np.int64), starts, axis=0)
+    sizes = np.minimum(per_cell, len(drawn) - starts)
+    return (sums // sizes[:, None]).astype(np.uint8), per_cell
+
+
+def terminal_lines(frames: Frames, by: str, width: int, height: int) -> tuple[list[str], int]:
+    """Draw in true colour, two cells to a character; returns the lines and the superframes per cell."""
+    squeezed, per_cell = cells(colours(frames, by), width * height * 2)
+    rows = -(-len(squeezed) // width)
+    rows += rows % 2
+    grid = np.zeros((rows * width, 3), dtype=np.uint8)
+    grid[: len(squeezed)] = squeezed
+    pairs = grid.reshape(rows // 2, 2, width, 3)
+    lines = [
+        "".join(_half_block(*upper, *lower) for upper, lower in zip(*pair.tolist(), strict=True)) for pair in pairs
+    ]
+    return [line + "\x1b[0m" for line in lines], per_cell
+
+
+def _half_block(*rgb: int) -> str:
+    return "\x1b[38;2;{};{};{};48;2;{};{};{}m▀".format(*rgb)
+
+
+def plain_lines(frames: Frames, by: str, width: int, height: int) -> tuple[list[str], int]:
+    """Draw in letters, one cell to a character: what the most broken superframe of the cell is, or whose."""
+    per_cell = max(-(-frames.kind.size // (width * height)), 1)
+    text = "".join(_letter(kind, owner, by) for kind, owner in _most_broken(frames, per_cell))
+    return [text[at : at + width] for at in range(0, len(text), width)], per_cell
+
+
+def _most_broken(frames: Frames, per_cell: int) -> list[tuple[int, int]]:
+    """Find kind and owner of each cell's most broken superframe: that is what one looks for."""
+    ranked = (frames.kind.astype(np.int64) << _INDEX_BITS) + np.arange(frames.kind.size)
+    chosen = np.maximum.reduceat(ranked, np.arange(0, ranked.size, per_cell)) & ((1 << _INDEX_BITS) - 1)
+    return list(zip(frames.kind[chosen].tolist(), frames.owner[chosen].tolist(), strict=True))
+
+
+def _letter(kind: int, owner: int, by: str) -> str:
+    if by == "state" or kind == _FREE:
+        return _STATE_LETTERS[kind]
+    letter = _LETTERS[(owner - 1) % len(_LETTERS)]
+    return letter if kind == _WHOLE else letter.upper()
+
+
+def legend(frames: Frames, names: Mapping[int, str], per_cell: int, *, letters: bool) -> list[str]:
+    """Say what the picture shows, with counts: superframes by state, and the largest owners."""
+    counts = ", ".join(f"{frames.count(kind)} {name}" for kind, name in enumerate(KINDS))
+    lines = ["", f"{frames.kind.size} superframes of 2 MiB: {counts}; a cell is {per_cell} of them"]
+    rows = [
+        (
+            _LETTERS[row["domid"] % len(_LETTERS)] if letters else "",
+            shown(names.get(row["domid"], "")),
+            f"d{row['domid']}",
+            str(row["whole"]),
+            str(row["shattered"]),
+        )
+        for row in owners(frames)[:_LEGEND_OWNERS]
+    ]
+    return lines + table(("", "Name", "ID", "Whole", "Shattered"), rows, (-1, -24, 6, 9, 9))
+
+
+def owners(frames: Frames) -> Sequence[dict[str, int]]:
+    """Count, by owner, the superframes that are its leaves, and the shattered ones of which it holds most; largest first."""
+    whole = np.bincount(frames.owner[frames.kind == _WHOLE], minlength=1 << 16)
+    shattered = np.bincount(frames.owner[frames.kind == _SHATTERED], minlength=1 << 16)
+    total = whole + shattered
+    total[0] = 0
+    largest = np.argsort(-total, kind="stable")[: np.count_nonzero(total)]
+    return [
+        {"domid": owner - 1, "whole": int(whole[owner]), "shattered": int(shattered[owner])}
+        for owner in largest.tolist()
+    ]
+
+
+def pixels(frames: Frames, by: str) -> Colours:
+    """Draw as pixels, row by row: (height, width, 3) uint8, each superframe a square."""
+    drawn = colours(frames, by)
+    columns = min(max(int(np.ceil(np.sqrt(len(drawn) * 2))), 1), _PNG_WIDTH_MOST)
+    rows = -(-len(drawn) // columns)
+    grid = np.zeros((rows * columns, 3), dtype=np.uint8)
+    grid[: len(drawn)] = drawn
+    scale = max(min(_PNG_WIDTH_MOST // columns, _PNG_SCALE_MOST), 1)
+    return grid.reshape(rows, columns, 3).repeat(scale, axis=0).repeat(scale, axis=1)

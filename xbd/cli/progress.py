@@ -1,0 +1,160 @@
+"""Following domains on their way to a target: reached, moving, stuck, refused; pure.
+
+A domain that makes no progress for 5 s is *stuck*. It may go on later and is then moving again; one
+that is still stuck at its deadline (20 s after it was told) has *refused*. One whose setting the hypervisor
+did not take has refused at once. Nothing is to be waited for when none is moving.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from xbd.protocol.views import DomainView
+from xbd.units import counted
+
+# A guest that backs off tries again after 2 s, then 4 s: 5 s without a page is more than bad luck.
+STUCK_AFTER_S: Final = 5.0
+# Four back-offs of a Linux driver; after that it has given up.
+DEADLINE_S: Final = 20.0
+GETS_NO_MORE: Final = "its guest gets no more memory"
+# What a guest's report says of a balloon driver that has stopped trying, and how often it tried where it does not say.
+_CANCELLED: Final = "cancelled"
+_LINUX_RETRIES: Final = 4
+
+
+class Outcome(StrEnum):
+    """How far a domain has come."""
+
+    MOVING = "moving"
+    REACHED = "reached"
+    STUCK = "stuck"
+    REFUSED = "refused"
+    GONE = "gone"
+
+
+@dataclass(slots=True)
+class Following:
+    """One domain's way to its target.
+
+    Attributes: *start_pages* what it held when it was told, *tot_pages* what it holds now, *nearest_pages* the
+    least distance to the target so far, *progressed_at* when that was reached, *told_at* when it was told;
+    *lacks_memory*: it is stuck because it gets no more memory, so what the host has free is worth telling.
+    """
+
+    domid: int
+    name: str
+    start_pages: int
+    target_pages: int
+    told_at: float
+    tot_pages: int = field(init=False)
+    nearest_pages: int = field(init=False)
+    progressed_at: float = field(init=False)
+    outcome: Outcome = Outcome.MOVING
+    reason: str = ""
+    lacks_memory: bool = False
+
+    def __post_init__(self) -> None:
+        self.tot_pages = self.start_pages
+        self.nearest_pages = self.distance_pages
+        self.progressed_at = self.told_at
+
+    @property
+    def distance_pages(self) -> int:
+        """How far it is from its target."""
+        return abs(self.tot_pages - self.target_pages)
+
+    @property
+    def share_done(self) -> float:
+        """How much of the way is behind it, 0 to 1."""
+        way = abs(self.start_pages - self.target_pages)
+        return 1.0 if way == 0 else min(max(1 - self.distance_pages / way, 0.0), 1.0)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will come of it: reached, refused or gone."""
+        return self.outcome in (Outcome.REACHED, Outcome.REFUSED, Outcome.GONE)
+
+    def refuse(self, reason: str) -> None:
+        """Note that the hypervisor did not take its setting."""
+        self.outcome, self.reason = Outcome.REFUSED, reason
+
+    def observe(
+        self,
+        domain: DomainView | None,
+        now: float,
+        *,
+        stuck_after_s: float = STUCK_AFTER_S,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """Take in how the domain stands at *now*; None when it is gone."""
+        if self.settled:
+            return
+        if domain is None:
+            self.outcome, self.reason = Outcome.GONE, "it was destroyed"
+            return
+        self.tot_pages = domain.tot_pages
+        if self.distance_pages == 0:
+            self.outcome, self.reason = Outcome.REACHED, ""
+        elif self.distance_pages < self.nearest_pages:
+            self.nearest_pages, self.progressed_at = self.distance_pages, now
+            self.outcome, self.reason = Outcome.MOVING, ""
+        elif now - self.progressed_at >= stuck_after_s:
+            late = now - self.told_at >= deadline_s
+            self.outcome = Outcome.REFUSED if late else Outcome.STUCK
+            self.lacks_memory = False
+            self.reason = self._why(domain)
+
+    def _why(self, domain: DomainView) -> str:
+        """Guess at what is in the way, from what can be seen."""
+        if not domain.agent:
+            return f"no agent is connected (the domain is {domain.state}); start one with `xbd guest {self.name}`"
+        if domain.target_pages != self.target_pages:
+            return "somebody else has set another target meanwhile"
+        if domain.told.get("mode", "normal") != "normal":
+            return f"its guest's mode is {domain.told['mode']!r}; `xbd guest-mode {self.name} normal` ends that"
+        cancelled = cancellation(domain)
+        if self.target_pages > self.tot_pages:
+            self.lacks_memory = True
+            return cancelled or GETS_NO_MORE
+        if cancelled:
+            return cancelled
+        return f"its guest gives up no more; `xbd info {self.name}` tells what it holds"
+
+
+def cancellation(domain: DomainView) -> str:
+    """Say, by the domain's report, that its balloon driver has stopped trying, and what helps; empty if it has not."""
+    report = domain.report
+    if report.get("worker_state") != _CANCELLED:
+        return ""
+    retries = report.get("max_retry_count")
+    times = retries if type(retries) is int and retries > 0 else _LINUX_RETRIES
+    grows = domain.target_pages > domain.tot_pages
+    refused_by = "the host had no memory for it" if grows else "it had no free memory to give"
+    if report.get("wake_when_told"):
+        helps = "it goes on when there is, or when it is told its target again"
+    else:
+        helps = "as Linux's, it tries again only for another target: neither the same one nor free memory wakes it"
+    return f"its balloon was cancelled after {counted(times, 'refusal')}: {refused_by}; {helps}"
+
+
+def observe_all(
+    following: Iterable[Following],
+    domains: Iterable[DomainView],
+    now: float,
+    *,
+    stuck_after_s: float = STUCK_AFTER_S,
+    deadline_s: float = DEADLINE_S,
+) -> None:
+    """Take in a whole list of domains at *now*."""
+    by_domid = {domain.domid: domain for domain in domains}
+    for one in following:
+        domain = by_domid.get(one.domid)
+        if domain is not None and domain.name != one.name:
+            domain = None  # its number was given to another since
+        one.observe(domain, now, stuck_after_s=stuck_after_s, deadline_s=deadline_s)
+
+
+def anything_to_wait_for(following: Sequence[Following]) -> bool:
+    """Tell whether any domain is still moving."""
+    return any(one.outcome is Outcome.MOVING for one in following)

@@ -1,0 +1,224 @@
+"""What the commands print: values to lines of text; pure.
+
+Layouts follow xl's where xl has one (`list`, `info`), so that its users feel at home; the figures of
+JSON are in pages, those printed for people in MiB and the like.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from xbd.cli.progress import Following, Outcome, cancellation
+from xbd.protocol.views import DomainView
+from xbd.units import MIB_PAGES, PAGE_BYTES, format_pages
+
+# xl list: "%-40s %5s %5s", then what xbd has to say.
+_LIST_WIDTHS: Final = (-40, 5, 5, 6, 6, -8, 10)
+_LIST_HEADER: Final = ("Name", "ID", "Mem", "Target", "Max", "State", "Superpages")
+# xl info: "%-22s : %s".
+_KEY_WIDTH: Final = 22
+_BAR_CHARS: Final = 20
+# The balloon's queues, by the names that a guest's report has for what is on them.
+_QUEUES: Final = {
+    "queue of 2 MiB pages": "balloon_2m_pages",
+    "queue of 4 KiB pages": "balloon_4k_pages",
+    "queue of foreign pages": "slots",
+}
+# Up to this many domains each gets its line; of more, as many of those that need attention do, and a sum.
+_LINES_EACH: Final = 16
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:
+    """Lay out a table; *widths* are the least ones, negative for columns that begin at the left."""
+    lines = [tuple(header), *map(tuple, rows)]
+    columns = zip(*lines, strict=True)
+    fitting = [max(abs(least), *map(len, column)) for least, column in zip(widths, columns, strict=True)]
+    return [
+        " ".join(
+            cell.ljust(width) if least < 0 else cell.rjust(width)
+            for cell, width, least in zip(line, fitting, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def domains_table(domains: Sequence[DomainView]) -> list[str]:
+    """Draw `xbd list`: xl's columns Name, ID and Mem (MiB) where xl has them, then xbd's own."""
+    rows = [
+        (
+            shown(domain.name),
+            str(domain.domid),
+            str(domain.tot_pages // MIB_PAGES),
+            str(domain.target_pages // MIB_PAGES),
+            str(domain.max_pages // MIB_PAGES),
+            domain.state,
+            percent(domain.superpage_coverage),
+        )
+        for domain in domains
+    ]
+    return table(_LIST_HEADER, rows, _LIST_WIDTHS)
+
+
+def domain_details(domain: DomainView) -> list[str]:
+    """Draw `xbd info NAME`."""
+    told = domain.told
+    pairs: dict[str, object] = {
+        "name": shown(domain.name),
+        "domid": domain.domid,
+        "type": domain.type,
+        "state": domain.state,
+        "agent": "connected" if domain.agent else "none",
+        "memory": size(domain.tot_pages),
+        "target": size(domain.target_pages),
+        "minimum": size(domain.min_pages),
+        "limit": size(domain.max_pages),
+        "static_max": size(domain.static_max_pages),
+        "superpages": f"{domain.leaves} leaves of 2 MiB",
+        "superpage_coverage": percent(domain.superpage_coverage),
+        "grants": told.get("grants", 0),
+        "mapped_grants": told.get("mapped_grants", 0),
+        "referenced_pages": told.get("referenced_pages", 0),
+        "claimed": size(int(told.get("claimed_pages", 0))),
+        "mode": told.get("mode", "normal"),
+        "guest_settings": _in_one_line(domain.settings),
+        "hypercalls": _in_one_line(told.get("hypercalls") or {}),
+        "extents_done": _in_one_line(told.get("extents") or {}),
+    }
+    cancelled = cancellation(domain)
+    if cancelled:
+        pairs["balloon"] = cancelled
+    lines = key_values(pairs)
+    if domain.report:
+        lines += ["", "what its guest says of itself:", *_queue_lines(domain.report), *key_values(domain.report)]
+    return lines
+
+
+def _queue_lines(report: Mapping[str, Any]) -> list[str]:
+    """Draw the three queues of a balloon: 2 MiB pages, 4 KiB pages, and slots for other domains' pages."""
+    queues = {name: report.get(field) for name, field in _QUEUES.items()}
+    return key_values({name: size(pages) for name, pages in queues.items() if isinstance(pages, int)})
+
+
+def host_details(host: Mapping[str, Any]) -> list[str]:
+    """Draw `xbd info`: xl's words where there are any (total_memory and free_memory in MiB)."""
+    settings = host.get("settings") or {}
+    known = {"name", "version", "protocol", "frames", "free_frames", "free_in_whole_superframes", "settings"}
+    pairs: dict[str, object] = {
+        "host": host.get("name", ""),
+        "xbd_version": host.get("version", ""),
+        "protocol_version": host.get("protocol", ""),
+        "total_memory": int(host["frames"]) // MIB_PAGES,
+        "free_memory": int(host["free_frames"]) // MIB_PAGES,
+        "free_in_whole_superframes": percent(float(host["free_in_whole_superframes"])),
+        "xen_pagesize": PAGE_BYTES,
+    }
+    pairs |= {key: entry for key, entry in host.items() if key not in known}
+    pairs |= {key: _plain(entry) for key, entry in settings.items()}
+    return key_values(pairs)
+
+
+def key_values(pairs: Mapping[str, object]) -> list[str]:
+    """Draw `key : value` lines as xl info does."""
+    width = max((_KEY_WIDTH, *map(len, pairs)))
+    return [f"{shown(key).ljust(width)} : {shown(_plain(entry))}".rstrip() for key, entry in pairs.items()]
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """Draw one event."""
+    rest = {key: entry for key, entry in event.items() if key not in ("number", "event", "domid", "name")}
+    who = f"{shown(str(event.get('name', '')))} (d{event['domid']})" if "domid" in event else ""
+    return f"{event['number']:>6} {event['event']:<16} {who:<24} {_in_one_line(rest)}".rstrip()
+
+
+def progress_lines(following: Sequence[Following], *, width: int, height: int) -> list[str]:
+    """Draw how far domains have come, in at most *height* lines of *width* characters: the unsettled ones first."""
+    done = sum(one.outcome is Outcome.REACHED for one in following)
+    lines = [f"{done} of {len(following)} at their targets"]
+    ongoing = sorted((one for one in following if one.outcome is not Outcome.REACHED), key=_least_done_first)
+    room = max(height - 1, 0)
+    if len(ongoing) > room:
+        ongoing = ongoing[: max(room - 1, 0)]
+    lines += [_progress_line(one) for one in ongoing]
+    hidden = len(following) - done - len(ongoing)
+    if hidden:
+        lines.append(f"... and {hidden} more")
+    return [line[:width] for line in lines[: max(height, 1)]]
+
+
+def _least_done_first(one: Following) -> tuple[float, int]:
+    return one.share_done, one.domid
+
+
+def _progress_line(one: Following) -> str:
+    filled = int(one.share_done * _BAR_CHARS)
+    bar = "#" * filled + "." * (_BAR_CHARS - filled)
+    held = f"{format_pages(one.tot_pages)} of {format_pages(one.target_pages)}"
+    return f"{shown(one.name)[:24]:<24} [{bar}] {held:>22}  {one.outcome}"
+
+
+def outcome_lines(following: Sequence[Following], *, waited: bool) -> list[str]:
+    """Draw what became of a `mem-set`: each domain, or, of many, the first that did not get there and a sum."""
+    good = (Outcome.REACHED,) if waited else (Outcome.MOVING, Outcome.REACHED)
+    if len(following) <= _LINES_EACH:
+        return [_outcome_line(one, waited=waited) for one in following]
+    short = [one for one in following if one.outcome not in good]
+    lines = [_outcome_line(one, waited=waited) for one in short[:_LINES_EACH]]
+    if len(short) > _LINES_EACH:
+        lines.append(f"... and {len(short) - _LINES_EACH} more; --json tells of all")
+    done = "have reached their targets" if waited else "were told their targets"
+    return [*lines, f"{len(following) - len(short)} of {len(following)} domains {done}"]
+
+
+def _outcome_line(one: Following, *, waited: bool) -> str:
+    head = f"{shown(one.name)}: target {format_pages(one.target_pages)}"
+    if not waited and one.outcome in (Outcome.MOVING, Outcome.REACHED):
+        return head
+    if one.outcome is Outcome.REACHED:
+        return f"{head}, reached"
+    return f"{head}, {one.outcome} at {format_pages(one.tot_pages)}: {shown(one.reason) or 'still on its way'}"
+
+
+def outcomes_json(
+    following: Sequence[Following], asked_pages: Mapping[int, int], *, waited: bool
+) -> list[dict[str, Any]]:
+    """Say the same for scripts; *asked_pages* by domid, before rounding."""
+    return [
+        {
+            "domid": one.domid,
+            "name": one.name,
+            "asked_pages": asked_pages[one.domid],
+            "target_pages": one.target_pages,
+            "tot_pages": one.tot_pages,
+            "outcome": str(one.outcome) if waited or one.outcome is Outcome.REFUSED else "told",
+            "reason": one.reason,
+        }
+        for one in following
+    ]
+
+
+def percent(share: float) -> str:
+    """Draw a share of 1."""
+    return f"{100 * share:.1f}%"
+
+
+def size(pages: int) -> str:
+    """Draw an amount of memory with its exact number of pages."""
+    return f"{format_pages(pages)} ({pages} pages)"
+
+
+def shown(text: str) -> str:
+    """Make text of guests' and others' making fit for a terminal: no control characters."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _in_one_line(pairs: Mapping[str, object]) -> str:
+    return " ".join(f"{key}={_plain(entry)}" for key, entry in pairs.items())
+
+
+def _plain(entry: object) -> str:
+    if isinstance(entry, bool):
+        return "yes" if entry else "no"
+    if isinstance(entry, float):
+        return f"{entry:.6g}"
+    if isinstance(entry, dict):
+        return "{" + _in_one_line(entry) + "}"
+    return str(entry)

@@ -1,0 +1,194 @@
+"""What `xbd top` shows: two looks at a host become lines of text; pure.
+
+Columns are dropped from the right of the table, least important first, until it fits the width; rows
+beyond the height are counted in the last line. Rates are the difference between the two looks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from xbd.cli.render import percent, shown
+from xbd.protocol.views import DomainView
+from xbd.units import MIB_PAGES
+
+Cell = str | float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """A host at one moment: *host* and *domains* as told, *at_s* on the looker's clock."""
+
+    at_s: float
+    host: Mapping[str, Any]
+    domains: Sequence[DomainView]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A domain, and how many operations it makes a second."""
+
+    domain: DomainView
+    calls_s: float
+
+    def queue_pages(self, name: str) -> int:
+        """Read from the guest's untrusted report how many pages one of its queues holds."""
+        pages = self.domain.report.get(name)
+        return pages if isinstance(pages, int) and not isinstance(pages, bool) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its *title*, its *width* (negative: begins at the left), what it sorts by, how that is drawn."""
+
+    title: str
+    width: int
+    key: Callable[[Row], Cell]
+    draw: Callable[[Row], str]
+
+
+def _mib(pages: Callable[[Row], int]) -> Callable[[Row], str]:
+    return lambda row: str(pages(row) // MIB_PAGES)
+
+
+def _pages_column(title: str, width: int, pages: Callable[[Row], int]) -> Column:
+    return Column(title, width, pages, _mib(pages))
+
+
+# By name, as `--sort` takes them, in the order in which they are shown.
+COLUMNS: Final[Mapping[str, Column]] = {
+    "name": Column("NAME", -16, lambda row: row.domain.name, lambda row: shown(row.domain.name)),
+    "id": Column("ID", 5, lambda row: row.domain.domid, lambda row: str(row.domain.domid)),
+    "state": Column("STATE", -8, lambda row: row.domain.state, lambda row: row.domain.state),
+    "mem": _pages_column("MEM(M)", 7, lambda row: row.domain.tot_pages),
+    "target": _pages_column("TARGET", 7, lambda row: row.domain.target_pages),
+    "superpages": Column(
+        "SUPER%", 7, lambda row: row.domain.superpage_coverage, lambda row: percent(row.domain.superpage_coverage)
+    ),
+    "calls": Column("CALLS/S", 9, lambda row: row.calls_s, lambda row: f"{row.calls_s:,.0f}"),
+    "2m": _pages_column("2M-QUEUE", 9, lambda row: row.queue_pages("balloon_2m_pages")),
+    "4k": Column(
+        "4K-PAGES",
+        9,
+        lambda row: row.queue_pages("balloon_4k_pages"),
+        lambda row: str(row.queue_pages("balloon_4k_pages")),
+    ),
+    "foreign": Column("FOREIGN", 8, lambda row: row.queue_pages("slots"), lambda row: str(row.queue_pages("slots"))),
+    "max": _pages_column("MAX(M)", 7, lambda row: row.domain.max_pages),
+    "min": _pages_column("MIN(M)", 7, lambda row: row.domain.min_pages),
+    "mode": Column(
+        "MODE",
+        -12,
+        lambda row: str(row.domain.told.get("mode", "")),
+        lambda row: shown(str(row.domain.told.get("mode", ""))),
+    ),
+}
+# Numbers are of interest from the largest down, words from A up.
+_WORDS: Final = frozenset({"name", "id", "state", "mode"})
+_KEYS_HELP: Final = "q quit  s sort  r reverse  p pause  arrows scroll"
+
+
+def rows_of(previous: Look | None, now: Look) -> list[Row]:
+    """Pair each domain with its rate since the last look; 0 for one that was not there."""
+    elapsed_s = now.at_s - previous.at_s if previous else 0.0
+    before = {domain.domid: domain for domain in previous.domains} if previous else {}
+    return [Row(domain, _rate(before.get(domain.domid), domain, elapsed_s)) for domain in now.domains]
+
+
+def _rate(before: DomainView | None, now: DomainView, elapsed_s: float) -> float:
+    if before is None or before.name != now.name or elapsed_s <= 0:
+        return 0.0
+    # Counts fall when a number has been given to another domain of the same name.
+    return max(_calls(now) - _calls(before), 0) / elapsed_s
+
+
+def _calls(domain: DomainView) -> int:
+    return sum((domain.told.get("hypercalls") or {}).values())
+
+
+def sort_rows(rows: Sequence[Row], by: str, *, reverse: bool) -> list[Row]:
+    """Sort by a column: words from A up, numbers from the largest down; *reverse* turns that round."""
+    descending = (by not in _WORDS) != reverse
+    ordered = sorted(rows, key=lambda row: row.domain.domid)
+    return sorted(ordered, key=COLUMNS[by].key, reverse=descending)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How the table is to be shown: sorted *by* a column, from row *offset* on, and whether it stands still."""
+
+    by: str = "mem"
+    reverse: bool = False
+    offset: int = 0
+    paused: bool = False
+
+
+def screen(previous: Look | None, now: Look, wish: Wish, *, width: int, height: int) -> list[str]:
+    """Draw everything in at most *height* lines of *width* characters: two of the host, the table, a line of keys."""
+    rows = sort_rows(rows_of(previous, now), wish.by, reverse=wish.reverse)
+    room = max(height - 5, 1)
+    offset = min(wish.offset, max(len(rows) - room, 0))
+    visible = rows[offset : offset + room]
+    below = len(rows) - offset - len(visible)
+    order = f"by {wish.by}{', reversed' if wish.reverse else ''}"
+    state = "  PAUSED" if wish.paused else ""
+    footer = (
+        f"{_KEYS_HELP}  ({order}{f', {offset} above' if offset else ''}{f', {below} below' if below else ''}){state}"
+    )
+    lines = [*host_lines(now), "", *table_lines(visible, width), footer]
+    return [line[:width] for line in lines[:height]]
+
+
+def host_lines(now: Look) -> list[str]:
+    """Draw the host in two lines."""
+    host, domains = now.host, now.domains
+    total, free = int(host["frames"]), int(host["free_frames"])
+    states: dict[str, int] = {}
+    for domain in domains:
+        states[domain.state] = states.get(domain.state, 0) + 1
+    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    moving = sum(domain.tot_pages != domain.target_pages for domain in domains)
+    memory = f"mem {total // MIB_PAGES:,} MiB, {free // MIB_PAGES:,} free"
+    return [
+        f"xbd {shown(str(host.get('name', '')))}: {len(domains)} domains ({counted or 'none'}), {moving} not at target",
+        f"{memory}, {percent(float(host['free_in_whole_superframes']))} of that in whole superframes",
+    ]
+
+
+def table_lines(rows: Sequence[Row], width: int) -> list[str]:
+    """Draw header and rows with the columns that fit."""
+    columns = fitting(width)
+    header = " ".join(_fit(column.title, column.width) for column in columns)
+    return [header, *(" ".join(_fit(column.draw(row), column.width) for column in columns) for row in rows)]
+
+
+def fitting(width: int) -> list[Column]:
+    """Choose columns from the left as long as they fit; the first is always there."""
+    chosen: list[Column] = []
+    used = -1
+    for column in COLUMNS.values():
+        used += abs(column.width) + 1
+        if used > width and chosen:
+            break
+        chosen.append(column)
+    return chosen
+
+
+def _fit(text: str, width: int) -> str:
+    return text[:-width].ljust(-width) if width < 0 else text[:width].rjust(width)
+
+
+def row_map(row: Row) -> dict[str, object]:
+    """Spell a row out for JSON."""
+    return {
+        "domid": row.domain.domid,
+        "name": row.domain.name,
+        "state": row.domain.state,
+        "tot_pages": row.domain.tot_pages,
+        "target_pages": row.domain.target_pages,
+        "superpage_coverage": row.domain.superpage_coverage,
+        "calls_s": round(row.calls_s, 3),
+        "balloon_2m_pages": row.queue_pages("balloon_2m_pages"),
+        "balloon_4k_pages": row.queue_pages("balloon_4k_pages"),
+        "slots": row.queue_pages("slots"),
+    }

@@ -1,0 +1,256 @@
+"""An agent without its connection: a guest kernel and its conversation with the hypervisor.
+
+Bytes and the time go in, bytes to send come out. An agent outlives its connections: when one is
+lost, the guest's commands stay in flight, and `connected` on the next one resumes the session. If
+the hypervisor does not know the session any more, the guest is discarded whole and boots anew.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final, cast
+
+from xbd.abi import BootInfo, Command, Result
+from xbd.control.guest_settings import guest_from_map
+from xbd.errors import BadArgument, RemoteProtocolError
+from xbd.guest import (
+    Answered,
+    Event,
+    Guest,
+    LimitSet,
+    MemoryFreed,
+    MessagesWaiting,
+    ModeSet,
+    Note,
+    ShutdownAsked,
+    TargetSet,
+    Tick,
+    parse_mode,
+)
+from xbd.protocol import fields
+from xbd.protocol.codec import ANSWER_LIMITS, Decoder, Notification, Response, encode_notification
+from xbd.protocol.commands import boot_from_wire
+from xbd.protocol.methods import DOMAIN_NOTIFICATIONS
+from xbd.protocol.session import Conversation
+
+# A guest that moves to its target reports so often: a person watches it.
+MOVING_REPORT_S: Final = 0.25
+# A settled one: a thousand of them share a core with their daemon.
+SETTLED_REPORT_S: Final = 2.0
+# No command is sent while so much is unanswered: less than a socket holds, so that both ends never wait to send.
+UNANSWERED_BYTES: Final = 64 * 1024
+
+MakeGuest = Callable[[BootInfo, Mapping[str, object]], Guest]
+NewSession = Callable[[], str]
+
+
+class Agent:
+    """One domain's guest and its session.
+
+    Args:
+        new_session: makes session names that were never used before.
+        make_guest: builds the guest from what it is told at boot.
+
+    Attributes:
+        guest: None until the hypervisor has answered hello.
+        finished: the guest has shut down, and what was returned last is the last to be sent.
+        deadline: when to call `tick`, None when only something that comes in will do.
+    """
+
+    def __init__(self, new_session: NewSession, make_guest: MakeGuest = guest_from_map) -> None:
+        self._new_session = new_session
+        self._make_guest = make_guest
+        self._conversation = Conversation(new_session())
+        self._decoder = Decoder(ANSWER_LIMITS)
+        self._welcomed = False
+        self._waiting: deque[Command] = deque()
+        self._step_deadline: float | None = None
+        self._notice_number = 0
+        self._reported: dict[str, int | str] = {}
+        self._report_due: float | None = None
+        self._last_report = -SETTLED_REPORT_S
+        self._notes: list[Note] = []
+        self.guest: Guest | None = None
+        self.finished = False
+
+    @property
+    def deadline(self) -> float | None:
+        """Tell when to call `tick` at the latest; until hello is answered, nothing can be sent anyway."""
+        if not self._welcomed:
+            return None
+        if self._step_deadline is None or self._report_due is None:
+            return self._report_due if self._step_deadline is None else self._step_deadline
+        return min(self._step_deadline, self._report_due)
+
+    def connected(self) -> bytes:
+        """Begin on a new connection: returns the hello to send."""
+        self._decoder = Decoder(ANSWER_LIMITS)
+        self._welcomed = False
+        if self.guest is None:
+            # An earlier hello may have opened the session although its answer never came; its map would be missing.
+            self._conversation = Conversation(self._new_session())
+        return self._conversation.hello()
+
+    def forget(self) -> None:
+        """Discard the guest: its session cannot be resumed, the next hello boots it anew."""
+        self.guest = None
+        self._waiting.clear()
+        self._step_deadline = self._report_due = None
+
+    def leaving(self) -> bytes:
+        """Pack the word that the agent goes, and that its guest has not crashed; nothing before hello was answered."""
+        return encode_notification("leaving", {}) if self._welcomed else b""
+
+    def take_notes(self) -> list[Note]:
+        """Hand out what the guest noted since the last time."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def receive(self, received: bytes, now: float) -> bytes:
+        """Take bytes from the hypervisor; returns what to send.
+
+        Raises:
+            RemoteProtocolError: it does not keep to the protocol; the connection is of no more use.
+            HypercallError: it refused hello.
+        """
+        self._decoder.feed(received)
+        outgoing: list[bytes] = []
+        results: list[Result] = []
+        try:
+            while (message := self._decoder.next_message()) is not None:
+                if type(message) is Response and self._welcomed:
+                    results.append(self._conversation.answered(message))
+                    continue
+                if results:
+                    # Events are applied in the order in which they came, between the answers that they came between.
+                    self._step(Answered(results), now)
+                    results = []
+                if type(message) is Response:
+                    outgoing.append(self._hello_answered(message, now))
+                elif type(message) is Notification:
+                    self._notified(message, now)
+                else:
+                    raise RemoteProtocolError("a call from the hypervisor", "answers and notifications")
+        finally:
+            # What was answered before something went wrong was answered: it will not be again.
+            if results:
+                self._step(Answered(results), now)
+        return b"".join(outgoing) + self._send(now)
+
+    def tick(self, now: float) -> bytes:
+        """Note that the deadline is reached; returns what to send, nothing before hello is answered."""
+        if not self._welcomed:
+            return b""
+        if self._step_deadline is not None and now >= self._step_deadline:
+            self._step(Tick(), now)
+        return self._send(now)
+
+    # -- what came in
+
+    def _hello_answered(self, response: Response, now: float) -> bytes:
+        untrusted = self._conversation.welcomed(response)
+        boot = boot_from_wire(untrusted)
+        self._welcomed = True
+        self._notice_number = 0
+        resumed = untrusted.get("resumed") is True
+        if resumed:
+            assert self.guest is not None, "a session that no guest runs in was resumed"
+            resent = self._conversation.resend()
+            self._step(TargetSet(boot.target_pages), now)
+            self._step(LimitSet(boot.max_pages), now)
+            # There may be messages that nobody has told of.
+            self._step(MessagesWaiting(), now)
+        else:
+            resent = b""
+            self.forget()
+            settings = fields.settings("guest", untrusted.get("guest"))
+            self.guest = self._make_guest(boot, settings)
+            self._reported = {}
+            self._step(Tick(), now)
+        mode = untrusted.get("mode")
+        if isinstance(mode, str) and (resumed or mode != "normal"):
+            self._step(ModeSet(parse_mode(mode)), now)
+        if untrusted.get("shutdown") is True:
+            self._step(ShutdownAsked(), now)
+        return resent
+
+    def _notified(self, notification: Notification, now: float) -> None:
+        if notification.method == "dropped":
+            raise RemoteProtocolError(f"the hypervisor ended the connection: {notification.untrusted_params!r:.500}")
+        if not self._welcomed:
+            raise RemoteProtocolError(f"a notification {notification.method!r} before hello's answer", "that first")
+        known = DOMAIN_NOTIFICATIONS.get(notification.method)
+        if known is None:
+            return  # a newer hypervisor may tell of things that this agent does not know
+        try:
+            params = fields.check_params(notification.method, known.params, notification.untrusted_params)
+            event = _event(notification.method, params)
+        except BadArgument as error:
+            raise RemoteProtocolError(error.message, error.expected) from error
+        if params["number"] <= self._notice_number:
+            return
+        self._notice_number = params["number"]
+        self._step(event, now)
+
+    # -- what goes out
+
+    def _step(self, event: Event, now: float) -> None:
+        guest = self.guest
+        assert guest is not None, "an event for a guest that has not booted"
+        step = guest.step(event, now)
+        self._waiting.extend(step.commands)
+        self._notes.extend(step.notes)
+        self._step_deadline = step.deadline
+        if self._report_due is None:
+            self._report_due = max(now, self._last_report + SETTLED_REPORT_S)
+        if type(event) in (TargetSet, ModeSet):
+            self._report_due = now
+
+    def _send(self, now: float) -> bytes:
+        """Pack commands as far as the window allows, and a report when one is due."""
+        outgoing: list[bytes] = []
+        conversation = self._conversation
+        # What goes out before a resumed hello is answered would go out again with what is resent then.
+        while (
+            self._welcomed
+            and self._waiting
+            and (not conversation.in_flight or conversation.in_flight_bytes < UNANSWERED_BYTES)
+        ):
+            outgoing.append(conversation.call(self._waiting.popleft()))
+        guest = self.guest
+        if guest is not None and self._welcomed:
+            if self._report_due is not None and (now >= self._report_due or guest.shut_down):
+                outgoing.append(self._report(guest, now))
+            if guest.shut_down and not self.finished:
+                self.finished = True
+                outgoing.append(encode_notification("stopped", {}))
+        return b"".join(outgoing)
+
+    def _report(self, guest: Guest, now: float) -> bytes:
+        """Pack the guest's statistics, unless they are those that were reported last."""
+        report = guest.report()
+        self._last_report = now
+        moving = report["current_pages"] != report["target_pages"]
+        changed = report != self._reported
+        # While it moves, look again soon; once settled, the next step says when.
+        self._report_due = now + MOVING_REPORT_S if moving and changed else None
+        if not changed:
+            return b""
+        self._reported = report
+        return encode_notification("report", cast(dict[str, object], report))
+
+
+def _event(method: str, params: Mapping[str, object]) -> Event:
+    """Turn a notification into the event that it is for the guest."""
+    match method, params:
+        case "target", {"pages": int(pages)}:
+            return TargetSet(pages)
+        case "limit", {"pages": int(pages)}:
+            return LimitSet(pages)
+        case "mode", {"mode": str(mode)}:
+            return ModeSet(parse_mode(mode))
+        case "messages", _:
+            return MessagesWaiting()
+        case "memory", _:
+            return MemoryFreed()
+        case _:
+            return ShutdownAsked()

@@ -1,0 +1,187 @@
+"""The autoballoon daemon's core: from what a hypervisor lists to what is to be set, and who reserves memory.
+
+The policy decides (`xbd.policy.autoballoon`); here domains' maps become its snapshot, and a client that
+wants memory held free for it becomes a reservation, which ends with the client's connection.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from xbd.control.endpoint import CallEndpoint
+from xbd.control.targets import AskedWrong, choose
+from xbd.errors import BadArgument, Busy
+from xbd.policy import autoballoon, reservations
+from xbd.policy.model import (
+    Action,
+    CannotFree,
+    DomainSnapshot,
+    DomainsUncooperative,
+    Reservation,
+    Settings,
+    Snapshot,
+    State,
+)
+from xbd.protocol import fields
+from xbd.protocol.codec import Request
+from xbd.protocol.methods import AUTOBALLOON_METHODS
+from xbd.protocol.views import RUNNING, DomainView
+from xbd.units import SUPER_PAGES
+
+# What of a guest's report says how much it needs: all that its programs and its kernel hold but the page cache.
+_HELD: Final = ("movable_pages", "unmovable_pages")
+_CACHE: Final = "cache_pages"
+# A quarter; Qubes' qmemman adds 30 %.
+_SLACK_SHIFT: Final = 2
+
+
+def demand_of(report: Mapping[str, object]) -> int | None:
+    """Read from a guest's untrusted report how many pages it needs; None: it does not say.
+
+    That is what it uses and a quarter more: a guest that has filled what it has could not say otherwise that it
+    would use more.
+    """
+    held = [report.get(name) for name in (*_HELD, _CACHE)]
+    if not all(type(pages) is int for pages in held):
+        return None
+    movable, unmovable, cache = held
+    assert type(movable) is int and type(unmovable) is int and type(cache) is int  # noqa: PT018 - seen above
+    used = movable + unmovable - cache
+    return used + (used >> _SLACK_SHIFT)
+
+
+def minded(domains: Sequence[DomainView], patterns: Sequence[str]) -> list[DomainView]:
+    """Find the domains that the policy minds; a pattern that matches nobody now may match somebody later."""
+    found: dict[int, DomainView] = {}
+    for pattern in patterns:
+        try:
+            found |= {domain.domid: domain for domain in choose(domains, [pattern])}
+        except AskedWrong:
+            continue  # nobody of that name now
+    return [found[domid] for domid in sorted(found)]
+
+
+def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainView]) -> Snapshot:
+    """Say how a host stands, in the policy's words."""
+    return Snapshot(
+        free_pages=_count(host, "free_frames"),
+        total_pages=_count(host, "frames"),
+        claimed_pages=_count(host, "claimed_frames"),
+        domains=tuple(
+            DomainSnapshot(
+                domid=domain.domid,
+                tot_pages=domain.tot_pages,
+                target_pages=domain.target_pages,
+                max_pages=domain.max_pages,
+                min_pages=domain.min_pages,
+                static_max_pages=domain.gfn_count - domain.gfn_count % SUPER_PAGES,
+                can_balloon=domain.state == RUNNING,
+                demand_pages=demand_of(domain.report),
+            )
+            for domain in domains
+        ),
+    )
+
+
+def _count(told: Mapping[str, object], name: str) -> int:
+    number = told.get(name)
+    return number if isinstance(number, int) else 0
+
+
+class Balancer:
+    """The policy's state, and what clients want of it.
+
+    Attributes: *now*: the time of the last look, by which reservations begin.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.state = State(settings)
+        self.now = 0.0
+        self._names = 0
+
+    def look(self, snapshot: Snapshot, now: float) -> Sequence[Action]:
+        """Take one step of the policy; returns what is to be set, in this order."""
+        self.now = now
+        self.state, actions = autoballoon.step(self.state, snapshot, now)
+        return actions
+
+    def change(self, settings: Settings) -> None:
+        """Go on by other settings."""
+        self.state = replace(self.state, settings=settings)
+
+    def reserve(self, pages: int) -> str:
+        """Begin to free memory for somebody; returns the name under which it is held. Raises BadArgument."""
+        self._names += 1
+        name = f"r{self._names}"
+        self.state = reservations.reserve(self.state, name, pages, self.now)
+        return name
+
+    def release(self, name: str) -> None:
+        """Let the others have what was reserved under *name*."""
+        self.state = reservations.release(self.state, name)
+
+    def reservation(self, name: str) -> Reservation | None:
+        """Find a reservation."""
+        return self.state.reservation(name)
+
+
+def reservation_map(reservation: Reservation) -> dict[str, object]:
+    """Describe a reservation as it travels."""
+    told: dict[str, object] = {"name": reservation.name, "pages": reservation.pages, "state": reservation.state.value}
+    match reservation.failure:
+        case CannotFree(needed_pages, possible_pages):
+            told["cannot_free"] = {"needed_pages": needed_pages, "possible_pages": possible_pages}
+        case DomainsUncooperative(domids):
+            told["uncooperative"] = list(domids)
+    return told
+
+
+class BalancerEndpoint(CallEndpoint):
+    """A client of the autoballoon daemon; what it reserved is let go of when it leaves."""
+
+    def __init__(self, balancer: Balancer, wake: Callable[[], None]) -> None:
+        super().__init__("autoballoon", wake)
+        self._balancer = balancer
+        self._reserved: str | None = None
+
+    def take_pending(self) -> bytes:
+        """Return nothing: who waits for its reservation asks."""
+        return b""
+
+    def closed(self) -> None:
+        """Let go of what this client reserved."""
+        if self._reserved is not None:
+            self._balancer.release(self._reserved)
+            self._reserved = None
+
+    def _call(self, request: Request) -> dict[str, object]:
+        method = AUTOBALLOON_METHODS.get(request.method)
+        if method is None:
+            raise BadArgument(f"unknown method {request.method!r:.80}", f"one of {', '.join(AUTOBALLOON_METHODS)}")
+        params = fields.check_params(request.method, method.params, request.untrusted_params)
+        match request.method:
+            case "reserve":
+                return self._reserve(params["pages"])
+            case "reservation":
+                return self._reservation()
+            case _:
+                return self._status()
+
+    def _reserve(self, pages: int) -> dict[str, object]:
+        if self._reserved is not None:
+            raise Busy("this connection has a reservation already", "one for each connection")
+        self._reserved = self._balancer.reserve(pages)
+        return self._reservation()
+
+    def _reservation(self) -> dict[str, object]:
+        reservation = None if self._reserved is None else self._balancer.reservation(self._reserved)
+        return {"state": "none"} if reservation is None else reservation_map(reservation)
+
+    def _status(self) -> dict[str, object]:
+        state = self._balancer.state
+        return {
+            "domains": {str(domid): progress.verdict.value for domid, progress in state.progress.items()},
+            "reservations": [reservation_map(reservation) for reservation in state.reservations],
+            "headroom_pages": state.settings.headroom_pages,
+            "balance": state.settings.balance.value,
+        }

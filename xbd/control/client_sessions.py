@@ -1,0 +1,87 @@
+"""Sessions of toolstack clients: who says hello with a session may resume it, and nothing is done twice.
+
+A session's answers are kept like a guest's, with two differences. Only calls that change something are
+kept; what merely looks is looked at again when it is asked again. And there are many: where all places
+are taken, the one that has been without a connection for longest goes.
+"""
+
+from typing import Final
+
+from xbd.control.saved import CLIENT_WINDOW, MAX_CLIENTS, SavedDaemon, SavedSession
+from xbd.errors import Busy, DamagedState
+from xbd.protocol.session import Action, Session, State
+
+# What is kept for a call that may be done again, and for an answer that is too long to be kept (no such is known).
+DO_AGAIN: Final = b""
+_KEPT_MOST_BYTES: Final = 160
+
+
+class ClientSessions:
+    """The sessions of a daemon's clients, by name.
+
+    Args:
+        saved: where they are saved; None: they are not.
+    """
+
+    def __init__(self, saved: SavedDaemon | None) -> None:
+        self._saved = saved
+        # In the order in which they were last connected.
+        self._sessions: dict[str, Session] = {}
+        self._free_rows = list(range(MAX_CLIENTS))[::-1]
+        self._rows: dict[str, int] = {}
+
+    def restore(self) -> None:
+        """Load what an earlier daemon saved. Raises DamagedState."""
+        for row in tuple(self._free_rows):
+            session = self._make(row)
+            if isinstance(session, SavedSession) and session.load():
+                if session.name in self._sessions:
+                    raise DamagedState(f"two clients have the session {session.name!r}")
+                self._enter(session, row)
+
+    def hello(self, msgid: int, name: str, last_seen: int | None) -> tuple[Session, bool]:
+        """Open a session, or resume it: it, and whether it was resumed.
+
+        Raises:
+            HypercallError: it is in use by another connection, or cannot be resumed.
+        """
+        session = self._sessions.get(name)
+        if session is not None:
+            resumed = session.hello(msgid, name, last_seen) is Action.RESUME
+            self._sessions[name] = self._sessions.pop(name)
+            return session, resumed
+        row = self._free_row()
+        if self._saved is not None:
+            self._saved.allocate_client(row)
+        session = self._make(row)
+        session.hello(msgid, name, last_seen)
+        self._enter(session, row)
+        return session, False
+
+    def _make(self, row: int) -> Session:
+        if self._saved is None:
+            return Session(CLIENT_WINDOW)
+        first_slot = row * 2 * CLIENT_WINDOW
+        return SavedSession(self._saved.clients, row, self._saved.answers, first_slot, CLIENT_WINDOW)
+
+    def _enter(self, session: Session, row: int) -> None:
+        self._free_rows.remove(row)
+        self._sessions[session.name] = session
+        self._rows[session.name] = row
+
+    def _free_row(self) -> int:
+        """Find a place, if need be that of a session that nobody has resumed for longest. Raises Busy."""
+        if not self._free_rows:
+            stale = next((name for name, session in self._sessions.items() if session.state is State.LOST), None)
+            if stale is None:
+                raise Busy(f"{MAX_CLIENTS} clients are connected", "a client less")
+            session = self._sessions.pop(stale)
+            if isinstance(session, SavedSession):
+                session.forget()
+            self._free_rows.append(self._rows.pop(stale))
+        return self._free_rows[-1]
+
+
+def keep(answer: bytes, *, changing: bool) -> bytes:
+    """Say what of an answer is kept: all of it, if the call may have changed something; long ones are refusals, which did not."""
+    return answer if changing and len(answer) <= _KEPT_MOST_BYTES else DO_AGAIN

@@ -1,0 +1,400 @@
+"""The daemon's core: what the toolstack's methods do, and what the daemon knows of each guest's agent.
+
+A `Host` owns the machine and, per domain, a `Record`: its session, its settings, the notices that
+its agent has not been told yet, its last report. It is driven by endpoints (`xbd.control.endpoint`)
+and knows no socket; what the world must do with a domain's socket goes through `Doors`.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from typing import Final
+
+import xbd
+from xbd.abi import Command, DomainType, Result
+from xbd.control.client_sessions import ClientSessions
+from xbd.control.domain_record import Record, Wake
+from xbd.control.domain_sockets import Doors, NoDoors
+from xbd.control.event_log import EventLog
+from xbd.control.guest_settings import plan_guest
+from xbd.control.notices import Notices
+from xbd.control.saved import agent_section, daemon_section
+from xbd.errors import BadArgument, NotPermitted, OutOfResources
+from xbd.guest.mode import parse_mode
+from xbd.machine import Machine
+from xbd.machine.provision import refused
+from xbd.protocol import fields
+from xbd.protocol.commands import boot_to_wire
+from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, VERSION
+from xbd.protocol.session import Action
+from xbd.storage.image import Kind
+
+# The control domain's number.
+DOM0: Final = 0
+
+
+class Host:
+    """One host: its machine, its domains' records, its events.
+
+    Where the machine's state is saved, what is known of domains, sessions and clients is saved with it; who drives a host
+    calls `commit` after each thing done.
+    """
+
+    def __init__(self, machine: Machine, *, name: str = "host", doors: Doors | None = None) -> None:
+        self.machine = machine
+        self.name = name
+        self.doors: Doors = doors or NoDoors()
+        self.subscribers: set[Wake] = set()
+        self._records: dict[int, Record] = {}
+        self._zombies: dict[int, str] = {}
+        self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
+        self._is_saved = machine.image.store.undo is not None
+        # A machine that comes from its saved state brings domains; they, too, are saved.
+        self.is_restored = self._is_saved and machine.image.is_recovered
+        self.saved = daemon_section(machine.image, new=not self.is_restored) if self._is_saved else None
+        self.clients = ClientSessions(self.saved)
+        self.events = EventLog(first_number=max(self.saved.next_event, 1) if self.saved else 1)
+        self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
+            "list": self._list,
+            "info": self._info,
+            "host": self._describe,
+            "create": self._create,
+            "destroy": self._destroy,
+            "shutdown": self._shutdown,
+            "set_target": self._set_target,
+            "set_max": self._set_max,
+            "claim": self._claim,
+            "guest_mode": self._guest_mode,
+            "frames": self._frames,
+            "audit": lambda: {"violations": self.audit()},
+        }
+
+    def call(self, method: str, untrusted_params: object) -> dict[str, object]:
+        """Do what a toolstack asks.
+
+        Raises:
+            HypercallError: unknown method, wrong parameters, or the machine's refusal; nothing has changed.
+        """
+        handler = self._methods.get(method)
+        if handler is None:
+            raise BadArgument(f"unknown method {method!r:.80}", f"one of {', '.join(TOOLSTACK_METHODS)}")
+        params = fields.check_params(method, TOOLSTACK_METHODS[method].params, untrusted_params)
+        if method not in CHANGING_METHODS:
+            with refused(f"{method} cannot be answered"):
+                return handler(**params)
+        answer = handler(**params)
+        self._notices.tell()
+        return answer
+
+    # -- the toolstack's methods; parameters are checked
+
+    def _list(self) -> dict[str, object]:
+        return {"domains": [self.domain_map(domid) for domid in self.machine.domains()]}
+
+    def _info(self, domain: int | str) -> dict[str, object]:
+        return self.domain_map(self.machine.find(domain))
+
+    def _describe(self) -> dict[str, object]:
+        counts = asdict(self.machine.statistics())
+        settings = asdict(self.machine.settings)
+        return {"name": self.name, "version": xbd.__version__, "protocol": VERSION, **counts, "settings": settings}
+
+    def _create(
+        self,
+        *,
+        name: str,
+        max_pages: int,
+        target_pages: int,
+        min_pages: int,
+        type: str,  # noqa: A002 - the wire's name for it
+        autostart: bool,
+        guest: dict[str, object],
+        on_crash: str,
+        domid: int | None = None,
+    ) -> dict[str, object]:
+        plan_guest(guest)  # refused here and now rather than by its agent, which has nobody to tell
+        domid = self.machine.free_domid() if domid is None else domid
+        record = Record(domid, name, autostart, guest, on_crash=on_crash)
+        # The domain itself comes last: it is made whole or not at all, and the rest is undone without looking at it.
+        with ExitStack() as undo:
+            undo.callback(self._drop_saved, domid)
+            with refused("the domain is not created"):
+                self._save_new(record)
+                self.doors.open(domid)
+            undo.callback(self.doors.close, domid)
+            self.machine.create(
+                name,
+                max_pages=max_pages,
+                target_pages=target_pages,
+                min_pages=min_pages,
+                domain_type=DomainType(type),
+                domid=domid,
+            )
+            undo.pop_all()
+        self._records[domid] = record
+        self._event("created", record, target_pages=target_pages, max_pages=max_pages, autostart=autostart)
+        return {"domid": domid}
+
+    def _save_new(self, record: Record) -> None:
+        if self._is_saved:
+            record.saved = agent_section(self.machine.image, record.domid, new=True)
+            record.session = record.saved.session
+            record.save()
+
+    def _drop_saved(self, domid: int) -> None:
+        if (Kind.AGENT, domid) in self.machine.image.sections:
+            self.machine.image.drop_section(Kind.AGENT, domid)
+
+    def restore(self) -> None:
+        """Take up what an earlier daemon saved of the domains of its machine, and open their doors.
+
+        Raises:
+            DamagedState: it cannot be used.
+            HypercallError: a door cannot be opened.
+        """
+        for domid in self.machine.domains():
+            name = self.machine.domain(domid).name
+            if domid not in self.machine.living_domains():
+                self._zombies[domid] = name
+                continue
+            saved = agent_section(self.machine.image, domid, new=False)
+            told = Record.checked(domid, saved.read())
+            record = Record(domid, name, saved=saved, session=saved.session, **told)
+            record.awaited = saved.session.load()
+            self._records[domid] = record
+            self.doors.open(domid)
+        self.clients.restore()
+        # Looked at here, while it can still be refused.
+        _ = self.described
+        self.machine.image.sweep()
+
+    @property
+    def described(self) -> list[str]:
+        """Name the guests that the host file has described so far, where that is saved."""
+        return [] if self.saved is None else self.saved.described
+
+    def remember_described(self, names: list[str]) -> None:
+        """Save which guests the host file has described so far."""
+        if self.saved is not None:
+            self.saved.write_described(names)
+            self.commit()
+
+    def commit(self) -> None:
+        """Let what was done since the last time be done, whatever becomes of this process."""
+        self.machine.commit()
+
+    def create_dom0(self, params: Mapping[str, object]) -> None:
+        """Make the control domain, by the parameters of a `create` call. Raises HypercallError: nothing has changed."""
+        self._create(**fields.check_params("create", TOOLSTACK_METHODS["create"].params, dict(params)), domid=DOM0)
+
+    def _destroy(self, domid: int | str) -> dict[str, object]:
+        record = self._not_dom0(domid, "destroyed")
+        zombie_pages = self.machine.destroy(record.domid)
+        del self._records[record.domid]
+        record.gone = True
+        self._drop_saved(record.domid)
+        self.doors.close(record.domid)
+        if zombie_pages:
+            self._zombies[record.domid] = record.name
+        self._event("destroyed", record, zombie_pages=zombie_pages)
+        return {"zombie_pages": zombie_pages}
+
+    def _not_dom0(self, domid: int | str, ended: str) -> Record:
+        record = self.record(self.machine.find(domid))
+        if record.domid == DOM0:
+            raise NotPermitted(
+                f"d{DOM0} is the control domain and cannot be {ended}", "a guest; end the host with its daemon"
+            )
+        return record
+
+    def _shutdown(self, domid: int | str) -> dict[str, object]:
+        record = self._not_dom0(domid, "shut down")
+        record.shutdown_asked = True
+        record.save()
+        if record.agent:
+            record.notify("shutdown")
+        else:
+            self.stopped(record)
+        return {}
+
+    def _set_target(self, domid: int | str, pages: int) -> dict[str, object]:
+        domain = self.machine.domain(self.record(self.machine.find(domid)).domid)
+        if pages > domain.max_pages:
+            raise BadArgument(
+                f"target {pages} pages is beyond the limit of d{domain.domid}",
+                f"at most {domain.max_pages} pages (max_pages)",
+            )
+        self.machine.set_target(domain.domid, pages)
+        record = self.record(domain.domid)
+        record.settling = True
+        record.save()
+        record.notify("target", pages=pages)
+        self._event("target", record, pages=pages)
+        self._look_whether_settled(record)
+        return {"pages": pages}
+
+    def _set_max(self, domid: int | str, pages: int) -> dict[str, object]:
+        record = self.record(self.machine.find(domid))
+        self.machine.set_max_pages(record.domid, pages)
+        record.notify("limit", pages=pages)
+        self._event("max", record, pages=pages)
+        return {"pages": pages}
+
+    def _claim(self, domid: int | str, pages: int) -> dict[str, object]:
+        record = self.record(self.machine.find(domid))
+        self.machine.claim(record.domid, pages)
+        claimed_pages = self.machine.domain(record.domid).claimed_pages
+        self._event("claim", record, claimed_pages=claimed_pages)
+        return {"claimed_pages": claimed_pages}
+
+    def _guest_mode(self, domid: int | str, mode: str) -> dict[str, object]:
+        record = self.record(self.machine.find(domid))
+        record.mode = str(parse_mode(mode))
+        record.save()
+        record.notify("mode", mode=record.mode)
+        self._event("mode", record, mode=record.mode)
+        return {"mode": record.mode}
+
+    def _frames(self) -> dict[str, object]:
+        drawn = self.machine.frame_map()
+        owner, used = (part.astype("<u2", copy=False).tobytes() for part in (drawn.owner, drawn.used))
+        return {"superframes": drawn.kind.size, "kind": drawn.kind.tobytes(), "owner": owner, "used": used}
+
+    # -- the guests' side, driven by their endpoints
+
+    def record(self, domid: int) -> Record:
+        """Find a domain's record. Raises NoSuchDomain, also for a zombie."""
+        return self._records[self.machine.living(domid).domid]
+
+    def execute(self, record: Record, command: Command) -> Result:
+        """Do one turn of a guest's command."""
+        result = self.machine.execute(record.domid, command)
+        if self.machine.has_news:
+            self._notices.tell()
+        if record.settling:
+            self._look_whether_settled(record)
+        return result
+
+    def connect(self, record: Record, msgid: int, session: str, last_seen: int | None, wake: Wake) -> dict[str, object]:
+        """Let an agent in and tell it what it needs: a new session reboots the guest.
+
+        Raises:
+            HypercallError: another agent is connected, or the session cannot be resumed.
+        """
+        if record.crashed and session != record.session.name:
+            raise NotPermitted(f"d{record.domid} has crashed and is preserved", "its own agent; or `xbd destroy` it")
+        if session != record.session.name or last_seen is None:
+            self.machine.reserve_reboot(record.domid)
+        resumed = record.session.hello(msgid, session, last_seen) is Action.RESUME
+        boot = self.machine.boot_info(record.domid, resumed=True) if resumed else self.machine.reboot(record.domid)
+        if not resumed:
+            record.shutdown_asked = record.stopped = False
+            record.report = None
+            self._notices.tell()
+        record.crashed = record.left = record.awaited = False
+        record.missed_since = None
+        record.save()
+        # The answer tells how things stand, so what was not told yet needs no telling.
+        record.notices.clear()
+        record.wake = wake
+        self._event("agent_connected", record, resumed=resumed)
+        more = {"guest": record.guest, "mode": record.mode, "shutdown": record.shutdown_asked}
+        return {"resumed": resumed, **boot_to_wire(boot), **more}
+
+    def disconnect(self, record: Record) -> None:
+        """Note that a domain's agent is gone; its session may be resumed."""
+        record.session.disconnect()
+        record.wake = None
+        record.notices.clear()
+        if not record.gone:
+            self._event("agent_lost", record)
+
+    def reported(self, record: Record, untrusted_report: object) -> None:
+        """Keep what an agent says of its guest. Raises BadArgument: it is no flat map."""
+        report = (
+            untrusted_report[0] if type(untrusted_report) is list and len(untrusted_report) == 1 else untrusted_report
+        )
+        record.report = fields.statistics("report", report)
+
+    def stopped(self, record: Record) -> None:
+        """Note that a guest has stopped, as it was asked."""
+        if record.shutdown_asked and not record.stopped:
+            record.stopped = True
+            record.save()
+            self._event("shutdown", record)
+
+    def leaving(self, record: Record) -> None:
+        """Note that an agent goes for good, and that its guest has not crashed: another agent may boot it."""
+        record.left = True
+        record.save()
+
+    def tick(self, now: float) -> float | None:
+        """Look whose agents have died, and who lets free memory lie; returns when to look again, None: at the next event."""
+        missed = [record for record in self._records.values() if record.is_missed]
+        due = []
+        for record in missed:
+            if record.missed_since is None:
+                record.missed_since = now
+            deadline = record.missed_since + record.patience_s
+            if now < deadline:
+                due.append(deadline)
+            elif record.on_crash == "restart":
+                record.awaited = False
+                self._event("agent_lost", record)
+            else:
+                self._crash(record)
+        renewed = self._notices.renew_offers(now)
+        return min(due if renewed is None else [*due, renewed], default=None)
+
+    def _crash(self, record: Record) -> None:
+        record.crashed = True
+        record.save()
+        self._event("crashed", record, on_crash=record.on_crash)
+        if record.on_crash == "destroy":
+            # Where the system lacks what that takes, it stays, crashed, to be destroyed later.
+            with suppress(OutOfResources):
+                self._destroy(record.domid)
+
+    def population(self) -> tuple[int, int]:
+        """Count the domains (without zombies), and those of them whose agents are connected."""
+        return len(self._records), sum(record.agent for record in self._records.values())
+
+    def domain_map(self, domid: int) -> dict[str, object]:
+        """Describe a domain as it travels. Raises NoSuchDomain."""
+        described = self.machine.domain_info(domid).told()
+        record = self._records.get(domid)
+        if record is None:
+            # A zombie: of all that the daemon knew nothing is left.
+            nothing = {"agent": False, "autostart": False, "mode": "normal", "on_crash": "destroy"}
+            return described | nothing | {"guest": {}, "report": None}
+        described |= {"state": record.state, "on_crash": record.on_crash}
+        described |= {"agent": record.agent, "autostart": record.autostart, "mode": record.mode}
+        described |= {"guest": record.guest, "report": record.report}
+        return described
+
+    def audit(self) -> list[str]:
+        """Recompute everything; name what does not hold."""
+        strangers = sorted(set(self.machine.living_domains()) ^ self._records.keys())
+        return self.machine.audit() + [
+            f"d{domid} is known to the machine or to the daemon alone" for domid in strangers
+        ]
+
+    def _look_whether_settled(self, record: Record) -> None:
+        domain = self.machine.domain(record.domid)
+        if record.settling and domain.tot_pages == domain.target_pages:
+            record.settling = False
+            record.save()
+            self._event("settled", record, pages=domain.tot_pages)
+
+    def _event(self, event: str, record: Record, **details: object) -> None:
+        self._announce(event, domid=record.domid, name=record.name, **details)
+
+    def _announce(self, event: str, **details: object) -> None:
+        self.events.add(event, **details)
+        if self.saved is not None:
+            self.saved.write_next_event(self.events.next_number)
+        self._wake_subscribers()
+
+    def _wake_subscribers(self) -> None:
+        for wake in self.subscribers:
+            wake()

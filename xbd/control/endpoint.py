@@ -1,0 +1,294 @@
+"""One connection's end at the daemon, without the connection: bytes in, bytes to send out.
+
+A shell feeds what it received, then takes turns: each `turn` handles complete messages until one
+turn's worth is done and returns the answers in one piece. `take_pending` returns what the peer is to
+be told unasked. When `dropped` is set, what was returned last is the last to be sent.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
+from xbd.control.client_sessions import keep
+from xbd.control.controller import Host
+from xbd.errors import BadArgument, Busy, HypercallError, RemoteProtocolError
+from xbd.protocol import fields
+from xbd.protocol.codec import (
+    CALL_LIMITS,
+    HELLO_LIMITS,
+    Decoder,
+    Notification,
+    Request,
+    Response,
+    encode_error,
+    encode_notification,
+    encode_response,
+)
+from xbd.protocol.commands import command_from_params, encode_result, extents_of
+from xbd.protocol.methods import (
+    AUTOBALLOON_METHODS,
+    CHANGING_METHODS,
+    DOMAIN_METHODS,
+    GUEST_NOTIFICATIONS,
+    TOOLSTACK_METHODS,
+    VERSION,
+    check_version,
+)
+from xbd.protocol.session import Session
+
+# What any message costs of a turn, in extents: some 20 us of decoding, checking and answering. So a turn takes as many
+# small calls as an agent has in flight, and one that sends them without end holds up others no longer than a batch does.
+MESSAGE_COST: Final = TURN_EXTENTS // MAX_IN_FLIGHT
+# What a toolstack's call costs: a turn. They are rare, and some look at every domain.
+CALL_COST: Final = TURN_EXTENTS
+# Hellos that a connection may have refused; an agent tries again on a new one, when that is let in.
+MAX_REFUSED_HELLOS: Final = 8
+# Events in one piece to one subscriber; it gets the next ones when it has taken these.
+EVENTS_AT_ONCE: Final = 256
+
+
+class Endpoint(ABC):
+    """What all kinds of endpoint share: decoding, turns, dropping."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._decoder = Decoder(HELLO_LIMITS)
+        self.admitted = False
+        self.dropped: RemoteProtocolError | None = None
+        self.more = False
+
+    def feed(self, received: bytes | bytearray) -> None:
+        """Take bytes as they came, at most `codec.RECEIVE_BYTES`; then take turns while `more` is set."""
+        self.more = True
+        # What is wrong with it, next_message says again, when the turn can answer.
+        with suppress(RemoteProtocolError):
+            self._decoder.feed(received)
+
+    def turn(self) -> bytes:
+        """Handle one turn's worth of messages; returns their answers. `more` tells whether to come again."""
+        answers: list[bytes] = []
+        spent = 0
+        self.more = False
+        try:
+            while (message := self._decoder.next_message()) is not None:
+                cost, answer = self._handle(message)
+                spent += cost
+                answers.append(answer)
+                if spent >= TURN_EXTENTS:
+                    self.more = self._decoder.unread_bytes > 0
+                    break
+        except RemoteProtocolError as error:
+            answers.append(self.drop(error))
+        return answers[0] if len(answers) == 1 else b"".join(answers)
+
+    def drop(self, error: RemoteProtocolError) -> bytes:
+        """Be done with the peer; returns what it is told last."""
+        # Its tracebacks lead here: they would keep this endpoint, and files of a domain that is gone, for the garbage collector.
+        error.__cause__ = error.__context__ = None
+        self.dropped = error.with_traceback(None)
+        return encode_notification("dropped", {"reason": str(error), "expected": error.hint})
+
+    def _admit(self) -> None:
+        """Take longer messages from now on: the peer has said hello as it should."""
+        if not self.admitted:
+            self.admitted = True
+            self._decoder = self._decoder.with_limits(CALL_LIMITS)
+
+    @abstractmethod
+    def take_pending(self) -> bytes:
+        """Return what the peer is to be told unasked; empty when there is nothing."""
+
+    @abstractmethod
+    def closed(self) -> None:
+        """Note that the connection is gone."""
+
+    @abstractmethod
+    def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
+        """Handle one message: what it cost of the turn, and its answer."""
+
+
+class DomainEndpoint(Endpoint):
+    """A guest's connection to its own domain."""
+
+    def __init__(self, host: Host, domid: int, wake: Callable[[], None]) -> None:
+        super().__init__(wake)
+        self._host = host
+        self._record = host.record(domid)
+        self._refused_hellos = 0
+
+    def take_pending(self) -> bytes:
+        """Return the notices that the agent has not been told yet."""
+        if not self.admitted or not self._record.notices:
+            return b""
+        notices = b"".join(encode_notification(kind, params) for kind, params in self._record.notices.items())
+        self._record.notices.clear()
+        return notices
+
+    def closed(self) -> None:
+        """Leave the session to be resumed."""
+        if self.admitted:
+            self.admitted = False
+            self._host.disconnect(self._record)
+            self._host.commit()
+
+    def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
+        if self._record.gone:
+            # What had come in before its connection was ended is for a domain that is no more.
+            raise RemoteProtocolError(f"d{self._record.domid} is gone", "a domain that is there")
+        if type(message) is Request:
+            if self.admitted:
+                return self._call(message)
+            return MESSAGE_COST, self._hello(message)
+        if type(message) is Notification and self.admitted:
+            self._notified(message)
+            return MESSAGE_COST, b""
+        if not self.admitted:
+            raise RemoteProtocolError(f"a {type(message).__name__.lower()} before hello", "a call of hello first")
+        raise RemoteProtocolError("an answer, but nothing was asked", "calls and notifications")
+
+    def _hello(self, request: Request) -> bytes:
+        if request.method != "hello":
+            raise RemoteProtocolError(f"a call of {request.method!r} before hello", "a call of hello first")
+        try:
+            params = fields.check_params("hello", DOMAIN_METHODS["hello"].params, request.untrusted_params)
+            check_version(params["version"])
+            boot = self._host.connect(self._record, request.msgid, params["session"], params["last_seen"], self._wake)
+        except HypercallError as error:
+            self._refused_hellos += 1
+            if self._refused_hellos > MAX_REFUSED_HELLOS:
+                raise RemoteProtocolError(f"{self._refused_hellos} hellos refused", "a new connection") from error
+            return encode_error(request.msgid, fields.error_map(error))
+        self._host.commit()
+        self._admit()
+        return encode_response(request.msgid, boot)
+
+    def _call(self, request: Request) -> tuple[int, bytes]:
+        session = self._record.session
+        answer = session.call(request.msgid)
+        if answer is not None:
+            return MESSAGE_COST, answer
+        cost = MESSAGE_COST
+        try:
+            command = command_from_params(request.method, request.untrusted_params)
+        except BadArgument as error:
+            answer = encode_error(request.msgid, fields.error_map(error))
+        else:
+            cost += extents_of(command)
+            answer = encode_result(request.msgid, self._host.execute(self._record, command))
+        session.answered(answer)
+        self._host.commit()
+        return cost, answer
+
+    def _notified(self, notification: Notification) -> None:
+        if notification.method in ("stopped", "leaving"):
+            (self._host.stopped if notification.method == "stopped" else self._host.leaving)(self._record)
+            self._host.commit()
+            return
+        if notification.method != "report":
+            raise RemoteProtocolError(
+                f"unknown notification {notification.method!r}", f"one of {', '.join(GUEST_NOTIFICATIONS)}"
+            )
+        try:
+            self._host.reported(self._record, notification.untrusted_params)
+        except BadArgument as error:
+            # A notification has no answer that could refuse it.
+            raise RemoteProtocolError(error.message, error.expected) from error
+
+
+class CallEndpoint(Endpoint):
+    """A connection whose peer says hello and then makes calls, each answered with a map."""
+
+    def __init__(self, name: str, wake: Callable[[], None]) -> None:
+        super().__init__(wake)
+        self._name = name
+
+    def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
+        if type(message) is not Request:
+            raise RemoteProtocolError(f"a {type(message).__name__.lower()} from a client", "calls")
+        if message.method != "hello" and not self.admitted:
+            raise RemoteProtocolError(f"a call of {message.method!r} before hello", "a call of hello first")
+        return CALL_COST, self._answer(message)
+
+    def _answer(self, request: Request) -> bytes:
+        """Do what a call asks; returns its answer."""
+        try:
+            answer = self._hello(request) if request.method == "hello" else self._call(request)
+        except HypercallError as error:
+            return encode_error(request.msgid, fields.error_map(error))
+        return encode_response(request.msgid, answer)
+
+    def _hello(self, request: Request) -> dict[str, object]:
+        """Agree on the version. Raises HypercallError."""
+        params = fields.check_params("hello", AUTOBALLOON_METHODS["hello"].params, request.untrusted_params)
+        check_version(params["version"])
+        self._admit()
+        return {"version": VERSION, "host": self._name}
+
+    @abstractmethod
+    def _call(self, request: Request) -> dict[str, object]:
+        """Do what a call asks. Raises HypercallError."""
+
+
+class ToolstackEndpoint(CallEndpoint):
+    """A toolstack's connection."""
+
+    def __init__(self, host: Host, wake: Callable[[], None]) -> None:
+        super().__init__(host.name, wake)
+        self._host = host
+        self._next_event: int | None = None
+        self._session: Session | None = None
+
+    def take_pending(self) -> bytes:
+        """Return events that a subscriber has not had yet, at most `EVENTS_AT_ONCE`."""
+        if self._next_event is None:
+            return b""
+        if self._next_event < self._host.events.first_number:
+            missed = self._host.events.first_number - self._next_event
+            return self.drop(RemoteProtocolError(f"{missed} events were missed", "a subscriber that reads"))
+        events = self._host.events.since(self._next_event, EVENTS_AT_ONCE)
+        self._next_event += len(events)
+        return b"".join(encode_notification("event", event) for event in events)
+
+    def closed(self) -> None:
+        """Forget the subscription; the session may be resumed."""
+        self._host.subscribers.discard(self._wake)
+        if self._session is not None:
+            self._session.disconnect()
+            self._session = None
+
+    def _hello(self, request: Request) -> dict[str, object]:
+        params = fields.check_params("hello", TOOLSTACK_METHODS["hello"].params, request.untrusted_params)
+        session, last_seen = params.pop("session"), params.pop("last_seen")
+        answer = super()._hello(request._replace(untrusted_params=params))
+        if session is None:
+            return answer | {"resumed": False}
+        if self._session is not None:
+            raise Busy(f"this connection holds session {self._session.name!r}", "one hello with a session")
+        self._session, resumed = self._host.clients.hello(request.msgid, session, last_seen)
+        return answer | {"resumed": resumed}
+
+    def _answer(self, request: Request) -> bytes:
+        session = self._session
+        # Outside of sessions, and for the hello that opens one, nothing is kept.
+        kept = None if session is None or request.method == "hello" else session.call(request.msgid)
+        if kept:
+            return kept
+        answer = super()._answer(request)
+        if session is not None and request.method != "hello" and kept is None:
+            session.answered(keep(answer, changing=request.method in CHANGING_METHODS))
+        self._host.commit()
+        return answer
+
+    def _call(self, request: Request) -> dict[str, object]:
+        if request.method == "events":
+            return self._subscribe(request.untrusted_params)
+        return self._host.call(request.method, request.untrusted_params)
+
+    def _subscribe(self, untrusted: object) -> dict[str, object]:
+        since = fields.check_params("events", TOOLSTACK_METHODS["events"].params, untrusted)["since"]
+        events = self._host.events.since(since)
+        self._next_event = self._host.events.next_number
+        self._host.subscribers.add(self._wake)
+        return {"events": events, "next": self._next_event}

@@ -1,0 +1,170 @@
+"""What a person asks of domains: which ones, and how much memory each; pure.
+
+Domains are named by name, number or a pattern (`'web*'`, `'*'`), which for commands that change anything
+means guests: dom0 is named in full, and a zombie is nobody's any more. Amounts are sizes as xl's users
+write them, or percentages of each domain's static maximum. Targets are whole superpages (2 MiB):
+what is not is rounded down, never to nothing, and the plan says so.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from xbd.errors import BadSize, XbdError
+from xbd.protocol.views import DOM0, ZOMBIE, DomainView
+from xbd.units import format_pages, parse_size_pages, round_to_superpages
+
+_PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_WILDCARDS: Final = frozenset("*?[")
+# xl's own words, which scripts look for.
+_BEYOND_STATIC_MAX: Final = "memory_dynamic_max must be less than or equal to memory_static_max"
+_SIZE_HINT: Final = "write a number above 0 and b, k, m, g or t (a bare number is MiB), such as 512m or 2g"
+
+
+class AskedWrong(XbdError):
+    """What was asked for makes no sense here: an unknown domain, no size, more than there can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much memory: *pages*, or *share* of a domain's static maximum (then *pages* is 0)."""
+
+    text: str
+    pages: int = 0
+    share: float = 0.0
+
+    def of(self, static_max_pages: int) -> int:
+        """Spell out the pages that this means for a domain, not rounded."""
+        return self.pages or int(static_max_pages * self.share)
+
+
+def parse_amount(text: str) -> Amount:
+    """Read a size or a percentage (above 0, at most 100).
+
+    Raises:
+        AskedWrong: in xl's words.
+    """
+    percent = _PERCENT.fullmatch(text.strip())
+    if percent is not None:
+        share = float(percent[1]) / 100
+        if not 0 < share <= 1:
+            raise AskedWrong(f"invalid memory size: {text}; a percentage lies above 0 % and at most at 100 %")
+        return Amount(text, share=share)
+    return Amount(text, pages=parse_pages(text))
+
+
+def parse_pages(text: str) -> int:
+    """Read a size as pages. Raises AskedWrong, in xl's words."""
+    try:
+        return parse_size_pages(text)
+    except BadSize as error:
+        raise AskedWrong(f"invalid memory size: {text}; {_SIZE_HINT}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """A size in whole superpages: *pages*, and *asked_pages*, what it was rounded from."""
+
+    pages: int
+    asked_pages: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether there was nothing to round."""
+        return self.pages == self.asked_pages
+
+    def __str__(self) -> str:
+        if self.exact:
+            return format_pages(self.pages)
+        return f"{format_pages(self.pages)} ({format_pages(self.asked_pages)} rounded to a multiple of 2 MiB)"
+
+
+def round_pages(pages: int) -> Rounded:
+    """Round to whole superpages: down, but up where that would be nothing."""
+    return Rounded(round_to_superpages(pages), pages)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A domain that is to hold something else: *domain* as it was seen, *target* what it should hold."""
+
+    domain: DomainView
+    target: Rounded
+
+    @property
+    def grows(self) -> bool:
+        """Whether max_pages is to be set before the target (growing), not after it (shrinking)."""
+        return self.target.pages > self.domain.max_pages
+
+
+def is_guest(domain: DomainView) -> bool:
+    """Whether it is a guest that lives: what a pattern means where something is to be changed."""
+    return domain.domid != DOM0 and domain.state != ZOMBIE
+
+
+def is_mortal(domain: DomainView) -> bool:
+    """Whether it can go: a guest or a zombie."""
+    return domain.domid != DOM0
+
+
+def is_any(domain: DomainView) -> bool:
+    """Whether it is listed at all: what a pattern means to who only looks."""
+    del domain
+    return True
+
+
+def choose(
+    domains: Sequence[DomainView], names: Sequence[str], meant: Callable[[DomainView], bool] = is_guest
+) -> list[DomainView]:
+    """Find the domains that *names* mean: names, numbers and patterns; each once, in the order of domids.
+
+    A pattern matches only what is *meant*; so does a name that a zombie had, which may be another's by now.
+
+    Raises:
+        AskedWrong: a name that no domain has (in xl's words), a pattern that none matches.
+    """
+    chosen: dict[int, DomainView] = {}
+    for name in names:
+        found = [
+            domain for domain in domains if _names(name, domain, meant) or (meant(domain) and _matches(name, domain))
+        ]
+        if not found and _WILDCARDS & set(name):
+            raise AskedWrong(f"no domain matches {name!r}; `xbd list` shows those that there are")
+        if not found:
+            raise AskedWrong(f"{name} is an invalid domain identifier; `xbd list` shows those that there are")
+        chosen |= {domain.domid: domain for domain in found}
+    return [chosen[domid] for domid in sorted(chosen)]
+
+
+def _names(name: str, domain: DomainView, meant: Callable[[DomainView], bool]) -> bool:
+    if name.isdecimal():
+        return name == str(domain.domid)
+    return name == domain.name and (domain.state != ZOMBIE or meant(domain))
+
+
+def _matches(name: str, domain: DomainView) -> bool:
+    # A name may itself hold a bracket or a star; exactly so written, it is meant.
+    return bool(_WILDCARDS & set(name)) and fnmatchcase(domain.name, name)
+
+
+def plan(domains: Sequence[DomainView], amount: Amount) -> list[Change]:
+    """Say what each of *domains* should hold.
+
+    Raises:
+        AskedWrong: it is more than a domain's static maximum or less than its minimum; nothing is planned for any.
+    """
+    changes = [Change(domain, round_pages(amount.of(domain.static_max_pages))) for domain in domains]
+    for change in changes:
+        most = change.domain.static_max_pages
+        if max(change.target.pages, change.target.asked_pages) > most:
+            raise AskedWrong(
+                f"{change.domain.name}: {_BEYOND_STATIC_MAX}; "
+                f"{amount.text} is asked for, {format_pages(most)} is the static maximum"
+            )
+        if change.target.pages < change.domain.min_pages:
+            raise AskedWrong(
+                f"{change.domain.name}: {amount.text} is less than its minimum, {format_pages(change.domain.min_pages)}"
+            )
+    return changes

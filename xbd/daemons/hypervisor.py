@@ -1,0 +1,390 @@
+"""The hypervisor daemon: one machine behind Unix sockets.
+
+Everything is decided by `Host` and the endpoints; this module binds sockets, admits peers, and ends
+in order: stop accepting, let peers finish what they have sent, audit, leave. `hypervisor.sock` is
+the toolstack's, `domains/<domid>.sock` each domain's, made and removed with it. A service manager may
+pass the toolstack's socket (`xbd.daemons.runtime.activation`); that one stays when the daemon goes.
+"""
+
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from xbd.client.runtime_dir import check_socket_path, domain_socket, hypervisor_socket
+from xbd.control.controller import Host
+from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
+from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, Allowance, SourceLog
+from xbd.control.reload import HostFile
+from xbd.daemons.recorder import RecordedMachine
+from xbd.daemons.runtime import signals, sockets
+from xbd.daemons.runtime.activation import take_passed_socket
+from xbd.daemons.runtime.disk_gate import Room
+from xbd.daemons.runtime.listener import Door
+from xbd.daemons.runtime.malloc_trim import trim_now_and_then
+from xbd.daemons.runtime.nurseries import plain_errors
+from xbd.daemons.runtime.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Alarm, Pace, SocketTransport, converse
+from xbd.daemons.runtime.sd_notify import ServiceManager
+from xbd.daemons.runtime.state_dir import StateDir
+from xbd.errors import ConfigError, DamagedState, HypercallError, OutOfResources
+from xbd.machine import Machine
+from xbd.units import counted, format_pages
+
+_log = structlog.get_logger(__name__)
+
+# One agent, and a few more that are told EBUSY while they try.
+MAX_DOMAIN_PEERS: Final = 4
+# Commands of scripts that run at once, followers of events, agent hosts, a policy daemon.
+MAX_TOOLSTACK_PEERS: Final = 256
+# Peers that read have their answers long before; one that does not is not waited for.
+SHUTDOWN_GRACE_S: Final = 2.0
+PASSED_SOCKET_S_GROUP: Final = (
+    "the socket was passed by the service manager, whose SocketGroup= says who may use it; leave `group` out"
+)
+
+
+class _Doors:
+    """The host's sockets: the toolstack's, and the domains' as `Host` asks for them."""
+
+    def __init__(self, runtime_dir: Path, state: StateDir | None) -> None:
+        self._runtime_dir = runtime_dir
+        self._is_saved = state is not None
+        # Without a state directory there is always room.
+        self.room = None if state is None else Room(lambda: state.is_full)
+        self._doors: dict[int, Door] = {}
+        self._toolstack: Door | None = None
+        self.host: Host | None = None
+        self.nursery: trio.Nursery | None = None
+
+    def _serve(self, door: Door) -> Door:
+        assert self.nursery is not None, "a socket was opened before the daemon runs"
+        self.nursery.start_soon(door.serve)
+        return door
+
+    def open_toolstack(self, group: str | None, passed: socket.socket | None) -> None:
+        """Listen on the toolstack's socket, the one *passed* if any. Raises ConfigError: it cannot be bound."""
+        host = self.host
+        assert host is not None, "the toolstack was let in before the daemon was complete"
+        path = hypervisor_socket(self._runtime_dir)
+        door = Door(
+            path,
+            passed or sockets.bind_unix(path, group=group),
+            MAX_TOOLSTACK_PEERS,
+            lambda transport, log: converse(transport, lambda wake: ToolstackEndpoint(host, wake), log=log),
+            TOOLSTACK_PATIENCE_S,
+            # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
+            anybody=group is not None or passed is not None,
+            passed=passed is not None,
+        )
+        self._toolstack = self._serve(door)
+
+    def permit_group(self, group: str | None) -> None:
+        """Let *group*, beside this user and root, use the toolstack's socket. Raises ConfigError: nothing has changed."""
+        door = self._toolstack
+        assert door is not None, "settings were reloaded before the daemon was complete"
+        if door.passed:
+            raise ConfigError(door.path, "group", PASSED_SOCKET_S_GROUP)
+        if group is not None:
+            sockets.let_group_enter(self._runtime_dir, group)
+        sockets.permit_group(door.path, group)
+        door.anybody = group is not None
+
+    def open(self, domid: int) -> None:
+        """Listen on a domain's socket. Raises HypercallError: it cannot be bound, or would not be after a restart."""
+        host = self.host
+        assert host is not None, "a domain was created before the daemon was complete"
+        domains = len(self._doors) + 1
+        zombies = len(host.machine.domains()) - len(host.machine.living_domains())
+        needed = sockets.descriptors_for(domains, zombies=zombies, saved=self._is_saved)
+        sockets.refuse_beyond_descriptors(f"no socket for d{domid}, with {counted(domains, 'domain')}", needed)
+        path = domain_socket(self._runtime_dir, domid)
+        try:
+            listener = sockets.bind_unix(path)
+        except ConfigError as error:
+            if isinstance(error.__cause__, OSError):
+                raise OutOfResources.because(f"no socket for d{domid}", error.__cause__) from error
+            raise HypercallError(f"no socket for d{domid}: {error}", "a free path", errno="EEXIST") from error
+        pace = Pace()
+
+        async def serve_peer(transport: SocketTransport, log: SourceLog) -> None:
+            await converse(transport, lambda wake: DomainEndpoint(host, domid, wake), self.room, pace=pace, log=log)
+
+        door = Door(
+            path,
+            listener,
+            MAX_DOMAIN_PEERS,
+            serve_peer,
+            DOMAIN_PATIENCE_S,
+            admission=Allowance(CONNECTS_AT_ONCE, CONNECTS_PER_S),
+        )
+        self._doors[domid] = self._serve(door)
+
+    def close(self, domid: int) -> None:
+        """End a domain's socket and its peers."""
+        self._doors.pop(domid).close()
+
+    def _all(self) -> list[Door]:
+        return [*([self._toolstack] if self._toolstack else []), *self._doors.values()]
+
+    def finish(self) -> None:
+        """Accept nobody any more; those who are here get the answers to what they have sent."""
+        for door in self._all():
+            door.finish()
+
+    def close_all(self) -> None:
+        """End all sockets."""
+        for door in self._all():
+            door.close()
+
+
+async def serve(
+    machine: Machine,
+    runtime_dir: Path,
+    *,
+    name: str = "host",
+    group: str | None = None,
+    dom0: Mapping[str, object] | None = None,
+    domains: Sequence[Mapping[str, object]] = (),
+    stop: trio.Event | None = None,
+    passed: socket.socket | None = None,
+    manager: ServiceManager | None = None,
+    state: StateDir | None = None,
+    task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED,
+) -> list[str]:
+    """Serve *machine* until *stop* is set (or for ever); `started` hands out its `Host`.
+
+    A machine that was recovered brings its domains; then neither *dom0* nor *domains* are created.
+
+    Args:
+        machine: owned by the daemon from here on.
+        runtime_dir: made when missing; its lock keeps a second daemon out.
+        name: the host's name, as `hello` and `host` tell it.
+        group: who else than this user and root may use the toolstack's socket.
+        dom0: parameters of the `create` that makes the control domain; None: a host without one.
+        domains: parameters of `create` calls to be carried out, after that, before anybody is let in.
+        stop: set by who wants it to end.
+        passed: the toolstack's socket, if somebody else has bound it, and keeps it.
+        manager: who is told how things stand.
+        state: where the machine's state is saved; it is closed in the end.
+        task_status: trio's.
+
+    Returns:
+        What a last audit found; empty when all is well.
+
+    Raises:
+        ConfigError: another daemon runs there, a socket cannot be bound, or others could replace it.
+        HypercallError: one of the domains cannot be created.
+    """
+    _check_descriptors(machine, len(domains) + (dom0 is not None), saved=state is not None)
+    check_socket_path(hypervisor_socket(runtime_dir))
+    if passed is not None and group is not None:
+        raise ConfigError(hypervisor_socket(runtime_dir), "group", PASSED_SOCKET_S_GROUP)
+    lock = sockets.lock_runtime_dir(runtime_dir, group)
+    stop = trio.Event() if stop is None else stop
+    manager = manager or ServiceManager()
+    doors = _Doors(runtime_dir, state)
+    try:
+        host = doors.host = _make_host(machine, name, doors, state)
+        _remove_leftovers(runtime_dir)
+        with plain_errors():
+            async with trio.open_nursery() as nursery:
+                doors.nursery = nursery
+                _people(host, dom0, domains, state)
+                if state is not None:
+                    state.begin()
+                doors.open_toolstack(group, passed)
+                _log.info(
+                    "hypervisor_ready",
+                    socket=str(hypervisor_socket(runtime_dir)),
+                    domains=len(machine.living_domains()),
+                )
+                manager.ready(describe(host))
+                task_status.started(host)
+                await _until(stop, host, manager, doors.room)
+                manager.stopping("letting peers finish, then a last audit")
+                doors.finish()
+                nursery.cancel_scope.deadline = trio.current_time() + SHUTDOWN_GRACE_S
+    except BaseException:
+        # Nothing that was saved has changed, unless the host was ready.
+        if state is not None:
+            state.close(in_order=False)
+        raise
+    finally:
+        doors.close_all()
+        os.close(lock)
+    violations = _last_audit(host)
+    if isinstance(machine, RecordedMachine):
+        machine.end_recording()
+    if state is not None:
+        host.commit()
+        state.close(in_order=not violations)
+    _log.info("hypervisor_stopped", violations=violations)
+    return violations
+
+
+@contextmanager
+def _refused_if_unusable(state: StateDir | None) -> Iterator[None]:
+    """Turn what is wrong with a saved state into what a daemon says when it cannot start. Raises ConfigError."""
+    where = "the saved state" if state is None else state.path
+    try:
+        yield
+    except DamagedState as error:
+        raise ConfigError(where, "", f"the saved host cannot be used: {error}") from error
+    except OSError as error:
+        raise ConfigError(where, "", f"cannot hold the host: {error.strerror}") from error
+
+
+def _make_host(machine: Machine, name: str, doors: _Doors, state: StateDir | None) -> Host:
+    with _refused_if_unusable(state):
+        return Host(machine, name=name, doors=doors)
+
+
+def _last_audit(host: Host) -> list[str]:
+    """Audit a host that ends; that there was no memory for it is found, too."""
+    try:
+        return host.audit()
+    except (OSError, MemoryError) as error:
+        return [f"the last audit could not be made: {error or 'no memory is left'}"]
+
+
+def _people(
+    host: Host, dom0: Mapping[str, object] | None, domains: Sequence[Mapping[str, object]], state: StateDir | None
+) -> None:
+    """Make a new host's domains, or take up a recovered one's. Raises HypercallError, ConfigError."""
+    if host.is_restored:
+        with _refused_if_unusable(state):
+            host.restore()
+    else:
+        if dom0 is not None:
+            host.create_dom0(dom0)
+            host.commit()
+        for params in domains:
+            host.call("create", params)
+            host.commit()
+    host.commit()
+
+
+async def _until(stop: trio.Event, host: Host, manager: ServiceManager, room: Room | None) -> None:
+    """Wait for *stop*; meanwhile the manager is told how things stand, and that they move."""
+    alarm = Alarm()
+    host.subscribers.add(alarm.ring)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(manager.feed)
+            nursery.start_soon(manager.follow, alarm.wait, lambda: describe(host))
+            nursery.start_soon(_watch_agents, host)
+            nursery.start_soon(trim_now_and_then)
+            if room is not None:
+                nursery.start_soon(room.watch)
+            await stop.wait()
+            nursery.cancel_scope.cancel()
+    finally:
+        host.subscribers.discard(alarm.ring)
+
+
+async def _watch_agents(host: Host) -> None:
+    """Let the host look whose agents have died, whenever something has happened or it is time."""
+    alarm = Alarm()
+    host.subscribers.add(alarm.ring)
+    try:
+        while True:
+            deadline = host.tick(trio.current_time())
+            host.commit()
+            with trio.move_on_at(math.inf if deadline is None else deadline):
+                await alarm.wait()
+    finally:
+        host.subscribers.discard(alarm.ring)
+
+
+def describe(host: Host) -> str:
+    """Say in a line how a host is."""
+    domains, agents = host.population()
+    counts = host.machine.statistics()
+    free, whole = format_pages(counts.free_frames), format_pages(counts.frames)
+    return f"{counted(domains, 'domain')}, {counted(agents, 'agent')} connected; {free} of {whole} free"
+
+
+def _remove_leftovers(runtime_dir: Path) -> None:
+    """Remove what a killed daemon left; the lock says that none lives."""
+    for path in (runtime_dir / "domains").glob("*.sock"):
+        path.unlink(missing_ok=True)
+
+
+def _check_descriptors(machine: Machine, new_domains: int, *, saved: bool) -> None:
+    """Refuse to begin with more domains, there already or to be made, than there are open files for. Raises ConfigError."""
+    sockets.raise_descriptor_limit()
+    domains = max(len(machine.living_domains()), new_domains)
+    zombies = len(machine.domains()) - len(machine.living_domains())
+    needed = sockets.descriptors_for(domains, zombies=zombies, saved=saved)
+    try:
+        sockets.refuse_beyond_descriptors(f"a host of {counted(domains, 'domain')} is not begun", needed)
+    except OutOfResources as error:
+        raise ConfigError("limit of open files", "", str(error)) from error
+
+
+async def run(
+    machine: Machine,
+    runtime_dir: Path,
+    *,
+    name: str = "host",
+    group: str | None = None,
+    dom0: Mapping[str, object] | None = None,
+    domains: Sequence[Mapping[str, object]] = (),
+    host_file: HostFile | None = None,
+    state: StateDir | None = None,
+) -> int:
+    """Be the daemon: serve until SIGTERM or SIGINT; returns the exit code (1: the last audit found something).
+
+    A SIGHUP reads *host_file* again. A service manager is told by what its environment variables say.
+
+    Raises:
+        ConfigError, HypercallError: it cannot start; see `serve`.
+    """
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
+    passed = take_passed_socket(os.environ, os.getpid(), hypervisor_socket(runtime_dir))
+    stop = trio.Event()
+    violations: list[str] = []
+    with plain_errors(), signals.received() as received:
+        async with trio.open_nursery() as nursery:
+
+            async def serving(task_status: trio.TaskStatus[Host]) -> None:
+                violations.extend(
+                    await serve(
+                        machine,
+                        runtime_dir,
+                        name=name,
+                        group=group,
+                        dom0=dom0,
+                        domains=domains,
+                        stop=stop,
+                        passed=passed,
+                        manager=manager,
+                        state=state,
+                        task_status=task_status,
+                    )
+                )
+                nursery.cancel_scope.cancel()
+
+            host = await nursery.start(serving)
+            if host_file is not None:
+                host_file.begin(host)
+                if host.is_restored:
+                    await host_file.reload(host)
+            await signals.heed(received, stop.set, lambda: _reload(host, host_file, manager))
+    return 1 if violations else 0
+
+
+async def _reload(host: Host, host_file: HostFile | None, manager: ServiceManager) -> None:
+    """Read the host file again, between telling the manager so and telling it that all is ready."""
+    manager.reloading()
+    if host_file is None:
+        _log.warning("nothing_to_reload", reason="this host was started with --memory, without a host file")
+    else:
+        await host_file.reload(host)
+    manager.ready(describe(host))

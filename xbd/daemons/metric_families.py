@@ -1,0 +1,74 @@
+"""A host's figures as Prometheus metrics; pure. Needs the extra `metrics`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from xbd.protocol.views import DomainView
+
+# name: (key of the host's map, what it is)
+_HOST: Final = {
+    "xbd_frames": ("frames", "Page frames of the host, 4 KiB each."),
+    "xbd_free_frames": ("free_frames", "Frames that are free."),
+    "xbd_claimed_frames": ("claimed_frames", "Free frames that are promised to a domain."),
+    "xbd_superframes": ("superframes", "Superframes of the host, 2 MiB each."),
+    "xbd_free_superframes": ("free_superframes", "Superframes that are wholly free."),
+    "xbd_shattered_superframes": (
+        "shattered_superframes",
+        "Superframes of which some frames are free, or several owners'.",
+    ),
+    "xbd_domains": ("domains", "Domains, zombies included."),
+}
+# name: (key of the domain's map, what it is)
+_DOMAIN: Final = {
+    "xbd_domain_tot_pages": ("tot_pages", "Pages that the domain holds."),
+    "xbd_domain_target_pages": ("target_pages", "Pages that it should hold."),
+    "xbd_domain_max_pages": ("max_pages", "Pages that it may hold."),
+    "xbd_domain_min_pages": ("min_pages", "Pages below which no target is set."),
+    "xbd_domain_claimed_pages": ("claimed_pages", "Pages outstanding of its claim."),
+    "xbd_domain_leaves": ("leaves", "Its 2 MiB leaves."),
+    "xbd_domain_superpage_coverage": ("superpage_coverage", "Share of its memory that lies in leaves."),
+    "xbd_domain_grants": ("grants", "Entries of its grant table in use."),
+    "xbd_domain_mapped_grants": ("mapped_grants", "Pages of other domains that it maps."),
+    "xbd_domain_referenced_pages": ("referenced_pages", "Its pages that other domains map."),
+}
+_LABELS: Final = ("domid", "name")
+
+
+def families(host: Mapping[str, Any] | None, domains: Sequence[DomainView]) -> Iterator[Metric]:
+    """Describe a host and its domains; *host* None: it cannot be reached, which `xbd_up` says."""
+    yield GaugeMetricFamily("xbd_up", "Whether the hypervisor answers.", value=float(host is not None))
+    if host is None:
+        return
+    for name, (key, what) in _HOST.items():
+        yield GaugeMetricFamily(name, what, value=float(host[key]))
+    for name, (key, what) in _DOMAIN.items():
+        gauge = GaugeMetricFamily(name, what, labels=_LABELS)
+        for domain in domains:
+            gauge.add_metric(_who(domain), float(domain.told[key]))
+        yield gauge
+    yield _states(domains)
+    yield _counted(domains, "xbd_domain_hypercalls", "Operations of the domain, by how they ended.", "hypercalls")
+    yield _counted(domains, "xbd_domain_extents", "Extents done for it.", "extents")
+
+
+def _who(domain: DomainView) -> list[str]:
+    return [str(domain.domid), domain.name]
+
+
+def _states(domains: Sequence[DomainView]) -> Metric:
+    gauge = GaugeMetricFamily("xbd_domain_state", "1 for the state that the domain is in.", labels=(*_LABELS, "state"))
+    for domain in domains:
+        gauge.add_metric([*_who(domain), domain.state], 1.0)
+    return gauge
+
+
+def _counted(domains: Sequence[DomainView], name: str, what: str, key: str) -> Metric:
+    """Make a counter of a domain's `operation:outcome` or `operation` counts."""
+    counter = CounterMetricFamily(name, what, labels=(*_LABELS, "operation", "outcome"))
+    for domain in domains:
+        for counted, count in (domain.told.get(key) or {}).items():
+            operation, _, outcome = counted.partition(":")
+            counter.add_metric([*_who(domain), operation, outcome], float(count))
+    return counter

@@ -1,0 +1,250 @@
+"""Unix sockets of the daemon: bound where nobody else listens, or passed to it, for the peers that may use them."""
+
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import socket
+import stat
+import struct
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from xbd.client.runtime_dir import check_socket_path
+from xbd.errors import ConfigError, OutOfResources
+
+# As many as may knock between two accepts, such as every agent and tool after a restart. A client that does not wait to
+# connect is told EAGAIN when the queue is full, which trio takes for connected.
+BACKLOG: Final = 1024
+# A listener, and as many connections as a domain's guest may hold (`hypervisor.MAX_DOMAIN_PEERS`), lest one take another's.
+DESCRIPTORS_PER_DOMAIN: Final = 5
+# Where the state is saved: domain-N and agent-N, for a mapped file stays open as long as it is mapped.
+DESCRIPTORS_PER_SAVED_DOMAIN: Final = DESCRIPTORS_PER_DOMAIN + 2
+# Of a domain that others still map pages of domain-N stays.
+DESCRIPTORS_PER_ZOMBIE: Final = 1
+# The toolstack's peers (`hypervisor.MAX_TOOLSTACK_PEERS`), and 32 for standard streams, event loop, signals, locks, the
+# undo log, host-0 and daemon-0, a recording, the toolstack's listener, and files that are open for a moment.
+DESCRIPTORS_APART: Final = 256 + 32
+_UCRED: Final = struct.Struct("3i")  # struct ucred {pid, uid, gid} of man 7 unix
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def descriptors_for(domains: int, *, zombies: int = 0, saved: bool = True) -> int:
+    """Tell how many descriptors a daemon with so many domains (and *zombies* beside them) needs."""
+    per_domain = DESCRIPTORS_PER_SAVED_DOMAIN if saved else DESCRIPTORS_PER_DOMAIN
+    return domains * per_domain + (zombies * DESCRIPTORS_PER_ZOMBIE if saved else 0) + DESCRIPTORS_APART
+
+
+def refuse_beyond_descriptors(what: str, needed: int) -> None:
+    """Refuse what would need more descriptors than this process may have. Raises OutOfResources, with a sentence."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and needed > limit:
+        raise OutOfResources(
+            f"{what}: it needs {needed} open files at most, the daemon may have {limit}",
+            "a higher hard limit of open files (ulimit -Hn, LimitNOFILE=), or a domain less",
+            errno="ENFILE",
+        )
+
+
+def lock_runtime_dir(runtime_dir: Path, group: str | None) -> int:
+    """Make the run-time directory and take its lock; returns the lock's descriptor, to be kept open.
+
+    Raises:
+        ConfigError: another daemon runs there, or the directory cannot be used.
+    """
+    domains = runtime_dir / "domains"
+    try:
+        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_shared_dir(runtime_dir)
+        domains.mkdir(exist_ok=True, mode=0o700)
+        _refuse_shared_dir(domains)
+        if group:
+            let_group_enter(runtime_dir, group)
+        lock = os.open(runtime_dir / "hypervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(runtime_dir, "", f"cannot be the run-time directory: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise ConfigError(
+            runtime_dir, "", "another `xbd hypervisor` runs here; stop it, or use another directory"
+        ) from error
+    return lock
+
+
+def _refuse_shared_dir(directory: Path) -> None:
+    """Refuse a directory in which somebody else could put a socket of theirs in the place of ours.
+
+    Its owner must be this user or root, and nobody else may write in it; this process's own primary
+    group may, which on most systems is this user again. Raises ConfigError, with what to do.
+    """
+    told = directory.stat()
+    if told.st_uid not in (0, os.geteuid()):
+        reason = f"belongs to user {told.st_uid}, who could replace its sockets"
+    elif told.st_mode & stat.S_IWOTH:
+        reason = f"can be written by everybody (mode {stat.S_IMODE(told.st_mode):04o}), who could replace its sockets"
+    elif told.st_mode & stat.S_IWGRP and told.st_gid != os.getegid():
+        reason = f"can be written by group {told.st_gid}, whose members could replace its sockets"
+    else:
+        return
+    raise ConfigError(directory, "", f"the run-time directory {reason}; chmod it to 0750, or use another")
+
+
+def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
+    """Listen at *path*, mode 0600 (0660 with a group); a stale file there is replaced.
+
+    Raises:
+        ConfigError: the path is too long, somebody listens there, or it cannot be bound.
+    """
+    check_socket_path(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        _remove_stale(path)
+        listener.bind(os.fspath(path))
+        permit_group(path, group)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(path, "", f"cannot listen there: {error.strerror}") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def permit_group(path: Path, group: str | None) -> None:
+    """Make a socket this user's alone (mode 0600), or, with *group*, that group's as well (0660).
+
+    Raises:
+        ConfigError: there is no such group, or the socket cannot be given to it; nothing has changed.
+    """
+    if group is not None:
+        _give_to_group(path, group)
+    _change_mode(path, 0o600 if group is None else 0o660)
+
+
+def let_group_enter(runtime_dir: Path, group: str) -> None:
+    """Let a group into the run-time directory, to find the socket there. Raises ConfigError: nothing has changed."""
+    _give_to_group(runtime_dir, group)
+    _change_mode(runtime_dir, stat.S_IRGRP | stat.S_IXGRP, keep=True)
+
+
+def permit_like(path: Path, pattern: Path) -> bool:
+    """Let those use the socket at *path* who may use the one at *pattern*: this user, or its group as well.
+
+    Where there is no *pattern* yet, it is this user's alone.
+
+    Returns:
+        Whether a group may use it.
+
+    Raises:
+        ConfigError: the socket cannot be given to that group; it is this user's alone then.
+    """
+    try:
+        told = pattern.stat()
+    except OSError:
+        told = None
+    shared = told is not None and stat.S_ISSOCK(told.st_mode) and bool(told.st_mode & stat.S_IWGRP)
+    if told is None or not shared:
+        _change_mode(path, 0o600)
+        return False
+    try:
+        if path.stat().st_gid != told.st_gid:
+            _change_mode(path, 0o600)
+            os.chown(path, -1, told.st_gid)
+    except OSError as error:
+        raise ConfigError(
+            path, "", f"cannot be given to group {told.st_gid}, whose {pattern} is: {error.strerror}"
+        ) from error
+    _change_mode(path, 0o660)
+    return True
+
+
+def _change_mode(path: Path, mode: int, *, keep: bool = False) -> None:
+    """Set a path's mode, or, to *keep* what it has, add to it. Raises ConfigError: nothing has changed."""
+    try:
+        now = stat.S_IMODE(path.stat().st_mode)
+        wanted = now | mode if keep else mode
+        if wanted != now:
+            path.chmod(wanted)
+    except OSError as error:
+        raise ConfigError(path, "", f"cannot be given mode {mode:04o}: {error.strerror}") from error
+
+
+def _give_to_group(path: Path, group: str) -> None:
+    try:
+        shutil.chown(path, group=group)
+    except LookupError as error:
+        raise ConfigError(path, "group", f"no group is called {group!r}") from error
+    except OSError as error:
+        raise ConfigError(path, "group", f"cannot be given to group {group!r}: {error.strerror}") from error
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on; whatever else is there stays. Raises ConfigError, naming what it is."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        outcome = probe.connect_ex(os.fspath(path))
+    if outcome in (0, errno.EAGAIN):
+        raise ConfigError(path, "", "somebody listens there already; stop it, or use another directory")
+    if outcome == errno.ECONNREFUSED:
+        if not path.is_socket():
+            raise ConfigError(path, "", "is no socket, and in the place of one; remove it, or use another directory")
+        path.unlink()
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """Tell as whom the peer of *connection* ran when it connected."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(packed)[1])
+
+
+def is_permitted(connection: socket.socket) -> bool:
+    """Tell whether the peer runs as this process's user or as root."""
+    return peer_uid(connection) in (0, os.geteuid())
+
+
+async def until_readable(connection: socket.socket) -> None:
+    """Wait until a socket has something to be read, or somebody to be accepted.
+
+    Raises:
+        trio.ClosedResourceError: it was closed, before this or meanwhile; any task may do so at any time.
+    """
+    _refuse_closed(connection)
+    await trio.lowlevel.wait_readable(connection)
+    _refuse_closed(connection)
+
+
+async def until_writable(connection: socket.socket) -> None:
+    """Wait until a socket takes bytes. Raises trio.ClosedResourceError, as `until_readable` does."""
+    _refuse_closed(connection)
+    await trio.lowlevel.wait_writable(connection)
+    _refuse_closed(connection)
+
+
+def _refuse_closed(connection: socket.socket) -> None:
+    # A closed socket has descriptor -1: to wait for that is an error of the event loop, which ends the whole daemon.
+    if connection.fileno() < 0:
+        raise trio.ClosedResourceError("this socket was closed")
+
+
+def close(connection: socket.socket) -> None:
+    """Close a socket and wake whoever waits for it; nothing happens to one that is closed already."""
+    if connection.fileno() >= 0:
+        trio.lowlevel.notify_closing(connection)
+        connection.close()
+
+
+def is_out_of_descriptors(error: OSError) -> bool:
+    """Tell whether *error* says that this process, or the system, has no descriptor left."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)

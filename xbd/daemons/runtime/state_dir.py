@@ -1,0 +1,311 @@
+"""A host's state in a directory: sections and the undo log as files that are mapped into memory.
+
+What is written to a shared mapping is in the kernel's page cache, whatever becomes of the process: a
+daemon that is killed (SIGKILL) at any instant loses nothing. A machine that loses power may; that is
+not what this is for.
+
+    state.json       format and version, whether a step was ever committed, and which log belongs to it; it is
+                     written before all else, so a directory without it is new, or damaged
+    undo             the undo log (`xbd.storage.undo`)
+    host-0, daemon-0, domain-N, agent-N
+                     a section each: a page of header (a line of JSON with a checksum), then its words
+    checksums.json   of all sections, when the daemon ended in order; the next one holds them against it
+    lock             locked by the daemon that lives
+
+A file is as long as its section and sparse: what was never touched is a hole, which costs nothing and
+is found by SEEK_DATA. What cannot be used (another format, a wrong checksum, a missing or shortened
+file, a lock that is held) is a `ConfigError`, and nothing has been changed.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+import xbd
+from xbd.abi import Frames
+from xbd.daemons.recorder import RecordedMachine, Recorder
+from xbd.daemons.runtime.state_files import (
+    FORMAT,
+    HEADER_BYTES,
+    LOG_BYTES,
+    LOG_ID,
+    LOG_IDS,
+    WORD_BYTES,
+    SavedState,
+    check_log,
+    checksum,
+    checksums_of,
+    data_extents,
+    header,
+    map_log,
+    map_words,
+    open_regular,
+    read_checksums,
+    read_header,
+    read_state,
+    section_name,
+    sections_in,
+    write_json,
+)
+from xbd.daemons.runtime.state_lock import StateLock, lock_state
+from xbd.errors import ConfigError, DamagedState
+from xbd.machine import HostSettings, Machine
+from xbd.machine.recovery import recover
+from xbd.storage.image import PAGE_WORDS, Image, Kind, Layout, Store
+from xbd.storage.undo import Rewound, Undo
+
+_log = structlog.get_logger(__name__)
+
+# Free space below which guests' calls wait: more than what a few turns can touch, so that the kernel never has to
+# end the daemon (SIGBUS) because a page of the mapping finds no place on the disk.
+SPARE_BYTES: Final = 256 << 20
+
+
+class StateDir(Store):
+    """The store in directory *path*, locked until `close`.
+
+    Until `begin` nothing that is there is given up: whoever closes it before leaves every byte as it was found.
+
+    Raises:
+        ConfigError: it is in use, is none of ours, of another format, or damaged; it is left as it was.
+    """
+
+    undo: Undo
+
+    def __init__(self, path: Path, *, spare_bytes: int = SPARE_BYTES) -> None:
+        self.path = path
+        self._spare_bytes = spare_bytes
+        self._is_begun = False
+        self._log_id = 0
+        self._checksums: dict[str, Any] | None = None
+        self._rewound = Rewound(0, [])
+        # How many notes there were of the step in whose middle an earlier daemon died.
+        self.undone = 0
+        self._changed_ns: dict[str, tuple[int, int]] = {}
+        self._lock: StateLock | None = lock_state(path)
+        try:
+            self._open()
+        except OSError as error:
+            self.close(in_order=False)
+            raise ConfigError(path, "", f"cannot be the state directory: {error.strerror}") from error
+        except BaseException:
+            self.close(in_order=False)
+            raise
+
+    def _open(self) -> None:
+        told = read_state(self.path)
+        self.is_new = told is None or not told.is_committed
+        if told is None or not told.is_committed:
+            # First of all it is said that nothing is committed yet: what has no state.json is then never taken for that.
+            self._write_state(is_committed=False)
+            self._clear()
+            self._log = map_log(self.path / "undo", LOG_BYTES)
+            self.undo = Undo(self._log, self._grow)
+        else:
+            self._log_id = told.log_id
+            self._checksums = read_checksums(self.path)
+            self._log = self._read_log(told)
+            self.undo = Undo(self._log, self._grow)
+            self._rewound = self._roll_back()
+            self.undone = self._rewound.notes
+
+    def _read_log(self, told: SavedState) -> Frames:
+        """Map the log that an earlier daemon left. Raises ConfigError."""
+        path = self.path / "undo"
+        log = check_log(path, told)
+        if self._checksums is not None and log[0]:
+            raise ConfigError(path, "", "tells of a step, though the last daemon ended in order; it is damaged")
+        return log
+
+    def _clear(self) -> None:
+        """Remove what a daemon left that was killed before it had committed anything."""
+        for name in (*(section_name(*key) for key in self.kept()), "undo", "checksums.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _roll_back(self) -> Rewound:
+        """Undo the step in whose middle an earlier daemon died."""
+        try:
+            return self.undo.rewind(self._find)
+        except (ValueError, DamagedState) as error:
+            raise ConfigError(self.path / "undo", "", f"the last step cannot be undone: {error}") from error
+
+    def _find(self, kind: int, number: int) -> Frames:
+        # There is a file for all that was ever noted: a section is noted when it was committed, and goes after the notes.
+        words = self.open(Kind(kind), number)[1]
+        name = section_name(Kind(kind), number)
+        status = (self.path / name).stat()
+        self._changed_ns[name] = (status.st_atime_ns, status.st_mtime_ns)
+        return words
+
+    def _put_back(self) -> None:
+        """Leave what was found: nobody went on with it."""
+        if self._rewound.notes and self.undo.noted_words:
+            self._rewound.put_back()
+            for name, times_ns in self._changed_ns.items():
+                os.utime(self.path / name, ns=times_ns)
+
+    def _grow(self, words: int) -> Frames:
+        # The bytes are the file's: a larger mapping has what the smaller one had.
+        try:
+            self._log = map_log(self.path / "undo", max(2 * self._log.nbytes, 2 * words * WORD_BYTES))
+        except OSError:
+            # What it got of a disk that is full would be missed elsewhere; the old mapping has all notes.
+            os.truncate(self.path / "undo", self._log.nbytes)
+            raise
+        return self._log
+
+    def _write_state(self, *, is_committed: bool) -> None:
+        told = {"format": FORMAT, "xbd": xbd.__version__, "committed": is_committed, "log": self._log_id}
+        write_json(self.path / "state.json", told)
+
+    # -- sections
+
+    def create(self, kind: Kind, number: int, layout: Layout) -> Frames:
+        """Make a file of zeros with a header. Raises OSError: no file is left."""
+        path = self.path / section_name(kind, number)
+        # Who still has an older file of that name mapped keeps that one; it must not be shortened under it.
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, HEADER_BYTES)
+            os.pwrite(descriptor, header(kind, number, layout), 0)
+            os.ftruncate(descriptor, HEADER_BYTES + layout.words * WORD_BYTES)
+            return map_words(descriptor)
+        except BaseException:
+            self.discard(kind, number)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def allocate(self, kind: Kind, number: int, spans: Sequence[tuple[int, int]]) -> None:
+        """Give words of a section their place on the disk. Raises OSError."""
+        descriptor = os.open(self.path / section_name(kind, number), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for first, end in spans:
+                os.posix_fallocate(descriptor, HEADER_BYTES + first * WORD_BYTES, (end - first) * WORD_BYTES)
+        finally:
+            os.close(descriptor)
+
+    def open(self, kind: Kind, number: int) -> tuple[Layout, Frames]:
+        """Map a section's file. Raises DamagedState."""
+        name = section_name(kind, number)
+        try:
+            descriptor = open_regular(self.path / name, os.O_RDWR)
+        except OSError as error:
+            raise DamagedState(f"{name} cannot be opened: {error.strerror}") from error
+        try:
+            layout = read_header(descriptor, name, kind, number)
+            if self._checksums is not None and self._checksums.get(name) != checksum(descriptor):
+                raise DamagedState(f"{name} is not what the last daemon left: its checksum differs")
+            return layout, map_words(descriptor)
+        except (OSError, OverflowError) as error:
+            raise DamagedState(f"{name} cannot be mapped into memory: {error}") from error
+        finally:
+            os.close(descriptor)
+
+    def discard(self, kind: Kind, number: int) -> None:
+        """Remove a section's file; one that cannot be is removed by the next daemon."""
+        path = self.path / section_name(kind, number)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.error("section_not_removed", file=str(path), reason=error.strerror)
+
+    def kept(self) -> set[tuple[Kind, int]]:
+        """Name the sections that have a file."""
+        return set(sections_in(self.path))
+
+    def touched(self, kind: Kind, number: int, words: Frames, first: int, end: int) -> Frames:
+        """List the pages of a section, from word *first* to *end*, that are no holes in its file."""
+        del words
+        base = HEADER_BYTES // WORD_BYTES
+        with (self.path / section_name(kind, number)).open("rb") as file:
+            extents = list(data_extents(file.fileno(), (first + base) * WORD_BYTES, (end + base) * WORD_BYTES))
+        page_bytes = PAGE_WORDS * WORD_BYTES
+        pages = [np.arange(a // page_bytes, -(-b // page_bytes), dtype=np.int64) for a, b in extents]
+        return (np.concatenate(pages) if pages else np.zeros(0, dtype=np.int64)) - HEADER_BYTES // page_bytes
+
+    # -- beginning and end
+
+    def begin(self) -> None:
+        """Note that the state is in use and will change: from here on it is there, and older checksums mean nothing."""
+        assert self.undo.noted_words == 0, "the state was begun in the middle of a step"
+        if not self.is_new:
+            # What a large domain's end once needed is not kept for ever.
+            os.truncate(self.path / "undo", LOG_BYTES)
+            self._log = map_log(self.path / "undo", LOG_BYTES)
+            self.undo.move(self._log)
+        (self.path / "checksums.json").unlink(missing_ok=True)
+        self._checksums = None
+        if self.is_new or not self._log_id:
+            # The log is marked first: a mark that nobody asks for does no harm.
+            self._log_id = secrets.randbelow(LOG_IDS - 1) + 1
+            self._log[LOG_ID] = self._log_id
+            self._write_state(is_committed=True)
+        self.is_new = False
+        self._rewound = Rewound(0, [])
+        self._is_begun = True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the file system has less room than a few turns may need."""
+        told = os.statvfs(self.path)
+        return told.f_bavail * told.f_frsize < self._spare_bytes
+
+    def close(self, *, in_order: bool) -> None:
+        """Let go of the directory, unless that was done before.
+
+        One that is left *in_order* is held against its checksums by the next daemon; one that was never begun is left as
+        it was found.
+        """
+        if self._lock is None:
+            return
+        lock, self._lock = self._lock, None
+        try:
+            if in_order:
+                assert self.undo.noted_words == 0, "the state was closed in the middle of a step"
+                write_json(self.path / "checksums.json", checksums_of(self.path))
+            elif not self._is_begun:
+                self._put_back()
+        finally:
+            lock.release(as_found=not self._is_begun)
+
+
+def make_machine(
+    state: StateDir | None, superframes: int, settings: HostSettings, recorder: Recorder | None = None
+) -> Machine:
+    """Make a machine, or recover the one that *state* holds; then *superframes* and *settings* are its own.
+
+    Raises:
+        ConfigError: what is saved cannot be used, or is to be recorded from its middle on; nothing of it has been changed.
+    """
+    if state is None or state.is_new:
+        image = None if state is None else Image(state)
+        if recorder is not None:
+            return RecordedMachine(superframes, recorder, settings=settings, image=image)
+        return Machine(superframes, settings=settings, image=image)
+    if recorder is not None:
+        state.close(in_order=False)
+        raise ConfigError(
+            state.path, "", "holds a host already, and a recording begins with a new one; use an empty one"
+        )
+    started_s = time.monotonic()
+    try:
+        machine = recover(state)
+    except DamagedState as error:
+        state.close(in_order=False)
+        raise ConfigError(state.path, "", f"the saved host cannot be used: {error}") from error
+    _log.info(
+        "state_recovered",
+        directory=str(state.path),
+        domains=len(machine.domains()),
+        undone_notes=state.undone,
+        seconds=round(time.monotonic() - started_s, 3),
+    )
+    return machine

@@ -1,0 +1,265 @@
+"""A stopped host in one file: for a bug report, or to go on with on another machine.
+
+A dump is a tar archive, compressed: `manifest.json` (format, versions, and of each file of the state directory
+its size, the parts that are no holes, and the checksum of those), then a member for each file with
+just these parts, one after the other. Holes cost nothing, here as there. A step that was under way when
+the daemon was killed is in it: whoever goes on with the host undoes it.
+"""
+
+import io
+import json
+import os
+import struct
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import xbd
+from xbd.daemons.runtime.state_files import (
+    FORMAT,
+    check_log,
+    check_section,
+    data_extents,
+    is_of_state,
+    read_state,
+    section_name,
+    sections_in,
+)
+from xbd.daemons.runtime.state_lock import StateLock, lock_state
+from xbd.errors import ConfigError, DamagedState
+from xbd.storage.image import Kind
+
+_MANIFEST: Final = "manifest.json"
+_PIECE_BYTES: Final = 1 << 20
+# The extents of a host of terabytes have some MB.
+_MANIFEST_BYTES: Final = 1 << 30
+# Of every host there are these, whatever domains it has.
+_ALWAYS: Final = ((Kind.HOST, 0), (Kind.DAEMON, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A file in a dump, as the manifest describes it: *extents* [first, end) in bytes, ascending."""
+
+    size_bytes: int
+    extents: tuple[tuple[int, int], ...]
+    crc: int
+
+
+def dump_state(directory: Path, archive: Path) -> int:
+    """Write what a state directory holds to a new file; returns how many files that were.
+
+    Raises:
+        ConfigError: the directory is none, is in use, or the archive is there or cannot be written.
+    """
+    lock = _lock_existing(directory)
+    try:
+        _check_complete(directory)
+        files = sorted(entry for entry in directory.iterdir() if is_of_state(entry.name))
+        told = {entry.name: _describe(entry) for entry in files}
+        manifest = json.dumps({"format": FORMAT, "xbd": xbd.__version__, "files": told}).encode()
+        with archive.open("xb") as raw:
+            try:
+                _write_archive(raw, manifest, files, told)
+            except BaseException:
+                archive.unlink()
+                raise
+    except OSError as error:
+        raise ConfigError(archive, "", f"cannot be written: {error.strerror}") from error
+    finally:
+        lock.release(as_found=True)
+    return len(files)
+
+
+def restore_state(archive: Path, directory: Path) -> int:
+    """Make a state directory of a dump; returns how many files there were.
+
+    Raises:
+        ConfigError: the directory is not empty, or the archive is none, damaged, or of another format.
+    """
+    if not _is_empty(directory):
+        raise ConfigError(directory, "", "is not empty; name one that is, or that is not there yet")
+    lock = lock_state(directory)
+    try:
+        with tarfile.open(archive, mode="r:gz") as tar:
+            manifest = _read_manifest(tar, archive)
+            for name, told in manifest.items():
+                _restore_file(tar, archive, name, told, directory)
+    except (OSError, tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError, struct.error) as error:
+        # tarfile lets through what it trips over in headers that are garbage.
+        _remove(directory)
+        raise ConfigError(archive, "", f"is no dump that can be read: {error}") from error
+    except BaseException:
+        _remove(directory)
+        raise
+    finally:
+        lock.release(as_found=False)
+    return len(manifest)
+
+
+def _write_archive(raw: IO[bytes], manifest: bytes, files: list[Path], told: dict[str, Any]) -> None:
+    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+        _add(tar, _MANIFEST, io.BytesIO(manifest), len(manifest))
+        for entry in files:
+            parts = _Parts(entry, told[entry.name]["extents"])
+            _add(tar, entry.name, parts, parts.size_bytes)  # type: ignore[arg-type]  # it only reads
+            parts.close()
+
+
+def _is_empty(directory: Path) -> bool:
+    """Tell whether nothing is in a directory; one that is not there is empty. Raises ConfigError."""
+    try:
+        return not any(directory.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        directory, "", f"cannot be looked into: {error.strerror}; be the user that its hypervisor runs as, or root"
+    )
+
+
+def _lock_existing(directory: Path) -> StateLock:
+    try:
+        is_one = directory.is_dir() and any(is_of_state(entry.name) for entry in directory.iterdir())
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    if not is_one:
+        raise ConfigError(directory, "", "is no state directory: there is no state.json in it")
+    return lock_state(directory)
+
+
+def _check_complete(directory: Path) -> None:
+    """Refuse to dump what no daemon would go on with, as far as that can be told without reading it all. Raises ConfigError."""
+    told = read_state(directory)
+    if told is None or not told.is_committed:
+        raise ConfigError(directory, "", "holds no host yet: its daemon ended before it was ready")
+    check_log(directory / "undo", told)
+    try:
+        for kind, number in sorted({*sections_in(directory), *_ALWAYS}):
+            check_section(directory, kind, number)
+    except DamagedState as error:
+        raise ConfigError(directory, "", f"the saved host cannot be used: {error}") from error
+
+
+def _describe(entry: Path) -> dict[str, Any]:
+    with entry.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        extents = [(first, min(end, size_bytes)) for first, end in data_extents(file.fileno(), 0, size_bytes)]
+        crc = 0
+        for first, end in extents:
+            for at in range(first, end, _PIECE_BYTES):
+                crc = zlib.crc32(os.pread(file.fileno(), min(_PIECE_BYTES, end - at), at), crc)
+    return {"size_bytes": size_bytes, "extents": extents, "crc": crc}
+
+
+class _Parts:
+    """The parts of a file that are no holes, to be read as one stream."""
+
+    def __init__(self, entry: Path, extents: list[tuple[int, int]]) -> None:
+        self.size_bytes = sum(end - first for first, end in extents)
+        self._file = entry.open("rb")
+        self._extents = [tuple(extent) for extent in extents]
+
+    def read(self, most_bytes: int) -> bytes:
+        """Read on."""
+        pieces = []
+        while most_bytes and self._extents:
+            first, end = self._extents[0]
+            piece = os.pread(self._file.fileno(), min(most_bytes, end - first), first)
+            pieces.append(piece)
+            most_bytes -= len(piece)
+            self._extents[0] = (first + len(piece), end)
+            if first + len(piece) == end:
+                del self._extents[0]
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Be done with the file."""
+        self._file.close()
+
+
+def _add(tar: tarfile.TarFile, name: str, stream: io.BytesIO, size_bytes: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = size_bytes
+    tar.addfile(member, stream)
+
+
+def _read_manifest(tar: tarfile.TarFile, archive: Path) -> dict[str, _Member]:
+    """Read what the archive says that it holds; state.json comes last, so that half a host is none. Raises ConfigError."""
+    member = tar.next()
+    stream = tar.extractfile(member) if member is not None and member.name == _MANIFEST else None
+    try:
+        told = json.loads(stream.read(_MANIFEST_BYTES)) if stream is not None else {}
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(archive, _MANIFEST, f"is damaged: {error}") from error
+    if not isinstance(told, dict) or type(told.get("format")) is not int or told["format"] != FORMAT:
+        found = told.get("format") if isinstance(told, dict) else told
+        raise ConfigError(archive, "format", f"{found!r:.40}; this xbd, {xbd.__version__}, reads {FORMAT}")
+    files = told.get("files")
+    if not isinstance(files, dict):
+        raise ConfigError(archive, _MANIFEST, "names no files")
+    for name in files:
+        if not is_of_state(name):
+            raise ConfigError(archive, _MANIFEST, f"names {name!r:.80}, which is no file of a state directory")
+    missing = [name for name in ("undo", *(section_name(*key) for key in _ALWAYS), "state.json") if name not in files]
+    if missing:
+        raise ConfigError(archive, _MANIFEST, f"{missing[0]} is missing")
+    return {name: _member(archive, name, files[name]) for name in sorted(files, key="state.json".__eq__)}
+
+
+def _member(archive: Path, name: str, told: object) -> _Member:
+    """Read what the manifest says of a file. Raises ConfigError."""
+    match told:
+        case {"size_bytes": int(size_bytes), "extents": list(extents), "crc": int(crc)} if 0 <= size_bytes < 1 << 62:
+            at, read = 0, []
+            for extent in extents:
+                match extent:
+                    case [int(first), int(end)] if at <= first <= end <= size_bytes:
+                        read.append((first, end))
+                        at = end
+                    case _:
+                        raise ConfigError(
+                            archive, _MANIFEST, f"{name}: its part {extent!r:.80} lies outside, or out of order"
+                        )
+            return _Member(size_bytes, tuple(read), crc)
+        case _:
+            raise ConfigError(
+                archive, _MANIFEST, f"{name} is described by {told!r:.80}, not by size, parts and checksum"
+            )
+
+
+def _restore_file(tar: tarfile.TarFile, archive: Path, name: str, told: _Member, directory: Path) -> None:
+    member = tar.getmember(name) if name in tar.getnames() else None
+    stream = tar.extractfile(member) if member is not None else None
+    if stream is None:
+        raise ConfigError(archive, "", f"{name} is missing")
+    crc = 0
+    descriptor = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(descriptor, told.size_bytes)
+        for first, end in told.extents:
+            at = first
+            while at < end:
+                piece = stream.read(min(_PIECE_BYTES, end - at))
+                if not piece:
+                    raise ConfigError(archive, "", f"{name} is shorter than the manifest says")
+                os.pwrite(descriptor, piece, at)
+                crc = zlib.crc32(piece, crc)
+                at += len(piece)
+    finally:
+        os.close(descriptor)
+    if crc != told.crc:
+        raise ConfigError(archive, "", f"{name} is damaged: its checksum differs")
+
+
+def _remove(directory: Path) -> None:
+    """Take away what was restored of a dump that turned out to be bad."""
+    for entry in directory.iterdir():
+        if is_of_state(entry.name):
+            entry.unlink()

@@ -1,0 +1,262 @@
+"""The store's sockets: one for the tools, privileged, and one for each domain, with that domain's rights.
+
+Whoever comes in on a domain's socket is that domain, whatever it says. A connection is served in turn with
+the others, a few requests at a time; it is asked for no more while it does not read its answers, and closed
+when it leaves more unread than the store lets it (`xbd.xenstore.connections`). Decisions are the store's;
+this carries bytes, and has what changed written down before anybody is told.
+"""
+
+import math
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from xbd.client.runtime_dir import check_socket_path
+from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, Allowance, SourceLog
+from xbd.daemons.runtime import sockets
+from xbd.daemons.runtime.listener import Door
+from xbd.daemons.runtime.peers import Alarm, SocketTransport
+from xbd.daemons.xenstore_file import StoreFile
+from xbd.errors import ConfigError, PeerLost, RemoteProtocolError
+from xbd.units import counted
+from xbd.xenstore.codec import Decoder
+from xbd.xenstore.connections import Connection
+from xbd.xenstore.domains import DOM0, Domain
+from xbd.xenstore.store import Store
+
+_log = structlog.get_logger(__name__)
+
+# Tools, a policy daemon, a few hundred scripts; each takes a descriptor and what it leaves unread.
+MAX_CONNECTIONS: Final = 2000
+# A guest has one ring in Xen; its socket may also be held by a tool or two that look on its behalf.
+MAX_DOMAIN_CONNECTIONS: Final = 4
+# Requests of one connection before others get their turn: half a millisecond.
+TURN_REQUESTS: Final = 16
+# How long a connection may leave its answers unread; what it may leave is bounded, and its own (`xbd.xenstore.quota`).
+_PATIENCE_S: Final = math.inf
+_DIRECTORY_MODE: Final = 0o700
+
+
+class Peer:
+    """One connected socket of a server's; *log* is where it is said why it was dropped."""
+
+    def __init__(
+        self, server: "XenstoreServer", transport: SocketTransport, connection: Connection, log: SourceLog
+    ) -> None:
+        self._server = server
+        self._transport = transport
+        self.connection = connection
+        self._log = log
+        self._decoder = Decoder()
+        self._rest = b""
+        self._blocked = Alarm()
+        self._drained = Alarm()
+        self._scope = trio.CancelScope()
+
+    async def serve(self) -> None:
+        """Serve it until it leaves, breaks the protocol, or has to be closed."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_rest)
+                try:
+                    await self._receive()
+                except RemoteProtocolError as error:
+                    self._log.warning(trio.current_time(), "xenstore_peer_dropped", reason=str(error))
+                nursery.cancel_scope.cancel()
+
+    async def _receive(self) -> None:
+        while received := await self._transport.receive():
+            self._decoder.feed(received)
+            while await self._turn():
+                pass
+
+    async def _turn(self) -> bool:
+        """Answer a few requests; says whether there may be more."""
+        while self.connection.reason is None and (self._rest or not self.connection.may_ask):
+            await self._drained.wait()
+        if self.connection.reason is not None:
+            # Its domain was released while it waited: what it still asks for is nobody's.
+            self.drop()
+            return False
+        for _ in range(TURN_REQUESTS):
+            message = self._decoder.next_message()
+            if message is None:
+                self.flush()
+                return False
+            self._server.store.handle(self.connection, message)
+            self._server.deliver()
+            if not self.connection.may_ask:
+                break
+        self.flush()
+        await trio.lowlevel.checkpoint()
+        return True
+
+    def flush(self) -> None:
+        """Send what waits, as far as that is possible at once; the rest follows when it is."""
+        if self.connection.reason is not None:
+            self.drop()
+            return
+        while not self._rest and self.connection.has_output:
+            self._rest = self.connection.take_output()
+            self._send_some()
+        if self._rest:
+            self._blocked.ring()
+
+    def _send_some(self) -> None:
+        try:
+            self._rest = self._rest[self._transport.send_some(self._rest) :]
+        except PeerLost:
+            # The receiving side hears of it, too.
+            self._rest = b""
+            self._scope.cancel()
+
+    async def _send_rest(self) -> None:
+        while True:
+            await self._blocked.wait()
+            while self._rest:
+                try:
+                    await self._transport.writable()
+                except PeerLost:
+                    self._scope.cancel()
+                    return
+                self._send_some()
+                self.flush()
+            self._drained.ring()
+
+    def drop(self) -> None:
+        """Close it."""
+        if self.connection.reason != "it was closed":
+            self._log.warning(trio.current_time(), "xenstore_peer_dropped", reason=self.connection.reason)
+        self._scope.cancel()
+
+
+class XenstoreServer:
+    """A store on sockets.
+
+    Args:
+        path: of the tools' socket; the domains' are in `domains`, beside it.
+        store: what is served.
+        file: where it is kept; None: nowhere.
+
+    Attributes: *bridge*: rung when the bridge's own connection has something to read.
+    """
+
+    def __init__(self, path: Path, store: Store, file: StoreFile | None = None) -> None:
+        self.store = store
+        self.bridge = Alarm()
+        self.path = check_socket_path(path)
+        self._file = file
+        self._log = SourceLog(_log, socket=str(path))
+        self._peers: dict[int, Peer] = {}
+        self._tools: Door | None = None
+        # Whose each is: a number may go and come again between two looks, and the next domain gets a door of its own.
+        # None where there could be none: that was said, and is not tried again at each request.
+        self._doors: dict[int, tuple[Domain, Door | None]] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def deliver(self) -> None:
+        """Write down what has changed, tell whom it concerns, and open and close what came and went with domains."""
+        if self._file is not None:
+            self._file.save()
+        if len(self._doors) != len(self.store.domains) - 1:
+            self.open_doors()
+        for connection in self.store.take_woken():
+            peer = self._peers.get(connection.number)
+            if peer is not None:
+                peer.flush()
+            else:
+                self.bridge.ring()
+        while self.store.notes:
+            event, keys = self.store.notes.popleft()
+            self.log_of(keys.get("domid")).warning(trio.current_time(), event, **keys)
+
+    def log_of(self, domid: object) -> SourceLog:
+        """Say where it is logged what a domain causes: a few lines of each; what has no door shares the tools'."""
+        door = self._doors[domid][1] if isinstance(domid, int) and domid in self._doors else None
+        if door is not None:
+            return door.log
+        return self._log if self._tools is None else self._tools.log
+
+    def status(self) -> str:
+        """Say how things stand, in a line for people."""
+        nodes, watched = counted(len(self.store.tree), "node"), counted(len(self.store.watches), "path")
+        return f"{nodes}, {counted(len(self._peers), 'connection')}, {watched} watched"
+
+    # -- sockets
+
+    def bind(self) -> Door:
+        """Listen on the tools' socket; the directories are made. Raises ConfigError."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=_DIRECTORY_MODE)
+            self.domains_dir.mkdir(exist_ok=True, mode=_DIRECTORY_MODE)
+        except OSError as error:
+            raise ConfigError(self.domains_dir, "", f"cannot be made: {error.strerror}") from error
+        return self._door(self.path, DOM0)
+
+    def _door(self, path: Path, domid: int) -> Door:
+        """Listen for a domain. Raises ConfigError."""
+
+        async def serve_peer(transport: SocketTransport, log: SourceLog) -> None:
+            await self._serve_peer(domid, transport, log)
+
+        return Door(
+            path,
+            sockets.bind_unix(path),
+            MAX_DOMAIN_CONNECTIONS if domid else MAX_CONNECTIONS,
+            serve_peer,
+            _PATIENCE_S,
+            admission=Allowance(CONNECTS_AT_ONCE, CONNECTS_PER_S) if domid else None,
+            names={"domid": domid},
+        )
+
+    @property
+    def domains_dir(self) -> Path:
+        """Where the domains' sockets are."""
+        return self.path.parent / "domains"
+
+    async def serve(self, tools: Door) -> None:
+        """Serve the tools' door, and the domains', until cancelled; all are closed then."""
+        self._tools = tools
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self.open_doors()
+                await tools.serve()
+        finally:
+            self._nursery = None
+            for domid in list(self._doors):
+                self._close_door(domid)
+            tools.close()
+
+    def open_doors(self) -> None:
+        """Have a socket for each domain that there is, and none for those that are gone."""
+        if self._nursery is None:
+            return
+        domains = self.store.domains
+        for domid in [domid for domid, (domain, _) in self._doors.items() if domains.get(domid) is not domain]:
+            self._close_door(domid)
+        for domid in domains.keys() - self._doors.keys() - {DOM0}:
+            try:
+                door = self._door(self.domains_dir / f"{domid}.sock", domid)
+            except ConfigError as error:
+                _log.error("xenstore_domain_unreachable", domid=domid, reason=str(error))
+                self._doors[domid] = (domains[domid], None)
+                continue
+            self._doors[domid] = (domains[domid], door)
+            self._nursery.start_soon(door.serve)
+
+    def _close_door(self, domid: int) -> None:
+        _, door = self._doors.pop(domid)
+        if door is not None:
+            door.close()
+
+    async def _serve_peer(self, domid: int, transport: SocketTransport, log: SourceLog) -> None:
+        connection = self.store.connect(domid)
+        peer = self._peers[connection.number] = Peer(self, transport, connection, log)
+        try:
+            await peer.serve()
+        finally:
+            del self._peers[connection.number]
+            self.store.disconnect(connection)

@@ -1,0 +1,182 @@
+"""`xbd xenstored`: the store's sockets, and between the store and the hypervisor a client that shows and asks.
+
+It follows the hypervisor's events as hints to look at its domains again, and looks every so often besides, for
+what guests say of themselves; what is shown follows from how things are (`xbd.xenstore.bridge`). Without a
+hypervisor the store is served all the same, as it was last.
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from xbd.client.client import Client, open_client
+from xbd.client.discovery import NoHypervisor
+from xbd.daemons.guests import Pauses
+from xbd.daemons.runtime import signals, sockets
+from xbd.daemons.runtime.nurseries import plain_errors
+from xbd.daemons.runtime.peers import Alarm
+from xbd.daemons.runtime.sd_notify import ServiceManager
+from xbd.daemons.xenstore_file import StoreFile
+from xbd.daemons.xenstore_sockets import XenstoreServer
+from xbd.errors import HypercallError, PeerLost, ProtocolError
+from xbd.protocol.views import ZOMBIE, DomainView
+from xbd.units import PAGE_KIB
+from xbd.xenstore.bridge import Bridge, DomainFacts, Refusal, TargetRequest
+from xbd.xenstore.store import Store
+
+_log = structlog.get_logger(__name__)
+
+# How old what a guest says of its memory may be; Qubes' guests say it about as often.
+LOOK_EVERY_S: Final = 1.0
+# A burst of events is answered by one look, and looking takes at most half of the daemon's time.
+LOOK_PAUSE_S: Final = 0.01
+_HINTS: Final = frozenset(
+    {"created", "destroyed", "vanished", "target", "max", "shutdown", "crashed", "agent_lost", "agent_connected"}
+)
+_STOPPED: Final = frozenset({"shutdown", "crashed"})
+
+
+def facts_of(domain: DomainView) -> DomainFacts:
+    """Say of a domain what the store shows."""
+    return DomainFacts(
+        domid=domain.domid,
+        name=domain.name,
+        target_pages=domain.target_pages,
+        min_pages=domain.min_pages,
+        max_pages=domain.max_pages,
+        static_max_pages=domain.static_max_pages,
+        stopped=domain.state in _STOPPED,
+        used_kib=used_kib(domain.report),
+    )
+
+
+def used_kib(report: Mapping[str, object]) -> int | None:
+    """Read from a guest's untrusted report how much it uses, without its cache; None: it does not say."""
+    match report:
+        case {"movable_pages": int(movable), "unmovable_pages": int(unmovable), "cache_pages": int(cache)}:
+            return max(movable + unmovable - cache, 0) * PAGE_KIB
+    return None
+
+
+class HostInStore:
+    """The hypervisor at *path*, shown in a server's store, and asked for the targets that are written there."""
+
+    def __init__(self, path: Path, server: XenstoreServer) -> None:
+        self._path = path
+        self._server = server
+        self._bridge = Bridge(server.store, lambda: str(uuid.uuid4()))
+        self._news = server.bridge
+
+    async def follow(self) -> None:
+        """Show and ask for ever, through the hypervisor's restarts."""
+        pauses = Pauses()
+        while True:
+            try:
+                async with open_client(self._path, resume=True) as client:
+                    _log.info("hypervisor_found", socket=str(self._path))
+                    pauses.reset()
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_hear, client, self._news)
+                        await self._look_for_ever(client)
+            except* (PeerLost, ProtocolError, NoHypervisor) as group:
+                pauses.lost(group.exceptions[0])
+            await pauses.pause()
+
+    async def _look_for_ever(self, client: Client) -> None:
+        while True:
+            began = trio.current_time()
+            domains = await client.list()
+            self._bridge.update([facts_of(one) for one in domains if one.state != ZOMBIE], time.time())
+            self._server.open_doors()
+            self._server.deliver()
+            await self._ask(client)
+            await trio.sleep(max(LOOK_PAUSE_S, trio.current_time() - began))
+            with trio.move_on_after(LOOK_EVERY_S):
+                await self._news.wait()
+
+    async def _ask(self, client: Client) -> None:
+        """Ask the hypervisor for what was written; what has no answer when the connection ends is asked again."""
+        for request in self._bridge.requests():
+            match request:
+                case TargetRequest(domid, pages):
+                    try:
+                        await client.set_target(domid, pages)
+                    except HypercallError as error:
+                        # Its limit was lowered, or it has gone, since it was last looked at.
+                        self._bridge.refused(request)
+                        self._refused(domid, pages=pages, reason=str(error))
+                    else:
+                        self._bridge.agreed(request)
+                        log = self._server.log_of(domid)
+                        log.info(trio.current_time(), "xenstore_target", domid=domid, pages=pages)
+                case Refusal(domid, written, reason):
+                    self._refused(domid, written=repr(written[:40]), reason=reason)
+
+    def _refused(self, domid: int, **details: object) -> None:
+        """Log that a written target is none: rarely, for who may write it may do so without end."""
+        log = self._server.log_of(domid)
+        log.warning(trio.current_time(), "xenstore_target_refused", domid=domid, **details)
+
+
+async def _hear(client: Client, news: Alarm) -> None:
+    """Ring for each event after which the domains may look different."""
+    async with aclosing(client.events()) as events:
+        async for event in events:
+            if event.get("event") in _HINTS:
+                news.ring()
+
+
+async def run_xenstored(hypervisor_path: Path, path: Path, state_dir: Path | None) -> int:
+    """Be the daemon until SIGTERM or SIGINT. Returns the exit code.
+
+    Args:
+        hypervisor_path: the hypervisor's socket; it may come later.
+        path: the store's own socket.
+        state_dir: where the store is kept; None: it ends with the daemon.
+
+    Raises:
+        ConfigError: a socket cannot be bound, or the state cannot be used.
+    """
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
+    sockets.raise_descriptor_limit()
+    file = None if state_dir is None else StoreFile(state_dir)
+    try:
+        server = XenstoreServer(path, Store() if file is None else file.store, file)
+        host = HostInStore(hypervisor_path, server)
+        tools = server.bind()
+        stop = trio.Event()
+        with plain_errors(), signals.received() as received:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.serve, tools)
+                nursery.start_soon(host.follow)
+                nursery.start_soon(manager.feed)
+                nursery.start_soon(signals.heed, received, stop.set, _reloader(manager, server))
+                _log.info("xenstored_ready", socket=str(path), nodes=len(server.store.tree))
+                manager.ready(server.status())
+                await stop.wait()
+                manager.stopping("stopping")
+                nursery.cancel_scope.cancel()
+    finally:
+        if file is not None:
+            file.close()
+    _log.info("xenstored_stopped")
+    return 0
+
+
+def _reloader(manager: ServiceManager, server: XenstoreServer) -> Callable[[], Awaitable[None]]:
+    """Make what a SIGHUP does: there are no settings to be read again."""
+
+    async def reload() -> None:
+        manager.reloading()
+        _log.warning("nothing_to_reload", reason="everything is said on the command line")
+        await trio.lowlevel.checkpoint()
+        manager.ready(server.status())
+
+    return reload

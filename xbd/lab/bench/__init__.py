@@ -1,0 +1,1 @@
+"""Benchmarks: `command` is `xbd bench`, `shell/` has the figures that real processes are measured for."""

@@ -1,0 +1,131 @@
+"""`xbd bench`: figures, each a ratio or a rate measured in one run, with their spread over repeats."""
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+import trio
+
+from xbd import __version__
+from xbd.cli.common import Failure
+from xbd.errors import XbdError
+from xbd.guest.workload import Trace
+from xbd.lab.bench.model import measure_fidelity, measure_strategies
+from xbd.lab.bench.record import OWN_RECORD, Entry, parse_record, render_history
+from xbd.lab.bench.shell.allocator import measure_allocator
+from xbd.lab.bench.shell.figures import Figure
+from xbd.lab.bench.shell.fleet import measure_fleet
+from xbd.lab.bench.shell.flood import measure_flooded_host
+from xbd.lab.bench.shell.host import measure_host
+from xbd.lab.bench.shell.xenstore import measure_xenstore
+from xbd.lab.replay.command import read_trace
+
+# What is measured on running hosts, in a directory of its own.
+_ON_HOSTS: Final[Mapping[str, Callable[[Path], Awaitable[dict[str, Figure]]]]] = {
+    "host": measure_host,
+    "fleet": measure_fleet,
+    "flood": measure_flooded_host,
+    "xenstore": measure_xenstore,
+}
+
+
+@click.command("bench")
+@click.option("--only", type=click.Choice(["allocator", *_ON_HOSTS, "model"]), help="Measure only these.")
+@click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="TRACE.csv",
+    help="Measure the guest model against this real guest's trace, too. Several.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Add the figures to this record, with release, date and machine.",
+)
+@click.option("--history", is_flag=True, help="Measure nothing; lay the record's entries side by side.")
+def command(
+    *, only: str | None, traces: tuple[Path, ...], seed: int, as_json: bool, record: Path | None, history: bool
+) -> None:
+    """Measure xbd: how fast it is against its floors, strategies against stock, guests against real ones.
+
+    Figures are medians with their quartiles. The project's own record, by release, is what --history shows
+    without --record.
+    """
+    if history:
+        click.echo(_history(record or OWN_RECORD))
+        return
+    if record is not None:
+        _check_writable(record)
+    try:
+        figures = _measure(only, [read_trace(path) for path in traces], seed)
+    except XbdError as error:
+        raise Failure(str(error)) from None
+    if record is not None:
+        entry = Entry(__version__, time.strftime("%Y-%m-%d"), _machine(), figures)
+        with record.open("a", encoding="utf-8") as file:
+            file.write(entry.as_line() + "\n")
+    if as_json:
+        click.echo(json.dumps({name: figure.as_map() for name, figure in figures.items()}, indent=2))
+    else:
+        click.echo(render(figures))
+
+
+def _measure(only: str | None, traces: Sequence[Trace], seed: int) -> dict[str, Figure]:
+    """Measure all, or one part."""
+    figures: dict[str, Figure] = {}
+    if only in (None, "allocator"):
+        figures |= measure_allocator(seed)
+    for part, measure in _ON_HOSTS.items():
+        if only in (None, part):
+            with tempfile.TemporaryDirectory(prefix="xbd-bench-") as directory:
+                figures |= trio.run(measure, Path(directory))
+    if only in (None, "model"):
+        figures |= measure_strategies(seed) | measure_fidelity(traces, seed)
+    return figures
+
+
+def _history(path: Path) -> str:
+    try:
+        return render_history(parse_record(path.read_text(encoding="utf-8"), str(path)))
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}; `xbd bench --record {path}` makes one") from None
+    except XbdError as error:
+        raise Failure(str(error)) from None
+
+
+def _check_writable(path: Path) -> None:
+    """Find out before minutes of measuring whether their outcome can be written."""
+    try:
+        path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise Failure(f"{path}: cannot be written: {error.strerror}; name another file for --record") from None
+
+
+def _machine() -> str:
+    """Describe this machine: processor, cores, kernel, interpreter, numpy."""
+    words = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    models = [word.partition(":")[2].strip() for word in words if word.startswith("model name")]
+    model = models[0] if models else platform.machine()
+    python = f"Python {platform.python_version()}, numpy {np.__version__}"
+    return f"{len(os.sched_getaffinity(0))} cores of {model}, Linux {platform.release()}, {python}"
+
+
+def render(figures: dict[str, Figure]) -> str:
+    """Write the figures for a person."""
+    rows = [f"{'figure':34} {'median':>12} {'quartiles':>25}  unit"]
+    for name, figure in figures.items():
+        spread = f"{figure.low:,.2f} to {figure.high:,.2f}"
+        against = f" to {figure.ratio_to}" if figure.ratio_to else ""
+        rows.append(f"{name:34} {figure.value:12,.2f} {spread:>25}  {figure.unit}{against}")
+    return "\n".join(rows)

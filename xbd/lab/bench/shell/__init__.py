@@ -1,0 +1,1 @@
+"""Figures measured on clocks, sockets and processes, and the processes that they need."""

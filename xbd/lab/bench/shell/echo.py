@@ -1,0 +1,39 @@
+"""The floor of the wire: a bare trio and msgpack server that answers each request at once.
+
+`python -m xbd.lab.bench.shell.echo PATH` listens on a Unix socket and answers every request `[0, msgid, method,
+params]` with `[1, msgid, nil, [512, nil]]`: the bytes of a hypercall both ways, and nothing between.
+It says `ready` when it listens.
+"""
+
+import sys
+from functools import partial
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+import trio
+
+_RECEIVE_BYTES = 65_536
+
+
+async def serve_echo(path: str) -> None:
+    """Answer each request on a socket at *path*, one connection after the other, until cancelled."""
+    with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+        await listener.bind(path)
+        listener.listen()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        while True:
+            connection, _ = await listener.accept()
+            async with trio.SocketStream(connection) as stream:
+                await _answer(stream)
+
+
+async def _answer(stream: trio.SocketStream) -> None:
+    unpacker = msgpack.Unpacker()
+    while received := await stream.receive_some(_RECEIVE_BYTES):
+        unpacker.feed(received)
+        for _, msgid, _, _ in unpacker:
+            await stream.send_all(msgpack.packb([1, msgid, None, [512, None]]))
+
+
+if __name__ == "__main__":
+    trio.run(partial(serve_echo, sys.argv[1]))

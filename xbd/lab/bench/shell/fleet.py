@@ -1,0 +1,114 @@
+"""A thousand guests retargeted at once, against one guest retargeted a thousand times; and what a guest costs.
+
+Guests are idle and of 4 GiB on a host of 4 TiB, through the 2 MiB queue: what is timed is daemon, agents
+and toolstack, all processes of their own, not the work inside a guest.
+"""
+
+import socket
+import struct
+import time
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from xbd.client.client import Client
+from xbd.client.runtime_dir import hypervisor_socket
+from xbd.lab.bench.shell.figures import Figure, summarize
+from xbd.lab.bench.shell.host import move
+from xbd.testing.processes import running_host
+from xbd.units import GIB_PAGES
+
+_GUESTS: Final = 1000
+_LARGE_GIB, _SMALL_GIB = 4, 2
+_ROUNDS, _WARM_UP = 6, 2
+_HOST: Final = """
+[host]
+memory = "4096g"
+
+[[guest]]
+name = "g{{n}}"
+count = {count}
+memory = "{large}g"
+workload = {{ profile = "idle", used = 0.01, cache = 0.0 }}
+"""
+
+
+async def measure_fleet(directory: Path) -> dict[str, Figure]:
+    """Measure on two hosts of its own, one with a guest and one with a thousand; *directory* is for their files."""
+    memory_kib: list[int] = []
+    seconds: list[list[float]] = []
+    for count in (1, _GUESTS):
+        place = directory / str(count)
+        place.mkdir()
+        async with running_host(_HOST.format(count=count, large=_LARGE_GIB), place) as client:
+            memory_kib.append(_memory_kib(place / "run"))
+            seconds.append(await (_one_after_the_other if count == 1 else _all_at_once)(client))
+    one, all_of_them = seconds
+    return {
+        "retarget_one_1000_times": summarize(one, "s"),
+        "retarget_1000_at_once": summarize(all_of_them, "s"),
+        "retarget_1000_vs_one": summarize([a / b for a, b in zip(all_of_them, one, strict=True)], "ratio",
+                                          "one guest retargeted 1,000 times"),
+        "memory_per_guest": summarize([(memory_kib[1] - memory_kib[0]) / (_GUESTS - 1)], "KiB"),
+    }  # fmt: skip
+
+
+async def _one_after_the_other(client: Client) -> list[float]:
+    """Retarget the one guest 1,000 times, and that some times over; seconds each."""
+    domid = (await client.list())[0].domid
+    rounds = []
+    for _ in range(_WARM_UP + _ROUNDS):
+        start = time.perf_counter()
+        for index in range(_GUESTS):
+            await move(client, domid, (_LARGE_GIB if index % 2 else _SMALL_GIB) * GIB_PAGES)
+        rounds.append(time.perf_counter() - start)
+    return rounds[_WARM_UP:]
+
+
+async def _all_at_once(client: Client) -> list[float]:
+    """Retarget all guests at once, down and up in turn, until the daemon has said of each that it is there."""
+    domids = [domain.domid for domain in await client.list()]
+    rounds = []
+    for index in range(_WARM_UP + _ROUNDS):
+        pages = (_LARGE_GIB if index % 2 else _SMALL_GIB) * GIB_PAGES
+        latest = max([event["number"] async for event in client.events(follow=False)], default=0)
+        start = time.perf_counter()
+        async with aclosing(client.events(latest + 1)) as events, trio.open_nursery() as nursery:
+            for domid in domids:
+                nursery.start_soon(client.set_target, domid, pages)
+            on_their_way = set(domids)
+            async for event in events:
+                if event["event"] == "settled":
+                    on_their_way.discard(event["domid"])
+                if not on_their_way:
+                    break
+        rounds.append(time.perf_counter() - start)
+    return rounds[_WARM_UP:]
+
+
+def _memory_kib(runtime_dir: Path) -> int:
+    """Tell what the daemon and the agents hold of the machine's memory (Pss), mapped files and all."""
+    with socket.socket(socket.AF_UNIX) as to_daemon:
+        to_daemon.connect(str(hypervisor_socket(runtime_dir)))
+        credentials = to_daemon.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    daemon = struct.unpack("3i", credentials)[0]
+    parent = _parent(daemon)
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return sum(_pss_kib(pid) for pid in pids if _parent(pid) == parent)
+
+
+def _parent(pid: int) -> int:
+    try:
+        # The name may hold anything but a `)` at its end.
+        return int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
+    except OSError:
+        return -1  # it has gone
+
+
+def _pss_kib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    return 0

@@ -1,0 +1,101 @@
+"""One guest floods its socket as fast as it can: what another's hypercalls take then, against before.
+
+The daemon, the flooding guest and the measuring one are processes of their own. The flood is stopped
+and let go on by signals, so that rounds with and without it take turns in one run. Where there are two
+cores the daemon has one of them, and the flood what the measuring guest leaves of the other, which is
+enough to keep its socket full: what is compared is how the daemon shares its time, not the scheduler.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import trio
+
+from xbd.client.client import Client
+from xbd.lab.bench.shell.figures import Figure, summarize
+from xbd.lab.bench.shell.flooder import FLOOD_MAX_PAGES, FLOOD_PAGES, KINDS
+from xbd.lab.bench.shell.wire import BareClient, connect, cores_apart
+from xbd.protocol.methods import VERSION
+from xbd.testing.processes import running_host
+from xbd.units import SUPER_PAGES
+
+_HOST = '[host]\nmemory = "1g"\n'
+_ROUNDS, _WARM_UP = 7, 1
+_CALLS_PER_ROUND = 1000
+# What was on its way when the flood was stopped, or let go on, is served by then.
+_SETTLE_S = 0.05
+_PERCENTILE = 99
+
+
+async def measure_flooded_host(directory: Path) -> dict[str, Figure]:
+    """Measure on a host of its own; *directory* is for its files."""
+    async with running_host(_HOST, directory) as client:
+        return await measure_flood(client, directory / "run")
+
+
+async def measure_flood(client: Client, runtime_dir: Path) -> dict[str, Figure]:
+    """Measure on a running host; the two domains are made for it, and gone after it."""
+    honest = await client.create("bench-honest", max_pages=SUPER_PAGES, target_pages=SUPER_PAGES, autostart=False)
+    quiet_us: list[float] = []
+    figures: dict[str, Figure] = {}
+    async with connect(runtime_dir / "domains" / f"{honest}.sock") as domain:
+        await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
+        for kind in KINDS:
+            # A new domain for each: how often one may connect is rationed.
+            flooder = await client.create(
+                "bench-flooder", max_pages=FLOOD_MAX_PAGES, target_pages=FLOOD_PAGES, autostart=False
+            )
+            with cores_apart(domain.server_pid):
+                async with flood(runtime_dir / "domains" / f"{flooder}.sock", kind) as process:
+                    samples = [await _round(domain, process) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
+            await client.destroy(flooder)
+            quiet_us += [quiet for quiet, _ in samples]
+            name = "flood_p99" if kind == "batches" else f"flood_p99_{kind}"
+            figures[name] = summarize([flooded / quiet for quiet, flooded in samples], "ratio", "the same without it")
+    await client.destroy(honest)
+    return {"hypercall_p99": summarize(quiet_us, "us"), **figures}
+
+
+@asynccontextmanager
+async def flood(path: Path, kind: str, *, stderr: int | None = None) -> AsyncIterator[trio.Process]:
+    """Run a flooding guest on a domain's socket, from the moment when its flood has begun; its errors go to *stderr*."""
+    command = [sys.executable, "-m", "xbd.lab.bench.shell.flooder", str(path), kind]
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
+    try:
+        assert process.stdout is not None, "the flood was started without a pipe"
+        assert await process.stdout.receive_some(64) == b"flooding\n", f"no flood of {kind} came about"
+        yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+async def _round(domain: BareClient, flooding: trio.Process) -> tuple[float, float]:
+    """Measure without and with the flood: the 99th percentile of a call's latency, in microseconds."""
+    percentiles = []
+    for turn in (signal.SIGSTOP, signal.SIGCONT):
+        flooding.send_signal(turn)
+        await trio.sleep(_SETTLE_S)
+        percentiles.append(float(np.percentile(await _latencies_us(domain), _PERCENTILE)))
+    assert flooding.poll() is None, "the flood ended before its time"
+    quiet, flooded = percentiles
+    return quiet, flooded
+
+
+async def _latencies_us(domain: BareClient) -> list[float]:
+    """Time calls, one after the other."""
+    params: dict[str, object] = {"gfns": np.arange(SUPER_PAGES, dtype="<u8")[::-1].tobytes()}
+    latencies = []
+    for _ in range(_CALLS_PER_ROUND // 2):
+        for method in ("decrease", "populate"):
+            start = time.perf_counter()
+            await domain.call(method, params)
+            latencies.append((time.perf_counter() - start) * 1e6)
+    return latencies

@@ -1,0 +1,156 @@
+"""Hypercalls over the real socket against their floor: bare echoes of the same bytes.
+
+Both servers are processes of their own, and one and the same bare client calls both in turn, so
+what differs is what the daemon does: sessions, checks, the operation, the answer. Where there are two
+cores, the servers run on one and the client on the other: left to itself, the scheduler puts a client
+on its server's core or not by how long the server takes, and the ratio would measure that.
+"""
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+import numpy as np
+import trio
+
+from xbd.client.client import Client
+from xbd.errors import PeerLost, XbdError
+from xbd.lab.bench.shell.figures import Figure, summarize
+from xbd.protocol.methods import VERSION
+from xbd.units import SUPER_PAGES
+
+_ROUNDS, _WARM_UP = 40, 3
+_CALLS_PER_ROUND = 50
+_RECEIVE_BYTES = 65_536
+
+
+class BareClient:
+    """One call at a time on one Unix socket, with nothing but trio and msgpack.
+
+    Attributes: *server_pid*: the process at the other end.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        self.server_pid: int = struct.unpack("3i", credentials)[0]
+        self._unpacker = msgpack.Unpacker()
+        self._msgid = 0
+
+    async def call(self, method: str, params: dict[str, object]) -> object:
+        """Call and wait for the answer. Raises XbdError: it is an error; PeerLost."""
+        msgid, self._msgid = self._msgid, self._msgid + 1
+        await self._stream.send_all(msgpack.packb([0, msgid, method, [params]]))
+        while True:
+            received = await self._stream.receive_some(_RECEIVE_BYTES)
+            if not received:
+                raise PeerLost(f"the connection ended while {method} was awaited")
+            self._unpacker.feed(received)
+            for message in self._unpacker:
+                if message[0] == 1 and message[1] == msgid:
+                    if message[2] is not None:
+                        raise XbdError(f"{method} was refused: {message[2]}")
+                    return message[3]
+
+    async def stream(self, method: str, params: dict[str, object], count: int, in_flight: int) -> None:
+        """Call *count* times, with up to *in_flight* calls on their way, and wait for all answers."""
+        sent = answered = 0
+        while answered < count:
+            calls = range(sent, min(count, answered + in_flight))
+            if calls:
+                await self._stream.send_all(b"".join(msgpack.packb([0, msgid, method, [params]]) for msgid in calls))
+                sent = calls.stop
+            received = await self._stream.receive_some(_RECEIVE_BYTES)
+            if not received:
+                raise PeerLost(f"the connection ended while {method} was awaited")
+            self._unpacker.feed(received)
+            answered += sum(1 for _ in self._unpacker)
+
+
+@asynccontextmanager
+async def connect(path: Path) -> AsyncIterator[BareClient]:
+    """Connect to a socket."""
+    async with await trio.open_unix_socket(str(path)) as stream:
+        yield BareClient(stream)
+
+
+@asynccontextmanager
+async def echo_server(directory: Path) -> AsyncIterator[Path]:
+    """Run the echo server in a process of its own; it says a line when it listens."""
+    path = directory / "echo.sock"
+    command = [sys.executable, "-m", "xbd.lab.bench.shell.echo", str(path)]
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None, "the echo server was started without a pipe"
+        await process.stdout.receive_some(1)
+        yield path
+    finally:
+        process.kill()
+        await process.wait()
+        # The next one may want the same place.
+        path.unlink(missing_ok=True)
+
+
+async def measure_hypercalls(client: Client, runtime_dir: Path, directory: Path) -> dict[str, Figure]:
+    """Measure a populate and a decrease of 512 order-0 extents on a running host against two echoes."""
+    pages = 16 * SUPER_PAGES
+    domid = await client.create("bench-bare", max_pages=pages, target_pages=pages, autostart=False)
+    block = np.arange(SUPER_PAGES, dtype=np.uint64)[::-1]
+    straddling = block + np.uint64(SUPER_PAGES // 2)
+    async with (
+        echo_server(directory) as echo_path,
+        connect(echo_path) as echo,
+        connect(runtime_dir / "domains" / f"{domid}.sock") as domain,
+    ):
+        await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
+        with cores_apart(echo.server_pid, domain.server_pid):
+            samples = [await _round(echo, domain, (block, straddling)) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
+    await client.destroy(domid)
+    echoes, blocks, runs = (np.array(column) for column in zip(*samples, strict=True))
+    two = "two bare trio + msgpack echoes of the same bytes"
+    return {
+        "echo_pair": summarize((echoes * 1e6).tolist(), "us"),
+        "hypercall_pair": summarize((blocks * 1e6).tolist(), "us"),
+        "hypercall_vs_echo": summarize((blocks / echoes).tolist(), "ratio", two),
+        "hypercall_straddling_vs_echo": summarize((runs / echoes).tolist(), "ratio", two),
+    }
+
+
+@contextmanager
+def cores_apart(*servers: int) -> Iterator[None]:
+    """Keep the servers on one core and this process on another for a while, if there are two."""
+    here, before = os.getpid(), os.sched_getaffinity(0)
+    cores = sorted(before)
+    if len(cores) > 1:
+        os.sched_setaffinity(here, cores[:1])
+        for pid in servers:
+            os.sched_setaffinity(pid, cores[1:2])
+    try:
+        yield
+    finally:
+        for pid in (here, *servers):
+            os.sched_setaffinity(pid, before)
+
+
+async def _round(echo: BareClient, domain: BareClient, batches: tuple[np.ndarray, ...]) -> list[float]:
+    """Time pairs of calls, in turn: first two echoes, then a decrease and a populate of each batch."""
+    return [
+        await time_pairs(server, gfns) for server, gfns in ((echo, batches[0]), *((domain, batch) for batch in batches))
+    ]
+
+
+async def time_pairs(server: BareClient, gfns: np.ndarray) -> float:
+    """Time a decrease and a populate of (n,) gfns; seconds, the mean of many."""
+    params: dict[str, object] = {"gfns": gfns.tobytes(), "order": 0}
+    start = time.perf_counter()
+    for _ in range(_CALLS_PER_ROUND):
+        await server.call("decrease", params)
+        await server.call("populate", params)
+    return (time.perf_counter() - start) / _CALLS_PER_ROUND

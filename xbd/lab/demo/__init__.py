@@ -1,0 +1,1 @@
+"""The demo: the whole story in under a minute."""

@@ -1,0 +1,177 @@
+"""`xbd demo`: the whole story in under a minute, with the real daemon, agents and sockets.
+
+Eight guests with steady churn on a host without slack, once with today's Xen and Linux (`stock`)
+and once with the improved balloon (`full`). All shrink and grow back; then memory moves to and fro
+between two halves of them. What is told at the end is what the daemon counts.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import trio
+
+from xbd.cli.common import Failure
+from xbd.cli.follow import LiveView, follow, tell_targets
+from xbd.client.client import Client
+from xbd.control.targets import choose, parse_amount, plan
+from xbd.errors import XbdError
+from xbd.testing.processes import running_host
+from xbd.units import SUPER_PAGES
+
+_GUESTS = 8
+# Static maximum, what each has at first, and what it shrinks to; together the first is all that the host has.
+_MEMORY, _TARGET, _SMALL, _LARGE = "512m", "384m", "256m", "512m"
+_CHURN_ROUNDS = 4
+# After a trip, as long as compaction takes to look twice: its effect belongs to the trip.
+_SETTLE_S = 1.2
+_STRATEGIES = ("stock", "full")
+_HOST = """
+[host]
+memory = "{memory}m"
+strategy = "{strategy}"
+
+[[guest]]
+name = "web{{n}}"
+count = {half}
+memory = "{maximum}"
+target = "{target}"
+workload = {{ profile = "steady", used = 0.36, churn = 0.05, tick_s = 0.25 }}
+seed = {seed}
+verify = true
+
+[[guest]]
+name = "db{{n}}"
+count = {half}
+memory = "{maximum}"
+target = "{target}"
+workload = {{ profile = "unmovable", used = 0.24, kernel = 0.08, churn = 0.05, period_ticks = 12, tick_s = 0.25 }}
+seed = {seed}
+verify = true
+"""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Share of the guests' memory in superpages: at first, after one trip down and up, after churn."""
+
+    before: float
+    round_trip: float
+    churn: float
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one strategy came to."""
+
+    superpage_coverage: Coverage
+    host_free_in_whole_superframes: float
+    hypercalls: int
+    extents: int
+    pages_moved: int
+    pages_migrated: int
+    content_errors: int
+    violations: list[str]
+
+
+@click.command("demo")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def command(*, seed: int, as_json: bool) -> None:
+    """Show the whole story in under a minute: 8 guests shrink, grow and churn, first `stock`, then `full`.
+
+    Everything runs for real, in a temporary directory that is removed at the end.
+    """
+
+    def say(line: str) -> None:
+        if not as_json or sys.stderr.isatty():
+            click.echo(line, err=True)
+
+    told: dict[str, Told] = {}
+    for strategy in _STRATEGIES:
+        with tempfile.TemporaryDirectory(prefix="xbd-demo-") as directory:
+            try:
+                told[strategy] = trio.run(_tell, strategy, seed, Path(directory), say)
+            except XbdError as error:
+                raise Failure(str(error)) from None
+    click.echo(json.dumps({name: asdict(one) for name, one in told.items()}, indent=2) if as_json else render(told))
+    if any(one.violations or one.content_errors for one in told.values()):
+        raise SystemExit(1)
+
+
+async def _tell(strategy: str, seed: int, directory: Path, say: Say) -> Told:
+    memory_mib = _GUESTS * int(_TARGET[:-1])
+    host_toml = _HOST.format(
+        memory=memory_mib, strategy=strategy, half=_GUESTS // 2, maximum=_MEMORY, target=_TARGET, seed=seed
+    )
+    say(f"{strategy}: starting a host of {memory_mib} MiB and {_GUESTS} guests of {_TARGET} (at most {_MEMORY})")
+    async with running_host(host_toml, directory) as client:
+        before = await _coverage(client)
+        say(f"{strategy}: all shrink to {_SMALL} and grow back to {_TARGET}")
+        await _move(client, ["*"], _SMALL)
+        await _move(client, ["*"], _TARGET)
+        round_trip = await _coverage(client)
+        say(f"{strategy}: memory moves to and fro between the two halves, {_CHURN_ROUNDS} times")
+        names = [domain.name for domain in await client.list()]
+        halves = names[: _GUESTS // 2], names[_GUESTS // 2 :]
+        for turn in range(_CHURN_ROUNDS):
+            await _move(client, halves[turn % 2], _SMALL)
+            await _move(client, halves[(turn + 1) % 2], _LARGE)
+        await _move(client, ["*"], _SMALL)
+        free = float((await client.host())["free_in_whole_superframes"])
+        await _move(client, ["*"], _TARGET)
+        return await _sum_up(client, Coverage(before, round_trip, await _coverage(client)), free)
+
+
+async def _move(client: Client, names: Sequence[str], size: str) -> None:
+    """Set targets and follow the guests there; a guest that gives no more is left where it is."""
+    changes = plan(choose(await client.list(), names), parse_amount(size))
+    view = LiveView()
+    following = await tell_targets(client, changes)
+    await follow(client, following, view.show)
+    view.clear()
+    await trio.sleep(_SETTLE_S)
+
+
+async def _coverage(client: Client) -> float:
+    domains = await client.list()
+    leaves = sum(domain.leaves for domain in domains)
+    return round(leaves * SUPER_PAGES / max(sum(domain.tot_pages for domain in domains), 1), 4)
+
+
+async def _sum_up(client: Client, coverage: Coverage, free_in_whole: float) -> Told:
+    domains = await client.list()
+    return Told(
+        superpage_coverage=coverage,
+        host_free_in_whole_superframes=round(free_in_whole, 4),
+        hypercalls=sum(sum(domain.told["hypercalls"].values()) for domain in domains),
+        extents=sum(sum(domain.told["extents"].values()) for domain in domains),
+        pages_moved=sum(int(domain.report.get("pages_moved", 0)) for domain in domains),
+        pages_migrated=sum(int(domain.report.get("pages_migrated", 0)) for domain in domains),
+        content_errors=sum(int(domain.report.get("content_errors", 0)) for domain in domains),
+        violations=list(await client.audit()),
+    )
+
+
+def render(told: dict[str, Told]) -> str:
+    """Write the table."""
+    rows: list[tuple[str, Callable[[Told], str]]] = [
+        ("superpage coverage before", lambda one: f"{one.superpage_coverage.before:.1%}"),
+        ("  after one trip down and up", lambda one: f"{one.superpage_coverage.round_trip:.1%}"),
+        ("  after churn", lambda one: f"{one.superpage_coverage.churn:.1%}"),
+        ("host's free memory in whole superframes", lambda one: f"{one.host_free_in_whole_superframes:.1%}"),
+        ("hypercalls", lambda one: f"{one.hypercalls:,}"),
+        ("extents in them", lambda one: f"{one.extents:,}"),
+        ("in-use pages moved by compaction", lambda one: f"{one.pages_moved:,}"),
+        ("ballooned pages migrated", lambda one: f"{one.pages_migrated:,}"),
+        ("content errors, violations", lambda one: f"{one.content_errors}, {len(one.violations)}"),
+    ]
+    lines = [f"{'':42}" + "".join(f"{name:>12}" for name in told)]
+    lines += [f"{title:42}" + "".join(f"{cell(one):>12}" for one in told.values()) for title, cell in rows]
+    return "\n".join(lines)

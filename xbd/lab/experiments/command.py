@@ -1,0 +1,109 @@
+"""`xbd experiment`: the command around `xbd.lab.experiments`: reads a grid file, runs it, writes what came of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+
+import click
+
+from xbd.cli.common import Failure
+from xbd.config.strategies import STRATEGIES
+from xbd.config.toml_table import read_text
+from xbd.errors import TraceError
+from xbd.lab.experiments.claims import judge
+from xbd.lab.experiments.grid import Grid
+from xbd.lab.experiments.page import Plots, Told, render_page
+from xbd.lab.experiments.plan import parse_grid
+from xbd.lab.experiments.report import render, render_failures
+from xbd.lab.experiments.results import Results, as_csv, series_rows, summary_rows
+from xbd.lab.experiments.shell.local import LocalPool
+from xbd.lab.experiments.shell.runner import run_grid
+from xbd.lab.experiments.shell.store import Store
+from xbd.lab.experiments.shell.work import Pool, model_version
+from xbd.lab.replay.command import read_trace
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("experiment")
+@click.argument("path", metavar="FILE", type=_FILE)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Default: FILE's name, here.")
+@click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler, tcp://HOST:8786.")
+@click.option("--trace", "traces", multiple=True, type=_FILE, help="Play these traces, too, together on one host.")
+@click.option("--only", multiple=True, type=click.Choice(list(STRATEGIES)), help="Leave the others out. Several.")
+@click.option("--fresh", is_flag=True, help="Run again what is already in the results directory.")
+def command(
+    path: Path,
+    *,
+    out: Path | None,
+    processes: int | None,
+    scheduler: str | None,
+    traces: tuple[Path, ...],
+    only: tuple[str, ...],
+    fresh: bool,
+) -> None:
+    """Run the same hosts and guests under every strategy, and put what came of it side by side.
+
+    FILE says what is combined with what. Finished cells are kept in the results directory, so what was
+    interrupted goes on where it was. It gets summary.csv (a row for each cell), series.csv (a row for each
+    cell and moment), report.txt and page.html. Exit code 1 if a cell's audit found something wrong.
+    """
+    if scheduler is not None and processes is not None:
+        raise click.UsageError("--processes is for this machine, --scheduler for a cluster; give one of them")
+    pool = _pool(processes, scheduler)
+    grid = _read_grid(path, traces).only(only)
+    if not grid.cells:
+        raise Failure(f"{path}: no grid of it has {', '.join(only)}")
+    store = Store(Path(path.stem) if out is None else out)
+    if fresh:
+        store.forget()
+    results = run_grid(grid, store, pool)
+    again = " ".join(["xbd experiment", quote(str(path)), *(f"--trace {quote(str(trace))}" for trace in traces)])
+    told = Told(again, model_version())
+    _write(store, grid, results, told)
+    if results.failed:
+        raise Failure("\n".join(render_failures(results)))
+
+
+def _pool(processes: int | None, scheduler: str | None) -> Pool:
+    """Choose who does the work."""
+    if scheduler is None:
+        return LocalPool(processes)
+    try:
+        from xbd.lab.experiments.shell.cluster import ClusterPool  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise Failure(
+            f"--scheduler needs {error.name}, which is not installed; pip install 'xbd[cluster]' brings it"
+        ) from error
+    return ClusterPool(scheduler)
+
+
+def _read_grid(path: Path, traces: Sequence[Path]) -> Grid:
+    """Read the grid file and the traces that are added to it."""
+    try:
+        added = [read_trace(trace) for trace in traces]
+    except TraceError as error:
+        raise Failure(str(error)) from None
+    return parse_grid(read_text(path), path, read_trace, added)
+
+
+def _write(store: Store, grid: Grid, results: Results, told: Told) -> None:
+    """Write everything that there is to read, and print the report."""
+    answers = judge(results)
+    report = render(grid, results, answers)
+    store.write("summary.csv", as_csv(summary_rows(results)))
+    store.write("series.csv", as_csv(series_rows(results)))
+    store.write("report.txt", report + "\n")
+    page = store.write("page.html", render_page(grid, results, answers, told, _draw(results)))
+    click.echo(report)
+    click.echo(f"{page}: the same as a page; {store.directory}: the numbers")
+
+
+def _draw(results: Results) -> Plots:
+    """Draw the plots, where matplotlib is there."""
+    try:
+        from xbd.lab.experiments.plots import draw  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        return None
+    return {setting: draw(results, setting) for setting in results.settings}

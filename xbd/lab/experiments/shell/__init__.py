@@ -1,0 +1,1 @@
+"""Running a grid: processes, clusters, and the directory of results."""

@@ -1,0 +1,77 @@
+"""Keep what is done: a file for each finished cell, named by the cell's key, whole or not there at all."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from xbd.errors import XbdError
+from xbd.lab.experiments.cell import Outcome
+from xbd.lab.experiments.meter import Sample
+from xbd.lab.experiments.shell.work import Done, Job
+
+_SUFFIX: Final = ".json"
+
+
+class CannotKeep(XbdError):
+    """The results directory cannot be used. Names it and says why."""
+
+
+class Store:
+    """The results directory of an experiment.
+
+    A cell that was finished once is read from there, as long as neither it nor the model has changed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._cells = directory / "cells"
+        try:
+            self._cells.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotKeep(f"{directory}: cannot be made a directory: {error.strerror or error}") from error
+
+    def forget(self) -> None:
+        """Forget every cell."""
+        for file in self._cells.glob("*" + _SUFFIX):
+            file.unlink()
+
+    def keep(self, done: Done) -> None:
+        """Keep a finished cell; a reader finds all of it or nothing."""
+        outcome = done.outcome
+        kept = {
+            "cell": outcome.cell.coordinates(),
+            "elapsed_s": round(done.elapsed_s, 3),
+            "summary": outcome.summary,
+            "samples": [list(asdict(sample).values()) for sample in outcome.samples],
+            "violations": outcome.violations,
+        }
+        self.write(f"cells/{done.key}{_SUFFIX}", json.dumps(kept))
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file of the directory, in one piece; returns its path."""
+        path = self.directory / name
+        try:
+            unfinished = path.with_name(path.name + ".new")
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
+        except OSError as error:
+            raise CannotKeep(f"{path}: cannot be written: {error.strerror or error}") from error
+        return path
+
+    def find(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
+        """Find the outcomes of those jobs that were done before, by key."""
+        found = {job.key: self._read(job) for job in jobs}
+        return {key: outcome for key, outcome in found.items() if outcome is not None}
+
+    def _read(self, job: Job) -> Outcome | None:
+        try:
+            kept: dict[str, Any] = json.loads((self._cells / (job.key + _SUFFIX)).read_text(encoding="utf-8"))
+            samples = tuple(Sample(*sample) for sample in kept["samples"])
+            return Outcome(job.cell, kept["summary"], samples, tuple(kept["violations"]))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            # Damaged since; it costs no more than to run the cell again.
+            return None

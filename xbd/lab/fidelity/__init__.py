@@ -1,0 +1,1 @@
+"""How far the guest model is from real guests."""

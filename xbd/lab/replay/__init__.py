@@ -1,0 +1,1 @@
+"""Replaying real guests' memory traces on an emulated host."""

@@ -1,0 +1,104 @@
+"""`xbd replay`: the command around `trace_replay`; reads files, keeps the pace, shows the report."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from xbd.cli.common import Failure
+from xbd.config.strategies import STRATEGIES
+from xbd.errors import TraceError, XbdError
+from xbd.guest.workload import Trace, parse_trace
+from xbd.lab.replay.replay import Replay, ReplayOptions, ReplayReport
+from xbd.lab.replay.report import render, render_side_by_side
+from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
+
+ALL = "all"
+_PROGRESS_EVERY_S = 0.5
+
+
+@click.command("replay")
+@click.argument("paths", metavar="TRACE.csv...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--overcommit", default=1.5, show_default=True, help="The guests' memory over the host's.")
+@click.option("--strategy", type=click.Choice(sorted(STRATEGIES)), default="full", show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Same seed, same result.")
+@click.option(
+    "--speed", type=click.FloatRange(min=0, min_open=True), help="Times real time; default: as fast as it goes."
+)
+@click.option("--verify", is_flag=True, help="Check every page's content word when the page is freed or moved.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    default=(AS_THE_STRATEGY_SAYS,),
+    show_default=True,
+    type=click.Choice([*VARIANTS, ALL]),
+    help="How ballooned pages migrate on a Xen host, or virtio. Several, or all: one after the other, side by side.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; of several variants, one of each.")
+def command(
+    paths: tuple[Path, ...],
+    *,
+    overcommit: float,
+    strategy: str,
+    seed: int,
+    speed: float | None,
+    verify: bool,
+    variants: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Replay real guests' memory traces on an emulated host, one guest per trace, in one process."""
+    chosen = [name for name in VARIANTS if name != AS_THE_STRATEGY_SAYS] if ALL in variants else list(variants)
+    done: list[tuple[ReplayReport, float]] = []
+    try:
+        traces = [read_trace(path) for path in paths]
+        for variant in chosen:
+            run = Replay(traces, ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant))
+            started = time.monotonic()
+            _keep_pace(run, speed, started)
+            done.append((run.report(), time.monotonic() - started))
+    except XbdError as error:
+        raise Failure(str(error)) from None
+    if as_json:
+        told = [report.as_map(elapsed_s) for report, elapsed_s in done]
+        click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
+    else:
+        click.echo(render(*done[0]) if len(done) == 1 else render_side_by_side(done))
+    if any(report.violations or report.content_errors for report, _ in done):
+        raise SystemExit(1)
+
+
+def read_trace(path: Path) -> Trace:
+    """Read one trace file. Raises TraceError naming the file and what is wrong with it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TraceError(
+            f"{path}: {error.strerror or error} (expected a CSV file as `xbd replay --help` describes)"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{path}: not a text file (byte {error.start})") from error
+    return replace(parse_trace(text, str(path)), name=path.stem)
+
+
+def _keep_pace(run: Replay, speed: float | None, started: float) -> None:
+    """Drive the replay; on a terminal, show how far it is."""
+    last = max(float(trace.seconds[-1]) for trace in run.traces)
+    shown = started
+    for reached in run.run():
+        now = time.monotonic()
+        if speed is not None and (ahead := reached / speed - (now - started)) > 0:
+            time.sleep(ahead)  # noqa: TID251 - a replay at a given speed waits for the wall clock
+        if sys.stderr.isatty() and now - shown > _PROGRESS_EVERY_S:
+            shown = now
+            rate = reached / (now - started)
+            click.echo(
+                f"\r{reached / 3600:5.2f} of {last / 3600:.2f} h replayed, {rate:,.0f} times real time ",
+                nl=False,
+                err=True,
+            )
+    if sys.stderr.isatty():
+        click.echo("\r" + " " * 70 + "\r", nl=False, err=True)

@@ -1,0 +1,239 @@
+"""Replay real guests' traces on an emulated host, in one process, on virtual time.
+
+Each trace drives one guest: at every sample its programs hold what the real guest held. Targets
+follow demand and are rewritten at every sample: a policy shares the host out, first those shrink
+that hold too much, then the others grow, and only then is the new memory asked for. What cannot be
+had is refused, counted and dropped. The host is smaller than its guests together (*overcommit*).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from xbd.config.strategies import Strategy
+from xbd.errors import BadArgument
+from xbd.guest import Demand, GuestSettings
+from xbd.guest.workload import Driven, Trace
+from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
+from xbd.policy import Share, share_out
+from xbd.testing.virtual_host import VirtualHost
+from xbd.units import SUPER_PAGES
+
+# Free memory that a guest is left with beyond its demand, so that small growth need not wait for its balloon: 1/64.
+_RESERVE_SHARE = 64
+# A guest is never driven below this share of its memory, as an operator would not.
+_LEAST_SHARE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """How to replay: *overcommit* is the guests' memory over the host's; *verify* checks every content word.
+
+    *variant* is of `VARIANTS`. *slack*: the share of the host that is never given out.
+    """
+
+    strategy: Strategy
+    overcommit: float = 1.5
+    seed: int = 0
+    verify: bool = False
+    variant: str = AS_THE_STRATEGY_SAYS
+    slack: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GuestReport:
+    """What became of one trace's guest; *hypercalls* by `operation:stop`, means are over trace time.
+
+    *migration_way*: the way in use at the end; *pages_migrated*: ballooned pages that moved, of them *pages_half_done*
+    only half; *migrations_without_headroom*: batches of two calls that found no page of headroom.
+    """
+
+    trace: str
+    superpage_coverage: float
+    superpage_coverage_mean: float
+    guest_free_superframes: int
+    guest_free_pages: int
+    tot_pages: int
+    hypercalls: dict[str, int]
+    extents: dict[str, int]
+    pages_moved: int
+    pages_denied: int
+    migration_way: str
+    pages_migrated: int
+    pages_half_done: int
+    migrations_without_headroom: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """What a replay found; the same for the same seed, to the last digit, but for *elapsed_s*."""
+
+    strategy: str
+    variant: str
+    seed: int
+    guests: list[GuestReport]
+    host_pages: int
+    host_free_in_whole_superframes: float
+    pages_allocated_and_freed: int
+    samples: int
+    trace_s: float
+    content_errors: int
+    violations: list[str]
+
+    def as_map(self, elapsed_s: float) -> dict[str, object]:
+        """Spell the report out for JSON."""
+        return {**asdict(self), "elapsed_s": round(elapsed_s, 3)}
+
+
+class Replay:
+    """One replay: `run` yields the trace time after each sample, then `report` says what was found.
+
+    Attributes: *host*; *domids*: the traces' guests, in their order.
+
+    Raises BadArgument where the traces cannot run together on such a host.
+    """
+
+    def __init__(self, traces: Sequence[Trace], options: ReplayOptions) -> None:
+        if not traces:
+            raise BadArgument("no trace to replay", "at least one")
+        if not options.overcommit >= 1:
+            raise BadArgument(f"overcommit {options.overcommit}", "1 or more: the guests' memory over the host's")
+        self.traces = list(traces)
+        self.options = options
+        superframes = int(sum(t.total_pages for t in traces) / options.overcommit) // SUPER_PAGES
+        if superframes < 2 * len(traces):
+            raise BadArgument(f"a host of {superframes} superframes for {len(traces)} guests", "a lower overcommit")
+        self._variant = VARIANTS[options.variant]
+        self.host = VirtualHost(superframes, self._variant.apply(options.strategy.host), seed=options.seed)
+        self._pages = superframes * SUPER_PAGES
+        self._pages_given_out = int(superframes * (1 - options.slack)) * SUPER_PAGES
+        self._at = [0] * len(traces)
+        self._coverage = np.zeros(len(traces))
+        self._measured_s = 0.0
+        self.domids = [self._create(trace, target) for trace, target in zip(traces, self._targets(), strict=True)]
+
+    def _create(self, trace: Trace, target_pages: int) -> int:
+        return self.host.create(
+            f"{trace.name}.{len(self.host.domids())}",
+            max_pages=-(-trace.total_pages // SUPER_PAGES) * SUPER_PAGES,
+            target_pages=max(target_pages - target_pages % SUPER_PAGES, SUPER_PAGES),
+            gfn_count=trace.total_pages,
+            domain_type=self._variant.domain_type or self.options.strategy.domain_type,
+            settings=GuestSettings(self.options.strategy.driver, verify=self.options.verify),
+            workload=Driven(),
+        )
+
+    def run(self) -> Iterator[float]:
+        """Replay sample by sample, in the order of time; yields the trace time reached."""
+        for now, changed in self._samples():
+            self.host.advance(now)
+            self._measure(now)
+            self._step(changed)
+            yield now
+
+    def _samples(self) -> Iterator[tuple[float, list[int]]]:
+        """List the moments at which any trace has a new sample, and whose."""
+        times = np.concatenate([trace.seconds for trace in self.traces])
+        owners = np.repeat(np.arange(len(self.traces)), [trace.samples for trace in self.traces])
+        positions = np.concatenate([np.arange(trace.samples) for trace in self.traces])
+        order = np.lexsort((owners, positions, times))
+        changed: list[int] = []
+        for index, after in zip(order, [*order[1:], -1], strict=True):
+            owner = int(owners[index])
+            self._at[owner] = int(positions[index])
+            changed.append(owner)
+            if after < 0 or times[after] != times[index] or owner == int(owners[after]):
+                yield float(times[index]), changed
+                changed = []
+
+    def _step(self, changed: list[int]) -> None:
+        """One tick: what shrinks goes first, so that what grows finds the memory."""
+        host, targets = self.host, self._targets()
+        before = [host.machine.domain(domid).target_pages for domid in self.domids]
+        falling = [i for i in changed if self._demand_falls(i)]
+        for i in falling:
+            host.send(self.domids[i], self._demand(i))
+        for grows in (False, True):
+            for domid, old, new in zip(self.domids, before, targets, strict=True):
+                if old != new and grows == (new > old):
+                    host.set_target(domid, new)
+        for i in changed:
+            if i not in falling:
+                host.send(self.domids[i], self._demand(i))
+
+    def _demand(self, i: int) -> Demand:
+        trace, at = self.traces[i], self._at[i]
+        return Demand(int(trace.anon_pages[at]), int(trace.cache_pages[at]))
+
+    def _demand_falls(self, i: int) -> bool:
+        trace, at = self.traces[i], self._at[i]
+        return at > 0 and int(trace.anon_pages[at]) < int(trace.anon_pages[at - 1])
+
+    def _targets(self) -> list[int]:
+        shares = []
+        for trace, at in zip(self.traces, self._at, strict=True):
+            most = trace.total_pages - trace.total_pages % SUPER_PAGES
+            reserve = trace.total_pages // _RESERVE_SHARE
+            needed = int(trace.anon_pages[at]) + reserve
+            shares.append(Share(needed, int(trace.cache_pages[at]), max(most // _LEAST_SHARE, SUPER_PAGES), most))
+        return share_out(self._pages_given_out, shares, self.options.strategy.granularity_pages)
+
+    def _measure(self, now: float) -> None:
+        """Weigh the coverage of the time since the last sample."""
+        elapsed = max(now - self._measured_s, 0.0)
+        for i, domid in enumerate(self.domids):
+            self._coverage[i] += elapsed * self.host.machine.domain(domid).superpage_coverage
+        self._measured_s = now
+
+    def report(self) -> ReplayReport:
+        """Check everything and sum up."""
+        violations = self.host.check()
+        guests = [self._report_guest(i) for i in range(len(self.traces))]
+        statistics = self.host.machine.statistics()
+        return ReplayReport(
+            strategy=self.options.strategy.name,
+            variant=self.options.variant,
+            seed=self.options.seed,
+            guests=guests,
+            host_pages=self._pages,
+            host_free_in_whole_superframes=statistics.free_in_whole_superframes,
+            pages_allocated_and_freed=sum(trace.allocated_and_freed_pages for trace in self.traces),
+            samples=sum(trace.samples for trace in self.traces),
+            trace_s=max(float(trace.seconds[-1]) for trace in self.traces),
+            content_errors=sum(self.host.guest(domid).statistics().content_errors for domid in self.domids),
+            violations=violations,
+        )
+
+    def _report_guest(self, i: int) -> GuestReport:
+        domid = self.domids[i]
+        info, statistics = self.host.machine.domain_info(domid), self.host.guest(domid).statistics()
+        return GuestReport(
+            trace=self.traces[i].name,
+            superpage_coverage=info.superpage_coverage,
+            superpage_coverage_mean=float(self._coverage[i] / self._measured_s)
+            if self._measured_s
+            else info.superpage_coverage,
+            guest_free_superframes=statistics.guest_free_superframes,
+            guest_free_pages=statistics.guest_free_pages,
+            tot_pages=info.tot_pages,
+            hypercalls=info.hypercalls,
+            extents=info.extents,
+            pages_moved=statistics.pages_moved,
+            pages_denied=statistics.pages_denied,
+            migration_way=statistics.migration_way,
+            pages_migrated=statistics.pages_migrated,
+            pages_half_done=statistics.pages_half_done,
+            migrations_without_headroom=statistics.migrations_without_headroom,
+        )
+
+
+def replay(
+    traces: Sequence[Trace], options: ReplayOptions, watch: Callable[[float], None] | None = None
+) -> ReplayReport:
+    """Replay whole traces as fast as it goes; *watch* is told the trace time after each sample."""
+    run = Replay(traces, options)
+    for now in run.run():
+        if watch is not None:
+            watch(now)
+    return run.report()

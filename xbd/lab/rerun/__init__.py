@@ -1,0 +1,1 @@
+"""Doing again what a hypervisor recorded."""

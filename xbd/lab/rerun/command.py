@@ -1,0 +1,235 @@
+"""`xbd rerun`: does what was recorded of one host again on another, and compares the answers."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from xbd.abi import DomainType
+from xbd.cli.common import EXIT_FAILED, Failure
+from xbd.config.strategies import STRATEGIES
+from xbd.control.targets import parse_pages
+from xbd.errors import BadArgument, HypercallError
+from xbd.machine import HostSettings, Machine
+from xbd.machine.settings import HOME_FILLS
+from xbd.protocol.recording import (
+    DOINGS,
+    BadRecording,
+    Header,
+    Line,
+    answer_to_line,
+    command_from_line,
+    read_header,
+    read_line,
+)
+from xbd.units import SUPER_PAGES
+
+# More differences than a person reads say no more than their number does.
+SHOWN_DIFFERENCES: Final = 10
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of doing it again.
+
+    *done* and *different* by operation; *first*: the first differences, (line number, what, recorded, now); *end* of both.
+    """
+
+    done: Counter[str] = field(default_factory=Counter)
+    different: Counter[str] = field(default_factory=Counter)
+    first: list[tuple[int, str, object, object]] = field(default_factory=list)
+    recorded_end: Mapping[str, Any] | None = None
+    end: dict[str, Any] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    truncated_line: int | None = None
+
+    def compare(self, number: int, what: str, recorded: object, now: object) -> None:
+        """Count something that was done again."""
+        self.done[what] += 1
+        if recorded != now:
+            self.different[what] += 1
+            if len(self.first) < SHOWN_DIFFERENCES:
+                self.first.append((number, what, recorded, now))
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every answer was the recorded one, and the end, where it was recorded, is."""
+        return not self.different and self.recorded_end in (None, self.end)
+
+
+def rerun(lines: Iterator[tuple[int, Line]], machine: Machine, audit_every: int) -> Outcome:
+    """Do what the lines behind the header say. Raises BadRecording, naming the line."""
+    outcome = Outcome()
+    for number, line in lines:
+        if "end" in line:
+            outcome.recorded_end = line["end"]
+            continue
+        try:
+            _do(number, line, machine, outcome)
+        except BadRecording as error:
+            raise BadRecording(f"line {number}: {error.message}", error.expected) from error
+        if audit_every and number % audit_every == 0:
+            outcome.violations += [f"after line {number}: {violation}" for violation in machine.audit()]
+    counts = machine.statistics()
+    outcome.end = {
+        "free_frames": counts.free_frames,
+        "free_superframes": counts.free_superframes,
+        "leaves": {str(domid): machine.domain(domid).leaves for domid in machine.domains()},
+    }
+    outcome.violations += machine.audit()
+    return outcome
+
+
+def _do(number: int, line: Line, machine: Machine, outcome: Outcome) -> None:
+    domid = line.get("domain")
+    if type(domid) is not int:
+        raise BadRecording(f"domain {domid!r:.80}", "a number")
+    if "do" not in line:
+        answer = answer_to_line(machine.execute(domid, command_from_line(line)))
+        outcome.compare(number, str(line["operation"]), line.get("answer"), answer)
+        return
+    what = line["do"]
+    if what not in DOINGS:
+        raise BadRecording(f"do {what!r:.80}", f"one of {', '.join(DOINGS)}")
+    params = {key: told for key, told in line.items() if key not in ("n", "do", "domain")}
+    try:
+        if what == "create":
+            machine.create(**{**params, "domain_type": DomainType(params.get("domain_type", "pvh")), "domid": domid})
+        else:
+            getattr(machine, what)(domid, *params.values())
+    except HypercallError as error:
+        # It was done when it was recorded.
+        outcome.compare(number, what, "done", str(error))
+    except (TypeError, ValueError) as error:
+        raise BadRecording(f"{what} with {params!r:.200}: {error}", f"the parameters of {what}") from error
+    else:
+        outcome.compare(number, what, "done", "done")
+
+
+def read_lines(path: Path, outcome_of_cut: list[int]) -> Iterator[tuple[int, Line]]:
+    """Read a recording's lines, numbered from 1; a last one that was cut short ends it, and its number is put down.
+
+    Raises BadRecording, naming the line.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                yield number, read_line(text)
+            except BadRecording as error:
+                if not text.endswith("\n"):
+                    outcome_of_cut.append(number)
+                    return
+                raise BadRecording(f"line {number}: {error.message}", error.expected) from error
+
+
+@click.command("rerun")
+@click.argument("recording", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--strategy", type=click.Choice(list(STRATEGIES)), help="Another strategy for the host.")
+@click.option("--memory", metavar="SIZE", help="Another amount of memory.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting, such as home_fill=never."
+)
+@click.option("--audit", "audit_every", type=click.IntRange(min=0), default=0, metavar="N", help="Audit every N lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    *,
+    recording: Path,
+    strategy: str | None,
+    memory: str | None,
+    overrides: tuple[str, ...],
+    audit_every: int,
+    as_json: bool,
+) -> None:
+    """Do again what `xbd hypervisor --record FILE` recorded, and compare every answer.
+
+    With other settings answers may differ, and later calls then meet another state: differences are counted. Without
+    such options any difference is a failure (exit 1), and so is what the audit finds.
+    """
+    changed = bool(strategy or memory or overrides)
+    cut: list[int] = []
+    try:
+        lines = read_lines(recording, cut)
+        first = next(lines, None)
+        if first is None:
+            raise Failure(f"{recording}: is empty; expected a recording")
+        header = read_header(first[1])
+        machine = _machine(header, strategy, memory, overrides)
+        outcome = rerun(lines, machine, audit_every)
+    except OSError as error:
+        raise Failure(f"{recording}: {error.strerror}") from error
+    except BadArgument as error:
+        raise Failure(f"{recording}: {error.message} (expected {error.expected})") from error
+    outcome.truncated_line = cut[0] if cut else None
+    click.echo(json.dumps(_as_map(outcome), indent=1) if as_json else render(outcome, machine))
+    if outcome.violations or not (changed or outcome.is_same):
+        ctx.exit(EXIT_FAILED)
+
+
+def _machine(header: Header, strategy: str | None, memory: str | None, overrides: tuple[str, ...]) -> Machine:
+    """Make the machine to do it on. Raises BadArgument."""
+    known = {setting.name for setting in fields(HostSettings)}
+    if set(header.settings) != known:
+        raise BadRecording(f"settings {', '.join(header.settings)}", ", ".join(sorted(known)))
+    settings = STRATEGIES[strategy].host if strategy else HostSettings(**header.settings)  # type: ignore[arg-type]  # by name
+    for override in overrides:
+        settings = replace(settings, **_setting(override))
+    superframes = parse_pages(memory) // SUPER_PAGES if memory else header.superframes
+    return Machine(superframes, settings=settings)
+
+
+def _setting(override: str) -> dict[str, Any]:
+    """Read KEY=VALUE. Raises BadArgument."""
+    key, _, told = override.partition("=")
+    if key == "home_fill" and told in HOME_FILLS:
+        return {key: told}
+    if key != "home_fill" and key in {setting.name for setting in fields(HostSettings)} and told in ("true", "false"):
+        return {key: told == "true"}
+    flags = ", ".join(f"{setting.name}=true|false" for setting in fields(HostSettings) if setting.name != "home_fill")
+    raise BadArgument(f"--set {override}", f"{flags}, or home_fill={'|'.join(HOME_FILLS)}")
+
+
+def _as_map(outcome: Outcome) -> dict[str, Any]:
+    keys = ("number", "operation", "recorded", "now")
+    return {
+        "done": dict(sorted(outcome.done.items())),
+        "different": dict(sorted(outcome.different.items())),
+        "first_differences": [dict(zip(keys, difference, strict=True)) for difference in outcome.first],
+        "recorded_end": outcome.recorded_end,
+        "end": outcome.end,
+        "violations": outcome.violations,
+        "truncated_line": outcome.truncated_line,
+    }
+
+
+def render(outcome: Outcome, machine: Machine) -> str:
+    """Write an outcome for a person."""
+    rows = [f"{'operation':24} {'done again':>12} {'answered otherwise':>20}"]
+    rows += [f"{what:24} {count:12,} {outcome.different[what]:20,}" for what, count in sorted(outcome.done.items())]
+    for number, what, recorded, now in outcome.first:
+        rows.append(f"line {number}: {what}: {_short(recorded)} recorded, {_short(now)} now")
+    total = sum(machine.domain(domid).tot_pages for domid in machine.domains())
+    for name, end in (("recorded", outcome.recorded_end), ("now", outcome.end)):
+        if end is None:
+            rows.append("recorded: it ends without a word of how things stood")
+            continue
+        leaves = sum(end["leaves"].values())
+        share = f", {100 * SUPER_PAGES * leaves / total:.1f}% of what domains hold" if total and name == "now" else ""
+        rows.append(
+            f"{name}: {end['free_superframes']:,} whole superframes free of {end['free_frames']:,} free frames,"
+            f" {leaves:,} superpages{share}"
+        )
+    if outcome.truncated_line:
+        rows.append(f"line {outcome.truncated_line} was cut short; what is before it was done")
+    rows += outcome.violations or ["all holds: no violations"]
+    return "\n".join(rows)
+
+
+def _short(told: object) -> str:
+    text = json.dumps(told)
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -1,0 +1,127 @@
+"""`xbd simulate`: the command around `xbd.lab.simulation`: many seeds in several processes, progress, a report."""
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from typing import TextIO
+
+import click
+
+from xbd.cli.common import Failure
+from xbd.errors import BadArgument
+from xbd.lab.simulation.options import FAULTS, KEPT_OUT, LEAST_SUPERFRAMES, MOST_GUESTS, MOST_SUPERFRAMES, Options
+from xbd.lab.simulation.outcome import Outcome, run, shrink
+from xbd.lab.simulation.switches import SWITCHES
+
+_PROGRESS_EVERY_S = 0.5
+
+
+@click.command("simulate")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Same seed, same run.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="So many, from --seed on.")
+@click.option("--events", default=10_000, show_default=True, type=click.IntRange(min=1), help="Before it is healed.")
+@click.option("--superframes", type=click.IntRange(LEAST_SUPERFRAMES, MOST_SUPERFRAMES), help="Default: by lot.")
+@click.option("--guests", type=click.IntRange(1, MOST_GUESTS), help="So many at a time, at most. Default: by lot.")
+@click.option("--without", multiple=True, type=click.Choice(KEPT_OUT), help="Keep this kind of fault out. Several.")
+@click.option(
+    "--switch-off", "off", multiple=True, type=click.Choice(list(SWITCHES)), help="Do without this mechanism. Several."
+)
+@click.option("--compare-every", default=100, show_default=True, type=click.IntRange(min=1), help="Events, in full.")
+@click.option("--trace", type=click.File("w"), help="Write a line for each event; - is stdout.")
+@click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
+def command(
+    *,
+    seed: int,
+    seeds: int,
+    events: int,
+    superframes: int | None,
+    guests: int | None,
+    without: tuple[str, ...],
+    off: tuple[str, ...],
+    compare_every: int,
+    trace: TextIO | None,
+    processes: int | None,
+    as_json: bool,
+) -> None:
+    """Run the real cores through every fault there is, on virtual time: guests, daemon, toolstack and policy.
+
+    First everything goes wrong at random, and nothing may be lost, leaked or done twice; then it is healed, and all must
+    come to rest. What fails is shortened, and said again as a command.
+    """
+    if trace is not None and seeds > 1:
+        raise click.UsageError("--trace is for one seed")
+    try:
+        first = Options(seed, events, superframes, guests, tuple(dict.fromkeys(without)), off, compare_every)
+    except BadArgument as error:
+        raise Failure(str(error)) from None
+    if seeds == 1:
+        done = [run(first, None if trace is None else lambda line: click.echo(line, file=trace))]
+    else:
+        every = [replace(first, seed=seed + number) for number in range(seeds)]
+        done = list(_in_parallel(every, processes or os.cpu_count() or 1))
+    failed = [(outcome, shrink(outcome)) for outcome in sorted(done, key=_by_seed) if outcome.violation is not None]
+    if as_json:
+        shortest = {outcome.options.seed: short.as_map() for outcome, short in failed}
+        told = [
+            outcome.as_map() | {"shortest": shortest.get(outcome.options.seed)}
+            for outcome in sorted(done, key=_by_seed)
+        ]
+        click.echo(json.dumps(told[0] if seeds == 1 else told, indent=2))
+    else:
+        click.echo(render(done, failed))
+    if failed:
+        raise SystemExit(1)
+
+
+def _by_seed(outcome: Outcome) -> int:
+    return outcome.options.seed
+
+
+def _in_parallel(every: Sequence[Options], processes: int) -> Iterator[Outcome]:
+    """Run them all, in several processes; on a terminal, show how far it is."""
+    context = multiprocessing.get_context("spawn")
+    started = shown = time.monotonic()
+    found = 0
+    with ProcessPoolExecutor(min(processes, len(every)), mp_context=context) as executor:
+        for number, future in enumerate(as_completed([executor.submit(run, options) for options in every]), 1):
+            outcome = future.result()
+            found += outcome.violation is not None
+            now = time.monotonic()
+            if sys.stderr.isatty() and now - shown > _PROGRESS_EVERY_S:
+                shown = now
+                left_s = (now - started) / number * (len(every) - number)
+                click.echo(
+                    f"\r{number} of {len(every)} seeds, {found} failed, {left_s:,.0f} s to go ", nl=False, err=True
+                )
+            yield outcome
+    if sys.stderr.isatty():
+        click.echo("\r" + " " * 70 + "\r", nl=False, err=True)
+
+
+def render(done: Sequence[Outcome], failed: Sequence[tuple[Outcome, Outcome]]) -> str:
+    """Write the outcomes for a person."""
+    lines: list[str] = []
+    for outcome, short in failed:
+        when = "when it was healed" if outcome.while_healing else f"at event {outcome.events:,}"
+        lines.append(f"seed {outcome.options.seed} fails {when}: {outcome.violation}")
+        if short.violation != outcome.violation:
+            lines.append(f"  shortened: {short.violation}")
+        lines.append(f"  again: {short.options.command_line()}")
+    tally: Counter[str] = Counter()
+    for outcome in done:
+        tally.update(outcome.tally)
+    events, seconds = sum(outcome.events for outcome in done), sum(outcome.seconds for outcome in done)
+    if len(done) == 1 and not failed:
+        lines.append(f"seed {done[0].options.seed}: trace {done[0].digest}")
+    lines.append(f"{events:,} events in {seconds:,.0f} s of virtual time: {tally['commands']:,} commands of guests")
+    lines.append("faults: " + ", ".join(f"{tally[name]:,} {name}" for name in FAULTS if tally[name]))
+    runs = "1 run" if len(done) == 1 else f"{len(done)} runs"
+    lines.append(f"{runs}, {len(failed)} failed" if failed else f"{runs}, all is well")
+    return "\n".join(lines)

@@ -1,0 +1,216 @@
+"""`xbd soak`: a whole host of real processes under load and faults for a while, and a report of what was found."""
+
+import json
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+import trio
+
+from xbd.cli.common import EXIT_FAILED, Failure
+from xbd.client.client import open_client
+from xbd.client.runtime_dir import domain_socket
+from xbd.errors import BadArgument, XbdError
+from xbd.lab.soak.options import KINDS, MOST_GUESTS, Options, parse_duration_s
+from xbd.lab.soak.population import WITNESS, WITNESS_PAGES
+from xbd.lab.soak.report import Report
+from xbd.lab.soak.schedule import plan_faults
+from xbd.lab.soak.shell.checker import Witness
+from xbd.lab.soak.shell.injector import Injector
+from xbd.lab.soak.shell.processes import Stage
+from xbd.lab.soak.shell.teardown import Finale
+from xbd.lab.soak.shell.traffic import MOVERS, Traffic
+from xbd.lab.soak.shell.watcher import Watcher
+from xbd.lab.soak.tally import Tally, is_flat
+
+# All guests boot at once.
+_BOOT_TIMEOUT_S: Final = 180.0
+# Faults that are under way when the time is up end by themselves within this.
+_LAST_FAULTS_S: Final = 30.0
+_WITHOUT_HELP: Final = "Leave a kind of fault out; several. " + "; ".join(
+    f"{kind}: {what}" for kind, what in KINDS.items()
+)
+
+
+@click.command("soak")
+@click.option("--guests", default=20, show_default=True, type=click.IntRange(1, MOST_GUESTS), help="So many at a time.")
+@click.option("--duration", default="1m", show_default=True, help="How long: 30s, 10m, 1h.")
+@click.option("--seed", type=click.IntRange(min=0), help="Same seed, same guests and same faults. Default: a new one.")
+@click.option("--without", multiple=True, type=click.Choice(list(KINDS)), metavar="KIND", help=_WITHOUT_HELP)
+@click.option("--autoballoon", is_flag=True, help="Let the autoballoon daemon move memory, too.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    *,
+    guests: int,
+    duration: str,
+    seed: int | None,
+    without: tuple[str, ...],
+    autoballoon: bool,
+    json_file: Path | None,
+) -> None:
+    """Run a host of real processes under load and faults, and find out whether anything is lost, leaked or wrong.
+
+    Guests of all kinds, with block I/O, come and go, their targets move all the time; processes are killed and stopped,
+    connections cut, the disk fills up. A witness knows what its memory must hold. In the last third the daemon is
+    left alive, and what it holds must not grow. Then all faults stop, everything must settle, and nothing be left.
+
+    Ctrl-C ends it early, with a report. Exit code 1: something was found; the evidence is kept, and its path printed.
+    """
+    try:
+        options = Options(guests, parse_duration_s(duration), secrets.randbelow(1 << 31) if seed is None else seed,
+                          tuple(dict.fromkeys(without)), autoballoon)  # fmt: skip
+    except BadArgument as error:
+        raise Failure(str(error)) from None
+    directory = Path(tempfile.mkdtemp(prefix="xbd-soak-"))
+    click.echo(f"{options.command_line()}\nin {directory}", err=True)
+    report = trio.run(soak, options, directory)
+    if report.is_well:
+        shutil.rmtree(directory)
+    else:
+        report.evidence = str(directory)
+        (directory / "report.txt").write_text(report.render() + "\n", encoding="utf-8")
+        (directory / "report.json").write_text(json.dumps(report.as_map(), indent=2), encoding="utf-8")
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_map(), indent=2) + "\n", encoding="utf-8")
+    click.echo(report.render())
+    ctx.exit(0 if report.is_well else EXIT_FAILED)
+
+
+class _Run:
+    """One soak from its beginning to its end."""
+
+    def __init__(self, options: Options, directory: Path, nursery: trio.Nursery) -> None:
+        self._options = options
+        self._nursery = nursery
+        self._lots = np.random.default_rng(options.seed).spawn(2 + MOVERS)
+        self.tally = Tally()
+        self.stage = Stage(directory, options, self.tally, nursery)
+        self.report = Report(options, self.tally, 0.0)
+        self.stop = trio.Event()
+        if self.stage.no_disk not in (None, "--without"):
+            self.report.left_out = {"full-disk": str(self.stage.no_disk)}
+
+    async def play(self) -> None:
+        """Begin, go on for as long as it takes, and end."""
+        stage = self.stage
+        await stage.open()
+        async with open_client(stage.socket) as client:
+            domid = await client.create(WITNESS, max_pages=WITNESS_PAGES, target_pages=WITNESS_PAGES, autostart=False)
+        witness = Witness(stage, domain_socket(stage.runtime_dir, domid), self._lots[0])
+        traffic = Traffic(stage, self._options.guests, self._lots[1])
+        finale = Finale(stage, traffic, witness)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(witness.run)
+            watcher = await self._soak(traffic, Injector(stage, traffic, witness))
+            nursery.start_soon(watcher.tell)
+            watcher.phase = "settles"
+            await finale.play()
+            self.report.settled, self.report.leaks = finale.settled, finale.leaks
+            nursery.cancel_scope.cancel()
+        if witness.checks < 2:
+            stage.found(f"the witness compared its memory {witness.checks} times only")
+        self.tally.operations["checks by the witness"] = witness.checks
+        self._look_at_slopes()
+
+    async def _soak(self, traffic: Traffic, injector: Injector) -> Watcher:
+        """Have traffic and faults until the time is up."""
+        stage, options = self.stage, self._options
+        watcher = Watcher(stage, options, traffic, injector)
+        async with trio.open_nursery() as nursery:
+            watcher.phase = "boots"
+            for task in (traffic.populate, traffic.reap, watcher.look, watcher.tell):
+                nursery.start_soon(task)
+            await self._all_booted(traffic, injector)
+            stage.started_at = trio.current_time()
+            nursery.start_soon(watcher.audit)
+            for lots in self._lots[2:]:
+                nursery.start_soon(traffic.move, lots)
+            watcher.phase = "soaks"
+            with trio.move_on_after(options.duration_s + _LAST_FAULTS_S):
+                async with trio.open_nursery() as faults:
+                    faults.start_soon(self._until_told, faults.cancel_scope)
+                    faults.start_soon(injector.inject, plan_faults(options))
+                    await trio.sleep(options.duration_s)
+                    faults.start_soon(self._until_idle, faults.cancel_scope)
+            self.report.seconds = stage.now_s
+            nursery.cancel_scope.cancel()
+        return watcher
+
+    async def _until_told(self, scope: trio.CancelScope) -> None:
+        await self.stop.wait()
+        self.report.ended = "it was ended early"
+        scope.cancel()
+
+    async def _until_idle(self, scope: trio.CancelScope) -> None:
+        while self.stage.disturbed:  # noqa: ASYNC110 - faults end at their own pace
+            await trio.sleep(0.1)
+        scope.cancel()
+
+    async def _all_booted(self, traffic: Traffic, injector: Injector) -> None:
+        with trio.move_on_after(_BOOT_TIMEOUT_S) as patience:
+            await traffic.full.wait()
+            while not injector.seen or not all(d.agent or d.name == WITNESS for d in injector.seen):
+                if self.stop.is_set():
+                    return
+                await trio.sleep(0.2)
+        if patience.cancelled_caught:
+            self.stage.found(f"the guests had not booted after {_BOOT_TIMEOUT_S:g} s")
+
+    def _look_at_slopes(self) -> None:
+        for name, slope in self.tally.slopes().items():
+            if slope is not None and not is_flat(name, slope):
+                self.stage.found(f"the daemon's {name} rise by {slope.per_hour:.1f} an hour")
+
+
+async def soak(options: Options, directory: Path) -> Report:
+    """Soak a host in *directory*; returns what came of it."""
+    async with trio.open_nursery() as nursery:
+        run = _Run(options, directory, nursery)
+        try:
+            async with _stopped_by_signals(run):
+                try:
+                    await run.play()
+                except* XbdError as group:
+                    run.stage.found(f"the soak could not go on: {first_of(group)}")
+                finally:
+                    await run.stage.close()
+        finally:
+            if not run.report.is_well:
+                run.stage.keep_state()
+            run.stage.unmount()
+        nursery.cancel_scope.cancel()
+    return run.report
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Find the first error in a group of groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@asynccontextmanager
+async def _stopped_by_signals(run: _Run) -> AsyncIterator[None]:
+    """End a soak early when a signal comes; a second one breaks it off."""
+
+    async def heed(task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for number in signals:
+                if run.stop.is_set():
+                    raise KeyboardInterrupt(signal.Signals(number).name)
+                run.stop.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(heed)
+        yield
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,1 @@
+"""The processes of a soak, its faults, its traffic, and who looks."""

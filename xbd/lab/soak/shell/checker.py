@@ -1,0 +1,149 @@
+"""The witness: a guest of the soak's own that knows what it did, and holds the host to it after every restart.
+
+It speaks the domain protocol itself, in one session over any number of connections, up to eight calls in
+flight. When a connection is lost, whoever ended it, it resumes, sends again what had no answer, reads its
+whole memory and compares every word and the number of pages with its book.
+"""
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import trio
+
+from xbd.abi import MAX_IN_FLIGHT, Command, Load, Refused, Result
+from xbd.client.client import open_client
+from xbd.client.discovery import NoHypervisor
+from xbd.errors import Busy, HypercallError, PeerLost, RemoteProtocolError
+from xbd.lab.soak.oracle import Book
+from xbd.lab.soak.population import WITNESS, WITNESS_PAGES
+from xbd.lab.soak.shell.processes import Stage
+from xbd.protocol.codec import ANSWER_LIMITS, RECEIVE_BYTES, Decoder, Notification, Response
+from xbd.protocol.commands import boot_from_wire
+from xbd.protocol.session import Conversation
+
+# Between two rounds of calls: it is to leave the processor to the guests.
+_PAUSE_S: Final = 0.01
+_RETRY_S: Final = 0.05
+
+
+class Witness:
+    """The witness of one host, whose domain is *path*'s.
+
+    Attributes: *resumptions*: how often it went on after a loss; *checks*: how often its memory was compared whole.
+    """
+
+    def __init__(self, stage: Stage, path: Path, rng: np.random.Generator) -> None:
+        self._stage = stage
+        self._path = path
+        self._rng = rng
+        self._book = Book(WITNESS_PAGES, rng)
+        self._conversation = Conversation("witness")
+        self._in_flight: deque[tuple[Command, float]] = deque()
+        self._stream: trio.SocketStream | None = None
+        self._booted = False
+        self.finishing = trio.Event()
+        self.finished = trio.Event()
+        self.resumptions = 0
+        self.checks = 0
+
+    async def cut(self) -> None:
+        """Cut its connection from outside."""
+        if self._stream is not None:
+            await trio.aclose_forcefully(self._stream)
+
+    async def run(self) -> None:
+        """Witness until `finishing` is set, and then once more whole."""
+        while True:
+            try:
+                async with (
+                    await trio.open_unix_socket(str(self._path)) as self._stream,
+                    aclosing(self._receive(self._stream)) as answers,
+                ):
+                    await self._converse(self._stream, answers)
+                    self.finished.set()
+                    return
+            except (PeerLost, Busy, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                await trio.sleep(_RETRY_S)
+            except (HypercallError, RemoteProtocolError) as error:
+                self._stage.found(f"the witness was refused: {error}")
+                self.finished.set()
+                return
+
+    async def _converse(self, stream: trio.SocketStream, answers: AsyncIterator[Response]) -> None:
+        """Go on, on a new connection, until it has finished."""
+        await stream.send_all(self._conversation.hello())
+        untrusted = self._conversation.welcomed(await anext(answers))
+        if untrusted.get("resumed") is True:
+            self.resumptions += 1
+            await stream.send_all(self._conversation.resend())
+        else:
+            if self._booted:
+                self._stage.found("the witness's session was not resumed: its guest was booted anew")
+            self._in_flight.clear()
+            self._book.boot(boot_from_wire(untrusted).runs)
+            self._booted = True
+        while self._in_flight:
+            await self._answered(answers)
+        await self._check(stream, answers)
+        while not self.finishing.is_set():
+            for _ in range(int(self._rng.integers(1, MAX_IN_FLIGHT + 1))):
+                command = self._book.draw()
+                if command is not None:
+                    await self._send(stream, command)
+            while self._in_flight:
+                await self._answered(answers)
+            await trio.sleep(_PAUSE_S)
+        await self._check(stream, answers)
+
+    async def _receive(self, stream: trio.SocketStream) -> AsyncGenerator[Response, None]:
+        """Iterate over answers. Raises PeerLost, RemoteProtocolError."""
+        decoder = Decoder(ANSWER_LIMITS)
+        while received := await stream.receive_some(RECEIVE_BYTES):
+            decoder.feed(received)
+            while (message := decoder.next_message()) is not None:
+                if isinstance(message, Response):
+                    yield message
+                elif isinstance(message, Notification) and message.method == "dropped":
+                    raise RemoteProtocolError(f"it was dropped: {message.untrusted_params!r:.300}")
+        raise PeerLost("the connection ended")
+
+    async def _send(self, stream: trio.SocketStream, command: Command) -> None:
+        packed = self._conversation.call(command)
+        self._in_flight.append((command, trio.current_time()))
+        await stream.send_all(packed)
+
+    async def _answered(self, answers: AsyncIterator[Response]) -> Result:
+        result = self._conversation.answered(await anext(answers))
+        command, sent_at = self._in_flight.popleft()
+        self._stage.tally.took("witness", trio.current_time() - sent_at)
+        self._stage.tally.operations["witness hypercalls"] += 1
+        wrong = self._book.apply(command, result)
+        if wrong is not None:
+            self._stage.found(f"the witness: {wrong}")
+        return result
+
+    async def _check(self, stream: trio.SocketStream, answers: AsyncIterator[Response]) -> None:
+        """Compare all of its memory, and how much there is, with the book."""
+        for load in list(self._book.loads()):
+            gfns = load.gfns
+            while gfns.size:
+                await self._send(stream, Load(gfns))
+                result = await self._answered(answers)
+                if isinstance(result, Refused) or result.done == 0:
+                    break  # which is a finding already, or soon will be
+                gfns = gfns[result.done :]
+        await self._compare_pages()
+        self.checks += 1
+
+    async def _compare_pages(self) -> None:
+        try:
+            async with open_client(self._stage.socket) as client:
+                tot_pages = (await client.info(WITNESS)).tot_pages
+        except (PeerLost, NoHypervisor):
+            return  # it is killed again; there will be another time
+        if tot_pages != self._book.tot_pages:
+            self._stage.found(f"the witness holds {tot_pages} pages, expected {self._book.tot_pages}")

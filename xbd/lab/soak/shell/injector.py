@@ -1,0 +1,238 @@
+"""What goes wrong, on purpose: each fault of the plan, when its time has come."""
+
+import signal
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+
+from xbd.client.client import open_client
+from xbd.client.discovery import NoHypervisor
+from xbd.client.runtime_dir import domain_socket
+from xbd.errors import HypercallError, NoSuchDomain, PeerLost
+from xbd.lab.bench.shell.flood import flood
+from xbd.lab.bench.shell.flooder import FLOOD_MAX_PAGES, FLOOD_PAGES, KINDS
+from xbd.lab.soak.population import FLOODER
+from xbd.lab.soak.schedule import Fault
+from xbd.lab.soak.shell.checker import Witness
+from xbd.lab.soak.shell.processes import Member, Stage
+from xbd.lab.soak.shell.traffic import TimedClient, Traffic
+from xbd.protocol.codec import encode_request
+from xbd.protocol.methods import VERSION
+from xbd.protocol.views import DomainView
+
+_LOOK_EVERY_S: Final = 0.03
+# How many calls a slow reader makes without reading an answer; each is a list of all domains.
+_UNREAD_CALLS: Final = 300
+_CUT_MOST: Final = 6
+# An agent that is not back after so long is taken for dead by the host (`records.CRASHED_AFTER_S`).
+_AGENTS_BACK_MOST_S: Final = 5.0
+# After it has been killed, or its processor taken away, an agent process needs so long to be itself again.
+_RECOVERS_S: Final = 5.0
+# While one of these goes on, not all agents can be expected to be back at once.
+_DISTURBING: Final = ("kill-agents", "stop-agents", "slow-agents", "stop-daemon", "full-disk")
+
+
+class Injector:
+    """Does the faults to a stage."""
+
+    def __init__(self, stage: Stage, traffic: Traffic, witness: Witness) -> None:
+        self._stage = stage
+        self._traffic = traffic
+        self._witness = witness
+        self._flooding = trio.Lock()
+        self._disk = trio.Lock()
+        self.seen: Sequence[DomainView] = ()
+        self._methods: Final[dict[str, Callable[[Fault], Awaitable[None]]]] = {
+            "kill-daemon": self._kill_daemon,
+            "kill-agents": self._kill_agents,
+            "stop-daemon": self._stop_daemon,
+            "stop-agents": self._stop_agents,
+            "cut": self._cut,
+            "full-disk": self._full_disk,
+            "slow-reader": self._slow_reader,
+            "slow-agents": self._slow_agents,
+            "flood": self._flood,
+        }
+
+    async def inject(self, plan: Sequence[Fault]) -> None:
+        """Inject a plan's faults, each at its time; several may go on at once."""
+        async with trio.open_nursery() as nursery:
+            for fault in plan:
+                await trio.sleep_until(self._stage.started_at + fault.at_s)
+                nursery.start_soon(self._inject, fault)
+
+    async def _inject(self, fault: Fault) -> None:
+        stage = self._stage
+        stage.disturbed += 1
+        stage.agents_disturbed += fault.kind in _DISTURBING
+        stage.disturbances += fault.kind in _DISTURBING
+        try:
+            await self._methods[fault.kind](fault)
+            stage.tally.faults[fault.kind] += 1
+        finally:
+            stage.disturbed -= 1
+            stage.agents_disturbed -= fault.kind in _DISTURBING
+
+    # -- the daemon
+
+    async def _kill_daemon(self, _: Fault) -> None:
+        stage = self._stage
+        async with stage.daemon_lock:
+            disturbances = stage.disturbances
+            alone = stage.agents_disturbed == 0
+            before = {domain.name: domain.domid for domain in self.seen if domain.agent}
+            await stage.daemon.end(signal.SIGKILL)
+            stage.tally.samples.clear()
+            ready = await stage.start_daemon()
+            stage.tally.restarts += 1
+        with trio.move_on_after(_AGENTS_BACK_MOST_S * 2):
+            try:
+                back = await self._agents_back(before)
+                if alone and disturbances == stage.disturbances:
+                    stage.tally.took("agents_back", trio.current_time() - ready)
+                    self._judge(back)
+                await self._audit()
+            except (PeerLost, NoHypervisor):
+                return  # it was killed again
+            return
+        if alone and disturbances == stage.disturbances:
+            stage.found(f"not all agents were back {2 * _AGENTS_BACK_MOST_S:g} s after a restart of the daemon")
+
+    def _judge(self, rebooted: list[str]) -> None:
+        if rebooted:
+            self._stage.found(
+                f"rebooted by a restart of the daemon, although their agents lived: {', '.join(rebooted)}"
+            )
+
+    async def _agents_back(self, before: dict[str, int]) -> list[str]:
+        """Wait until whoever had an agent and is still there has one; returns who was booted anew."""
+        async with open_client(self._stage.socket) as client:
+            while True:
+                domains = {domain.name: domain for domain in await client.list()}
+                waited_for = [
+                    name
+                    for name, domid in before.items()
+                    if name in domains and domains[name].domid == domid and not domains[name].agent
+                    and domains[name].state != "shutdown"
+                ]  # fmt: skip
+                if not waited_for:
+                    break
+                await trio.sleep(_LOOK_EVERY_S)
+            booted = []
+            async for event in client.events(follow=False):
+                if event["event"] == "agent_connected" and not event.get("resumed"):
+                    name = str(event.get("name"))
+                    if before.get(name) == event.get("domid"):
+                        booted.append(name)
+            return booted
+
+    async def _audit(self) -> None:
+        async with open_client(self._stage.socket) as client:
+            for violation in await client.audit():
+                self._stage.found(f"audit after a restart: {violation}")
+        self._stage.tally.operations["audits"] += 1
+
+    async def _stop_daemon(self, fault: Fault) -> None:
+        async with self._stage.daemon_lock:
+            await self._stop(self._stage.daemon, fault.length_s)
+
+    async def _stop(self, member: Member, length_s: float) -> None:
+        try:
+            if member.send(signal.SIGSTOP):
+                await trio.sleep(length_s)
+        finally:
+            member.send(signal.SIGCONT)
+
+    # -- agents
+
+    def _pick(self, lot: float) -> tuple[Member, bool]:
+        """Pick an agent process; tells whether it is one that plays a guest by itself, and is started again by who plays it."""
+        shared = list(self._stage.agents().values())
+        alone = list(self._traffic.playing().values())
+        every = shared + alone
+        number = int(lot * len(every))
+        return every[number], number >= len(shared)
+
+    async def _kill_agents(self, fault: Fault) -> None:
+        member, alone = self._pick(fault.lot)
+        await member.end(signal.SIGKILL)
+        if not alone and member.process is None:
+            await member.start()
+        await trio.sleep(_RECOVERS_S)
+
+    async def _stop_agents(self, fault: Fault) -> None:
+        member, _ = self._pick(fault.lot)
+        await self._stop(member, fault.length_s)
+        await trio.sleep(min(fault.length_s, 1.0))
+
+    async def _cut(self, fault: Fault) -> None:
+        if fault.lot < 0.5:
+            await self._witness.cut()
+        else:
+            await self._stage.relay.say(f"cut {1 + int((fault.lot - 0.5) * 2 * _CUT_MOST)} {fault.lot * 2 - 1:.6f}")
+        await trio.sleep(1.0)
+
+    async def _slow_agents(self, fault: Fault) -> None:
+        await self._stage.relay.say(f"slow {fault.length_s:.3f}")
+        await trio.sleep(fault.length_s + _RECOVERS_S)
+
+    # -- others
+
+    async def _full_disk(self, fault: Fault) -> None:
+        if self._stage.no_disk is not None:
+            return
+        async with self._disk:
+            try:
+                await trio.to_thread.run_sync(self._stage.fill_disk)
+                await trio.sleep(fault.length_s)
+            finally:
+                self._stage.empty_disk()
+        await trio.sleep(1.0)
+
+    async def _slow_reader(self, fault: Fault) -> None:
+        """Subscribe to the events, ask for much, and read nothing."""
+        calls = [
+            encode_request(0, "hello", {"version": VERSION}),
+            encode_request(1, "events", {"since": 0}),
+            *(encode_request(2 + number, "list", {}) for number in range(_UNREAD_CALLS)),
+        ]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as reader:
+            try:
+                reader.connect(str(self._stage.socket))
+                reader.send(b"".join(calls))
+            except OSError:
+                return  # the daemon is dead just now
+            await trio.sleep(fault.length_s)
+
+    async def _flood(self, fault: Fault) -> None:
+        """Let a domain of its own flood its socket, in one of the ways that there are."""
+        kind = list(KINDS)[int(fault.lot * len(KINDS))]
+
+        async def flooding(client: TimedClient) -> None:
+            try:
+                answer = await client.call(
+                    "create", name=FLOODER, max_pages=FLOOD_MAX_PAGES, target_pages=FLOOD_PAGES, autostart=False
+                )
+            except HypercallError as error:
+                # The host is full of other guests.
+                self._stage.tally.remarks[f"no flood: {error.errno}"] += 1
+                return
+            path = domain_socket(self._stage.runtime_dir, answer["domid"])
+            try:
+                async with flood(path, kind, stderr=subprocess.DEVNULL):
+                    await trio.sleep(fault.length_s)
+            except AssertionError:
+                # The daemon was killed before the flood had begun.
+                self._stage.tally.remarks["a flood did not come about"] += 1
+            finally:
+                with trio.CancelScope(shield=True):
+                    try:
+                        await client.call("destroy", domid=FLOODER)
+                    except NoSuchDomain:
+                        self._stage.found("the flooder's domain was gone before it was destroyed")
+
+        async with self._flooding:
+            await self._traffic.persist(flooding)

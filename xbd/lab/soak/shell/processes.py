@@ -1,0 +1,295 @@
+"""The processes of a soak and the directories that they use: started, killed, stopped, and watched for their ends."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from xbd.client.runtime_dir import hypervisor_socket
+from xbd.errors import XbdError
+from xbd.lab.soak import population
+from xbd.lab.soak.options import Options
+from xbd.lab.soak.tally import Tally
+from xbd.units import PAGE_BYTES
+
+# A new interpreter with numpy takes a second, on a busy machine several.
+START_TIMEOUT_S: Final = 60.0
+# In order a process ends after 2 s of grace; one that hangs is killed, and that is a finding.
+_END_TIMEOUT_S: Final = 30.0
+# A disk of so much: what guests' calls leave free (see `state_dir`), and as much for a small host's state.
+_DISK_MIB: Final = 768
+_DISK_MIB_PER_GUEST: Final = 4
+# How much a full disk has left: half of what is kept in reserve, so that guests' calls wait. What goes on beside them, a
+# restart or a new domain, has the rest.
+_FULL_MIB: Final = 128
+_MESSAGE_BYTES: Final = 4096
+_LOOK_EVERY_S: Final = 0.2
+
+
+class Member:
+    """One process of a soak, which may be started again.
+
+    Attributes: *process* that lives, if any; *expected_codes* that it may end with by itself, and whether it then *starts_again*.
+    """
+
+    def __init__(self, stage: "Stage", name: str, command: Sequence[str]) -> None:
+        self.name = name
+        self.process: trio.Process | None = None
+        self.expected_codes: tuple[int, ...] = ()
+        self.starts_again = False
+        self._ended_by_us = False
+        self._stage = stage
+        self._command = command
+
+    async def start(self) -> None:
+        """Start it; its end is watched, and one that nobody asked for is a finding."""
+        assert self.process is None, f"{self.name} runs already"
+        environment = os.environ | {"NOTIFY_SOCKET": str(self._stage.notify_path)}
+        if self.name != "hypervisor":
+            del environment["NOTIFY_SOCKET"]
+        self._ended_by_us = False
+        with (self._stage.directory / "logs" / f"{self.name}.log").open("ab") as log:
+            self.process = await trio.lowlevel.open_process(
+                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
+        self._stage.nursery.start_soon(self._watch, self.process)
+
+    async def _watch(self, process: trio.Process) -> None:
+        code = await process.wait()
+        if not self._ended_by_us and code not in self.expected_codes:
+            self._stage.found(f"{self.name} ended by itself, with {code}; see logs/{self.name}.log")
+        if self.process is process:
+            self.process = None
+            if self.starts_again and not self._ended_by_us:
+                await trio.sleep(_LOOK_EVERY_S)
+                if self.process is None and not self._ended_by_us:
+                    await self.start()
+
+    def send(self, number: signal.Signals) -> bool:
+        """Send it a signal; tells whether it was there."""
+        if self.process is None or self.process.returncode is not None:
+            return False
+        self.process.send_signal(number)
+        return True
+
+    async def say(self, line: str) -> None:
+        """Write a line to its standard input."""
+        if self.process is not None and self.process.stdin is not None:
+            await self.process.stdin.send_all(f"{line}\n".encode())
+
+    async def end(self, number: signal.Signals = signal.SIGKILL) -> int | None:
+        """End it by a signal and wait; returns its exit code, None when it was not there."""
+        process = self.process
+        self._ended_by_us = True
+        if process is None:
+            return None
+        self.send(signal.SIGCONT)
+        self.send(number)
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(_END_TIMEOUT_S) as patience:
+                await process.wait()
+            if patience.cancelled_caught:
+                self._stage.found(f"{self.name} did not end within {_END_TIMEOUT_S:g} s of {number.name}")
+                process.kill()
+                await process.wait()
+            if process.stdin is not None:
+                await process.stdin.aclose()
+        if self.process is process:
+            self.process = None
+        return process.returncode
+
+
+class Stage:
+    """Directories, the daemon and the agent processes.
+
+    Attributes:
+        disturbed: how many faults are going on.
+        agents_disturbed: how many of them keep agents from coming back by themselves.
+        disturbances: how many of those there were.
+        no_disk: why the state directory has no disk of its own; None: it has.
+    """
+
+    def __init__(self, directory: Path, options: Options, tally: Tally, nursery: trio.Nursery) -> None:
+        self.directory = directory
+        self.runtime_dir = directory / "run"
+        self.relay_dir = directory / "relay"
+        self.disk = directory / "disk"
+        self.state_dir = self.disk / "state"
+        self.notify_path = directory / "notify.sock"
+        self.nursery = nursery
+        self.tally = tally
+        self.started_at = trio.current_time()
+        self.disturbances = 0
+        self.disturbed = 0
+        self.agents_disturbed = 0
+        self.daemon_lock = trio.Lock()
+        self.socket = hypervisor_socket(self.runtime_dir)
+        self._options = options
+        for name in ("logs", "disk"):
+            (directory / name).mkdir()
+        (directory / "host.toml").write_text(self._host_toml(), encoding="utf-8")
+        self.no_disk = self._mount()
+        self._ready = trio.Event()
+        self._notifications = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+        self._notifications.bind(str(self.notify_path))
+        xbd = (sys.executable, "-m", "xbd")
+        host_file = str(directory / "host.toml")
+        self.daemon = Member(
+            self, "hypervisor", (*xbd, "hypervisor", "--config", host_file, "--state-dir", str(self.state_dir), *self._run(), "--supervised")
+        )  # fmt: skip
+        relay = (sys.executable, "-m", "xbd.lab.soak.shell.relay", str(self.runtime_dir), str(self.relay_dir))
+        self.relay = Member(self, "relay", relay)
+        self.relay.expected_codes = (0,)
+        self.hosts = {
+            group: Member(
+                self, f"guests-{group}",
+                (*xbd, "guests", "--only", f"{group}*", "--socket", str(self._socket_for(group)), "--supervised"),
+            )
+            for group in population.GROUPS
+        }  # fmt: skip
+        self.dom0 = self.player("dom0")
+        self.dom0.starts_again = True
+        self.autoballoon = Member(self, "autoballoon", (*xbd, "autoballoon", "--socket", str(self.socket)))
+
+    def _run(self) -> tuple[str, str]:
+        return ("--runtime-dir", str(self.runtime_dir))
+
+    def _socket_for(self, group: str) -> Path:
+        return hypervisor_socket(self.relay_dir if group in population.RELAYED else self.runtime_dir)
+
+    def player(self, name: str) -> Member:
+        """Make the process that plays one guest."""
+        command = (sys.executable, "-m", "xbd", "guest", name, "--socket", str(self.socket), "--supervised")
+        player = Member(self, f"guest-{name}", command)
+        # Its guest was shut down, or destroyed, or the daemon was not there when it came.
+        player.expected_codes = (0, 1)
+        return player
+
+    def _host_toml(self) -> str:
+        memory = population.host_memory_pages(self._options.guests) * PAGE_BYTES
+        return (
+            f'[host]\nmemory = "{memory}b"\nname = "soak"\n\n'
+            f'[dom0]\nmemory = "{population.DOM0_PAGES * PAGE_BYTES}b"\nverify = true\nautostart = false\n'
+        )
+
+    @property
+    def now_s(self) -> float:
+        """Tell how long it has been going on."""
+        return trio.current_time() - self.started_at
+
+    def found(self, what: str) -> None:
+        """Note what is wrong."""
+        self.tally.found(what, at_s=self.now_s)
+
+    def agents(self) -> Mapping[str, Member]:
+        """List the processes that play guests, by what they play."""
+        return {**self.hosts, "dom0": self.dom0}
+
+    # -- the daemon
+
+    async def open(self) -> None:
+        """Start everything."""
+        self.nursery.start_soon(self._hear)
+        await self.start_daemon()
+        await self.relay.start()
+        for member in self.agents().values():
+            await member.start()
+        if self._options.autoballoon:
+            await self.autoballoon.start()
+
+    async def start_daemon(self) -> float:
+        """Start the daemon and wait for its READY; returns when that came."""
+        with suppress(BlockingIOError):  # what an earlier one said last
+            while self._notifications.recv(_MESSAGE_BYTES):
+                pass
+        self._ready = trio.Event()
+        started = trio.current_time()
+        await self.daemon.start()
+        with trio.move_on_after(START_TIMEOUT_S):
+            while self.daemon.process is not None:
+                with trio.move_on_after(_LOOK_EVERY_S):
+                    await self._ready.wait()
+                    ready = trio.current_time()
+                    self.tally.took("ready", ready - started)
+                    return ready
+        raise XbdError("the hypervisor did not become ready; see logs/hypervisor.log")
+
+    async def _hear(self) -> None:
+        """Take what is said to the service manager, which is us; who does not, holds the daemon up."""
+        with self._notifications:
+            while True:
+                await trio.lowlevel.wait_readable(self._notifications)
+                with suppress(BlockingIOError):
+                    if b"READY=1" in self._notifications.recv(_MESSAGE_BYTES):
+                        self._ready.set()
+
+    async def close(self) -> None:
+        """End every process, and the disk; agents first, as a host is shut down."""
+        with trio.CancelScope(shield=True):
+            for member in (*self.agents().values(), self.autoballoon, self.daemon):
+                await member.end(signal.SIGTERM)
+            await self.relay.end()
+
+    # -- the disk
+
+    def _mount(self) -> str | None:
+        """Give the state directory a small disk of its own; returns why that cannot be."""
+        if "full-disk" not in self._options.kinds:
+            return "--without"
+        image = self.directory / "disk.img"
+        with image.open("wb") as file:
+            file.truncate((_DISK_MIB + _DISK_MIB_PER_GUEST * self._options.guests) << 20)
+        # Not a tmpfs: there a hole that is only read takes room, too.
+        for command in (
+            ["mkfs.ext4", "-q", "-F", "-m", "0", str(image)],
+            ["mount", "-o", "loop", str(image), str(self.disk)],
+        ):
+            try:
+                told = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own words
+            except OSError as error:
+                return f"{command[0]}: {error.strerror}"
+            if told.returncode:
+                return f"{command[0]}: {told.stderr.strip()}"
+        return None
+
+    def unmount(self) -> None:
+        """Take the disk away."""
+        if self.no_disk is None:
+            subprocess.run(["umount", "--lazy", str(self.disk)], check=False)  # noqa: S603, S607 - as it was mounted
+        (self.directory / "disk.img").unlink(missing_ok=True)
+
+    def fill_disk(self) -> None:
+        """Fill the disk but for a few MiB."""
+        told = os.statvfs(self.disk)
+        ballast = told.f_bavail * told.f_frsize - (_FULL_MIB << 20)
+        if ballast > 0:
+            descriptor = os.open(self.disk / "ballast", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, ballast)
+            finally:
+                os.close(descriptor)
+
+    def empty_disk(self) -> None:
+        """Remove what filled it."""
+        (self.disk / "ballast").unlink(missing_ok=True)
+
+    def used_mib(self) -> float:
+        """Tell how much of a disk the state takes."""
+        blocks = sum(path.stat().st_blocks for path in self.state_dir.iterdir())
+        return blocks * 512 / (1 << 20)
+
+    def keep_state(self) -> None:
+        """Copy the state from its disk, as evidence, holes as holes."""
+        if self.state_dir.exists() and shutil.which("cp"):
+            copy = self.directory / "state"
+            subprocess.run(["cp", "-a", "--sparse=always", str(self.state_dir), str(copy)], check=False)  # noqa: S603, S607

@@ -1,0 +1,136 @@
+"""The domains of a host: by number and by name, and what the world is still to be told of them."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from xbd.abi import MAX_DOMAINS, DomainType
+from xbd.errors import BadArgument, DamagedState, NoSuchDomain
+from xbd.machine.counts import MAX_COUNT
+from xbd.machine.domain import Domain, DomainState
+from xbd.storage.image import Image, Kind, Section
+
+# Behind the births of the domains that there are, by domid.
+_BIRTHS_SO_FAR: Final = MAX_DOMAINS
+
+
+class Registry:
+    """The domains, zombies included.
+
+    Attributes: *domains* by domid; *woken*: who has got messages, *vanished*: which zombies are gone, since somebody last
+    asked, in that order.
+    """
+
+    def __init__(self, image: Image, section: Section) -> None:
+        self.image = image
+        self.domains: dict[int, Domain] = {}
+        self._section = section
+        self._births = section.column("births")
+        self.woken: dict[int, None] = {}
+        self.vanished: list[int] = []
+        self._names: dict[str, int] = {}
+
+    @property
+    def births(self) -> int:
+        """Tell how many domains there have been."""
+        return int(self._births.words[_BIRTHS_SO_FAR])
+
+    def next_birth(self) -> int:
+        """Number a domain that is to be made."""
+        self.save_birth(_BIRTHS_SO_FAR, self.births + 1)
+        return self.births
+
+    def saved(self) -> Iterator[tuple[int, int]]:
+        """List the domains that an earlier process left: domid and birth. Raises DamagedState: those cannot be."""
+        births = self._births.words[:_BIRTHS_SO_FAR]
+        domids = np.flatnonzero(births)
+        if not 0 <= self.births <= MAX_COUNT or np.unique(births[domids]).size != domids.size:
+            raise DamagedState(f"the numbers of {domids.size} domains, of {self.births} so far, make no sense")
+        for domid in domids.tolist():
+            birth = int(births[domid])
+            if not 1 <= birth <= self.births:
+                raise DamagedState(f"d{domid} is domain number {birth} of {self.births} so far")
+            yield domid, birth
+
+    def save_birth(self, domid: int, birth: int) -> None:
+        """Write which domain has a number; 0: none."""
+        self._births.note_row(domid)
+        self._births.words[domid] = birth
+
+    def allocate_birth(self, domid: int) -> None:
+        """Give the birth of a domain that is to be made its place on the disk. Raises OSError."""
+        first, end = self._section.span("births")
+        self.image.allocate(self._section, (first + domid, first + domid + 1), (end - 1, end))
+
+    def add(self, domain: Domain) -> None:
+        """Enter a new domain."""
+        self.save_birth(domain.domid, domain.birth)
+        domain.save()
+        domain.save_name()
+        self.restore(domain)
+
+    def restore(self, domain: Domain) -> None:
+        """Enter a domain that is saved."""
+        self.domains[domain.domid] = domain
+        if domain.state is not DomainState.ZOMBIE:
+            self._names[domain.name] = domain.domid
+
+    def domain(self, domid: int) -> Domain:
+        """Find a domain, or what is left of one. Raises NoSuchDomain."""
+        try:
+            return self.domains[domid]
+        except KeyError:
+            raise NoSuchDomain(f"no domain has domid {domid}", "one of `xbd list`") from None
+
+    def living(self, domid: int) -> Domain:
+        """Find a domain that is no zombie. Raises NoSuchDomain."""
+        domain = self.domain(domid)
+        if domain.state is DomainState.ZOMBIE:
+            raise NoSuchDomain(
+                f"d{domid} was destroyed; {domain.tot_pages} of its pages are still mapped by other domains",
+                "a domain that lives; this one vanishes when those let go",
+            )
+        return domain
+
+    def is_born(self, domid: int, birth: int) -> bool:
+        """Say whether the domain of that number and birth still lives."""
+        domain = self.domains.get(domid)
+        return domain is not None and domain.birth == birth and domain.state is not DomainState.ZOMBIE
+
+    def partner(self, domain: Domain, domid: int) -> Domain:
+        """Find the other domain that *domain* grants or sends something to.
+
+        Raises NoSuchDomain (also for a virtio domain, which has no part in it); BadArgument for itself.
+        """
+        if domid == domain.domid:
+            raise BadArgument(f"d{domid} named itself", "another domain")
+        partner = self.living(domid)
+        if partner.domain_type is DomainType.VIRTIO:
+            raise NoSuchDomain(
+                f"d{domid} is a virtio domain, which has neither grants nor messages", "a pv or pvh domain"
+            )
+        return partner
+
+    def named(self, name: str) -> int | None:
+        """Find the domid of the living domain of that name; None: there is none."""
+        return self._names.get(name)
+
+    def bury(self, domain: Domain) -> None:
+        """Let others have a domain's name; nobody is to be told of its messages any more."""
+        del self._names[domain.name]
+        self.woken.pop(domain.domid, None)
+
+    def remove(self, domain: Domain) -> None:
+        """Let a domain that holds nothing vanish with its tables."""
+        assert domain.tot_pages == 0, f"d{domain.domid} vanishes with {domain.tot_pages} pages"
+        self.save_birth(domain.domid, 0)
+        self.image.drop(f"domain.{domain.domid}.")
+        self.image.drop_section(Kind.DOMAIN, domain.domid)
+        del self.domains[domain.domid]
+        if domain.state is DomainState.ZOMBIE:
+            self.vanished.append(domain.domid)
+
+    def ascending(self) -> list[Domain]:
+        """List the domains by number."""
+        return [self.domains[domid] for domid in sorted(self.domains)]

@@ -1,0 +1,244 @@
+"""exchange and populate_depopulate: operations that leave a domain's page count as it is.
+
+Both name as many gfns to back as to unback, both ask neither max_pages nor claims. Exchange
+allocates before it frees, so it needs free frames; populate_depopulate falls back to the very
+frame that the pair gives up, so nothing about it can fail.
+Source: Xen public/memory.h, XENMEM_exchange. populate_depopulate is xbd's own, after the design
+proposed on xen-devel in 2014.
+"""
+
+import numpy as np
+
+from xbd.abi import TURN_COST_SHATTERED, TURN_EXTENTS, Exchange, Frames, MemopResult, PopulateDepopulate, Stop
+from xbd.errors import BadArgument, NotSupported
+from xbd.frames import group_by_super
+from xbd.machine import mapping
+from xbd.machine.domain import Domain
+from xbd.machine.extents import answer, check_extents, check_repeats, first_taken, first_unpopulated
+from xbd.machine.frame_table import HostFrames
+from xbd.machine.refcounts import first_referenced, referenced_blocks
+from xbd.machine.reservation import free_shattered, home_fill
+from xbd.units import SUPER_ORDER, SUPER_PAGES
+
+# An exchange on a nearly full host comes by its frames a few at a time; so many rounds make a turn.
+_EXCHANGE_ROUNDS = 4
+
+
+def exchange(host: HostFrames, domain: Domain, command: Exchange) -> MemopResult:
+    """Take the frames of *gives* away and back *gets* with others; tot_pages stays, max_pages is not asked.
+
+    Chunk by chunk: the outputs are allocated before the inputs are freed, so it needs free frames. Of unequal orders
+    a chunk is one block and 512 single pages.
+    Stops with ENOENT (an input is not populated), EBUSY (others map it), EEXIST (an output is populated), ENOMEM,
+    BUDGET; *done* counts inputs.
+    """
+    if not domain.features.exchange:
+        raise NotSupported(
+            "this host does not exchange frames of translated guests", "populate_depopulate or two calls"
+        )
+    gives, gets, order = command.gives, command.gets, command.gives_order
+    # Repeats are looked for across both lists, once.
+    check_extents(gives, order, domain, repeated=True)
+    check_extents(gets, command.gets_order, domain, repeated=True)
+    if gives.size << order != gets.size << command.gets_order:
+        raise BadArgument(
+            f"exchange of {gives.size} extents of order {order} for {gets.size} of order {command.gets_order}",
+            "the same number of frames on both sides",
+        )
+    asked = gives.size
+    if order != command.gets_order:
+        done, stop = _exchange_unequal(host, domain, command)
+        return answer(done, asked, stop)
+    check_repeats(np.concatenate((gives, gets)))
+    if order:
+        done, stop = _exchange_blocks(host, domain, gives >> SUPER_ORDER, gets >> SUPER_ORDER)
+    else:
+        done, stop = _exchange_small(host, domain, gives[:TURN_EXTENTS], gets[:TURN_EXTENTS])
+    return answer(done, asked, stop)
+
+
+def _pairs_valid(host: HostFrames, domain: Domain, populated: Frames, empty: Frames) -> tuple[int, Stop]:
+    """Count the pairs before the first whose second gfn is taken (EEXIST), or whose first is not populated or is referenced."""
+    taken = domain.p2m.lookup(empty)
+    valid, stop = first_taken(taken), Stop.EEXIST
+    backed = first_unpopulated(domain.p2m.lookup(populated))
+    for most, reason in ((backed, Stop.ENOENT), (first_referenced(host, domain, populated[:backed]), Stop.EBUSY)):
+        if most < valid:
+            valid, stop = most, reason
+    return valid, Stop.BUDGET if valid == populated.size else stop
+
+
+def _block_pair_wrong(host: HostFrames, domain: Domain, populated: int, empty: int) -> Stop | None:
+    """Say what is in the way of a pair of blocks; None: nothing."""
+    p2m = domain.p2m
+    if p2m.populated[empty] or p2m.slots[empty]:
+        return Stop.EEXIST
+    if p2m.populated[populated] < SUPER_PAGES:
+        return Stop.ENOENT
+    return Stop.EBUSY if referenced_blocks(host, domain, np.array([populated]))[0] else None
+
+
+def _exchange_small(host: HostFrames, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
+    valid, stop = _pairs_valid(host, domain, gives, gets)
+    done = 0
+    for _ in range(_EXCHANGE_ROUNDS):
+        chunk = slice(done, min(valid, done + host.heap.free_frames))
+        if chunk.start == chunk.stop:
+            break
+        fresh = host.heap.take(chunk.stop - chunk.start)
+        given, got = group_by_super(gives[chunk]), group_by_super(gets[chunk])
+        old = mapping.unmap_frames(host, domain, gives[chunk], given)
+        mapping.map_frames(host, domain, gets[chunk], got, fresh, drained=given[0])
+        host.give(old)
+        mapping.settle(host, domain, np.union1d(given[0], got[0]))
+        done = chunk.stop
+    if done == valid:
+        return done, stop
+    return done, Stop.BUDGET if host.heap.free_frames else Stop.ENOMEM
+
+
+def _exchange_blocks(host: HostFrames, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
+    done = spent = 0
+    for given, got in zip(gives.tolist(), gets.tolist(), strict=True):
+        wrong = _block_pair_wrong(host, domain, given, got)
+        if wrong:
+            return done, wrong
+        if spent >= TURN_EXTENTS:
+            return done, Stop.BUDGET
+        fresh = host.heap.take_superframes(1)
+        if fresh.size == 0:
+            return done, Stop.ENOMEM
+        _free_block(host, domain, given)
+        mapping.map_leaves(host, domain, np.array([got]), fresh)
+        done += 1
+        spent += TURN_COST_SHATTERED
+    return done, Stop.BUDGET
+
+
+def _exchange_unequal(host: HostFrames, domain: Domain, command: Exchange) -> tuple[int, Stop]:
+    """Exchange one block for 512 single pages, or these for it; a chunk is a turn, and counts its inputs."""
+    gives, gets = command.gives, command.gets
+    blocks, pages = (gives, gets) if command.gives_order else (gets, gives)
+    check_repeats(blocks)
+    check_repeats(pages)
+    if np.isin(pages >> SUPER_ORDER, blocks >> SUPER_ORDER).any():
+        raise BadArgument("a page of an exchange lies in a block of its other side", "no overlap")
+    if not blocks.size:
+        return 0, Stop.BUDGET
+    block, pages = int(blocks[0]) >> SUPER_ORDER, pages[:SUPER_PAGES]
+    wrong = (_break_block if command.gives_order else _make_block)(host, domain, block, pages)
+    done = gives.size // blocks.size
+    return (0, wrong) if wrong else (done, Stop.BUDGET)
+
+
+def _break_block(host: HostFrames, domain: Domain, block: int, pages: Frames) -> Stop | None:
+    """Unback a block, back 512 single pages; says what is in the way, and then nothing has changed."""
+    if first_taken(domain.p2m.lookup(pages)) < SUPER_PAGES:
+        return Stop.EEXIST
+    if domain.p2m.populated[block] < SUPER_PAGES:
+        return Stop.ENOENT
+    if referenced_blocks(host, domain, np.array([block]))[0]:
+        return Stop.EBUSY
+    if host.heap.free_frames < SUPER_PAGES:
+        return Stop.ENOMEM
+    fresh, groups = host.heap.take(SUPER_PAGES), group_by_super(pages)
+    _free_block(host, domain, block)
+    mapping.map_frames(host, domain, pages, groups, fresh)
+    mapping.settle(host, domain, groups[0])
+    return None
+
+
+def _make_block(host: HostFrames, domain: Domain, block: int, pages: Frames) -> Stop | None:
+    """Back a block by one leaf, unback 512 single pages; says what is in the way, and then nothing has changed."""
+    if domain.p2m.populated[block] or domain.p2m.slots[block]:
+        return Stop.EEXIST
+    if first_unpopulated(domain.p2m.lookup(pages)) < SUPER_PAGES:
+        return Stop.ENOENT
+    if first_referenced(host, domain, pages) < SUPER_PAGES:
+        return Stop.EBUSY
+    fresh = host.heap.take_superframes(1)
+    if not fresh.size:
+        return Stop.ENOMEM
+    groups = group_by_super(pages)
+    host.give(mapping.unmap_frames(host, domain, pages, groups))
+    mapping.settle(host, domain, groups[0])
+    mapping.map_leaves(host, domain, np.array([block]), fresh)
+    return None
+
+
+def _free_block(host: HostFrames, domain: Domain, block: int) -> None:
+    blocks = np.array([block], dtype=np.int64)
+    if domain.p2m.leaf[block]:
+        host.give_superframes(mapping.unmap_leaves(domain, blocks))
+        return
+    free_shattered(host, domain, blocks)
+
+
+def populate_depopulate(host: HostFrames, domain: Domain, command: PopulateDepopulate) -> MemopResult:
+    """For each pair, back one extent and unback the other, in one step; never out of memory, tot_pages unchanged.
+
+    Stops with EEXIST (the first of a pair is populated), ENOENT (the second is not), EBUSY (others map it), BUDGET.
+    """
+    if not domain.features.populate_depopulate:
+        raise NotSupported("this host has no populate_depopulate", "exchange or two calls")
+    fills, drains, order = command.populate, command.depopulate, command.order
+    check_extents(fills, order, domain, repeated=True)
+    check_extents(drains, order, domain, repeated=True)
+    if fills.size != drains.size:
+        raise BadArgument(f"{fills.size} extents to populate, {drains.size} to depopulate", "pairs")
+    check_repeats(np.concatenate((fills, drains)))
+    asked = fills.size
+    if order:
+        done, stop = _swap_blocks(host, domain, fills >> SUPER_ORDER, drains >> SUPER_ORDER)
+        return answer(done, asked, stop)
+    fills, drains = fills[:TURN_EXTENTS], drains[:TURN_EXTENTS]
+    done, stop = _pairs_valid(host, domain, drains, fills)
+    if done:
+        _swap_small(host, domain, fills[:done], drains[:done])
+    return answer(done, asked, stop)
+
+
+def _swap_small(host: HostFrames, domain: Domain, fills: Frames, drains: Frames) -> None:
+    filled, drained = group_by_super(fills), group_by_super(drains)
+    never = host.settings.home_fill == "never"
+    found, missing = (None, None) if never else home_fill(host, domain, fills, filled)
+    old = mapping.unmap_frames(host, domain, drains, drained)
+    if found is None:
+        fresh, freed = old, old[:0]
+        host.scrub(old)
+    elif missing is None:
+        fresh, freed = found, old
+    else:
+        # Case 2: no home frame to be had, the pair's own frame moves over.
+        fresh = found
+        fresh[missing] = old[missing]
+        host.scrub(old[missing])
+        homed = np.ones(old.size, dtype=np.bool_)
+        homed[missing] = False
+        freed = old[homed]
+    mapping.map_frames(host, domain, fills, filled, fresh, drained=drained[0])
+    if freed.size:
+        host.give(freed)
+    mapping.settle(host, domain, np.union1d(drained[0], filled[0]))
+
+
+def _swap_blocks(host: HostFrames, domain: Domain, fills: Frames, drains: Frames) -> tuple[int, Stop]:
+    p2m, done, spent = domain.p2m, 0, 0
+    for fill, drain in zip(fills.tolist(), drains.tolist(), strict=True):
+        wrong = _block_pair_wrong(host, domain, drain, fill)
+        if wrong:
+            return done, wrong
+        if spent >= TURN_EXTENTS:
+            return done, Stop.BUDGET
+        target, source = np.array([fill]), np.array([drain])
+        if p2m.leaf[drain]:
+            host.scrub_superframes(mapping.move_leaves(domain, source, target))
+        elif host.heap.free_superframes:
+            fresh = host.heap.take_superframes(1)
+            _free_block(host, domain, drain)
+            mapping.map_leaves(host, domain, target, fresh)
+        else:
+            host.scrub(mapping.move_entries(domain, drain, fill))
+        done += 1
+        spent += TURN_COST_SHATTERED
+    return done, Stop.BUDGET

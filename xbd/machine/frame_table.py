@@ -1,0 +1,159 @@
+"""The host's frames: heap, owners, content words, and how well each superframe is at home.
+
+Per superframe one entry each: `whole_owner` (the domain that holds it as one leaf, +1),
+`at_home` (how many of its frames back the entries that belong there; above 0 means that a block
+claims it), `written` (whether any content word in it may be other than 0) and `pinned` (how many of
+its frames are referenced). 4 KiB detail (`frame_owner`) is 0 except for used frames of shattered
+superframes; `references` counts how often other domains map a frame, whatever its superframe is.
+
+A superframe is *kept* when a block claims it, all its used frames are that block's at home, and at
+least half of it is used: then the heap serves others from it last (`keep_holes`).
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import MAX_DOMAINS, Frames, Words
+from xbd.errors import DamagedState
+from xbd.frames import FrameAllocator, Groups, expand_supers
+from xbd.machine.settings import HOME_FILLS, HostSettings
+from xbd.machine.waiting import Waiting
+from xbd.storage.image import Image, Layout, Section
+from xbd.units import SUPER_ORDER, SUPER_PAGES
+
+# "Nearly whole" begins at half: below it, more is gained by giving the rest away than by waiting for its owner.
+KEPT_MIN_FRAMES = SUPER_PAGES // 2
+# Room for another few settings, which then need no other layout.
+_SETTINGS: Final = 16
+
+
+def host_layout(superframes: int) -> Layout:
+    """Lay out what is saved of a host, beside its domains."""
+    return Layout(
+        {"settings": (1, _SETTINGS), "births": (MAX_DOMAINS + 1, 1), "content": (superframes << SUPER_ORDER, 1)}
+    )
+
+
+def save_host(section: Section, superframes: int, settings: HostSettings) -> None:
+    """Write what never changes of a host into its new section."""
+    column = section.column("settings")
+    column.note_row(0)
+    column.words[0, :6] = (
+        superframes,
+        settings.populate_depopulate,
+        settings.exchange_translated,
+        HOME_FILLS.index(settings.home_fill),
+        settings.coalesce,
+        settings.keep_holes,
+    )
+
+
+def saved_host(section: Section) -> tuple[int, HostSettings]:
+    """Read what `save_host` wrote: superframes and settings. Raises DamagedState: it makes no sense."""
+    if section.layout.columns.get("settings") != (1, _SETTINGS):
+        raise DamagedState("the host is laid out as another version of xbd does")
+    superframes, populate_depopulate, exchange, home_fill, coalesce, keep_holes = (
+        int(word) for word in section.column("settings").words[0, :6]
+    )
+    flags = {populate_depopulate, exchange, coalesce, keep_holes}
+    fits = superframes >= 1 and section.layout == host_layout(superframes)
+    if flags - {0, 1} or not 0 <= home_fill < len(HOME_FILLS) or not fits:
+        raise DamagedState("the host's settings make no sense")
+    return superframes, HostSettings(
+        populate_depopulate=bool(populate_depopulate),
+        exchange_translated=bool(exchange),
+        home_fill=HOME_FILLS[home_fill],  # type: ignore[arg-type]  # one of them
+        coalesce=bool(coalesce),
+        keep_holes=bool(keep_holes),
+    )
+
+
+class HostFrames:
+    """The frames of a host of *superframes* superframes; derived arrays lie in *image*, content words in *section*."""
+
+    def __init__(self, superframes: int, settings: HostSettings, image: Image, section: Section) -> None:
+        self.settings = settings
+        self.heap = FrameAllocator(superframes << SUPER_ORDER, shelf_of=self._shelf_of if settings.keep_holes else None)
+        # What is free, but promised to a domain.
+        self.claimed_pages = 0
+        self.waiting = Waiting()
+        frames = superframes << SUPER_ORDER
+        self.whole_owner: NDArray[np.uint16] = image.make("host.whole_owner", superframes, np.uint16)
+        self.at_home: NDArray[np.uint16] = image.make("host.at_home", superframes, np.uint16)
+        self.written: NDArray[np.bool_] = image.make("host.written", superframes, np.bool_)
+        self.pinned: NDArray[np.uint16] = image.make("host.pinned", superframes, np.uint16)
+        self.references: NDArray[np.uint32] = image.make("host.references", frames, np.uint32)
+        self.frame_owner: NDArray[np.uint16] = image.make("host.frame_owner", frames, np.uint16)
+        self._saved_content = section.column("content")
+        self._saved_content_rows = section.column("content", width=SUPER_PAGES)
+        self.content: Words = self._saved_content.words.view(np.uint64)
+        self.content_rows: Words = self._saved_content_rows.words.view(np.uint64)
+        self.owner_rows = self.frame_owner.reshape(-1, SUPER_PAGES)
+
+    def _shelf_of(self, supers: Frames) -> Frames:
+        at_home = self.at_home[supers]
+        used = SUPER_PAGES - self.heap.free_count[supers]
+        kept: NDArray[np.bool_] = (at_home == used) & (at_home >= KEPT_MIN_FRAMES)
+        return kept.astype(np.int64)
+
+    def add_at_home(self, groups: Groups, sign: int) -> None:
+        """Count frames, given as groups, as being at home (+1) or no longer (-1)."""
+        supers, counts = groups
+        self.at_home[supers] = self.at_home[supers] + sign * counts
+        self.heap.reshelve(supers)
+
+    def write(self, frames: Frames, words: Words) -> None:
+        """Write the content words of single frames."""
+        self._saved_content.note(frames)
+        self.content[frames] = words
+        self.written[frames >> SUPER_ORDER] = True
+
+    def scrub(self, frames: Frames) -> None:
+        """Zero the content words of single frames."""
+        written = self.written[frames >> SUPER_ORDER]
+        if np.count_nonzero(written):
+            # No others: where nothing was ever written there is a hole, which would have to find its place on the disk.
+            dirty = frames[written]
+            self._saved_content.note(dirty)
+            self.content[dirty] = 0
+
+    def scrub_superframes(self, supers: Frames) -> None:
+        """Zero the content words of whole superframes."""
+        written = self.written[supers]
+        if np.count_nonzero(written):
+            dirty = supers[written]
+            self._saved_content_rows.note(dirty)
+            self.content_rows[dirty] = 0
+            self.written[dirty] = False
+
+    def shatter(self, supers: Frames, owner: int) -> None:
+        """Move the ownership of leaves down to their single frames."""
+        self.whole_owner[supers] = 0
+        self.owner_rows[supers] = owner + 1
+
+    def make_whole(self, supers: Frames, owner: int) -> None:
+        """Move the ownership of 512 frames each up to one entry."""
+        self.owner_rows[supers] = 0
+        self.whole_owner[supers] = owner + 1
+
+    def give(self, frames: Frames) -> None:
+        """Return single frames to the heap, scrubbed and unowned."""
+        self.scrub(frames)
+        self.frame_owner[frames] = 0
+        self.heap.give(frames)
+
+    def give_superframes(self, supers: Frames) -> None:
+        """Return leaves to the heap, scrubbed, unowned and unclaimed."""
+        self.scrub_superframes(supers)
+        self.whole_owner[supers] = 0
+        self.at_home[supers] = 0
+        self.heap.give_superframes(supers)
+
+    def owners(self) -> NDArray[np.uint16]:
+        """Spell out who owns each frame: (frames,) uint16, domid + 1, 0 for free."""
+        owners = self.frame_owner.copy()
+        whole = np.flatnonzero(self.whole_owner)
+        owners[expand_supers(whole)] = np.repeat(self.whole_owner[whole], SUPER_PAGES)
+        return owners

@@ -1,0 +1,124 @@
+"""The tables of grants: what a domain lets others map, and what it maps of others.
+
+Both are arrays with one row per reference or handle, made when they are first used; which rows are
+free, a frame allocator knows: it hands out the lowest ones and by the batch, which is all that is
+needed. A row is in use exactly while its `gfn` is not 0.
+
+A grant's `to` names a domain by its number, and by its *birth*: numbers are used again, and what was
+granted to a domain that is gone must not reach the next one of its number.
+Source: Xen common/grant_table.c: the shared table, the active table, maptrack.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import Frames
+from xbd.frames import FrameAllocator, sparse_zeros
+from xbd.storage.image import Column, Section
+
+# Whole words, so that a row can be saved.
+_GRANT: Final = np.dtype(
+    [
+        ("gfn", np.int64),
+        ("birth", np.int64),
+        # Earlier versions count here how often a grant is mapped, and like this one count anew when they start.
+        ("spare", np.uint32),
+        ("to", np.uint16),
+        ("readonly", np.bool_),
+        ("unused", np.uint8),
+    ]
+)
+_MAPPING: Final = np.dtype(
+    [
+        ("gfn", np.int64),
+        ("mfn", np.int64),
+        ("ref", np.int32),
+        ("owner", np.uint16),
+        ("readonly", np.bool_),
+        ("unused", np.uint8),
+    ]
+)
+GRANT_WORDS: Final = _GRANT.itemsize // 8
+MAPPING_WORDS: Final = _MAPPING.itemsize // 8
+
+
+class _Table:
+    """Rows of one dtype that are taken and given back by the batch; saved, and noted before they are written."""
+
+    def __init__(self, column: Column, dtype: np.dtype[Any]) -> None:
+        self._column = column
+        self.rows: NDArray[Any] = column.words.view(dtype).reshape(-1)
+        self.gfn: Frames = self.rows["gfn"]
+        self.free = FrameAllocator(self.rows.size)
+
+    def recover(self) -> None:
+        """Find out which rows are free of a table that was saved."""
+        self.free.take_exactly(self.in_use())
+
+    @property
+    def count(self) -> int:
+        """Count the rows in use."""
+        return self.rows.size - self.free.free_frames
+
+    def take(self, count: int) -> Frames:
+        """Take *count* free rows; the caller fills them at once."""
+        taken = self.free.take(count)
+        assert taken.size == count, f"{count} rows were free, only {taken.size} came"
+        self._column.note(taken)
+        return taken
+
+    def note(self, indexes: Frames) -> None:
+        """Note rows in use, which are about to be written."""
+        self._column.note(indexes)
+
+    def give(self, indexes: Frames) -> None:
+        """Empty rows that are in use."""
+        self._column.note(indexes)
+        self.rows[indexes] = 0
+        self.free.give(indexes)
+
+    def in_use(self) -> Frames:
+        """List the rows in use, ascending."""
+        return np.flatnonzero(self.gfn)
+
+
+class GrantTable(_Table):
+    """What a domain lets others map.
+
+    Attributes, per reference (`MAX_GRANTS`,): *gfn* int64, +1, 0 for a free row; *to* uint16 and *birth* int64, the
+    domain that may map it; *readonly* bool; *mapped* uint32, how often it is mapped: derived from the mapping tables,
+    and not saved.
+    """
+
+    def __init__(self, section: Section) -> None:
+        super().__init__(section.column("grants"), _GRANT)
+        self.to: NDArray[np.uint16] = self.rows["to"]
+        self.birth: Frames = self.rows["birth"]
+        self.readonly: NDArray[np.bool_] = self.rows["readonly"]
+        self.mapped: NDArray[np.uint32] = sparse_zeros(self.rows.size, np.uint32)
+
+    def give(self, indexes: Frames) -> None:
+        """Empty rows that are in use."""
+        super().give(indexes)
+        self.mapped[indexes] = 0
+
+
+class MappingTable(_Table):
+    """What a domain maps of others (Xen's maptrack); a p2m entry of a slot in use is -(handle + 1).
+
+    Attributes, per handle (`MAX_MAPPINGS`,): *gfn* int64, the slot, +1, 0 for a free row; *mfn* int64, +1, 0 for a
+    mapping that was cut off; *owner* uint16 and *ref* int32, the grant; *readonly* bool.
+    """
+
+    def __init__(self, section: Section) -> None:
+        super().__init__(section.column("mappings"), _MAPPING)
+        self.mfn: Frames = self.rows["mfn"]
+        self.owner: NDArray[np.uint16] = self.rows["owner"]
+        self.ref: NDArray[np.int32] = self.rows["ref"]
+        self.readonly: NDArray[np.bool_] = self.rows["readonly"]
+
+    def of(self, owner: int) -> Frames:
+        """List the handles that still reach frames of domain *owner*."""
+        return np.flatnonzero((self.gfn > 0) & (self.owner == owner) & (self.mfn > 0))

@@ -1,0 +1,70 @@
+"""References on frames: what other domains map may be neither given up nor exchanged.
+
+A frame's reference count is how often it is mapped; a frame with any is *referenced*, and counts in
+its superframe's `pinned` and its owner's `referenced`, so that owners who grant nothing pay one
+comparison. Source: Xen get_page, put_page and the count in page_info.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import Frames
+from xbd.frames import group_by_super
+from xbd.machine.domain import Domain
+from xbd.machine.extents import first, repeats
+from xbd.machine.frame_table import HostFrames
+from xbd.units import SUPER_ORDER
+
+
+def reference(host: HostFrames, owner: Domain, mfns: Frames) -> None:
+    """Take a reference on each of (n,) frames of *owner*; one that is named twice gets two."""
+    before = host.references[mfns]
+    fresh = mfns[before == 0]
+    if repeats(mfns).size:
+        np.add.at(host.references, mfns, np.uint32(1))
+        fresh = np.unique(fresh)
+    else:
+        host.references[mfns] = before + np.uint32(1)
+    if fresh.size:
+        _count_referenced(host, owner, fresh, 1)
+
+
+def unreference(host: HostFrames, owner: Domain, mfns: Frames) -> Frames:
+    """Give a reference on each of (n,) frames back; returns those that have none any more, each once, in no order."""
+    if repeats(mfns).size:
+        np.subtract.at(host.references, mfns, np.uint32(1))
+        mfns = np.unique(mfns)
+        left = host.references[mfns]
+    else:
+        left = host.references[mfns] - np.uint32(1)
+        host.references[mfns] = left
+    free: Frames = mfns[left == 0]
+    if free.size:
+        _count_referenced(host, owner, free, -1)
+    return free
+
+
+def _count_referenced(host: HostFrames, owner: Domain, mfns: Frames, sign: int) -> None:
+    supers, counts = group_by_super(mfns)
+    host.pinned[supers] = host.pinned[supers] + sign * counts
+    owner.referenced += sign * mfns.size
+
+
+def first_referenced(host: HostFrames, domain: Domain, gfns: Frames) -> int:
+    """Index of the first of (n,) populated gfns whose frame is referenced, or n."""
+    if not domain.referenced:
+        return int(gfns.size)
+    return first(host.references[domain.p2m.lookup(gfns) - 1] > 0)
+
+
+def referenced_blocks(host: HostFrames, domain: Domain, blocks: Frames) -> NDArray[np.bool_]:
+    """Say for each of (n,) wholly populated blocks whether any frame of it is referenced: (n,) bool."""
+    if not domain.referenced:
+        return np.zeros(blocks.size, dtype=np.bool_)
+    leaves = domain.p2m.leaf[blocks]
+    referenced: NDArray[np.bool_] = host.pinned[np.maximum(leaves - 1, 0) >> SUPER_ORDER] > 0
+    shattered = np.flatnonzero(leaves == 0)
+    if shattered.size:
+        mfns = domain.p2m.rows[blocks[shattered]] - 1
+        referenced[shattered] = (host.references[np.maximum(mfns, 0)] > 0).any(axis=1)
+    return referenced

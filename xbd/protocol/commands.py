@@ -1,0 +1,207 @@
+"""Commands and results to and from the wire, checked and bounded on the way in.
+
+Lists of gfns are not copied on the way in (`np.frombuffer` over the received bytes). What depends
+on the domain (range, alignment, repetition) is the machine's to judge; what is decided here is that
+a command is well-formed and of bounded size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields as dataclass_fields
+from typing import Final, cast
+
+import numpy as np
+
+from xbd import abi
+from xbd.abi import (
+    MAX_DOMAIN_PAGES,
+    MAX_DOMAINS,
+    BootInfo,
+    Command,
+    DomainType,
+    Features,
+    Frames,
+    GrantResult,
+    LoadResult,
+    MemopResult,
+    PopulateDepopulate,
+    Refused,
+    Result,
+    Stop,
+    Store,
+)
+from xbd.errors import BadArgument, RemoteProtocolError
+from xbd.protocol import fields
+from xbd.protocol.codec import Response, encode_error, encode_response
+from xbd.protocol.methods import DOMAIN_METHODS
+from xbd.protocol.quoting import quote
+
+# Each method's command, whose fields are the method's parameters, and the field that says how much it asks for.
+_COMMANDS: Final[dict[str, tuple[type[Command], str]]] = {
+    "populate": (abi.Populate, "gfns"),
+    "decrease": (abi.Decrease, "gfns"),
+    "exchange": (abi.Exchange, "gives"),
+    "populate_depopulate": (abi.PopulateDepopulate, "populate"),
+    "load": (abi.Load, "gfns"),
+    "store": (abi.Store, "gfns"),
+    "deflate": (abi.Deflate, "gfns"),
+    "inflate": (abi.Inflate, "gfns"),
+    "grant": (abi.Grant, "gfns"),
+    "end_grant": (abi.EndGrant, "refs"),
+    "map_grant": (abi.MapGrant, "refs"),
+    "unmap_grant": (abi.UnmapGrant, "gfns"),
+    "send": (abi.Send, "words"),
+    "receive": (abi.Receive, "most"),
+}
+_METHODS: Final = {
+    kind: (method, tuple(field.name for field in dataclass_fields(kind))) for method, (kind, _) in _COMMANDS.items()
+}
+_ASKED: Final = dict(_COMMANDS.values())
+# Their answers carry what was read, received or granted.
+_WITH_NUMBERS: Final = (abi.Load, abi.Receive, abi.Grant)
+_STOPS: Final = {stop.value: stop for stop in Stop}
+_TYPES: Final = {kind.value: kind for kind in DomainType}
+
+
+def command_from_params(method: str, untrusted_params: object) -> Command:
+    """Read a memory operation as it came.
+
+    Raises:
+        BadArgument: an unknown method, or parameters that are not the method's.
+    """
+    if method not in _COMMANDS:
+        raise BadArgument(f"unknown method {quote(method)}", f"one of {', '.join(DOMAIN_METHODS)}")
+    command = _COMMANDS[method][0](**fields.check_params(method, DOMAIN_METHODS[method].params, untrusted_params))
+    if isinstance(command, PopulateDepopulate) and command.populate.size != command.depopulate.size:
+        raise BadArgument(
+            f"populate_depopulate: {command.populate.size} gfns to populate, {command.depopulate.size} to depopulate",
+            "as many of the one as of the other",
+        )
+    if isinstance(command, Store) and command.gfns.size != command.words.size:
+        raise BadArgument(f"store: {command.gfns.size} gfns, {command.words.size} words", "one word for each gfn")
+    return command
+
+
+def extents_of(command: Command) -> int:
+    """Count what a command names (extents, pairs, references, words): what it may cost of a turn."""
+    asked = getattr(command, _ASKED[type(command)])
+    return asked if type(asked) is int else int(asked.size)
+
+
+def command_to_wire(command: Command) -> tuple[str, dict[str, object]]:
+    """Write a command as method and parameters."""
+    method, names = _METHODS[type(command)]
+    return method, {name: _to_wire(getattr(command, name)) for name in names}
+
+
+def _to_wire(parameter: object) -> object:
+    """Write an array as little-endian bin; all else is as it is."""
+    if isinstance(parameter, np.ndarray):
+        return parameter.astype(parameter.dtype.newbyteorder("<"), copy=False).tobytes()
+    return parameter
+
+
+def encode_result(msgid: int, result: Result) -> bytes:
+    """Pack the answer to an operation: `[done, stop]`, `[done, stop, words or references]`, or its refusal."""
+    match result:
+        case MemopResult(done, stop):
+            return encode_response(msgid, (done, stop and stop.value))
+        case LoadResult(done, stop, words):
+            return encode_response(msgid, (done, stop and stop.value, _to_wire(words)))
+        case GrantResult(done, stop, refs):
+            return encode_response(msgid, (done, stop and stop.value, _to_wire(refs)))
+        case Refused(errno, message, expected):
+            return encode_error(msgid, {"errno": errno, "message": message, "expected": expected})
+
+
+def result_from_response(command: Command, response: Response) -> Result:
+    """Read the answer to *command*.
+
+    Raises:
+        RemoteProtocolError: it is none, or more is done than was asked.
+    """
+    if response.untrusted_error is not None:
+        error = fields.error_from_map(response.untrusted_error)
+        return Refused(error.errno, error.message, error.expected)
+    asked = extents_of(command)
+    match response.untrusted_result:
+        case [int(done), stop] if 0 <= done <= asked and not isinstance(command, _WITH_NUMBERS):
+            return MemopResult(done, _stop(stop))
+        case [int(done), stop, bytes(numbers)] if (
+            isinstance(command, _WITH_NUMBERS) and len(numbers) == 8 * done <= 8 * asked
+        ):
+            if isinstance(command, abi.Grant):
+                return GrantResult(done, _stop(stop), cast(Frames, np.frombuffer(numbers, dtype="<i8")))
+            return LoadResult(done, _stop(stop), np.frombuffer(numbers, dtype="<u8"))
+        case _:
+            raise RemoteProtocolError(
+                f"an answer {quote(response.untrusted_result)} to {type(command).__name__} of {asked}",
+                "[done, stop], for load, receive and grant [done, stop, numbers], done at most what was asked",
+            )
+
+
+def _stop(untrusted: object) -> Stop | None:
+    if untrusted is None:
+        return None
+    if type(untrusted) is str and untrusted in _STOPS:
+        return _STOPS[untrusted]
+    raise RemoteProtocolError(f"a stop reason {quote(untrusted)}", f"nil or one of {', '.join(_STOPS)}")
+
+
+def boot_to_wire(boot: BootInfo) -> dict[str, object]:
+    """Write what a booting guest is told (the daemon adds `resumed`, `guest`, `mode`, `shutdown`)."""
+    return {
+        "domid": boot.domid,
+        "name": boot.name,
+        "gfn_count": boot.gfn_count,
+        "runs": boot.runs.astype("<i8", copy=False).tobytes(),
+        "target_pages": boot.target_pages,
+        "max_pages": boot.max_pages,
+        "features": {
+            "populate_depopulate": boot.features.populate_depopulate,
+            "exchange": boot.features.exchange,
+            "grants": boot.features.grants,
+        },
+        "type": boot.domain_type.value,
+    }
+
+
+def boot_from_wire(untrusted: Mapping[str, object]) -> BootInfo:
+    """Read what a booting guest is told; what fits together is believed.
+
+    Raises:
+        RemoteProtocolError: something is missing, of another type, or out of all bounds.
+    """
+    match untrusted:
+        case {
+            "domid": int(domid),
+            "name": str(name),
+            "gfn_count": int(gfn_count),
+            "runs": bytes(runs),
+            "target_pages": int(target_pages),
+            "max_pages": int(max_pages),
+            "features": {
+                "populate_depopulate": bool(populate_depopulate),
+                "exchange": bool(exchange),
+                "grants": bool(grants),
+            },
+            "type": str(kind),
+        } if len(runs) % 16 == 0 and kind in _TYPES and _fit(domid, gfn_count, target_pages, max_pages):
+            pairs = cast(Frames, np.frombuffer(runs, dtype="<i8").reshape(-1, 2))
+            if not _ascend_within(pairs.ravel(), gfn_count):
+                raise RemoteProtocolError("runs of populated gfns out of order", f"ascending, from 0 to {gfn_count}")
+            features = Features(populate_depopulate=populate_depopulate, exchange=exchange, grants=grants)
+            return BootInfo(domid, name, gfn_count, pairs, target_pages, max_pages, features, _TYPES[kind])
+        case _:
+            raise RemoteProtocolError(
+                "an answer to hello that is not what a booting guest is told", "see xbd.protocol.methods"
+            )
+
+
+def _fit(domid: int, *pages: int) -> bool:
+    """Tell whether a domain can have these numbers."""
+    return 0 <= domid < MAX_DOMAINS and all(0 <= count <= MAX_DOMAIN_PAGES for count in pages)
+
+
+def _ascend_within(ends: Frames, gfn_count: int) -> bool:
+    """Tell whether the ends of runs rise from 0 to *gfn_count* at most."""
+    return ends.size == 0 or bool(ends[0] >= 0 and ends[-1] <= gfn_count and np.all(ends[1:] >= ends[:-1]))

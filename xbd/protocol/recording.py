@@ -1,0 +1,154 @@
+"""A recording of all that was done to a machine, as lines of JSON, and back.
+
+The first line says what machine it was; then a line for each thing done, numbered, in order:
+
+    {"format": 1, "xbd": "...", "superframes": 2048, "settings": {"home_fill": "always", ...}}
+    {"n": 1, "do": "create", "domain": 1, "name": "web", "max_pages": 65536, ...}
+    {"n": 2, "do": "reboot", "domain": 1}
+    {"n": 3, "domain": 1, "operation": "decrease", "gfns": [[511, 512, -1]], "order": 0, "answer": [512, null]}
+    {"end": {"free_frames": ..., "free_superframes": ..., "leaves": {"1": 127}}}
+
+Lists of numbers are written as what they mostly are: runs `[first, count, step]`, and single numbers.
+Answers are those of the wire: `[done, stop]`, with what was read, received or granted behind it, or an
+error's `{errno, message, expected}`. The last line is there when the daemon ended in order.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, cast
+
+import numpy as np
+
+from xbd.abi import Command, Frames, GrantResult, LoadResult, Refused, Result, Words
+from xbd.errors import BadArgument
+from xbd.protocol.commands import command_from_params, command_to_wire
+from xbd.protocol.methods import DOMAIN_METHODS
+
+FORMAT: Final = 1
+# Shorter runs are shorter as numbers.
+_RUN_LEAST: Final = 3
+_LISTS: Final = ("gfns", "gives", "gets", "populate", "depopulate", "refs", "words")
+# What is done to a machine beside hypercalls; each names its domain, and the rest are the parameters of the same name.
+DOINGS: Final = ("create", "destroy", "reboot", "set_max_pages", "set_target", "claim")
+Line = dict[str, Any]
+
+
+class BadRecording(BadArgument):
+    """A line is none of a recording."""
+
+
+def numbers_to_runs(numbers: Frames | Words) -> list[int | list[int]]:
+    """Write (n,) numbers as runs and single numbers; differences are taken modulo 2**64."""
+    if numbers.size < _RUN_LEAST:
+        return [int(number) for number in numbers.tolist()]
+    steps = numbers[1:].astype(np.int64) - numbers[:-1].astype(np.int64)
+    edges = (np.flatnonzero(steps[1:] != steps[:-1]) + 1).tolist()
+    runs: list[int | list[int]] = []
+    values: list[int] = numbers.tolist()
+    at = 0
+    for edge in [*edges, steps.size]:
+        # Numbers `at` to `edge` have one step; the next run begins behind them.
+        count = edge + 1 - at
+        if count >= _RUN_LEAST:
+            runs.append([values[at], count, int(steps[at])])
+            at = edge + 1
+        else:
+            runs += values[at:edge]
+            at = max(at, edge)
+    return runs + values[at:]
+
+
+def runs_to_numbers(runs: object, *, words: bool = False) -> Frames | Words:
+    """Read what `numbers_to_runs` wrote. Raises BadRecording."""
+    parts: list[np.ndarray] = []
+    if not isinstance(runs, list):
+        raise BadRecording(f"numbers {runs!r:.80}", "a list of numbers and of runs [first, count, step]")
+    for run in runs:
+        match run:
+            case int(number):
+                parts.append(np.array([number], dtype=np.uint64 if number >= 1 << 63 else np.int64).astype(np.int64))
+            case [int(first), int(count), int(step)] if 0 < count <= 1 << 20:
+                begin = np.array([first], dtype=np.uint64 if first >= 1 << 63 else np.int64).astype(np.int64)
+                parts.append(begin + np.arange(count, dtype=np.int64) * step)
+            case _:
+                raise BadRecording(f"numbers {run!r:.80}", "a number, or a run [first, count, step]")
+    numbers = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    return cast(Words, numbers.view(np.uint64)) if words else cast(Frames, numbers)
+
+
+def command_to_line(domid: int, command: Command) -> Line:
+    """Write a hypercall, without its number and answer."""
+    method, params = command_to_wire(command)
+    written = {
+        name: numbers_to_runs(getattr(command, name)) if isinstance(param, bytes) else param
+        for name, param in params.items()
+    }
+    return {"domain": domid, "operation": method, **written}
+
+
+def command_from_line(line: Mapping[str, Any]) -> Command:
+    """Read a hypercall. Raises BadRecording."""
+    operation = line.get("operation")
+    if not isinstance(operation, str) or operation not in DOMAIN_METHODS or operation == "hello":
+        raise BadRecording(f"operation {operation!r:.80}", f"one of {', '.join(DOMAIN_METHODS)}")
+    params = {
+        name: runs_to_numbers(told, words=name == "words").tobytes() if name in _LISTS else told
+        for name, told in line.items()
+        if name in DOMAIN_METHODS[operation].params
+    }
+    try:
+        return command_from_params(operation, [params])
+    except BadArgument as error:
+        raise BadRecording(error.message, error.expected) from error
+
+
+def answer_to_line(result: Result) -> object:
+    """Write an answer."""
+    match result:
+        case Refused(errno, message, expected):
+            return {"errno": errno, "message": message, "expected": expected}
+        case LoadResult(done, stop, words):
+            return [done, stop and stop.value, numbers_to_runs(words)]
+        case GrantResult(done, stop, refs):
+            return [done, stop and stop.value, numbers_to_runs(refs)]
+        case _:
+            return [result.done, result.stop and result.stop.value]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a recording says of its machine."""
+
+    superframes: int
+    settings: Mapping[str, object]
+    xbd: str
+
+    def line(self) -> Line:
+        """Write it."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+def read_line(text: str) -> Line:
+    """Read a line: a map. Raises BadRecording."""
+    try:
+        line = json.loads(text)
+    except ValueError as error:
+        raise BadRecording(f"not JSON: {error}", "a map") from error
+    if not isinstance(line, dict):
+        raise BadRecording(f"a {type(line).__name__}", "a map")
+    return line
+
+
+def read_header(line: Line) -> Header:
+    """Read the first line. Raises BadRecording."""
+    match line:
+        case {"format": int(version), **_others} if version != FORMAT:
+            raise BadRecording(f"format {version}", f"format {FORMAT}")
+        case {"format": _, "superframes": int(superframes), "settings": dict(settings), "xbd": str(xbd)} if (
+            superframes > 0
+        ):
+            return Header(superframes, settings, xbd)
+    raise BadRecording(
+        "a first line that does not describe a host", '{"format": 1, "superframes": ..., "settings": ...}'
+    )

@@ -1,0 +1,249 @@
+"""Sessions: what makes a domain's conversation survive its connections.
+
+The daemon's side, `Session`, decides for each hello and each call whether it is new, a repeat or
+wrong; it keeps the last answers, so that a repeat is answered and nothing is applied twice. The
+guest's side, `Conversation`, numbers its calls, matches answers and knows what to send again.
+Both are plain state; who sends and receives is a shell's matter.
+"""
+
+from collections import deque
+from enum import Enum, auto
+from typing import Final, cast
+
+from xbd.abi import MAX_IN_FLIGHT, Command, Result
+from xbd.errors import BadArgument, Busy, LocalProtocolError, RemoteProtocolError
+from xbd.protocol.codec import MSGID_LIMIT, Response, encode_request
+from xbd.protocol.commands import command_to_wire, result_from_response
+from xbd.protocol.fields import error_from_map
+from xbd.protocol.methods import VERSION
+
+# As many answers as calls may be in flight: whatever a lost connection swallowed is among them.
+WINDOW_ANSWERS: Final = MAX_IN_FLIGHT
+
+
+class State(Enum):
+    """Where a domain's session stands."""
+
+    NONE = auto()
+    LIVE = auto()
+    LOST = auto()
+
+
+class Event(Enum):
+    """What can happen to it."""
+
+    HELLO_NEW = auto()
+    HELLO_SAME = auto()
+    HELLO_BEYOND_WINDOW = auto()
+    CALL_NEXT = auto()
+    CALL_REPEATED = auto()
+    CALL_OUT_OF_TURN = auto()
+    DISCONNECT = auto()
+
+
+class Action(Enum):
+    """What is to be done about it."""
+
+    BOOT = auto()
+    RESUME = auto()
+    EXECUTE = auto()
+    ANSWER_AGAIN = auto()
+    NOTHING = auto()
+    REFUSE_BUSY = auto()
+    REFUSE_BEYOND_WINDOW = auto()
+    REFUSE_TURN = auto()
+
+
+TABLE: Final[dict[tuple[State, Event], tuple[Action, State]]] = {
+    (State.NONE, Event.HELLO_NEW): (Action.BOOT, State.LIVE),
+    (State.LIVE, Event.HELLO_NEW): (Action.REFUSE_BUSY, State.LIVE),
+    (State.LIVE, Event.HELLO_SAME): (Action.REFUSE_BUSY, State.LIVE),
+    (State.LIVE, Event.HELLO_BEYOND_WINDOW): (Action.REFUSE_BUSY, State.LIVE),
+    (State.LIVE, Event.CALL_NEXT): (Action.EXECUTE, State.LIVE),
+    (State.LIVE, Event.CALL_REPEATED): (Action.ANSWER_AGAIN, State.LIVE),
+    (State.LIVE, Event.CALL_OUT_OF_TURN): (Action.REFUSE_TURN, State.LIVE),
+    (State.LIVE, Event.DISCONNECT): (Action.NOTHING, State.LOST),
+    (State.LOST, Event.HELLO_NEW): (Action.BOOT, State.LIVE),
+    (State.LOST, Event.HELLO_SAME): (Action.RESUME, State.LIVE),
+    (State.LOST, Event.HELLO_BEYOND_WINDOW): (Action.REFUSE_BEYOND_WINDOW, State.LOST),
+}
+
+
+class Session:
+    """A session as the daemon keeps it; it outlives its connections, and is restored after a restart.
+
+    Args:
+        window: how many answers are kept.
+    """
+
+    def __init__(self, window: int = WINDOW_ANSWERS) -> None:
+        self.state = State.NONE
+        self.name = ""
+        self.hello_msgid = 0
+        self.next_msgid = 0
+        # What the hello that opened it said that it had seen; it may have meant to resume another life of the session.
+        self.opened_with: int | None = None
+        self.window = window
+        # How many of the last answers are kept, and they themselves, unless `keep` and `kept` are another's.
+        self._kept = 0
+        self._answers: deque[bytes] = deque(maxlen=window)
+
+    def restore(self, name: str, hello_msgid: int, next_msgid: int, opened_with: int | None, kept: int) -> None:
+        """Go on from what an earlier daemon left, *kept* answers among it: nobody is connected, it may be resumed."""
+        self.state = State.LOST
+        self.name, self.hello_msgid, self.next_msgid, self.opened_with = name, hello_msgid, next_msgid, opened_with
+        self._kept = kept
+
+    def keep(self, answer: bytes) -> None:
+        """Keep the answer to the call whose message id is due."""
+        self._answers.append(answer)
+
+    def kept(self, msgid: int) -> bytes:
+        """Find the answer to one of the last calls."""
+        return self._answers[-((self.next_msgid - msgid) % MSGID_LIMIT)]
+
+    def hello(self, msgid: int, name: str, last_seen: int | None) -> Action:
+        """Judge a hello: BOOT (a new session: reboot the guest) or RESUME.
+
+        Raises:
+            Busy: another connection holds a session here.
+            BadArgument: answers after *last_seen* are not kept any more.
+        """
+        action = self._take(self._judge_hello(name, last_seen))
+        if action is Action.REFUSE_BUSY:
+            raise Busy(
+                "another connection holds this domain's session", "one agent at a time; try again when it is gone"
+            )
+        if action is Action.REFUSE_BEYOND_WINDOW:
+            raise BadArgument(
+                f"session {name!r} cannot be resumed after answer {last_seen}",
+                f"one of the last {self._kept} before message id {self.next_msgid}, or a new session",
+            )
+        if action is Action.BOOT:
+            self.name = name
+            self.hello_msgid = msgid
+            self.next_msgid = (msgid + 1) % MSGID_LIMIT
+            self.opened_with = last_seen
+            self._kept = 0
+            self._answers.clear()
+        return action
+
+    def call(self, msgid: int) -> bytes | None:
+        """Judge a call: None when it is to be executed now, else the answer that it got before, as it was kept.
+
+        Raises:
+            RemoteProtocolError: its message id is neither the next nor that of a kept answer.
+        """
+        if self.state is State.LIVE and msgid == self.next_msgid:  # the usual case, spelt out: every call takes it
+            return None
+        age = (self.next_msgid - msgid) % MSGID_LIMIT
+        repeated = 0 < age <= self._kept
+        action = self._take(Event.CALL_REPEATED if repeated else Event.CALL_OUT_OF_TURN)
+        if action is Action.REFUSE_TURN:
+            raise RemoteProtocolError(f"message id {msgid} out of turn", f"{self.next_msgid}, rising by one")
+        return self.kept(msgid)
+
+    def answered(self, answer: bytes) -> None:
+        """Keep the answer to the call that was to be executed; the next message id is due."""
+        self.keep(answer)
+        self._kept = min(self._kept + 1, self.window)
+        self.next_msgid = (self.next_msgid + 1) % MSGID_LIMIT
+
+    def disconnect(self) -> None:
+        """Note that the connection is gone; the session may be resumed."""
+        self._take(Event.DISCONNECT)
+
+    def _judge_hello(self, name: str, last_seen: int | None) -> Event:
+        if self.state is State.NONE or name != self.name:
+            return Event.HELLO_NEW
+        called = self.next_msgid != (self.hello_msgid + 1) % MSGID_LIMIT
+        if not called and last_seen == self.opened_with:
+            # The same hello again, and no call in between: whoever says it has not heard that it opened a new session.
+            return Event.HELLO_NEW
+        seen = self.hello_msgid if last_seen is None else last_seen
+        unseen = (self.next_msgid - 1 - seen) % MSGID_LIMIT
+        return Event.HELLO_SAME if unseen <= self._kept else Event.HELLO_BEYOND_WINDOW
+
+    def _take(self, event: Event) -> Action:
+        try:
+            action, self.state = TABLE[self.state, event]
+        except KeyError:
+            raise LocalProtocolError(f"a session in state {self.state.name} cannot take {event.name}") from None
+        return action
+
+
+class Conversation:
+    """A guest's side of its session: numbers calls, matches answers, knows what to send again.
+
+    Args:
+        session: a name that no other session of this domain has.
+    """
+
+    HELLO_MSGID: Final = 0
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self.last_seen: int | None = None
+        self._next_msgid = self.HELLO_MSGID + 1
+        self._in_flight: deque[tuple[int, Command, bytes]] = deque()
+
+    @property
+    def in_flight(self) -> int:
+        """Count the calls that have no answer yet."""
+        return len(self._in_flight)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Count the bytes of the calls that have no answer yet."""
+        return sum(len(packed) for _, _, packed in self._in_flight)
+
+    def hello(self) -> bytes:
+        """Pack the hello that opens this session, or resumes it on a new connection."""
+        params: dict[str, object] = {"version": VERSION, "session": self.session, "last_seen": self.last_seen}
+        return encode_request(self.HELLO_MSGID, "hello", params)
+
+    def welcomed(self, response: Response) -> dict[str, object]:
+        """Take hello's answer: the boot map. Unless it says `resumed`, nothing of before is in flight any more.
+
+        Raises:
+            HypercallError: the daemon refused.
+            RemoteProtocolError: it is no answer to hello.
+        """
+        if response.untrusted_error is not None:
+            raise error_from_map(response.untrusted_error)
+        untrusted = response.untrusted_result
+        if response.msgid != self.HELLO_MSGID or not isinstance(untrusted, dict):
+            raise RemoteProtocolError(f"an answer {untrusted!r:.80} to hello", "what a booting guest is told")
+        if untrusted.get("resumed") is not True:
+            self._in_flight.clear()
+            self._next_msgid = self.HELLO_MSGID + 1
+            self.last_seen = self.HELLO_MSGID
+        return cast(dict[str, object], untrusted)
+
+    def call(self, command: Command) -> bytes:
+        """Pack *command* under the next message id. Raises LocalProtocolError with 8 in flight."""
+        if len(self._in_flight) >= MAX_IN_FLIGHT:
+            raise LocalProtocolError(f"{len(self._in_flight)} calls in flight, at most {MAX_IN_FLIGHT} may be")
+        method, params = command_to_wire(command)
+        packed = encode_request(self._next_msgid, method, params)
+        self._in_flight.append((self._next_msgid, command, packed))
+        self._next_msgid = (self._next_msgid + 1) % MSGID_LIMIT
+        return packed
+
+    def answered(self, response: Response) -> Result:
+        """Match an answer with the oldest call in flight.
+
+        Raises:
+            RemoteProtocolError: nothing is in flight, it answers another call, or it is no answer to it.
+        """
+        if not self._in_flight or self._in_flight[0][0] != response.msgid:
+            due = self._in_flight[0][0] if self._in_flight else "none"
+            raise RemoteProtocolError(f"an answer to message id {response.msgid}", f"answers in order; due is {due}")
+        result = result_from_response(self._in_flight[0][1], response)
+        self._in_flight.popleft()
+        self.last_seen = response.msgid
+        return result
+
+    def resend(self) -> bytes:
+        """Pack again what has no answer, after a resumed hello."""
+        return b"".join(packed for _, _, packed in self._in_flight)

@@ -1,0 +1,280 @@
+"""The machine's state as named arrays, of which some are *saved*.
+
+Theory of operation. What a machine knows of its frames lies in arrays that are made and found here by
+name. Those that say what cannot be found out from others (p2m entries, homes, content words, grants,
+mappings, inboxes, limits) are saved: they are *columns* of *sections*, and a section lies where a
+`Store` keeps it: in a file that outlives the process, or just in memory. All else (heap, owners,
+references, counters) is derived, and made anew by `xbd.machine.recovery`.
+
+A step changes saved cells in place. Before it does, it *notes* them: their old values go into the
+store's undo log, and only then are they written. `commit` empties the log, by one store of a word. So
+whoever dies in the middle of a step leaves a log that says how everything was before it
+(`Undo.roll_back`); values are absolute, so rolling back twice is harmless. A section that is made in a
+step needs no notes in that step: it is not there before the commit.
+Source: the undo log of any database (write-ahead logging, Mohan et al., ARIES, 1992); the order of
+writes is the program's, which holds when a process is killed, but not when the machine loses power.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import Frames
+from xbd.errors import DamagedState, OutOfResources
+from xbd.frames import sparse_zeros
+from xbd.storage.undo import Undo
+
+# Columns begin at such multiples: a page of memory, so that what was never touched is a hole in a file.
+PAGE_WORDS: Final = 512
+
+
+class Kind(IntEnum):
+    """What a section is about; with a number it names the section."""
+
+    HOST = 0
+    DOMAIN = 1
+    DAEMON = 2
+    AGENT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The columns of a section, in order: name to (rows, words of 8 bytes in a row)."""
+
+    columns: Mapping[str, tuple[int, int]]
+
+    def offsets(self) -> dict[str, int]:
+        """Tell at which word each column begins."""
+        offsets, at = {}, 0
+        for name, (rows, width) in self.columns.items():
+            offsets[name] = at
+            at += -(-rows * width // PAGE_WORDS) * PAGE_WORDS
+        return offsets
+
+    @property
+    def words(self) -> int:
+        """Count the words of a whole section."""
+        return sum(-(-rows * width // PAGE_WORDS) * PAGE_WORDS for rows, width in self.columns.values())
+
+
+class Column:
+    """A column of a section: rows of words that are noted before they are written.
+
+    Attributes: *words* (rows,) int64, or (rows, width) where a row has more than one word.
+    """
+
+    __slots__ = ("_undo", "_where", "words")
+
+    def __init__(self, words: Frames, undo: Undo | None, where: tuple[int, int, int, int]) -> None:
+        self.words = words
+        self._undo = undo
+        self._where = where
+
+    def note(self, rows: Frames) -> None:
+        """Note (n,) rows, which are about to be written."""
+        if self._undo is not None:
+            self._undo.note(self._where, self.words, rows)
+
+    def note_row(self, row: int) -> None:
+        """Note one row, which is about to be written."""
+        if self._undo is not None:
+            self._undo.note_row(self._where, self.words, row)
+
+    def arm(self, undo: Undo) -> None:
+        """Note from here on: the section is there."""
+        self._undo = undo
+
+
+class Section:
+    """A saved part of the state: its columns lie one after the other in *words*.
+
+    Args:
+        key: what it is about.
+        layout: its columns.
+        words: (layout.words,) int64.
+        undo: where to note; None while it is new, or where nothing is noted.
+    """
+
+    def __init__(self, key: tuple[Kind, int], layout: Layout, words: Frames, undo: Undo | None) -> None:
+        self.key = key
+        self.layout = layout
+        self.words = words
+        self._undo = undo
+        self._offsets = layout.offsets()
+        self._columns: list[Column] = []
+
+    def column(self, name: str, *, width: int | None = None) -> Column:
+        """Hand out a column, or, with another *width*, the same words seen as rows of so many."""
+        rows, own_width = self.layout.columns[name]
+        width = width or own_width
+        rows = rows * own_width // width
+        offset = self._offsets[name]
+        words = self.words[offset : offset + rows * width]
+        if width > 1:
+            words = words.reshape(rows, width)
+        column = Column(words, self._undo, (*self.key, offset, width))
+        self._columns.append(column)
+        return column
+
+    def span(self, name: str) -> tuple[int, int]:
+        """Tell where a column's words begin and end."""
+        rows, width = self.layout.columns[name]
+        return self._offsets[name], self._offsets[name] + rows * width
+
+    def arm(self, undo: Undo) -> None:
+        """Note from here on what is written."""
+        self._undo = undo
+        for column in self._columns:
+            column.arm(undo)
+
+
+class Image:
+    """A machine's arrays: derived ones, made here, and sections, which its *store* keeps."""
+
+    def __init__(self, store: "Store | None" = None) -> None:
+        self.store: Store = store or Store()
+        self.sections: dict[tuple[Kind, int], Section] = {}
+        self._derived: dict[str, NDArray[Any]] = {}
+        self._new: list[Section] = []
+        self._gone: list[tuple[Kind, int]] = []
+        # Whether what it holds was there before, saved by an earlier process.
+        self.is_recovered = False
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Name all arrays there are: the derived ones, and each section's words."""
+        saved = {f"{kind.name.lower()}.{number}": section.words for (kind, number), section in self.sections.items()}
+        return self._derived | saved
+
+    def make(self, name: str, count: int, dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - as numpy's own
+        """Add a derived array: (count,) zeros of *dtype* under a *name* that is not taken."""
+        assert name not in self._derived, f"array {name} exists"
+        array = self._derived[name] = sparse_zeros(count, dtype)
+        return array
+
+    def drop(self, prefix: str) -> None:
+        """Forget every derived array whose name begins with *prefix*."""
+        for name in [name for name in self._derived if name.startswith(prefix)]:
+            del self._derived[name]
+
+    def add_section(self, kind: Kind, number: int, layout: Layout) -> Section:
+        """Make a section of zeros, which is there for good with the next commit."""
+        key = (kind, number)
+        assert key not in self.sections, f"section {kind.name} {number} exists"
+        # Its words may still be needed, if this step is rolled back.
+        assert key not in self._gone, f"section {kind.name} {number} went in the same step"
+        section = self.sections[key] = Section(key, layout, self.store.create(kind, number, layout), None)
+        if self.store.undo is not None:
+            self._new.append(section)
+        return section
+
+    def open_section(self, kind: Kind, number: int) -> Section:
+        """Find a section that an earlier process left. Raises DamagedState: it is not there, or cannot be used."""
+        layout, words = self.store.open(kind, number)
+        self.is_recovered = True
+        section = self.sections[kind, number] = Section((kind, number), layout, words, self.store.undo)
+        return section
+
+    def drop_section(self, kind: Kind, number: int) -> None:
+        """Forget a section; it is gone for good after the next commit, or at once if this step has made it."""
+        section = self.sections.pop((kind, number))
+        if section in self._new:
+            # Nothing was noted of it, and nobody will look for it.
+            self._new.remove(section)
+            self.store.discard(kind, number)
+        elif self.store.undo is not None:
+            self._gone.append((kind, number))
+
+    def reserve(self, what: str, *, notes_words: int, scratch_bytes: int) -> None:
+        """See to it that a step finds what it needs, before it changes anything: a step must not end in its middle.
+
+        Args:
+            what: is to be done, for the sentence of a refusal.
+            notes_words: so many words of notes at most.
+            scratch_bytes: so much memory at most, which is probed and not kept.
+
+        Raises:
+            OutOfResources: nothing has changed.
+        """
+        try:
+            sparse_zeros(scratch_bytes, np.uint8)
+            if self.store.undo is not None:
+                self.store.undo.reserve(notes_words)
+        except (OSError, MemoryError) as error:
+            raise OutOfResources.because(what, error) from error
+
+    def allocate(self, section: Section, *spans: tuple[int, int]) -> None:
+        """Give words of a section, from *first* to *end* each, their place on the disk, before they are first written.
+
+        A page that finds none when it is written ends the process (SIGBUS). Raises OSError: nothing has changed.
+        """
+        if spans:
+            self.store.allocate(*section.key, spans)
+
+    def sweep(self) -> None:
+        """Let go of the sections that are kept and that nobody has opened: a step made them that was rolled back."""
+        for kind, number in sorted(self.store.kept() - self.sections.keys()):
+            self.store.discard(kind, number)
+
+    def touched_pages(self, section: Section, name: str) -> Frames:
+        """List the pages of a column (of 512 words, counted from its begin) in which anything may be other than 0."""
+        first, end = section.span(name)
+        pages = self.store.touched(section.key[0], section.key[1], section.words, first, end)
+        return pages - first // PAGE_WORDS
+
+    def commit(self) -> None:
+        """Let what was done since the last commit be done: nothing of it is rolled back from here on."""
+        undo = self.store.undo
+        if undo is None:
+            return
+        undo.clear()
+        if self._new:
+            for section in self._new:
+                section.arm(undo)
+            self._new.clear()
+        if self._gone:
+            for kind, number in self._gone:
+                self.store.discard(kind, number)
+            self._gone.clear()
+
+
+class Store:
+    """Where sections are kept; this one forgets them: what it made is gone with the machine, and needs no notes.
+
+    Attributes: *undo*: the log of the step that is under way, or None.
+    """
+
+    undo: Undo | None = None
+
+    def create(self, kind: Kind, number: int, layout: Layout) -> Frames:
+        """Make the words of a new section, all 0; of what was there before under that name nothing is left.
+
+        Raises OSError, MemoryError: there is no room for it; nothing is left behind.
+        """
+        del kind, number
+        words: Frames = sparse_zeros(layout.words, np.int64)
+        return words
+
+    def allocate(self, kind: Kind, number: int, spans: Sequence[tuple[int, int]]) -> None:
+        """Give words of a section, from *first* to *end* each, their place. Raises OSError: there is none."""
+
+    def open(self, kind: Kind, number: int) -> tuple[Layout, Frames]:
+        """Find a section that was committed. Raises DamagedState: it is not there, or cannot be used."""
+        raise DamagedState(f"nothing is kept of {kind.name.lower()} {number}")
+
+    def discard(self, kind: Kind, number: int) -> None:
+        """Let go of a section: after a commit."""
+
+    def kept(self) -> set[tuple[Kind, int]]:
+        """Name the sections that are kept, among them such as were made in a step that was never committed."""
+        return set()
+
+    def touched(self, kind: Kind, number: int, words: Frames, first: int, end: int) -> Frames:
+        """List the pages between two words of a section in which anything may be other than 0, ascending."""
+        del kind, number
+        rows = words[first : first + -(-(end - first) // PAGE_WORDS) * PAGE_WORDS].reshape(-1, PAGE_WORDS)
+        return np.flatnonzero(rows.any(axis=1)) + first // PAGE_WORDS

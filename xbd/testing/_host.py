@@ -1,0 +1,102 @@
+"""A host for other people's tests: on virtual time, in the test's own process, no daemon needed.
+
+    import xbd.testing
+
+    def test_my_policy() -> None:
+        with xbd.testing.host("2g") as host:
+            web = host.add("web", "512m")
+            host.set_target(web, 256 * MIB_PAGES)
+            host.advance(host.now + 10)
+            assert host.machine.domain_info(web).tot_pages == 256 * MIB_PAGES
+
+When the block ends everything is audited: a frame that was lost, or a guest that is at odds with
+its hypervisor, fails the test.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from xbd.abi import DomainType
+from xbd.config.host import DOM0_NAME
+from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES, Strategy
+from xbd.guest import BlockBackEnd, GuestSettings
+from xbd.guest.workload import Workload, make_workload
+from xbd.testing.virtual_host import VirtualHost
+from xbd.units import SUPER_PAGES, parse_size_pages
+
+__all__ = ["Host", "host"]
+
+
+class Host(VirtualHost):
+    """A `VirtualHost` whose guests are added by sizes as people write them, all with one strategy."""
+
+    def __init__(self, superframes: int, strategy: Strategy, seed: int) -> None:
+        super().__init__(superframes, strategy.host, seed=seed)
+        self._strategy = strategy
+
+    def add(
+        self,
+        name: str,
+        memory: str,
+        target: str | None = None,
+        *,
+        workload: str | Workload = "idle",
+        verify: bool = True,
+        kernel_pages: int | None = None,
+        domain_type: DomainType | None = None,
+    ) -> int:
+        """Boot a guest and return its domid.
+
+        Args:
+            name: of the domain.
+            memory: the most it may hold, such as `512m`; a multiple of 2 MiB.
+            target: what it holds at first; default all of *memory*.
+            workload: a profile's name, or a workload.
+            verify: whether every content word is checked.
+            kernel_pages: what its kernel holds from the start; None: a small share.
+            domain_type: Xen's hypercalls, translated or not, or a virtio balloon; None: what the strategy says.
+
+        Raises:
+            BadSize, BadArgument, OutOfFrames: nothing has changed.
+        """
+        max_pages = parse_size_pages(memory)
+        return self.create(
+            name,
+            max_pages=max_pages,
+            target_pages=max_pages if target is None else parse_size_pages(target),
+            settings=GuestSettings(self._strategy.driver, verify=verify, kernel_pages=kernel_pages),
+            workload=make_workload(workload) if isinstance(workload, str) else workload,
+            domain_type=domain_type or self._strategy.domain_type,
+        )
+
+    def add_dom0(self, memory: str, target: str | None = None, *, persistent_grants: bool = False) -> int:
+        """Boot dom0, whose back end serves the disks of guests that do block I/O; returns its domid, 0.
+
+        Sizes as in `add`. Raises as `add` does.
+        """
+        max_pages = parse_size_pages(memory)
+        return self.create(
+            DOM0_NAME,
+            domid=0,
+            max_pages=max_pages,
+            target_pages=max_pages if target is None else parse_size_pages(target),
+            settings=GuestSettings(self._strategy.driver, block_back_end=BlockBackEnd(persistent=persistent_grants)),
+        )
+
+
+@contextmanager
+def host(memory: str = "1g", *, strategy: str = DEFAULT_STRATEGY, seed: int = 0) -> Iterator[Host]:
+    """Run a host with *memory* for the length of a `with` block, then audit it.
+
+    Args:
+        memory: of the host, such as `4g`.
+        strategy: the name of one of `xbd.config.strategies.STRATEGIES`, for the host and its guests.
+        seed: of all chance; the same seed gives the same run.
+
+    Raises:
+        AssertionError: at the end, with every violation that the audit found.
+    """
+    run = Host(parse_size_pages(memory) // SUPER_PAGES, STRATEGIES[strategy], seed)
+    yield run
+    violations = run.check()
+    assert not violations, "the host does not add up: " + "; ".join(violations)
