@@ -1,7 +1,7 @@
-"""The shape of the house, read from its sources: who imports whom, and how long things are.
+"""The shape of the house, read from its sources: who imports whom, what reaches outside, and how long things are.
 
-Pure cores take `now` and a generator as arguments; only the shells reach the outside. Nothing here
-imports the code: it walks syntax trees.
+Packages are known by name, pure or shell; where a module lies says what it may do. Nothing here imports
+the code: it walks syntax trees.
 """
 
 import ast
@@ -15,46 +15,35 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "xbd").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-# What reaches outside the process: tasks, sockets, files by descriptor, clocks, chance, other processes.
+# From the lowest to the highest: a module imports its own package and those of lower rows, never one of its own row.
+ROWS = (
+    ("abi", "errors", "units", "limits", "log", "shipped"),
+    ("frames",),
+    ("storage",),
+    ("machine", "guest", "policy", "xenstore", "protocol"),
+    ("config",),
+    ("control", "client"),
+    ("daemons",),
+    ("testing", "cli"),
+    ("lab",),
+)
+RANK = {part: rank for rank, row in enumerate(ROWS) for part in row}
+# Packages whose modules reach outside; in lab, `command.py` of each part and what is in its `shell/`, too.
+SHELLS = frozenset({"log", "shipped", "client", "daemons", "cli", "__main__"})
+TESTING_SHELLS = frozenset({"processes"})
+
+# What reaches outside the process: tasks, sockets, descriptors, files, clocks, chance, other processes.
 OUTSIDE = frozenset(
-    {"asyncio", "datetime", "multiprocessing", "os", "random", "resource", "secrets", "select", "selectors"}
-    | {"signal", "socket", "subprocess", "tempfile", "threading", "time", "trio"}
+    {"asyncio", "datetime", "fcntl", "multiprocessing", "os", "random", "resource", "secrets", "select", "selectors"}
+    | {"shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "trio"}
 )
-PURE = frozenset({"frames", "machine", "guest", "policy", "wire", "xenstore", "abi", "errors", "units"})
-SHELLS = frozenset({"services", "toolstack", "__main__"})
-# The modules of lab/ that measure or run: they own clocks and processes. All others there are pure.
-LAB_SHELLS = frozenset(
-    {
-        "bench",
-        "bench_allocator",
-        "bench_fleet",
-        "bench_flood",
-        "bench_grants",
-        "bench_host",
-        "bench_recovery",
-        "bench_wire",
-        "bench_xenstore",
-        "demo",
-        "echo",
-        "figures",
-        "finale",
-        "flood",
-        "injector",
-        "local",
-        "processes",
-        "relay",
-        "replay",
-        "runner",
-        "simulate",
-        "soak",
-        "stage",
-        "traffic",
-        "watcher",
-        "witness",
-        "work",
-    }
+OUTSIDE_CALLS = frozenset({"open", "print", "input"})
+STREAMS = frozenset({"stdin", "stdout", "stderr"})
+# What a pathlib.Path may not be asked in a pure module; as a name in a message it may be there.
+FILE_METHODS = frozenset(
+    {"exists", "is_dir", "is_file", "iterdir", "mkdir", "read_text", "resolve", "rglob", "samefile", "touch"}
+    | {"unlink", "write_bytes", "write_text"}
 )
-STRANGERS = frozenset({"machine", "guest", "policy"})
 
 MAX_FUNCTION_LINES = 70
 MAX_MODULE_LINES = 400
@@ -97,49 +86,81 @@ def ids(paths: list[Path]) -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
-def may_reach_outside(name: tuple[str, ...]) -> bool:
-    """Tell whether a module is a shell."""
-    return part_of(name) in SHELLS or (part_of(name) == "lab" and name[-1] in LAB_SHELLS)
+def is_shell(name: tuple[str, ...]) -> bool:
+    """Tell whether a module is a shell, which may reach outside, by where it lies."""
+    match name:
+        case ("xbd", "lab", *_, "command") | ("xbd", "lab", _, "shell", *_):
+            return True
+        case ("xbd", "testing", module, *_):
+            return module in TESTING_SHELLS
+    return part_of(name) in SHELLS
+
+
+def reaches_outside(path: Path) -> Iterator[str]:
+    """List where a module reaches outside: imports, the standard streams, files, mappings of files."""
+    for line, name in imports_of(path):
+        if name[0] in OUTSIDE:
+            yield f"line {line}: imports {'.'.join(name)}"
+    for node in ast.walk(tree_of(path)):
+        match node:
+            case ast.Attribute(value=ast.Name(id="sys"), attr=stream) if stream in STREAMS:
+                yield f"line {node.lineno}: sys.{stream}"
+            case ast.Call(func=ast.Name(id=call)) if call in OUTSIDE_CALLS:
+                yield f"line {node.lineno}: {call}()"
+            case ast.Call(func=ast.Attribute(attr=method)) if method in FILE_METHODS:
+                yield f"line {node.lineno}: .{method}()"
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="mmap"), attr="mmap"), args=[descriptor, *_]):
+                # Anonymous memory is the process's own.
+                if ast.unparse(descriptor) != "-1":
+                    yield f"line {node.lineno}: maps a file"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids(MODULES))
 def test_only_shells_reach_outside(path: Path) -> None:
-    """Only services, toolstack and the listed modules of lab import trio, sockets, clocks or processes."""
-    if may_reach_outside(name_of(path)):
-        return
-    reached = [f"line {line}: {'.'.join(name)}" for line, name in imports_of(path) if name[0] in OUTSIDE]
-
-    assert reached == []
+    """A module that is no shell imports no tasks, sockets, clocks or processes, and touches no stream and no file."""
+    if not is_shell(name_of(path)):
+        assert list(reaches_outside(path)) == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids(MODULES))
-def test_cores_stay_pure_and_apart(path: Path) -> None:
-    """A pure package imports no shell, nor lab, and machine, guest and policy do not know each other."""
-    part = part_of(name_of(path))
-    if part not in PURE:
+def test_a_pure_module_imports_no_shell(path: Path) -> None:
+    """What a pure module imports of xbd is pure."""
+    name = name_of(path)
+    if is_shell(name):
         return
-    own = [(line, name) for line, name in imports_of(path) if name[0] == "xbd"]
-    foreign = [f"line {line}: {'.'.join(name)}" for line, name in own if part_of(name) not in PURE]
-    strange = [
-        f"line {line}: {'.'.join(name)}"
-        for line, name in own
-        if part in STRANGERS and part_of(name) in STRANGERS - {part}
+    shells = [f"line {line}: {'.'.join(of)}" for line, of in imports_of(path) if of[0] == "xbd" and is_shell(of)]
+
+    assert shells == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids(MODULES))
+def test_imports_point_downwards(path: Path) -> None:
+    """A package imports packages of lower rows alone: machine, guest and policy, say, do not know each other."""
+    part = part_of(name_of(path))
+    if part in ("xbd", "__main__"):
+        return
+    own = [(line, of) for line, of in imports_of(path) if of[0] == "xbd" and part_of(of) in RANK]
+    upwards = [
+        f"line {line}: {'.'.join(of)}" for line, of in own if part_of(of) != part and RANK[part_of(of)] >= RANK[part]
     ]
 
-    assert foreign == []
-    assert strange == []
+    # Words that everyone may import know each other.
+    assert RANK[part] == 0 or upwards == []
 
 
-def test_no_package_imports_its_importer() -> None:
-    """The packages and top modules of xbd form a graph without cycles; the shells are one layer in it."""
-    graph: dict[str, set[str]] = {}
-    known = {part_of(name_of(path)) for path in MODULES}
-    for path in MODULES:
-        imported = {part_of(name) for _, name in imports_of(path) if name[0] == "xbd"} & known
-        part, *others = ("shells" if part in SHELLS else part for part in (part_of(name_of(path)), *sorted(imported)))
-        graph.setdefault(part, set()).update(set(others) - {part, "xbd"})
+def test_every_package_has_its_row() -> None:
+    """No package stands outside the order of the house, and no row names one that is not there."""
+    parts = {part_of(name_of(path)) for path in MODULES} - {"xbd", "__main__"}
 
-    assert list(TopologicalSorter(graph).static_order())
+    assert parts - RANK.keys() == set()
+    assert {part for part in RANK if part not in parts} <= {"limits"}
+
+
+def test_tests_mirror_the_packages() -> None:
+    """Each folder of tests is named after a package of xbd, but for those that try the whole from outside."""
+    folders = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if path.parent != ROOT / "tests"}
+
+    assert folders - RANK.keys() <= {"blackbox", "docs", "fixtures"}
 
 
 def test_no_module_imports_its_importer() -> None:
@@ -208,10 +229,13 @@ def test_public_names_are_described(path: Path) -> None:
 
 
 def test_the_walk_sees_what_it_forbids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A core that imports trio inside a function, or a stranger relatively, is found."""
+    """A core that imports trio inside a function, a stranger relatively, or maps a file, is found."""
     source = tmp_path / "xbd" / "machine" / "heap.py"
     source.parent.mkdir(parents=True)
-    source.write_text("from ..guest import Guest\nfrom . import audit\ndef f():\n    import trio.socket\n")
+    source.write_text(
+        "from ..guest import Guest\nfrom . import audit\ndef f(path):\n    import trio.socket\n"
+        "    path.read_text()\n    mmap.mmap(3, 10)\n    mmap.mmap(-1, 10)\n    sys.stderr.write(open(path))\n"
+    )
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
 
     assert list(imports_of(source)) == [
@@ -219,5 +243,29 @@ def test_the_walk_sees_what_it_forbids(tmp_path: Path, monkeypatch: pytest.Monke
         (2, ("xbd", "machine", "audit")),
         (4, ("trio", "socket")),
     ]
-    assert not may_reach_outside(name_of(source))
+    assert not is_shell(name_of(source))
+    assert sorted(reaches_outside(source)) == [
+        "line 4: imports trio.socket",
+        "line 5: .read_text()",
+        "line 6: maps a file",
+        "line 8: open()",
+        "line 8: sys.stderr",
+    ]
     assert list(public_without_docstring(tree_of(source).body)) == ["line 3: f"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shell"),
+    [
+        ("xbd.lab.bench.command", True),
+        ("xbd.lab.bench.shell.wire", True),
+        ("xbd.lab.bench.record", False),
+        ("xbd.testing.processes", True),
+        ("xbd.testing.virtual_host", False),
+        ("xbd.daemons.runtime.listener", True),
+        ("xbd.control.controller", False),
+    ],
+)
+def test_where_a_module_lies_says_what_it_may_do(name: str, shell: bool) -> None:  # noqa: FBT001 - a column of a table
+    """Shells are known by package, folder or file name, never by a list of modules."""
+    assert is_shell(tuple(name.split("."))) is shell

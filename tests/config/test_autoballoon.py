@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from xbd.config.autoballoon import AutoballoonConfig, load_autoballoon_config, parse_autoballoon_config
+from xbd.config.autoballoon import AutoballoonConfig, parse_autoballoon_config
+from xbd.daemons.config_files import load_autoballoon_config
 from xbd.errors import ConfigError
 from xbd.policy.model import Balance
 

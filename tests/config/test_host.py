@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from xbd.abi import DomainType
-from xbd.config.host import HostConfig, load_host_config, parse_host_config
+from xbd.config.host import HostConfig, parse_host_config
 from xbd.config.strategies import STRATEGIES
 from xbd.control.guest_settings import plan_guest
+from xbd.daemons.config_files import load_host_config
 from xbd.errors import ConfigError
 from xbd.guest import DRIVERS
 from xbd.machine.settings import HostSettings

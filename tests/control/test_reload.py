@@ -12,7 +12,8 @@ from xbd import log
 from xbd.config.host import HostConfig, parse_host_config
 from xbd.control.controller import Host
 from xbd.control.domain_sockets import NoDoors
-from xbd.control.reload import Difference, HostFile, plan_reload
+from xbd.control.reload import Difference, plan_reload
+from xbd.daemons.host_file import HostFile
 from xbd.errors import ConfigError
 from xbd.machine import Machine
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, Block, blocks_of, commands_of, names, pattern_of
 from tests.docs.shell import Shell
-from xbd.config.host import load_host_config
+from xbd.daemons.config_files import load_host_config
 
 WITH_SESSIONS = [path for path in PAGES if any(block.kind == "console" for block in blocks_of(path))]
 PROGRAMS = [

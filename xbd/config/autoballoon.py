@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from xbd.config.toml_table import read_text, top_table
+from xbd.config.toml_table import top_table
 from xbd.errors import BadArgument, ConfigError
 from xbd.policy.model import MOST_PAGES, Balance, Settings
 
@@ -24,11 +24,6 @@ class AutoballoonConfig:
     settings: Settings = field(default_factory=Settings)
     interval_s: float = 1.0
     domains: tuple[str, ...] = ("*",)
-
-
-def load_autoballoon_config(path: Path) -> AutoballoonConfig:
-    """Read the file. Raises ConfigError: it cannot be read, is no TOML, or says what cannot be."""
-    return parse_autoballoon_config(read_text(path), path)
 
 
 def parse_autoballoon_config(text: str, path: Path | str) -> AutoballoonConfig:

@@ -12,7 +12,7 @@ from typing import Final
 
 from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, ON_CRASH, DomainType
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
-from xbd.config.toml_table import Table, read_text, top_table
+from xbd.config.toml_table import Table, top_table
 from xbd.errors import BadArgument, ConfigError
 from xbd.guest import override_driver
 from xbd.guest.workload import make_workload
@@ -73,11 +73,6 @@ class HostConfig:
     def superframes(self) -> int:
         """The host's memory in superframes."""
         return self.memory_pages // SUPER_PAGES
-
-
-def load_host_config(path: Path) -> HostConfig:
-    """Read a host file. Raises ConfigError: it cannot be read, is no TOML, or says what cannot be."""
-    return parse_host_config(read_text(path), path)
 
 
 def parse_host_config(text: str, path: Path | str) -> HostConfig:

@@ -10,16 +10,6 @@ from xbd.errors import BadSize, ConfigError
 from xbd.units import SUPER_PAGES, format_pages, parse_size_pages
 
 
-def read_text(path: Path) -> str:
-    """Read a file. Raises ConfigError: it cannot be read, or is no text."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(path, "", f"cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(path, "", f"is not UTF-8 text (byte {error.start})") from error
-
-
 def top_table(text: str, path: Path | str) -> "Table":
     """Read a file's text; *path* is what errors call it. Raises ConfigError: it is no TOML."""
     try:

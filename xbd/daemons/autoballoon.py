@@ -18,9 +18,10 @@ import trio
 from xbd.client.client import Client, open_client
 from xbd.client.discovery import NoHypervisor
 from xbd.client.runtime_dir import autoballoon_socket, check_socket_path
-from xbd.config.autoballoon import AutoballoonConfig, load_autoballoon_config
+from xbd.config.autoballoon import AutoballoonConfig
 from xbd.control.balancer import Balancer, BalancerEndpoint, minded, snapshot_of
 from xbd.control.rate_limit import SourceLog
+from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.guests import Pauses
 from xbd.daemons.runtime import signals, sockets
 from xbd.daemons.runtime.listener import Door

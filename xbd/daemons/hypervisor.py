@@ -21,7 +21,7 @@ from xbd.client.runtime_dir import check_socket_path, domain_socket, hypervisor_
 from xbd.control.controller import Host
 from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
 from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, Allowance, SourceLog
-from xbd.control.reload import HostFile
+from xbd.daemons.host_file import HostFile
 from xbd.daemons.recorder import RecordedMachine
 from xbd.daemons.runtime import signals, sockets
 from xbd.daemons.runtime.activation import take_passed_socket

@@ -6,8 +6,8 @@ import pytest
 
 from xbd.errors import XbdError
 from xbd.lab.bench.command import render as render_figures
+from xbd.lab.bench.figures import summarize
 from xbd.lab.bench.shell import fleet, flood, grants, host, wire
-from xbd.lab.bench.shell.figures import summarize
 from xbd.lab.bench.shell.flood import measure_flood
 from xbd.lab.bench.shell.grants import measure_grants
 from xbd.lab.bench.shell.wire import measure_hypercalls

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from xbd.cli.main import main
 from xbd.errors import BadArgument
+from xbd.lab.bench.figures import Figure
 from xbd.lab.bench.record import OWN_RECORD, Entry, parse_record, render_history
-from xbd.lab.bench.shell.figures import Figure
 
 OLD = Entry(
     "0.1.0", "2026-11-01", "2 cores", {"a_vs_b": Figure(1.5, "ratio", 1.4, 1.6, "b"), "gone": Figure(2, "us", 1, 3)}

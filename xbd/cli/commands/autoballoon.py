@@ -13,8 +13,9 @@ from xbd.cli.common import Failure, group_socket, socket_option
 from xbd.client.client import Client, open_client
 from xbd.client.discovery import NotRunning, find_socket
 from xbd.client.runtime_dir import autoballoon_socket
-from xbd.config.autoballoon import AutoballoonConfig, load_autoballoon_config
+from xbd.config.autoballoon import AutoballoonConfig
 from xbd.control.targets import parse_pages, round_pages
+from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.runtime import log_sink
 from xbd.units import format_pages
 

@@ -11,8 +11,9 @@ import click
 from xbd.abi import MAX_DOMAINS
 from xbd.cli.common import EXIT_CONFIG
 from xbd.client.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
-from xbd.config.autoballoon import AutoballoonConfig, load_autoballoon_config
-from xbd.config.host import HostConfig, load_host_config
+from xbd.config.autoballoon import AutoballoonConfig
+from xbd.config.host import HostConfig
+from xbd.daemons.config_files import load_autoballoon_config, load_host_config
 from xbd.errors import ConfigError
 from xbd.units import counted, format_pages
 

@@ -13,9 +13,10 @@ from xbd.abi import MAX_DOMAINS
 from xbd.cli.common import Failure, complete_domains, group_socket, socket_option
 from xbd.client.discovery import find_socket
 from xbd.client.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
-from xbd.config.host import LOG_LEVELS, MAX_HOST_PAGES, HostConfig, load_host_config
+from xbd.config.host import LOG_LEVELS, MAX_HOST_PAGES, HostConfig
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.control.targets import parse_pages, round_pages
+from xbd.daemons.config_files import load_host_config
 from xbd.daemons.runtime import log_sink
 from xbd.units import format_pages
 
@@ -112,7 +113,7 @@ def hypervisor_command(
     A service manager may pass the socket (LISTEN_FDS); it must be hypervisor.sock in the run-time
     directory. It is told how things stand (NOTIFY_SOCKET, WATCHDOG_USEC). Units for systemd are in systemd/.
     """
-    from xbd.control.reload import DEFAULT_LOG_LEVEL, HostFile  # noqa: PLC0415
+    from xbd.daemons.host_file import DEFAULT_LOG_LEVEL, HostFile  # noqa: PLC0415
     from xbd.daemons.hypervisor import run  # noqa: PLC0415 - numpy-heavy
     from xbd.daemons.recorder import Recorder  # noqa: PLC0415
     from xbd.daemons.runtime.state_dir import StateDir, make_machine  # noqa: PLC0415

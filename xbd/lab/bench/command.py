@@ -17,10 +17,10 @@ from xbd import __version__
 from xbd.cli.common import Failure
 from xbd.errors import XbdError
 from xbd.guest.workload import Trace
+from xbd.lab.bench.figures import Figure
 from xbd.lab.bench.model import measure_fidelity, measure_strategies
 from xbd.lab.bench.record import OWN_RECORD, Entry, parse_record, render_history
 from xbd.lab.bench.shell.allocator import measure_allocator
-from xbd.lab.bench.shell.figures import Figure
 from xbd.lab.bench.shell.fleet import measure_fleet
 from xbd.lab.bench.shell.flood import measure_flooded_host
 from xbd.lab.bench.shell.host import measure_host

@@ -8,7 +8,7 @@ from typing import Final
 
 from xbd.config.strategies import STRATEGIES
 from xbd.guest.workload import Trace
-from xbd.lab.bench.shell.figures import Figure, summarize
+from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.experiments.cell import Outcome, run_cell
 from xbd.lab.experiments.grid import OWN_BUDGET, Cell, Churn
 from xbd.lab.fidelity.curve import compare, model_curve

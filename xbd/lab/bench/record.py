@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from xbd.errors import BadArgument
-from xbd.lab.bench.shell.figures import Figure
+from xbd.lab.bench.figures import Figure
 
 OWN_RECORD: Final = Path(__file__).with_name("record.jsonl")
 

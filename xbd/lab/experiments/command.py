@@ -8,7 +8,7 @@ import click
 
 from xbd.cli.common import Failure
 from xbd.config.strategies import STRATEGIES
-from xbd.config.toml_table import read_text
+from xbd.daemons.config_files import read_text
 from xbd.errors import TraceError
 from xbd.lab.experiments.claims import judge
 from xbd.lab.experiments.grid import Grid

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import DomainType
-from xbd.lab.bench.shell.flooder import FLOOD_MAX_PAGES
+from xbd.lab.bench.flooding import FLOOD_MAX_PAGES
 from xbd.units import MIB_PAGES, SUPER_PAGES, round_to_superpages
 
 # Processes that play many guests each, by the first letter of their names; the guests of those in `RELAYED` are

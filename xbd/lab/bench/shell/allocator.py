@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from xbd.frames import FrameAllocator
-from xbd.lab.bench.shell.figures import REPEATS, Figure, seconds_per_call, summarize
+from xbd.lab.bench.figures import REPEATS, Figure, summarize
 from xbd.units import GIB_PAGES, SUPER_PAGES
 
 _POOL_FRAMES = 8 * GIB_PAGES
@@ -50,7 +50,7 @@ def measure_allocator(seed: int) -> dict[str, Figure]:
 
 def _rate(pair: Callable[[], None], batch: int) -> Figure:
     calls = max(_FRAMES_PER_REPEAT // batch, 10)
-    return summarize([batch / seconds_per_call(pair, calls) / 1e6 for _ in range(REPEATS)], _UNIT)
+    return summarize([batch / _seconds_per_call(pair, calls) / 1e6 for _ in range(REPEATS)], _UNIT)
 
 
 def _pair(pool: FrameAllocator, batch: int) -> Callable[[], None]:
@@ -95,3 +95,12 @@ def _random(rng: np.random.Generator, batch: int) -> Figure:
         samples.append(_POOL_FRAMES / (time.perf_counter() - start) / 1e6)
         pool.give(np.concatenate(parts))
     return summarize(samples, _UNIT)
+
+
+def _seconds_per_call(function: Callable[[], object], calls: int) -> float:
+    """Time *calls* calls of a function, after a warm-up, and return the mean of one."""
+    function()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) / calls

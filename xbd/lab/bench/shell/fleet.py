@@ -15,7 +15,7 @@ import trio
 
 from xbd.client.client import Client
 from xbd.client.runtime_dir import hypervisor_socket
-from xbd.lab.bench.shell.figures import Figure, summarize
+from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.bench.shell.host import move
 from xbd.testing.processes import running_host
 from xbd.units import GIB_PAGES

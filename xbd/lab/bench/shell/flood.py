@@ -18,8 +18,9 @@ import numpy as np
 import trio
 
 from xbd.client.client import Client
-from xbd.lab.bench.shell.figures import Figure, summarize
-from xbd.lab.bench.shell.flooder import FLOOD_MAX_PAGES, FLOOD_PAGES, KINDS
+from xbd.lab.bench.figures import Figure, summarize
+from xbd.lab.bench.flooding import FLOOD_MAX_PAGES, FLOOD_PAGES
+from xbd.lab.bench.shell.flooder import KINDS
 from xbd.lab.bench.shell.wire import BareClient, connect, cores_apart
 from xbd.protocol.methods import VERSION
 from xbd.testing.processes import running_host

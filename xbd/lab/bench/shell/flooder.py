@@ -16,13 +16,10 @@ from typing import Final
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import numpy as np
 
-from xbd.abi import MAX_EXTENTS
+from xbd.lab.bench.flooding import FLOOD_PAGES
 from xbd.protocol.methods import VERSION
 from xbd.units import SUPER_PAGES
 
-# What its domain has to hold, and may: the longest calls move as many pages between its two halves.
-FLOOD_PAGES: Final = MAX_EXTENTS
-FLOOD_MAX_PAGES: Final = 2 * MAX_EXTENTS
 _RECEIVE_BYTES: Final = 1 << 20
 # It floods the daemon; the processor it leaves to who measures.
 _NICE: Final = 19

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from xbd.abi import BATCH_EXTENTS
 from xbd.client.client import Client
-from xbd.lab.bench.shell.figures import REPEATS, Figure, summarize
+from xbd.lab.bench.figures import REPEATS, Figure, summarize
 from xbd.lab.bench.shell.grants import measure_grants
 from xbd.lab.bench.shell.recovery import measure_recovery
 from xbd.lab.bench.shell.wire import connect, echo_server, measure_hypercalls

@@ -22,7 +22,7 @@ import trio
 
 from xbd.client.client import Client
 from xbd.errors import PeerLost, XbdError
-from xbd.lab.bench.shell.figures import Figure, summarize
+from xbd.lab.bench.figures import Figure, summarize
 from xbd.protocol.methods import VERSION
 from xbd.units import SUPER_PAGES
 

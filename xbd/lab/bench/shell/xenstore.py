@@ -18,7 +18,7 @@ from typing import Final
 import trio
 
 from xbd.errors import PeerLost, XbdError
-from xbd.lab.bench.shell.figures import Figure, summarize
+from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.bench.shell.wire import cores_apart
 from xbd.xenstore.codec import HEADER, Operation, encode
 

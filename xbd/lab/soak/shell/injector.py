@@ -12,8 +12,9 @@ from xbd.client.client import open_client
 from xbd.client.discovery import NoHypervisor
 from xbd.client.runtime_dir import domain_socket
 from xbd.errors import HypercallError, NoSuchDomain, PeerLost
+from xbd.lab.bench.flooding import FLOOD_MAX_PAGES, FLOOD_PAGES
 from xbd.lab.bench.shell.flood import flood
-from xbd.lab.bench.shell.flooder import FLOOD_MAX_PAGES, FLOOD_PAGES, KINDS
+from xbd.lab.bench.shell.flooder import KINDS
 from xbd.lab.soak.population import FLOODER
 from xbd.lab.soak.schedule import Fault
 from xbd.lab.soak.shell.checker import Witness

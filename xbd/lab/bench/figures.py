@@ -1,8 +1,6 @@
 """What a benchmark says: figures with their spread, measured by repeating."""
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 # Repeats of each measurement; the figure is their median, the spread their quartiles.
@@ -31,12 +29,3 @@ def summarize(samples: list[float], unit: str, ratio_to: str | None = None) -> F
     """Make a figure of repeated samples."""
     low, middle, high = statistics.quantiles(samples, n=4) if len(samples) > 1 else samples * 3
     return Figure(round(middle, 4), unit, round(low, 4), round(high, 4), ratio_to)
-
-
-def seconds_per_call(function: Callable[[], object], calls: int) -> float:
-    """Time *calls* calls of a function, after a warm-up, and return the mean of one."""
-    function()
-    start = time.perf_counter()
-    for _ in range(calls):
-        function()
-    return (time.perf_counter() - start) / calls
