@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
 from xbd.machine import Machine
 from xbd.protocol import codec
@@ -16,12 +16,12 @@ from xbd.protocol.codec import Message, Notification, Response
 HOST_SUPERFRAMES = 64
 
 
-def small_host() -> Host:
+def small_host() -> Controller:
     """Make a host of 128 MiB without sockets."""
-    return Host(Machine(HOST_SUPERFRAMES))
+    return Controller(Machine(HOST_SUPERFRAMES))
 
 
-def create(host: Host, name: str = "web", *, superpages: int = 8, target: int = 4, **settings: object) -> int:
+def create(host: Controller, name: str = "web", *, superpages: int = 8, target: int = 4, **settings: object) -> int:
     """Make a domain; returns its domid."""
     params = {"name": name, "max_pages": superpages * 512, "target_pages": target * 512, "guest": settings}
     domid = host.call("create", params)["domid"]
@@ -77,14 +77,14 @@ class DirectPeer(Caller):
         return answer.untrusted_result if answer.untrusted_error is None else answer.untrusted_error
 
 
-def toolstack(host: Host, wake: Callable[[], None] = lambda: None) -> DirectPeer:
+def toolstack(host: Controller, wake: Callable[[], None] = lambda: None) -> DirectPeer:
     """Connect a toolstack that has said hello."""
     peer = DirectPeer(ToolstackEndpoint(host, wake))
     assert peer.call("hello", version=1)["version"] == 1
     return peer
 
 
-def agent(host: Host, domid: int, session: str = "a", last_seen: int | None = None) -> DirectPeer:
+def agent(host: Controller, domid: int, session: str = "a", last_seen: int | None = None) -> DirectPeer:
     """Connect an agent that has said hello."""
     peer = DirectPeer(DomainEndpoint(host, domid, lambda: None))
     assert peer.call("hello", version=1, session=session, last_seen=last_seen)["domid"] == domid

@@ -12,7 +12,7 @@ from tests.peer import HOST_SUPERFRAMES
 from xbd.client.client import open_client, serve_client
 from xbd.client.connection import RESUME_WITHIN_S, Resumption
 from xbd.client.runtime_dir import hypervisor_socket
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.daemons.hypervisor import serve
 from xbd.errors import AlreadyExists, PeerLost
 from xbd.machine import Machine
@@ -29,15 +29,15 @@ class Daemon:
         self._scope = trio.CancelScope()
         self._gone = trio.Event()
 
-    async def start(self, nursery: trio.Nursery, machine: Machine) -> Host:
+    async def start(self, nursery: trio.Nursery, machine: Machine) -> Controller:
         """Begin to serve a machine."""
 
-        async def run(task_status: trio.TaskStatus[Host]) -> None:
+        async def run(task_status: trio.TaskStatus[Controller]) -> None:
             with self._scope:
                 await serve(machine, self._runtime_dir, task_status=task_status)
             self._gone.set()
 
-        host: Host = await nursery.start(run)
+        host: Controller = await nursery.start(run)
         return host
 
     async def kill(self) -> None:

@@ -3,14 +3,14 @@
 from itertools import count
 
 from xbd.control.agent import Agent
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint
 
 
 class Link:
     """A connection between an agent and its domain's endpoint, carried by hand, that can be cut."""
 
-    def __init__(self, host: Host, domid: int, agent: Agent) -> None:
+    def __init__(self, host: Controller, domid: int, agent: Agent) -> None:
         self.host, self.domid, self.agent = host, domid, agent
         self.now = 0.0
         self.sent = b""

@@ -8,7 +8,7 @@ import pytest
 from tests.control.link import Link, new_agent
 from tests.peer import create, small_host
 from xbd.control.agent import MOVING_REPORT_S, SETTLED_REPORT_S, Agent
-from xbd.control.domain_record import Record
+from xbd.control.domain_record import DomainRecord
 
 
 def _linked(**settings: Any) -> Link:  # noqa: ANN401 - whatever a guest can be set to
@@ -113,7 +113,7 @@ def test_reports_are_coalesced(monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[float] = []
     reported = link.host.reported
 
-    def note_and_keep(record: Record, untrusted_report: object) -> None:
+    def note_and_keep(record: DomainRecord, untrusted_report: object) -> None:
         reports.append(link.now)
         reported(record, untrusted_report)
 

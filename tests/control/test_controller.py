@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.peer import HOST_SUPERFRAMES, agent, create, small_host, toolstack
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.domain_sockets import NoDoors
 from xbd.control.event_log import EventLog
 from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
@@ -95,7 +95,7 @@ def test_a_domain_without_a_socket_is_not_created() -> None:
         def open(self, domid: int) -> None:
             raise HypercallError(f"no socket for d{domid}", errno="ENFILE")
 
-    host = Host(Machine(HOST_SUPERFRAMES), doors=NoRoom())
+    host = Controller(Machine(HOST_SUPERFRAMES), doors=NoRoom())
 
     with pytest.raises(HypercallError, match="ENFILE"):
         create(host)

@@ -5,14 +5,14 @@ import pytest
 
 from tests.peer import DirectPeer, agent, create, small_host, toolstack
 from xbd.abi import split_messages
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.errors import NoSuchDomain, NotPermitted
 from xbd.protocol.codec import Notification
 
 DOM0 = {"name": "dom0", "max_pages": 8 * 512, "target_pages": 4 * 512, "min_pages": 2 * 512}
 
 
-def host_with_dom0() -> Host:
+def host_with_dom0() -> Controller:
     """Make a host with dom0, and no other domain."""
     host = small_host()
     host.create_dom0(DOM0)
@@ -24,7 +24,7 @@ def gfns(*numbers: int) -> bytes:
     return np.array(numbers, dtype="<u8").tobytes()
 
 
-def map_one_page(host: Host, web: DirectPeer, dom0: DirectPeer, domid: int) -> None:
+def map_one_page(host: Controller, web: DirectPeer, dom0: DirectPeer, domid: int) -> None:
     """Let dom0 map page 3 of a guest at its own gfn 0x800, which nothing backs."""
     done, stop, refs = web.call("grant", gfns=gfns(3), to=0)
     assert (done, stop) == (1, None)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.control.link import Link, new_agent
 from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create, small_host
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.notices import OFFER_S
 from xbd.protocol.codec import Notification
 from xbd.units import SUPER_PAGES
@@ -17,7 +17,7 @@ def gfns(first: int, count: int = 1) -> bytes:
     return np.arange(first, first + count, dtype="<u8").tobytes()
 
 
-def full_host(*names: str) -> tuple[Host, list[DirectPeer]]:
+def full_host(*names: str) -> tuple[Controller, list[DirectPeer]]:
     """Make a host without a free frame; the named domains hold 1 superpage each and lack another. Returns their agents."""
     host = small_host()
     rest = HOST_SUPERFRAMES - len(names)

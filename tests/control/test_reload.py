@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from xbd import log
 from xbd.config.host import HostConfig, parse_host_config
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.domain_sockets import NoDoors
 from xbd.control.reload import Difference, plan_reload
 from xbd.daemons.host_file import HostFile
@@ -118,7 +118,7 @@ class Running:
         self.path = path
         self.doors = Groups()
         config = parse_host_config(text, path)
-        self.host = Host(Machine(config.superframes), doors=self.doors)
+        self.host = Controller(Machine(config.superframes), doors=self.doors)
         for guest in config.guests:
             self.host.call("create", guest.as_create())
         self.file = HostFile(path, config, decided)

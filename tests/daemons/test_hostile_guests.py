@@ -17,7 +17,7 @@ from tests.peer import HOST_SUPERFRAMES, DirectPeer, StreamPeer, agent, connect,
 from xbd.abi import MAX_WORDS, SENDER_WORDS
 from xbd.client.runtime_dir import domain_socket, hypervisor_socket
 from xbd.control import domain_record, endpoint, rate_limit
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint
 from xbd.daemons import hypervisor
 from xbd.daemons.runtime import peers, sockets
@@ -27,12 +27,12 @@ from xbd.protocol.codec import Notification
 
 
 @asynccontextmanager
-async def daemon(runtime_dir: Path) -> AsyncIterator[Host]:
+async def daemon(runtime_dir: Path) -> AsyncIterator[Controller]:
     """Run a daemon with an attacker's domain 1 and an honest one's 2; it must end with a clean audit."""
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
 
-        async def run(task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED) -> None:
+        async def run(task_status: trio.TaskStatus[Controller] = trio.TASK_STATUS_IGNORED) -> None:
             machine = Machine(HOST_SUPERFRAMES)
             assert not await hypervisor.serve(machine, runtime_dir, stop=stop, task_status=task_status)
 

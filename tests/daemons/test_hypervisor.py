@@ -14,7 +14,7 @@ import trio
 
 from tests.peer import HOST_SUPERFRAMES, StreamPeer, connect, create
 from xbd.client.runtime_dir import default_runtime_dir, domain_socket, hypervisor_socket
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.daemons.hypervisor import serve
 from xbd.daemons.runtime.sockets import bind_unix
 from xbd.errors import ConfigError
@@ -23,12 +23,12 @@ from xbd.protocol import codec
 
 
 @asynccontextmanager
-async def daemon(runtime_dir: Path) -> AsyncIterator[Host]:
+async def daemon(runtime_dir: Path) -> AsyncIterator[Controller]:
     """Run a daemon around a test; it must end well, with a clean audit."""
     stop = trio.Event()
     violations: list[str] = []
 
-    async def run(task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(task_status: trio.TaskStatus[Controller] = trio.TASK_STATUS_IGNORED) -> None:
         violations.extend(await serve(Machine(HOST_SUPERFRAMES), runtime_dir, stop=stop, task_status=task_status))
 
     async with trio.open_nursery() as nursery:

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from tests.daemons.runtime.manager import service_manager
 from tests.peer import HOST_SUPERFRAMES, connect, create
 from xbd.client.runtime_dir import hypervisor_socket
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.daemons.hypervisor import SHUTDOWN_GRACE_S, serve
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.sd_notify import STATUS_PAUSE_S, ServiceManager
@@ -32,13 +32,13 @@ class Served:
         self.stop = trio.Event()
         self.ended_at: float | None = None
 
-    async def start(self, **settings: object) -> Host:
+    async def start(self, **settings: object) -> Controller:
         """Start it; returns its host."""
         host = await self.nursery.start(self._run, settings)
-        assert isinstance(host, Host)
+        assert isinstance(host, Controller)
         return host
 
-    async def _run(self, settings: dict[str, object], task_status: trio.TaskStatus[Host]) -> None:
+    async def _run(self, settings: dict[str, object], task_status: trio.TaskStatus[Controller]) -> None:
         machine = Machine(HOST_SUPERFRAMES)
         assert not await serve(machine, self.runtime_dir, stop=self.stop, task_status=task_status, **settings)  # type: ignore[arg-type]  # of one test each
         self.ended_at = trio.current_time()

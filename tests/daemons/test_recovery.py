@@ -5,7 +5,7 @@ import pytest
 
 from tests.control.link import Link, new_agent
 from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create, toolstack
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.domain_record import AWAITED_S, CRASHED_AFTER_S
 from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
 from xbd.errors import NotPermitted
@@ -19,19 +19,19 @@ from xbd.storage.memory import Crash, MemoryStore
 PAGE = bytes(8)
 
 
-def saved_host() -> tuple[MemoryStore, Host]:
+def saved_host() -> tuple[MemoryStore, Controller]:
     """Make a host whose state is saved."""
     store = MemoryStore()
-    host = Host(Machine(HOST_SUPERFRAMES, image=Image(store)))
+    host = Controller(Machine(HOST_SUPERFRAMES, image=Image(store)))
     host.commit()
     return store, host
 
 
-def restarted(store: MemoryStore) -> Host:
+def restarted(store: MemoryStore) -> Controller:
     """Let the daemon be killed, and the next one take up what it saved."""
     store.undo.on_note = None
     store.roll_back()
-    host = Host(recover(store))
+    host = Controller(recover(store))
     host.restore()
     host.commit()
     return host
@@ -45,7 +45,7 @@ def gfns(*numbers: int) -> bytes:
 class MortalLink(Link):
     """A link to a daemon that dies at a random note of what the agent asks, again and again."""
 
-    def __init__(self, store: MemoryStore, host: Host, domid: int, seed: int) -> None:
+    def __init__(self, store: MemoryStore, host: Controller, domid: int, seed: int) -> None:
         self.store = store
         self.rng = np.random.default_rng(seed)
         self.deaths = 0
@@ -161,7 +161,7 @@ def test_events_go_on_numbering_where_the_last_daemon_ended() -> None:
     assert host.events.first_number == host.events.next_number == due
 
 
-def _client(host: Host, last_seen: int | None = None, session: str = "s") -> DirectPeer:
+def _client(host: Controller, last_seen: int | None = None, session: str = "s") -> DirectPeer:
     peer = DirectPeer(ToolstackEndpoint(host, lambda: None))
     assert peer.call("hello", version=1, session=session, last_seen=last_seen)["resumed"] is (last_seen is not None)
     return peer
@@ -218,7 +218,7 @@ def test_sessions_of_clients_that_are_gone_make_room(monkeypatch: pytest.MonkeyP
 # -- what becomes of a guest whose agent has died
 
 
-def _lost(on_crash: str) -> tuple[MemoryStore, Host, int]:
+def _lost(on_crash: str) -> tuple[MemoryStore, Controller, int]:
     """Make a guest whose agent has gone without a word."""
     store, host = saved_host()
     params = {"name": "web", "max_pages": 2048, "target_pages": 1024, "on_crash": on_crash}

@@ -1,6 +1,6 @@
 """The daemon's core: what the toolstack's methods do, and what the daemon knows of each guest's agent.
 
-A `Host` owns the machine and, per domain, a `Record`: its session, its settings, the notices that
+A `Controller` owns the machine and, per domain, a `DomainRecord`: its session, its settings, the notices that
 its agent has not been told yet, its last report. It is driven by endpoints (`xbd.control.endpoint`)
 and knows no socket; what the world must do with a domain's socket goes through `Doors`.
 """
@@ -13,7 +13,7 @@ from typing import Final
 import xbd
 from xbd.abi import Command, DomainType, Result
 from xbd.control.client_sessions import ClientSessions
-from xbd.control.domain_record import Record, Wake
+from xbd.control.domain_record import DomainRecord, Wake
 from xbd.control.domain_sockets import Doors, NoDoors
 from xbd.control.event_log import EventLog
 from xbd.control.guest_settings import plan_guest
@@ -33,7 +33,7 @@ from xbd.storage.image import Kind
 DOM0: Final = 0
 
 
-class Host:
+class Controller:
     """One host: its machine, its domains' records, its events.
 
     Where the machine's state is saved, what is known of domains, sessions and clients is saved with it; who drives a host
@@ -45,7 +45,7 @@ class Host:
         self.name = name
         self.doors: Doors = doors or NoDoors()
         self.subscribers: set[Wake] = set()
-        self._records: dict[int, Record] = {}
+        self._records: dict[int, DomainRecord] = {}
         self._zombies: dict[int, str] = {}
         self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
         self._is_saved = machine.image.store.undo is not None
@@ -114,7 +114,7 @@ class Host:
     ) -> dict[str, object]:
         plan_guest(guest)  # refused here and now rather than by its agent, which has nobody to tell
         domid = self.machine.free_domid() if domid is None else domid
-        record = Record(domid, name, autostart, guest, on_crash=on_crash)
+        record = DomainRecord(domid, name, autostart, guest, on_crash=on_crash)
         # The domain itself comes last: it is made whole or not at all, and the rest is undone without looking at it.
         with ExitStack() as undo:
             undo.callback(self._drop_saved, domid)
@@ -135,7 +135,7 @@ class Host:
         self._event("created", record, target_pages=target_pages, max_pages=max_pages, autostart=autostart)
         return {"domid": domid}
 
-    def _save_new(self, record: Record) -> None:
+    def _save_new(self, record: DomainRecord) -> None:
         if self._is_saved:
             record.saved = agent_section(self.machine.image, record.domid, new=True)
             record.session = record.saved.session
@@ -158,8 +158,8 @@ class Host:
                 self._zombies[domid] = name
                 continue
             saved = agent_section(self.machine.image, domid, new=False)
-            told = Record.checked(domid, saved.read())
-            record = Record(domid, name, saved=saved, session=saved.session, **told)
+            told = DomainRecord.checked(domid, saved.read())
+            record = DomainRecord(domid, name, saved=saved, session=saved.session, **told)
             record.awaited = saved.session.load()
             self._records[domid] = record
             self.doors.open(domid)
@@ -199,7 +199,7 @@ class Host:
         self._event("destroyed", record, zombie_pages=zombie_pages)
         return {"zombie_pages": zombie_pages}
 
-    def _not_dom0(self, domid: int | str, ended: str) -> Record:
+    def _not_dom0(self, domid: int | str, ended: str) -> DomainRecord:
         record = self.record(self.machine.find(domid))
         if record.domid == DOM0:
             raise NotPermitted(
@@ -262,11 +262,11 @@ class Host:
 
     # -- the guests' side, driven by their endpoints
 
-    def record(self, domid: int) -> Record:
+    def record(self, domid: int) -> DomainRecord:
         """Find a domain's record. Raises NoSuchDomain, also for a zombie."""
         return self._records[self.machine.living(domid).domid]
 
-    def execute(self, record: Record, command: Command) -> Result:
+    def execute(self, record: DomainRecord, command: Command) -> Result:
         """Do one turn of a guest's command."""
         result = self.machine.execute(record.domid, command)
         if self.machine.has_news:
@@ -275,7 +275,9 @@ class Host:
             self._look_whether_settled(record)
         return result
 
-    def connect(self, record: Record, msgid: int, session: str, last_seen: int | None, wake: Wake) -> dict[str, object]:
+    def connect(
+        self, record: DomainRecord, msgid: int, session: str, last_seen: int | None, wake: Wake
+    ) -> dict[str, object]:
         """Let an agent in and tell it what it needs: a new session reboots the guest.
 
         Raises:
@@ -301,7 +303,7 @@ class Host:
         more = {"guest": record.guest, "mode": record.mode, "shutdown": record.shutdown_asked}
         return {"resumed": resumed, **boot_to_wire(boot), **more}
 
-    def disconnect(self, record: Record) -> None:
+    def disconnect(self, record: DomainRecord) -> None:
         """Note that a domain's agent is gone; its session may be resumed."""
         record.session.disconnect()
         record.wake = None
@@ -309,21 +311,21 @@ class Host:
         if not record.gone:
             self._event("agent_lost", record)
 
-    def reported(self, record: Record, untrusted_report: object) -> None:
+    def reported(self, record: DomainRecord, untrusted_report: object) -> None:
         """Keep what an agent says of its guest. Raises BadArgument: it is no flat map."""
         report = (
             untrusted_report[0] if type(untrusted_report) is list and len(untrusted_report) == 1 else untrusted_report
         )
         record.report = fields.statistics("report", report)
 
-    def stopped(self, record: Record) -> None:
+    def stopped(self, record: DomainRecord) -> None:
         """Note that a guest has stopped, as it was asked."""
         if record.shutdown_asked and not record.stopped:
             record.stopped = True
             record.save()
             self._event("shutdown", record)
 
-    def leaving(self, record: Record) -> None:
+    def leaving(self, record: DomainRecord) -> None:
         """Note that an agent goes for good, and that its guest has not crashed: another agent may boot it."""
         record.left = True
         record.save()
@@ -346,7 +348,7 @@ class Host:
         renewed = self._notices.renew_offers(now)
         return min(due if renewed is None else [*due, renewed], default=None)
 
-    def _crash(self, record: Record) -> None:
+    def _crash(self, record: DomainRecord) -> None:
         record.crashed = True
         record.save()
         self._event("crashed", record, on_crash=record.on_crash)
@@ -379,14 +381,14 @@ class Host:
             f"d{domid} is known to the machine or to the daemon alone" for domid in strangers
         ]
 
-    def _look_whether_settled(self, record: Record) -> None:
+    def _look_whether_settled(self, record: DomainRecord) -> None:
         domain = self.machine.domain(record.domid)
         if record.settling and domain.tot_pages == domain.target_pages:
             record.settling = False
             record.save()
             self._event("settled", record, pages=domain.tot_pages)
 
-    def _event(self, event: str, record: Record, **details: object) -> None:
+    def _event(self, event: str, record: DomainRecord, **details: object) -> None:
         self._announce(event, domid=record.domid, name=record.name, **details)
 
     def _announce(self, event: str, **details: object) -> None:

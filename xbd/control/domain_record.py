@@ -27,7 +27,7 @@ AWAITED_S: Final = 2.0
 
 
 @dataclass(slots=True, eq=False)
-class Record:
+class DomainRecord:
     """What the daemon knows of a domain beside its memory."""
 
     domid: int

@@ -12,7 +12,7 @@ from typing import Final
 
 from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
 from xbd.control.client_sessions import keep
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.errors import BadArgument, Busy, HypercallError, RemoteProtocolError
 from xbd.protocol import fields
 from xbd.protocol.codec import (
@@ -112,7 +112,7 @@ class Endpoint(ABC):
 class DomainEndpoint(Endpoint):
     """A guest's connection to its own domain."""
 
-    def __init__(self, host: Host, domid: int, wake: Callable[[], None]) -> None:
+    def __init__(self, host: Controller, domid: int, wake: Callable[[], None]) -> None:
         super().__init__(wake)
         self._host = host
         self._record = host.record(domid)
@@ -234,7 +234,7 @@ class CallEndpoint(Endpoint):
 class ToolstackEndpoint(CallEndpoint):
     """A toolstack's connection."""
 
-    def __init__(self, host: Host, wake: Callable[[], None]) -> None:
+    def __init__(self, host: Controller, wake: Callable[[], None]) -> None:
         super().__init__(host.name, wake)
         self._host = host
         self._next_event: int | None = None

@@ -7,7 +7,7 @@ A guest that was told of free memory and lets it lie keeps the next in line wait
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from xbd.control.domain_record import Record
+from xbd.control.domain_record import DomainRecord
 from xbd.machine import Machine
 
 # A guest that is told of free memory asks for it within milliseconds; one that has not by then is not waited for.
@@ -28,7 +28,7 @@ class Notices:
     def __init__(
         self,
         machine: Machine,
-        records: Mapping[int, Record],
+        records: Mapping[int, DomainRecord],
         zombies: dict[int, str],
         announce: Callable[..., None],
         wake: Callable[[], None],

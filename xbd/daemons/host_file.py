@@ -13,7 +13,7 @@ import trio
 
 from xbd import log
 from xbd.config.host import GuestConfig, HostConfig
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.reload import plan_reload
 from xbd.daemons.config_files import load_host_config
 from xbd.errors import ConfigError, HypercallError
@@ -39,7 +39,7 @@ class HostFile:
         self._in_force = config
         self._decided = frozenset(decided)
 
-    def begin(self, host: Host) -> None:
+    def begin(self, host: Controller) -> None:
         """Take as in force what a new host was made of, or what is saved of a host that was restored."""
         if not host.is_restored:
             host.remember_described([guest.name for guest in self._in_force.guests])
@@ -52,7 +52,7 @@ class HostFile:
             guests=tuple(guest for guest in self._in_force.guests if guest.name in described),
         )
 
-    async def reload(self, host: Host) -> None:
+    async def reload(self, host: Controller) -> None:
         """Read it again and apply what can be; all else is logged. A file that cannot be used changes nothing."""
         try:
             read = load_host_config(self._path)
@@ -76,7 +76,7 @@ class HostFile:
         names = [guest.name for guest in created]
         _log.info("reloaded", file=str(self._path), applied=applied, created=len(names), **_named(names))
 
-    def _apply_to_host(self, host: Host, read: HostConfig) -> list[str]:
+    def _apply_to_host(self, host: Controller, read: HostConfig) -> list[str]:
         """Apply what [host] says of group, log and name; names what changed. Raises ConfigError: nothing has."""
         applied = []
         if read.group != self._in_force.group and self._may_decide("group"):
@@ -97,7 +97,7 @@ class HostFile:
             _log.warning("not_reloaded", key=f"host.{key}", reason=f"{option} on the command line decides it")
         return key not in self._decided
 
-    async def _create(self, host: Host, guests: tuple[GuestConfig, ...]) -> list[GuestConfig]:
+    async def _create(self, host: Controller, guests: tuple[GuestConfig, ...]) -> list[GuestConfig]:
         """Create domains; those that cannot be are logged, and the next reload tries them again."""
         created = []
         for guest in guests:

@@ -1,6 +1,6 @@
 """The hypervisor daemon: one machine behind Unix sockets.
 
-Everything is decided by `Host` and the endpoints; this module binds sockets, admits peers, and ends
+Everything is decided by `Controller` and the endpoints; this module binds sockets, admits peers, and ends
 in order: stop accepting, let peers finish what they have sent, audit, leave. `hypervisor.sock` is
 the toolstack's, `domains/<domid>.sock` each domain's, made and removed with it. A service manager may
 pass the toolstack's socket (`xbd.daemons.runtime.activation`); that one stays when the daemon goes.
@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from xbd.client.runtime_dir import check_socket_path, domain_socket, hypervisor_socket
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
 from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, Allowance, SourceLog
 from xbd.daemons.host_file import HostFile
@@ -50,7 +50,7 @@ PASSED_SOCKET_S_GROUP: Final = (
 
 
 class _Doors:
-    """The host's sockets: the toolstack's, and the domains' as `Host` asks for them."""
+    """The host's sockets: the toolstack's, and the domains' as `Controller` asks for them."""
 
     def __init__(self, runtime_dir: Path, state: StateDir | None) -> None:
         self._runtime_dir = runtime_dir
@@ -59,7 +59,7 @@ class _Doors:
         self.room = None if state is None else Room(lambda: state.is_full)
         self._doors: dict[int, Door] = {}
         self._toolstack: Door | None = None
-        self.host: Host | None = None
+        self.host: Controller | None = None
         self.nursery: trio.Nursery | None = None
 
     def _serve(self, door: Door) -> Door:
@@ -155,9 +155,9 @@ async def serve(
     passed: socket.socket | None = None,
     manager: ServiceManager | None = None,
     state: StateDir | None = None,
-    task_status: trio.TaskStatus[Host] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Controller] = trio.TASK_STATUS_IGNORED,
 ) -> list[str]:
-    """Serve *machine* until *stop* is set (or for ever); `started` hands out its `Host`.
+    """Serve *machine* until *stop* is set (or for ever); `started` hands out its `Controller`.
 
     A machine that was recovered brings its domains; then neither *dom0* nor *domains* are created.
 
@@ -240,12 +240,12 @@ def _refused_if_unusable(state: StateDir | None) -> Iterator[None]:
         raise ConfigError(where, "", f"cannot hold the host: {error.strerror}") from error
 
 
-def _make_host(machine: Machine, name: str, doors: _Doors, state: StateDir | None) -> Host:
+def _make_host(machine: Machine, name: str, doors: _Doors, state: StateDir | None) -> Controller:
     with _refused_if_unusable(state):
-        return Host(machine, name=name, doors=doors)
+        return Controller(machine, name=name, doors=doors)
 
 
-def _last_audit(host: Host) -> list[str]:
+def _last_audit(host: Controller) -> list[str]:
     """Audit a host that ends; that there was no memory for it is found, too."""
     try:
         return host.audit()
@@ -254,7 +254,7 @@ def _last_audit(host: Host) -> list[str]:
 
 
 def _people(
-    host: Host, dom0: Mapping[str, object] | None, domains: Sequence[Mapping[str, object]], state: StateDir | None
+    host: Controller, dom0: Mapping[str, object] | None, domains: Sequence[Mapping[str, object]], state: StateDir | None
 ) -> None:
     """Make a new host's domains, or take up a recovered one's. Raises HypercallError, ConfigError."""
     if host.is_restored:
@@ -270,7 +270,7 @@ def _people(
     host.commit()
 
 
-async def _until(stop: trio.Event, host: Host, manager: ServiceManager, room: Room | None) -> None:
+async def _until(stop: trio.Event, host: Controller, manager: ServiceManager, room: Room | None) -> None:
     """Wait for *stop*; meanwhile the manager is told how things stand, and that they move."""
     alarm = Alarm()
     host.subscribers.add(alarm.ring)
@@ -288,7 +288,7 @@ async def _until(stop: trio.Event, host: Host, manager: ServiceManager, room: Ro
         host.subscribers.discard(alarm.ring)
 
 
-async def _watch_agents(host: Host) -> None:
+async def _watch_agents(host: Controller) -> None:
     """Let the host look whose agents have died, whenever something has happened or it is time."""
     alarm = Alarm()
     host.subscribers.add(alarm.ring)
@@ -302,7 +302,7 @@ async def _watch_agents(host: Host) -> None:
         host.subscribers.discard(alarm.ring)
 
 
-def describe(host: Host) -> str:
+def describe(host: Controller) -> str:
     """Say in a line how a host is."""
     domains, agents = host.population()
     counts = host.machine.statistics()
@@ -353,7 +353,7 @@ async def run(
     with plain_errors(), signals.received() as received:
         async with trio.open_nursery() as nursery:
 
-            async def serving(task_status: trio.TaskStatus[Host]) -> None:
+            async def serving(task_status: trio.TaskStatus[Controller]) -> None:
                 violations.extend(
                     await serve(
                         machine,
@@ -380,7 +380,7 @@ async def run(
     return 1 if violations else 0
 
 
-async def _reload(host: Host, host_file: HostFile | None, manager: ServiceManager) -> None:
+async def _reload(host: Controller, host_file: HostFile | None, manager: ServiceManager) -> None:
     """Read the host file again, between telling the manager so and telling it that all is ready."""
     manager.reloading()
     if host_file is None:

@@ -12,13 +12,13 @@ import numpy as np
 from xbd.abi import Frames
 from xbd.frames import expand_supers, sparse_zeros
 from xbd.machine.domain import Domain
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 _NONE: Final[Frames] = np.zeros(0, dtype=np.int64)
 
 
-def audit(host: HostFrames, domains: Iterable[Domain]) -> list[str]:
+def audit(host: FrameTable, domains: Iterable[Domain]) -> list[str]:
     """Name every violated invariant of the host and its domains; empty when all is well."""
     wrong = host.heap.check()
     superframes = host.heap.superframe_count
@@ -100,7 +100,7 @@ def _check_p2m(domain: Domain) -> list[str]:
     return wrong
 
 
-def _check_owners(host: HostFrames, domain: Domain, leaves: np.ndarray, frames: np.ndarray) -> list[str]:
+def _check_owners(host: FrameTable, domain: Domain, leaves: np.ndarray, frames: np.ndarray) -> list[str]:
     wrong = []
     if (host.whole_owner[leaves] != domain.domid + 1).any():
         wrong.append(f"d{domain.domid}: a leaf's superframe has another owner")
@@ -118,7 +118,7 @@ def frames_at_home(domain: Domain) -> Frames:
     return frames
 
 
-def _check_host(host: HostFrames, used: np.ndarray, whole: np.ndarray, at_home: np.ndarray) -> list[str]:
+def _check_host(host: FrameTable, used: np.ndarray, whole: np.ndarray, at_home: np.ndarray) -> list[str]:
     wrong = []
     if (whole > 1).any():
         wrong.append(f"superframe {int((whole > 1).argmax()):#x} is a leaf more than once")
@@ -138,7 +138,7 @@ def _check_host(host: HostFrames, used: np.ndarray, whole: np.ndarray, at_home: 
     return wrong
 
 
-def _check_claims(host: HostFrames, claims: np.ndarray) -> list[str]:
+def _check_claims(host: FrameTable, claims: np.ndarray) -> list[str]:
     wrong = []
     if (claims > 1).any():
         wrong.append(f"superframe {int((claims > 1).argmax()):#x} is the home of more than one block")
@@ -152,7 +152,7 @@ def _check_claims(host: HostFrames, claims: np.ndarray) -> list[str]:
     return wrong
 
 
-def _check_scrubbed(host: HostFrames) -> list[str]:
+def _check_scrubbed(host: FrameTable) -> list[str]:
     """Look for words that a former owner left in free frames; only where anything was ever written."""
     supers = np.flatnonzero(host.written & (host.heap.free_count > 0))
     dirty = host.heap.is_free(expand_supers(supers)) & (host.content_rows[supers].reshape(-1) != 0)

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from xbd.abi import MAX_GRANTS
 from xbd.machine.domain import Domain, DomainState
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 
-def audit_grants(host: HostFrames, domains: Sequence[Domain]) -> list[str]:
+def audit_grants(host: FrameTable, domains: Sequence[Domain]) -> list[str]:
     """Name every violated invariant of grants and messages; empty when all is well.
 
     Every slot in use is one mapping; every mapping that reaches a frame is by a grant to just that domain, on a frame
@@ -47,7 +47,7 @@ def audit_grants(host: HostFrames, domains: Sequence[Domain]) -> list[str]:
     return wrong + _check_references(host, references)
 
 
-def _check_ranges(host: HostFrames, domain: Domain) -> list[str]:
+def _check_ranges(host: FrameTable, domain: Domain) -> list[str]:
     """Say which numbers in a domain's tables lie outside what they are to index."""
     ranges: list[tuple[str, NDArray[Any], int, int]] = []
     if domain.grants is not None:
@@ -129,7 +129,7 @@ def _check_in_use(domain: Domain, refs: list[np.ndarray]) -> list[str]:
     return []
 
 
-def _check_referenced(host: HostFrames, domain: Domain) -> list[str]:
+def _check_referenced(host: FrameTable, domain: Domain) -> list[str]:
     """Recount a domain's referenced frames, and hold a zombie to having no others."""
     leaves = domain.p2m.leaf_supers()
     referenced = int(host.pinned[leaves].sum(dtype=np.int64))
@@ -142,7 +142,7 @@ def _check_referenced(host: HostFrames, domain: Domain) -> list[str]:
     return wrong
 
 
-def _check_references(host: HostFrames, mfns: np.ndarray) -> list[str]:
+def _check_references(host: FrameTable, mfns: np.ndarray) -> list[str]:
     """Recount the references of every frame; detail is looked at only where there is, or should be, any."""
     wrong = []
     frames, counts = np.unique(mfns, return_counts=True)

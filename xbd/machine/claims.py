@@ -8,10 +8,10 @@ Source: Xen domain_set_outstanding_pages and domain_adjust_tot_pages, common/pag
 
 from xbd.errors import BadArgument, OutOfFrames
 from xbd.machine.domain import Domain
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 
 
-def claim(host: HostFrames, domain: Domain, pages: int) -> None:
+def claim(host: FrameTable, domain: Domain, pages: int) -> None:
     """Promise a domain that it can come to hold *pages*; 0 takes the promise back.
 
     Raises:
@@ -41,13 +41,13 @@ def claim(host: HostFrames, domain: Domain, pages: int) -> None:
     host.claimed_pages += outstanding
 
 
-def free_frames_for(host: HostFrames, domain: Domain | None) -> int:
+def free_frames_for(host: FrameTable, domain: Domain | None) -> int:
     """Count the free frames that are not claimed for another domain than this one (None: for any)."""
     own = 0 if domain is None else domain.claimed_pages
     return host.heap.free_frames - host.claimed_pages + own
 
 
-def consume(host: HostFrames, domain: Domain, pages: int) -> None:
+def consume(host: FrameTable, domain: Domain, pages: int) -> None:
     """Count pages that a domain has just populated against its claim."""
     used = min(pages, domain.claimed_pages)
     if used:
@@ -56,6 +56,6 @@ def consume(host: HostFrames, domain: Domain, pages: int) -> None:
         host.claimed_pages -= used
 
 
-def release(host: HostFrames, domain: Domain) -> None:
+def release(host: FrameTable, domain: Domain) -> None:
     """Take back what is outstanding of a domain's claim."""
     consume(host, domain, domain.claimed_pages)

@@ -7,17 +7,17 @@ from xbd.abi import MAX_WORDS, Frames, Load, LoadResult, MemopResult, Stop, Stor
 from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
 from xbd.machine.extents import answer, check_extents, first_unpopulated
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 
 
-def load(host: HostFrames, domain: Domain, command: Load) -> LoadResult:
+def load(host: FrameTable, domain: Domain, command: Load) -> LoadResult:
     """Read the content words of pages, up to the first that is unpopulated or was cut off (EFAULT)."""
     check_extents(command.gfns, 0, domain, most=MAX_WORDS)
     mfns, stop = _reach(domain, command.gfns, writing=False)
     return LoadResult(mfns.size, None if mfns.size == command.gfns.size else stop, host.content[mfns])
 
 
-def store(host: HostFrames, domain: Domain, command: Store) -> MemopResult:
+def store(host: FrameTable, domain: Domain, command: Store) -> MemopResult:
     """Write the content words of pages, up to the first that is unpopulated, cut off (EFAULT) or read-only (EACCES)."""
     check_extents(command.gfns, 0, domain, most=MAX_WORDS)
     if command.words.size != command.gfns.size:

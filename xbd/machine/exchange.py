@@ -15,7 +15,7 @@ from xbd.frames import group_by_super
 from xbd.machine import mapping
 from xbd.machine.domain import Domain
 from xbd.machine.extents import answer, check_extents, check_repeats, first_taken, first_unpopulated
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.machine.refcounts import first_referenced, referenced_blocks
 from xbd.machine.reservation import free_shattered, home_fill
 from xbd.units import SUPER_ORDER, SUPER_PAGES
@@ -24,7 +24,7 @@ from xbd.units import SUPER_ORDER, SUPER_PAGES
 _EXCHANGE_ROUNDS = 4
 
 
-def exchange(host: HostFrames, domain: Domain, command: Exchange) -> MemopResult:
+def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult:
     """Take the frames of *gives* away and back *gets* with others; tot_pages stays, max_pages is not asked.
 
     Chunk by chunk: the outputs are allocated before the inputs are freed, so it needs free frames. Of unequal orders
@@ -57,7 +57,7 @@ def exchange(host: HostFrames, domain: Domain, command: Exchange) -> MemopResult
     return answer(done, asked, stop)
 
 
-def _pairs_valid(host: HostFrames, domain: Domain, populated: Frames, empty: Frames) -> tuple[int, Stop]:
+def _pairs_valid(host: FrameTable, domain: Domain, populated: Frames, empty: Frames) -> tuple[int, Stop]:
     """Count the pairs before the first whose second gfn is taken (EEXIST), or whose first is not populated or is referenced."""
     taken = domain.p2m.lookup(empty)
     valid, stop = first_taken(taken), Stop.EEXIST
@@ -68,7 +68,7 @@ def _pairs_valid(host: HostFrames, domain: Domain, populated: Frames, empty: Fra
     return valid, Stop.BUDGET if valid == populated.size else stop
 
 
-def _block_pair_wrong(host: HostFrames, domain: Domain, populated: int, empty: int) -> Stop | None:
+def _block_pair_wrong(host: FrameTable, domain: Domain, populated: int, empty: int) -> Stop | None:
     """Say what is in the way of a pair of blocks; None: nothing."""
     p2m = domain.p2m
     if p2m.populated[empty] or p2m.slots[empty]:
@@ -78,7 +78,7 @@ def _block_pair_wrong(host: HostFrames, domain: Domain, populated: int, empty: i
     return Stop.EBUSY if referenced_blocks(host, domain, np.array([populated]))[0] else None
 
 
-def _exchange_small(host: HostFrames, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
+def _exchange_small(host: FrameTable, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
     valid, stop = _pairs_valid(host, domain, gives, gets)
     done = 0
     for _ in range(_EXCHANGE_ROUNDS):
@@ -97,7 +97,7 @@ def _exchange_small(host: HostFrames, domain: Domain, gives: Frames, gets: Frame
     return done, Stop.BUDGET if host.heap.free_frames else Stop.ENOMEM
 
 
-def _exchange_blocks(host: HostFrames, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
+def _exchange_blocks(host: FrameTable, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
     done = spent = 0
     for given, got in zip(gives.tolist(), gets.tolist(), strict=True):
         wrong = _block_pair_wrong(host, domain, given, got)
@@ -115,7 +115,7 @@ def _exchange_blocks(host: HostFrames, domain: Domain, gives: Frames, gets: Fram
     return done, Stop.BUDGET
 
 
-def _exchange_unequal(host: HostFrames, domain: Domain, command: Exchange) -> tuple[int, Stop]:
+def _exchange_unequal(host: FrameTable, domain: Domain, command: Exchange) -> tuple[int, Stop]:
     """Exchange one block for 512 single pages, or these for it; a chunk is a turn, and counts its inputs."""
     gives, gets = command.gives, command.gets
     blocks, pages = (gives, gets) if command.gives_order else (gets, gives)
@@ -131,7 +131,7 @@ def _exchange_unequal(host: HostFrames, domain: Domain, command: Exchange) -> tu
     return (0, wrong) if wrong else (done, Stop.BUDGET)
 
 
-def _break_block(host: HostFrames, domain: Domain, block: int, pages: Frames) -> Stop | None:
+def _break_block(host: FrameTable, domain: Domain, block: int, pages: Frames) -> Stop | None:
     """Unback a block, back 512 single pages; says what is in the way, and then nothing has changed."""
     if first_taken(domain.p2m.lookup(pages)) < SUPER_PAGES:
         return Stop.EEXIST
@@ -148,7 +148,7 @@ def _break_block(host: HostFrames, domain: Domain, block: int, pages: Frames) ->
     return None
 
 
-def _make_block(host: HostFrames, domain: Domain, block: int, pages: Frames) -> Stop | None:
+def _make_block(host: FrameTable, domain: Domain, block: int, pages: Frames) -> Stop | None:
     """Back a block by one leaf, unback 512 single pages; says what is in the way, and then nothing has changed."""
     if domain.p2m.populated[block] or domain.p2m.slots[block]:
         return Stop.EEXIST
@@ -166,7 +166,7 @@ def _make_block(host: HostFrames, domain: Domain, block: int, pages: Frames) -> 
     return None
 
 
-def _free_block(host: HostFrames, domain: Domain, block: int) -> None:
+def _free_block(host: FrameTable, domain: Domain, block: int) -> None:
     blocks = np.array([block], dtype=np.int64)
     if domain.p2m.leaf[block]:
         host.give_superframes(mapping.unmap_leaves(domain, blocks))
@@ -174,7 +174,7 @@ def _free_block(host: HostFrames, domain: Domain, block: int) -> None:
     free_shattered(host, domain, blocks)
 
 
-def populate_depopulate(host: HostFrames, domain: Domain, command: PopulateDepopulate) -> MemopResult:
+def populate_depopulate(host: FrameTable, domain: Domain, command: PopulateDepopulate) -> MemopResult:
     """For each pair, back one extent and unback the other, in one step; never out of memory, tot_pages unchanged.
 
     Stops with EEXIST (the first of a pair is populated), ENOENT (the second is not), EBUSY (others map it), BUDGET.
@@ -198,7 +198,7 @@ def populate_depopulate(host: HostFrames, domain: Domain, command: PopulateDepop
     return answer(done, asked, stop)
 
 
-def _swap_small(host: HostFrames, domain: Domain, fills: Frames, drains: Frames) -> None:
+def _swap_small(host: FrameTable, domain: Domain, fills: Frames, drains: Frames) -> None:
     filled, drained = group_by_super(fills), group_by_super(drains)
     never = host.settings.home_fill == "never"
     found, missing = (None, None) if never else home_fill(host, domain, fills, filled)
@@ -222,7 +222,7 @@ def _swap_small(host: HostFrames, domain: Domain, fills: Frames, drains: Frames)
     mapping.settle(host, domain, np.union1d(drained[0], filled[0]))
 
 
-def _swap_blocks(host: HostFrames, domain: Domain, fills: Frames, drains: Frames) -> tuple[int, Stop]:
+def _swap_blocks(host: FrameTable, domain: Domain, fills: Frames, drains: Frames) -> tuple[int, Stop]:
     p2m, done, spent = domain.p2m, 0, 0
     for fill, drain in zip(fills.tolist(), drains.tolist(), strict=True):
         wrong = _block_pair_wrong(host, domain, drain, fill)

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.units import SUPER_PAGES
 
 FREE: Final = 0
@@ -27,7 +27,7 @@ class FrameMap:
     used: NDArray[np.uint16]
 
 
-def frame_map(host: HostFrames) -> FrameMap:
+def frame_map(host: FrameTable) -> FrameMap:
     """Draw the map of a host, two-level: only what is shattered is looked at frame by frame."""
     used = (SUPER_PAGES - host.heap.free_count).astype(np.uint16)
     whole = host.whole_owner > 0

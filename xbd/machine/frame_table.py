@@ -70,7 +70,7 @@ def saved_host(section: Section) -> tuple[int, HostSettings]:
     )
 
 
-class HostFrames:
+class FrameTable:
     """The frames of a host of *superframes* superframes; derived arrays lie in *image*, content words in *section*."""
 
     def __init__(self, superframes: int, settings: HostSettings, image: Image, section: Section) -> None:

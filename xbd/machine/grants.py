@@ -30,12 +30,12 @@ from xbd.machine import mapping
 from xbd.machine.domain import Domain, DomainState
 from xbd.machine.domains import Registry
 from xbd.machine.extents import answer, check_extents, check_repeats, check_size, first, first_taken, first_unpopulated
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.refcounts import reference, unreference
 
 
-def grant(registry: Registry, host: HostFrames, domain: Domain, command: Grant) -> GrantResult:
+def grant(registry: Registry, host: FrameTable, domain: Domain, command: Grant) -> GrantResult:
     """Enter own pages into the grant table for one other domain; answers their references.
 
     Stops with ENOENT (not populated by an own frame), ENOSPC (the table is full), BUDGET.
@@ -60,7 +60,7 @@ def grant(registry: Registry, host: HostFrames, domain: Domain, command: Grant) 
     return GrantResult(done, None if done == command.gfns.size else stop, refs)
 
 
-def end_grant(registry: Registry, host: HostFrames, domain: Domain, command: EndGrant) -> MemopResult:
+def end_grant(registry: Registry, host: FrameTable, domain: Domain, command: EndGrant) -> MemopResult:
     """Take grants back. Stops with ENOENT (no such grant), EBUSY (it is mapped), BUDGET."""
     del registry, host
     check_size(command.refs)
@@ -85,7 +85,7 @@ def _known(table: GrantTable, refs: Frames) -> tuple[np.ndarray, Frames]:
     return inside & (table.gfn[rows] > 0), rows
 
 
-def map_grant(registry: Registry, host: HostFrames, domain: Domain, command: MapGrant) -> MemopResult:
+def map_grant(registry: Registry, host: FrameTable, domain: Domain, command: MapGrant) -> MemopResult:
     """Map another domain's granted frames at unpopulated gfns, pair by pair.
 
     Stops with ENOENT (bad reference: no such grant, or nothing backs its gfn any more), EACCES (granted to somebody
@@ -162,7 +162,7 @@ def _enter(domain: Domain, owner: Domain, refs: Frames, gfns: Frames, mfns: Fram
     np.add.at(grants.mapped, refs, np.uint32(1))
 
 
-def unmap_grant(registry: Registry, host: HostFrames, domain: Domain, command: UnmapGrant) -> MemopResult:
+def unmap_grant(registry: Registry, host: FrameTable, domain: Domain, command: UnmapGrant) -> MemopResult:
     """End the mappings at own slots; a zombie that nobody maps any more vanishes. Stops with EBADF (no mapping), BUDGET."""
     check_extents(command.gfns, 0, domain)
     gfns = command.gfns[:TURN_EXTENTS]
@@ -173,7 +173,7 @@ def unmap_grant(registry: Registry, host: HostFrames, domain: Domain, command: U
     return answer(done, command.gfns.size, Stop.BUDGET if done == gfns.size else Stop.EBADF)
 
 
-def unmap(registry: Registry, host: HostFrames, domain: Domain, handles: Frames) -> None:
+def unmap(registry: Registry, host: FrameTable, domain: Domain, handles: Frames) -> None:
     """End (n,) mappings of a domain, whatever has become of their owners."""
     table = domain.mappings
     assert table is not None, "a mapping without its table"
@@ -191,7 +191,7 @@ def unmap(registry: Registry, host: HostFrames, domain: Domain, handles: Frames)
         _release(registry, host, registry.domains[owner], refs[theirs], mfns[theirs])
 
 
-def _release(registry: Registry, host: HostFrames, owner: Domain, refs: Frames, mfns: Frames) -> None:
+def _release(registry: Registry, host: FrameTable, owner: Domain, refs: Frames, mfns: Frames) -> None:
     """Give references back that were taken by grants *refs* of *owner* on its frames *mfns*."""
     assert owner.grants is not None, f"d{owner.domid} was mapped without a grant table"
     np.subtract.at(owner.grants.mapped, refs, np.uint32(1))
@@ -201,7 +201,7 @@ def _release(registry: Registry, host: HostFrames, owner: Domain, refs: Frames, 
         bury(registry, host, owner, granted[np.isin(owner.p2m.lookup(granted) - 1, free)])
 
 
-def bury(registry: Registry, host: HostFrames, zombie: Domain, gfns: Frames) -> None:
+def bury(registry: Registry, host: FrameTable, zombie: Domain, gfns: Frames) -> None:
     """Free pages of a zombie, shattered and mapped by nobody; with the last of all it vanishes."""
     groups = group_by_super(gfns)
     host.give(mapping.unmap_frames(host, zombie, gfns, groups))
@@ -213,7 +213,7 @@ def bury(registry: Registry, host: HostFrames, zombie: Domain, gfns: Frames) -> 
 # -- the end of a domain, or of one life of it
 
 
-def release_mappings(registry: Registry, host: HostFrames, domain: Domain) -> None:
+def release_mappings(registry: Registry, host: FrameTable, domain: Domain) -> None:
     """End all that a domain maps."""
     if domain.mappings is not None and domain.mapped:
         unmap(registry, host, domain, domain.mappings.in_use())
@@ -226,7 +226,7 @@ def mappers_of(domain: Domain) -> set[int]:
     return set(np.unique(domain.grants.to[domain.grants.mapped > 0]).tolist())
 
 
-def cut_off(registry: Registry, host: HostFrames, domain: Domain) -> None:
+def cut_off(registry: Registry, host: FrameTable, domain: Domain) -> None:
     """Take all grants of a rebooting domain back; what others map of it stays their slot, but reaches nothing.
 
     Xen makes a new domain for each boot. Here the domain goes on, and what others do to pages of its former life must

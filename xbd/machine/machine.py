@@ -18,7 +18,7 @@ from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainInfo, DomainState, describe, is_domain_name
 from xbd.machine.domains import Registry
 from xbd.machine.frame_map import FrameMap, frame_map
-from xbd.machine.frame_table import HostFrames, host_layout, save_host
+from xbd.machine.frame_table import FrameTable, host_layout, save_host
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
 from xbd.machine.settings import HostSettings
 from xbd.storage.image import Image, Kind
@@ -55,7 +55,7 @@ class Machine:
         if section is None:
             section = self.image.add_section(Kind.HOST, 0, host_layout(superframes))
             save_host(section, superframes, self.settings)
-        self.host = HostFrames(superframes, self.settings, self.image, section)
+        self.host = FrameTable(superframes, self.settings, self.image, section)
         self.registry = Registry(self.image, section)
         self._domains = self.registry.domains
         self._operations = bind(self.registry, self.host)

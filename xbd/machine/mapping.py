@@ -16,12 +16,12 @@ import numpy as np
 from xbd.abi import Frames
 from xbd.frames import Groups, group_by_super
 from xbd.machine.domain import Domain, P2m
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 
 def map_frames(
-    host: HostFrames, domain: Domain, gfns: Frames, groups: Groups, mfns: Frames, *, drained: Frames | None = None
+    host: FrameTable, domain: Domain, gfns: Frames, groups: Groups, mfns: Frames, *, drained: Frames | None = None
 ) -> None:
     """Back (n,) unpopulated gfns, grouped by block, with frames taken from the heap.
 
@@ -45,7 +45,7 @@ def map_frames(
             _adopt_homes(host, p2m, adopters, gfns, mfns)
 
 
-def _count_at_home(host: HostFrames, p2m: P2m, gfns: Frames, groups: Groups, mfns: Frames, *, sign: int) -> None:
+def _count_at_home(host: FrameTable, p2m: P2m, gfns: Frames, groups: Groups, mfns: Frames, *, sign: int) -> None:
     """Count those of *mfns* that are the home frames of their *gfns*, as coming (+1) or going (-1)."""
     blocks, counts = groups
     homes = p2m.home[blocks]
@@ -59,7 +59,7 @@ def _count_at_home(host: HostFrames, p2m: P2m, gfns: Frames, groups: Groups, mfn
         host.add_at_home(group_by_super(mfns[at_home]), sign)
 
 
-def _adopt_homes(host: HostFrames, p2m: P2m, blocks: Frames, gfns: Frames, mfns: Frames) -> None:
+def _adopt_homes(host: FrameTable, p2m: P2m, blocks: Frames, gfns: Frames, mfns: Frames) -> None:
     """Give blocks that were empty a home, where their first frame lies at its own offset in an unclaimed superframe."""
     owners = gfns >> SUPER_ORDER
     order = np.argsort(owners, kind="stable")
@@ -77,7 +77,7 @@ def _adopt_homes(host: HostFrames, p2m: P2m, blocks: Frames, gfns: Frames, mfns:
             host.add_at_home(group_by_super(mfns[mine[at_home]]), 1)
 
 
-def _clear_homes(host: HostFrames, p2m: P2m, blocks: Frames) -> None:
+def _clear_homes(host: FrameTable, p2m: P2m, blocks: Frames) -> None:
     homes = p2m.home[blocks]
     cleared = blocks[(homes > 0) & (host.at_home[homes - 1] == 0)]
     if cleared.size:
@@ -85,7 +85,7 @@ def _clear_homes(host: HostFrames, p2m: P2m, blocks: Frames) -> None:
         p2m.home[cleared] = 0
 
 
-def unmap_frames(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> Frames:
+def unmap_frames(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) -> Frames:
     """Take the backing of (n,) populated gfns, grouped by block, away; returns their frames, still owned.
 
     Leaves among the blocks are shattered first. `settle` is due afterwards.
@@ -109,7 +109,7 @@ def unmap_frames(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups)
     return mfns
 
 
-def shatter(host: HostFrames, domain: Domain, blocks: Frames) -> None:
+def shatter(host: FrameTable, domain: Domain, blocks: Frames) -> None:
     """Spell leaves out as 512 entries each; their homes stay."""
     p2m = domain.p2m
     first = p2m.leaf[blocks]
@@ -121,7 +121,7 @@ def shatter(host: HostFrames, domain: Domain, blocks: Frames) -> None:
     host.shatter((first - 1) >> SUPER_ORDER, domain.domid)
 
 
-def settle(host: HostFrames, domain: Domain, blocks: Frames) -> None:
+def settle(host: FrameTable, domain: Domain, blocks: Frames) -> None:
     """Clear the homes of *blocks* (each named once) with no entry at home; make leaves of those wholly at home."""
     p2m = domain.p2m
     homes = p2m.home[blocks]
@@ -143,7 +143,7 @@ def settle(host: HostFrames, domain: Domain, blocks: Frames) -> None:
         domain.leaves += blocks.size
 
 
-def map_leaves(host: HostFrames, domain: Domain, blocks: Frames, supers: Frames) -> None:
+def map_leaves(host: FrameTable, domain: Domain, blocks: Frames, supers: Frames) -> None:
     """Back (n,) empty blocks with one superframe each, taken from the heap."""
     p2m = domain.p2m
     p2m.blocks.note(blocks)
@@ -194,7 +194,7 @@ def move_entries(domain: Domain, source: int, target: int) -> Frames:
     return frames
 
 
-def release_everything(host: HostFrames, domain: Domain, kept: Frames) -> None:
+def release_everything(host: FrameTable, domain: Domain, kept: Frames) -> None:
     """Return all frames of a domain to the heap but those of *kept*: (n,) populated gfns, ascending."""
     p2m = domain.p2m
     kept_blocks, kept_counts = np.unique(kept >> SUPER_ORDER, return_counts=True)

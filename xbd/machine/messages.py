@@ -24,14 +24,14 @@ from xbd.abi import (
 from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
 from xbd.machine.domains import Registry
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.machine.inbox import Inbox
 from xbd.storage.image import PAGE_WORDS
 
 _NO_WORDS: Final[Words] = np.zeros(0, dtype=np.uint64)
 
 
-def send(registry: Registry, host: HostFrames, domain: Domain, command: Send) -> MemopResult:
+def send(registry: Registry, host: FrameTable, domain: Domain, command: Send) -> MemopResult:
     """Put a message into another domain's inbox, whole or not at all (EAGAIN: no room for it now)."""
     del host
     if not 1 <= command.words.size <= MAX_MESSAGE_WORDS:
@@ -59,7 +59,7 @@ def _inbox_of(domain: Domain) -> Inbox:
     return domain.inbox
 
 
-def receive(registry: Registry, host: HostFrames, domain: Domain, command: Receive) -> LoadResult:
+def receive(registry: Registry, host: FrameTable, domain: Domain, command: Receive) -> LoadResult:
     """Take whole messages out of the own inbox, oldest first; BUDGET where more wait."""
     del registry, host
     if not MAX_MESSAGE_WORDS < command.most <= MAX_WORDS:

@@ -14,11 +14,11 @@ from xbd.errors import NotSupported
 from xbd.machine import content, exchange, grants, messages, reservation
 from xbd.machine.domain import Domain
 from xbd.machine.domains import Registry
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 
 # What concerns one domain alone; what concerns others too; either, bound to its host.
-_Own = Callable[[HostFrames, Domain, Any], abi.Result]
-_Shared = Callable[[Registry, HostFrames, Domain, Any], abi.Result]
+_Own = Callable[[FrameTable, Domain, Any], abi.Result]
+_Shared = Callable[[Registry, FrameTable, Domain, Any], abi.Result]
 Operation = Callable[[Domain, Any], abi.Result]
 
 _ACCESSES: Final[dict[type, tuple[str, _Own]]] = {
@@ -58,7 +58,7 @@ def _not_there(domain: Domain, command: object) -> abi.Result:
 NO_OPERATION: Final[tuple[str, Operation]] = ("unsupported", _not_there)
 
 
-def bind(registry: Registry, host: HostFrames) -> Mapping[DomainType, Mapping[type, tuple[str, Operation]]]:
+def bind(registry: Registry, host: FrameTable) -> Mapping[DomainType, Mapping[type, tuple[str, Operation]]]:
     """Bind the operations of each type of domain to a host: by type, by class of command, its name and what does it."""
     xen: dict[type, tuple[str, Operation]] = {}
     for kind, (name, own) in _XEN.items():

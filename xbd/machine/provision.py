@@ -15,7 +15,7 @@ from xbd.errors import OutOfResources
 from xbd.machine import grants, messages
 from xbd.machine.domain import Domain, P2m, domain_layout
 from xbd.machine.domains import Registry
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.storage.image import Image, Kind, Section
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
@@ -53,7 +53,7 @@ def reserve_creation(image: Image, target_pages: int) -> None:
     image.reserve("the domain is not created", notes_words=_NOTES_APART, scratch_bytes=scratch_bytes)
 
 
-def allocate_creation(registry: Registry, host: HostFrames, section: Section, target_pages: int) -> None:
+def allocate_creation(registry: Registry, host: FrameTable, section: Section, target_pages: int) -> None:
     """Give what creating a domain writes its place on the disk. Raises OSError: only the new section has changed."""
     first_entry, _ = section.span("entry")
     # All blocks: they are read, too, and on tmpfs a hole that is read takes a page.
@@ -67,7 +67,7 @@ def allocate_creation(registry: Registry, host: HostFrames, section: Section, ta
 
 
 def make_tables(
-    registry: Registry, host: HostFrames, domid: int, gfn_count: int, target_pages: int
+    registry: Registry, host: FrameTable, domid: int, gfn_count: int, target_pages: int
 ) -> tuple[P2m, Section]:
     """Make the tables of a new domain, and reserve what else making it takes. Raises OutOfResources: nothing is left."""
     image = registry.image
@@ -82,7 +82,7 @@ def make_tables(
     return p2m, section
 
 
-def reserve_end(registry: Registry, host: HostFrames, domain: Domain, what: str) -> None:
+def reserve_end(registry: Registry, host: FrameTable, domain: Domain, what: str) -> None:
     """Reserve what the end, or the reboot, of a domain takes. Raises OutOfResources: nothing has changed."""
     with refused(what):
         known = set(messages.known_to(registry, domain).tolist())

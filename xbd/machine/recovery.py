@@ -16,7 +16,7 @@ from xbd.errors import DamagedState, HypercallError
 from xbd.machine.audit import frames_at_home
 from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import LIMITS, Domain, DomainState, P2m, domain_layout, is_domain_name
-from xbd.machine.frame_table import HostFrames, saved_host
+from xbd.machine.frame_table import FrameTable, saved_host
 from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.inbox import Inbox
 from xbd.machine.machine import Machine
@@ -143,7 +143,7 @@ def _derive_p2m(image: Image, domain: Domain) -> None:
     domain.tot_pages = int(p2m.populated.sum(dtype=np.int64))
 
 
-def _derive_owners(host: HostFrames, domain: Domain) -> None:
+def _derive_owners(host: FrameTable, domain: Domain) -> None:
     """Enter whose each frame is, and how many are at home."""
     p2m, who = domain.p2m, f"d{domain.domid}"
     supers, frames = p2m.leaf_supers(), p2m.frames()
@@ -209,7 +209,7 @@ def _derive_references(machine: Machine, domain: Domain) -> None:
         reference(machine.host, owner, mfns)
 
 
-def _derive_written(image: Image, host: HostFrames) -> None:
+def _derive_written(image: Image, host: FrameTable) -> None:
     """Find the superframes with content words other than 0; a page of the words is a superframe's 512."""
     touched = image.touched_pages(image.sections[Kind.HOST, 0], "content")
     for first in range(0, touched.size, _CHUNK_SUPERS):

@@ -12,11 +12,11 @@ from xbd.abi import Frames
 from xbd.frames import group_by_super
 from xbd.machine.domain import Domain
 from xbd.machine.extents import first, repeats
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.units import SUPER_ORDER
 
 
-def reference(host: HostFrames, owner: Domain, mfns: Frames) -> None:
+def reference(host: FrameTable, owner: Domain, mfns: Frames) -> None:
     """Take a reference on each of (n,) frames of *owner*; one that is named twice gets two."""
     before = host.references[mfns]
     fresh = mfns[before == 0]
@@ -29,7 +29,7 @@ def reference(host: HostFrames, owner: Domain, mfns: Frames) -> None:
         _count_referenced(host, owner, fresh, 1)
 
 
-def unreference(host: HostFrames, owner: Domain, mfns: Frames) -> Frames:
+def unreference(host: FrameTable, owner: Domain, mfns: Frames) -> Frames:
     """Give a reference on each of (n,) frames back; returns those that have none any more, each once, in no order."""
     if repeats(mfns).size:
         np.subtract.at(host.references, mfns, np.uint32(1))
@@ -44,20 +44,20 @@ def unreference(host: HostFrames, owner: Domain, mfns: Frames) -> Frames:
     return free
 
 
-def _count_referenced(host: HostFrames, owner: Domain, mfns: Frames, sign: int) -> None:
+def _count_referenced(host: FrameTable, owner: Domain, mfns: Frames, sign: int) -> None:
     supers, counts = group_by_super(mfns)
     host.pinned[supers] = host.pinned[supers] + sign * counts
     owner.referenced += sign * mfns.size
 
 
-def first_referenced(host: HostFrames, domain: Domain, gfns: Frames) -> int:
+def first_referenced(host: FrameTable, domain: Domain, gfns: Frames) -> int:
     """Index of the first of (n,) populated gfns whose frame is referenced, or n."""
     if not domain.referenced:
         return int(gfns.size)
     return first(host.references[domain.p2m.lookup(gfns) - 1] > 0)
 
 
-def referenced_blocks(host: HostFrames, domain: Domain, blocks: Frames) -> NDArray[np.bool_]:
+def referenced_blocks(host: FrameTable, domain: Domain, blocks: Frames) -> NDArray[np.bool_]:
     """Say for each of (n,) wholly populated blocks whether any frame of it is referenced: (n,) bool."""
     if not domain.referenced:
         return np.zeros(blocks.size, dtype=np.bool_)

@@ -29,12 +29,12 @@ from xbd.frames import Groups, expand_supers, group_by_super
 from xbd.machine import claims, mapping
 from xbd.machine.domain import Domain
 from xbd.machine.extents import answer, check_extents, first, first_taken, first_unpopulated
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.machine.refcounts import first_referenced, referenced_blocks
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 
-def populate(host: HostFrames, domain: Domain, command: Populate | Deflate) -> MemopResult:
+def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> MemopResult:
     """Back each extent with fresh, zeroed frames; an order-9 extent becomes one leaf.
 
     Stops with EEXIST (populated already), E2BIG (max_pages), ENOMEM (host), BUDGET.
@@ -55,7 +55,7 @@ def populate(host: HostFrames, domain: Domain, command: Populate | Deflate) -> M
     return answer(count, gfns.size, stop)
 
 
-def _count_populatable(host: HostFrames, domain: Domain, gfns: Frames, order: int) -> tuple[int, Stop]:
+def _count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int) -> tuple[int, Stop]:
     """Count the extents before the first that cannot be populated, and say what is in its way."""
     empty = gfns.size
     populated = domain.p2m.populated[gfns >> SUPER_ORDER]
@@ -74,7 +74,7 @@ def _count_populatable(host: HostFrames, domain: Domain, gfns: Frames, order: in
     return count, stop
 
 
-def _populate_small(host: HostFrames, domain: Domain, gfns: Frames) -> None:
+def _populate_small(host: FrameTable, domain: Domain, gfns: Frames) -> None:
     groups = group_by_super(gfns)
     filling = host.settings.home_fill == "always"
     if filling and host.settings.coalesce and gfns.size == SUPER_PAGES == groups[1][0] and host.heap.serves_whole():
@@ -95,7 +95,7 @@ def _populate_small(host: HostFrames, domain: Domain, gfns: Frames) -> None:
     mapping.settle(host, domain, groups[0])
 
 
-def _populate_anywhere(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> None:
+def _populate_anywhere(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) -> None:
     mfns = host.heap.take(gfns.size)
     empty = groups[0].size - np.count_nonzero(domain.p2m.populated[groups[0]])
     if empty and host.settings.home_fill == "always":
@@ -103,7 +103,7 @@ def _populate_anywhere(host: HostFrames, domain: Domain, gfns: Frames, groups: G
     mapping.map_frames(host, domain, gfns, groups, mfns)
 
 
-def home_fill(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> tuple[Frames | None, Frames | None]:
+def home_fill(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) -> tuple[Frames | None, Frames | None]:
     """Take the home frames of *gfns* that are free: (n,) mfns and the indexes still missing; (None, None): none is."""
     blocks, counts = groups
     homes = domain.p2m.home[blocks]
@@ -144,7 +144,7 @@ def _match_offsets(domain: Domain, gfns: Frames, mfns: Frames) -> Frames:
     return dealt
 
 
-def decrease(host: HostFrames, domain: Domain, command: Decrease | Inflate) -> MemopResult:
+def decrease(host: FrameTable, domain: Domain, command: Decrease | Inflate) -> MemopResult:
     """Give the frames of each extent back to the heap; an extent is all or nothing.
 
     Stops with ENOENT (not, or not wholly, populated), EBUSY (others map a frame of it), BUDGET.
@@ -162,7 +162,7 @@ def decrease(host: HostFrames, domain: Domain, command: Decrease | Inflate) -> M
     return answer(done, asked, stop)
 
 
-def _decrease_pages(host: HostFrames, domain: Domain, gfns: Frames) -> tuple[int, Stop]:
+def _decrease_pages(host: FrameTable, domain: Domain, gfns: Frames) -> tuple[int, Stop]:
     groups = group_by_super(gfns)
     # Often the blocks' counts say that all is populated, without a look at any entry.
     all_full = np.count_nonzero(domain.p2m.populated[groups[0]] == SUPER_PAGES) == groups[0].size
@@ -175,7 +175,7 @@ def _decrease_pages(host: HostFrames, domain: Domain, gfns: Frames) -> tuple[int
     return done, stop if done < gfns.size else Stop.BUDGET
 
 
-def _decrease_small(host: HostFrames, domain: Domain, gfns: Frames, groups: Groups) -> None:
+def _decrease_small(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) -> None:
     blocks, counts = groups
     if counts[0] == SUPER_PAGES and domain.p2m.leaf[blocks[0]]:
         # All of one leaf: nothing to shatter only to merge it again.
@@ -185,7 +185,7 @@ def _decrease_small(host: HostFrames, domain: Domain, gfns: Frames, groups: Grou
     mapping.settle(host, domain, blocks)
 
 
-def _decrease_blocks(host: HostFrames, domain: Domain, blocks: Frames) -> tuple[int, Stop]:
+def _decrease_blocks(host: FrameTable, domain: Domain, blocks: Frames) -> tuple[int, Stop]:
     done, stop = first(domain.p2m.populated[blocks] < SUPER_PAGES), Stop.ENOENT
     unreferenced = first(referenced_blocks(host, domain, blocks[:done]))
     if unreferenced < done:
@@ -206,20 +206,20 @@ def _decrease_blocks(host: HostFrames, domain: Domain, blocks: Frames) -> tuple[
     return done, stop
 
 
-def free_shattered(host: HostFrames, domain: Domain, blocks: Frames) -> None:
+def free_shattered(host: FrameTable, domain: Domain, blocks: Frames) -> None:
     """Free all of (n,) wholly populated blocks that are no leaves."""
     groups = (blocks, np.full(blocks.size, SUPER_PAGES, dtype=np.int64))
     host.give(mapping.unmap_frames(host, domain, expand_supers(blocks), groups))
     mapping.settle(host, domain, blocks)
 
 
-def deflate(host: HostFrames, domain: Domain, command: Deflate) -> MemopResult:
+def deflate(host: FrameTable, domain: Domain, command: Deflate) -> MemopResult:
     """Do what a list on a virtio balloon's deflate queue says: `populate` of at most `LIST_EXTENTS`."""
     _check_list(command.gfns)
     return populate(host, domain, command)
 
 
-def inflate(host: HostFrames, domain: Domain, command: Inflate) -> MemopResult:
+def inflate(host: FrameTable, domain: Domain, command: Inflate) -> MemopResult:
     """Do what a list on a virtio balloon's inflate queue says: `decrease` of at most `LIST_EXTENTS`."""
     _check_list(command.gfns)
     return decrease(host, domain, command)

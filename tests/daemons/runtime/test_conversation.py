@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from tests.peer import StreamPeer, create, small_host
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
 from xbd.daemons.runtime.peers import SocketTransport, StreamTransport, converse
 from xbd.protocol.codec import Notification
@@ -49,19 +49,19 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
 
 @pytest.fixture
-def host() -> Host:
+def host() -> Controller:
     """Make a host with one domain."""
     host = small_host()
     create(host)
     return host
 
 
-def domain(host: Host) -> MakeEndpoint:
+def domain(host: Controller) -> MakeEndpoint:
     """Make the domain's endpoint."""
     return lambda wake: DomainEndpoint(host, 1, wake)
 
 
-async def test_calls_are_answered_in_order(connect: Connect, host: Host) -> None:
+async def test_calls_are_answered_in_order(connect: Connect, host: Controller) -> None:
     """Eight pipelined batches come back in the order in which they were sent."""
     async with connect(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
@@ -74,7 +74,7 @@ async def test_calls_are_answered_in_order(connect: Connect, host: Host) -> None
     assert host.machine.domain_info(1).tot_pages == 1024
 
 
-async def test_a_call_cut_at_every_byte_is_answered_once(connect: Connect, host: Host) -> None:
+async def test_a_call_cut_at_every_byte_is_answered_once(connect: Connect, host: Controller) -> None:
     """Wherever a message is cut, it is handled when it is whole."""
     async with connect(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
@@ -86,7 +86,7 @@ async def test_a_call_cut_at_every_byte_is_answered_once(connect: Connect, host:
     assert answer.untrusted_result == [1, None]
 
 
-async def test_notices_come_unasked(connect: Connect, host: Host) -> None:
+async def test_notices_come_unasked(connect: Connect, host: Controller) -> None:
     """A target reaches the agent without its asking."""
     async with connect(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
@@ -96,7 +96,7 @@ async def test_notices_come_unasked(connect: Connect, host: Host) -> None:
     assert message == Notification("target", [{"number": 1, "pages": 512}])
 
 
-async def test_events_come_unasked(connect: Connect, host: Host) -> None:
+async def test_events_come_unasked(connect: Connect, host: Controller) -> None:
     """A subscriber follows what happens, in order."""
     async with connect(lambda wake: ToolstackEndpoint(host, wake)) as peer:
         await peer.call("hello", version=1)
@@ -112,7 +112,7 @@ async def test_events_come_unasked(connect: Connect, host: Host) -> None:
     assert numbers == [2, 3, 4]
 
 
-async def test_garbage_is_told_and_the_connection_ends(connect: Connect, host: Host) -> None:
+async def test_garbage_is_told_and_the_connection_ends(connect: Connect, host: Controller) -> None:
     """The peer hears why, then the end; the domain waits for its agent."""
     async with connect(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
@@ -124,7 +124,7 @@ async def test_garbage_is_told_and_the_connection_ends(connect: Connect, host: H
     assert host.call("info", {"domain": 1})["state"] == "waiting"
 
 
-async def test_a_peer_that_leaves_is_noted(connect: Connect, host: Host) -> None:
+async def test_a_peer_that_leaves_is_noted(connect: Connect, host: Controller) -> None:
     """Whoever closes its end is gone for the daemon, too."""
     async with connect(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
@@ -140,7 +140,9 @@ async def _send_without_reading(stream: trio.SocketStream, calls: bytes) -> None
         await stream.send_all(calls)
 
 
-async def test_a_peer_that_does_not_read_holds_up_nobody(autojump_clock: trio.testing.MockClock, host: Host) -> None:
+async def test_a_peer_that_does_not_read_holds_up_nobody(
+    autojump_clock: trio.testing.MockClock, host: Controller
+) -> None:
     """Its calls stop being executed when its answers do not fit; after its patience it is lost."""
     del autojump_clock
     ours, theirs = socket.socketpair()

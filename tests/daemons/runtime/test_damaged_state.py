@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.blackbox.host_directory import copy_sparse, unpack
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
 from xbd.errors import ConfigError, DamagedState
 from xbd.machine import HostSettings
@@ -22,7 +22,7 @@ def start(path: Path) -> None:
     """Go on with the host in a directory as the daemon does, end its domains, and audit it before and after."""
     state = StateDir(path)
     try:
-        host = Host(make_machine(state, 16, HostSettings()))
+        host = Controller(make_machine(state, 16, HostSettings()))
         assert host.is_restored
         host.restore()
         host.commit()

@@ -11,7 +11,7 @@ import trio.testing
 
 from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create
 from xbd.client.runtime_dir import domain_socket
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint
 from xbd.daemons.hypervisor import serve
 from xbd.machine import Machine
@@ -25,7 +25,7 @@ from xbd.storage.memory import MemoryStore
 def test_what_came_in_for_a_domain_that_went_is_not_done(method: str) -> None:
     """Its connection's task may have a last turn: the peer is dropped, and the record that is gone is left as it was."""
     store = MemoryStore()
-    host = Host(Machine(HOST_SUPERFRAMES, image=Image(store)))
+    host = Controller(Machine(HOST_SUPERFRAMES, image=Image(store)))
     domid = create(host)
     peer = agent(host, domid) if method != "hello" else DirectPeer(DomainEndpoint(host, domid, lambda: None))
     # It is on its way to a target: that is looked at with each call.
@@ -54,7 +54,7 @@ def test_what_came_in_for_a_domain_that_went_is_not_done(method: str) -> None:
 async def test_a_domain_that_goes_while_somebody_comes_in_takes_nobody_along(tmp_path: Path, turns: int) -> None:
     """However far the newcomer has come: it is let go, and the daemon serves on."""
     async with trio.open_nursery() as nursery:
-        host: Host = await nursery.start(serve, Machine(8), tmp_path)
+        host: Controller = await nursery.start(serve, Machine(8), tmp_path)
         # The order in which tasks have their turns is drawn anew each time.
         for _ in range(30):
             domid = host.call("create", {"name": "web", "max_pages": 512, "target_pages": 512})["domid"]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.machine.mortal import assert_same_state
 from xbd import abi
-from xbd.control.controller import Host
+from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
 from xbd.daemons.runtime.state_dump import dump_state, restore_state
 from xbd.daemons.runtime.state_files import checksum, data_extents
@@ -26,10 +26,10 @@ SUPERFRAMES = 16
 PAGES = 4 * 512
 
 
-def begin(path: Path) -> tuple[StateDir, Host]:
+def begin(path: Path) -> tuple[StateDir, Controller]:
     """Begin, or go on with, the host in a directory, as the daemon does."""
     state = StateDir(path)
-    host = Host(make_machine(state, SUPERFRAMES, HostSettings()))
+    host = Controller(make_machine(state, SUPERFRAMES, HostSettings()))
     if host.is_restored:
         host.restore()
     host.commit()
@@ -43,7 +43,7 @@ def die(state: StateDir) -> None:
     state._lock.release(as_found=False)
 
 
-def fill(host: Host) -> Machine:
+def fill(host: Controller) -> Machine:
     """Make two domains, one of them with a broken superpage and words in its pages."""
     for name in ("web", "db"):
         host.call("create", {"name": name, "max_pages": PAGES, "target_pages": PAGES})

@@ -9,7 +9,7 @@ import pytest
 from xbd import abi
 from xbd.abi import BootInfo, Command, Frames, MemopResult, Result, Stop
 from xbd.lab.simulation.options import Options, make_plan
-from xbd.lab.simulation.oracle import Book, same
+from xbd.lab.simulation.oracle import Oracle, same
 from xbd.lab.simulation.outcome import Outcome, shrink
 from xbd.lab.simulation.rng import Lots, Part, Schedule, streams
 from xbd.lab.simulation.stream import Stream
@@ -99,30 +99,30 @@ class TestStream:
 class TestBook:
     """What answers mean, and which ones cannot be."""
 
-    def booted(self, *runs: tuple[int, int]) -> Book:
+    def booted(self, *runs: tuple[int, int]) -> Oracle:
         """Begin a book of a guest of 1024 pages that found these populated."""
-        book = Book(1, 1, 1024)
-        book.boot(BootInfo(1, "g", 1024, np.array(runs, dtype=np.int64).reshape(-1, 2), 1024, 1024))
-        return book
+        oracle = Oracle(1, 1, 1024)
+        oracle.boot(BootInfo(1, "g", 1024, np.array(runs, dtype=np.int64).reshape(-1, 2), 1024, 1024))
+        return oracle
 
-    def tell(self, book: Book, command: Command, result: Result, *, executed: Result | None = None) -> None:
+    def tell(self, oracle: Oracle, command: Command, result: Result, *, executed: Result | None = None) -> None:
         """Let a command be sent, done and answered."""
-        book.issue([command])
-        book.executed += 1
-        book.results.append(executed or result)
-        book.answered(result)
+        oracle.issue([command])
+        oracle.executed += 1
+        oracle.results.append(executed or result)
+        oracle.answered(result)
 
     def test_it_follows_what_is_answered(self) -> None:
         """Pages come, are written, read, move and go."""
-        book = self.booted((0, 4))
-        self.tell(book, abi.Populate(gfns(8, 9)), MemopResult(2))
-        self.tell(book, abi.Store(gfns(0, 8), np.array([5, 6], dtype=np.uint64)), MemopResult(2))
-        self.tell(book, abi.PopulateDepopulate(gfns(20), gfns(8)), MemopResult(1))
-        self.tell(book, abi.Decrease(gfns(3, 2)), MemopResult(1, Stop.EBUSY) if book.grants else MemopResult(1))
+        oracle = self.booted((0, 4))
+        self.tell(oracle, abi.Populate(gfns(8, 9)), MemopResult(2))
+        self.tell(oracle, abi.Store(gfns(0, 8), np.array([5, 6], dtype=np.uint64)), MemopResult(2))
+        self.tell(oracle, abi.PopulateDepopulate(gfns(20), gfns(8)), MemopResult(1))
+        self.tell(oracle, abi.Decrease(gfns(3, 2)), MemopResult(1, Stop.EBUSY) if oracle.grants else MemopResult(1))
 
-        assert np.flatnonzero(book.populated).tolist() == [0, 1, 2, 9, 20]
-        assert int(book.words[0]) == 5
-        assert int(book.words[20]) == 0
+        assert np.flatnonzero(oracle.populated).tolist() == [0, 1, 2, 9, 20]
+        assert int(oracle.words[0]) == 5
+        assert int(oracle.words[20]) == 0
 
     @pytest.mark.parametrize(
         ("command", "result", "wrong"),
@@ -150,24 +150,24 @@ class TestBook:
 
     def test_a_guest_that_boots_finds_what_was_there(self) -> None:
         """But for what a command that was done, and not answered, has changed."""
-        book = self.booted((0, 4))
-        book.issue([abi.Decrease(gfns(0))])
-        book.executed += 1
+        oracle = self.booted((0, 4))
+        oracle.issue([abi.Decrease(gfns(0))])
+        oracle.executed += 1
         info = BootInfo(1, "g", 1024, np.array([(1, 4)], dtype=np.int64), 1024, 1024)
-        book.boot(info)
+        oracle.boot(info)
         with pytest.raises(Violation, match="when it booted"):
-            book.boot(replace(info, runs=np.array([(2, 4)], dtype=np.int64)))
+            oracle.boot(replace(info, runs=np.array([(2, 4)], dtype=np.int64)))
 
     def test_what_others_may_write_is_not_known(self) -> None:
         """Until its owner has written it again, after the end of the grant."""
-        book = self.booted((0, 4))
-        self.tell(book, abi.Grant(gfns(1), 2), abi.GrantResult(1, None, gfns(0)))
-        self.tell(book, abi.Load(gfns(1)), abi.LoadResult(1, None, np.array([7], dtype=np.uint64)))
-        self.tell(book, abi.EndGrant(gfns(0)), MemopResult(1))
-        self.tell(book, abi.Store(gfns(1), np.array([3], dtype=np.uint64)), MemopResult(1))
+        oracle = self.booted((0, 4))
+        self.tell(oracle, abi.Grant(gfns(1), 2), abi.GrantResult(1, None, gfns(0)))
+        self.tell(oracle, abi.Load(gfns(1)), abi.LoadResult(1, None, np.array([7], dtype=np.uint64)))
+        self.tell(oracle, abi.EndGrant(gfns(0)), MemopResult(1))
+        self.tell(oracle, abi.Store(gfns(1), np.array([3], dtype=np.uint64)), MemopResult(1))
 
-        assert not book.wild.any()
-        assert int(book.words[1]) == 3
+        assert not oracle.hostile.any()
+        assert int(oracle.words[1]) == 3
 
     def test_commands_are_compared_with_all_that_is_in_them(self) -> None:
         """Kind, lists and numbers."""

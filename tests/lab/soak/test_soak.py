@@ -17,7 +17,7 @@ from xbd.daemons.runtime.sockets import bind_unix
 from xbd.errors import BadArgument
 from xbd.lab.soak import population
 from xbd.lab.soak.options import KINDS, Options, parse_duration_s
-from xbd.lab.soak.oracle import Book
+from xbd.lab.soak.oracle import Oracle
 from xbd.lab.soak.report import Report, progress_line
 from xbd.lab.soak.schedule import plan_faults
 from xbd.lab.soak.shell.relay import Relay
@@ -116,7 +116,7 @@ def test_in_the_end_all_guests_fit(guests: int) -> None:
     rng = np.random.default_rng(guests)
     last = sum(population.last_target(population.draw_guest(number, rng).max_pages) for number in range(guests))
 
-    assert last + population.DOM0_PAGES + population.WITNESS_PAGES < population.host_memory_pages(guests)
+    assert last + population.DOM0_PAGES + population.CHECKER_PAGES < population.host_memory_pages(guests)
 
 
 # -- the witness's book
@@ -126,46 +126,46 @@ def test_the_book_agrees_with_a_machine() -> None:
     """Whatever it draws, with a real machine that answers, its pages and words are the machine's."""
     machine = Machine(16)
     domid = machine.create("witness", max_pages=4 * SUPER_PAGES, target_pages=4 * SUPER_PAGES)
-    book = Book(4 * SUPER_PAGES, np.random.default_rng(3))
-    book.boot(machine.reboot(domid).runs)
+    oracle = Oracle(4 * SUPER_PAGES, np.random.default_rng(3))
+    oracle.boot(machine.reboot(domid).runs)
     kinds = set()
     for _ in range(400):
-        command = book.draw()
+        command = oracle.draw()
         assert command is not None
         kinds.add(type(command))
-        assert book.apply(command, machine.execute(domid, command)) is None
-    for load in book.loads():
-        assert book.apply(load, machine.execute(domid, load)) is None
+        assert oracle.apply(command, machine.execute(domid, command)) is None
+    for load in oracle.loads():
+        assert oracle.apply(load, machine.execute(domid, load)) is None
 
     assert kinds == {Populate, Decrease, Store, Load}
-    assert book.tot_pages == machine.domain(domid).tot_pages
+    assert oracle.tot_pages == machine.domain(domid).tot_pages
 
 
 def test_the_book_has_one_call_in_flight_on_each_block() -> None:
     """With a call on every block nothing is drawn; an answer frees its block."""
-    book = Book(2 * SUPER_PAGES, np.random.default_rng(0))
-    first, second = book.draw(), book.draw()
+    oracle = Oracle(2 * SUPER_PAGES, np.random.default_rng(0))
+    first, second = oracle.draw(), oracle.draw()
 
     assert isinstance(first, Populate)
     assert second is not None
-    assert book.draw() is None
-    assert book.apply(first, MemopResult(0, Stop.ENOMEM)) is None
-    assert book.tot_pages == 0
-    assert book.draw() is not None
+    assert oracle.draw() is None
+    assert oracle.apply(first, MemopResult(0, Stop.ENOMEM)) is None
+    assert oracle.tot_pages == 0
+    assert oracle.draw() is not None
 
 
 def test_the_book_sees_what_is_wrong() -> None:
     """A word that was not written, a refusal, and a stop for no reason are told."""
-    book = Book(SUPER_PAGES, np.random.default_rng(0))
+    oracle = Oracle(SUPER_PAGES, np.random.default_rng(0))
     gfns = np.arange(3)
-    book.apply(Populate(gfns), MemopResult(3))
-    book.apply(Store(gfns, np.array([7, 8, 9], dtype=np.uint64)), MemopResult(2, Stop.BUDGET))
+    oracle.apply(Populate(gfns), MemopResult(3))
+    oracle.apply(Store(gfns, np.array([7, 8, 9], dtype=np.uint64)), MemopResult(2, Stop.BUDGET))
 
-    assert book.apply(Load(gfns), LoadResult(3, None, np.array([7, 8, 0], dtype=np.uint64))) is None
-    wrong = book.apply(Load(gfns), LoadResult(3, None, np.array([7, 7, 0], dtype=np.uint64)))
+    assert oracle.apply(Load(gfns), LoadResult(3, None, np.array([7, 8, 0], dtype=np.uint64))) is None
+    wrong = oracle.apply(Load(gfns), LoadResult(3, None, np.array([7, 7, 0], dtype=np.uint64)))
     assert wrong == "1 of 3 words are not what was written: g0x1 holds 7, expected 8"
-    assert "EINVAL" in str(book.apply(Load(gfns), Refused("EINVAL", "no")))
-    assert "EEXIST" in str(book.apply(Populate(gfns), MemopResult(1, Stop.EEXIST)))
+    assert "EINVAL" in str(oracle.apply(Load(gfns), Refused("EINVAL", "no")))
+    assert "EEXIST" in str(oracle.apply(Populate(gfns), MemopResult(1, Stop.EEXIST)))
 
 
 # -- counting and telling

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from xbd.errors import Busy, HypercallError
 from xbd.lab.simulation.connection import Connection
-from xbd.lab.simulation.context import Surroundings
+from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.violation import Violation
 from xbd.protocol.codec import ANSWER_LIMITS, Decoder, Response, encode_request
 from xbd.protocol.fields import error_from_map
@@ -24,7 +24,7 @@ class Caller:
     Attributes: *name*, for the trace.
     """
 
-    def __init__(self, world: Surroundings, name: str) -> None:
+    def __init__(self, world: Context, name: str) -> None:
         self._world = world
         self.name = name
         self._connection: Connection | None = None

@@ -7,9 +7,9 @@ import numpy as np
 
 from xbd.guest import Guest
 from xbd.guest.mode import ModeKind
-from xbd.lab.simulation.context import Surroundings
-from xbd.lab.simulation.hostile import WildGuest
-from xbd.lab.simulation.oracle import Book, Granted
+from xbd.lab.simulation.context import Context
+from xbd.lab.simulation.hostile import HostileGuest
+from xbd.lab.simulation.oracle import Granted, Oracle
 from xbd.lab.simulation.player import Player
 from xbd.lab.simulation.violation import Violation
 from xbd.machine.audit import audit
@@ -29,7 +29,7 @@ _NUDGE_LOOKS: Final = 8
 _ENDED: Final = frozenset({"shutdown", "crashed"})
 
 
-class Inspected(Surroundings, Protocol):
+class Inspected(Context, Protocol):
     """A world, as whoever checks it sees it.
 
     Attributes: *events*: how many there were. *excuses*: by domid, why one is not at its target although all is at rest.
@@ -82,7 +82,7 @@ def compare(world: Inspected) -> None:
             raise Violation(
                 f"d{domid}: target {domain.target_pages} and limit {domain.max_pages}, it was told {limits}"
             )
-        _compare_book(world, domain, world.book(domid))
+        _compare_book(world, domain, world.oracle(domid))
     for player in world.players():
         if player.guest is not None:
             require(player.guest.inner.check(), f"d{player.domid}")
@@ -106,30 +106,30 @@ def _compare_told(world: Inspected, player: Player) -> None:
         )
 
 
-def _compare_book(world: Inspected, domain: Domain, book: Book) -> None:
-    if not book.booted:
+def _compare_book(world: Inspected, domain: Domain, oracle: Oracle) -> None:
+    if not oracle.booted:
         return
-    entries = domain.p2m.lookup(np.arange(book.gfn_count, dtype=np.int64))
-    certain = ~book.in_doubt()
-    wrong = certain & ((entries > 0) != book.populated)
+    entries = domain.p2m.lookup(np.arange(oracle.gfn_count, dtype=np.int64))
+    certain = ~oracle.in_doubt()
+    wrong = certain & ((entries > 0) != oracle.populated)
     if wrong.any():
         gfn = int(wrong.argmax())
-        held, said = ("is" if entries[gfn] > 0 else "is not"), ("does" if book.populated[gfn] else "does not")
+        held, said = ("is" if entries[gfn] > 0 else "is not"), ("does" if oracle.populated[gfn] else "does not")
         raise Violation(f"d{domain.domid}: gfn {gfn:#x} {held} populated, by the answers it {said} hold it")
-    if book.unsure:
+    if oracle.unsure:
         return
-    known = np.flatnonzero(certain & book.populated & ~book.wild)
+    known = np.flatnonzero(certain & oracle.populated & ~oracle.hostile)
     words = world.host.machine.host.content[entries[known] - 1]
-    wrong = words != book.words[known]
+    wrong = words != oracle.words[known]
     if wrong.any():
         at = int(wrong.argmax())
         raise Violation(
-            f"d{domain.domid}: gfn {int(known[at]):#x} says {int(words[at]):#x}, {int(book.words[known[at]]):#x} was left"
+            f"d{domain.domid}: gfn {int(known[at]):#x} says {int(words[at]):#x}, {int(oracle.words[known[at]]):#x} was left"
         )
-    if not book.grants_in_doubt and (grants := _grants(domain)) != book.grants:
-        raise Violation(f"d{domain.domid} has the grants {grants}, by the answers {book.grants}")
-    if not book.slots_in_doubt and (slots := _slots(domain)) != book.slots:
-        raise Violation(f"d{domain.domid} has the slots {slots}, by the answers {book.slots}")
+    if not oracle.grants_in_doubt and (grants := _grants(domain)) != oracle.grants:
+        raise Violation(f"d{domain.domid} has the grants {grants}, by the answers {oracle.grants}")
+    if not oracle.slots_in_doubt and (slots := _slots(domain)) != oracle.slots:
+        raise Violation(f"d{domain.domid} has the slots {slots}, by the answers {oracle.slots}")
 
 
 def _grants(domain: Domain) -> dict[int, Granted]:
@@ -185,7 +185,7 @@ def _not_at_target(world: Inspected, domain: Domain, player: Player) -> str | No
     """Say why a domain is not at its target; None: it is, or there is a good reason, which `excuse` names."""
     guest = player.guest
     assert guest is not None
-    if isinstance(guest.inner, WildGuest):
+    if isinstance(guest.inner, HostileGuest):
         return "a wild guest has not let go" if domain.mapped else None
     report = guest.report()
     if report["target_pages"] != domain.target_pages:

@@ -8,12 +8,12 @@ from xbd.abi import BootInfo
 from xbd.guest import Guest
 from xbd.lab.simulation.connection import Client, Connection
 from xbd.lab.simulation.options import Plan
-from xbd.lab.simulation.oracle import Book
+from xbd.lab.simulation.oracle import Oracle
 from xbd.lab.simulation.rng import Schedule
 from xbd.lab.simulation.watched import WatchedHost
 
 
-class Surroundings(Protocol):
+class Context(Protocol):
     """A world, as its parts see it.
 
     Attributes: *healing*: no fault happens any more, and nobody changes anything on purpose. *tally*: how often what
@@ -39,10 +39,10 @@ class Surroundings(Protocol):
     def new_session(self) -> str:
         """Name a session as no other."""
 
-    def book(self, domid: int) -> Book:
+    def oracle(self, domid: int) -> Oracle:
         """Find a living domain's book."""
 
-    def make_guest(self, boot: BootInfo, settings: Mapping[str, object], book: Book) -> Guest:
+    def make_guest(self, boot: BootInfo, settings: Mapping[str, object], oracle: Oracle) -> Guest:
         """Build the guest of a domain, which keeps its book."""
 
     def open_domain(self, domid: int, birth: int, client: Client) -> Connection | None:

@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 from xbd.control.domain_sockets import Doors
 from xbd.errors import DamagedState
-from xbd.lab.simulation.context import Surroundings
+from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.options import Plan
 from xbd.lab.simulation.rng import Lots
 from xbd.lab.simulation.violation import Violation
@@ -24,7 +24,7 @@ _AT_START_SHARE: Final = 0.1
 _DOWN_MOST_S: Final = 0.3
 
 
-class Outside(Surroundings, Doors, Protocol):
+class Outside(Context, Doors, Protocol):
     """The world around a daemon, doors included."""
 
 
@@ -44,7 +44,7 @@ class Daemon:
         self._lots = lots
         self.up = True
         self.store = MemoryStore()
-        self.books = Books()
+        self.oracles = Books()
         machine = Machine(plan.superframes, settings=plan.settings, image=Image(self.store))
         self.host = self._new_host(machine, {})
         self._create_dom0(plan)
@@ -52,7 +52,7 @@ class Daemon:
 
     def _new_host(self, machine: Machine, limits: dict[int, Limits]) -> WatchedHost:
         host = WatchedHost(machine, doors=self._world)
-        host.books, host.limits = self.books, limits
+        host.oracles, host.limits = self.oracles, limits
         host.subscribers = InOrder()
         return host
 
@@ -126,13 +126,13 @@ class Daemon:
     def _find_executed(self, before: WatchedHost) -> None:
         """Hold the sessions against what was done at the last commit: a command that was in hand is not."""
         for domid in self.host.machine.living_domains():
-            book = self._world.book(domid)
-            if not book.booted or book.unsure:
+            oracle = self._world.oracle(domid)
+            if not oracle.booted or oracle.unsure:
                 continue
             session = self.host.record(domid).session
             done = session.next_msgid - session.hello_msgid - 1
             if domid == before.in_hand:
-                book.executed -= 1
-                book.results.pop()
-            if done != book.executed:
-                raise Violation(f"d{domid}: after a restart {done} commands are done, they were {book.executed}")
+                oracle.executed -= 1
+                oracle.results.pop()
+            if done != oracle.executed:
+                raise Violation(f"d{domid}: after a restart {done} commands are done, they were {oracle.executed}")

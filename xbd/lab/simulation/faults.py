@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from xbd.lab.simulation.connection import Connection
-from xbd.lab.simulation.context import Surroundings
+from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.daemon import Daemon
 from xbd.lab.simulation.player import Player
 from xbd.lab.simulation.rng import Lots
@@ -35,7 +35,7 @@ def _deaths(daemon: Daemon) -> list[tuple[str, Callable[[], None]]]:
 class Faults:
     """Lets things go wrong, as often as the plan says."""
 
-    def __init__(self, world: Surroundings, lots: Lots, *, daemon: Daemon, players: Callable[[], list[Player]]) -> None:
+    def __init__(self, world: Context, lots: Lots, *, daemon: Daemon, players: Callable[[], list[Player]]) -> None:
         self._world = world
         self._daemon = daemon
         self._players = players

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from xbd.lab.simulation.connection import Connection
-from xbd.lab.simulation.context import Surroundings
+from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.violation import Violation
 from xbd.protocol.codec import ANSWER_LIMITS, Decoder, Notification, encode_request
 from xbd.protocol.methods import VERSION
@@ -19,7 +19,7 @@ class Follower:
     Attributes: *last_number*: of the last event that it has seen.
     """
 
-    def __init__(self, world: Surroundings) -> None:
+    def __init__(self, world: Context) -> None:
         self._world = world
         self._connection: Connection | None = None
         self._decoder = Decoder(ANSWER_LIMITS)

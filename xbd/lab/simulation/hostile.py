@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xbd import abi
 from xbd.abi import MAX_IN_FLIGHT, BootInfo, Command, Frames
 from xbd.guest import Answered, Event, LimitSet, ShutdownAsked, Step, TargetSet
-from xbd.lab.simulation.oracle import Book
+from xbd.lab.simulation.oracle import Oracle
 from xbd.lab.simulation.rng import Lots
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
@@ -42,15 +42,15 @@ class Board:
             del self.rumours[:-_RUMOURS_KEPT]
 
 
-class WildGuest:
+class HostileGuest:
     """One of them; as an agent plays it."""
 
-    def __init__(self, boot: BootInfo, book: Book, board: Board, lots: Lots) -> None:
+    def __init__(self, boot: BootInfo, oracle: Oracle, board: Board, lots: Lots) -> None:
         self.shut_down = False
         self._domid = boot.domid
         self._gfn_count = boot.gfn_count
         self._target_pages = boot.target_pages
-        self._book = book
+        self._book = oracle
         self._board = board
         self._lots = lots
         self._in_flight = 0

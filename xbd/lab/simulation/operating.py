@@ -6,7 +6,7 @@ from typing import Any, Final
 from xbd.control.balancer import Balancer, snapshot_of
 from xbd.errors import HypercallError
 from xbd.lab.simulation.caller import Caller, Outcome
-from xbd.lab.simulation.context import Surroundings
+from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.rng import Lots
 from xbd.lab.simulation.violation import Violation
 from xbd.policy import Action, SetTarget, Settings
@@ -32,7 +32,7 @@ _TICKS_S: Final = (0.3, 1.0, 3.0)
 class Operator:
     """Somebody with a toolstack, and no plan."""
 
-    def __init__(self, world: Surroundings, lots: Lots) -> None:
+    def __init__(self, world: Context, lots: Lots) -> None:
         self._world = world
         self._lots = lots
         self._caller = Caller(world, "operator")
@@ -102,10 +102,10 @@ class Operator:
             **({"churn": lots.between(0.0, 0.1)} if profile in ("steady", "unmovable") else {}),
         }
         kind = lots.pick(("pvh", "pvh", "pvh", "pv", "virtio"))
-        wild = "wild" in self._world.plan.weathers and lots.chance(0.5)
+        hostile = "wild" in self._world.plan.weathers and lots.chance(0.5)
         self._call(
             "create",
-            name=f"{'wild' if wild else 'guest'}{self._names}",
+            name=f"{'wild' if hostile else 'guest'}{self._names}",
             max_pages=max_blocks * SUPER_PAGES,
             target_pages=target_blocks * SUPER_PAGES,
             min_pages=lots.below(target_blocks + 1) * SUPER_PAGES if lots.chance(0.3) else 0,
@@ -126,7 +126,7 @@ class Operator:
 class Policy:
     """The autoballoon daemon: looks once a second, and sets what the policy says, one call after the other."""
 
-    def __init__(self, world: Surroundings) -> None:
+    def __init__(self, world: Context) -> None:
         self._world = world
         self._caller = Caller(world, "policy")
         self._balancer = Balancer(Settings(headroom_pages=SUPER_PAGES, threshold_pages=SUPER_PAGES, min_interval_s=2.0))

@@ -33,7 +33,7 @@ class Granted:
     readonly: bool
 
 
-class Book:
+class Oracle:
     """One domain's book.
 
     Attributes: per gfn *populated*, *words*, and *wild* (the word is not known). *grants* by reference, *slots*: gfn to
@@ -47,7 +47,7 @@ class Book:
         self.gfn_count = gfn_count
         self.populated: NDArray[np.bool_] = np.zeros(gfn_count, dtype=np.bool_)
         self.words: Words = np.zeros(gfn_count, dtype=np.uint64)
-        self.wild: NDArray[np.bool_] = np.zeros(gfn_count, dtype=np.bool_)
+        self.hostile: NDArray[np.bool_] = np.zeros(gfn_count, dtype=np.bool_)
         self.grants: dict[int, Granted] = {}
         self.slots: dict[int, tuple[int, int]] = {}
         self.booted = False
@@ -68,7 +68,7 @@ class Book:
             self._expect(~((found != self.populated) & ~self.in_doubt()), "found other pages populated when it booted")
         self.populated = found
         self.words[:] = 0
-        self.wild[:] = False
+        self.hostile[:] = False
         self.grants.clear()
         self.slots.clear()
         self.results.clear()
@@ -80,7 +80,7 @@ class Book:
         """Note what the guest has sent."""
         for command in commands:
             if isinstance(command, abi.Grant) and not command.readonly:
-                self.wild[self._inside(command.gfns)] = True
+                self.hostile[self._inside(command.gfns)] = True
         self._issued.extend(commands)
 
     @property
@@ -185,11 +185,11 @@ class Book:
     def _fill(self, gfns: Frames) -> None:
         self.populated[gfns] = True
         self.words[gfns] = 0
-        self.wild[gfns] = False
+        self.hostile[gfns] = False
 
     def _loaded(self, gfns: Frames, done: int, stop: Stop | None, words: Words) -> None:
         read = gfns[:done]
-        known = self.populated[read] & ~self.wild[read]
+        known = self.populated[read] & ~self.hostile[read]
         wrong = known & (self.words[read] != words)
         if wrong.any():
             at = int(wrong.argmax())
@@ -204,13 +204,13 @@ class Book:
         own = self.populated[gfns]
         written = gfns[own]
         self.words[written] = words[own]
-        if self.wild[written].any():
-            self.wild[written] = False
+        if self.hostile[written].any():
+            self.hostile[written] = False
             for grant in self.grants.values():
-                self.wild[grant.gfn] |= not grant.readonly
+                self.hostile[grant.gfn] |= not grant.readonly
             for command in self._issued:
                 if isinstance(command, abi.Grant) and not command.readonly:
-                    self.wild[self._inside(command.gfns)] = True
+                    self.hostile[self._inside(command.gfns)] = True
 
     # -- looking
 

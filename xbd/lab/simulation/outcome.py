@@ -60,7 +60,7 @@ def run(options: Options, write: Write | None = None) -> Outcome:
             at = extract_tb(error.__traceback__)[-1]
             where = f"{at.filename.rpartition('xbd/')[2]}:{at.lineno}"
             violation = f"{type(error).__name__} in {where}: {error}"
-    tally = dict(sorted((world.tally + world.daemon.books.tally).items()))
+    tally = dict(sorted((world.tally + world.daemon.oracles.tally).items()))
     return Outcome(options, world.events, world.schedule.now, world.digest, violation, world.healing, tally)
 
 

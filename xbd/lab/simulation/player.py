@@ -8,7 +8,7 @@ from xbd.control.agent import Agent
 from xbd.errors import Busy, HypercallError, NotPermitted, ProtocolError
 from xbd.guest import Guest
 from xbd.lab.simulation.connection import Connection
-from xbd.lab.simulation.context import Surroundings
+from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.violation import Violation
 from xbd.lab.simulation.watched import WatchedGuest
 
@@ -26,11 +26,11 @@ class Player:
     Attributes: *domid*, *birth*; *guest*: None until it has booted; *over*: it will never do anything again.
     """
 
-    def __init__(self, world: Surroundings, domid: int, birth: int) -> None:
+    def __init__(self, world: Context, domid: int, birth: int) -> None:
         self._world = world
         self.domid = domid
         self.birth = birth
-        self._book = world.book(domid)
+        self._book = world.oracle(domid)
         self.agent = self._new_agent()
         self.connection: Connection | None = None
         self.over = False
@@ -70,7 +70,7 @@ class Player:
             self.end()
             return "no domain"
         self.connection = connection
-        self._book = self._world.book(self.domid)
+        self._book = self._world.oracle(self.domid)
         if self.agent.guest is None:
             self._book.unsure = True
         connection.send(self.agent.connected())

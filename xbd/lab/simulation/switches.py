@@ -17,7 +17,7 @@ from xbd.errors import BadArgument
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.zone import PageState
 from xbd.machine import claims, exchange, grants, mapping, reservation
-from xbd.machine.frame_table import HostFrames
+from xbd.machine.frame_table import FrameTable
 from xbd.machine.machine import Machine
 from xbd.protocol import session
 from xbd.protocol.session import Action, Conversation, Event, Session, State
@@ -100,12 +100,12 @@ def _let_in(original: Mapping[tuple[State, Event], tuple[Action, State]]) -> Any
 
 @contextmanager
 def _no_scrub() -> Iterator[None]:
-    with replaced(HostFrames, "scrub", instead(_nothing)), replaced(HostFrames, "scrub_superframes", instead(_nothing)):
+    with replaced(FrameTable, "scrub", instead(_nothing)), replaced(FrameTable, "scrub_superframes", instead(_nothing)):
         yield
 
 
 def _without_scrub(original: Anything) -> Anything:
-    def unscrubbed(self: HostFrames, frames: Frames) -> None:
+    def unscrubbed(self: FrameTable, frames: Frames) -> None:
         with _no_scrub():
             original(self, frames)
 
@@ -122,7 +122,7 @@ def _reboot_without_scrub(original: Anything) -> Anything:
 
 def _swap_without_scrub(original: Anything) -> Anything:
     def swap(*arguments: object) -> None:
-        with replaced(HostFrames, "scrub", instead(_nothing)):
+        with replaced(FrameTable, "scrub", instead(_nothing)):
             original(*arguments)
 
     return swap
@@ -161,7 +161,7 @@ def _without_limit(original: Anything) -> Anything:
 class _Unclaimed:
     """A host in whose superframes nobody is at home, for who asks."""
 
-    def __init__(self, host: HostFrames) -> None:
+    def __init__(self, host: FrameTable) -> None:
         self.at_home = np.zeros(host.at_home.size, dtype=np.uint16)
         self.add_at_home = host.add_at_home
 
@@ -219,7 +219,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
     "notice-numbers": Switch("a notice that comes late is heeded", [(Agent, "_notified", _forget_notice_number)]),
     "scrub-on-free": Switch(
         "what was in a frame is there when it is given back",
-        [(HostFrames, "give", _without_scrub), (HostFrames, "give_superframes", _without_scrub)],
+        [(FrameTable, "give", _without_scrub), (FrameTable, "give_superframes", _without_scrub)],
     ),
     "scrub-on-reboot": Switch("a rebooted guest finds its old words", [(Machine, "reboot", _reboot_without_scrub)]),
     "scrub-on-move": Switch(

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from xbd.abi import Command, Populate, Refused, Result
-from xbd.control.controller import Host
-from xbd.control.domain_record import Record, Wake
+from xbd.control.controller import Controller
+from xbd.control.domain_record import DomainRecord, Wake
 from xbd.guest import Answered, Event, Step
-from xbd.lab.simulation.oracle import Book, same
+from xbd.lab.simulation.oracle import Oracle, same
 from xbd.lab.simulation.violation import Violation
 from xbd.machine import Machine
 from xbd.storage.memory import Crash
@@ -43,9 +43,9 @@ class WatchedGuest:
     Attributes: *inner*: the guest itself.
     """
 
-    def __init__(self, inner: Playable, book: Book) -> None:
+    def __init__(self, inner: Playable, oracle: Oracle) -> None:
         self.inner = inner
-        self._book = book
+        self._book = oracle
 
     @property
     def shut_down(self) -> bool:
@@ -74,16 +74,16 @@ class Books:
     """
 
     def __init__(self) -> None:
-        self._books: dict[int, Book] = {}
+        self._books: dict[int, Oracle] = {}
         self.tally: Counter[str] = Counter()
 
-    def of(self, machine: Machine, domid: int) -> Book:
+    def of(self, machine: Machine, domid: int) -> Oracle:
         """Find a living domain's book, or begin one: a new domain of an old number has a new one."""
         domain = machine.living(domid)
-        book = self._books.get(domid)
-        if book is None or book.birth != domain.birth:
-            book = self._books[domid] = Book(domid, domain.birth, domain.p2m.gfn_count)
-        return book
+        oracle = self._books.get(domid)
+        if oracle is None or oracle.birth != domain.birth:
+            oracle = self._books[domid] = Oracle(domid, domain.birth, domain.p2m.gfn_count)
+        return oracle
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class InOrder(set[Wake]):
         return iter(tuple(self._order))
 
 
-class WatchedHost(Host):
+class WatchedHost(Controller):
     """A daemon's core that is watched.
 
     Attributes: *books*; *limits*: by domid, of all that live; *limits_before*, *in_hand*: the
@@ -124,7 +124,7 @@ class WatchedHost(Host):
     at, since somebody reset it; *shared*: that concerns grants or mappings too.
     """
 
-    books: Books
+    oracles: Books
     changed = False
     shared = False
     limits: dict[int, Limits]
@@ -132,19 +132,19 @@ class WatchedHost(Host):
     in_hand: int | None = None
     dies_at_commit = False
 
-    def execute(self, record: Record, command: Command) -> Result:
+    def execute(self, record: DomainRecord, command: Command) -> Result:
         """Do a turn of a command, if it is just the one that is due."""
-        book = self.books.of(self.machine, record.domid)
-        due = book.next_to_execute()
+        oracle = self.oracles.of(self.machine, record.domid)
+        due = oracle.next_to_execute()
         if due is None or not same(due, command):
             raise Violation(
                 f"d{record.domid}: the daemon carries out {describe(command)}; due is {due and describe(due)}"
             )
         result = super().execute(record, command)
         self.in_hand = record.domid
-        book.executed += 1
-        self.books.tally["commands"] += 1
-        book.results.append(result)
+        oracle.executed += 1
+        self.oracles.tally["commands"] += 1
+        oracle.results.append(result)
         name = type(command).__name__
         if name not in _LOOKING and not (isinstance(result, Refused) or result.done == 0):
             self.changed = True
@@ -155,12 +155,14 @@ class WatchedHost(Host):
                 raise Violation(f"d{record.domid} holds {domain.tot_pages} pages, its limit is {domain.max_pages}")
         return result
 
-    def connect(self, record: Record, msgid: int, session: str, last_seen: int | None, wake: Wake) -> dict[str, object]:
+    def connect(
+        self, record: DomainRecord, msgid: int, session: str, last_seen: int | None, wake: Wake
+    ) -> dict[str, object]:
         """Let an agent in; a new session zeroes the domain's memory."""
         self.changed = self.shared = True
         answer = super().connect(record, msgid, session, last_seen, wake)
         if not answer["resumed"]:
-            self.books.of(self.machine, record.domid).unsure = True
+            self.oracles.of(self.machine, record.domid).unsure = True
         return answer
 
     def call(self, method: str, untrusted_params: object) -> dict[str, object]:

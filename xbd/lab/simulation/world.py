@@ -18,10 +18,10 @@ from xbd.lab.simulation.connection import Client, Connection
 from xbd.lab.simulation.daemon import Daemon
 from xbd.lab.simulation.faults import Faults
 from xbd.lab.simulation.follower import Follower
-from xbd.lab.simulation.hostile import Board, WildGuest
+from xbd.lab.simulation.hostile import Board, HostileGuest
 from xbd.lab.simulation.operating import Operator, Policy
 from xbd.lab.simulation.options import Options, Plan, make_plan
-from xbd.lab.simulation.oracle import Book
+from xbd.lab.simulation.oracle import Oracle
 from xbd.lab.simulation.player import Player
 from xbd.lab.simulation.rng import Action, Part, Schedule, streams
 from xbd.lab.simulation.watched import WatchedGuest, WatchedHost
@@ -149,9 +149,9 @@ class World:
         player = self._players.get(domid)
         return None if player is None or player.over else player
 
-    def book(self, domid: int) -> Book:
+    def oracle(self, domid: int) -> Oracle:
         """Find a living domain's book."""
-        return self.daemon.books.of(self.host.machine, domid)
+        return self.daemon.oracles.of(self.host.machine, domid)
 
     def connections(self) -> list[tuple[Connection, int | None]]:
         """List the connections that neither end has let go of, with the domains that they are for."""
@@ -182,14 +182,14 @@ class World:
         self._sessions += 1
         return f"s{self._sessions}"
 
-    def make_guest(self, boot: BootInfo, settings: Mapping[str, object], book: Book) -> Guest:
+    def make_guest(self, boot: BootInfo, settings: Mapping[str, object], oracle: Oracle) -> Guest:
         """Build the guest of a domain, which keeps its book."""
-        book.boot(boot)
+        oracle.boot(boot)
         if boot.name.startswith("wild") and boot.domain_type is not DomainType.VIRTIO:
-            return cast(Guest, WatchedGuest(WildGuest(boot, book, self.board, self.lots[Part.WILD]), book))
+            return cast(Guest, WatchedGuest(HostileGuest(boot, oracle, self.board, self.lots[Part.WILD]), oracle))
         plan = plan_guest(settings)
         seed = self.options.seed * 65_537 + boot.domid + (self._sessions << 40)
-        return cast(Guest, WatchedGuest(Guest(boot, plan.settings, seed, plan.workload), book))
+        return cast(Guest, WatchedGuest(Guest(boot, plan.settings, seed, plan.workload), oracle))
 
     # -- connections
 

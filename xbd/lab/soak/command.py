@@ -19,13 +19,13 @@ from xbd.client.client import open_client
 from xbd.client.runtime_dir import domain_socket
 from xbd.errors import BadArgument, XbdError
 from xbd.lab.soak.options import KINDS, MOST_GUESTS, Options, parse_duration_s
-from xbd.lab.soak.population import WITNESS, WITNESS_PAGES
+from xbd.lab.soak.population import CHECKER, CHECKER_PAGES
 from xbd.lab.soak.report import Report
 from xbd.lab.soak.schedule import plan_faults
-from xbd.lab.soak.shell.checker import Witness
+from xbd.lab.soak.shell.checker import Checker
 from xbd.lab.soak.shell.injector import Injector
-from xbd.lab.soak.shell.processes import Stage
-from xbd.lab.soak.shell.teardown import Finale
+from xbd.lab.soak.shell.processes import SoakProcesses
+from xbd.lab.soak.shell.teardown import Teardown
 from xbd.lab.soak.shell.traffic import MOVERS, Traffic
 from xbd.lab.soak.shell.watcher import Watcher
 from xbd.lab.soak.tally import Tally, is_flat
@@ -93,44 +93,44 @@ class _Run:
         self._nursery = nursery
         self._lots = np.random.default_rng(options.seed).spawn(2 + MOVERS)
         self.tally = Tally()
-        self.stage = Stage(directory, options, self.tally, nursery)
+        self.processes = SoakProcesses(directory, options, self.tally, nursery)
         self.report = Report(options, self.tally, 0.0)
         self.stop = trio.Event()
-        if self.stage.no_disk not in (None, "--without"):
-            self.report.left_out = {"full-disk": str(self.stage.no_disk)}
+        if self.processes.no_disk not in (None, "--without"):
+            self.report.left_out = {"full-disk": str(self.processes.no_disk)}
 
     async def play(self) -> None:
         """Begin, go on for as long as it takes, and end."""
-        stage = self.stage
-        await stage.open()
-        async with open_client(stage.socket) as client:
-            domid = await client.create(WITNESS, max_pages=WITNESS_PAGES, target_pages=WITNESS_PAGES, autostart=False)
-        witness = Witness(stage, domain_socket(stage.runtime_dir, domid), self._lots[0])
-        traffic = Traffic(stage, self._options.guests, self._lots[1])
-        finale = Finale(stage, traffic, witness)
+        processes = self.processes
+        await processes.open()
+        async with open_client(processes.socket) as client:
+            domid = await client.create(CHECKER, max_pages=CHECKER_PAGES, target_pages=CHECKER_PAGES, autostart=False)
+        checker = Checker(processes, domain_socket(processes.runtime_dir, domid), self._lots[0])
+        traffic = Traffic(processes, self._options.guests, self._lots[1])
+        teardown = Teardown(processes, traffic, checker)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(witness.run)
-            watcher = await self._soak(traffic, Injector(stage, traffic, witness))
+            nursery.start_soon(checker.run)
+            watcher = await self._soak(traffic, Injector(processes, traffic, checker))
             nursery.start_soon(watcher.tell)
             watcher.phase = "settles"
-            await finale.play()
-            self.report.settled, self.report.leaks = finale.settled, finale.leaks
+            await teardown.play()
+            self.report.settled, self.report.leaks = teardown.settled, teardown.leaks
             nursery.cancel_scope.cancel()
-        if witness.checks < 2:
-            stage.found(f"the witness compared its memory {witness.checks} times only")
-        self.tally.operations["checks by the witness"] = witness.checks
+        if checker.checks < 2:
+            processes.found(f"the witness compared its memory {checker.checks} times only")
+        self.tally.operations["checks by the witness"] = checker.checks
         self._look_at_slopes()
 
     async def _soak(self, traffic: Traffic, injector: Injector) -> Watcher:
         """Have traffic and faults until the time is up."""
-        stage, options = self.stage, self._options
-        watcher = Watcher(stage, options, traffic, injector)
+        processes, options = self.processes, self._options
+        watcher = Watcher(processes, options, traffic, injector)
         async with trio.open_nursery() as nursery:
             watcher.phase = "boots"
             for task in (traffic.populate, traffic.reap, watcher.look, watcher.tell):
                 nursery.start_soon(task)
             await self._all_booted(traffic, injector)
-            stage.started_at = trio.current_time()
+            processes.started_at = trio.current_time()
             nursery.start_soon(watcher.audit)
             for lots in self._lots[2:]:
                 nursery.start_soon(traffic.move, lots)
@@ -141,7 +141,7 @@ class _Run:
                     faults.start_soon(injector.inject, plan_faults(options))
                     await trio.sleep(options.duration_s)
                     faults.start_soon(self._until_idle, faults.cancel_scope)
-            self.report.seconds = stage.now_s
+            self.report.seconds = processes.now_s
             nursery.cancel_scope.cancel()
         return watcher
 
@@ -151,24 +151,24 @@ class _Run:
         scope.cancel()
 
     async def _until_idle(self, scope: trio.CancelScope) -> None:
-        while self.stage.disturbed:  # noqa: ASYNC110 - faults end at their own pace
+        while self.processes.disturbed:  # noqa: ASYNC110 - faults end at their own pace
             await trio.sleep(0.1)
         scope.cancel()
 
     async def _all_booted(self, traffic: Traffic, injector: Injector) -> None:
         with trio.move_on_after(_BOOT_TIMEOUT_S) as patience:
             await traffic.full.wait()
-            while not injector.seen or not all(d.agent or d.name == WITNESS for d in injector.seen):
+            while not injector.seen or not all(d.agent or d.name == CHECKER for d in injector.seen):
                 if self.stop.is_set():
                     return
                 await trio.sleep(0.2)
         if patience.cancelled_caught:
-            self.stage.found(f"the guests had not booted after {_BOOT_TIMEOUT_S:g} s")
+            self.processes.found(f"the guests had not booted after {_BOOT_TIMEOUT_S:g} s")
 
     def _look_at_slopes(self) -> None:
         for name, slope in self.tally.slopes().items():
             if slope is not None and not is_flat(name, slope):
-                self.stage.found(f"the daemon's {name} rise by {slope.per_hour:.1f} an hour")
+                self.processes.found(f"the daemon's {name} rise by {slope.per_hour:.1f} an hour")
 
 
 async def soak(options: Options, directory: Path) -> Report:
@@ -180,13 +180,13 @@ async def soak(options: Options, directory: Path) -> Report:
                 try:
                     await run.play()
                 except* XbdError as group:
-                    run.stage.found(f"the soak could not go on: {first_of(group)}")
+                    run.processes.found(f"the soak could not go on: {first_of(group)}")
                 finally:
-                    await run.stage.close()
+                    await run.processes.close()
         finally:
             if not run.report.is_well:
-                run.stage.keep_state()
-            run.stage.unmount()
+                run.processes.keep_state()
+            run.processes.unmount()
         nursery.cancel_scope.cancel()
     return run.report
 

@@ -18,7 +18,7 @@ _LOAD_PAGES: Final = 4096
 _STOPS: Final = (None, Stop.BUDGET, Stop.ENOMEM)
 
 
-class Book:
+class Oracle:
     """What the witness knows of its memory.
 
     Args:

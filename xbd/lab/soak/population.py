@@ -15,11 +15,11 @@ GROUPS: Final = ("a", "b", "c", "d")
 RELAYED: Final = ("a", "b")
 SINGLE: Final = "s"
 _SINGLES_MOST: Final = 4
-WITNESS: Final = "witness"
+CHECKER: Final = "witness"
 FLOODER: Final = "flooder"
-NO_GUESTS: Final = ("dom0", WITNESS, FLOODER)
+NO_GUESTS: Final = ("dom0", CHECKER, FLOODER)
 DOM0_PAGES: Final = 256 * MIB_PAGES
-WITNESS_PAGES: Final = 16 * SUPER_PAGES
+CHECKER_PAGES: Final = 16 * SUPER_PAGES
 _SIZES_MIB: Final = (64, 96, 128)
 # No guest is told to hold less of its memory than this: below it, its programs are killed rather than squeezed.
 LEAST_SHARE: Final = 0.5
@@ -97,4 +97,4 @@ def host_memory_pages(guests: int) -> int:
     mean_pages = sum(_SIZES_MIB) / len(_SIZES_MIB) * MIB_PAGES
     # The guests are drawn by lot: a share more than the mean, and two of the largest.
     theirs = int(guests * mean_pages * (LAST_SHARE + 0.12)) + 2 * max(_SIZES_MIB) * MIB_PAGES
-    return round_to_superpages(theirs + DOM0_PAGES + WITNESS_PAGES + FLOOD_MAX_PAGES)
+    return round_to_superpages(theirs + DOM0_PAGES + CHECKER_PAGES + FLOOD_MAX_PAGES)

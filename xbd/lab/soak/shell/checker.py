@@ -18,9 +18,9 @@ from xbd.abi import MAX_IN_FLIGHT, Command, Load, Refused, Result
 from xbd.client.client import open_client
 from xbd.client.discovery import NoHypervisor
 from xbd.errors import Busy, HypercallError, PeerLost, RemoteProtocolError
-from xbd.lab.soak.oracle import Book
-from xbd.lab.soak.population import WITNESS, WITNESS_PAGES
-from xbd.lab.soak.shell.processes import Stage
+from xbd.lab.soak.oracle import Oracle
+from xbd.lab.soak.population import CHECKER, CHECKER_PAGES
+from xbd.lab.soak.shell.processes import SoakProcesses
 from xbd.protocol.codec import ANSWER_LIMITS, RECEIVE_BYTES, Decoder, Notification, Response
 from xbd.protocol.commands import boot_from_wire
 from xbd.protocol.session import Conversation
@@ -30,17 +30,17 @@ _PAUSE_S: Final = 0.01
 _RETRY_S: Final = 0.05
 
 
-class Witness:
+class Checker:
     """The witness of one host, whose domain is *path*'s.
 
     Attributes: *resumptions*: how often it went on after a loss; *checks*: how often its memory was compared whole.
     """
 
-    def __init__(self, stage: Stage, path: Path, rng: np.random.Generator) -> None:
-        self._stage = stage
+    def __init__(self, processes: SoakProcesses, path: Path, rng: np.random.Generator) -> None:
+        self._stage = processes
         self._path = path
         self._rng = rng
-        self._book = Book(WITNESS_PAGES, rng)
+        self._book = Oracle(CHECKER_PAGES, rng)
         self._conversation = Conversation("witness")
         self._in_flight: deque[tuple[Command, float]] = deque()
         self._stream: trio.SocketStream | None = None
@@ -56,7 +56,7 @@ class Witness:
             await trio.aclose_forcefully(self._stream)
 
     async def run(self) -> None:
-        """Witness until `finishing` is set, and then once more whole."""
+        """Checker until `finishing` is set, and then once more whole."""
         while True:
             try:
                 async with (
@@ -142,7 +142,7 @@ class Witness:
     async def _compare_pages(self) -> None:
         try:
             async with open_client(self._stage.socket) as client:
-                tot_pages = (await client.info(WITNESS)).tot_pages
+                tot_pages = (await client.info(CHECKER)).tot_pages
         except (PeerLost, NoHypervisor):
             return  # it is killed again; there will be another time
         if tot_pages != self._book.tot_pages:

@@ -17,8 +17,8 @@ from xbd.lab.bench.shell.flood import flood
 from xbd.lab.bench.shell.flooder import KINDS
 from xbd.lab.soak.population import FLOODER
 from xbd.lab.soak.schedule import Fault
-from xbd.lab.soak.shell.checker import Witness
-from xbd.lab.soak.shell.processes import Member, Stage
+from xbd.lab.soak.shell.checker import Checker
+from xbd.lab.soak.shell.processes import Member, SoakProcesses
 from xbd.lab.soak.shell.traffic import TimedClient, Traffic
 from xbd.protocol.codec import encode_request
 from xbd.protocol.methods import VERSION
@@ -39,10 +39,10 @@ _DISTURBING: Final = ("kill-agents", "stop-agents", "slow-agents", "stop-daemon"
 class Injector:
     """Does the faults to a stage."""
 
-    def __init__(self, stage: Stage, traffic: Traffic, witness: Witness) -> None:
-        self._stage = stage
+    def __init__(self, processes: SoakProcesses, traffic: Traffic, checker: Checker) -> None:
+        self._stage = processes
         self._traffic = traffic
-        self._witness = witness
+        self._witness = checker
         self._flooding = trio.Lock()
         self._disk = trio.Lock()
         self.seen: Sequence[DomainView] = ()
@@ -66,41 +66,41 @@ class Injector:
                 nursery.start_soon(self._inject, fault)
 
     async def _inject(self, fault: Fault) -> None:
-        stage = self._stage
-        stage.disturbed += 1
-        stage.agents_disturbed += fault.kind in _DISTURBING
-        stage.disturbances += fault.kind in _DISTURBING
+        processes = self._stage
+        processes.disturbed += 1
+        processes.agents_disturbed += fault.kind in _DISTURBING
+        processes.disturbances += fault.kind in _DISTURBING
         try:
             await self._methods[fault.kind](fault)
-            stage.tally.faults[fault.kind] += 1
+            processes.tally.faults[fault.kind] += 1
         finally:
-            stage.disturbed -= 1
-            stage.agents_disturbed -= fault.kind in _DISTURBING
+            processes.disturbed -= 1
+            processes.agents_disturbed -= fault.kind in _DISTURBING
 
     # -- the daemon
 
     async def _kill_daemon(self, _: Fault) -> None:
-        stage = self._stage
-        async with stage.daemon_lock:
-            disturbances = stage.disturbances
-            alone = stage.agents_disturbed == 0
+        processes = self._stage
+        async with processes.daemon_lock:
+            disturbances = processes.disturbances
+            alone = processes.agents_disturbed == 0
             before = {domain.name: domain.domid for domain in self.seen if domain.agent}
-            await stage.daemon.end(signal.SIGKILL)
-            stage.tally.samples.clear()
-            ready = await stage.start_daemon()
-            stage.tally.restarts += 1
+            await processes.daemon.end(signal.SIGKILL)
+            processes.tally.samples.clear()
+            ready = await processes.start_daemon()
+            processes.tally.restarts += 1
         with trio.move_on_after(_AGENTS_BACK_MOST_S * 2):
             try:
                 back = await self._agents_back(before)
-                if alone and disturbances == stage.disturbances:
-                    stage.tally.took("agents_back", trio.current_time() - ready)
+                if alone and disturbances == processes.disturbances:
+                    processes.tally.took("agents_back", trio.current_time() - ready)
                     self._judge(back)
                 await self._audit()
             except (PeerLost, NoHypervisor):
                 return  # it was killed again
             return
-        if alone and disturbances == stage.disturbances:
-            stage.found(f"not all agents were back {2 * _AGENTS_BACK_MOST_S:g} s after a restart of the daemon")
+        if alone and disturbances == processes.disturbances:
+            processes.found(f"not all agents were back {2 * _AGENTS_BACK_MOST_S:g} s after a restart of the daemon")
 
     def _judge(self, rebooted: list[str]) -> None:
         if rebooted:

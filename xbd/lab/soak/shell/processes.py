@@ -40,13 +40,13 @@ class Member:
     Attributes: *process* that lives, if any; *expected_codes* that it may end with by itself, and whether it then *starts_again*.
     """
 
-    def __init__(self, stage: "Stage", name: str, command: Sequence[str]) -> None:
+    def __init__(self, processes: "SoakProcesses", name: str, command: Sequence[str]) -> None:
         self.name = name
         self.process: trio.Process | None = None
         self.expected_codes: tuple[int, ...] = ()
         self.starts_again = False
         self._ended_by_us = False
-        self._stage = stage
+        self._stage = processes
         self._command = command
 
     async def start(self) -> None:
@@ -107,7 +107,7 @@ class Member:
         return process.returncode
 
 
-class Stage:
+class SoakProcesses:
     """Directories, the daemon and the agent processes.
 
     Attributes:

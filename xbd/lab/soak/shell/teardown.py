@@ -14,8 +14,8 @@ from xbd.client.client import Client, open_client
 from xbd.daemons.runtime.state_files import is_of_state
 from xbd.errors import NoSuchDomain
 from xbd.lab.soak import population
-from xbd.lab.soak.shell.checker import Witness
-from xbd.lab.soak.shell.processes import Member, Stage
+from xbd.lab.soak.shell.checker import Checker
+from xbd.lab.soak.shell.processes import Member, SoakProcesses
 from xbd.lab.soak.shell.traffic import Traffic
 from xbd.protocol.views import DOM0, DomainView
 
@@ -25,19 +25,19 @@ _SETTLE_S: Final = 60.0
 _LET_GO_S: Final = 20.0
 # An agent process without a guest: the interpreter's, trio's and logging's own, and one client.
 _AGENT_DESCRIPTORS: Final = 24
-_OWN: Final = (population.WITNESS, population.FLOODER)
+_OWN: Final = (population.CHECKER, population.FLOODER)
 
 
-class Finale:
+class Teardown:
     """The end of one soak.
 
     Attributes: *settled*: how many guests came to what; *leaks*: what was left, by name, 0 where nothing was.
     """
 
-    def __init__(self, stage: Stage, traffic: Traffic, witness: Witness) -> None:
-        self._stage = stage
+    def __init__(self, processes: SoakProcesses, traffic: Traffic, checker: Checker) -> None:
+        self._stage = processes
         self._traffic = traffic
-        self._witness = witness
+        self._witness = checker
         self.settled: Counter[str] = Counter()
         self.leaks: dict[str, int] = {}
 
@@ -54,14 +54,14 @@ class Finale:
 
     async def heal(self) -> None:
         """Let everything that was stopped, killed or filled be as it was."""
-        stage = self._stage
-        stage.empty_disk()
-        await stage.autoballoon.end(signal.SIGTERM)
-        for member in (stage.daemon, *stage.agents().values(), *self._traffic.playing().values()):
+        processes = self._stage
+        processes.empty_disk()
+        await processes.autoballoon.end(signal.SIGTERM)
+        for member in (processes.daemon, *processes.agents().values(), *self._traffic.playing().values()):
             member.send(signal.SIGCONT)
-        if stage.daemon.process is None:
-            await stage.start_daemon()
-        for member in stage.agents().values():
+        if processes.daemon.process is None:
+            await processes.start_daemon()
+        for member in processes.agents().values():
             if member.process is None:
                 await member.start()
 
@@ -159,27 +159,27 @@ class Finale:
 
     async def _restart_in_order(self) -> None:
         """End the daemon in order and start it again: what it holds more than the new one does, it has leaked."""
-        stage = self._stage
+        processes = self._stage
         await trio.sleep(_LET_GO_S / 10)  # our own client has just left
-        before = open_files(stage.daemon)
-        code = await stage.daemon.end(signal.SIGTERM)
+        before = open_files(processes.daemon)
+        code = await processes.daemon.end(signal.SIGTERM)
         if code != 0:
-            stage.found(f"the hypervisor ended with {code} when it was asked to; see logs/hypervisor.log")
-        await stage.start_daemon()
+            processes.found(f"the hypervisor ended with {code} when it was asked to; see logs/hypervisor.log")
+        await processes.start_daemon()
 
         async def as_many() -> bool:
-            return not before - open_files(stage.daemon)
+            return not before - open_files(processes.daemon)
 
         await _come_true(as_many, _LET_GO_S / 2)
-        leaked = before - open_files(stage.daemon)
+        leaked = before - open_files(processes.daemon)
         self.leaks["descriptors of the daemon"] = sum(leaked.values())
         if leaked:
-            stage.found(f"descriptors that a new daemon does not have: {dict(leaked)}")
-        async with open_client(stage.socket) as client:
+            processes.found(f"descriptors that a new daemon does not have: {dict(leaked)}")
+        async with open_client(processes.socket) as client:
             await self._audit(client, "after a restart in order")
         for name, count in self.leaks.items():
             if count:
-                stage.found(f"leaked: {count} {name}")
+                processes.found(f"leaked: {count} {name}")
 
 
 def _dom0_holds(dom0: DomainView) -> dict[str, int]:

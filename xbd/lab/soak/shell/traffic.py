@@ -12,7 +12,7 @@ from xbd.client.discovery import NoHypervisor
 from xbd.errors import AlreadyExists, HypercallError, NoSuchDomain, PeerLost, XbdError
 from xbd.lab.soak import population
 from xbd.lab.soak.population import Spec, draw_guest, draw_target
-from xbd.lab.soak.shell.processes import Member, Stage
+from xbd.lab.soak.shell.processes import Member, SoakProcesses
 from xbd.protocol.views import ZOMBIE
 
 MOVERS: Final = 4
@@ -31,8 +31,8 @@ class Traffic:
     Attributes: *guests*: by name, those that were created and not told to go.
     """
 
-    def __init__(self, stage: Stage, guests: int, rng: np.random.Generator) -> None:
-        self._stage = stage
+    def __init__(self, processes: SoakProcesses, guests: int, rng: np.random.Generator) -> None:
+        self._stage = processes
         self._wanted = guests
         self._singles = population.singles_of(guests)
         self._rng = rng
@@ -175,7 +175,7 @@ class Traffic:
                 await self._forget_crashed({domain["name"] for domain in there})
                 for domain in there:
                     name, state = domain["name"], domain["state"]
-                    if state not in ("shutdown", "crashed") or name in (population.WITNESS, population.FLOODER):
+                    if state not in ("shutdown", "crashed") or name in (population.CHECKER, population.FLOODER):
                         continue
                     if state == "crashed":
                         self.guests.pop(name, None)
@@ -205,9 +205,9 @@ class Traffic:
 class TimedClient:
     """A client whose calls are timed and counted."""
 
-    def __init__(self, client: Client, stage: Stage) -> None:
+    def __init__(self, client: Client, processes: SoakProcesses) -> None:
         self._client = client
-        self._stage = stage
+        self._stage = processes
 
     async def call(self, method: str, **params: object) -> dict[str, Any]:
         """Call; see `Client.call`."""

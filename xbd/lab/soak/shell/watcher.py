@@ -13,7 +13,7 @@ from xbd.lab.soak import population
 from xbd.lab.soak.options import Options
 from xbd.lab.soak.report import progress_line
 from xbd.lab.soak.shell.injector import Injector
-from xbd.lab.soak.shell.processes import Stage
+from xbd.lab.soak.shell.processes import SoakProcesses
 from xbd.lab.soak.shell.traffic import TimedClient, Traffic
 from xbd.lab.soak.tally import Sample
 from xbd.protocol.views import domain_view
@@ -29,8 +29,8 @@ _CLEAR: Final = "\r\x1b[K"
 class Watcher:
     """Looks, and tells."""
 
-    def __init__(self, stage: Stage, options: Options, traffic: Traffic, injector: Injector) -> None:
-        self._stage = stage
+    def __init__(self, processes: SoakProcesses, options: Options, traffic: Traffic, injector: Injector) -> None:
+        self._stage = processes
         self._options = options
         self._traffic = traffic
         self._injector = injector
