@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,9 @@ from tests.blackbox.rpc import Caller
 pytestmark = pytest.mark.slow
 # A hypervisor that serves all tests here is killed then.
 ALL_TESTS_S = 1200.0
+# Between two looks; and after how long a daemon has surely tried again to write what is left.
+SOON_S = 0.1
+RETRIED_WITHIN_S = 5.0
 every_daemon = pytest.mark.parametrize("daemon", DAEMONS, ids=[daemon.name for daemon in DAEMONS])
 
 
@@ -111,9 +116,15 @@ def test_what_was_lost_is_said_when_somebody_reads_again(daemon: Daemon, host: P
             # Not every daemon says something when it starts; each but `up`, which would end, says something of this.
             if daemon.name != "up":
                 process.send_signal(signal.SIGHUP)
-            said = drained(reading)
+            threading.Event().wait(SOON_S)
+            said, until_s = b"", time.monotonic() + RETRIED_WITHIN_S
+            while not (is_told := b"log_lines_lost" in said or b"lines could not be written here" in said):
+                if time.monotonic() > until_s:
+                    break
+                said += drained(reading)
+                threading.Event().wait(SOON_S)
             fill(writing)
-            return b"log_lines_lost" in said or b"lines could not be written here" in said
+            return is_told
 
         until(is_said)
         ends_in_order(process, tmp_path)
