@@ -1,4 +1,8 @@
-"""Page frames: the two-level allocator that the host's heap and each guest's kernel stand on."""
+"""The page-frame allocator that both the host's heap and each guest's kernel use.
+
+Read `layout` first (superframes of 512 frames, sparse arrays, grouping), then `allocator`; `shelves` is the index
+that the allocator finds partly free superframes with.
+"""
 
 from xbd.frames.allocator import DEFAULT_SOURCES, WHOLE, FrameAllocator, FrameStatistics, Source
 from xbd.frames.layout import Groups, expand_supers, group_by_super, sparse_zeros

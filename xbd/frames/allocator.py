@@ -8,11 +8,11 @@ operation on 2 MiB writes one counter and merging is nothing but a counter that 
 Order-0 requests are served from the smallest sufficient block: from shattered superframes, fewest
 free frames first, then from a whole one. An owner can keep two *shelves* of shattered superframes
 (the host: plain and kept; a guest: movable and unmovable) and name the sequence of sources itself.
-Superframes whose counters moved are only noted; they are filed under their new count when the next
-request looks for one. What is taken and given back in between never moves at all.
+Superframes whose counters changed are only noted; they are filed under their new count when the next
+request looks for one. One whose frames are taken and given back in between is not filed again.
 
-It deliberately knows no owner, no content and no order but 0 and 9. Callers validate; what cannot
-be (freeing a free frame) is an assertion.
+It deliberately knows no owner, no content and no order but 0 and 9. Callers validate their input;
+misuse (freeing a free frame) is an assertion.
 Source: the two levels follow LLFree (Wrenger et al., USENIX ATC 2023), the policy is xbd's own.
 """
 
@@ -101,7 +101,7 @@ class FrameAllocator:
             self.free_count[whole] = tail
             self._note(np.array([whole]))
 
-    # -- looking
+    # -- queries
 
     def is_free(self, frames: Indexes) -> NDArray[np.bool_]:
         """Say for each frame whether it is free: (n,) bool."""

@@ -1,7 +1,7 @@
 """Arrays and index arithmetic of the two levels: superframes of 512 frames.
 
-Three ideas that every user of the two levels shares: arrays that cost nothing until touched, a
-batch of frames seen as groups of one superframe each, and superframes spelt out as their frames.
+Three things that every user of the two levels needs: arrays that take no memory until they are touched,
+a batch of frames grouped by superframe, and superframes expanded to their single frames.
 """
 
 import mmap
@@ -17,7 +17,7 @@ Indexes = NDArray[np.int64]
 Groups = tuple[Indexes, Indexes]
 
 _OFFSETS = np.arange(SUPER_PAGES, dtype=np.int64)
-# A batch with fewer runs than a quarter of its frames is tried as it stands: most come in ascending runs.
+# A batch with fewer runs than a quarter of its frames is grouped without sorting: most come in ascending runs.
 _RUNS_SHIFT = 2
 # Up to here counting into an array of the span is quicker than sorting the batch.
 _SPAN_PER_FRAME = 8

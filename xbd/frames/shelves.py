@@ -1,9 +1,9 @@
-"""Shattered superframes, findable by how many free frames they have.
+"""An index of shattered superframes by how many free frames they have.
 
 A shelf holds a bucket per number of free frames (1 to 511), and a bit mask says which buckets have
 something in them, so "the one with the fewest free" costs one bit trick. Buckets are dicts used as
 ordered sets: the oldest entry is found first. All of it is a cache of two arrays (the free counts
-and the owner's opinion of the shelf) and can be rebuilt from them.
+and the shelf that the owner chose for each superframe) and can be rebuilt from them.
 """
 
 from itertools import islice
