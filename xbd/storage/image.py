@@ -108,7 +108,7 @@ class Section:
         self._columns: list[Column] = []
 
     def column(self, name: str, *, width: int | None = None) -> Column:
-        """Hand out a column, or, with another *width*, the same words seen as rows of so many."""
+        """Return a column, or, with another *width*, the same words seen as rows of so many."""
         rows, own_width = self.layout.columns[name]
         width = width or own_width
         rows = rows * own_width // width
@@ -183,19 +183,19 @@ class Image:
         """Forget a section; it is gone for good after the next commit, or at once if this step has made it."""
         section = self.sections.pop((kind, number))
         if section in self._new:
-            # Nothing was noted of it, and nobody will look for it.
+            # It was made in this step: there are no notes of it, and no committed state names it.
             self._new.remove(section)
             self.store.discard(kind, number)
         elif self.store.undo is not None:
             self._gone.append((kind, number))
 
     def reserve(self, what: str, *, notes_words: int, scratch_bytes: int) -> None:
-        """See to it that a step finds what it needs, before it changes anything: a step must not end in its middle.
+        """Reserve what a step may need before it changes anything, so that the step cannot fail half way.
 
         Args:
-            what: is to be done, for the sentence of a refusal.
-            notes_words: so many words of notes at most.
-            scratch_bytes: so much memory at most, which is probed and not kept.
+            what: the sentence's subject if this is refused, such as "d5 is not destroyed".
+            notes_words: the most words of undo notes that the step writes.
+            scratch_bytes: the most temporary memory that the step takes; it is probed and not kept.
 
         Raises:
             OutOfResources: nothing has changed.
@@ -208,26 +208,26 @@ class Image:
             raise OutOfResources.because(what, error) from error
 
     def allocate(self, section: Section, *spans: tuple[int, int]) -> None:
-        """Give words of a section, from *first* to *end* each, their place on the disk, before they are first written.
+        """Allocate disk space for words of a section, given as (first, end) spans, before they are first written.
 
-        A page that finds none when it is written ends the process (SIGBUS). Raises OSError: nothing has changed.
+        A page without disk space ends the process when it is written (SIGBUS). Raises OSError: nothing has changed.
         """
         if spans:
             self.store.allocate(*section.key, spans)
 
     def sweep(self) -> None:
-        """Let go of the sections that are kept and that nobody has opened: a step made them that was rolled back."""
+        """Discard the stored sections that were not opened: the step that made them was rolled back."""
         for kind, number in sorted(self.store.kept() - self.sections.keys()):
             self.store.discard(kind, number)
 
     def touched_pages(self, section: Section, name: str) -> Frames:
-        """List the pages of a column (of 512 words, counted from its begin) in which anything may be other than 0."""
+        """List the pages of a column (of 512 words, counted from its start) that may hold anything other than 0."""
         first, end = section.span(name)
         pages = self.store.touched(section.key[0], section.key[1], section.words, first, end)
         return pages - first // PAGE_WORDS
 
     def commit(self) -> None:
-        """Let what was done since the last commit be done: nothing of it is rolled back from here on."""
+        """End the step: nothing done since the last commit is rolled back from here on."""
         undo = self.store.undo
         if undo is None:
             return
@@ -243,7 +243,7 @@ class Image:
 
 
 class Store:
-    """Where sections are kept; this one forgets them: what it made is gone with the machine, and needs no notes.
+    """Where sections are kept. This base class keeps nothing: its sections end with the process, and need no notes.
 
     Attributes: *undo*: the log of the step that is under way, or None.
     """
@@ -251,7 +251,7 @@ class Store:
     undo: Undo | None = None
 
     def create(self, kind: Kind, number: int, layout: Layout) -> Frames:
-        """Make the words of a new section, all 0; of what was there before under that name nothing is left.
+        """Make a new section of zeros, in place of any older one of that name.
 
         Raises OSError, MemoryError: there is no room for it; nothing is left behind.
         """
@@ -260,21 +260,21 @@ class Store:
         return words
 
     def allocate(self, kind: Kind, number: int, spans: Sequence[tuple[int, int]]) -> None:
-        """Give words of a section, from *first* to *end* each, their place. Raises OSError: there is none."""
+        """Allocate disk space for (first, end) spans of words. Raises OSError: there is not enough."""
 
     def open(self, kind: Kind, number: int) -> tuple[Layout, Frames]:
         """Find a section that was committed. Raises DamagedState: it is not there, or cannot be used."""
         raise DamagedState(f"nothing is kept of {kind.name.lower()} {number}")
 
     def discard(self, kind: Kind, number: int) -> None:
-        """Let go of a section: after a commit."""
+        """Remove a section for good; called after the commit."""
 
     def kept(self) -> set[tuple[Kind, int]]:
-        """Name the sections that are kept, among them such as were made in a step that was never committed."""
+        """List the stored sections, including those made in a step that was never committed."""
         return set()
 
     def touched(self, kind: Kind, number: int, words: Frames, first: int, end: int) -> Frames:
-        """List the pages between two words of a section in which anything may be other than 0, ascending."""
+        """List the pages between two words of a section that may hold anything other than 0, ascending."""
         del kind, number
         rows = words[first : first + -(-(end - first) // PAGE_WORDS) * PAGE_WORDS].reshape(-1, PAGE_WORDS)
         return np.flatnonzero(rows.any(axis=1)) + first // PAGE_WORDS

@@ -1,4 +1,4 @@
-"""A store in memory: for simulations and tests, in which a process dies without dying."""
+"""A store in memory, for simulations and tests that play a process's death without ending one."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ _LOG_WORDS: Final = 1 << 12
 
 
 class Crash(BaseException):
-    """The process dies here; nothing but the store outlives it."""
+    """Stands for the death of the process: only what is in the store survives."""
 
 
 class MemoryStore(Store):
@@ -69,7 +69,7 @@ class MemoryStore(Store):
 
     def roll_back(self) -> int:
         """Undo the step that was under way; returns how many notes there were of it."""
-        # What the dead process had in its hands is gone: only what lies in the log counts.
+        # The dead process's variables are gone: only what is written in the log counts.
         self.undo = Undo(self._log, self._grow)
 
         def find(kind: int, number: int) -> Frames | None:

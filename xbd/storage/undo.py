@@ -3,8 +3,8 @@
 The log is a flat array of words that its owner keeps (in a file, or in memory): word 0 says how many
 words of notes follow from `FIRST` on; 0: no step is under way. A note is a header of five words
 (kind and number of the section, the column's first word, words in a row, rows) followed by the rows' indexes and their old
-values. Word 0 is written after the note and before the cells that it is about, so the log is never
-behind.
+values. Word 0 is written after the note and before the cells that it is about, so every changed cell has
+its old value in the log.
 """
 
 import struct
@@ -15,7 +15,7 @@ import numpy as np
 
 from xbd.abi import Frames
 
-# Word 0 is the length; the rest of its cache line is left alone.
+# Word 0 is the length; the rest of its cache line is unused.
 FIRST: Final = 8
 _HEADER: Final = struct.Struct("=5q")
 _HEADER_WORDS: Final = 5
@@ -42,7 +42,7 @@ class Rewound:
 
 
 class Undo:
-    """Notes old values; *words* is (n,) int64, *grow* makes it larger, with what is in it, and hands it out.
+    """Notes old values in *words*, (n,) int64; *grow* returns a larger array with the same contents.
 
     Attributes: *on_note*: called after each note, before the cells are written (a simulation crashes there).
     """
@@ -88,7 +88,7 @@ class Undo:
         self._publish(self._end + _HEADER_WORDS + 1 + width)
 
     def reserve(self, words: int) -> None:
-        """See to it that a step of so many words of notes finds room. Raises what `grow` does: nothing has changed."""
+        """Make room for *words* words of notes. Raises what `grow` raises: nothing has changed."""
         self._reserve(words)
 
     def _reserve(self, words: int) -> Frames:
@@ -123,10 +123,12 @@ class Undo:
     def rewind(self, find: Callable[[int, int], Frames | None]) -> "Rewound":
         """Write the old values back, the latest note first, and keep the notes.
 
-        Whoever dies before the notes are forgotten has lost nothing: they are absolute, and are written back again.
+        If the process dies before the notes are cleared, nothing is lost: old values are absolute, and rewinding again
+        is harmless.
 
         Args:
-            find: hands out the words of a section by kind and number; None: it is gone, its notes mean nothing.
+            find: returns the words of a section by kind and number; None: the section is gone, and its notes are
+            skipped.
 
         Raises:
             ValueError: the log makes no sense; nothing has been written.
