@@ -1,4 +1,4 @@
-"""A machine that dies in the middle of each step before it does it."""
+"""A machine that rehearses a crash before each step: a copy crashes in the middle of the step, and is recovered."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +26,7 @@ def assert_same_state(one: Machine, other: Machine) -> None:
             assert np.array_equal(array, others[name]), f"{name} differs"
     assert one.statistics() == other.statistics()
     assert (one.host.heap.free_count == other.host.heap.free_count).all()
-    assert one.registry.births == other.registry.births
+    assert one.domain_table.births == other.domain_table.births
     for domid in one.domains():
         assert one.domain_info(domid) == other.domain_info(domid)
         mine, theirs = one.domain(domid), other.domain(domid)
@@ -43,8 +43,8 @@ def assert_same_sections(one: MemoryStore, other: MemoryStore) -> None:
         assert np.array_equal(one.open(*key)[1], other.open(*key)[1]), f"section {key} differs"
 
 
-class MortalMachine(Machine):
-    """Before each step a copy of it, recovered from what is saved, begins the same step and dies at a random note."""
+class CrashingMachine(Machine):
+    """Before each step a copy, recovered from what is saved, begins the same step and crashes at a random undo note."""
 
     def __init__(self, superframes: int, settings: HostSettings | None, seed: int) -> None:
         self.store = MemoryStore()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.machine.mortal import MortalMachine
+from tests.machine.crashing import CrashingMachine
 from tests.machine.test_grants_model import HOSTS, STEPS, TYPES, Play, Step
 from tests.machine.test_machine_model import SETTINGS, SUPERFRAMES, Chaos
 from xbd.machine import HostSettings
@@ -14,7 +14,7 @@ from xbd.machine import HostSettings
 @pytest.mark.parametrize("name", SETTINGS)
 def test_dying_in_the_middle_of_random_operations(name: str) -> None:
     """Before each of many random operations a copy dies in the middle of it, and is as before the operation."""
-    machine = MortalMachine(SUPERFRAMES, SETTINGS[name], seed=1)
+    machine = CrashingMachine(SUPERFRAMES, SETTINGS[name], seed=1)
     chaos = Chaos(SETTINGS[name], seed=5, machine=machine)
     for _ in range(60):
         chaos.step()
@@ -34,7 +34,7 @@ def test_dying_in_the_middle_of_random_operations(name: str) -> None:
 )
 def test_dying_while_domains_share(superframes: int, host: HostSettings, seed: int, steps: list[Step]) -> None:
     """Grants, mappings, references, zombies and messages are as before the step in the middle of which a copy died."""
-    play = Play(superframes, host, TYPES, MortalMachine(superframes, host, seed))
+    play = Play(superframes, host, TYPES, CrashingMachine(superframes, host, seed))
     for who in (1, 2, 3):
         play.step(Step("create", who, who, 0, 1, odd=False))
     for step in steps:

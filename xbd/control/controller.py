@@ -363,7 +363,7 @@ class Controller:
 
     def domain_map(self, domid: int) -> dict[str, object]:
         """Describe a domain as it travels. Raises NoSuchDomain."""
-        described = self.machine.domain_info(domid).told()
+        described = self.machine.domain_info(domid).as_map()
         record = self._records.get(domid)
         if record is None:
             # A zombie: of all that the daemon knew nothing is left.

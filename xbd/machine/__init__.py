@@ -1,4 +1,11 @@
-"""The hypervisor: heap, p2m, domains, memory operations, audit. Pure."""
+"""The hypervisor's memory side: heap, p2m, domains, memory operations, grants, messages, audit. Pure.
+
+`machine` is the whole as others see it. To understand an operation read `operations` (the table of all), `reservation`
+(populate and decrease: the pattern that every operation follows) and `extents` (shared validation); below these are
+`mapping` (the only writer of p2m entries) and `frame_table` (heap and owners). Then `exchange`, `grants` with
+`grant_tables` and `refcounts`, and `messages` with `inbox`. `audit` recomputes everything; `recovery` rebuilds a
+machine from its saved sections.
+"""
 
 from xbd.machine.domain import DomainInfo, DomainState
 from xbd.machine.machine import HostStatistics, Machine

@@ -1,8 +1,8 @@
 """Claims: frames that are promised to a domain before it allocates them.
 
-A claim says how much a domain is to hold; what it does not hold yet is *outstanding*, and free memory
-that is outstanding for others is not there for anybody else. The domain's own populates consume it.
-So whoever builds a large domain, slowly, cannot find half-way that somebody else was quicker.
+A claim says how many pages a domain may come to hold; those that it does not hold yet are *outstanding*,
+and nobody else can take that much of the free memory. The domain's own populates consume the claim. So a
+large domain that is built slowly does not run out of memory half way because another was quicker.
 Source: Xen domain_set_outstanding_pages and domain_adjust_tot_pages, common/page_alloc.c.
 """
 

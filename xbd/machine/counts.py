@@ -1,4 +1,4 @@
-"""How often a domain called what, and how it ended: a saved cell for each operation and outcome."""
+"""How often a domain called each operation, by outcome: one saved cell for each pair."""
 
 from collections.abc import Mapping
 from typing import Final, TypeVar
@@ -24,9 +24,9 @@ OPERATIONS: Final = (
 )
 _REFUSALS: Final = sorted({HypercallError.errno, *(kind.errno for kind in HypercallError.__subclasses__())})
 OUTCOMES: Final = ("done", *dict.fromkeys([*(stop.value for stop in Stop), *_REFUSALS]))
-# No machine ever counts so far; one more still fits into a word.
+# More than any machine ever counts; adding one still fits into a word.
 MAX_COUNT: Final = 1 << 62
-# Behind the calls of each kind the extents done by each operation.
+# The rows of calls are followed by one row for each operation: the extents that it did.
 COUNTS: Final = len(OPERATIONS) * (len(OUTCOMES) + 1)
 _CELLS: Final = {
     (operation, outcome): row * len(OUTCOMES) + column
@@ -55,11 +55,11 @@ class Counts:
         self._column.words[cell] += more
 
     def hypercalls(self) -> dict[str, int]:
-        """List the calls that there were, by `operation:outcome`, sorted."""
+        """Return the calls by `operation:outcome`, sorted; those never made are left out."""
         return {":".join(call): count for call, count in sorted(self._counted(_CELLS).items())}
 
     def extents(self) -> dict[str, int]:
-        """List the extents done by operation, sorted; those that did none are left out."""
+        """Return the extents done by operation, sorted; operations that did none are left out."""
         return dict(sorted(self._counted(_EXTENTS).items()))
 
     def _counted(self, cells: Mapping[_Key, int]) -> dict[_Key, int]:

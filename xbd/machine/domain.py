@@ -23,7 +23,7 @@ from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 # A character of UTF-8 has four bytes at most; the name's length in bytes comes before it.
 _NAME_WORDS: Final = 1 + MAX_NAME_CHARS * 4 // 8
-# Room for another few limits, which then need no other layout.
+# Spare words: a few more limits can be added without another layout.
 LIMITS: Final = (1, 16)
 
 
@@ -127,10 +127,10 @@ class P2m:
 
 
 class DomainState(StrEnum):
-    """What the hypervisor knows of a domain's life."""
+    """Where a domain stands between its creation and its end."""
 
     RUNNING = "running"
-    # Destroyed, but others still map pages of it; with the last of those it vanishes.
+    # Destroyed, but others still map pages of it; it vanishes when the last of these is unmapped.
     ZOMBIE = "zombie"
 
 
@@ -144,8 +144,10 @@ class Domain:
 
     *tot_pages*, *leaves*, *mapped* (slots in use) and *referenced* (own frames that others map) are fast counters that
     `audit` recomputes. *claimed_pages*: what is outstanding of its claim. *grants*, *mappings* and *inbox* are None until they are first used. *birth* numbers the
-    domains of a host: a domid is used again, a birth is not. *peers* (`MAX_DOMAINS`,): whom it sent a message or had one
-    from, their births by domid. *section*: what is saved of it; who changes a limit, the claim or the state calls `save`.
+    domains of a host in the order of creation: a domid is used again, a birth is not. *peers* (`MAX_DOMAINS`,): by
+    domid the birth
+    of each domain that it exchanged messages with, else 0. *section*: its saved part; call `save` after changing a
+    limit, the claim or the state.
     """
 
     domid: int
@@ -201,7 +203,7 @@ class Domain:
 
     @property
     def lacking_pages(self) -> int:
-        """Pages that it should hold and may hold, and does not hold yet; 0 or less when there are none."""
+        """Pages that it is still to get, within its target and its limit; 0 or less: none."""
         return min(self.target_pages, self.max_pages) - self.tot_pages
 
     @property
@@ -236,8 +238,8 @@ class DomainInfo:
     hypercalls: dict[str, int]
     extents: dict[str, int]
 
-    def told(self) -> dict[str, Any]:
-        """Turn it into a map, without asdict's deep copies: `list` does it a thousand times."""
+    def as_map(self) -> dict[str, Any]:
+        """Return it as a map for the wire, without asdict's deep copies: `list` needs a thousand of them."""
         return {name: getattr(self, name) for name in DomainInfo.__dataclass_fields__}
 
 

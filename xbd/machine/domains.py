@@ -1,4 +1,4 @@
-"""The domains of a host: by number and by name, and what the world is still to be told of them."""
+"""The domains of a host, by number and by name, and the news of them that is still to be passed on."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -11,15 +11,16 @@ from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import Domain, DomainState
 from xbd.storage.image import Image, Kind, Section
 
-# Behind the births of the domains that there are, by domid.
+# The row behind those of the domids: the number of births so far.
 _BIRTHS_SO_FAR: Final = MAX_DOMAINS
 
 
-class Registry:
+class DomainTable:
     """The domains, zombies included.
 
-    Attributes: *domains* by domid; *woken*: who has got messages, *vanished*: which zombies are gone, since somebody last
-    asked, in that order.
+    Attributes: *domains* by domid; *woken*: domains that got messages, *vanished*: zombies that are gone, both since
+    the
+    last time these were taken, oldest first.
     """
 
     def __init__(self, image: Image, section: Section) -> None:
@@ -33,16 +34,16 @@ class Registry:
 
     @property
     def births(self) -> int:
-        """Tell how many domains there have been."""
+        """Count the domains that were ever created."""
         return int(self._births.words[_BIRTHS_SO_FAR])
 
     def next_birth(self) -> int:
-        """Number a domain that is to be made."""
+        """Draw the birth number of a new domain."""
         self.save_birth(_BIRTHS_SO_FAR, self.births + 1)
         return self.births
 
     def saved(self) -> Iterator[tuple[int, int]]:
-        """List the domains that an earlier process left: domid and birth. Raises DamagedState: those cannot be."""
+        """List the saved domains: domid and birth. Raises DamagedState: the numbers are impossible."""
         births = self._births.words[:_BIRTHS_SO_FAR]
         domids = np.flatnonzero(births)
         if not 0 <= self.births <= MAX_COUNT or np.unique(births[domids]).size != domids.size:
@@ -54,30 +55,30 @@ class Registry:
             yield domid, birth
 
     def save_birth(self, domid: int, birth: int) -> None:
-        """Write which domain has a number; 0: none."""
+        """Save the birth of the domain that has this domid; 0: none has it."""
         self._births.note_row(domid)
         self._births.words[domid] = birth
 
     def allocate_birth(self, domid: int) -> None:
-        """Give the birth of a domain that is to be made its place on the disk. Raises OSError."""
+        """Allocate disk space for the birth of a new domain. Raises OSError."""
         first, end = self._section.span("births")
         self.image.allocate(self._section, (first + domid, first + domid + 1), (end - 1, end))
 
     def add(self, domain: Domain) -> None:
-        """Enter a new domain."""
+        """Add a new domain, and save it."""
         self.save_birth(domain.domid, domain.birth)
         domain.save()
         domain.save_name()
         self.restore(domain)
 
     def restore(self, domain: Domain) -> None:
-        """Enter a domain that is saved."""
+        """Add a domain that is saved already."""
         self.domains[domain.domid] = domain
         if domain.state is not DomainState.ZOMBIE:
             self._names[domain.name] = domain.domid
 
     def domain(self, domid: int) -> Domain:
-        """Find a domain, or what is left of one. Raises NoSuchDomain."""
+        """Find a domain, zombies included. Raises NoSuchDomain."""
         try:
             return self.domains[domid]
         except KeyError:
@@ -116,13 +117,13 @@ class Registry:
         """Find the domid of the living domain of that name; None: there is none."""
         return self._names.get(name)
 
-    def bury(self, domain: Domain) -> None:
-        """Let others have a domain's name; nobody is to be told of its messages any more."""
+    def retire(self, domain: Domain) -> None:
+        """Free the name of a destroyed domain, and drop its notice of messages."""
         del self._names[domain.name]
         self.woken.pop(domain.domid, None)
 
     def remove(self, domain: Domain) -> None:
-        """Let a domain that holds nothing vanish with its tables."""
+        """Remove a domain that holds no page, and its tables."""
         assert domain.tot_pages == 0, f"d{domain.domid} vanishes with {domain.tot_pages} pages"
         self.save_birth(domain.domid, 0)
         self.image.drop(f"domain.{domain.domid}.")

@@ -1,8 +1,8 @@
 """exchange and populate_depopulate: operations that leave a domain's page count as it is.
 
-Both name as many gfns to back as to unback, both ask neither max_pages nor claims. Exchange
-allocates before it frees, so it needs free frames; populate_depopulate falls back to the very
-frame that the pair gives up, so nothing about it can fail.
+Both name as many gfns to back as to unback, so neither checks max_pages or claims. Exchange allocates
+before it frees, so it needs free frames; populate_depopulate falls back to the frame that the pair
+gives up, so it cannot run out of memory.
 Source: Xen public/memory.h, XENMEM_exchange. populate_depopulate is xbd's own, after the design
 proposed on xen-devel in 2014.
 """
@@ -20,12 +20,12 @@ from xbd.machine.refcounts import first_referenced, referenced_blocks
 from xbd.machine.reservation import free_shattered, home_fill
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
-# An exchange on a nearly full host comes by its frames a few at a time; so many rounds make a turn.
+# On a nearly full host an exchange gets its frames a few at a time; a turn is at most this many rounds.
 _EXCHANGE_ROUNDS = 4
 
 
 def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult:
-    """Take the frames of *gives* away and back *gets* with others; tot_pages stays, max_pages is not asked.
+    """Free the frames of *gives* and back *gets* with new ones; tot_pages stays, max_pages is not checked.
 
     Chunk by chunk: the outputs are allocated before the inputs are freed, so it needs free frames. Of unequal orders
     a chunk is one block and 512 single pages.
@@ -37,7 +37,7 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
             "this host does not exchange frames of translated guests", "populate_depopulate or two calls"
         )
     gives, gets, order = command.gives, command.gets, command.gives_order
-    # Repeats are looked for across both lists, once.
+    # Repeats are searched for once, across both lists.
     check_extents(gives, order, domain, repeated=True)
     check_extents(gets, command.gets_order, domain, repeated=True)
     if gives.size << order != gets.size << command.gets_order:
@@ -69,7 +69,7 @@ def _pairs_valid(host: FrameTable, domain: Domain, populated: Frames, empty: Fra
 
 
 def _block_pair_wrong(host: FrameTable, domain: Domain, populated: int, empty: int) -> Stop | None:
-    """Say what is in the way of a pair of blocks; None: nothing."""
+    """Return the stop that prevents a pair of blocks; None: nothing does."""
     p2m = domain.p2m
     if p2m.populated[empty] or p2m.slots[empty]:
         return Stop.EEXIST
@@ -132,7 +132,7 @@ def _exchange_unequal(host: FrameTable, domain: Domain, command: Exchange) -> tu
 
 
 def _break_block(host: FrameTable, domain: Domain, block: int, pages: Frames) -> Stop | None:
-    """Unback a block, back 512 single pages; says what is in the way, and then nothing has changed."""
+    """Unback a block and back 512 single pages; returns the stop that prevents it: nothing has changed."""
     if first_taken(domain.p2m.lookup(pages)) < SUPER_PAGES:
         return Stop.EEXIST
     if domain.p2m.populated[block] < SUPER_PAGES:
@@ -149,7 +149,7 @@ def _break_block(host: FrameTable, domain: Domain, block: int, pages: Frames) ->
 
 
 def _make_block(host: FrameTable, domain: Domain, block: int, pages: Frames) -> Stop | None:
-    """Back a block by one leaf, unback 512 single pages; says what is in the way, and then nothing has changed."""
+    """Back a block by one leaf and unback 512 single pages; returns the stop that prevents it: nothing has changed."""
     if domain.p2m.populated[block] or domain.p2m.slots[block]:
         return Stop.EEXIST
     if first_unpopulated(domain.p2m.lookup(pages)) < SUPER_PAGES:
@@ -209,7 +209,7 @@ def _swap_small(host: FrameTable, domain: Domain, fills: Frames, drains: Frames)
     elif missing is None:
         fresh, freed = found, old
     else:
-        # Case 2: no home frame to be had, the pair's own frame moves over.
+        # Case 2: no home frame is free, so the pair's own frame is moved.
         fresh = found
         fresh[missing] = old[missing]
         host.scrub(old[missing])

@@ -1,7 +1,7 @@
-"""Validation that every memory operation shares: what makes no sense, and where a batch goes wrong.
+"""Validation that all memory operations share: bad arguments, and the first extent that cannot be done.
 
-What makes no sense whatever the state (orders, alignment, range, repetition) is a `BadArgument`,
-with nothing tried. What the state forbids ends a batch at that extent: the helpers here find it.
+Arguments that are wrong in any state (orders, alignment, range, repetition) raise `BadArgument`, with
+nothing tried. What the present state forbids ends a batch at that extent: the helpers here find it.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from xbd.units import OFFSET_MASK, SUPER_ORDER
 
 
 def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_EXTENTS, repeated: bool = False) -> None:
-    """Refuse a list of extents that makes no sense, whatever the state; *repeated*: repeats are looked for elsewhere.
+    """Refuse a list of extents that is wrong in any state; *repeated*: the caller looks for repeats itself.
 
     Raises:
         BadArgument: naming the first extent that is misaligned, outside, or named twice; nothing changed.
@@ -50,8 +50,8 @@ def check_size(numbers: Frames, most: int = MAX_EXTENTS) -> None:
 def _progression(gfns: Frames) -> tuple[int, int]:
     """Find the ends of an arithmetic progression, which most batches are: (-1, -1) if it is none.
 
-    What has one step throughout has no repeats, and lies between its ends: all int64, so a step that
-    wraps around would show in the distance of the ends.
+    A progression has no repeats and lies between its ends. All are int64, so a step that wraps around
+    would show in the distance of the ends.
     """
     first_gfn, last_gfn = int(gfns[0]), int(gfns[-1])
     if gfns.size == 1:
@@ -89,7 +89,7 @@ def first(wrong: NDArray[np.bool_]) -> int:
 
 
 def answer(done: int, asked: int, stop: Stop | None) -> MemopResult:
-    """Answer *done* of *asked* extents, with the reason if any are left."""
+    """Make the result for *done* of *asked* extents, with the stop if any are left."""
     return MemopResult(done, None if done == asked else stop)
 
 

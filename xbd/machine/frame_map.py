@@ -1,4 +1,4 @@
-"""The host's frames as a map: of each superframe what it is, whose, and how much of it is used."""
+"""The host's frames as a map: the kind, the owner and the use of each superframe."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -28,7 +28,7 @@ class FrameMap:
 
 
 def frame_map(host: FrameTable) -> FrameMap:
-    """Draw the map of a host, two-level: only what is shattered is looked at frame by frame."""
+    """Compute the map of a host; only shattered superframes are looked at frame by frame."""
     used = (SUPER_PAGES - host.heap.free_count).astype(np.uint16)
     whole = host.whole_owner > 0
     kind = np.where(whole, WHOLE, np.where(used > 0, SHATTERED, FREE)).astype(np.uint8)
@@ -41,7 +41,7 @@ def frame_map(host: FrameTable) -> FrameMap:
 
 
 def _holders_of_most(rows: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Find in each row, (n, 512) owners with 0 for none, the owner that is there most often; of equals any."""
+    """Find the most frequent owner in each row of (n, 512) owners, 0 being none; any one of several equals."""
     ordered = np.sort(rows, axis=1).reshape(-1)
     starts = np.flatnonzero(
         np.concatenate(([True], ordered[1:] != ordered[:-1])) | (np.arange(ordered.size) % SUPER_PAGES == 0)

@@ -1,4 +1,4 @@
-"""The host's frames: heap, owners, content words, and how well each superframe is at home.
+"""The frame table: heap, owners, content words, and how many frames of each superframe are at home.
 
 Per superframe one entry each: `whole_owner` (the domain that holds it as one leaf, +1),
 `at_home` (how many of its frames back the entries that belong there; above 0 means that a block
@@ -23,9 +23,9 @@ from xbd.machine.waiting import Waiting
 from xbd.storage.image import Image, Layout, Section
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
-# "Nearly whole" begins at half: below it, more is gained by giving the rest away than by waiting for its owner.
+# A superframe is "nearly whole" from one half up: below, using the rest gains more than waiting for its owner.
 KEPT_MIN_FRAMES = SUPER_PAGES // 2
-# Room for another few settings, which then need no other layout.
+# Spare words: a few more settings can be added without another layout.
 _SETTINGS: Final = 16
 
 
@@ -37,7 +37,7 @@ def host_layout(superframes: int) -> Layout:
 
 
 def save_host(section: Section, superframes: int, settings: HostSettings) -> None:
-    """Write what never changes of a host into its new section."""
+    """Save the host's size and settings, which never change, in its new section."""
     column = section.column("settings")
     column.note_row(0)
     column.words[0, :6] = (
@@ -51,7 +51,7 @@ def save_host(section: Section, superframes: int, settings: HostSettings) -> Non
 
 
 def saved_host(section: Section) -> tuple[int, HostSettings]:
-    """Read what `save_host` wrote: superframes and settings. Raises DamagedState: it makes no sense."""
+    """Read what `save_host` wrote: superframes and settings. Raises DamagedState: the values are impossible."""
     if section.layout.columns.get("settings") != (1, _SETTINGS):
         raise DamagedState("the host is laid out as another version of xbd does")
     superframes, populate_depopulate, exchange, home_fill, coalesce, keep_holes = (
@@ -114,7 +114,8 @@ class FrameTable:
         """Zero the content words of single frames."""
         written = self.written[frames >> SUPER_ORDER]
         if np.count_nonzero(written):
-            # No others: where nothing was ever written there is a hole, which would have to find its place on the disk.
+            # Only these: where nothing was ever written the file has a hole, and writing zeros there would take disk
+            # space.
             dirty = frames[written]
             self._saved_content.note(dirty)
             self.content[dirty] = 0

@@ -1,11 +1,11 @@
-"""The tables of grants: what a domain lets others map, and what it maps of others.
+"""The grant table (what a domain lets others map) and the mapping table (what it maps of others).
 
-Both are arrays with one row per reference or handle, made when they are first used; which rows are
-free, a frame allocator knows: it hands out the lowest ones and by the batch, which is all that is
-needed. A row is in use exactly while its `gfn` is not 0.
+Both are arrays with one row per reference or handle, made when they are first used. Free rows are
+kept in a frame allocator, which hands out the lowest ones, by the batch. A row is in use exactly
+while its `gfn` is not 0.
 
-A grant's `to` names a domain by its number, and by its *birth*: numbers are used again, and what was
-granted to a domain that is gone must not reach the next one of its number.
+A grant names its receiver by domid and by *birth*: domids are used again, and a grant to a domain that
+is gone must not be usable by the next one with its domid.
 Source: Xen common/grant_table.c: the shared table, the active table, maptrack.
 """
 
@@ -23,7 +23,7 @@ _GRANT: Final = np.dtype(
     [
         ("gfn", np.int64),
         ("birth", np.int64),
-        # Earlier versions count here how often a grant is mapped, and like this one count anew when they start.
+        # Earlier versions keep the number of mappings of a grant here; like this one they recount it at start.
         ("spare", np.uint32),
         ("to", np.uint16),
         ("readonly", np.bool_),
@@ -45,7 +45,7 @@ MAPPING_WORDS: Final = _MAPPING.itemsize // 8
 
 
 class _Table:
-    """Rows of one dtype that are taken and given back by the batch; saved, and noted before they are written."""
+    """Saved rows, taken and given back by the batch; each is noted in the undo log before it is written."""
 
     def __init__(self, column: Column, dtype: np.dtype[Any]) -> None:
         self._column = column
@@ -54,7 +54,7 @@ class _Table:
         self.free = FrameAllocator(self.rows.size)
 
     def recover(self) -> None:
-        """Find out which rows are free of a table that was saved."""
+        """Rebuild the set of free rows of a saved table."""
         self.free.take_exactly(self.in_use())
 
     @property

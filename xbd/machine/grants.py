@@ -28,21 +28,21 @@ from xbd.errors import BadArgument, NoSuchDomain
 from xbd.frames import group_by_super
 from xbd.machine import mapping
 from xbd.machine.domain import Domain, DomainState
-from xbd.machine.domains import Registry
+from xbd.machine.domains import DomainTable
 from xbd.machine.extents import answer, check_extents, check_repeats, check_size, first, first_taken, first_unpopulated
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.refcounts import reference, unreference
 
 
-def grant(registry: Registry, host: FrameTable, domain: Domain, command: Grant) -> GrantResult:
+def grant(domain_table: DomainTable, host: FrameTable, domain: Domain, command: Grant) -> GrantResult:
     """Enter own pages into the grant table for one other domain; answers their references.
 
     Stops with ENOENT (not populated by an own frame), ENOSPC (the table is full), BUDGET.
     """
     del host
     check_extents(command.gfns, 0, domain)
-    to = registry.partner(domain, command.to)
+    to = domain_table.partner(domain, command.to)
     if domain.grants is None:
         domain.grants = GrantTable(domain.section)
     table = domain.grants
@@ -60,9 +60,9 @@ def grant(registry: Registry, host: FrameTable, domain: Domain, command: Grant) 
     return GrantResult(done, None if done == command.gfns.size else stop, refs)
 
 
-def end_grant(registry: Registry, host: FrameTable, domain: Domain, command: EndGrant) -> MemopResult:
+def end_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, command: EndGrant) -> MemopResult:
     """Take grants back. Stops with ENOENT (no such grant), EBUSY (it is mapped), BUDGET."""
-    del registry, host
+    del domain_table, host
     check_size(command.refs)
     check_repeats(command.refs, "reference ")
     refs = command.refs[:TURN_EXTENTS]
@@ -79,13 +79,13 @@ def end_grant(registry: Registry, host: FrameTable, domain: Domain, command: End
 
 
 def _known(table: GrantTable, refs: Frames) -> tuple[np.ndarray, Frames]:
-    """Say which references are grants, and name a row to look at for each."""
+    """Say which references are grants, and return a row that can be read for each."""
     inside = (refs >= 0) & (refs < MAX_GRANTS)
     rows: Frames = refs if np.count_nonzero(inside) == refs.size else np.where(inside, refs, 0)
     return inside & (table.gfn[rows] > 0), rows
 
 
-def map_grant(registry: Registry, host: FrameTable, domain: Domain, command: MapGrant) -> MemopResult:
+def map_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, command: MapGrant) -> MemopResult:
     """Map another domain's granted frames at unpopulated gfns, pair by pair.
 
     Stops with ENOENT (bad reference: no such grant, or nothing backs its gfn any more), EACCES (granted to somebody
@@ -97,7 +97,7 @@ def map_grant(registry: Registry, host: FrameTable, domain: Domain, command: Map
     check_extents(command.gfns, 0, domain)
     if command.refs.size != command.gfns.size:
         raise BadArgument(f"{command.refs.size} references for {command.gfns.size} gfns", "pairs")
-    owner = registry.domains.get(command.owner)
+    owner = domain_table.domains.get(command.owner)
     if owner is None or owner is domain or owner.state is DomainState.ZOMBIE or owner.grants is None:
         raise _no_owner(command.owner)
     if domain.mappings is None:
@@ -162,19 +162,19 @@ def _enter(domain: Domain, owner: Domain, refs: Frames, gfns: Frames, mfns: Fram
     np.add.at(grants.mapped, refs, np.uint32(1))
 
 
-def unmap_grant(registry: Registry, host: FrameTable, domain: Domain, command: UnmapGrant) -> MemopResult:
+def unmap_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, command: UnmapGrant) -> MemopResult:
     """End the mappings at own slots; a zombie that nobody maps any more vanishes. Stops with EBADF (no mapping), BUDGET."""
     check_extents(command.gfns, 0, domain)
     gfns = command.gfns[:TURN_EXTENTS]
     entries = domain.p2m.lookup(gfns)
     done = first(entries >= 0)
     if done:
-        unmap(registry, host, domain, -entries[:done] - 1)
+        unmap(domain_table, host, domain, -entries[:done] - 1)
     return answer(done, command.gfns.size, Stop.BUDGET if done == gfns.size else Stop.EBADF)
 
 
-def unmap(registry: Registry, host: FrameTable, domain: Domain, handles: Frames) -> None:
-    """End (n,) mappings of a domain, whatever has become of their owners."""
+def unmap(domain_table: DomainTable, host: FrameTable, domain: Domain, handles: Frames) -> None:
+    """End (n,) mappings of a domain, also those whose owner is a zombie or has rebooted."""
     table = domain.mappings
     assert table is not None, "a mapping without its table"
     gfns = table.gfn[handles] - 1
@@ -188,35 +188,35 @@ def unmap(registry: Registry, host: FrameTable, domain: Domain, handles: Frames)
     table.give(handles)
     for owner in sorted(set(owners.tolist())):
         theirs = owners == owner
-        _release(registry, host, registry.domains[owner], refs[theirs], mfns[theirs])
+        _release(domain_table, host, domain_table.domains[owner], refs[theirs], mfns[theirs])
 
 
-def _release(registry: Registry, host: FrameTable, owner: Domain, refs: Frames, mfns: Frames) -> None:
+def _release(domain_table: DomainTable, host: FrameTable, owner: Domain, refs: Frames, mfns: Frames) -> None:
     """Give references back that were taken by grants *refs* of *owner* on its frames *mfns*."""
     assert owner.grants is not None, f"d{owner.domid} was mapped without a grant table"
     np.subtract.at(owner.grants.mapped, refs, np.uint32(1))
     free = unreference(host, owner, mfns)
     if owner.state is DomainState.ZOMBIE and free.size:
         granted = np.unique(owner.grants.gfn[refs] - 1)
-        bury(registry, host, owner, granted[np.isin(owner.p2m.lookup(granted) - 1, free)])
+        free_zombie_pages(domain_table, host, owner, granted[np.isin(owner.p2m.lookup(granted) - 1, free)])
 
 
-def bury(registry: Registry, host: FrameTable, zombie: Domain, gfns: Frames) -> None:
-    """Free pages of a zombie, shattered and mapped by nobody; with the last of all it vanishes."""
+def free_zombie_pages(domain_table: DomainTable, host: FrameTable, zombie: Domain, gfns: Frames) -> None:
+    """Free pages of a zombie that nobody maps any more, in shattered blocks; the zombie vanishes with its last page."""
     groups = group_by_super(gfns)
     host.give(mapping.unmap_frames(host, zombie, gfns, groups))
     mapping.settle(host, zombie, groups[0])
     if not zombie.tot_pages:
-        registry.remove(zombie)
+        domain_table.remove(zombie)
 
 
-# -- the end of a domain, or of one life of it
+# -- the end of a domain, and its reboot
 
 
-def release_mappings(registry: Registry, host: FrameTable, domain: Domain) -> None:
+def release_mappings(domain_table: DomainTable, host: FrameTable, domain: Domain) -> None:
     """End all that a domain maps."""
     if domain.mappings is not None and domain.mapped:
-        unmap(registry, host, domain, domain.mappings.in_use())
+        unmap(domain_table, host, domain, domain.mappings.in_use())
 
 
 def mappers_of(domain: Domain) -> set[int]:
@@ -226,14 +226,14 @@ def mappers_of(domain: Domain) -> set[int]:
     return set(np.unique(domain.grants.to[domain.grants.mapped > 0]).tolist())
 
 
-def cut_off(registry: Registry, host: FrameTable, domain: Domain) -> None:
-    """Take all grants of a rebooting domain back; what others map of it stays their slot, but reaches nothing.
+def cut_off(domain_table: DomainTable, host: FrameTable, domain: Domain) -> None:
+    """End all grants of a rebooting domain; others keep the slots that they mapped it at, but these reach nothing.
 
-    Xen makes a new domain for each boot. Here the domain goes on, and what others do to pages of its former life must
-    not be seen in the new one.
+    Xen makes a new domain for each boot. Here the domain goes on, so others must not reach its pages by grants that it
+    made before the reboot.
     """
     for domid in sorted(mappers_of(domain)):
-        table = registry.domains[domid].mappings
+        table = domain_table.domains[domid].mappings
         assert table is not None, f"d{domid} maps pages without a table"
         handles = table.of(domain.domid)
         mfns = table.mfn[handles] - 1

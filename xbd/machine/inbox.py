@@ -1,8 +1,8 @@
-"""The inbox of a domain: a ring of words, before each message one that says its sender and its length.
+"""The inbox of a domain: a ring of words; each message is preceded by a header with its sender and length.
 
-A sender may fill its share of an inbox and no more, so that nobody can keep others from being heard.
-The empty message that says that a domain is gone is never refused: a sender adds at most one to each
-of its own messages, so that half of the ring is room enough for those.
+A sender may fill only its share of an inbox, so that it cannot keep others from sending. The empty
+message that says that a domain is gone is never refused: there is at most one for each message that
+the sender has in the ring, so half of the ring, kept for these, is always enough.
 Source: Xen common/argo.c, ring_info and ringbuf_insert.
 """
 
@@ -24,9 +24,9 @@ INBOX_COLUMN_WORDS: Final = _RING + INBOX_WORDS
 
 
 class Inbox:
-    """The inbox of one domain, in a column of `INBOX_COLUMN_WORDS` words. Raises DamagedState: they are none.
+    """The inbox of one domain, in a column of `INBOX_COLUMN_WORDS` words. Raises DamagedState: they are no inbox.
 
-    Attributes: *used_words*: in it, headers included; *shares*: of them each sender's.
+    Attributes: *used_words*: words in use, headers included; *shares*: how many of them each sender has.
     """
 
     def __init__(self, column: Column) -> None:
@@ -37,7 +37,7 @@ class Inbox:
         if not (0 <= self._first < INBOX_WORDS and 0 <= self.used_words <= _MESSAGES_MOST_WORDS * 2):
             raise DamagedState(f"an inbox of {self.used_words} words from {self._first} on makes no sense")
         self.shares: dict[int, int] = {}
-        # Whose newest message here is the empty one: another would say nothing new.
+        # Senders whose newest message here is the empty one: they need no second.
         self._departed: set[int] = set()
         for sender, length in self._walk():
             self._count_in(sender, length)

@@ -1,7 +1,7 @@
 """The hypervisor: one host's frames, its domains, and the operations on them.
 
-`Machine.execute` is the guests' door, the other methods are the toolstack's. A machine does no
-I/O, knows no clock and never waits; one call is one turn.
+Guests call `Machine.execute`; the other methods are the toolstack's. A machine does no I/O, knows no
+clock and never waits; one call is one turn.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainInfo, DomainState, describe, is_domain_name
-from xbd.machine.domains import Registry
+from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.frame_table import FrameTable, host_layout, save_host
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
@@ -56,9 +56,9 @@ class Machine:
             section = self.image.add_section(Kind.HOST, 0, host_layout(superframes))
             save_host(section, superframes, self.settings)
         self.host = FrameTable(superframes, self.settings, self.image, section)
-        self.registry = Registry(self.image, section)
-        self._domains = self.registry.domains
-        self._operations = bind(self.registry, self.host)
+        self.domain_table = DomainTable(self.image, section)
+        self._domains = self.domain_table.domains
+        self._operations = bind(self.domain_table, self.host)
 
     # -- the toolstack's operations
 
@@ -104,7 +104,7 @@ class Machine:
                 f"domain {name!r} needs {target_pages} pages, the host has {free} free and unclaimed",
                 "a smaller target, or memory freed by other domains first",
             )
-        p2m, section = provision.make_tables(self.registry, self.host, domid, gfn_count, target_pages)
+        p2m, section = provision.make_tables(self.domain_table, self.host, domid, gfn_count, target_pages)
         domain = Domain(
             domid,
             name,
@@ -115,9 +115,9 @@ class Machine:
             min_pages=min_pages,
             domain_type=domain_type,
             features=self.features(domain_type),
-            birth=self.registry.next_birth(),
+            birth=self.domain_table.next_birth(),
         )
-        self.registry.add(domain)
+        self.domain_table.add(domain)
         self._build(domain, target_pages)
         return domid
 
@@ -126,7 +126,7 @@ class Machine:
             raise BadArgument(
                 f"domain name {name!r}", f"1 to {abi.MAX_NAME_CHARS} printable characters, not all digits"
             )
-        named = self.registry.named(name)
+        named = self.domain_table.named(name)
         if named is not None:
             raise AlreadyExists(f"a domain named {name!r} exists (d{named})", "another name")
         if max_pages % SUPER_PAGES or target_pages % SUPER_PAGES:
@@ -174,20 +174,20 @@ class Machine:
             How many of its pages others still map. Those stay its own, and it stays as a zombie until they let go;
             its name is free at once.
         """
-        domain = self.registry.living(domid)
-        provision.reserve_end(self.registry, self.host, domain, f"d{domid} is not destroyed")
+        domain = self.domain_table.living(domid)
+        provision.reserve_end(self.domain_table, self.host, domain, f"d{domid} is not destroyed")
         self.host.waiting.forget(domid)
         claims.release(self.host, domain)
-        grants.release_mappings(self.registry, self.host, domain)
-        messages.announce_departure(self.registry, domain, grants.mappers_of(domain))
+        grants.release_mappings(self.domain_table, self.host, domain)
+        messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain))
         mapping.release_everything(self.host, domain, grants.pages_in_use(domain))
-        self.registry.bury(domain)
+        self.domain_table.retire(domain)
         left = domain.tot_pages
         if left:
             domain.state = DomainState.ZOMBIE
             domain.save()
         else:
-            self.registry.remove(domain)
+            self.domain_table.remove(domain)
         return left
 
     def set_max_pages(self, domid: int, max_pages: int) -> None:
@@ -196,7 +196,7 @@ class Machine:
         Raises NoSuchDomain, BadArgument (beyond the gfn space): nothing changed.
         Source: Xen XEN_DOMCTL_max_mem.
         """
-        domain = self.registry.living(domid)
+        domain = self.domain_table.living(domid)
         if not 0 < max_pages <= self.ceiling(domid):
             raise BadArgument(f"max_pages {max_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
         domain.max_pages = max_pages
@@ -204,7 +204,7 @@ class Machine:
 
     def set_target(self, domid: int, target_pages: int) -> None:
         """Note what a domain should hold; moving there is its guest's part. Raises NoSuchDomain, BadArgument."""
-        domain = self.registry.living(domid)
+        domain = self.domain_table.living(domid)
         if not 0 < target_pages <= self.ceiling(domid):
             raise BadArgument(f"target {target_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
         if target_pages < domain.min_pages:
@@ -219,27 +219,27 @@ class Machine:
 
         Raises NoSuchDomain, BadArgument, OutOfFrames: nothing changed. Source: Xen XENMEM_claim_pages.
         """
-        claims.claim(self.host, self.registry.living(domid), pages)
+        claims.claim(self.host, self.domain_table.living(domid), pages)
 
     def ceiling(self, domid: int) -> int:
         """Tell the most pages a domain can ever have: its gfn space, rounded up to whole superframes."""
         return -(-self.domain(domid).p2m.gfn_count // SUPER_PAGES) * SUPER_PAGES
 
     def reserve_reboot(self, domid: int) -> None:
-        """See to it that `reboot` cannot fail for want of anything. Raises NoSuchDomain, OutOfResources: nothing has changed."""
-        provision.reserve_end(self.registry, self.host, self.registry.living(domid), f"d{domid} is not booted")
+        """Reserve what `reboot` needs, so that it cannot fail. Raises NoSuchDomain, OutOfResources: nothing changed."""
+        provision.reserve_end(self.domain_table, self.host, self.domain_table.living(domid), f"d{domid} is not booted")
 
     def reboot(self, domid: int) -> abi.BootInfo:
-        """Zero a domain's memory and tell a new guest in it what it has. Raises NoSuchDomain.
+        """Zero a domain's memory, and return what its new guest is told at boot. Raises NoSuchDomain.
 
         Its grants and mappings end; where others map its pages, their mappings are cut off (see `grants.cut_off`).
         """
-        domain = self.registry.living(domid)
+        domain = self.domain_table.living(domid)
         self.reserve_reboot(domid)
         self.host.waiting.forget(domid)
-        messages.announce_departure(self.registry, domain, grants.mappers_of(domain))
-        grants.release_mappings(self.registry, self.host, domain)
-        grants.cut_off(self.registry, self.host, domain)
+        messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain))
+        grants.release_mappings(self.domain_table, self.host, domain)
+        grants.cut_off(self.domain_table, self.host, domain)
         self.host.scrub_superframes(domain.p2m.leaf_supers())
         single = domain.p2m.frames()
         if single.size:
@@ -247,11 +247,11 @@ class Machine:
         return self.boot_info(domid)
 
     def boot_info(self, domid: int, *, resumed: bool = False) -> abi.BootInfo:
-        """Tell what a guest in this domain has: map, target, limit, features. Raises NoSuchDomain.
+        """Return what a booting guest is told: map, target, limit, features. Raises NoSuchDomain.
 
-        One that goes on (*resumed*) knows its map, and is not told it again.
+        A guest that resumes its session (*resumed*) knows its map: it is left out.
         """
-        domain = self.registry.living(domid)
+        domain = self.domain_table.living(domid)
         return abi.BootInfo(
             domid=domid,
             name=domain.name,
@@ -263,15 +263,15 @@ class Machine:
             domain_type=domain.domain_type,
         )
 
-    # -- the guests' door
+    # -- guests' operations
 
     def execute(self, domid: int, command: abi.Command) -> abi.Result:
         """Do one turn of *command* for a domain, and count it.
 
-        Whatever a guest asks gets an answer: what makes no sense is `Refused`, with nothing changed.
+        Every command gets an answer: bad arguments are `Refused`, with nothing changed.
         """
         try:
-            domain = self.registry.living(domid)
+            domain = self.domain_table.living(domid)
         except NoSuchDomain as error:
             return _refused(error)
         name, operation = self._operations[domain.domain_type].get(type(command), NO_OPERATION)
@@ -287,30 +287,30 @@ class Machine:
         return result
 
     def commit(self) -> None:
-        """Let what was done since the last commit be done, where the state is saved; see `image`."""
+        """End the step: nothing done since the last commit is rolled back any more; see `xbd.storage.image`."""
         self.image.commit()
 
     @property
     def has_news(self) -> bool:
-        """Whether `take_woken`, `take_vanished` or `take_relieved` may have anything to tell."""
-        if self.registry.woken or self.registry.vanished:
+        """Whether `take_woken`, `take_vanished` or `take_relieved` may return anything."""
+        if self.domain_table.woken or self.domain_table.vanished:
             return True
         return not self.host.waiting.is_empty and self.host.waiting.is_ready(*self._unclaimed())
 
     def take_woken(self) -> list[int]:
-        """Tell, once, which domains have got messages since this was last asked, in that order."""
-        woken = list(self.registry.woken)
-        self.registry.woken.clear()
+        """Take the domains that got messages since the last call, oldest first."""
+        woken = list(self.domain_table.woken)
+        self.domain_table.woken.clear()
         return woken
 
     def take_vanished(self) -> list[int]:
-        """Tell, once, which zombies have vanished since this was last asked, in that order."""
-        vanished = list(self.registry.vanished)
-        self.registry.vanished.clear()
+        """Take the zombies that vanished since the last call, oldest first."""
+        vanished = list(self.domain_table.vanished)
+        self.domain_table.vanished.clear()
         return vanished
 
     def take_relieved(self) -> list[int]:
-        """Tell, once, for which domains that were refused memory there is some now; see `waiting`."""
+        """Take the domains that were refused memory and for which there is some now; see `waiting`."""
         waiting = self.host.waiting
         if waiting.is_empty or not waiting.is_ready(*self._unclaimed()):
             return []
@@ -322,26 +322,26 @@ class Machine:
 
     @property
     def has_offers(self) -> bool:
-        """Whether a domain that `take_relieved` named has not tried to get memory since."""
+        """Whether any domain that `take_relieved` named has not tried to get memory since."""
         return self.host.waiting.has_offers
 
     def withdraw_offers(self) -> None:
-        """Let `take_relieved` name others in place of those that have not tried to get memory since they were named."""
+        """Take back what was offered to domains that have not tried to get it, so that `take_relieved` names others."""
         self.host.waiting.withdraw_offers()
 
-    # -- looking
+    # -- queries
 
     def domain(self, domid: int) -> Domain:
-        """Find a domain's tables, or those of a zombie, to be read only. Raises NoSuchDomain."""
-        return self.registry.domain(domid)
+        """Find a domain's or a zombie's tables, only to read them. Raises NoSuchDomain."""
+        return self.domain_table.domain(domid)
 
     def living(self, domid: int) -> Domain:
-        """Find the tables of a domain that is no zombie, to be read only. Raises NoSuchDomain."""
-        return self.registry.living(domid)
+        """Find the tables of a domain that is no zombie, only to read them. Raises NoSuchDomain."""
+        return self.domain_table.living(domid)
 
     def find(self, name_or_domid: str | int) -> int:
         """Find a domid by name, number, or number as text. Raises NoSuchDomain."""
-        named = self.registry.named(name_or_domid) if isinstance(name_or_domid, str) else None
+        named = self.domain_table.named(name_or_domid) if isinstance(name_or_domid, str) else None
         if named is not None:
             return named
         domid = int(name_or_domid) if str(name_or_domid).isdecimal() else -1
@@ -355,7 +355,7 @@ class Machine:
 
     def living_domains(self) -> list[int]:
         """List the domids of all but the zombies, ascending."""
-        return [domain.domid for domain in self.registry.ascending() if domain.state is not DomainState.ZOMBIE]
+        return [domain.domid for domain in self.domain_table.ascending() if domain.state is not DomainState.ZOMBIE]
 
     def domain_info(self, domid: int) -> DomainInfo:
         """Describe one domain. Raises NoSuchDomain."""
@@ -378,13 +378,13 @@ class Machine:
         )
 
     def frame_map(self) -> FrameMap:
-        """Say of each superframe what it is and whose."""
+        """Return the kind, the owner and the use of each superframe."""
         return frame_map(self.host)
 
     def audit(self) -> list[str]:
         """Recompute everything and name what does not hold; empty when all is well."""
-        domains = self.registry.ascending()
-        # What refers to frames makes sense only if these are in order.
+        domains = self.domain_table.ascending()
+        # Grants refer to frames: they can be checked only if the frames are in order.
         return audit(self.host, domains) or audit_grants(self.host, domains)
 
     def leaf_frames(self, domid: int) -> abi.Frames:

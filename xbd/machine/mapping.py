@@ -25,8 +25,8 @@ def map_frames(
 ) -> None:
     """Back (n,) unpopulated gfns, grouped by block, with frames taken from the heap.
 
-    Counts, owners and homes follow; `settle` is due afterwards. *drained*: the blocks that were
-    unmapped in the same step, whose homes may have no entry left: others may claim those.
+    Counts, owners and homes follow; `settle` is due afterwards. *drained*: blocks unmapped in the same step; a home of
+    theirs with no entry left may be claimed by others.
     """
     p2m = domain.p2m
     blocks, counts = groups

@@ -1,7 +1,7 @@
-"""Which operations a type of domain has, and what does them.
+"""The table of operations: which ones each type of domain has, and the functions that do them.
 
 A Xen domain, translated or not, has Xen's hypercalls and xbd's own; a virtio domain has the two queues
-of a virtio balloon. Accesses to content words are everybody's.
+of a virtio balloon. All of them can access content words.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ from xbd.abi import DomainType
 from xbd.errors import NotSupported
 from xbd.machine import content, exchange, grants, messages, reservation
 from xbd.machine.domain import Domain
-from xbd.machine.domains import Registry
+from xbd.machine.domains import DomainTable
 from xbd.machine.frame_table import FrameTable
 
-# What concerns one domain alone; what concerns others too; either, bound to its host.
+# An operation on one domain alone; one that concerns other domains too; either, bound to its host.
 _Own = Callable[[FrameTable, Domain, Any], abi.Result]
-_Shared = Callable[[Registry, FrameTable, Domain, Any], abi.Result]
+_Shared = Callable[[DomainTable, FrameTable, Domain, Any], abi.Result]
 Operation = Callable[[Domain, Any], abi.Result]
 
 _ACCESSES: Final[dict[type, tuple[str, _Own]]] = {
@@ -58,13 +58,13 @@ def _not_there(domain: Domain, command: object) -> abi.Result:
 NO_OPERATION: Final[tuple[str, Operation]] = ("unsupported", _not_there)
 
 
-def bind(registry: Registry, host: FrameTable) -> Mapping[DomainType, Mapping[type, tuple[str, Operation]]]:
+def bind(domain_table: DomainTable, host: FrameTable) -> Mapping[DomainType, Mapping[type, tuple[str, Operation]]]:
     """Bind the operations of each type of domain to a host: by type, by class of command, its name and what does it."""
     xen: dict[type, tuple[str, Operation]] = {}
     for kind, (name, own) in _XEN.items():
         xen[kind] = name, partial(own, host)
     for kind, (name, shared) in _XEN_SHARED.items():
-        xen[kind] = name, partial(shared, registry, host)
+        xen[kind] = name, partial(shared, domain_table, host)
     virtio: dict[type, tuple[str, Operation]] = {
         kind: (name, partial(own, host)) for kind, (name, own) in _VIRTIO.items()
     }

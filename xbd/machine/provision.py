@@ -1,8 +1,8 @@
-"""What a step of the machine needs of its system, seen to before the step changes anything.
+"""Reserving what a step takes of the system (memory, undo log, disk space) before it changes anything.
 
-A step that ended in its middle would leave the machine half changed. So what can run out (memory for
-arrays, room in the undo log, places on the disk for pages that are written for the first time) is
-reserved first, by bounds that are never less than what the step takes; who cannot have it is refused.
+A step that failed half way would leave the machine half changed. So whatever can run out (memory for
+arrays, room in the undo log, disk space for pages that are written for the first time) is reserved
+first, by upper bounds of what the step takes; if that fails the step is refused.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ import numpy as np
 from xbd.errors import OutOfResources
 from xbd.machine import grants, messages
 from xbd.machine.domain import Domain, P2m, domain_layout
-from xbd.machine.domains import Registry
+from xbd.machine.domains import DomainTable
 from xbd.machine.frame_table import FrameTable
 from xbd.storage.image import Image, Kind, Section
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
-# Address space that a domain which is created leaves to the daemon: its own small objects, buffers of hundreds of peers,
-# and what it takes to end domains again.
+# Address space that must be left for the daemon after a create: its small objects, the buffers of hundreds of peers,
+# and what destroying domains takes.
 SPARE_BYTES: Final = 64 << 20
 # For arrays of a few words for each page and block that a step is about.
 _SCRATCH_BYTES: Final = 1 << 20
@@ -31,7 +31,8 @@ _NOTES_APART: Final = 4096
 _NOTES_PER_ROW: Final = SUPER_PAGES + 1
 _NOTES_PER_BLOCK: Final = 12
 _NOTES_PER_PAGE: Final = 4
-# A mapping that ends: slot, row, and what its owner gets back, maybe its last page; a grant; a domain that is told.
+# Notes for a mapping that ends (its slot, its row, and the owner's page that may be freed), for a grant, and for a
+# neighbour that gets a message.
 _NOTES_PER_MAPPING: Final = 24
 _NOTES_PER_GRANT: Final = 8
 _NOTES_PER_NEIGHBOUR: Final = 64
@@ -39,7 +40,7 @@ _NOTES_PER_NEIGHBOUR: Final = 64
 
 @contextmanager
 def refused(what: str) -> Iterator[None]:
-    """Raise OutOfResources, which says *what* could not be done, where the system has no more of something."""
+    """Turn MemoryError and OSError in the `with` block into OutOfResources; *what* says what could not be done."""
     try:
         yield
     except (OSError, MemoryError) as error:
@@ -47,45 +48,45 @@ def refused(what: str) -> Iterator[None]:
 
 
 def reserve_creation(image: Image, target_pages: int) -> None:
-    """Reserve what creating a domain takes beside its sections. Raises OutOfResources: nothing has changed."""
+    """Reserve what creating a domain takes besides its sections. Raises OutOfResources: nothing has changed."""
     blocks = -(-target_pages // SUPER_PAGES)
     scratch_bytes = SPARE_BYTES + _SCRATCH_PER_PAGE_BYTES * blocks + _SCRATCH_PER_PAGE_BYTES * target_pages // 8
     image.reserve("the domain is not created", notes_words=_NOTES_APART, scratch_bytes=scratch_bytes)
 
 
-def allocate_creation(registry: Registry, host: FrameTable, section: Section, target_pages: int) -> None:
-    """Give what creating a domain writes its place on the disk. Raises OSError: only the new section has changed."""
+def allocate_creation(domain_table: DomainTable, host: FrameTable, section: Section, target_pages: int) -> None:
+    """Allocate disk space for what creating a domain writes. Raises OSError: only the new section has changed."""
     first_entry, _ = section.span("entry")
-    # All blocks: they are read, too, and on tmpfs a hole that is read takes a page.
+    # All blocks, because they are read as well, and on tmpfs reading a hole takes a page.
     spans = [section.span(name) for name in ("limits", "name", "counts", "blocks")]
     # Without enough whole superframes the last blocks are built of single frames.
     in_leaves = min(target_pages >> SUPER_ORDER, host.heap.free_superframes) << SUPER_ORDER
     if in_leaves < target_pages:
         spans.append((first_entry + in_leaves, first_entry + target_pages))
-    registry.image.allocate(section, *spans)
-    registry.allocate_birth(section.key[1])
+    domain_table.image.allocate(section, *spans)
+    domain_table.allocate_birth(section.key[1])
 
 
 def make_tables(
-    registry: Registry, host: FrameTable, domid: int, gfn_count: int, target_pages: int
+    domain_table: DomainTable, host: FrameTable, domid: int, gfn_count: int, target_pages: int
 ) -> tuple[P2m, Section]:
     """Make the tables of a new domain, and reserve what else making it takes. Raises OutOfResources: nothing is left."""
-    image = registry.image
+    image = domain_table.image
     with refused("the domain is not created"), ExitStack() as undo:
         reserve_creation(image, target_pages)
         section = image.add_section(Kind.DOMAIN, domid, domain_layout(gfn_count))
         undo.callback(image.drop_section, Kind.DOMAIN, domid)
         undo.callback(image.drop, f"domain.{domid}.")
         p2m = P2m(gfn_count, image, section)
-        allocate_creation(registry, host, section, target_pages)
+        allocate_creation(domain_table, host, section, target_pages)
         undo.pop_all()
     return p2m, section
 
 
-def reserve_end(registry: Registry, host: FrameTable, domain: Domain, what: str) -> None:
+def reserve_end(domain_table: DomainTable, host: FrameTable, domain: Domain, what: str) -> None:
     """Reserve what the end, or the reboot, of a domain takes. Raises OutOfResources: nothing has changed."""
     with refused(what):
-        known = set(messages.known_to(registry, domain).tolist())
+        known = set(messages.contacts_of(domain_table, domain).tolist())
     kept = grants.pages_in_use(domain)
     single_pages = domain.tot_pages - (domain.leaves << SUPER_ORDER)
     written = int(np.count_nonzero(host.written[domain.p2m.leaf_supers()]))
@@ -104,17 +105,17 @@ def reserve_end(registry: Registry, host: FrameTable, domain: Domain, what: str)
     scratch_bytes = _SCRATCH_BYTES + _SCRATCH_PER_PAGE_BYTES * (
         single_pages + domain.p2m.populated.size + domain.mapped + kept.size
     )
-    registry.image.reserve(what, notes_words=notes_words, scratch_bytes=scratch_bytes)
+    domain_table.image.reserve(what, notes_words=notes_words, scratch_bytes=scratch_bytes)
     with refused(what):
         first_entry, _ = domain.section.span("entry")
         rows = [first_entry + SUPER_PAGES * block for block in broken_blocks.tolist()]
-        registry.image.allocate(domain.section, *((row, row + SUPER_PAGES) for row in rows))
-        for domid in neighbours & registry.domains.keys():
-            _allocate_departure(registry, registry.domains[domid])
+        domain_table.image.allocate(domain.section, *((row, row + SUPER_PAGES) for row in rows))
+        for domid in neighbours & domain_table.domains.keys():
+            _allocate_departure(domain_table, domain_table.domains[domid])
 
 
-def _allocate_departure(registry: Registry, neighbour: Domain) -> None:
-    """Give the message that says that somebody is gone its place in a domain's inbox. Raises OSError."""
+def _allocate_departure(domain_table: DomainTable, neighbour: Domain) -> None:
+    """Allocate disk space in a neighbour's inbox for the message that says that a domain is gone. Raises OSError."""
     first, _ = neighbour.section.span("inbox")
     row = neighbour.inbox.next_row if neighbour.inbox else 0
-    registry.image.allocate(neighbour.section, (first, first + 1), (first + row, first + row + 1))
+    domain_table.image.allocate(neighbour.section, (first, first + 1), (first + row, first + row + 1))

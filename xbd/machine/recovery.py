@@ -1,10 +1,10 @@
-"""From what was saved of a machine back to the machine.
+"""Rebuilding a machine from its saved sections.
 
 Saved are p2m entries, homes, content words, grants, mappings, inboxes, limits; everything else follows
-from them and is counted anew here: owners, the heap, who is at home, references. Two-level like the
-rest: leaves by the superframe, entries only in pages that were ever touched. Whatever in it cannot be
-(a frame outside, or mapped twice; a mapping by a grant that is not there) is `DamagedState`, and so is
-what the audit finds in the end: a damaged state is never half loaded.
+from them and is recomputed here: owners, the heap, at-home counts, references. Two-level like the rest:
+leaves by the superframe, entries only in pages that were ever touched. Impossible values (a frame out of
+range, or mapped twice; a mapping by a grant that does not exist) raise `DamagedState`, and so does anything
+that the final audit finds: a damaged state is never half loaded.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ from xbd.machine.refcounts import reference
 from xbd.storage.image import Image, Kind, Section, Store
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
-# What garbage makes arrays and checks raise; see `recover`.
+# What numpy and the checks raise when they are given garbage; see `recover`.
 _TRIPPED: Final = (ArithmeticError, AssertionError, HypercallError, LookupError, MemoryError, TypeError, ValueError)
 # So many superframes' words are looked at in one go: 16 MiB.
 _CHUNK_SUPERS = 4096
@@ -34,30 +34,30 @@ def recover(store: Store) -> Machine:
     """Rebuild the machine whose sections *store* keeps; no step is under way in it.
 
     Raises:
-        DamagedState: it cannot be; says what, and of which domain.
+        DamagedState: what is saved is impossible; the message says what, and of which domain.
     """
     try:
         return _rebuild(Image(store))
     except _TRIPPED as error:
-        # What is checked below says what is wrong in plainer words; but saved words can be anything, and whatever
-        # they make this code trip over, they are what is damaged.
+        # The checks below say what is wrong more plainly. But saved words can be anything: whatever exception they
+        # cause here, the cause is the damaged state.
         raise DamagedState(f"what is saved does not fit together: {type(error).__name__}: {error}") from error
 
 
 def _rebuild(image: Image) -> Machine:
     superframes, settings = saved_host(image.open_section(Kind.HOST, 0))
     machine = Machine(superframes, settings=settings, image=image)
-    for domid, birth in machine.registry.saved():
+    for domid, birth in machine.domain_table.saved():
         domain = _read_domain(machine, domid, birth)
-        if domain.state is not DomainState.ZOMBIE and machine.registry.named(domain.name) is not None:
+        if domain.state is not DomainState.ZOMBIE and machine.domain_table.named(domain.name) is not None:
             raise DamagedState(f"d{domid}: its name, {domain.name!r}, is another domain's, too")
-        machine.registry.restore(domain)
-    domains = machine.registry.ascending()
+        machine.domain_table.restore(domain)
+    domains = machine.domain_table.ascending()
     for domain in domains:
         _derive_p2m(image, domain)
         _derive_owners(machine.host, domain)
     for domain in domains:
-        # The heap files shattered superframes by who is at home there, so that comes first.
+        # The heap's shelves depend on the at-home counts, so these come first.
         machine.host.heap.take_superframes_exactly(domain.p2m.leaf_supers())
         machine.host.heap.take_exactly(domain.p2m.frames())
         machine.host.claimed_pages += domain.claimed_pages
@@ -144,7 +144,7 @@ def _derive_p2m(image: Image, domain: Domain) -> None:
 
 
 def _derive_owners(host: FrameTable, domain: Domain) -> None:
-    """Enter whose each frame is, and how many are at home."""
+    """Recompute the owner of each frame, and the at-home counts."""
     p2m, who = domain.p2m, f"d{domain.domid}"
     supers, frames = p2m.leaf_supers(), p2m.frames()
     homes = p2m.home
@@ -174,7 +174,7 @@ def _derive_owners(host: FrameTable, domain: Domain) -> None:
 
 
 def _derive_tables(image: Image, domain: Domain) -> None:
-    """Find the tables that were in use, and which of their rows are free."""
+    """Find the grant and mapping tables that are in use, and their free rows."""
     if image.touched_pages(domain.section, "grants").size:
         domain.grants = GrantTable(domain.section)
         domain.grants.recover()
@@ -195,7 +195,7 @@ def _derive_references(machine: Machine, domain: Domain) -> None:
     live = live[table.mfn[live] > 0]
     for domid in np.unique(table.owner[live]).tolist():
         theirs = live[table.owner[live] == domid]
-        owner = machine.registry.domains.get(domid)
+        owner = machine.domain_table.domains.get(domid)
         mfns: Frames = table.mfn[theirs] - 1
         refs = table.ref[theirs].astype(np.int64)
         if (

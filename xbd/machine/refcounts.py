@@ -1,7 +1,7 @@
-"""References on frames: what other domains map may be neither given up nor exchanged.
+"""Reference counts of frames: a frame that other domains map can be neither given up nor exchanged.
 
 A frame's reference count is how often it is mapped; a frame with any is *referenced*, and counts in
-its superframe's `pinned` and its owner's `referenced`, so that owners who grant nothing pay one
+its superframe's `pinned` and its owner's `referenced`, so that domains without grants cost only one
 comparison. Source: Xen get_page, put_page and the count in page_info.
 """
 

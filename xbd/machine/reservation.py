@@ -56,7 +56,7 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
 
 
 def _count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int) -> tuple[int, Stop]:
-    """Count the extents before the first that cannot be populated, and say what is in its way."""
+    """Count the extents before the first that cannot be populated, and return the stop that it causes."""
     empty = gfns.size
     populated = domain.p2m.populated[gfns >> SUPER_ORDER]
     # Often the blocks' counts say that nothing is populated, without a look at any entry.
@@ -127,10 +127,10 @@ def home_fill(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) ->
 
 
 def _match_offsets(domain: Domain, gfns: Frames, mfns: Frames) -> Frames:
-    """Deal frames out so that empty blocks get each gfn a frame of its own offset, where those at hand allow it.
+    """Assign frames so that in empty blocks each gfn gets a frame of its own offset, where possible.
 
-    Which free frame backs which page is the heap's choice; this one lets a block that is populated
-    as 512 single pages find a home, and become a leaf.
+    The heap may choose any free frame for any page; this choice lets a block that is populated
+    as 512 single pages get a home, and become a leaf.
     """
     if np.count_nonzero((gfns ^ mfns) & OFFSET_MASK) == 0:
         return mfns

@@ -1,4 +1,4 @@
-"""What can be set of a host: which operations it offers and how its heap and p2m behave."""
+"""Settings of a host: which operations it offers, and how its heap and p2m behave."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args

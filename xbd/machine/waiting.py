@@ -1,16 +1,16 @@
-"""Domains that were refused memory, and whose turn it is to be told that the host has some again.
+"""The queue of domains that were refused memory, to be notified when the host has some again.
 
-A populate that stops because the host has no memory puts its domain on a list. When so much is free and
-unclaimed that it is worth another try, the domain is *told*, the one that has waited longest first: what it
-lacks is enough, and a superframe always is, so a page that becomes free here and there wakes nobody. What a
-domain is told of is *offered* to it until its next populate, so that memory for one does not wake a hundred.
-A domain that has been told is off the list until it is refused again.
+A populate that stops because the host has no memory puts its domain on the queue. The domain that has
+waited longest is notified as soon as what it lacks, or a whole superframe, is free and unclaimed; single
+pages that become free here and there notify nobody. The memory is then *offered* to that domain until its
+next populate, so that memory for one does not wake a hundred. A domain that was notified is off the queue
+until it is refused again.
 
-Not every guest listens: an offer that nobody takes is withdrawn by whoever knows the time, and the next
-in line are told. An offer keeps nothing free; a claim does that.
+Not every guest reacts: the caller, which knows the time, withdraws an offer that is not taken, and the next
+in the queue are notified. An offer keeps nothing free; a claim does that.
 
-Nothing of this is saved: after a restart of the daemon each agent is told its target anew, and tries again.
-A domain that was refused because of its own limit is not on the list: it is told when its limit is set.
+None of this is saved: after a restart of the daemon each agent is sent its target again, and tries again.
+A domain that was refused because of its own limit is not in the queue: it is notified when its limit is set.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,12 +19,13 @@ from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 
 class Waiting:
-    """Which domains of a host wait for memory, and which have been offered some."""
+    """The domains of a host that wait for memory, and those that were offered some."""
 
     def __init__(self) -> None:
         # By order of the refused extents, and in the order in which domains were refused.
         self._by_order: dict[int, dict[int, None]] = {0: {}, SUPER_ORDER: {}}
-        # None of those that wait for single frames is told of fewer than so many.
+        # A lower bound of what any domain that waits for single frames can be notified of: with less free none is
+        # looked at.
         self._least_pages = SUPER_PAGES
         self._offered: dict[int, int] = {}
         self._offered_pages = 0
@@ -36,11 +37,11 @@ class Waiting:
 
     @property
     def has_offers(self) -> bool:
-        """Whether a domain has been told of memory, and has not tried to get it yet."""
+        """Whether any domain was offered memory, and has not tried to get it yet."""
         return bool(self._offered)
 
     def refuse(self, domid: int, order: int, lacking_pages: int) -> None:
-        """Put a domain on the list whose populate of *order* the host had no memory for; one that lacks nothing is not."""
+        """Queue a domain whose populate of *order* stopped for want of host memory, unless it lacks nothing."""
         self.forget(domid)
         if lacking_pages <= 0:
             return
@@ -49,30 +50,30 @@ class Waiting:
             self._least_pages = min(self._least_pages, lacking_pages)
 
     def forget(self, domid: int) -> None:
-        """Take a domain off the list, and take back what it was offered: it has got memory, reboots, or goes."""
+        """Remove a domain, and what it was offered: it got memory, reboots, or ends."""
         for waiting in self._by_order.values():
             waiting.pop(domid, None)
         self._offered_pages -= self._offered.pop(domid, 0)
 
     def withdraw_offers(self) -> None:
-        """Let the others have what was offered and not taken."""
+        """Take back what was offered and not taken, so that others can be notified."""
         self._offered.clear()
         self._offered_pages = 0
 
     def is_ready(self, free_pages: int, free_superframes: int) -> bool:
-        """Whether `take` may have somebody to tell; costs the same however many wait."""
+        """Whether `take` may return anything; its cost does not depend on how many wait."""
         left = free_pages - self._offered_pages
         if self._by_order[0] and left >= self._least_pages:
             return True
         return bool(self._by_order[SUPER_ORDER]) and free_superframes > 0 and left >= SUPER_PAGES
 
     def take(self, free_pages: int, free_superframes: int, lacking_pages: Callable[[int], int]) -> list[int]:
-        """Say, once, who is to be told that there is memory.
+        """Take the domains that are to be notified now.
 
         Args:
             free_pages: frames of the host that are neither used nor claimed.
             free_superframes: whole superframes among them.
-            lacking_pages: how many pages a domain may still get; one that lacks none (any more) leaves the list.
+            lacking_pages: how many pages a domain may still get; one that lacks none (any more) leaves the queue.
         """
         told = self._take_for_pages(free_pages - self._offered_pages, lacking_pages)
         left = min(free_superframes, (free_pages - self._offered_pages) // SUPER_PAGES)
@@ -88,7 +89,7 @@ class Waiting:
         return told
 
     def _take_for_pages(self, left: int, lacking_pages: Callable[[int], int]) -> list[int]:
-        """Do the part of `take` for those who wait for single frames, of which *left* are there."""
+        """Take those that wait for single frames, of which *left* are free."""
         told: list[int] = []
         off_the_list: list[int] = []
         least = SUPER_PAGES

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.machine.mortal import assert_same_state
+from tests.machine.crashing import assert_same_state
 from xbd import abi
 from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
