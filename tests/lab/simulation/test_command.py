@@ -14,7 +14,7 @@ def simulate(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["simulate", *arguments])
 
 
-def test_a_run_in_which_all_is_well() -> None:
+def test_a_run_without_a_failure() -> None:
     """The report says how many events there were, which faults, and the digest of the trace."""
     result = simulate("--seed", "3", "--events", "300")
 
@@ -23,8 +23,8 @@ def test_a_run_in_which_all_is_well() -> None:
     assert "1 run, all is well" in result.stdout
 
 
-def test_a_failure_is_shortened_and_said_again() -> None:
-    """Seed, options, and the command that shows it once more, which it does; exit code 1."""
+def test_a_failure_is_shortened_and_can_be_repeated() -> None:
+    """The report has the seed and a command that repeats the failure, which it does; exit code 1."""
     result = simulate("--seed", "0", "--events", "400", "--switch-off", "scrub-on-free", "--without", "slow")
 
     assert result.exit_code == 1
@@ -36,23 +36,23 @@ def test_a_failure_is_shortened_and_said_again() -> None:
 
 
 def test_the_trace_is_a_line_for_each_event(tmp_path: Path) -> None:
-    """It ends with the last event of the healing."""
+    """The trace has as many lines as there were events, those of the healing included."""
     path = tmp_path / "trace.txt"
     result = simulate("--seed", "1", "--events", "200", "--trace", str(path), "--json")
-    told = json.loads(result.stdout)
+    outcome = json.loads(result.stdout)
 
-    assert len(path.read_text().splitlines()) == told["events"] >= 200
-    assert told["violation"] is None
+    assert len(path.read_text().splitlines()) == outcome["events"] >= 200
+    assert outcome["violation"] is None
 
 
 @pytest.mark.slow
 def test_several_seeds_run_side_by_side() -> None:
-    """Each with its outcome; in the order of their numbers, whoever was first."""
+    """Outcomes are in the order of the seeds, whichever run ended first."""
     result = simulate("--seed", "5", "--seeds", "3", "--events", "100", "--processes", "2", "--json")
 
     assert [outcome["seed"] for outcome in json.loads(result.stdout)] == [5, 6, 7]
 
 
 def test_a_trace_is_of_one_seed() -> None:
-    """More than one is wrong usage."""
+    """`--trace` with more than one seed is a usage error."""
     assert simulate("--seeds", "2", "--trace", "-").exit_code == 2

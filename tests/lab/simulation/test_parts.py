@@ -1,4 +1,4 @@
-"""The parts of the simulation: streams of bytes, books, the schedule, and the search for a short failure."""
+"""The parts of the simulation: byte streams, oracles, plans, and the search for a short failure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,15 +9,14 @@ import pytest
 from xbd import abi
 from xbd.abi import BootInfo, Command, Frames, MemopResult, Result, Stop
 from xbd.lab.simulation.options import Options, make_plan
-from xbd.lab.simulation.oracle import Oracle, same
+from xbd.lab.simulation.oracle import Oracle, Violation, same
 from xbd.lab.simulation.outcome import Outcome, shrink
-from xbd.lab.simulation.rng import Lots, Part, Schedule, streams
+from xbd.lab.simulation.rng import Purpose, Rng, Schedule, make_rngs
 from xbd.lab.simulation.stream import Stream
-from xbd.lab.simulation.violation import Violation
 
 
 class Line:
-    """A stream whose receiver keeps what it gets."""
+    """A stream whose receiver keeps what arrives."""
 
     def __init__(self, *, in_pieces: bool = False) -> None:
         self.schedule = Schedule()
@@ -25,7 +24,7 @@ class Line:
         self.ends = 0
         self.stream = Stream(
             self.schedule,
-            Lots(np.random.default_rng(1)),
+            Rng(np.random.default_rng(1)),
             "line",
             latency_s=0.001,
             in_pieces=in_pieces,
@@ -40,20 +39,20 @@ class Line:
         self.ends += 1
 
     def wait(self, events: int) -> list[str | None]:
-        """Let so many events come."""
+        """Do this many events."""
         return [self.schedule.take()[1]() for _ in range(events)]
 
 
 def gfns(*numbers: int) -> Frames:
-    """Name some pages."""
+    """Make an array of gfns."""
     return np.array(numbers, dtype=np.int64)
 
 
 class TestStream:
-    """Bytes on their way."""
+    """Byte streams that delay, split and lose."""
 
     def test_what_is_sent_arrives_in_order_and_then_the_end(self) -> None:
-        """Also in pieces."""
+        """All messages arrive in order, also in pieces, and the end arrives once after them."""
         line = Line(in_pieces=True)
         sent = [bytes([number]) * 50 for number in range(20)]
         for message in sent:
@@ -66,7 +65,7 @@ class TestStream:
         assert line.ends == 1
 
     def test_what_is_lost_never_arrives(self) -> None:
-        """The receiver notices the end all the same, once; what was arranged has been overtaken."""
+        """After a loss nothing arrives but the end, once; events scheduled before it do nothing."""
         line = Line()
         line.stream.send(b"a")
         line.stream.lose()
@@ -76,10 +75,10 @@ class TestStream:
         assert line.got == b""
 
     def test_a_part_of_a_message_may_arrive(self) -> None:
-        """Never all of it."""
+        """A loss may let a part of a message arrive, but never all of it."""
         line = Line()
         line.stream.send(b"abcdef")
-        line.stream.lose(but_a_part=True)
+        line.stream.lose(keep_part=True)
         line.wait(3)
 
         assert line.ends == 1
@@ -87,7 +86,7 @@ class TestStream:
         assert b"abcdef".startswith(line.got)
 
     def test_it_can_stall(self) -> None:
-        """What is sent meanwhile comes later, in order."""
+        """What is sent during a stall arrives after it."""
         line = Line()
         line.stream.stall(2.0)
         line.stream.send(b"a")
@@ -96,29 +95,29 @@ class TestStream:
         assert line.schedule.now >= 2.0
 
 
-class TestBook:
-    """What answers mean, and which ones cannot be."""
+class TestOracle:
+    """What answers change, and which answers are violations."""
 
     def booted(self, *runs: tuple[int, int]) -> Oracle:
-        """Begin a book of a guest of 1024 pages that found these populated."""
+        """Make the oracle of a guest of 1024 pages that booted with these runs populated."""
         oracle = Oracle(1, 1, 1024)
         oracle.boot(BootInfo(1, "g", 1024, np.array(runs, dtype=np.int64).reshape(-1, 2), 1024, 1024))
         return oracle
 
-    def tell(self, oracle: Oracle, command: Command, result: Result, *, executed: Result | None = None) -> None:
-        """Let a command be sent, done and answered."""
+    def answer(self, oracle: Oracle, command: Command, result: Result, *, executed: Result | None = None) -> None:
+        """Send, execute and answer a command."""
         oracle.issue([command])
         oracle.executed += 1
         oracle.results.append(executed or result)
         oracle.answered(result)
 
     def test_it_follows_what_is_answered(self) -> None:
-        """Pages come, are written, read, move and go."""
+        """Pages are populated, written, read, moved and given up as the answers say."""
         oracle = self.booted((0, 4))
-        self.tell(oracle, abi.Populate(gfns(8, 9)), MemopResult(2))
-        self.tell(oracle, abi.Store(gfns(0, 8), np.array([5, 6], dtype=np.uint64)), MemopResult(2))
-        self.tell(oracle, abi.PopulateDepopulate(gfns(20), gfns(8)), MemopResult(1))
-        self.tell(oracle, abi.Decrease(gfns(3, 2)), MemopResult(1, Stop.EBUSY) if oracle.grants else MemopResult(1))
+        self.answer(oracle, abi.Populate(gfns(8, 9)), MemopResult(2))
+        self.answer(oracle, abi.Store(gfns(0, 8), np.array([5, 6], dtype=np.uint64)), MemopResult(2))
+        self.answer(oracle, abi.PopulateDepopulate(gfns(20), gfns(8)), MemopResult(1))
+        self.answer(oracle, abi.Decrease(gfns(3, 2)), MemopResult(1, Stop.EBUSY) if oracle.grants else MemopResult(1))
 
         assert np.flatnonzero(oracle.populated).tolist() == [0, 1, 2, 9, 20]
         assert int(oracle.words[0]) == 5
@@ -139,17 +138,17 @@ class TestBook:
         ],
     )
     def test_an_answer_that_cannot_be_is_a_violation(self, command: Command, result: Result, wrong: str) -> None:
-        """Each says what is wrong with it."""
+        """Each impossible answer raises a violation that says what is wrong with it."""
         with pytest.raises(Violation, match=wrong):
-            self.tell(self.booted((0, 4)), command, result)
+            self.answer(self.booted((0, 4)), command, result)
 
-    def test_an_answer_that_is_not_what_came_out_is_a_violation(self) -> None:
-        """What the daemon did and what the guest is told are one."""
+    def test_an_answer_that_is_not_the_result_is_a_violation(self) -> None:
+        """The answer that a guest gets must equal the result of the execution."""
         with pytest.raises(Violation, match="was answered"):
-            self.tell(self.booted(), abi.Populate(gfns(1)), MemopResult(1), executed=MemopResult(0, Stop.ENOMEM))
+            self.answer(self.booted(), abi.Populate(gfns(1)), MemopResult(1), executed=MemopResult(0, Stop.ENOMEM))
 
     def test_a_guest_that_boots_finds_what_was_there(self) -> None:
-        """But for what a command that was done, and not answered, has changed."""
+        """A rebooted guest finds the same pages, but for those of commands that were executed and not answered."""
         oracle = self.booted((0, 4))
         oracle.issue([abi.Decrease(gfns(0))])
         oracle.executed += 1
@@ -159,30 +158,30 @@ class TestBook:
             oracle.boot(replace(info, runs=np.array([(2, 4)], dtype=np.int64)))
 
     def test_what_others_may_write_is_not_known(self) -> None:
-        """Until its owner has written it again, after the end of the grant."""
+        """The word of a page granted writable is unknown until its owner writes it after the end of the grant."""
         oracle = self.booted((0, 4))
-        self.tell(oracle, abi.Grant(gfns(1), 2), abi.GrantResult(1, None, gfns(0)))
-        self.tell(oracle, abi.Load(gfns(1)), abi.LoadResult(1, None, np.array([7], dtype=np.uint64)))
-        self.tell(oracle, abi.EndGrant(gfns(0)), MemopResult(1))
-        self.tell(oracle, abi.Store(gfns(1), np.array([3], dtype=np.uint64)), MemopResult(1))
+        self.answer(oracle, abi.Grant(gfns(1), 2), abi.GrantResult(1, None, gfns(0)))
+        self.answer(oracle, abi.Load(gfns(1)), abi.LoadResult(1, None, np.array([7], dtype=np.uint64)))
+        self.answer(oracle, abi.EndGrant(gfns(0)), MemopResult(1))
+        self.answer(oracle, abi.Store(gfns(1), np.array([3], dtype=np.uint64)), MemopResult(1))
 
-        assert not oracle.hostile.any()
+        assert not oracle.words_unknown.any()
         assert int(oracle.words[1]) == 3
 
     def test_commands_are_compared_with_all_that_is_in_them(self) -> None:
-        """Kind, lists and numbers."""
+        """Commands are equal only if type, arrays and numbers are."""
         assert same(abi.Populate(gfns(1, 2)), abi.Populate(gfns(1, 2)))
         assert not same(abi.Populate(gfns(1, 2)), abi.Populate(gfns(1, 3)))
         assert not same(abi.Populate(gfns(1, 2)), abi.Decrease(gfns(1, 2)))
 
 
 class TestPlan:
-    """What a seed makes of what was asked for."""
+    """Plans, drawn from options and seed."""
 
     def test_what_is_fixed_changes_nothing_else(self) -> None:
-        """The rates are those of the seed, whatever the sizes."""
+        """Fixing sizes or excluding a fault leaves all other rates as the seed draws them."""
         plans = [
-            make_plan(options, streams(9)[Part.PLAN])
+            make_plan(options, make_rngs(9)[Purpose.PLAN])
             for options in (Options(9), Options(9, superframes=8, guests=2), Options(9, without=("cut",)))
         ]
 
@@ -195,11 +194,11 @@ class TestShrink:
     """The search for a short failure."""
 
     def outcome(self, options: Options, violation: str | None, events: int, tally: Mapping[str, int]) -> Outcome:
-        """Make up what a run came to."""
+        """Make the outcome of a run."""
         return Outcome(options, events, 1.0, "", violation, violation is not None and events > options.events, tally)
 
     def test_faults_that_do_not_matter_are_left_out(self) -> None:
-        """And the prefix ends where it is found."""
+        """Faults without an influence are excluded, and the run ends at the failure."""
 
         def run_one(options: Options) -> Outcome:
             found = "cut" not in options.without and options.events >= 70
@@ -213,7 +212,7 @@ class TestShrink:
         assert "cut" not in shortest.options.without
 
     def test_what_does_not_come_to_rest_is_healed_sooner(self) -> None:
-        """By halves."""
+        """The number of events before the healing is bisected."""
 
         def run_one(options: Options) -> Outcome:
             found = options.events >= 300
@@ -223,8 +222,8 @@ class TestShrink:
 
         assert 300 <= shortest.options.events <= 320
 
-    def test_a_command_line_says_it_again(self) -> None:
-        """With everything that is not the default."""
+    def test_a_command_line_repeats_the_run(self) -> None:
+        """The command has every option that is not the default."""
         options = Options(3, 70, superframes=8, without=("cut",), off=("claims",), compare_every=1)
 
         assert options.command_line() == (

@@ -1,4 +1,4 @@
-"""The simulation as a whole: what it is told by its seed, and what it finds today: nothing."""
+"""Whole runs of the simulation: known seeds find nothing, and the same seed gives the same run."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 import xbd
 from xbd.errors import BadArgument
-from xbd.lab.simulation.options import FAULTS, KEPT_OUT, Options
+from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, Options
 from xbd.lab.simulation.outcome import run, seed_of
 
 ROOT = Path(__file__).parents[3]
@@ -47,24 +47,24 @@ class TestRuns:
 
     @pytest.mark.parametrize("seed", range(20))
     def test_fixed_seeds_find_nothing(self, seed: int) -> None:
-        """Nothing is lost, leaked or done twice under faults, and all comes to rest when they stop."""
+        """Nothing is lost, leaked or done twice under faults, and all domains settle when they stop."""
         assert run(Options(seed, events=SHORT)).violation is None
 
     @pytest.mark.slow
     def test_the_seed_of_this_commit_finds_nothing(self) -> None:
-        """Each commit tries another course; the same commit always the same."""
+        """A seed derived from the commit finds nothing: each commit tries another one."""
         options = Options(seed_of(commit()), events=4 * SHORT)
 
         assert run(options).violation is None, options.command_line()
 
     def test_other_sizes_run_too(self) -> None:
-        """The smallest host with one guest, and the largest with the most."""
+        """The smallest host with one guest and the largest host with most guests find nothing."""
         assert run(Options(1, events=SHORT, superframes=6, guests=1)).violation is None
         assert run(Options(1, events=SHORT, superframes=32, guests=12)).violation is None
 
-    def test_what_is_kept_out_does_not_happen(self) -> None:
-        """Each kind of fault can be kept out; without all of them nothing goes wrong, and nothing is found."""
-        outcome = run(Options(2, events=SHORT, without=KEPT_OUT))
+    def test_what_is_excluded_does_not_happen(self) -> None:
+        """With all kinds of faults excluded none happens, and guests still send commands."""
+        outcome = run(Options(2, events=SHORT, without=EXCLUDABLE))
 
         assert outcome.violation is None
         assert not outcome.tally.keys() & FAULTS.keys()
@@ -72,13 +72,13 @@ class TestRuns:
 
     @pytest.mark.slow
     def test_every_kind_of_fault_happens(self) -> None:
-        """In a few runs there is some of each."""
+        """A few runs together have every kind of fault."""
         happened = {name for seed in range(30, 36) for name in run(Options(seed, events=3 * SHORT)).tally}
 
         assert happened >= FAULTS.keys()
 
     def test_an_unknown_fault_is_refused(self) -> None:
-        """The refusal names those that there are."""
+        """The refusal lists the known faults."""
         with pytest.raises(BadArgument, match="no fault 'rain'") as refused:
             Options(0, without=("rain",))
 
@@ -86,10 +86,10 @@ class TestRuns:
 
 
 class TestReplay:
-    """One seed says everything."""
+    """A run is determined by its seed."""
 
     def test_the_same_seed_is_the_same_run(self) -> None:
-        """Line by line."""
+        """Two runs of a seed have equal outcomes and equal trace lines."""
         traces: tuple[list[str], list[str]] = ([], [])
         outcomes = [run(Options(3, events=SHORT), lines.append) for lines in traces]
 
@@ -98,18 +98,18 @@ class TestReplay:
         assert outcomes[0] == outcomes[1]
 
     @pytest.mark.slow
-    def test_another_process_that_hashes_otherwise_does_the_same(self) -> None:
-        """Nothing depends on the order of a set of strings, or on where something lies in memory."""
+    def test_another_hash_seed_gives_the_same_run(self) -> None:
+        """A run depends neither on the order of a set of strings nor on addresses of objects."""
         mine = run(Options(4, events=SHORT)).digest
 
         assert [digest_elsewhere(4, SHORT, hash_seed) for hash_seed in ("1", "2")] == [mine, mine]
 
     def test_another_seed_is_another_run(self) -> None:
-        """Their traces differ."""
+        """Two seeds have different traces."""
         assert run(Options(5, events=SHORT)).digest != run(Options(6, events=SHORT)).digest
 
     def test_more_events_begin_like_fewer(self) -> None:
-        """A prefix is a prefix: how many events are asked for changes nothing before the last of them."""
+        """A longer run begins with the same trace as a shorter one."""
         short: list[str] = []
         long: list[str] = []
         run(Options(7, events=SHORT), short.append)
@@ -118,7 +118,7 @@ class TestReplay:
         assert short[:SHORT] == long[:SHORT]
 
     def test_lines_are_numbered_events_in_the_order_of_time(self) -> None:
-        """Each says its number, its time and what it was."""
+        """Each trace line has its number and its time, both ascending."""
         lines: list[str] = []
         run(Options(8, events=SHORT), lines.append)
         numbers: Iterator[int] = count(1)

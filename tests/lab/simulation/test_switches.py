@@ -1,4 +1,4 @@
-"""Every safety mechanism that can be switched off is missed by the simulation: so it is needed, and seen to be."""
+"""The simulation fails when any of the safety mechanisms is switched off."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from xbd.lab.simulation.outcome import run
 from xbd.lab.simulation.switches import SWITCHES, switched_off
 from xbd.machine import grants
 
-# By mechanism the seed that missed it soon when this was written, and how many events that took.
+# By mechanism: a seed that fails without it, and after how many events.
 KNOWN: dict[str, tuple[int, int]] = {
     "answer-window": (1, 327),
     "one-session": (1, 499),
@@ -33,13 +33,13 @@ KNOWN: dict[str, tuple[int, int]] = {
     "commit": (1, 161),
     "isolation": (0, 247),
 }
-# What changes the course of a seed changes which one finds what; one of so many others does then.
+# A change of the code may change which seed fails; then one of these many others does.
 OTHERS = 40
 EVENTS_OF_OTHERS = 4000
 
 
 def first_found(name: str) -> Options | None:
-    """Look for a run that misses a mechanism: first the known one."""
+    """Search for a run that fails without a mechanism; the known seed comes first."""
     known, events = KNOWN[name]
     for seed, most in ((known, events + 100), *((seed, EVENTS_OF_OTHERS) for seed in range(OTHERS))):
         options = Options(seed, events=most, off=(name,))
@@ -49,14 +49,14 @@ def first_found(name: str) -> Options | None:
 
 
 def test_each_switch_has_a_known_seed() -> None:
-    """A new one cannot be forgotten here."""
+    """Every switch has an entry in KNOWN."""
     assert KNOWN.keys() == SWITCHES.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_mechanism_that_is_switched_off_is_missed(name: str) -> None:
-    """And with it, the same run finds nothing."""
+    """A run fails without the mechanism, and the same run finds nothing with it."""
     found = first_found(name)
 
     assert found is not None
@@ -64,7 +64,7 @@ def test_a_mechanism_that_is_switched_off_is_missed(name: str) -> None:
 
 
 def test_a_switch_is_off_no_longer_than_its_run() -> None:
-    """What was replaced is there again, whatever happens."""
+    """The original is restored also after an exception."""
     there = grants.cut_off
 
     def fail() -> None:
@@ -79,7 +79,7 @@ def test_a_switch_is_off_no_longer_than_its_run() -> None:
 
 
 def test_an_unknown_switch_is_refused() -> None:
-    """The refusal names those that there are."""
+    """The refusal lists the known switches."""
     with pytest.raises(BadArgument, match="no switch 'gravity'") as refused, switched_off(["gravity"]):
         pass
 

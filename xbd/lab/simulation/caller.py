@@ -6,20 +6,20 @@ from typing import Any, Final
 from xbd.errors import Busy, HypercallError
 from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
-from xbd.lab.simulation.violation import Violation
+from xbd.lab.simulation.oracle import Violation
 from xbd.protocol.codec import ANSWER_LIMITS, Decoder, Response, encode_request
 from xbd.protocol.fields import error_from_map
 from xbd.protocol.methods import VERSION
 
 _PAUSE_S: Final = 0.05
 _HELLO: Final = 0
-# An answer, or a refusal.
-Outcome = dict[str, Any] | HypercallError
-Done = Callable[[Outcome], None]
+# The result of a call, or its refusal.
+CallResult = dict[str, Any] | HypercallError
+Done = Callable[[CallResult], None]
 
 
 class Caller:
-    """Makes calls; each is answered once, however often the connection is lost.
+    """A client that makes calls; each is answered once, however often the connection is lost.
 
     Attributes: *name*, for the trace.
     """
@@ -43,9 +43,9 @@ class Caller:
         return self._greeted and self._done is None
 
     def call(self, method: str, params: dict[str, object], done: Done) -> None:
-        """Make a call; *done* is called with what came of it."""
-        assert self.idle, f"{self.name} makes two calls at a time"
-        assert self._connection is not None, "greeted by nobody"
+        """Make a call; *done* is called with its result or its refusal."""
+        assert self.idle, f"{self.name} has a call in flight already"
+        assert self._connection is not None, "a client without a connection cannot call"
         self._msgid += 1
         self._done = done
         self._call = encode_request(self._msgid, method, params)
@@ -78,24 +78,24 @@ class Caller:
     # -- the connection's client
 
     def received(self, connection: Connection, piece: bytes) -> None:
-        """Take bytes from the daemon."""
+        """Handle bytes from the daemon."""
         if connection is not self._connection:
             return
         self._decoder.feed(piece)
         while self._connection is connection and (message := self._decoder.next_message()) is not None:
             if type(message) is not Response:
-                raise Violation(f"{self.name} was told {message!r:.200}")
+                raise Violation(f"{self.name} received {message!r:.200}, expected answers only")
             if self._greeted:
-                self._answered(message)
+                self._handle_answer(message)
             else:
-                self._welcomed(message, connection)
+                self._handle_hello(message, connection)
 
     def lost(self, connection: Connection) -> None:
-        """Note that the connection is gone."""
+        """Reconnect after the connection was lost."""
         if connection is self._connection:
             self._drop()
 
-    def _welcomed(self, response: Response, connection: Connection) -> None:
+    def _handle_hello(self, response: Response, connection: Connection) -> None:
         if response.untrusted_error is not None:
             error = error_from_map(response.untrusted_error)
             if not isinstance(error, Busy):
@@ -105,14 +105,14 @@ class Caller:
             return
         assert isinstance(response.untrusted_result, dict), "hello is answered with a map"
         if self._last_seen is not None and not response.untrusted_result["resumed"]:
-            raise Violation(f"{self.name}: its session is not known any more")
+            raise Violation(f"{self.name}: the daemon has lost its session")
         self._greeted = True
         if self._last_seen is None:
             self._last_seen = _HELLO
         if self._done is not None:
             connection.send(self._call)
 
-    def _answered(self, response: Response) -> None:
+    def _handle_answer(self, response: Response) -> None:
         if response.msgid != self._msgid or self._done is None:
             raise Violation(f"{self.name} got answer {response.msgid}, it waits for {self._msgid}")
         done, self._done = self._done, None

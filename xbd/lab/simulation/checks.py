@@ -1,4 +1,4 @@
-"""What must hold, always or in the end."""
+"""What must hold after every event (safety), and after the faults have stopped (liveness)."""
 
 from collections.abc import Iterator
 from typing import Final, Protocol
@@ -9,53 +9,52 @@ from xbd.guest import Guest
 from xbd.guest.mode import ModeKind
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.hostile import HostileGuest
-from xbd.lab.simulation.oracle import Granted, Oracle
+from xbd.lab.simulation.oracle import Granted, Oracle, Violation
 from xbd.lab.simulation.player import Player
-from xbd.lab.simulation.violation import Violation
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainState
 
-# What has not come to rest by then never does: Linux's longest back-off is half of that.
+# The healing must be done by then: Linux's longest back-off is half of that.
 _HEAL_S: Final = 60.0
-_LOOK_S: Final = 1.0
-# Coming to rest takes some hundreds of events; so many are no coming to rest.
+_POLL_S: Final = 1.0
+# Healing takes some hundreds of events; this many mean that it will never be done.
 _EVENTS_MOST: Final = 30_000
 
-
 # Linux's driver gives up after 14 s without memory, and only another target wakes it.
-_NUDGE_LOOKS: Final = 8
-# A domain that its guest will never touch again.
+_NUDGE_EVERY_POLLS: Final = 8
+# States of a domain whose guest will never do anything again.
 _ENDED: Final = frozenset({"shutdown", "crashed"})
 
 
 class Inspected(Context, Protocol):
-    """A world, as whoever checks it sees it.
+    """The part of `World` that the checks use.
 
-    Attributes: *events*: how many there were. *excuses*: by domid, why one is not at its target although all is at rest.
+    Attributes: *events*: how many events were done. *excuses*: by domid, the known reason why a domain is not at its
+    target after the healing.
     """
 
     events: int
     excuses: dict[int, str]
 
     def players(self) -> list[Player]:
-        """List who plays a domain now, by domid."""
+        """List the players that have not ended, by domid."""
 
     def player(self, domid: int) -> Player | None:
-        """Find who plays a domain."""
+        """Find a domain's player; None: it has none that has not ended."""
 
     def step(self) -> None:
         """Do the next event."""
 
 
 def require(wrong: list[str], who: str) -> None:
-    """Raise Violation if anything is wrong."""
+    """Raise Violation if *wrong* lists anything; *who* was checked."""
     if wrong:
         raise Violation(f"{who}: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
 
 
 def after_event(world: Inspected) -> None:
-    """Audit what the event may have touched: the machine, if it was changed at all."""
+    """Audit the machine, if the event has changed it."""
     host = world.host
     if host.changed and world.daemon_up:
         host.changed = False
@@ -68,10 +67,10 @@ def after_event(world: Inspected) -> None:
 
 
 def compare(world: Inspected) -> None:
-    """Compare the machine with every book, and let every guest recount itself."""
+    """Compare the machine with every oracle, and let every guest recompute its counters."""
     machine, host = world.host.machine, world.host
     if not world.daemon_up:
-        return  # what it was doing when it died is not settled
+        return  # the step in which it died is undone only when it starts again
     require(host.audit(), "audit")
     living = machine.living_domains()
     if living != sorted(host.limits):
@@ -80,17 +79,17 @@ def compare(world: Inspected) -> None:
         domain, limits = machine.domain(domid), host.limits[domid]
         if (domain.target_pages, domain.max_pages) != (limits.target_pages, limits.max_pages):
             raise Violation(
-                f"d{domid}: target {domain.target_pages} and limit {domain.max_pages}, it was told {limits}"
+                f"d{domid}: target {domain.target_pages} and limit {domain.max_pages}, the toolstack set {limits}"
             )
-        _compare_book(world, domain, world.oracle(domid))
+        _compare_oracle(world, domain, world.oracle(domid))
     for player in world.players():
         if player.guest is not None:
             require(player.guest.inner.check(), f"d{player.domid}")
-            _compare_told(world, player)
+            _compare_guest_view(world, player)
 
 
-def _compare_told(world: Inspected, player: Player) -> None:
-    """Compare what a guest believes that it should do with what it should, where nothing is on its way to tell it."""
+def _compare_guest_view(world: Inspected, player: Player) -> None:
+    """Compare the target, limit and mode that a guest knows with the domain's, when no notice is in transit."""
     guest, connection = player.guest, player.connection
     if connection is None or not connection.quiet or guest is None or not isinstance(guest.inner, Guest):
         return
@@ -101,12 +100,12 @@ def _compare_told(world: Inspected, player: Player) -> None:
     believed = (honest.target_pages, honest.limit_pages, honest.mode)
     if believed != (domain.target_pages, domain.max_pages, record.mode):
         raise Violation(
-            f"d{player.domid} believes in target, limit and mode {believed};"
+            f"d{player.domid} has target, limit and mode {believed};"
             f" they are {(domain.target_pages, domain.max_pages, record.mode)}"
         )
 
 
-def _compare_book(world: Inspected, domain: Domain, oracle: Oracle) -> None:
+def _compare_oracle(world: Inspected, domain: Domain, oracle: Oracle) -> None:
     if not oracle.booted:
         return
     entries = domain.p2m.lookup(np.arange(oracle.gfn_count, dtype=np.int64))
@@ -114,17 +113,17 @@ def _compare_book(world: Inspected, domain: Domain, oracle: Oracle) -> None:
     wrong = certain & ((entries > 0) != oracle.populated)
     if wrong.any():
         gfn = int(wrong.argmax())
-        held, said = ("is" if entries[gfn] > 0 else "is not"), ("does" if oracle.populated[gfn] else "does not")
-        raise Violation(f"d{domain.domid}: gfn {gfn:#x} {held} populated, by the answers it {said} hold it")
-    if oracle.unsure:
+        held, expected = ("is" if entries[gfn] > 0 else "is not"), ("is" if oracle.populated[gfn] else "is not")
+        raise Violation(f"d{domain.domid}: gfn {gfn:#x} {held} populated, by the answers it {expected}")
+    if oracle.reboot_pending:
         return
-    known = np.flatnonzero(certain & oracle.populated & ~oracle.hostile)
+    known = np.flatnonzero(certain & oracle.populated & ~oracle.words_unknown)
     words = world.host.machine.host.content[entries[known] - 1]
     wrong = words != oracle.words[known]
     if wrong.any():
         at = int(wrong.argmax())
         raise Violation(
-            f"d{domain.domid}: gfn {int(known[at]):#x} says {int(words[at]):#x}, {int(oracle.words[known[at]]):#x} was left"
+            f"d{domain.domid}: gfn {int(known[at]):#x} holds {int(words[at]):#x}, {int(oracle.words[known[at]]):#x} was written"
         )
     if not oracle.grants_in_doubt and (grants := _grants(domain)) != oracle.grants:
         raise Violation(f"d{domain.domid} has the grants {grants}, by the answers {oracle.grants}")
@@ -149,11 +148,11 @@ def _slots(domain: Domain) -> dict[int, tuple[int, int]]:
     return {int(table.gfn[row]) - 1: (int(table.owner[row]), int(table.ref[row])) for row in table.in_use().tolist()}
 
 
-# -- in the end
+# -- after the faults have stopped
 
 
 def unsettled(world: Inspected) -> Iterator[str]:
-    """Name what has not come to rest yet."""
+    """Describe each domain that has not settled yet."""
     machine = world.host.machine
     for domid in machine.domains():
         domain = machine.domain(domid)
@@ -174,7 +173,7 @@ def unsettled(world: Inspected) -> Iterator[str]:
 
 
 def _only_ended_map(world: Inspected, domid: int) -> bool:
-    """Say whether those who map a zombie's pages will never do anything again: shut down, or preserved as they were."""
+    """Whether all domains that map a zombie's pages have ended: shut down, or crashed and preserved."""
     machine = world.host.machine
     tables = {other: machine.living(other).mappings for other in machine.living_domains()}
     mappers = [other for other, table in tables.items() if table is not None and table.of(domid).size]
@@ -182,14 +181,14 @@ def _only_ended_map(world: Inspected, domid: int) -> bool:
 
 
 def _not_at_target(world: Inspected, domain: Domain, player: Player) -> str | None:
-    """Say why a domain is not at its target; None: it is, or there is a good reason, which `excuse` names."""
+    """Return why a domain is not at its target; None: it is, or there is a known reason, which is put into *excuses*."""
     guest = player.guest
     assert guest is not None
     if isinstance(guest.inner, HostileGuest):
-        return "a wild guest has not let go" if domain.mapped else None
+        return "a hostile guest has not released its mappings" if domain.mapped else None
     report = guest.report()
     if report["target_pages"] != domain.target_pages:
-        return f"its guest was told {report['target_pages']}"
+        return f"its guest knows the target {report['target_pages']}"
     if domain.tot_pages == domain.target_pages:
         return None
     reason = excuse(world, domain, player)
@@ -200,7 +199,7 @@ def _not_at_target(world: Inspected, domain: Domain, player: Player) -> str | No
 
 
 def excuse(world: Inspected, domain: Domain, player: Player) -> str | None:
-    """Name a good reason for a guest not to be at its target."""
+    """Return the known reason why a guest is not at its target; None: there is none."""
     guest = player.guest
     assert guest is not None
     inner = guest.inner
@@ -223,31 +222,31 @@ def excuse(world: Inspected, domain: Domain, player: Player) -> str | None:
 
 
 def heal(world: Inspected) -> None:
-    """Go on until everything is at rest. Raises Violation, naming what is not."""
+    """Do events until everything has settled. Raises Violation, naming what has not."""
     while not world.daemon_up:
         world.step()
     began_s, began_events = world.schedule.now, world.events
     _make_possible(world)
-    looks = 0
+    polls = 0
     while True:
         world.step()
         late = world.events > began_events + _EVENTS_MOST
-        if world.schedule.now < began_s + (looks + 1) * _LOOK_S and not late:
+        if world.schedule.now < began_s + (polls + 1) * _POLL_S and not late:
             continue
-        looks += 1
+        polls += 1
         world.excuses.clear()
         waiting = list(unsettled(world))
         if not waiting:
             break
-        if late or looks * _LOOK_S > _HEAL_S:
-            raise Violation(f"not at rest after {world.schedule.now - began_s:.0f} s: {'; '.join(waiting)}")
-        if looks % _NUDGE_LOOKS == 0:
+        if late or polls * _POLL_S > _HEAL_S:
+            raise Violation(f"not settled after {world.schedule.now - began_s:.0f} s: {'; '.join(waiting)}")
+        if polls % _NUDGE_EVERY_POLLS == 0:
             _nudge(world)
     compare(world)
 
 
 def _nudge(world: Inspected) -> None:
-    """Ask those who are not at their targets for a page more or less."""
+    """Change the target of each domain that is not at it by a page: a driver that has given up tries again."""
     host = world.host
     for domid in host.machine.living_domains():
         domain = host.machine.living(domid)
@@ -259,7 +258,7 @@ def _nudge(world: Inspected) -> None:
 
 
 def _make_possible(world: Inspected) -> None:
-    """Ask for what can be: everybody behaves, no claims, and targets that fit into the host together."""
+    """Make it possible to settle: guests in normal mode, no claims, and targets that fit into the host together."""
     host = world.host
     machine = host.machine
     living = [domid for domid in machine.living_domains() if not host.record(domid).stopped]

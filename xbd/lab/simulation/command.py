@@ -1,4 +1,4 @@
-"""`xbd simulate`: the command around `xbd.lab.simulation`: many seeds in several processes, progress, a report."""
+"""`xbd simulate`: the command around `xbd.lab.simulation`: runs many seeds in several processes."""
 
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ import click
 
 from xbd.cli.common import Failure
 from xbd.errors import BadArgument
-from xbd.lab.simulation.options import FAULTS, KEPT_OUT, LEAST_SUPERFRAMES, MOST_GUESTS, MOST_SUPERFRAMES, Options
+from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, LEAST_SUPERFRAMES, MOST_GUESTS, MOST_SUPERFRAMES, Options
 from xbd.lab.simulation.outcome import Outcome, run, shrink
 from xbd.lab.simulation.switches import SWITCHES
 
@@ -24,15 +24,41 @@ _PROGRESS_EVERY_S = 0.5
 
 @click.command("simulate")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Same seed, same run.")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="So many, from --seed on.")
-@click.option("--events", default=10_000, show_default=True, type=click.IntRange(min=1), help="Before it is healed.")
-@click.option("--superframes", type=click.IntRange(LEAST_SUPERFRAMES, MOST_SUPERFRAMES), help="Default: by lot.")
-@click.option("--guests", type=click.IntRange(1, MOST_GUESTS), help="So many at a time, at most. Default: by lot.")
-@click.option("--without", multiple=True, type=click.Choice(KEPT_OUT), help="Keep this kind of fault out. Several.")
 @click.option(
-    "--switch-off", "off", multiple=True, type=click.Choice(list(SWITCHES)), help="Do without this mechanism. Several."
+    "--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Number of seeds, from --seed on."
 )
-@click.option("--compare-every", default=100, show_default=True, type=click.IntRange(min=1), help="Events, in full.")
+@click.option(
+    "--events",
+    default=10_000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Events with faults, before they stop.",
+)
+@click.option(
+    "--superframes",
+    type=click.IntRange(LEAST_SUPERFRAMES, MOST_SUPERFRAMES),
+    help="Size of the host. Default: drawn from the seed.",
+)
+@click.option(
+    "--guests", type=click.IntRange(1, MOST_GUESTS), help="Guests at a time, at most. Default: drawn from the seed."
+)
+@click.option(
+    "--without", multiple=True, type=click.Choice(EXCLUDABLE), help="Leave out this kind of fault; may be repeated."
+)
+@click.option(
+    "--switch-off",
+    "off",
+    multiple=True,
+    type=click.Choice(list(SWITCHES)),
+    help="Turn this safety mechanism off; may be repeated.",
+)
+@click.option(
+    "--compare-every",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Events between two full comparisons.",
+)
 @click.option("--trace", type=click.File("w"), help="Write a line for each event; - is stdout.")
 @click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
@@ -50,10 +76,10 @@ def command(
     processes: int | None,
     as_json: bool,
 ) -> None:
-    """Run the real cores through every fault there is, on virtual time: guests, daemon, toolstack and policy.
+    """Run guests, daemon, toolstack and policy on virtual time, with faults injected at random.
 
-    First everything goes wrong at random, and nothing may be lost, leaked or done twice; then it is healed, and all must
-    come to rest. What fails is shortened, and said again as a command.
+    While faults happen, nothing may be lost, leaked or done twice. Then they stop, and every domain must reach its
+    target. A failing run is shortened and printed as a command that repeats it.
     """
     if trace is not None and seeds > 1:
         raise click.UsageError("--trace is for one seed")
@@ -69,11 +95,11 @@ def command(
     failed = [(outcome, shrink(outcome)) for outcome in sorted(done, key=_by_seed) if outcome.violation is not None]
     if as_json:
         shortest = {outcome.options.seed: short.as_map() for outcome, short in failed}
-        told = [
+        outcomes = [
             outcome.as_map() | {"shortest": shortest.get(outcome.options.seed)}
             for outcome in sorted(done, key=_by_seed)
         ]
-        click.echo(json.dumps(told[0] if seeds == 1 else told, indent=2))
+        click.echo(json.dumps(outcomes[0] if seeds == 1 else outcomes, indent=2))
     else:
         click.echo(render(done, failed))
     if failed:
@@ -85,7 +111,7 @@ def _by_seed(outcome: Outcome) -> int:
 
 
 def _in_parallel(every: Sequence[Options], processes: int) -> Iterator[Outcome]:
-    """Run them all, in several processes; on a terminal, show how far it is."""
+    """Run all of *every* in several processes, in the order in which they end; show progress on a terminal."""
     context = multiprocessing.get_context("spawn")
     started = shown = time.monotonic()
     found = 0
@@ -106,7 +132,7 @@ def _in_parallel(every: Sequence[Options], processes: int) -> Iterator[Outcome]:
 
 
 def render(done: Sequence[Outcome], failed: Sequence[tuple[Outcome, Outcome]]) -> str:
-    """Write the outcomes for a person."""
+    """Format a report of the outcomes; *failed*: each failure with its shortest form."""
     lines: list[str] = []
     for outcome, short in failed:
         when = "when it was healed" if outcome.while_healing else f"at event {outcome.events:,}"

@@ -1,71 +1,71 @@
-"""A connection between a client and one of the daemon's endpoints, and what can happen to it."""
+"""A connection between a client and one of the daemon's endpoints, and the faults that it can suffer."""
 
 from collections import deque
 from typing import Final, Protocol
 
 from xbd.control.endpoint import Endpoint
-from xbd.lab.simulation.rng import Lots, Schedule
+from xbd.lab.simulation.rng import Rng, Schedule
 from xbd.lab.simulation.stream import Stream
 
-# What the daemon takes for a turn, and until it looks at what came in.
+# From the arrival of bytes until the daemon handles them, and between two turns.
 _TURN_S: Final = 0.00002
-# A notice that came lately may come again; a call only while its answer is kept for sure.
+# Only these recent notices are repeated. Of the calls only the last one is: its answer is certainly still kept.
 _NOTICES_KEPT: Final = 4
 
 
 class Client(Protocol):
-    """Whoever is at the other end."""
+    """The client's end of a connection."""
 
     def received(self, connection: "Connection", piece: bytes) -> None:
-        """Take bytes."""
+        """Handle received bytes."""
 
     def lost(self, connection: "Connection") -> None:
-        """Note the end."""
+        """Handle the end of the connection."""
 
 
 class Connection:
-    """Two streams, and the daemon's end of them.
+    """A pair of streams, one for each direction, and the daemon's end of them.
 
     Args:
         name: of the client, for the trace.
-        client: is told what comes down, and of the end.
+        client: called with the bytes that the daemon sent, and when the connection ends.
 
-    Attributes: *name*; *endpoint*: the daemon's end; set before anything is sent. *tampered*: a call was repeated, so that
-    an answer may come that the client does not wait for.
+    Attributes: *name*; *endpoint*: the daemon's end; set before anything is sent. *call_repeated*: a call was sent a second
+    time, so that an answer may come that the client does not expect.
     """
 
     endpoint: Endpoint
 
     def __init__(
-        self, schedule: Schedule, lots: Lots, name: str, client: Client, *, latency_s: float, in_pieces: bool
+        self, schedule: Schedule, rng: Rng, name: str, client: Client, *, latency_s: float, in_pieces: bool
     ) -> None:
         self._schedule = schedule
         self.name = name
         self._client = client
-        self._turning = False
-        self._telling = False
+        self._turn_scheduled = False
+        self._notices_scheduled = False
         self._at_daemon = True
-        self._doomed = False
+        self._closing = False
         self._at_client = True
-        self._notices: deque[bytes] = deque(maxlen=_NOTICES_KEPT)
+        self._recent_notices: deque[bytes] = deque(maxlen=_NOTICES_KEPT)
         self._last_call = b""
-        self.tampered = False
+        self.call_repeated = False
         self._up = Stream(
             schedule,
-            lots,
+            rng,
             f"{name} up",
             latency_s=latency_s,
             in_pieces=in_pieces,
-            arrived=self._fed,
+            arrived=self._deliver_to_daemon,
             ended=self.close_at_daemon,
         )
         self._down = Stream(
             schedule,
-            lots,
+            rng,
             f"{name} down",
             latency_s=latency_s,
             in_pieces=in_pieces,
-            arrived=self._told,
+            arrived=self._deliver_to_client,
             ended=self._end_at_client,
         )
 
@@ -83,9 +83,9 @@ class Connection:
 
     @property
     def quiet(self) -> bool:
-        """Whether both ends are there, and nothing is under way or about to be."""
-        there = self._at_client and self._at_daemon and not self._doomed
-        return there and self._up.idle and self._down.idle and not (self._turning or self._telling)
+        """Whether both ends are open, and nothing is in transit or about to be sent."""
+        there = self._at_client and self._at_daemon and not self._closing
+        return there and self._up.idle and self._down.idle and not (self._turn_scheduled or self._notices_scheduled)
 
     def send(self, message: bytes) -> None:
         """Send whole messages to the daemon."""
@@ -94,12 +94,12 @@ class Connection:
             self._up.send(message)
 
     def close(self) -> None:
-        """Let go of it, as the client: what was sent still arrives, what was not read never does."""
+        """Close it at the client: what it sent still arrives, what it has not read is lost."""
         self._at_client = False
         self._up.end()
         self._down.lose()
 
-    def _told(self, piece: bytes) -> None:
+    def _deliver_to_client(self, piece: bytes) -> None:
         if self._at_client:
             self._client.received(self, piece)
 
@@ -112,24 +112,24 @@ class Connection:
     # -- the daemon's end
 
     def wake(self) -> None:
-        """Note, as the daemon, that there is something to tell."""
-        if not self._telling and self._at_daemon:
-            self._telling = True
-            self._schedule.after(_TURN_S, f"{self.name} tell", self._tell)
+        """Schedule the sending of pending notices; the daemon's core calls this."""
+        if not self._notices_scheduled and self._at_daemon:
+            self._notices_scheduled = True
+            self._schedule.after(_TURN_S, f"{self.name} tell", self._send_notices)
 
-    def _fed(self, piece: bytes) -> None:
-        if self._at_daemon and not self._doomed:
+    def _deliver_to_daemon(self, piece: bytes) -> None:
+        if self._at_daemon and not self._closing:
             self.endpoint.feed(piece)
-            self._come_again()
+            self._schedule_turn()
 
-    def _come_again(self) -> None:
-        if not self._turning:
-            self._turning = True
+    def _schedule_turn(self) -> None:
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
             self._schedule.after(_TURN_S, f"{self.name} turn", self._turn)
 
     def _turn(self) -> str | None:
-        self._turning = False
-        if not self._at_daemon or self._doomed:
+        self._turn_scheduled = False
+        if not self._at_daemon or self._closing:
             return None
         answers = self.endpoint.turn()
         self._down.send(answers)
@@ -139,30 +139,30 @@ class Connection:
             self.close_at_daemon()
             return f"dropped: {dropped}"
         if self.endpoint.more:
-            self._come_again()
+            self._schedule_turn()
         return f"{len(answers)}"
 
-    def _tell(self) -> str | None:
-        self._telling = False
-        if not self._at_daemon or self._doomed:
+    def _send_notices(self) -> str | None:
+        self._notices_scheduled = False
+        if not self._at_daemon or self._closing:
             return None
         notices = self.endpoint.take_pending()
         if notices:
-            self._notices.append(notices)
+            self._recent_notices.append(notices)
         self._down.send(notices)
         return f"{len(notices)}"
 
     def close_at_daemon(self) -> None:
-        """End it, as the daemon."""
+        """Close it at the daemon."""
         if self._at_daemon:
             self._at_daemon = False
             self._down.end()
             self.endpoint.closed()
 
     def close_soon(self) -> None:
-        """Cancel it, as the daemon: nothing more is taken, and its end is noted when the step under way is over."""
-        if self._at_daemon and not self._doomed:
-            self._doomed = True
+        """Cancel it at the daemon: no more input is handled, and it is closed after the current step."""
+        if self._at_daemon and not self._closing:
+            self._closing = True
             self._schedule.after(0.0, f"{self.name} cancelled", self._cancelled)
 
     def _cancelled(self) -> str | None:
@@ -172,43 +172,43 @@ class Connection:
         return ""
 
     def forget_at_daemon(self) -> None:
-        """Lose the daemon's end without its doing: the daemon is gone."""
+        """Drop the daemon's end without telling its core: the daemon was killed."""
         self._at_daemon = False
         self._down.lose()
         self._up.lose()
 
     # -- faults
 
-    def cut(self, *, but_a_part: bool = False) -> None:
-        """Lose all that is on it, both ways."""
-        self._up.lose(but_a_part=but_a_part)
-        self._down.lose(but_a_part=but_a_part)
+    def cut(self, *, keep_part: bool = False) -> None:
+        """Break it and lose what is in transit both ways; *keep_part*: a part of the next message still arrives."""
+        self._up.lose(keep_part=keep_part)
+        self._down.lose(keep_part=keep_part)
 
     def lose_at_client(self) -> None:
-        """Let the client notice an end at once, and the daemon when all that was sent has arrived."""
+        """Break the client's end: the daemon notices after all that was sent has arrived."""
         self._up.end()
         self._down.lose()
 
     def lose_at_daemon(self) -> None:
-        """Let the daemon notice an end, and the client when all that was sent has arrived."""
+        """Break the daemon's end: the client notices after all that was sent has arrived."""
         self._up.lose()
         self._down.end()
 
     def stall(self, seconds: float, *, upward: bool) -> None:
-        """Let one end not read for a while."""
+        """Let one end read nothing for a while: the daemon's if *upward*, else the client's."""
         (self._up if upward else self._down).stall(seconds)
 
-    def repeat_notice(self, lots: Lots) -> bool:
-        """Let an earlier notice come again; says whether there was one."""
-        if not self._notices or not self._at_daemon:
+    def repeat_notice(self, rng: Rng) -> bool:
+        """Send an earlier notice again; returns whether there was one."""
+        if not self._recent_notices or not self._at_daemon:
             return False
-        self._down.send(lots.pick(self._notices))
+        self._down.send(rng.choice(self._recent_notices))
         return True
 
     def repeat_call(self) -> bool:
-        """Let what was sent last come again; says whether there was anything."""
+        """Send the client's last message again; returns whether there was one."""
         if not self._last_call or not self._at_client:
             return False
-        self.tampered = True
+        self.call_repeated = True
         self._up.send(self._last_call)
         return True

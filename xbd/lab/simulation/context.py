@@ -1,4 +1,4 @@
-"""What the parts of a world may know of it, and ask of it."""
+"""The interface of a world that its parts use."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from xbd.lab.simulation.connection import Client, Connection
 from xbd.lab.simulation.options import Plan
 from xbd.lab.simulation.oracle import Oracle
 from xbd.lab.simulation.rng import Schedule
-from xbd.lab.simulation.watched import WatchedHost
+from xbd.lab.simulation.watched import WatchedController
 
 
 class Context(Protocol):
-    """A world, as its parts see it.
+    """The part of `World` that operator, players, faults and daemon use.
 
-    Attributes: *healing*: no fault happens any more, and nobody changes anything on purpose. *tally*: how often what
-    happened.
+    Attributes: *healing*: the faults have stopped, and operator and policy do nothing more. *tally*: counts of faults and
+    other happenings, by name.
     """
 
     schedule: Schedule
@@ -26,36 +26,36 @@ class Context(Protocol):
     healing: bool
 
     @property
-    def host(self) -> WatchedHost:
+    def host(self) -> WatchedController:
         """The daemon's core, as it is now."""
 
     @property
     def daemon_up(self) -> bool:
         """Whether the daemon runs."""
 
-    def trace_more(self, text: str) -> None:
-        """Add something to the line of the event that is under way."""
+    def trace_detail(self, text: str) -> None:
+        """Append text to the trace line of the current event."""
 
     def new_session(self) -> str:
-        """Name a session as no other."""
+        """Return a session name that was not used before."""
 
     def oracle(self, domid: int) -> Oracle:
-        """Find a living domain's book."""
+        """Find a living domain's oracle."""
 
     def make_guest(self, boot: BootInfo, settings: Mapping[str, object], oracle: Oracle) -> Guest:
-        """Build the guest of a domain, which keeps its book."""
+        """Build the guest of a domain; its commands and answers go through *oracle*."""
 
     def open_domain(self, domid: int, birth: int, client: Client) -> Connection | None:
         """Connect to a domain's socket; None: the domain is gone."""
 
     def open_socket(self, name: str, client: Client, domid: int) -> Connection:
-        """Connect anybody to the socket of a domain that lives."""
+        """Connect a client named *name* to the socket of a living domain."""
 
     def open_toolstack(self, name: str, client: Client) -> Connection:
         """Connect to the toolstack's socket."""
 
     def connections(self) -> list[tuple[Connection, int | None]]:
-        """List the connections that neither end has let go of, with the domains that they are for."""
+        """List the connections that are open at both ends, each with its domid; None: a toolstack connection."""
 
     def end_connections(self, *, in_order: bool) -> None:
-        """Lose every connection, with all that is on it; *in_order*: the daemon knows."""
+        """Break every connection and lose what is in transit; *in_order*: the daemon closes its ends first."""

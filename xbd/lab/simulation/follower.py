@@ -1,10 +1,10 @@
-"""Somebody who follows the host's events, through every restart: no number comes twice, and none is left out."""
+"""A client that follows the host's events through every restart, and checks that no event is repeated or left out."""
 
 from typing import Any, Final
 
 from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
-from xbd.lab.simulation.violation import Violation
+from xbd.lab.simulation.oracle import Violation
 from xbd.protocol.codec import ANSWER_LIMITS, Decoder, Notification, encode_request
 from xbd.protocol.methods import VERSION
 
@@ -14,9 +14,9 @@ _EVENTS: Final = 1
 
 
 class Follower:
-    """Follows the events.
+    """A client that follows the events. Raises Violation when a number is repeated or left out.
 
-    Attributes: *last_number*: of the last event that it has seen.
+    Attributes: *last_number*: the number of the last event received.
     """
 
     def __init__(self, world: Context) -> None:
@@ -43,36 +43,38 @@ class Follower:
         return "hello"
 
     def received(self, connection: Connection, piece: bytes) -> None:
-        """Take bytes from the daemon."""
+        """Handle bytes from the daemon."""
         if connection is not self._connection:
             return
         self._decoder.feed(piece)
         while (message := self._decoder.next_message()) is not None:
             match message:
-                case Notification("event", told):
-                    self._seen(told if isinstance(told, dict) else told[0])  # type: ignore[index]  # the daemon's own
-                case Notification(method, told):
-                    raise Violation(f"the follower of events was told {method} {told!r:.200}")
+                case Notification("event", raw):
+                    self._handle_event(raw if isinstance(raw, dict) else raw[0])  # type: ignore[index]  # the daemon's own
+                case Notification(method, raw):
+                    raise Violation(f"the follower of events received {method} {raw!r:.200}, expected events only")
                 case _ if message.msgid == _EVENTS:
-                    self._begin(message.untrusted_result)  # type: ignore[union-attr]  # no requests come from there
+                    self._handle_answer(message.untrusted_result)  # type: ignore[union-attr]  # no requests come from there
 
-    def _begin(self, answer: Any) -> None:  # noqa: ANN401 - as it comes
-        # What an earlier daemon kept in memory is gone with it; numbers go on.
+    def _handle_answer(self, answer: Any) -> None:  # noqa: ANN401 - as it comes
+        # A restarted daemon has lost the events that were kept in memory; the numbers continue.
         events = answer["events"]
         self._next = events[0]["number"] if events else answer["next"]
         for event in events:
-            self._seen(event)
+            self._handle_event(event)
         if self._next != answer["next"]:
-            raise Violation(f"events up to {self.last_number} are told, the next is to be {answer['next']}")
+            raise Violation(
+                f"events up to {self.last_number} were received, the next one announced is {answer['next']}"
+            )
 
-    def _seen(self, event: dict[str, Any]) -> None:
+    def _handle_event(self, event: dict[str, Any]) -> None:
         number = event["number"]
         if number <= self.last_number or number != self._next:
             raise Violation(f"event {number} comes after {self.last_number}, due is {self._next}: {event}")
         self.last_number, self._next = number, number + 1
 
     def lost(self, connection: Connection) -> None:
-        """Note that the connection is gone."""
+        """Reconnect after the connection was lost."""
         if connection is self._connection:
             self._connection = None
             connection.close()

@@ -1,11 +1,10 @@
-"""What one domain should hold, by the answers that its guest got: pages, words, grants and slots.
+"""What one domain must hold according to the answers that its guest got: pages, content words, grants and slots.
 
-A book is kept with the guest, and knows nothing of the daemon but what is answered. Commands without
-an answer are *in doubt*: they may have been done or not. All else must be so on the machine, at any
-time; and every answer must fit what the book says. So nothing is done twice, lost or leaked unseen.
+An oracle sees only what the guest sends and what it is answered. Commands without an answer are *in doubt*: they may
+have been done or not. Everything else must be the same on the machine at any time, and every answer must fit what the
+oracle knows. So a command that is lost or done twice, and a page that is lost or leaked, is found.
 
-A page that is granted to be written to says what others write: its word is not known until its owner
-has written it again.
+The content word of a page that is granted writable is unknown until the owner has written it again: others may write it.
 """
 
 from collections import deque
@@ -18,15 +17,18 @@ from numpy.typing import NDArray
 
 from xbd import abi
 from xbd.abi import BootInfo, Command, Frames, Result, Stop, Words
-from xbd.lab.simulation.violation import Violation
 
 _BACKING = (abi.Populate, abi.Deflate)
 _UNBACKING = (abi.Decrease, abi.Inflate)
 
 
+class Violation(Exception):
+    """Something that must always hold did not; the message says what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A grant: of which page, to whom, and whether only to be read."""
+    """A grant: the page *gfn*, granted to domain *to*, perhaps *readonly*."""
 
     gfn: int
     to: int
@@ -34,11 +36,12 @@ class Granted:
 
 
 class Oracle:
-    """One domain's book.
+    """The expected state of one domain.
 
-    Attributes: per gfn *populated*, *words*, and *wild* (the word is not known). *grants* by reference, *slots*: gfn to
-    (owner, reference). *booted*: a guest has told what it found. *unsure*: a hello is on its way that reboots it.
-    *executed*: how many of this session's commands the daemon has done.
+    Attributes: by gfn *populated*, the content *words*, and *words_unknown*. *grants* by reference; *slots*: by gfn
+    where the domain maps a grant, (owner, reference). *booted*: a guest has booted. *reboot_pending*: a hello is in
+    transit that may reboot it. *executed*: how many of this session's commands the daemon has done; *results*: of
+    those whose answers the guest has not got.
     """
 
     def __init__(self, domid: int, birth: int, gfn_count: int) -> None:
@@ -47,11 +50,11 @@ class Oracle:
         self.gfn_count = gfn_count
         self.populated: NDArray[np.bool_] = np.zeros(gfn_count, dtype=np.bool_)
         self.words: Words = np.zeros(gfn_count, dtype=np.uint64)
-        self.hostile: NDArray[np.bool_] = np.zeros(gfn_count, dtype=np.bool_)
+        self.words_unknown: NDArray[np.bool_] = np.zeros(gfn_count, dtype=np.bool_)
         self.grants: dict[int, Granted] = {}
         self.slots: dict[int, tuple[int, int]] = {}
         self.booted = False
-        self.unsure = False
+        self.reboot_pending = False
         self.executed = 0
         self.results: deque[Result] = deque()
         self._issued: deque[Command] = deque()
@@ -60,7 +63,7 @@ class Oracle:
     # -- the guest's side
 
     def boot(self, boot: BootInfo) -> None:
-        """Begin anew with what a booting guest is told; nothing that was certain may have changed meanwhile."""
+        """Reset to what a booting guest was told. Raises Violation: a page that is not in doubt has changed."""
         found = np.zeros(self.gfn_count, dtype=np.bool_)
         for first, end in boot.runs.tolist():
             found[first:end] = True
@@ -68,19 +71,19 @@ class Oracle:
             self._expect(~((found != self.populated) & ~self.in_doubt()), "found other pages populated when it booted")
         self.populated = found
         self.words[:] = 0
-        self.hostile[:] = False
+        self.words_unknown[:] = False
         self.grants.clear()
         self.slots.clear()
         self.results.clear()
         self._issued.clear()
         self._answered = self.executed = 0
-        self.booted, self.unsure = True, False
+        self.booted, self.reboot_pending = True, False
 
     def issue(self, commands: list[Command]) -> None:
-        """Note what the guest has sent."""
+        """Record commands that the guest has sent."""
         for command in commands:
             if isinstance(command, abi.Grant) and not command.readonly:
-                self.hostile[self._inside(command.gfns)] = True
+                self.words_unknown[self._inside(command.gfns)] = True
         self._issued.extend(commands)
 
     @property
@@ -89,19 +92,19 @@ class Oracle:
         return list(self._issued)
 
     def next_to_execute(self) -> Command | None:
-        """Look at the command that the daemon has to do next; None: nothing was sent that it has not done."""
+        """Return the command that the daemon must execute next; None: it has executed all that were sent."""
         at = self.executed - self._answered
         return self._issued[at] if 0 <= at < len(self._issued) else None
 
     def answered(self, result: Result) -> None:
-        """Hold an answer against the book, and note what it says."""
+        """Check an answer and apply it. Raises Violation: it does not fit what is known."""
         command = self._issued.popleft()
         self._answered += 1
         if not self.results:
-            raise Violation(f"d{self.domid} got an answer to a {type(command).__name__} that was never carried out")
+            raise Violation(f"d{self.domid} got an answer to a {type(command).__name__} that was never executed")
         executed = self.results.popleft()
         if not same(executed, result):
-            raise Violation(f"d{self.domid} was answered {result} to what came out as {executed}")
+            raise Violation(f"d{self.domid} was answered {result} where the result was {executed}")
         if isinstance(result, abi.Refused):
             return
         if isinstance(command, _BACKING):
@@ -130,7 +133,7 @@ class Oracle:
             case abi.UnmapGrant(gfns), abi.MemopResult(done, _):
                 self._lose(self.slots, gfns[:done], "unmapped what was not mapped")
             case _:
-                pass  # messages: their ends check them
+                pass  # messages: sender and receiver check them
 
     def _have_granted(self, refs: Frames, gfns: Frames, to: int, *, readonly: bool) -> None:
         for ref, gfn in zip(refs.tolist(), gfns.tolist(), strict=True):
@@ -149,34 +152,34 @@ class Oracle:
             if held.pop(key, None) is None:
                 raise Violation(f"d{self.domid} {wrong} ({key:#x})")
 
-    # -- what answers mean
+    # -- applying answers
 
     def _backed(self, bases: Frames, order: int, done: int, stop: Stop | None) -> None:
-        gfns = spell_out(bases[:done], order)
+        gfns = expand_extents(bases[:done], order)
         self._expect(~self.populated[gfns], "was given pages that it has")
         if any(gfn in self.slots for gfn in gfns.tolist()) if self.slots else False:
             raise Violation(f"d{self.domid} was given pages where it maps others'")
         self._fill(gfns)
         if stop is Stop.EEXIST:
-            extent = spell_out(bases[done : done + 1], order)
+            extent = expand_extents(bases[done : done + 1], order)
             if not self.populated[extent].any() and not any(gfn in self.slots for gfn in extent.tolist()):
-                raise Violation(f"d{self.domid} was told that gfn {int(bases[done]):#x} is populated; it is not")
+                raise Violation(f"d{self.domid} got the answer that gfn {int(bases[done]):#x} is populated; it is not")
 
     def _unbacked(self, bases: Frames, order: int, done: int, stop: Stop | None) -> None:
-        gfns = spell_out(bases[:done], order)
+        gfns = expand_extents(bases[:done], order)
         self._expect(self.populated[gfns], "gave pages that it did not have")
         self.populated[gfns] = False
-        if stop is Stop.ENOENT and self.populated[spell_out(bases[done : done + 1], order)].all():
-            raise Violation(f"d{self.domid} was told that gfn {int(bases[done]):#x} is not populated; it is")
-        if stop is Stop.EBUSY and not self._granted(spell_out(bases[done : done + 1], order)):
+        if stop is Stop.ENOENT and self.populated[expand_extents(bases[done : done + 1], order)].all():
+            raise Violation(f"d{self.domid} got the answer that gfn {int(bases[done]):#x} is not populated; it is")
+        if stop is Stop.EBUSY and not self._granted(expand_extents(bases[done : done + 1], order)):
             raise Violation(
-                f"d{self.domid} was told that others map gfn {int(bases[done]):#x}, which it granted nobody"
+                f"d{self.domid} got the answer that others map gfn {int(bases[done]):#x}, which it granted nobody"
             )
 
     def _moved(self, outs: Frames, out_order: int, ins: Frames, in_order: int, done: int) -> None:
-        """Note pairs; an exchange counts what it takes, in whole chunks of the larger order."""
+        """Apply moved pages; an exchange counts *done* in extents of what it gives up."""
         pages = done << out_order
-        gone, come = spell_out(outs[:done], out_order), spell_out(ins[: pages >> in_order], in_order)
+        gone, come = expand_extents(outs[:done], out_order), expand_extents(ins[: pages >> in_order], in_order)
         self._expect(self.populated[gone], "moved pages away that it did not have")
         self._expect(~self.populated[come], "moved pages to where it had some")
         self.populated[gone] = False
@@ -185,11 +188,11 @@ class Oracle:
     def _fill(self, gfns: Frames) -> None:
         self.populated[gfns] = True
         self.words[gfns] = 0
-        self.hostile[gfns] = False
+        self.words_unknown[gfns] = False
 
     def _loaded(self, gfns: Frames, done: int, stop: Stop | None, words: Words) -> None:
         read = gfns[:done]
-        known = self.populated[read] & ~self.hostile[read]
+        known = self.populated[read] & ~self.words_unknown[read]
         wrong = known & (self.words[read] != words)
         if wrong.any():
             at = int(wrong.argmax())
@@ -204,29 +207,29 @@ class Oracle:
         own = self.populated[gfns]
         written = gfns[own]
         self.words[written] = words[own]
-        if self.hostile[written].any():
-            self.hostile[written] = False
+        if self.words_unknown[written].any():
+            self.words_unknown[written] = False
             for grant in self.grants.values():
-                self.hostile[grant.gfn] |= not grant.readonly
+                self.words_unknown[grant.gfn] |= not grant.readonly
             for command in self._issued:
                 if isinstance(command, abi.Grant) and not command.readonly:
-                    self.hostile[self._inside(command.gfns)] = True
+                    self.words_unknown[self._inside(command.gfns)] = True
 
-    # -- looking
+    # -- queries
 
     def in_doubt(self) -> NDArray[np.bool_]:
-        """Say which gfns are named in commands that the daemon has done and the guest does not know of: (gfns,) bool."""
+        """Mark the gfns named in commands that were executed and not yet answered: (gfns,) bool."""
         doubt = np.zeros(self.gfn_count, dtype=np.bool_)
         for command in self._executed():
             match command:
                 case abi.Populate(gfns, order) | abi.Decrease(gfns, order):
-                    parts = [spell_out(gfns, order)]
+                    parts = [expand_extents(gfns, order)]
                 case abi.Deflate(gfns, order) | abi.Inflate(gfns, order):
-                    parts = [spell_out(gfns, order)]
+                    parts = [expand_extents(gfns, order)]
                 case abi.Exchange(gives, gets, out_order, in_order):
-                    parts = [spell_out(gives, out_order), spell_out(gets, in_order)]
+                    parts = [expand_extents(gives, out_order), expand_extents(gets, in_order)]
                 case abi.PopulateDepopulate(gets, gives, order):
-                    parts = [spell_out(gets, order), spell_out(gives, order)]
+                    parts = [expand_extents(gets, order), expand_extents(gives, order)]
                 case abi.Store(gfns, _):
                     parts = [gfns]
                 case _:
@@ -236,17 +239,17 @@ class Oracle:
         return doubt
 
     def _executed(self) -> list[Command]:
-        """List the commands that the daemon has done, and whose answers the guest has not."""
+        """List the commands that were executed and not yet answered."""
         return list(islice(self._issued, self.executed - self._answered))
 
     @property
     def grants_in_doubt(self) -> bool:
-        """Whether a grant or an end of one is without an answer."""
+        """Whether an executed Grant or EndGrant is not yet answered."""
         return any(isinstance(command, abi.Grant | abi.EndGrant) for command in self._executed())
 
     @property
     def slots_in_doubt(self) -> bool:
-        """Whether a mapping or an end of one is without an answer."""
+        """Whether an executed MapGrant or UnmapGrant is not yet answered."""
         return any(isinstance(command, abi.MapGrant | abi.UnmapGrant) for command in self._executed())
 
     def _granted(self, gfns: Frames) -> bool:
@@ -254,7 +257,7 @@ class Oracle:
         return any(grant.gfn in named for grant in self.grants.values())
 
     def _inside(self, gfns: Frames) -> Frames:
-        """Leave out what lies beyond the gfn space: who asks for that is refused."""
+        """Leave out gfns beyond the gfn space: commands that name them are refused."""
         return gfns[(gfns >= 0) & (gfns < self.gfn_count)]
 
     def _expect(self, right: NDArray[np.bool_], what: str) -> None:
@@ -262,15 +265,15 @@ class Oracle:
             raise Violation(f"d{self.domid} {what} ({np.count_nonzero(~right)} of them)")
 
 
-def spell_out(bases: Frames, order: int) -> Frames:
-    """Name every page of extents."""
+def expand_extents(bases: Frames, order: int) -> Frames:
+    """Return the gfn of every page of the extents."""
     if not order:
         return bases
     return (bases[:, None] + np.arange(1 << order, dtype=np.int64)).reshape(-1)
 
 
 def same(left: object, right: object) -> bool:
-    """Compare commands, or results, with what is in them."""
+    """Compare two commands, or two results, by type and all fields."""
     if type(left) is not type(right):
         return False
     names = left.__slots__  # type: ignore[attr-defined]  # all of them are dataclasses with slots

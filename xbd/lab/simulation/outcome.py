@@ -1,23 +1,22 @@
-"""One run from its options to what came of it; and, of a failure, the shortest prefix that can be found."""
+"""Do one run and return its outcome; shorten a run that failed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from traceback import extract_tb
 
-from xbd.lab.simulation.options import FAULTS, KEPT_OUT, Options
-from xbd.lab.simulation.small import small_tables
-from xbd.lab.simulation.switches import switched_off
-from xbd.lab.simulation.violation import Violation
+from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, Options
+from xbd.lab.simulation.oracle import Violation
+from xbd.lab.simulation.switches import small_tables, switched_off
 from xbd.lab.simulation.world import World, Write
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run.
+    """The result of a run.
 
     *events*: done in all, healing included; *seconds*: of virtual time. *digest*: of the trace. *violation*: what was
-    found, None: nothing; *while_healing*: it was found then. *tally*: faults by kind, and what was done.
+    found, None: nothing; *while_healing*: the faults had stopped. *tally*: counts of faults and other happenings.
     """
 
     options: Options
@@ -29,7 +28,7 @@ class Outcome:
     tally: Mapping[str, int]
 
     def as_map(self) -> dict[str, object]:
-        """Describe it for JSON."""
+        """Return it as a map for JSON."""
         return {
             "seed": self.options.seed,
             "events": self.events,
@@ -43,7 +42,7 @@ class Outcome:
 
 
 def seed_of(text: str) -> int:
-    """Make a seed of any text, a commit's name say."""
+    """Derive a seed from a text, such as a commit's name."""
     return int.from_bytes(sha256(text.encode()).digest()[:6], "big")
 
 
@@ -56,7 +55,7 @@ def run(options: Options, write: Write | None = None) -> Outcome:
             world.run()
         except Violation as found:
             violation = str(found)
-        except Exception as error:  # noqa: BLE001 - whatever a core raises is what was looked for
+        except Exception as error:  # noqa: BLE001 - any exception of a core is a finding
             at = extract_tb(error.__traceback__)[-1]
             where = f"{at.filename.rpartition('xbd/')[2]}:{at.lineno}"
             violation = f"{type(error).__name__} in {where}: {error}"
@@ -65,31 +64,31 @@ def run(options: Options, write: Write | None = None) -> Outcome:
 
 
 def shrink(found: Outcome, run_one: Callable[[Options], Outcome] = run) -> Outcome:
-    """Look for the shortest prefix that fails, with the fewest kinds of faults; any failure is as good as the first."""
-    best = _cut(found)
-    for name in KEPT_OUT:
+    """Search for a shorter run with fewer kinds of faults that also fails; the failure may be another one."""
+    best = _limit_events(found)
+    for name in EXCLUDABLE:
         quiet = name in FAULTS and not best.tally.get(name)
         if name in best.options.without or quiet:
             continue
         tried = run_one(replace(best.options, without=(*best.options.without, name)))
         if tried.violation is not None and tried.events <= best.events:
-            best = _cut(tried)
+            best = _limit_events(tried)
     return _prefix(best, run_one)
 
 
-def _cut(found: Outcome) -> Outcome:
-    """Ask for no more events than were done until it was found."""
+def _limit_events(found: Outcome) -> Outcome:
+    """Limit the run to the events that were done until the failure."""
     if found.while_healing:
         return found
     return replace(found, options=replace(found.options, events=found.events))
 
 
 def _prefix(found: Outcome, run_one: Callable[[Options], Outcome]) -> Outcome:
-    """Find it earlier: by comparing more often, or by healing sooner."""
-    best = _cut(found)
+    """Find the failure earlier: by comparing after each event, or by stopping the faults sooner."""
+    best = _limit_events(found)
     if not found.while_healing:
         tried = run_one(replace(best.options, compare_every=1))
-        return _cut(tried) if tried.violation is not None and tried.events < best.events else best
+        return _limit_events(tried) if tried.violation is not None and tried.events < best.events else best
     least, most = 0, best.options.events
     while most - least > max(1, most // 64):
         middle = (least + most) // 2
@@ -97,6 +96,6 @@ def _prefix(found: Outcome, run_one: Callable[[Options], Outcome]) -> Outcome:
         if tried.violation is None:
             least = middle
         else:
-            best = _cut(tried)
+            best = _limit_events(tried)
             most = min(middle, best.options.events)
     return best

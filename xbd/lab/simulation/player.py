@@ -1,4 +1,4 @@
-"""Who plays a domain's guest: an agent, its connections one after the other, and its pauses between them."""
+"""The agent process of one domain: its guest, its connections one after the other, and the pauses between them."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -9,31 +9,32 @@ from xbd.errors import Busy, HypercallError, NotPermitted, ProtocolError
 from xbd.guest import Guest
 from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
-from xbd.lab.simulation.violation import Violation
+from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.watched import WatchedGuest
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
 # Agents round their deadlines up.
 _GRAIN_S: Final = 0.001
-# What a guest notes only if something is wrong.
+# Notes that a guest makes only if something is wrong.
 _WRONG: Final = frozenset({"content_errors", "io_mismatches"})
 
 
 class Player:
-    """The agent of one domain.
+    """The agent process of one domain.
 
-    Attributes: *domid*, *birth*; *guest*: None until it has booted; *over*: it will never do anything again.
+    Attributes: *domid*, *birth* of the domain; *agent*: its core; *connection*: the open one, if any; *ended*: the
+    process has ended.
     """
 
     def __init__(self, world: Context, domid: int, birth: int) -> None:
         self._world = world
         self.domid = domid
         self.birth = birth
-        self._book = world.oracle(domid)
+        self._oracle = world.oracle(domid)
         self.agent = self._new_agent()
         self.connection: Connection | None = None
-        self.over = False
+        self.ended = False
         self._pause_s = FIRST_PAUSE_S
         self._timer: float | None = None
         self._generation = 0
@@ -41,7 +42,7 @@ class Player:
 
     @property
     def guest(self) -> WatchedGuest | None:
-        """The guest that it plays."""
+        """The agent's guest; None until it has booted."""
         guest = self.agent.guest
         assert guest is None or isinstance(guest, WatchedGuest)
         return guest
@@ -50,17 +51,17 @@ class Player:
         return Agent(self._world.new_session, self._make_guest)
 
     def _make_guest(self, boot: BootInfo, settings: Mapping[str, object]) -> Guest:
-        return self._world.make_guest(boot, settings, self._book)
+        return self._world.make_guest(boot, settings, self._oracle)
 
     # -- connecting
 
     def connect_after(self, delay_s: float) -> None:
-        """Try to connect, some time later."""
+        """Schedule an attempt to connect."""
         generation = self._generation
         self._world.schedule.after(delay_s, f"d{self.domid} connect", lambda: self._connect(generation))
 
     def _connect(self, generation: int) -> str | None:
-        if generation != self._generation or self.over or self.connection is not None:
+        if generation != self._generation or self.ended or self.connection is not None:
             return None
         if not self._world.daemon_up:
             self._pause()
@@ -70,9 +71,9 @@ class Player:
             self.end()
             return "no domain"
         self.connection = connection
-        self._book = self._world.oracle(self.domid)
+        self._oracle = self._world.oracle(self.domid)
         if self.agent.guest is None:
-            self._book.unsure = True
+            self._oracle.reboot_pending = True
         connection.send(self.agent.connected())
         self._set_timer()
         return "hello"
@@ -88,16 +89,16 @@ class Player:
             connection.close()
 
     def end(self) -> None:
-        """Be gone."""
+        """End the process and close its connection."""
         self._drop()
-        self.over = True
+        self.ended = True
 
     def crash(self) -> None:
-        """Be killed: the guest is gone. The agent host finds out."""
+        """Kill the process: the guest is lost. The agent host notices later."""
         self.end()
 
     def leave(self) -> None:
-        """Go, and say so: another agent may boot the guest."""
+        """Tell the daemon that the agent leaves, and end: another agent may boot the guest."""
         if self.connection is not None:
             self.connection.send(self.agent.leaving())
         self.end()
@@ -105,7 +106,7 @@ class Player:
     # -- the connection's client
 
     def received(self, connection: Connection, piece: bytes) -> None:
-        """Take bytes from the daemon."""
+        """Handle bytes from the daemon."""
         if connection is not self.connection:
             return
         was_booted = self.agent.guest is not None
@@ -117,45 +118,45 @@ class Player:
             self._pause()
             return
         except NotPermitted:
-            # It is to be preserved as it was when its last agent died.
+            # The domain is preserved as it was when its last agent died.
             self.end()
             return
         except HypercallError as error:
-            if self.agent.guest is None or not self._book.unsure:
+            if self.agent.guest is None or not self._oracle.reboot_pending:
                 raise Violation(f"d{self.domid}: hello was refused: {error}") from error
-            # Somebody else has booted the domain meanwhile: this guest is gone.
+            # Another agent has booted the domain meanwhile: this guest is lost.
             self.agent.forget()
             self._drop()
             self.connect_after(FIRST_PAUSE_S)
             return
         except ProtocolError as error:
-            if not connection.tampered:
+            if not connection.call_repeated:
                 raise Violation(f"d{self.domid}: {error}") from error
             self._drop()
             self._pause()
             return
         if not was_booted and self.agent.guest is not None:
             self._pause_s = FIRST_PAUSE_S
-        self._go_on(outgoing)
+        self._send_and_set_timer(outgoing)
 
     def lost(self, connection: Connection) -> None:
-        """Note that the connection is gone."""
+        """Reconnect, after a pause, when the connection was lost."""
         if connection is self.connection:
             self._drop()
             self._pause()
 
-    def _go_on(self, outgoing: bytes) -> None:
+    def _send_and_set_timer(self, outgoing: bytes) -> None:
         assert self.connection is not None
         self.connection.send(outgoing)
         wrong = [note for note in self.agent.take_notes() if note.name in _WRONG]
         if wrong:
-            raise Violation(f"d{self.domid}: its guest notes {wrong[0].name} {dict(wrong[0].fields)}")
+            raise Violation(f"d{self.domid}: its guest reports {wrong[0].name} {dict(wrong[0].fields)}")
         if self.agent.finished:
             self.end()
         else:
             self._set_timer()
 
-    # -- its deadlines
+    # -- deadlines of the agent
 
     def _set_timer(self) -> None:
         deadline = self.agent.deadline
@@ -179,5 +180,5 @@ class Player:
         if due is None or due > self._world.schedule.now:
             self._set_timer()
             return None
-        self._go_on(self.agent.tick(self._world.schedule.now))
+        self._send_and_set_timer(self.agent.tick(self._world.schedule.now))
         return ""

@@ -1,4 +1,4 @@
-"""Time and chance of a simulation: one seed, and everything that happens follows from it."""
+"""Virtual time and random numbers of a simulation; both follow from one seed."""
 
 import heapq
 import math
@@ -9,58 +9,58 @@ from typing import TypeVar
 import numpy as np
 
 _T = TypeVar("_T")
-# What an event did, for the trace; None: it had been overtaken, and did not happen.
+# Does an event and returns its text for the trace; None: it was superseded, and did not happen.
 Action = Callable[[], str | None]
 
 
-class Part(IntEnum):
-    """Who draws lots. Each has a stream of its own, so that one who draws more does not change the others'."""
+class Purpose(IntEnum):
+    """What random numbers are for. Each purpose has a generator of its own, so that drawing more for one changes no other."""
 
     PLAN = 0
     LINKS = 1
     FAULTS = 2
     OPERATOR = 3
     GUESTS = 4
-    WILD = 5
+    HOSTILE = 5
 
 
-class Lots:
-    """One stream of chance."""
+class Rng:
+    """A random number generator with the few distributions that the simulation needs."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._random = rng.random
+    def __init__(self, generator: np.random.Generator) -> None:
+        self._random = generator.random
 
-    def chance(self, share: float) -> bool:
-        """Say yes in this share of all cases."""
-        return self._random() < share
+    def bernoulli(self, probability: float) -> bool:
+        """Return True with this probability."""
+        return self._random() < probability
 
     def below(self, count: int) -> int:
-        """Draw a whole number from 0 to *count* - 1."""
+        """Draw an integer from 0 to *count* - 1, uniformly."""
         return int(self._random() * count)
 
-    def between(self, least: float, most: float) -> float:
-        """Draw a number, evenly spread."""
-        return least + (most - least) * self._random()
+    def uniform(self, low: float, high: float) -> float:
+        """Draw a number from *low* up to *high*, uniformly."""
+        return low + (high - low) * self._random()
 
-    def spread(self, mean: float) -> float:
-        """Draw a number above 0, mostly small and sometimes several times its *mean*."""
+    def exponential(self, mean: float) -> float:
+        """Draw a number from the exponential distribution with this *mean*."""
         return -math.log(1.0 - self._random()) * mean
 
-    def pick(self, options: Sequence[_T]) -> _T:
-        """Draw one of several."""
+    def choice(self, options: Sequence[_T]) -> _T:
+        """Draw one of *options*, uniformly."""
         return options[self.below(len(options))]
 
 
-def streams(seed: int) -> dict[Part, Lots]:
-    """Make the streams of one seed."""
-    spawned = np.random.SeedSequence(seed).spawn(len(Part))
-    return {part: Lots(np.random.default_rng(spawned[part])) for part in Part}
+def make_rngs(seed: int) -> dict[Purpose, Rng]:
+    """Make the generators of one seed, by purpose."""
+    spawned = np.random.SeedSequence(seed).spawn(len(Purpose))
+    return {purpose: Rng(np.random.default_rng(spawned[purpose])) for purpose in Purpose}
 
 
 class Schedule:
-    """What is to happen, in the order of time; what is due at one time, in the order in which it was arranged.
+    """A queue of events in the order of their times; events of the same time keep the order in which they were added.
 
-    Attributes: *now*: seconds since the begin.
+    Attributes: *now*: virtual seconds since the start.
     """
 
     def __init__(self) -> None:
@@ -69,12 +69,12 @@ class Schedule:
         self._order = 0
 
     def after(self, delay_s: float, label: str, action: Action) -> None:
-        """Arrange something."""
+        """Add an event: *action* is to be done *delay_s* seconds from now; *label* names it in the trace."""
         heapq.heappush(self._heap, (self.now + delay_s, self._order, label, action))
         self._order += 1
 
     def take(self) -> tuple[str, Action]:
-        """Move time on to what is next, and hand it out."""
-        assert self._heap, "nothing is ever to happen any more"
+        """Advance time to the next event and return its label and action."""
+        assert self._heap, "the schedule is empty"
         self.now, _, label, action = heapq.heappop(self._heap)
         return label, action

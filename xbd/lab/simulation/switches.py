@@ -1,7 +1,7 @@
-"""Safety mechanisms that can be switched off, each alone, to see that the simulation misses it.
+"""Safety mechanisms that can be switched off one by one, to show that the simulation notices their absence.
 
-A switch is a list of patches that are applied for the length of a run: an attribute of a module or class,
-and what makes another one of it. Nothing in the product knows of them.
+A switch is a list of patches that hold for the length of a run: an attribute of a module or class, and a function that
+makes its replacement. The product has no code for this.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from xbd.abi import Frames
+from xbd.abi import INBOX_WORDS, Frames
 from xbd.control.agent import Agent
 from xbd.errors import BadArgument
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.zone import PageState
-from xbd.machine import claims, exchange, grants, mapping, reservation
+from xbd.machine import audit_grants, claims, domain, exchange, grants, inbox, mapping, recovery, reservation
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.machine import Machine
 from xbd.protocol import session
@@ -24,23 +24,23 @@ from xbd.protocol.session import Action, Conversation, Event, Session, State
 from xbd.storage.image import Column, Image, Kind, Section
 
 Anything = Any
-# From what is there to what is to be there meanwhile.
-Remake = Callable[[Anything], Anything]
+# Makes the temporary value of an attribute from its present one.
+Replacement = Callable[[Anything], Anything]
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A mechanism: what is missing without it, and its patches: (where, name, remake) each."""
+    """A mechanism: *missing*: what happens without it; *patches*: (where, name, replacement) each."""
 
     missing: str
-    patches: Sequence[tuple[object, str, Remake]]
+    patches: Sequence[tuple[object, str, Replacement]]
 
 
 @contextmanager
-def replaced(where: object, name: str, remake: Remake) -> Iterator[None]:
-    """Let an attribute be something else for a while."""
+def patched(where: object, name: str, replacement: Replacement) -> Iterator[None]:
+    """Replace an attribute for the length of a `with` block."""
     original = getattr(where, name)
-    setattr(where, name, remake(original))
+    setattr(where, name, replacement(original))
     try:
         yield
     finally:
@@ -49,18 +49,18 @@ def replaced(where: object, name: str, remake: Remake) -> Iterator[None]:
 
 @contextmanager
 def switched_off(names: Sequence[str]) -> Iterator[None]:
-    """Do without some mechanisms for a while. Raises BadArgument: there is no such switch."""
+    """Switch mechanisms off for the length of a `with` block. Raises BadArgument: there is no such switch."""
     with ExitStack() as stack:
         for name in names:
             if name not in SWITCHES:
                 raise BadArgument(f"no switch {name!r}", ", ".join(SWITCHES))
             for patch in SWITCHES[name].patches:
-                stack.enter_context(replaced(*patch))
+                stack.enter_context(patched(*patch))
         yield
 
 
-def instead(answer: Anything) -> Remake:
-    """Put something in the place of what was there."""
+def constant(answer: Anything) -> Replacement:
+    """Make a replacement that is always *answer*."""
     return lambda _original: answer
 
 
@@ -100,7 +100,7 @@ def _let_in(original: Mapping[tuple[State, Event], tuple[Action, State]]) -> Any
 
 @contextmanager
 def _no_scrub() -> Iterator[None]:
-    with replaced(FrameTable, "scrub", instead(_nothing)), replaced(FrameTable, "scrub_superframes", instead(_nothing)):
+    with patched(FrameTable, "scrub", constant(_nothing)), patched(FrameTable, "scrub_superframes", constant(_nothing)):
         yield
 
 
@@ -122,18 +122,18 @@ def _reboot_without_scrub(original: Anything) -> Anything:
 
 def _swap_without_scrub(original: Anything) -> Anything:
     def swap(*arguments: object) -> None:
-        with replaced(FrameTable, "scrub", instead(_nothing)):
+        with patched(FrameTable, "scrub", constant(_nothing)):
             original(*arguments)
 
     return swap
 
 
-_NOT_REFERENCED: Final = instead(lambda _host, _domain, gfns: int(gfns.size))
-_NO_BLOCK_REFERENCED: Final = instead(lambda _host, _domain, blocks: np.zeros(blocks.size, dtype=np.bool_))
+_NOT_REFERENCED: Final = constant(lambda _host, _domain, gfns: int(gfns.size))
+_NO_BLOCK_REFERENCED: Final = constant(lambda _host, _domain, blocks: np.zeros(blocks.size, dtype=np.bool_))
 
 
-class _Ageless:
-    """A grant table that knows numbers, but no births."""
+class _TableWithoutBirths:
+    """A grant table in which every grantee has the birth that is asked for: only domids count."""
 
     def __init__(self, table: Anything, birth: int) -> None:
         self.gfn, self.to, self.readonly = table.gfn, table.to, table.readonly
@@ -142,7 +142,7 @@ class _Ageless:
 
 def _by_number(original: Anything) -> Anything:
     def valid(owner: Anything, table: Anything, domain: Anything, refs: Frames, *, readonly: bool) -> Anything:
-        return original(owner, _Ageless(table, domain.birth), domain, refs, readonly=readonly)
+        return original(owner, _TableWithoutBirths(table, domain.birth), domain, refs, readonly=readonly)
 
     return valid
 
@@ -158,8 +158,8 @@ def _without_limit(original: Anything) -> Anything:
     return count
 
 
-class _Unclaimed:
-    """A host in whose superframes nobody is at home, for who asks."""
+class _NobodyAtHome:
+    """A frame table that reports that no page is in its home superframe."""
 
     def __init__(self, host: FrameTable) -> None:
         self.at_home = np.zeros(host.at_home.size, dtype=np.uint16)
@@ -167,35 +167,35 @@ class _Unclaimed:
 
 
 def _adopt_anything(original: Anything) -> Anything:
-    return lambda host, *rest: original(_Unclaimed(host), *rest)
+    return lambda host, *rest: original(_NobodyAtHome(host), *rest)
 
 
 # -- recovery
 
 
-class _Silent(Column):
-    """A column that is written without a note."""
+class _UnloggedColumn(Column):
+    """A column whose writes are not recorded in the undo log."""
 
     __slots__ = ()
 
     def note(self, rows: Frames) -> None:
-        """Note nothing."""
+        """Record nothing."""
 
     def note_row(self, row: int) -> None:
-        """Note nothing."""
+        """Record nothing."""
 
 
-def _unnoted(*columns: tuple[Kind, str]) -> Remake:
-    def remake(original: Anything) -> Anything:
+def _without_undo(*columns: tuple[Kind, str]) -> Replacement:
+    def replacement(original: Anything) -> Anything:
         def column(self: Section, name: str, *, width: int | None = None) -> Column:
             made: Column = original(self, name, width=width)
             if (self.key[0], name) in columns:
-                made.__class__ = _Silent
+                made.__class__ = _UnloggedColumn
             return made
 
         return column
 
-    return remake
+    return replacement
 
 
 # -- the guest
@@ -214,7 +214,8 @@ SWITCHES: Final[Mapping[str, Switch]] = {
     "answer-window": Switch("a call that comes again is done again", [(Session, "call", _execute_repeats)]),
     "one-session": Switch("a second connection gets in beside a live one", [(session, "TABLE", _let_in)]),
     "resend": Switch(
-        "a resumed agent does not send again what was in flight", [(Conversation, "resend", instead(lambda _self: b""))]
+        "a resumed agent does not send again what was in flight",
+        [(Conversation, "resend", constant(lambda _self: b""))],
     ),
     "notice-numbers": Switch("a notice that comes late is heeded", [(Agent, "_notified", _forget_notice_number)]),
     "scrub-on-free": Switch(
@@ -235,40 +236,71 @@ SWITCHES: Final[Mapping[str, Switch]] = {
         ],
     ),
     "births": Switch("a grant reaches the next domain of a number", [(grants, "_valid_references", _by_number)]),
-    "cut-off": Switch("mappings go on into a rebooted owner's memory", [(grants, "cut_off", instead(_nothing))]),
+    "cut-off": Switch("mappings go on into a rebooted owner's memory", [(grants, "cut_off", constant(_nothing))]),
     "zombies": Switch(
         "a destroyed domain's frames are freed though others map them",
-        [(grants, "pages_in_use", instead(lambda _domain: np.zeros(0, dtype=np.int64)))],
+        [(grants, "pages_in_use", constant(lambda _domain: np.zeros(0, dtype=np.int64)))],
     ),
     "max-pages": Switch("a guest grows beyond its limit", [(reservation, "_count_populatable", _without_limit)]),
     "claims": Switch(
         "what is promised to one is given to another",
-        [(claims, "free_frames_for", instead(lambda host, _domain: host.heap.free_frames))],
+        [(claims, "free_frames_for", constant(lambda host, _domain: host.heap.free_frames))],
     ),
     "eexist": Switch(
         "a populated page is populated again",
-        [(reservation, "first_taken", instead(lambda entries: int(entries.size)))],
+        [(reservation, "first_taken", constant(lambda entries: int(entries.size)))],
     ),
     "home-uniqueness": Switch("two blocks claim one superframe", [(mapping, "_adopt_homes", _adopt_anything)]),
     "undo-p2m": Switch(
         "half of an operation stays in the p2m after a crash",
-        [(Section, "column", _unnoted((Kind.DOMAIN, "blocks"), (Kind.DOMAIN, "entry")))],
+        [(Section, "column", _without_undo((Kind.DOMAIN, "blocks"), (Kind.DOMAIN, "entry")))],
     ),
     "undo-content": Switch(
-        "words that were written in a step that is undone stay", [(Section, "column", _unnoted((Kind.HOST, "content")))]
+        "words that were written in a step that is undone stay",
+        [(Section, "column", _without_undo((Kind.HOST, "content")))],
     ),
     "undo-session": Switch(
-        "an answer is kept of a command that is undone", [(Section, "column", _unnoted((Kind.AGENT, "session")))]
+        "an answer is kept of a command that is undone", [(Section, "column", _without_undo((Kind.AGENT, "session")))]
     ),
     "undo-grants": Switch(
         "half of an operation stays in the tables of grants after a crash",
-        [(Section, "column", _unnoted((Kind.DOMAIN, "grants"), (Kind.DOMAIN, "mappings")))],
+        [(Section, "column", _without_undo((Kind.DOMAIN, "grants"), (Kind.DOMAIN, "mappings")))],
     ),
     "undo-limits": Switch(
-        "a limit of a call that is undone stays", [(Section, "column", _unnoted((Kind.DOMAIN, "limits")))]
+        "a limit of a call that is undone stays", [(Section, "column", _without_undo((Kind.DOMAIN, "limits")))]
     ),
-    "commit": Switch("what is done can still be undone", [(Image, "commit", instead(_nothing))]),
+    "commit": Switch("what is done can still be undone", [(Image, "commit", constant(_nothing))]),
     "isolation": Switch(
         "a page whose command is in flight can be used", [(Balloon, "isolate_pages", _isolate_nothing)]
     ),
 }
+
+
+# -- small tables
+
+# Fewer than the block I/O of a busy guest takes at times, so that the tables run full.
+_GRANTS: Final = 128
+_MAPPINGS: Final = 256
+# Twice what all possible senders may fill.
+_INBOX_WORDS: Final = 1 << 15
+_RING_BEGINS: Final = inbox.INBOX_COLUMN_WORDS - INBOX_WORDS
+_SIZES: Final = (
+    (domain, "MAX_GRANTS", _GRANTS),
+    (grants, "MAX_GRANTS", _GRANTS),
+    (recovery, "MAX_GRANTS", _GRANTS),
+    (audit_grants, "MAX_GRANTS", _GRANTS),
+    (domain, "MAX_MAPPINGS", _MAPPINGS),
+    (inbox, "INBOX_WORDS", _INBOX_WORDS),
+    (inbox, "_MESSAGES_MOST_WORDS", _INBOX_WORDS // 2),
+    (inbox, "INBOX_COLUMN_WORDS", _RING_BEGINS + _INBOX_WORDS),
+    (domain, "INBOX_COLUMN_WORDS", _RING_BEGINS + _INBOX_WORDS),
+)
+
+
+@contextmanager
+def small_tables() -> Iterator[None]:
+    """Give all machines of this process small tables for the length of a `with` block: audits are fast, and tables run full."""
+    with ExitStack() as stack:
+        for where, name, size in _SIZES:
+            stack.enter_context(patched(where, name, constant(size)))
+        yield

@@ -1,7 +1,7 @@
-"""The daemon's core and the guests, as they are, with somebody looking over their shoulders.
+"""The daemon's core and the guests, wrapped so that every command and answer is checked.
 
-A `WatchedHost` holds every command that it carries out against what the domain's guest has sent, and
-what came of it against the limits; a `WatchedGuest` keeps its domain's book.
+A `WatchedController` checks each command that it executes against what the domain's guest has sent, and the pages that
+the domain then holds against its limit. A `WatchedGuest` passes its commands and answers to the domain's `Oracle`.
 """
 
 from collections import Counter
@@ -13,17 +13,16 @@ from xbd.abi import Command, Populate, Refused, Result
 from xbd.control.controller import Controller
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.guest import Answered, Event, Step
-from xbd.lab.simulation.oracle import Oracle, same
-from xbd.lab.simulation.violation import Violation
+from xbd.lab.simulation.oracle import Oracle, Violation, same
 from xbd.machine import Machine
 from xbd.storage.memory import Crash
 
-# Commands that leave it as it is which frames are whose, and who reaches them.
-_LOOKING = frozenset({"Load", "Send", "Receive", "Store"})
+# Commands that change neither the owner of a frame nor who can reach it.
+_NO_OWNERSHIP_CHANGE = frozenset({"Load", "Send", "Receive", "Store"})
 
 
 class Playable(Protocol):
-    """What an agent needs of a guest."""
+    """The interface of a guest that an agent uses."""
 
     shut_down: bool
 
@@ -31,122 +30,120 @@ class Playable(Protocol):
         """Apply an event; returns commands to send."""
 
     def report(self) -> dict[str, int | str]:
-        """Say how things are."""
+        """Report the guest's figures, as `Guest.report` does."""
 
     def check(self) -> list[str]:
-        """Recompute every counter; says what disagrees."""
+        """Recompute every counter; returns the discrepancies."""
 
 
 class WatchedGuest:
-    """A guest whose commands and answers are written into a book.
+    """A guest whose commands and answers are passed to an oracle.
 
     Attributes: *inner*: the guest itself.
     """
 
     def __init__(self, inner: Playable, oracle: Oracle) -> None:
         self.inner = inner
-        self._book = oracle
+        self._oracle = oracle
 
     @property
     def shut_down(self) -> bool:
-        """Whether it has ended."""
+        """Whether the guest has shut down."""
         return self.inner.shut_down
 
     def step(self, event: Event, now: float) -> Step:
-        """Let it step, with the book kept before and after."""
+        """Step the guest; answers reach the oracle before it, its commands after it."""
         if type(event) is Answered:
             for result in event.results:
-                self._book.answered(result)
+                self._oracle.answered(result)
         step = self.inner.step(event, now)
         if step.commands:
-            self._book.issue(step.commands)
+            self._oracle.issue(step.commands)
         return step
 
     def report(self) -> dict[str, int | str]:
-        """Say how it is."""
+        """Report the guest's figures, as `Guest.report` does."""
         return self.inner.report()
 
 
-class Books:
-    """The books of a host's domains, by domid: of those that live, or were not seen to go.
+class Oracles:
+    """The oracles of a host's domains, by domid: living domains, and dead ones whose domid has no new domain.
 
-    Attributes: *tally*: how many commands were carried out.
+    Attributes: *tally*: how many commands were executed.
     """
 
     def __init__(self) -> None:
-        self._books: dict[int, Oracle] = {}
+        self._oracles: dict[int, Oracle] = {}
         self.tally: Counter[str] = Counter()
 
     def of(self, machine: Machine, domid: int) -> Oracle:
-        """Find a living domain's book, or begin one: a new domain of an old number has a new one."""
+        """Find a living domain's oracle; makes one for a new domain, also if it reuses a domid."""
         domain = machine.living(domid)
-        oracle = self._books.get(domid)
+        oracle = self._oracles.get(domid)
         if oracle is None or oracle.birth != domain.birth:
-            oracle = self._books[domid] = Oracle(domid, domain.birth, domain.p2m.gfn_count)
+            oracle = self._oracles[domid] = Oracle(domid, domain.birth, domain.p2m.gfn_count)
         return oracle
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the toolstack was told that a domain's target and limit are."""
+    """A domain's target and limit, as the toolstack last set them."""
 
     target_pages: int
     max_pages: int
 
 
-class InOrder(set[Wake]):
-    """A set that is gone through in the order in which things came in: the same in every process."""
+class OrderedSet(set[Wake]):
+    """A set that iterates in the order of insertion, which is the same in every process."""
 
     def __init__(self) -> None:
         super().__init__()
         self._order: dict[Wake, None] = {}
 
     def add(self, element: Wake, /) -> None:
-        """Put something in."""
+        """Add an element."""
         super().add(element)
         self._order[element] = None
 
     def discard(self, element: object, /) -> None:
-        """Take something out, if it is in."""
+        """Remove an element, if it is in the set."""
         super().discard(element)
-        self._order.pop(element, None)  # type: ignore[call-overload]  # what is not in it is not in it
+        self._order.pop(element, None)  # type: ignore[call-overload]  # any object may be asked for
 
     def __iter__(self) -> Iterator[Wake]:
         return iter(tuple(self._order))
 
 
-class WatchedHost(Controller):
-    """A daemon's core that is watched.
+class WatchedController(Controller):
+    """A controller that checks each command that it executes.
 
-    Attributes: *books*; *limits*: by domid, of all that live; *limits_before*, *in_hand*: the
-    limits, and whose command was done, since the last commit; *dies_at_commit*: it is to be
-    killed at the end of the next step, when all of it is written; *changed*: something has changed that an audit would look
-    at, since somebody reset it; *shared*: that concerns grants or mappings too.
+    Attributes: *oracles*: of its domains; *limits*: by domid, of all living domains; *limits_before*: the same, at the
+    last commit; *uncommitted_domid*: the domain whose command was executed since the last commit, if any;
+    *dies_at_commit*: it is to be killed at the next commit, when everything has been written; *changed*: something that
+    an audit checks has changed since this was reset; *shared*: so have grants or mappings.
     """
 
-    oracles: Books
+    oracles: Oracles
     changed = False
     shared = False
     limits: dict[int, Limits]
     limits_before: dict[int, Limits]
-    in_hand: int | None = None
+    uncommitted_domid: int | None = None
     dies_at_commit = False
 
     def execute(self, record: DomainRecord, command: Command) -> Result:
-        """Do a turn of a command, if it is just the one that is due."""
+        """Execute a command. Raises Violation: another one is due, or the domain exceeds its limit."""
         oracle = self.oracles.of(self.machine, record.domid)
         due = oracle.next_to_execute()
         if due is None or not same(due, command):
-            raise Violation(
-                f"d{record.domid}: the daemon carries out {describe(command)}; due is {due and describe(due)}"
-            )
+            raise Violation(f"d{record.domid}: the daemon executes {describe(command)}; due is {due and describe(due)}")
         result = super().execute(record, command)
-        self.in_hand = record.domid
+        self.uncommitted_domid = record.domid
         oracle.executed += 1
         self.oracles.tally["commands"] += 1
         oracle.results.append(result)
         name = type(command).__name__
-        if name not in _LOOKING and not (isinstance(result, Refused) or result.done == 0):
+        if name not in _NO_OWNERSHIP_CHANGE and not (isinstance(result, Refused) or result.done == 0):
             self.changed = True
             self.shared |= name in _SHARED or self.machine.living(record.domid).referenced > 0
         if isinstance(command, Populate) and not isinstance(result, Refused) and result.done:
@@ -158,24 +155,24 @@ class WatchedHost(Controller):
     def connect(
         self, record: DomainRecord, msgid: int, session: str, last_seen: int | None, wake: Wake
     ) -> dict[str, object]:
-        """Let an agent in; a new session zeroes the domain's memory."""
+        """Connect an agent; a new session zeroes the domain's memory."""
         self.changed = self.shared = True
         answer = super().connect(record, msgid, session, last_seen, wake)
         if not answer["resumed"]:
-            self.oracles.of(self.machine, record.domid).unsure = True
+            self.oracles.of(self.machine, record.domid).reboot_pending = True
         return answer
 
     def call(self, method: str, untrusted_params: object) -> dict[str, object]:
-        """Do what a toolstack asks; what was done is what the domains' limits are from then on."""
-        if method not in _QUESTIONS:
+        """Do a toolstack's call, and record the limits that it sets."""
+        if method not in _NOT_AUDITED:
             self.changed = self.shared = True
         answer = super().call(method, untrusted_params)
-        if method in _TOLD:
-            assert isinstance(untrusted_params, list), "simulated toolstacks send parameters so"
-            self._note(method, dict(untrusted_params[0]), answer)
+        if method in _SET_LIMITS:
+            assert isinstance(untrusted_params, list), "simulated toolstacks send their parameters as a list of one map"
+            self._record_limits(method, dict(untrusted_params[0]), answer)
         return answer
 
-    def _note(self, method: str, asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    def _record_limits(self, method: str, asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         limits = dict(self.limits)
         match method:
             case "create":
@@ -189,7 +186,7 @@ class WatchedHost(Controller):
         self.limits = limits
 
     def tick(self, now: float) -> float | None:
-        """Look whose agents have died; those of them that are to be destroyed are gone then."""
+        """Detect dead agents; domains that are destroyed on a crash lose their recorded limits."""
         doomed = {domid for domid in self.limits if self.record(domid).on_crash == "destroy"}
         deadline = super().tick(now)
         gone = doomed.difference(self.machine.living_domains())
@@ -199,21 +196,21 @@ class WatchedHost(Controller):
         return deadline
 
     def commit(self) -> None:
-        """Let what was done be done."""
+        """Commit; raises Crash if the daemon is to be killed here."""
         if self.dies_at_commit:
             raise Crash
         super().commit()
-        self.in_hand = None
+        self.uncommitted_domid = None
         self.limits_before = self.limits
 
 
-_TOLD = frozenset({"create", "destroy", "set_target", "set_max"})
+_SET_LIMITS = frozenset({"create", "destroy", "set_target", "set_max"})
 _SHARED = frozenset({"Grant", "EndGrant", "MapGrant", "UnmapGrant"})
-_QUESTIONS = frozenset({"list", "info", "host", "frames", "audit", "set_target", "guest_mode"})
+_NOT_AUDITED = frozenset({"list", "info", "host", "frames", "audit", "set_target", "guest_mode"})
 
 
 def describe(command: Command) -> str:
-    """Name a command and the sizes of its lists."""
+    """Format a command's name and fields; arrays as size and first element."""
     parts = []
     for name in command.__slots__:
         value = getattr(command, name)

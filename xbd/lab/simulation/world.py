@@ -1,7 +1,7 @@
-"""The world: one host, its guests, its toolstack, and the connections between them, on virtual time.
+"""One simulated host with its guests, its toolstack and the connections between them, on virtual time.
 
-Everything that happens is an event of the schedule, and leaves a line in the trace. After each the
-checks that it calls for are done. Whatever is raised in one is what was found.
+Everything that happens is an event of the schedule, and writes a line into the trace. After each event the checks of
+`checks` run. Any exception that an event or a check raises is a failure that the simulation has found.
 """
 
 import hashlib
@@ -18,18 +18,18 @@ from xbd.lab.simulation.connection import Client, Connection
 from xbd.lab.simulation.daemon import Daemon
 from xbd.lab.simulation.faults import Faults
 from xbd.lab.simulation.follower import Follower
-from xbd.lab.simulation.hostile import Board, HostileGuest
-from xbd.lab.simulation.operating import Operator, Policy
+from xbd.lab.simulation.hostile import HostileGuest, SharedGrants
 from xbd.lab.simulation.options import Options, Plan, make_plan
 from xbd.lab.simulation.oracle import Oracle
 from xbd.lab.simulation.player import Player
-from xbd.lab.simulation.rng import Action, Part, Schedule, streams
-from xbd.lab.simulation.watched import WatchedGuest, WatchedHost
+from xbd.lab.simulation.rng import Action, Purpose, Schedule, make_rngs
+from xbd.lab.simulation.toolstack import HOSTILE_PREFIX, Operator, Policy
+from xbd.lab.simulation.watched import WatchedController, WatchedGuest
 from xbd.storage.memory import Crash
 
-# The agent host looks so often for domains that nobody plays.
-_LOOK_S: Final = 1.0
-# An agent that tries again finds another domain behind its number: so often the agent host has ended it before.
+# How often the agent host looks for domains without an agent.
+_AGENT_HOST_POLL_S: Final = 1.0
+# When an agent reconnects and its domid belongs to a new domain: the share in which the agent host has ended it before.
 _IN_TIME_SHARE: Final = 0.5
 Write = Callable[[str], None]
 
@@ -38,62 +38,62 @@ class World:
     """One run.
 
     Args:
-        options: what was asked for.
-        write: is given each line of the trace.
+        options: of the run.
+        write: called with each line of the trace.
 
-    Attributes: *daemon*: its process. *healing*: no fault happens any
-    more, and nobody changes anything on purpose. *events*: how many there were. *tally*: what of.
-    *excuses*: by domid, why a domain is not at its target when all has come to rest.
+    Attributes: *daemon*: the simulated daemon process. *healing*: the faults have stopped, and operator and policy do
+    nothing more. *events*: how many events were done. *tally*: counts of faults and other happenings, by name.
+    *excuses*: by domid, the known reason why a domain is not at its target after the healing.
     """
 
     def __init__(self, options: Options, write: Write | None = None) -> None:
         self.options = options
-        self.lots = streams(options.seed)
-        self.plan: Plan = make_plan(options, self.lots[Part.PLAN])
+        self.rngs = make_rngs(options.seed)
+        self.plan: Plan = make_plan(options, self.rngs[Purpose.PLAN])
         self.schedule = Schedule()
         self.healing = False
         self.events = 0
         self.tally: Counter[str] = Counter()
         self.excuses: dict[int, str] = {}
-        self.board = Board()
+        self.shared_grants = SharedGrants()
         self._write = write
         self._digest = hashlib.sha256()
         self._more: list[str] = []
         self._sessions = 0
         self._players: dict[int, Player] = {}
         self._connections: list[tuple[Connection, int | None]] = []
-        self.daemon = Daemon(self, self.lots[Part.FAULTS], lambda: checks.compare(self))
-        self._operator = Operator(self, self.lots[Part.OPERATOR])
-        if "follower" in self.plan.weathers:
+        self.daemon = Daemon(self, self.rngs[Purpose.FAULTS], lambda: checks.compare(self))
+        self._operator = Operator(self, self.rngs[Purpose.OPERATOR])
+        if "follower" in self.plan.conditions:
             self.follower = Follower(self)
-        if "policy" in self.plan.weathers:
+        if "policy" in self.plan.conditions:
             self.policy = Policy(self)
-        self._faults = Faults(self, self.lots[Part.FAULTS], daemon=self.daemon, players=self.players)
-        self.schedule.after(_LOOK_S, "look", self._look)
+        self._faults = Faults(self, self.rngs[Purpose.FAULTS], daemon=self.daemon, players=self.players)
+        self.schedule.after(_AGENT_HOST_POLL_S, "look", self._start_players)
 
     # -- running
 
     @property
     def digest(self) -> str:
-        """Sum up all lines so far."""
+        """The SHA-256 of all trace lines so far, in hexadecimal."""
         return self._digest.hexdigest()
 
     def run(self) -> None:
-        """Do all events that were asked for; then heal. Raises whatever was found, mostly a Violation."""
+        """Do the events of the options, then heal. Raises what was found, mostly a Violation."""
         while self.events < self.options.events:
             self.step()
         self.heal()
 
     def step(self) -> None:
-        """Do the next event, and look whether all is well."""
+        """Do the next event, perhaps inject a fault, and run the checks."""
         detail = None
         while detail is None:
             label, action = self.schedule.take()
             detail = self._do(action)
         self.events += 1
         if not self.healing:
-            self._do(self._faults.strike)
-            if self.lots[Part.OPERATOR].chance(self.plan.operations):
+            self._do(self._faults.maybe_inject)
+            if self.rngs[Purpose.OPERATOR].bernoulli(self.plan.operations):
                 self._operator.act()
         self._trace(label, detail)
         checks.after_event(self)
@@ -101,7 +101,7 @@ class World:
             checks.compare(self)
 
     def _do(self, action: Action) -> str | None:
-        """Do something; where it comes to the place at which the daemon is to be killed, it is."""
+        """Do an action; kill the daemon if the action reaches the write at which it is to be killed."""
         try:
             return action()
         except Crash:
@@ -109,9 +109,9 @@ class World:
             return "killed"
 
     def heal(self) -> None:
-        """Let everything come to rest. Raises Violation if it does not, and has no reason."""
-        self.healing = self.board.calm = True
-        self.daemon.spare()
+        """Stop the faults and wait until every domain is at its target. Raises Violation: one is not, for no known reason."""
+        self.healing = self.shared_grants.release_all = True
+        self.daemon.cancel_kill()
         checks.heal(self)
         self.tally.update(f"not at its target: {reason}" for reason in self.excuses.values())
 
@@ -124,14 +124,14 @@ class World:
         if self._write is not None:
             self._write(line)
 
-    def trace_more(self, text: str) -> None:
-        """Add something to the line of the event that is under way."""
+    def trace_detail(self, text: str) -> None:
+        """Append text to the trace line of the current event."""
         self._more.append(text)
 
-    # -- who is there
+    # -- daemon, players and connections
 
     @property
-    def host(self) -> WatchedHost:
+    def host(self) -> WatchedController:
         """The daemon's core, as it is now."""
         return self.daemon.host
 
@@ -141,26 +141,26 @@ class World:
         return self.daemon.up
 
     def players(self) -> list[Player]:
-        """List who plays a domain now, by domid."""
-        return [player for _, player in sorted(self._players.items()) if not player.over]
+        """List the players that have not ended, by domid."""
+        return [player for _, player in sorted(self._players.items()) if not player.ended]
 
     def player(self, domid: int) -> Player | None:
-        """Find who plays a domain."""
+        """Find a domain's player; None: it has none that has not ended."""
         player = self._players.get(domid)
-        return None if player is None or player.over else player
+        return None if player is None or player.ended else player
 
     def oracle(self, domid: int) -> Oracle:
-        """Find a living domain's book."""
+        """Find a living domain's oracle."""
         return self.daemon.oracles.of(self.host.machine, domid)
 
     def connections(self) -> list[tuple[Connection, int | None]]:
-        """List the connections that neither end has let go of, with the domains that they are for."""
+        """List the connections that are open at both ends, each with its domid; None: a toolstack connection."""
         self._connections = [each for each in self._connections if each[0].open or each[0].at_daemon]
         return [each for each in self._connections if each[0].open and each[0].at_daemon]
 
-    def _look(self) -> str:
-        """Be the agent host, and the daemon's watch: let somebody play each domain that nobody plays."""
-        self.schedule.after(_LOOK_S, "look", self._look)
+    def _start_players(self) -> str:
+        """Act as the agent host: start a player for each domain without one. Also runs the controller's tick."""
+        self.schedule.after(_AGENT_HOST_POLL_S, "look", self._start_players)
         begun = []
         if not self.daemon.up:
             return "no daemon"
@@ -178,15 +178,17 @@ class World:
         return f"{begun}"
 
     def new_session(self) -> str:
-        """Name a session as no other."""
+        """Return a session name that was not used before."""
         self._sessions += 1
         return f"s{self._sessions}"
 
     def make_guest(self, boot: BootInfo, settings: Mapping[str, object], oracle: Oracle) -> Guest:
-        """Build the guest of a domain, which keeps its book."""
+        """Build the guest of a domain; its commands and answers go through *oracle*."""
         oracle.boot(boot)
-        if boot.name.startswith("wild") and boot.domain_type is not DomainType.VIRTIO:
-            return cast(Guest, WatchedGuest(HostileGuest(boot, oracle, self.board, self.lots[Part.WILD]), oracle))
+        if boot.name.startswith(HOSTILE_PREFIX) and boot.domain_type is not DomainType.VIRTIO:
+            return cast(
+                Guest, WatchedGuest(HostileGuest(boot, oracle, self.shared_grants, self.rngs[Purpose.HOSTILE]), oracle)
+            )
         plan = plan_guest(settings)
         seed = self.options.seed * 65_537 + boot.domid + (self._sessions << 40)
         return cast(Guest, WatchedGuest(Guest(boot, plan.settings, seed, plan.workload), oracle))
@@ -194,16 +196,16 @@ class World:
     # -- connections
 
     def open_domain(self, domid: int, birth: int, client: Client) -> Connection | None:
-        """Connect to a domain's socket; None: the domain is gone, and nobody has its number, or that is seen in time."""
+        """Connect to a domain's socket; None: the domain is gone, and no new one has its domid, or the agent host noticed."""
         machine = self.host.machine
         if domid not in machine.living_domains():
             return None
-        if machine.living(domid).birth != birth and self.lots[Part.FAULTS].chance(_IN_TIME_SHARE):
+        if machine.living(domid).birth != birth and self.rngs[Purpose.FAULTS].bernoulli(_IN_TIME_SHARE):
             return None
         return self.open_socket(f"d{domid}", client, domid)
 
     def open_socket(self, name: str, client: Client, domid: int) -> Connection:
-        """Connect anybody to the socket of a domain that lives."""
+        """Connect a client named *name* to the socket of a living domain."""
         connection = self._new_connection(name, client, domid)
         connection.endpoint = DomainEndpoint(self.host, domid, connection.wake)
         return connection
@@ -217,33 +219,33 @@ class World:
     def _new_connection(self, name: str, client: Client, domid: int | None) -> Connection:
         connection = Connection(
             self.schedule,
-            self.lots[Part.LINKS],
+            self.rngs[Purpose.LINKS],
             name,
             client,
             latency_s=self.plan.latency_s,
-            in_pieces="pieces" in self.plan.weathers,
+            in_pieces="pieces" in self.plan.conditions,
         )
         self._connections.append((connection, domid))
         return connection
 
-    # -- the daemon's doors
+    # -- the domain sockets that the daemon opens and closes
 
     def open(self, domid: int) -> None:
-        """Make a domain reachable: whoever wants to connect asks the host."""
+        """Do nothing: `open_domain` asks the host whether a domain can be reached."""
 
     def close(self, domid: int) -> None:
-        """End a domain's socket and whoever is connected to it."""
+        """Close a domain's socket and the connections to it."""
         for connection, for_domid in self._connections:
             if for_domid == domid:
                 connection.close_soon()
 
     def permit_group(self, group: str | None) -> None:
-        """Do nothing: there is nobody else."""
+        """Do nothing: a simulation has no users and groups."""
 
     # -- the daemon's connections
 
     def end_connections(self, *, in_order: bool) -> None:
-        """Lose every connection, with all that is on it; *in_order*: the daemon knows."""
+        """Break every connection and lose what is in transit; *in_order*: the daemon closes its ends first."""
         for connection, _ in self._connections:
             if connection.at_daemon:
                 if in_order:

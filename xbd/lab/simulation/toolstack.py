@@ -1,0 +1,168 @@
+"""The toolstack of a simulation: an operator that makes random calls, and the autoballoon policy."""
+
+from collections import deque
+from typing import Any, Final
+
+from xbd.control.balancer import Balancer, snapshot_of
+from xbd.errors import HypercallError
+from xbd.lab.simulation.caller import Caller, CallResult
+from xbd.lab.simulation.context import Context
+from xbd.lab.simulation.oracle import Violation
+from xbd.lab.simulation.rng import Rng
+from xbd.policy import Action, SetTarget, Settings
+from xbd.protocol.views import DomainView, domain_view
+from xbd.units import SUPER_PAGES
+
+_MODES: Final = ("normal", "normal", "normal", "stuck", "lies", "slow 8MiB/s", "floor 6MiB", "ceiling 4MiB")
+# The calls of the operator; a method is drawn as often as it is listed.
+_METHODS: Final = (
+    *("set_target",) * 10,
+    *("set_max",) * 5,
+    *("claim",) * 3,
+    *("guest_mode",) * 3,
+    *("destroy",) * 3,
+    *("shutdown", "audit", "info"),
+)
+# Names of hostile guests. The course of every seed depends on its length: it is part of the messages.
+HOSTILE_PREFIX: Final = "wild"
+_POLICY_EVERY_S: Final = 1.0
+_PROFILES: Final = ("idle", "steady", "bursty", "unmovable")
+# Long, so that the workloads make only a small part of the events.
+_TICKS_S: Final = (0.3, 1.0, 3.0)
+
+
+class Operator:
+    """A toolstack user who makes random calls, one at a time."""
+
+    def __init__(self, world: Context, rng: Rng) -> None:
+        self._world = world
+        self._rng = rng
+        self._caller = Caller(world, "operator")
+        self._names = 0
+        # All guests begin small and are told to grow.
+        self._scarce = "memory" in world.plan.conditions
+
+    def act(self) -> None:
+        """Make a random call, unless one is in flight or the daemon is down."""
+        if not self._caller.idle or not self._world.daemon_up:
+            return
+        domids = self._world.host.machine.living_domains()
+        guests = [domid for domid in domids if domid]
+        rng = self._rng
+        if len(guests) < self._world.plan.guests and rng.bernoulli(0.5):
+            self._create()
+        elif guests:
+            self._change(rng.choice(guests), rng.choice(domids))
+
+    def _change(self, guest: int, domid: int) -> None:
+        """Make a random call about *domid*; about *guest* if it would end the domain, which never is dom0."""
+        method = self._rng.choice(_METHODS)
+        if method in ("destroy", "shutdown"):
+            domid = guest
+        params = self._params(method, domid)
+        self._call(
+            method, **({} if method == "audit" else {"domain" if method == "info" else "domid": domid}), **params
+        )
+
+    def _params(self, method: str, domid: int) -> dict[str, object]:
+        rng, machine = self._rng, self._world.host.machine
+        domain, ceiling = machine.living(domid), machine.ceiling(domid)
+        match method:
+            case "set_max":
+                # Mostly as policies do: up to the maximum.
+                return {"pages": ceiling if rng.bernoulli(0.6) else 1 + rng.below(ceiling)}
+            case "claim":
+                beyond = 1 + rng.below(max(domain.max_pages - domain.tot_pages, 1))
+                return {"pages": domain.tot_pages + beyond if rng.bernoulli(0.7) else 0}
+            case "guest_mode":
+                return {"mode": rng.choice(_MODES)}
+            case "set_target" if rng.bernoulli(0.1):
+                return {"pages": 1 + rng.below(domain.max_pages)}
+            case "set_target":
+                blocks = max(domain.max_pages // SUPER_PAGES, 1)
+                wanted = blocks if self._scarce and rng.bernoulli(0.4) else 1 + rng.below(blocks)
+                return {"pages": wanted * SUPER_PAGES}
+            case _:
+                return {}
+
+    def _create(self) -> None:
+        rng = self._rng
+        plan = self._world.plan
+        most = max(2, min(8, plan.superframes // (2 if self._scarce else plan.guests + 1)))
+        max_blocks = most - rng.below(most // 2 + 1) if self._scarce else 1 + rng.below(most)
+        target_blocks = 1 + rng.below(max(max_blocks // 2, 1) if self._scarce else max_blocks)
+        self._names += 1
+        guest: dict[str, object] = {"strategy": rng.choice(("full", "full", "full", "stock")), "verify": True}
+        profile = rng.choice(_PROFILES)
+        used = "low" if profile == "bursty" else "used"
+        io = rng.choice((0, 10, 60)) if profile != "unmovable" else 0
+        guest["workload"] = {
+            "profile": profile,
+            "tick_s": rng.choice(_TICKS_S),
+            used: rng.uniform(0.05, 0.4),
+            "io_pages_s": io,
+            **({"churn": rng.uniform(0.0, 0.1)} if profile in ("steady", "unmovable") else {}),
+        }
+        kind = rng.choice(("pvh", "pvh", "pvh", "pv", "virtio"))
+        hostile = "wild" in self._world.plan.conditions and rng.bernoulli(0.5)
+        self._call(
+            "create",
+            name=f"{HOSTILE_PREFIX if hostile else 'guest'}{self._names}",
+            max_pages=max_blocks * SUPER_PAGES,
+            target_pages=target_blocks * SUPER_PAGES,
+            min_pages=rng.below(target_blocks + 1) * SUPER_PAGES if rng.bernoulli(0.3) else 0,
+            type=kind,
+            on_crash=rng.choice(("restart", "restart", "destroy", "preserve")),
+            guest=guest,
+        )
+
+    def _call(self, method: str, **params: object) -> None:
+        self._world.trace_detail(f"operator {method} {params}")
+        self._caller.call(method, params, lambda outcome: self._done(method, outcome))
+
+    def _done(self, method: str, outcome: CallResult) -> None:
+        if method == "audit" and isinstance(outcome, dict) and outcome["violations"]:
+            raise Violation(f"the daemon's own audit says: {outcome['violations'][0]}")
+
+
+class Policy:
+    """The autoballoon daemon: queries the host once a second and applies the policy's actions, one call after the other."""
+
+    def __init__(self, world: Context) -> None:
+        self._world = world
+        self._caller = Caller(world, "policy")
+        self._balancer = Balancer(Settings(headroom_pages=SUPER_PAGES, threshold_pages=SUPER_PAGES, min_interval_s=2.0))
+        self._host: dict[str, Any] = {}
+        self._actions: deque[Action] = deque()
+        world.schedule.after(_POLICY_EVERY_S, "policy", self._query)
+
+    def _query(self) -> str:
+        if not self._world.healing:
+            self._world.schedule.after(_POLICY_EVERY_S, "policy", self._query)
+            if self._caller.idle:
+                self._caller.call("host", {}, self._handle_host)
+                return "looks"
+        return "waits"
+
+    def _handle_host(self, outcome: CallResult) -> None:
+        if isinstance(outcome, dict):
+            self._host = outcome
+            self._caller.call("list", {}, self._handle_domains)
+
+    def _handle_domains(self, outcome: CallResult) -> None:
+        if isinstance(outcome, dict):
+            domains: list[DomainView] = [domain_view(raw) for raw in outcome["domains"]]
+            snapshot = snapshot_of(self._host, [domain for domain in domains if domain.state != "zombie"])
+            self._actions = deque(self._balancer.look(snapshot, self._world.schedule.now))
+            self._next_action()
+
+    def _next_action(self) -> None:
+        if self._actions and not self._world.healing:
+            action = self._actions.popleft()
+            method = "set_target" if isinstance(action, SetTarget) else "set_max"
+            self._caller.call(method, {"domid": action.domid, "pages": action.pages}, self._handle_set)
+
+    def _handle_set(self, outcome: CallResult) -> None:
+        if isinstance(outcome, HypercallError):
+            self._actions.clear()
+        self._next_action()
