@@ -166,8 +166,8 @@ def test_the_user_can_be_made(tmp_path: Path) -> None:
 # -- the daemons
 
 HOST = '[host]\nmemory = "256m"\n'
-WEB = '[[guest]]\nname = "web"\nmemory = "64m"\n'
-DB = '[[guest]]\nname = "db"\nmemory = "64m"\n'
+WEB = '[[guest]]\nname = "web"\nmaximum = "64m"\n'
+DB = '[[guest]]\nname = "db"\nmaximum = "64m"\n'
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, manager: Manager) -> None:

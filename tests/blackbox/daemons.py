@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tests.blackbox.rpc import PATIENCE_S, Caller
 
-HOST: Final = '[host]\nmemory = "64m"\nstate_dir = "state"\n[[guest]]\nname = "web1"\nmemory = "32m"\n'
+HOST: Final = '[host]\nmemory = "64m"\nstate_dir = "state"\n[[guest]]\nname = "web1"\nmaximum = "32m"\n'
 _LOOK_EVERY_S: Final = 0.02
 
 

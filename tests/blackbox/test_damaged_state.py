@@ -26,7 +26,7 @@ runtime_dir = "run"
 state_dir = "state"
 [[guest]]
 name = "web"
-memory = "8m"
+maximum = "8m"
 """
 _DEEP = "[" * 100_000
 

@@ -20,7 +20,7 @@ pytestmark = [needs_root, pytest.mark.slow]
 CLIENTS = (
     *(("list",), ("info",), ("top", "--once"), ("map",), ("events", "--no-follow"), ("audit",)),
     *(("wait", "web", "--timeout", "5"), ("mem-set", "web", "64m"), ("mem-max", "web", "64m"), ("claim", "web", "64m")),
-    *(("create", "web", "--memory", "64m"), ("destroy", "web"), ("shutdown", "web"), ("guest-mode", "web", "stuck")),
+    *(("create", "web", "--target", "64m"), ("destroy", "web"), ("shutdown", "web"), ("guest-mode", "web", "stuck")),
     *(("reserve", "64m", "true"), ("guests",), ("guest", "web"), ("guest", "web", "--wait"), ("autoballoon",)),
     *(("xenstored",), ("metrics", "--listen", "127.0.0.1:0")),
 )
@@ -224,7 +224,7 @@ def test_a_reload_whose_socket_is_gone_does_not_end_the_daemon(tmp_path: Path) -
 def test_a_guest_s_agent_waits_for_its_hypervisor(tmp_path: Path) -> None:
     """`guest --wait` stays where there is none, and plays its guest when one has come; without, it fails in a sentence."""
     host = tmp_path / "host.toml"
-    host.write_text('[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmemory = "64m"\nautostart = false\n')
+    host.write_text('[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmaximum = "64m"\nautostart = false\n')
     with running("guest", "web", "--socket", str(tmp_path)) as agent:
         assert agent.process.wait() == 1
         agent.end()
@@ -243,7 +243,7 @@ def test_an_agent_whose_domain_s_socket_is_not_its_own_does_not_flood_the_log() 
     group = some_group()
     with public_directory() as directory:
         run, host = directory / "run", directory / "host.toml"
-        host.write_text('[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmemory = "64m"\n')
+        host.write_text('[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmaximum = "64m"\n')
         with running(
             "hypervisor", "--config", str(host), "--runtime-dir", str(run), "--group", group.gr_name
         ) as daemon:

@@ -21,21 +21,21 @@ memory = "64m"
 name = "tight"
 [[guest]]
 name = "hog"
-memory = "32m"
+maximum = "32m"
 [[guest]]
 name = "better"
-memory = "24m"
+maximum = "24m"
 target = "8m"
 driver = { retry_max = 1 }
 [[guest]]
 name = "linux"
-memory = "24m"
+maximum = "24m"
 target = "8m"
 strategy = "stock"
 driver = { retry_max = 1 }
 [[guest]]
 name = "filler"
-memory = "16m"
+maximum = "16m"
 """
 MIB_PAGES = 256
 # A state that does not come fails its test then; nothing is expected to take so long.

@@ -41,7 +41,10 @@ def test_good_files_are_summed_up() -> None:
             "host.strateg: is not a key of this section; did you mean 'strategy'?",
         ),
         ("[host]\nmemory = '1g'\nlog_level = 'loud'", "host.log_level: 'loud' is not one of \"debug\", "),
-        ("[host]\nmemory = '1g'\n[[guest]]\nname = 'a'\nmemory = '2g'", "guest.target: the domains' targets are 2 GiB"),
+        (
+            "[host]\nmemory = '1g'\n[[guest]]\nname = 'a'\nmaximum = '2g'",
+            "guest.target: the domains' targets are 2 GiB",
+        ),
         ("[host]\nmemory = '1g'\ngroup = 'no-such-group-here'", "host.group: no group is called 'no-such-group-here'"),
         (f"[host]\nmemory = '1g'\nruntime_dir = '{'x' * 100}'", "host.runtime_dir: "),
     ],
@@ -59,10 +62,23 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, said: str) -> None:
     assert result.stdout == f"{good}: all right: host 'host' of 1 GiB, no domains\n"
 
 
+def test_an_old_name_is_taken_with_a_word_about_it(tmp_path: Path) -> None:
+    """A domain's `memory` is its maximum; that is said once for the file, on standard error, and the file can be used."""
+    file = tmp_path / "host.toml"
+    guests = "[[guest]]\nname = 'a'\nmemory = '64m'\n[[guest]]\nname = 'b'\nmemory = '64m'\n"
+    file.write_text(f"[host]\nmemory = '1g'\n[dom0]\nmemory = '256m'\n{guests}")
+    result = check(file)
+
+    assert result.exit_code == 0
+    assert "all right" in result.stdout
+    expected = "the key is called 'maximum' now; its old name is read until the next release"
+    assert result.stderr == f"{file}: dom0.memory and 2 other sections: {expected}\n"
+
+
 def test_nothing_is_started(tmp_path: Path) -> None:
     """Not even the directory that its sockets would lie in is made."""
     file = tmp_path / "host.toml"
-    file.write_text("[host]\nmemory = '1g'\nruntime_dir = 'run'\n[[guest]]\nname = 'a'\nmemory = '512m'")
+    file.write_text("[host]\nmemory = '1g'\nruntime_dir = 'run'\n[[guest]]\nname = 'a'\nmaximum = '512m'")
     assert check(file).exit_code == 0
     assert list(tmp_path.iterdir()) == [file]
 

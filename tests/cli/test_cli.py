@@ -30,11 +30,11 @@ name = "testing"
 [[guest]]
 name = "web{n}"
 count = 3
-memory = "64m"
+maximum = "64m"
 seed = 1
 [[guest]]
 name = "lonely"
-memory = "16m"
+maximum = "16m"
 autostart = false
 """
 
@@ -131,6 +131,8 @@ def test_help_names_every_command() -> None:
         ["mem-max", "web1"],
         ["destroy"],
         ["create", "web1"],
+        ["create", "web1", "--memory", "1g", "--target", "1g"],
+        ["create", "web1", "--target", "1g", "--maxmem", "2g", "--maximum", "2g"],
         ["create"],
         ["guest-mode", "web1"],
         ["wait", "web1", "--for", "godot"],
@@ -154,7 +156,7 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     ("arguments", "exit_code", "words"),
     [
         (["mem-set", "web1", "256x"], 1, "invalid memory size: 256x"),
-        (["create", "web1", "--memory", "2g", "--maxmem", "1g"], 1, "raise --maxmem or lower --memory"),
+        (["create", "web1", "--target", "2g", "--maximum", "1g"], 1, "raise --maximum or lower --target"),
         (["hypervisor", "--memory", "100t"], 1, "at most 64 TiB"),
         (["--socket", "/nonexistent/s", "list"], 1, "no hypervisor at /nonexistent/s"),
         (["list", "--socket", "/nonexistent/s"], 1, "start one with `xbd up HOST.toml`"),
@@ -302,7 +304,7 @@ def test_a_mode_is_checked(run: Run) -> None:
 
 def test_a_domain_lives_from_create_to_destroy(run: Run) -> None:
     """With its agent, which `xbd guests` starts; a name that is gone is unknown."""
-    created = told(run("create", "new1", "--memory", "31m", "--maxmem", "64m", "--workload", "steady", "--json"))
+    created = told(run("create", "new1", "--target", "31m", "--maximum", "64m", "--workload", "steady", "--json"))
     assert (created["name"], created["target_pages"], created["max_pages"]) == ("new1", 7680, 16384)
     assert run("wait", "new1", "--for", "running").exit_code == 0
     assert run("mem-set", "new1", "100%", "--wait").exit_code == 0
@@ -313,10 +315,31 @@ def test_a_domain_lives_from_create_to_destroy(run: Run) -> None:
     assert run("destroy", "new1").stderr.startswith("new1 is an invalid domain identifier")
 
 
+def test_old_names_of_sizes_are_taken_with_a_word_about_each(run: Run) -> None:
+    """`--memory` is the target and `--maxmem` the maximum, as before; each is told its new name in a line on stderr."""
+    result = run("create", "old1", "--memory", "4m", "--maxmem", "8m", "--no-start", "--json")
+    created = json.loads(result.stdout)
+    assert (result.exit_code, created["target_pages"], created["max_pages"]) == (0, 1024, 2048)
+    assert result.stderr.splitlines() == [
+        "--memory is called --target now; the old name is taken until the next release",
+        "--maxmem is called --maximum now; the old name is taken until the next release",
+    ]
+    assert run("destroy", "old1").exit_code == 0
+
+
+def test_what_was_created_is_said_by_the_names_that_it_was_asked_for(run: Run) -> None:
+    """Target and maximum; without --maximum they are the same."""
+    bounded = run("create", "both1", "--target", "4m", "--maximum", "8m", "--no-start").stdout
+    assert bounded.startswith("created both1 (d")
+    assert bounded.endswith("), target 4 MiB, maximum 8 MiB\n")
+    assert run("create", "one1", "--target", "4m", "--no-start").stdout.endswith("), target 4 MiB, maximum 4 MiB\n")
+    assert run("destroy", "both1", "one1").exit_code == 0
+
+
 def test_a_strategy_says_the_type_of_a_domain(run: Run) -> None:
     """Unless the type is said, too."""
     for arguments, kind in (([], "virtio"), (["--type", "pv"], "pv")):
-        result = run("create", f"one-{kind}", "--memory", "2m", "--strategy", "virtio", "--json", *arguments)
+        result = run("create", f"one-{kind}", "--target", "2m", "--strategy", "virtio", "--json", *arguments)
         assert json.loads(result.stdout)["type"] == kind
         assert run("destroy", f"one-{kind}").exit_code == 0
 
@@ -324,11 +347,11 @@ def test_a_strategy_says_the_type_of_a_domain(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["web1", "--memory", "2m"], "a domain named 'web1' exists"),
-        (["77", "--memory", "2m"], "not all digits"),
-        (["big", "--memory", "2g"], "ENOMEM"),
-        (["odd", "--memory", "2m", "--workload", "nope"], "unknown workload 'nope'"),
-        (["odd", "--memory", "2m", "--minimum", "4m"], "--minimum 4m is more than --memory 2m"),
+        (["web1", "--target", "2m"], "a domain named 'web1' exists"),
+        (["77", "--target", "2m"], "not all digits"),
+        (["big", "--target", "2g"], "ENOMEM"),
+        (["odd", "--target", "2m", "--workload", "nope"], "unknown workload 'nope'"),
+        (["odd", "--target", "2m", "--minimum", "4m"], "--minimum 4m is more than --target 2m"),
     ],
 )
 def test_a_domain_that_cannot_be_is_not_created(run: Run, arguments: list[str], words: str) -> None:
@@ -341,7 +364,7 @@ def test_a_domain_that_cannot_be_is_not_created(run: Run, arguments: list[str], 
 
 def test_a_type_and_a_minimum_are_kept(run: Run) -> None:
     """`info` shows them; a target below the minimum is refused with one sentence."""
-    assert run("create", "kvm1", "--memory", "32m", "--minimum", "16m", "--type", "virtio", "--no-start").exit_code == 0
+    assert run("create", "kvm1", "--target", "32m", "--minimum", "16m", "--type", "virtio", "--no-start").exit_code == 0
     kvm = told(run("info", "kvm1", "--json"))
     assert (kvm["type"], kvm["min_pages"]) == ("virtio", 4096)
     refused = run("mem-set", "kvm1", "8m")
@@ -361,7 +384,7 @@ async def _speak(runtime_dir: Path, domid: int, method: str = "", **params: obje
 def test_who_waits_for_a_zombie_waits_for_the_last_unmap(run: Run, directory: Path) -> None:
     """It is not gone while another domain maps a page of it, named by its old name or by a pattern."""
     owner, mapper = (
-        told(run("create", name, "--memory", "2m", "--maxmem", "4m", "--no-start", "--json"))["domid"]
+        told(run("create", name, "--target", "2m", "--maximum", "4m", "--no-start", "--json"))["domid"]
         for name in ("owner", "mapper")
     )
     page, slot = bytes(8), (600).to_bytes(8, "little")
@@ -409,7 +432,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_moving(run: Run, directory: Path) -
 
 def test_a_claim_is_made_and_taken_back(run: Run) -> None:
     """What is outstanding is said; a claim that cannot be is refused with the hypervisor's reason."""
-    assert run("create", "heir", "--memory", "8m", "--maxmem", "32m", "--no-start").exit_code == 0
+    assert run("create", "heir", "--target", "8m", "--maximum", "32m", "--no-start").exit_code == 0
     assert run("claim", "heir", "24m").stdout == "heir: claims 24 MiB, 16 MiB of it outstanding\n"
     assert told(run("info", "--json"))["claimed_frames"] == 4096
     again = run("claim", "heir", "30m")
@@ -421,7 +444,7 @@ def test_a_claim_is_made_and_taken_back(run: Run) -> None:
 
 def test_mem_max_leaves_the_target_alone(run: Run) -> None:
     """It may be below what the domain holds."""
-    assert run("mem-max", "lonely", "8m").stdout == "lonely: at most 8 MiB\n"
+    assert run("mem-max", "lonely", "8m").stdout == "lonely: limit 8 MiB\n"
     seen = told(run("info", "lonely", "--json"))
     assert (seen["max_pages"], seen["target_pages"], seen["tot_pages"]) == (2048, 4096, 4096)
     assert told(run("mem-max", "lonely", "100%", "--json"))[0]["max_pages"] == 4096

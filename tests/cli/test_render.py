@@ -21,7 +21,7 @@ def test_list_has_xls_layout_and_more_columns() -> None:
     assert (
         text(render.domains_table(domains))
         == """
-Name                                        ID   Mem Target    Max State    Superpages
+Name                                        ID   Mem Target  Limit State    Superpages
 web1                                         1   512    512    512 running      100.0%
 batch-with-a-long-name                      12   300    512    512 waiting       48.8%
 """
@@ -56,7 +56,7 @@ memory                 : 512 MiB (131072 pages)
 target                 : 512 MiB (131072 pages)
 minimum                : 0 KiB (0 pages)
 limit                  : 512 MiB (131072 pages)
-static_max             : 512 MiB (131072 pages)
+maximum                : 512 MiB (131072 pages)
 superpages             : 256 leaves of 2 MiB
 superpage_coverage     : 100.0%
 grants                 : 0

@@ -20,7 +20,7 @@ name = "shown"
 [[guest]]
 name = "web{n}"
 count = 12
-memory = "16m"
+maximum = "16m"
 target = "8m"
 autostart = false
 """
@@ -118,3 +118,16 @@ def test_piped_it_prints_one_table(runtime_dir: Path) -> None:
     assert "\x1b" not in piped.stdout
     assert [line.split()[0] for line in piped.stdout.splitlines()[3:]] == ["NAME", "web1", "web2"]
     assert len(json.loads(told.stdout)) == 12
+
+
+def test_the_limit_is_sorted_by_its_old_name_too(runtime_dir: Path) -> None:
+    """`--sort max` is `--sort limit`, with a line on stderr that says so."""
+    environment = {"XBD_SOCKET": str(runtime_dir)}
+    old, new = (
+        CliRunner().invoke(main, ["top", "--once", "--interval", "0.1", "--sort", by, "web*"], env=environment)
+        for by in ("max", "limit")
+    )
+
+    assert (old.exit_code, old.stderr) == (0, "max is called limit now; the old name is taken until the next release\n")
+    assert (new.exit_code, new.stderr) == (0, "")
+    assert old.stdout == new.stdout

@@ -33,7 +33,7 @@ def test_a_wide_terminal_shows_every_column() -> None:
         "xbd small: 2 domains (2 running), 2 not at target",
         "mem 2,048 MiB, 512 free, 50.0% of that in whole superframes",
         "",
-        "NAME                ID STATE     MEM(M)  TARGET  SUPER%   CALLS/S  2M-QUEUE  4K-PAGES  FOREIGN  MAX(M)  MIN(M) MODE        ",
+        "NAME                ID STATE     MEM(M)  TARGET  SUPER%   CALLS/S  2M-QUEUE  4K-PAGES  FOREIGN   LIMIT  MIN(M) MODE        ",
         "web1                 1 running      511     512  100.0%        50         4         3        0     512       0 normal      ",
         "web2                 2 running      510     512  100.0%       100         4         3        0     512       0 normal      ",
         "q quit  s sort  r reverse  p pause  arrows scroll  (by mem)",

@@ -15,7 +15,7 @@ from xbd.machine.settings import HostSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HOST = '[host]\nmemory = "1g"\n'
-GUEST = HOST + '[[guest]]\nname = "web1"\nmemory = "256m"\n'
+GUEST = HOST + '[[guest]]\nname = "web1"\nmaximum = "256m"\n'
 
 
 def parse(text: str) -> HostConfig:
@@ -23,20 +23,20 @@ def parse(text: str) -> HostConfig:
     return parse_host_config(text, "host.toml")
 
 
-DOM0 = '[host]\nmemory = "2g"\n[dom0]\nmemory = "512m"\n'
+DOM0 = '[host]\nmemory = "2g"\n[dom0]\nmaximum = "512m"\n'
 IO = 'workload = { profile = "idle", io_pages_s = 8 }\n'
 
 
 def test_dom0_is_described_like_a_guest() -> None:
     """It has xl's minimum, serves the others' disks, and counts where the targets must fit."""
-    config = parse_host_config(DOM0 + "persistent_grants = true\n[[guest]]\nname = 'web'\nmemory = '64m'\n" + IO, "h")
+    config = parse_host_config(DOM0 + "persistent_grants = true\n[[guest]]\nname = 'web'\nmaximum = '64m'\n" + IO, "h")
 
     assert config.dom0 is not None
     assert (config.dom0.name, config.dom0.max_pages, config.dom0.min_pages) == ("dom0", 512 * 256, 128 * 256)
     assert config.dom0.guest["block_back_end"] == {"persistent": True}
     assert config.dom0.as_create()["type"] == "pvh"
     assert config.guests[0].as_create()["min_pages"] == 0
-    small = parse_host_config('[host]\nmemory = "1g"\n[dom0]\nmemory = "64m"\n', "h").dom0
+    small = parse_host_config('[host]\nmemory = "1g"\n[dom0]\nmaximum = "64m"\n', "h").dom0
     assert small is not None
     assert small.min_pages == 64 * 256
 
@@ -49,17 +49,17 @@ def test_dom0_is_described_like_a_guest() -> None:
         (DOM0 + 'minimum = "1g"\n', "dom0.minimum", "more than the target"),
         (DOM0 + 'name = "dom0"\n', "dom0.name", "is not a key"),
         (DOM0 + "persistent_grants = 1\n", "dom0.persistent_grants", "true or false"),
-        (DOM0 + '[[guest]]\nname = "dom0"\nmemory = "64m"\n', "guest.name", "control domain"),
-        (DOM0 + '[[guest]]\nname = "big"\nmemory = "1600m"\n', "guest.target", "2.1 GiB together"),
+        (DOM0 + '[[guest]]\nname = "dom0"\nmaximum = "64m"\n', "guest.name", "control domain"),
+        (DOM0 + '[[guest]]\nname = "big"\nmaximum = "1600m"\n', "guest.target", "2.1 GiB together"),
         (
-            DOM0 + '[[guest]]\nname = "kvm"\nmemory = "64m"\ntype = "virtio"\n' + IO,
+            DOM0 + '[[guest]]\nname = "kvm"\nmaximum = "64m"\ntype = "virtio"\n' + IO,
             "guest[1].workload.io_pages_s",
             "pvh",
         ),
-        (DOM0 + '[[guest]]\nname = "web"\nmemory = "64m"\ntype = "hvm"\n', "guest[1].type", "one of"),
-        (DOM0 + '[[guest]]\nname = "web"\nmemory = "64m"\nminimum = "65m"\n', "guest[1].minimum", "multiple of 2 MiB"),
+        (DOM0 + '[[guest]]\nname = "web"\nmaximum = "64m"\ntype = "hvm"\n', "guest[1].type", "one of"),
+        (DOM0 + '[[guest]]\nname = "web"\nmaximum = "64m"\nminimum = "65m"\n', "guest[1].minimum", "multiple of 2 MiB"),
         (
-            '[host]\nmemory = "1g"\n[[guest]]\nname = "web"\nmemory = "64m"\n' + IO,
+            '[host]\nmemory = "1g"\n[[guest]]\nname = "web"\nmaximum = "64m"\n' + IO,
             "guest.workload.io_pages_s",
             "no [dom0]",
         ),
@@ -82,6 +82,15 @@ def test_the_strategies_span_host_and_guest() -> None:
     assert STRATEGIES["full"].driver == DRIVERS["full"]
 
 
+def test_the_maximum_by_its_old_name_is_the_same_host() -> None:
+    """What is read of it is equal, so that a reload after the key was renamed changes nothing; only a remark is made."""
+    old, new = parse(GUEST.replace("maximum", "memory")), parse(GUEST)
+    assert old == new
+    assert len(old.remarks) == 1
+    assert old.remarks[0].startswith("guest[1].memory: ")
+    assert new.remarks == ()
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_differs_from_each_other_one(name: str) -> None:
     """In what it switches, not in its name alone; and a host file can name it."""
@@ -96,7 +105,7 @@ def test_a_strategy_differs_from_each_other_one(name: str) -> None:
 
 def test_dom0_of_a_virtio_host_is_none_itself() -> None:
     """It maps what guests of other types grant."""
-    config = parse(HOST + 'strategy = "virtio"\n[dom0]\nmemory = "256m"\n')
+    config = parse(HOST + 'strategy = "virtio"\n[dom0]\nmaximum = "256m"\n')
     assert config.dom0 is not None
     assert config.dom0.domain_type is DomainType.PVH
 
@@ -131,7 +140,7 @@ def test_bare_numbers_are_mib() -> None:
 def test_settings_of_the_host_win_over_its_strategy() -> None:
     """The strategy sets all of them, each can be set again; guests take the strategy of their host."""
     text = '[host]\nmemory = "1g"\nstrategy = "stock"\nhome_fill = "always"\np2m.coalesce = true\n'
-    config = parse(text + '[[guest]]\nname = "a"\nmemory = 2\n[[guest]]\nname = "b"\nmemory = 2\nstrategy = "full"\n')
+    config = parse(text + '[[guest]]\nname = "a"\nmaximum = 2\n[[guest]]\nname = "b"\nmaximum = 2\nstrategy = "full"\n')
     assert config.settings == HostSettings(
         populate_depopulate=False, exchange_translated=False, home_fill="always", coalesce=True, keep_holes=False
     )
@@ -210,11 +219,14 @@ def test_every_key_is_described(name: str) -> None:
         (HOST + "[guest]\n", "guest", "is not an array of tables; begin each with [[guest]]"),
         (HOST + "guest = [1]\n[other]\n", "host.guest", "is not a key"),
         ("guest = [1]\n" + HOST, "guest[1]", "is not a table"),
-        (HOST + "[[guest]]\nmemory = 2\n", "guest[1].name", "is missing"),
-        (HOST + '[[guest]]\nname = "a"\n', "guest[1].memory", "is missing"),
+        (HOST + "[[guest]]\nmaximum = 2\n", "guest[1].name", "is missing"),
+        (HOST + '[[guest]]\nname = "a"\n', "guest[1].maximum", "is missing"),
         (GUEST + "count = 2\n", "guest[1].name", "put {n} where the number goes"),
         (GUEST + "count = 0\n", "guest[1].count", "0 is not from 1 to"),
-        (GUEST + 'target = "512m"\n', "guest[1].target", "is more than memory"),
+        (GUEST + 'memory = "256m"\n', "guest[1].memory", "is the old name of 'maximum', which is given too"),
+        (DOM0 + "memory = 2\n", "dom0.memory", "is the old name of 'maximum', which is given too"),
+        (HOST + "[[guest]]\nname = 'a'\nmemory = '3m'\n", "guest[1].memory", "is not a multiple of 2 MiB"),
+        (GUEST + 'target = "512m"\n', "guest[1].target", "is more than the maximum"),
         (GUEST.replace("web1", "17"), "guest[1].name", "not all digits"),
         (GUEST.replace("web1", "x" * 65), "guest[1].name", "1 to 64 printable characters"),
         (GUEST.replace("web1", "a\\tb"), "guest[1].name", "printable"),

@@ -18,8 +18,8 @@ from xbd.errors import ConfigError
 from xbd.machine import Machine
 
 HOST = '[host]\nmemory = "1g"\n'
-WEB = '[[guest]]\nname = "web{n}"\ncount = 3\nmemory = "64m"\ntarget = "32m"\n'
-DB = '[[guest]]\nname = "db"\nmemory = "128m"\n'
+WEB = '[[guest]]\nname = "web{n}"\ncount = 3\nmaximum = "64m"\ntarget = "32m"\n'
+DB = '[[guest]]\nname = "db"\nmaximum = "128m"\n'
 
 
 def parse(text: str) -> HostConfig:
@@ -61,9 +61,9 @@ LIVING = ("web1", "web2", "web3")
         (HOST.replace("1g", "2g") + WEB, "host.memory", "2 GiB now, the host has 1 GiB; begin a new host", ()),
         (HOST + "keep_holes = false\n" + WEB, "host.keep_holes", "False now, True in force; begin a new host", ()),
         (HOST + 'runtime_dir = "x"\n' + WEB, "host.runtime_dir", "the sockets stay where they are", ()),
-        (HOST + '[dom0]\nmemory = "128m"\n' + WEB, "dom0", "is made before all other domains", ()),
+        (HOST + '[dom0]\nmaximum = "128m"\n' + WEB, "dom0", "is made before all other domains", ()),
         (HOST + WEB.replace("32m", "16m"), "guest.target", "16 MiB now; targets .* `xbd mem-set`", LIVING),
-        (HOST + WEB.replace("64m", "96m"), "guest.memory", "96 MiB now; it is settled when", LIVING),
+        (HOST + WEB.replace("64m", "96m"), "guest.maximum", "96 MiB now; it is settled when", LIVING),
         (HOST + WEB + 'minimum = "4m"\n', "guest.minimum", "4 MiB now; it is settled when", LIVING),
         (HOST + WEB + "verify = true\n", "guest", "is described differently; it is settled when", LIVING),
         (HOST + WEB.replace("count = 3", "count = 1"), "guest", "runs on; `xbd destroy` ends it", ("web2", "web3")),
@@ -90,7 +90,7 @@ def test_both_of_two_differences_are_said() -> None:
     """A guest may differ in more than one way."""
     now = WEB.replace("32m", "16m").replace("64m", "48m")
     left = plan_reload(parse(HOST + WEB), parse(HOST + now), LIVING).left
-    assert [difference.key for difference in left] == ["guest.target", "guest.memory"]
+    assert [difference.key for difference in left] == ["guest.target", "guest.maximum"]
     assert all(type(difference) is Difference for difference in left)
 
 
@@ -170,6 +170,20 @@ async def test_a_broken_file_changes_nothing(tmp_path: Path, broken: str, key: s
     assert running.names == ["web1", "web2", "web3"]
     assert (running.host.name, running.doors.group) == ("host", None)
     await running.reload(HOST + WEB + DB)
+    assert running.names == ["web1", "web2", "web3", "db"]
+
+
+async def test_the_maximum_by_its_old_name_is_logged_and_no_difference(tmp_path: Path) -> None:
+    """At the start and at a reload, once each; a file that is corrected to the new name is what is in force already."""
+    old = HOST + WEB.replace("maximum", "memory") + DB.replace("maximum", "memory")
+    with capture_logs() as logged:
+        running = Running(tmp_path / "host.toml", old)
+    remark, reloaded = await running.reload(old)
+    (corrected,) = await running.reload(HOST + WEB + DB)
+
+    assert [entry["event"] for entry in logged] == [remark["event"]] == ["host_file_remark"]
+    assert str(remark["remark"]).startswith("guest[1].memory and 1 other section: the key is called 'maximum' now")
+    assert reloaded["event"] == corrected["event"] == "reloaded"
     assert running.names == ["web1", "web2", "web3", "db"]
 
 

@@ -35,7 +35,7 @@ GUEST = """
 [[guest]]
 name = "{name}"
 count = {count}
-memory = "128m"
+maximum = "128m"
 target = "32m"
 workload = {{ profile = "idle", used = 0.1, cache = 0.02 }}
 """

@@ -56,7 +56,7 @@ def runtime_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Run a hypervisor with a domain."""
     directory = tmp_path_factory.mktemp("metrics")
     host_file = directory / "host.toml"
-    host_file.write_text('[host]\nmemory = "64m"\n[[guest]]\nname = "web1"\nmemory = "32m"\nautostart = false\n')
+    host_file.write_text('[host]\nmemory = "64m"\n[[guest]]\nname = "web1"\nmaximum = "32m"\nautostart = false\n')
     with running("hypervisor", "--config", str(host_file), "--runtime-dir", str(directory / "run")) as daemon:
         daemon.wait_until_it_says("hypervisor_ready")
         yield directory / "run"

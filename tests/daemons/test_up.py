@@ -23,7 +23,7 @@ runtime_dir = "run"
 [[guest]]
 name = "web{n}"
 count = 2
-memory = "32m"
+maximum = "32m"
 """
 
 
@@ -161,7 +161,7 @@ def test_one_guest_has_a_process_of_its_own(host_file: str) -> None:
     """`xbd guest NAME` plays a domain that `xbd guests` leaves alone, until that is shut down."""
     with running("up", host_file) as up:
         up.wait_until_it_says("2 guests are running")
-        ask(host_file, "create", "solo", "--memory", "32m", "--no-start")
+        ask(host_file, "create", "solo", "--target", "32m", "--no-start")
         with running("guest", "solo", "--socket", str(Path(host_file).parent / "run")) as guest:
             assert ask(host_file, "wait", "solo", "--for", "running")[0]["met"]
             assert ask(host_file, "mem-set", "solo", "16m", "--wait")[0]["outcome"] == "reached"

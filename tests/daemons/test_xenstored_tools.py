@@ -26,7 +26,7 @@ memory = "1g"
 [[guest]]
 name = "web{n}"
 count = 2
-memory = "256m"
+maximum = "256m"
 target = "128m"
 minimum = "32m"
 workload = { profile = "idle", used = 0.1, cache = 0.02 }

@@ -12,12 +12,12 @@ _HOST = """
 [host]
 memory = "512m"
 [dom0]
-memory = "64m"
+maximum = "64m"
 minimum = "16m"
 [[guest]]
 name = "io{n}"
 count = 4
-memory = "64m"
+maximum = "64m"
 verify = true
 workload = { profile = "steady", io_pages_s = 128 }
 """

@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 the thing asked for failed, 2 wrong usage, 78 wrong config
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -21,6 +21,7 @@ from xbd.protocol.views import DomainView
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 78
 EXIT_INTERRUPTED: Final = 130
+_OLD_NAME_TAKEN: Final = "the old name is taken until the next release"
 
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -36,6 +37,21 @@ class Failure(click.ClickException):
     def show(self, file: Any = None) -> None:  # noqa: ANN401 - click's signature
         """Print the sentence alone, as xl does."""
         click.echo(self.message, file=file, err=True)
+
+
+class RenamedChoice(click.Choice[str]):
+    """One of *choices*; what has another name now (*renamed*: old to new) is taken for one more release, with a word."""
+
+    def __init__(self, choices: Iterable[str], renamed: Mapping[str, str]) -> None:
+        super().__init__(list(choices))
+        self._renamed = renamed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
+        """Read what was given."""
+        if value in self._renamed:
+            click.echo(f"{value} is called {self._renamed[value]} now; {_OLD_NAME_TAKEN}", err=True)
+            return self._renamed[value]
+        return super().convert(value, param, ctx)
 
 
 class LazyGroup(click.Group):
@@ -121,6 +137,20 @@ def complete_domains(ctx: click.Context, param: click.Parameter, incomplete: str
         # A shell that completes has no place for an error.
         return []
     return [domain.name for domain in domains if domain.name.startswith(incomplete)]
+
+
+def renamed_option(name: str, given: str | None, old_name: str, given_by_old_name: str | None) -> str | None:
+    """Take an option by its old name too, for one more release, and say its new one on stderr.
+
+    Raises:
+        click.UsageError: it is given by both names.
+    """
+    if given_by_old_name is None:
+        return given
+    if given is not None:
+        raise click.UsageError(f"{old_name} is the old name of {name}, and both are given; leave {old_name} out")
+    click.echo(f"{old_name} is called {name} now; {_OLD_NAME_TAKEN}", err=True)
+    return given_by_old_name
 
 
 def client_options(command: _F) -> _F:

@@ -15,7 +15,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "list": ("xbd.cli.commands.inspect:list_command", "List the domains."),
     "info": ("xbd.cli.commands.inspect:info_command", "Tell all about the host or some domains."),
     "mem-set": ("xbd.cli.commands.memory:mem_set_command", "Set how much memory domains should hold."),
-    "mem-max": ("xbd.cli.commands.memory:mem_max_command", "Set the most that domains may hold."),
+    "mem-max": ("xbd.cli.commands.memory:mem_max_command", "Set the limit of domains: what they may hold now."),
     "claim": ("xbd.cli.commands.memory:claim_command", "Promise a domain memory that it does not hold yet."),
     "guest-mode": ("xbd.cli.commands.domains:guest_mode_command", "Change how guests behave, for tests."),
     "wait": ("xbd.cli.commands.domains:wait_command", "Wait until domains are at their targets, running or gone."),
@@ -57,7 +57,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 # What its help ends with, by command.
 EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
-    "create": ("xbd create web1 --memory 512m --maxmem 2g --workload steady",),
+    "create": ("xbd create web1 --target 512m --maximum 2g --workload steady",),
     "destroy": ("xbd destroy 'web*'",),
     "shutdown": ("xbd shutdown web1 && xbd wait web1 --for shutdown",),
     "list": ("xbd list", "xbd list 'web*' --json"),
@@ -85,7 +85,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "xbd xenstored --state-dir /var/lib/xbd-xenstored",
         "xbd xenstored --xenstore-socket /run/xenstored/socket",
     ),
-    "reserve": ("xbd reserve 4g", "xbd reserve 4g xbd create big --memory 4g"),
+    "reserve": ("xbd reserve 4g", "xbd reserve 4g xbd create big --target 4g"),
     "replay": (
         "xbd replay clang-vm0.csv clang-vm1.csv --verify",
         "xbd replay clang-vm0.csv --variant exchange --variant virtio",

@@ -13,7 +13,7 @@ from xbd.units import MIB_PAGES, PAGE_BYTES, format_pages
 
 # xl list: "%-40s %5s %5s", then what xbd has to say.
 _LIST_WIDTHS: Final = (-40, 5, 5, 6, 6, -8, 10)
-_LIST_HEADER: Final = ("Name", "ID", "Mem", "Target", "Max", "State", "Superpages")
+_LIST_HEADER: Final = ("Name", "ID", "Mem", "Target", "Limit", "State", "Superpages")
 # xl info: "%-22s : %s".
 _KEY_WIDTH: Final = 22
 _BAR_CHARS: Final = 20
@@ -71,7 +71,7 @@ def domain_details(domain: DomainView) -> list[str]:
         "target": size(domain.target_pages),
         "minimum": size(domain.min_pages),
         "limit": size(domain.max_pages),
-        "static_max": size(domain.static_max_pages),
+        "maximum": size(domain.static_max_pages),
         "superpages": f"{domain.leaves} leaves of 2 MiB",
         "superpage_coverage": percent(domain.superpage_coverage),
         "grants": told.get("grants", 0),

@@ -74,7 +74,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
         lambda row: str(row.queue_pages("balloon_4k_pages")),
     ),
     "foreign": Column("FOREIGN", 8, lambda row: row.queue_pages("slots"), lambda row: str(row.queue_pages("slots"))),
-    "max": _pages_column("MAX(M)", 7, lambda row: row.domain.max_pages),
+    "limit": _pages_column("LIMIT", 7, lambda row: row.domain.max_pages),
     "min": _pages_column("MIN(M)", 7, lambda row: row.domain.min_pages),
     "mode": Column(
         "MODE",

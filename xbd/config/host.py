@@ -5,7 +5,7 @@ every key. Whatever in it cannot be used is a `ConfigError` that names file, key
 are written as everywhere (`512`, `"512m"`, `"2g"`; a bare number is MiB), in multiples of 2 MiB.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from xbd.errors import BadArgument, ConfigError
 from xbd.guest import override_driver
 from xbd.guest.workload import make_workload
 from xbd.machine.settings import HOME_FILLS, HostSettings
-from xbd.units import GIB_PAGES, MIB_PAGES, SUPER_PAGES, format_pages
+from xbd.units import GIB_PAGES, MIB_PAGES, SUPER_PAGES, counted, format_pages
 
 # A 4 TiB host has 2 Mi superframes; 64 TiB is what the tables of one process can hold with room.
 MAX_HOST_PAGES: Final = 64 * 1024 * GIB_PAGES
@@ -26,6 +26,8 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 DOM0_NAME: Final = "dom0"
 # xl's own: below 128 MiB a dom0 is of little use.
 DOM0_MIN_PAGES: Final = 128 * MIB_PAGES
+# What a domain's `maximum` was called before; read for one more release.
+_OLD_MAXIMUM: Final = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class HostConfig:
     log_level: str | None = None
     dom0: GuestConfig | None = None
     guests: tuple[GuestConfig, ...] = ()
+    # What its author should know though it is used as it is, such as that a key has another name now.
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def superframes(self) -> int:
@@ -99,11 +103,24 @@ def parse_host_config(text: str, path: Path | str) -> HostConfig:
     host.finish()
     dom0_table = top.table("dom0")
     dom0 = None if dom0_table is None else _dom0(dom0_table, strategy.name)
-    guests = tuple(guest for table in top.tables("guest") for guest in _guests(table, strategy.name))
+    guest_tables = top.tables("guest")
+    guests = tuple(guest for table in guest_tables for guest in _guests(table, strategy.name))
     top.finish()
-    config = replace(config, dom0=dom0, guests=guests)
+    domain_tables = [*([] if dom0_table is None else [dom0_table]), *guest_tables]
+    config = replace(config, dom0=dom0, guests=guests, remarks=_remarks(domain_tables))
     _check_together(path, config)
     return config
+
+
+def _remarks(domain_tables: Sequence[Table]) -> tuple[str, ...]:
+    """Say that the maximum of domains is given by its old name, once for the whole file."""
+    old = [table.name for table in domain_tables if table.spelling("maximum", _OLD_MAXIMUM) == _OLD_MAXIMUM]
+    if not old:
+        return ()
+    more = f" and {counted(len(old) - 1, 'other section')}" if len(old) > 1 else ""
+    return (
+        f"{old[0]}.{_OLD_MAXIMUM}{more}: the key is called 'maximum' now; its old name is read until the next release",
+    )
 
 
 def _directory(path: Path | str, named: str | None) -> Path | None:
@@ -162,12 +179,12 @@ def _dom0(table: Table, host_strategy: str) -> GuestConfig:
 
 def _domain(table: Table, host_strategy: str, name: str, count: int, least_pages: int) -> GuestConfig:
     """Read what dom0 and guests have in common; *least_pages*: the minimum where none is given."""
-    max_pages = table.size("memory", MAX_DOMAIN_PAGES)
+    max_pages = table.size(table.spelling("maximum", _OLD_MAXIMUM), MAX_DOMAIN_PAGES)
     target_pages = table.size("target", MAX_DOMAIN_PAGES, max_pages)
     if target_pages > max_pages:
         raise table.error(
             "target",
-            f"{format_pages(target_pages)} is more than memory, the static maximum ({format_pages(max_pages)})",
+            f"{format_pages(target_pages)} is more than the maximum ({format_pages(max_pages)})",
         )
     min_pages = table.size("minimum", MAX_DOMAIN_PAGES, min(least_pages, target_pages))
     if min_pages > target_pages:

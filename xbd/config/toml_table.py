@@ -20,17 +20,17 @@ def top_table(text: str, path: Path | str) -> "Table":
 
 
 class Table:
-    """A TOML table that is read key by key; `finish` refuses what nobody asked for."""
+    """A TOML table that is read key by key; *name* is what errors call it; `finish` refuses what nobody asked for."""
 
-    def __init__(self, path: Path | str, where: str, entries: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path | str, name: str, entries: Mapping[str, Any]) -> None:
         self.path = path
-        self._where = where
+        self.name = name
         self._entries = entries
         self._known: list[str] = []
 
     def error(self, key: str, reason: str) -> ConfigError:
         """Make the error for one of this table's keys; an empty key means the table."""
-        return ConfigError(self.path, ".".join(part for part in (self._where, key) if part), reason)
+        return ConfigError(self.path, ".".join(part for part in (self.name, key) if part), reason)
 
     def _take(self, key: str, kinds: type | tuple[type, ...], expected: str) -> Any:  # noqa: ANN401 - of *kinds*, or None
         self._known.append(key)
@@ -120,6 +120,18 @@ class Table:
             raise self.error(key, f"{entry!r} is more than {format_pages(most_pages)}, the most that is possible")
         return pages
 
+    def spelling(self, key: str, old_key: str) -> str:
+        """Tell by which of its two names a key is given here; *key*, its name now, where it is given by neither.
+
+        Raises:
+            ConfigError: it is given by both.
+        """
+        if old_key not in self._entries:
+            return key
+        if key in self._entries:
+            raise self.error(old_key, f"is the old name of {key!r}, which is given too; leave {old_key!r} out")
+        return old_key
+
     def plain(self, key: str) -> dict[str, Any]:
         """Read a table whose entries somebody else checks; empty when it is not there."""
         entry = self._take(key, dict, "a table")
@@ -141,7 +153,7 @@ class Table:
     def table(self, key: str) -> "Table | None":
         """Read a table within this one; None when it is not there."""
         entry = self._take(key, dict, "a table")
-        return None if entry is None else Table(self.path, f"{self._where}.{key}" if self._where else key, entry)
+        return None if entry is None else Table(self.path, f"{self.name}.{key}" if self.name else key, entry)
 
     def tables(self, key: str) -> "list[Table]":
         """Read an array of tables."""

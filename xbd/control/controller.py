@@ -222,7 +222,7 @@ class Controller:
         if pages > domain.max_pages:
             raise BadArgument(
                 f"target {pages} pages is beyond the limit of d{domain.domid}",
-                f"at most {domain.max_pages} pages (max_pages)",
+                f"at most {domain.max_pages} pages",
             )
         self.machine.set_target(domain.domid, pages)
         record = self.record(domain.domid)

@@ -98,7 +98,7 @@ def _of_guest(before: GuestConfig, now: GuestConfig) -> Iterator[Difference]:
         reason = f"{format_pages(now.target_pages)} now; targets of running domains are moved with `xbd mem-set`"
         yield Difference("guest.target", reason, (now.name,))
     if now.max_pages != before.max_pages:
-        yield Difference("guest.memory", f"{format_pages(now.max_pages)} now; {_ANEW}", (now.name,))
+        yield Difference("guest.maximum", f"{format_pages(now.max_pages)} now; {_ANEW}", (now.name,))
     if now.min_pages != before.min_pages:
         yield Difference("guest.minimum", f"{format_pages(now.min_pages)} now; {_ANEW}", (now.name,))
     if replace(now, **{key: getattr(before, key) for key in ("target_pages", "max_pages", "min_pages")}) != before:

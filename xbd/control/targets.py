@@ -2,7 +2,7 @@
 
 Domains are named by name, number or a pattern (`'web*'`, `'*'`), which for commands that change anything
 means guests: dom0 is named in full, and a zombie is nobody's any more. Amounts are sizes as xl's users
-write them, or percentages of each domain's static maximum. Targets are whole superpages (2 MiB):
+write them, or percentages of each domain's maximum. Targets are whole superpages (2 MiB):
 what is not is rounded down, never to nothing, and the plan says so.
 """
 
@@ -29,7 +29,7 @@ class AskedWrong(XbdError):
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much memory: *pages*, or *share* of a domain's static maximum (then *pages* is 0)."""
+    """How much memory: *pages*, or *share* of a domain's maximum (then *pages* is 0)."""
 
     text: str
     pages: int = 0
@@ -153,7 +153,7 @@ def plan(domains: Sequence[DomainView], amount: Amount) -> list[Change]:
     """Say what each of *domains* should hold.
 
     Raises:
-        AskedWrong: it is more than a domain's static maximum or less than its minimum; nothing is planned for any.
+        AskedWrong: it is more than a domain's maximum or less than its minimum; nothing is planned for any.
     """
     changes = [Change(domain, round_pages(amount.of(domain.static_max_pages))) for domain in domains]
     for change in changes:
@@ -161,7 +161,7 @@ def plan(domains: Sequence[DomainView], amount: Amount) -> list[Change]:
         if max(change.target.pages, change.target.asked_pages) > most:
             raise AskedWrong(
                 f"{change.domain.name}: {_BEYOND_STATIC_MAX}; "
-                f"{amount.text} is asked for, {format_pages(most)} is the static maximum"
+                f"{amount.text} is asked for, {format_pages(most)} is its maximum"
             )
         if change.target.pages < change.domain.min_pages:
             raise AskedWrong(

@@ -38,6 +38,7 @@ class HostFile:
         self._path = path
         self._in_force = config
         self._decided = frozenset(decided)
+        self._remark(config)
 
     def begin(self, host: Controller) -> None:
         """Take as in force what a new host was made of, or what is saved of a host that was restored."""
@@ -60,6 +61,7 @@ class HostFile:
         except ConfigError as error:
             _log.error("reload_failed", file=str(error.path), key=error.key, reason=error.reason, kept="all settings")
             return
+        self._remark(read)
         living = {host.record(domid).name for domid in host.machine.living_domains()}
         plan = plan_reload(self._in_force, read, living)
         created = await self._create(host, plan.create)
@@ -75,6 +77,11 @@ class HostFile:
         host.remember_described([guest.name for guest in guests])
         names = [guest.name for guest in created]
         _log.info("reloaded", file=str(self._path), applied=applied, created=len(names), **_named(names))
+
+    def _remark(self, config: HostConfig) -> None:
+        """Log what should be changed in the file, though it is used as it is."""
+        for remark in config.remarks:
+            _log.warning("host_file_remark", file=str(self._path), remark=remark)
 
     def _apply_to_host(self, host: Controller, read: HostConfig) -> list[str]:
         """Apply what [host] says of group, log and name; names what changed. Raises ConfigError: nothing has."""

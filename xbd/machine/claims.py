@@ -28,7 +28,7 @@ def claim(host: FrameTable, domain: Domain, pages: int) -> None:
     if not domain.tot_pages < pages <= domain.max_pages:
         raise BadArgument(
             f"a claim of {pages} pages for d{domain.domid}",
-            f"more than it holds, {domain.tot_pages}, and at most its max_pages, {domain.max_pages}",
+            f"more than it holds, {domain.tot_pages}, and at most its limit, {domain.max_pages}",
         )
     outstanding, free = pages - domain.tot_pages, free_frames_for(host, domain)
     if outstanding > free:

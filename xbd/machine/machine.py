@@ -130,9 +130,11 @@ class Machine:
         if named is not None:
             raise AlreadyExists(f"a domain named {name!r} exists (d{named})", "another name")
         if max_pages % SUPER_PAGES or target_pages % SUPER_PAGES:
-            raise BadArgument(f"max {max_pages}, target {target_pages} pages", f"multiples of {SUPER_PAGES} (2 MiB)")
+            raise BadArgument(
+                f"target {target_pages} pages, maximum {max_pages} pages", f"multiples of {SUPER_PAGES} (2 MiB)"
+            )
         if not 0 < target_pages <= max_pages:
-            raise BadArgument(f"target {target_pages} pages, max {max_pages}", "0 < target <= max")
+            raise BadArgument(f"target {target_pages} pages, maximum {max_pages} pages", "0 < target <= maximum")
         # As in set_max_pages: the cap may reach the end of the last block, not beyond.
         least = max(target_pages, max_pages - SUPER_PAGES + 1)
         if not least <= gfn_count <= abi.MAX_DOMAIN_PAGES:
@@ -198,7 +200,9 @@ class Machine:
         """
         domain = self.domain_table.living(domid)
         if not 0 < max_pages <= self.ceiling(domid):
-            raise BadArgument(f"max_pages {max_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
+            raise BadArgument(
+                f"limit {max_pages} pages for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)"
+            )
         domain.max_pages = max_pages
         domain.save()
 
@@ -206,7 +210,9 @@ class Machine:
         """Note what a domain should hold; moving there is its guest's part. Raises NoSuchDomain, BadArgument."""
         domain = self.domain_table.living(domid)
         if not 0 < target_pages <= self.ceiling(domid):
-            raise BadArgument(f"target {target_pages} for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)")
+            raise BadArgument(
+                f"target {target_pages} pages for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)"
+            )
         if target_pages < domain.min_pages:
             raise BadArgument(
                 f"target {target_pages} pages for d{domid} is below its minimum", f"at least {domain.min_pages} pages"

@@ -14,7 +14,7 @@ from xbd.lab.bench.shell.wire import measure_hypercalls
 from xbd.lab.demo.command import Coverage, Told, render
 from xbd.testing.processes import running_host
 
-_HOST = '[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmemory = "64m"\n'
+_HOST = '[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmaximum = "64m"\n'
 
 
 async def test_a_host_runs_for_the_length_of_a_block(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ async def test_a_trip_is_measured_against_the_wire(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(host, "_LARGE_GIB", 1)
     monkeypatch.setattr(host, "_SMALL_GIB", 0.5)
     monkeypatch.setattr(host, "_TRIPS", {"2m": 2})
-    host_toml = '[host]\nmemory = "2g"\n[[guest]]\nname = "web"\nmemory = "1g"\n'
+    host_toml = '[host]\nmemory = "2g"\n[[guest]]\nname = "web"\nmaximum = "1g"\n'
     async with running_host(host_toml, tmp_path) as client:
         figures = await host.measure_trips(client, tmp_path, "2m", 1)
     assert sorted(figures) == [

@@ -20,12 +20,13 @@ from xbd.units import counted, format_pages
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found about one file: a summary, or a key (perhaps empty: the file as a whole) and a reason."""
+    """What was found about one file: a summary and remarks, or a key (perhaps empty: the file as a whole) and a reason."""
 
     path: Path
     summary: str = ""
     key: str = ""
     reason: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -48,7 +49,7 @@ def check_file(path: Path) -> Verdict:
         _check_here(path, config)
     except ConfigError as error:
         return Verdict(path, key=error.key, reason=error.reason)
-    return Verdict(path, summary=summarise(config))
+    return Verdict(path, summary=summarise(config), remarks=config.remarks)
 
 
 def _is_for_autoballoon(path: Path) -> bool:
@@ -100,10 +101,12 @@ def check_command(ctx: click.Context, paths: tuple[Path, ...]) -> None:
     """Say what is wrong with host files and files of autoballoon, without starting anything.
 
     For each the first mistake, as file, key and reason, on standard error; or that it is all right, with a
-    summary. Exit code 78 if any of them cannot be used. Files to begin with come with xbd, in the directory that
+    summary, and what should be changed in it before the next release. Exit code 78 if any of them cannot be used. Files to begin with come with xbd, in the directory that
     `python3 -c 'from xbd.shipped import shipped; print(shipped("configs"))'` prints.
     """
     verdicts = [check_file(path) for path in paths]
     for verdict in verdicts:
         click.echo(verdict.as_line(), err=not verdict.good)
+        for remark in verdict.remarks:
+            click.echo(f"{verdict.path}: {remark}", err=True)
     ctx.exit(0 if all(verdict.good for verdict in verdicts) else EXIT_CONFIG)

@@ -1,13 +1,24 @@
 """Commands about a domain's life: create, destroy, shutdown, guest-mode, wait."""
 
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 import trio
 
 from xbd.abi import ON_CRASH, DomainType
-from xbd.cli.common import EXIT_FAILED, Failure, client_options, complete_domains, emit, fail_for, for_each, with_client
+from xbd.cli.common import (
+    EXIT_FAILED,
+    Failure,
+    client_options,
+    complete_domains,
+    emit,
+    fail_for,
+    for_each,
+    renamed_option,
+    with_client,
+)
 from xbd.cli.follow import pause_for_next_look
 from xbd.cli.progress import DEADLINE_S, cancellation
 from xbd.client.client import Client
@@ -29,9 +40,15 @@ _CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
 
 @click.command("create")
 @click.argument("name")
-@click.option("--memory", metavar="SIZE", required=True, help="What it holds at first, such as 512m or 2g.")
-@click.option("--maxmem", metavar="SIZE", help="The most it can ever hold (static maximum). [default: as --memory]")
-@click.option("--minimum", metavar="SIZE", help="What no target may be set below. [default: nothing]")
+@click.option("--target", metavar="SIZE", help="What it should hold at first, such as 512m or 2g.  [required]")
+@click.option(
+    "--maximum",
+    metavar="SIZE",
+    help="The static maximum: no target and no limit can be set above it; it never changes. [default: as --target]",
+)
+@click.option("--minimum", metavar="SIZE", help="No target can be set below it. [default: nothing]")
+@click.option("--memory", "old_target", metavar="SIZE", hidden=True, help="The old name of --target.")
+@click.option("--maxmem", "old_maximum", metavar="SIZE", hidden=True, help="The old name of --maximum.")
 @click.option(
     "--type",
     "domain_type",
@@ -60,9 +77,11 @@ _CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
 def create_command(
     name: str,
     *,
-    memory: str,
-    maxmem: str | None,
+    target: str | None,
+    maximum: str | None,
     minimum: str | None,
+    old_target: str | None,
+    old_maximum: str | None,
     domain_type: str | None,
     strategy: str,
     workload: str | None,
@@ -74,13 +93,11 @@ def create_command(
     as_json: bool,
 ) -> None:
     """Create a domain; `xbd guests` starts an agent for it."""
-    target = round_pages(parse_pages(memory))
-    most = round_pages(parse_pages(maxmem)) if maxmem else target
-    if target.pages > most.pages:
-        raise Failure(f"{name}: --memory {memory} is more than --maxmem {maxmem}; raise --maxmem or lower --memory")
-    least = round_pages(parse_pages(minimum)) if minimum else None
-    if least and least.pages > target.pages:
-        raise Failure(f"{name}: --minimum {minimum} is more than --memory {memory}; lower it or raise --memory")
+    target = renamed_option("--target", target, "--memory", old_target)
+    maximum = renamed_option("--maximum", maximum, "--maxmem", old_maximum)
+    if target is None:
+        raise click.MissingParameter(param_hint="'--target'", param_type="option")
+    sizes = _sizes(name, target, maximum, minimum)
     if workload == "trace":
         raise Failure(f"{name}: a trace needs somebody who plays it: use `xbd replay TRACE.csv`")
     chosen_type = DomainType(domain_type or STRATEGIES[strategy].domain_type)
@@ -90,9 +107,9 @@ def create_command(
     async def create(client: Client) -> int:
         return await client.create(
             name,
-            max_pages=most.pages,
-            target_pages=target.pages,
-            min_pages=least.pages if least else 0,
+            max_pages=sizes.maximum.pages,
+            target_pages=sizes.target.pages,
+            min_pages=sizes.min_pages,
             domain_type=chosen_type,
             autostart=not no_start,
             on_crash=on_crash,
@@ -104,15 +121,34 @@ def create_command(
         "domid": domid,
         "name": name,
         "type": chosen_type.value,
-        "target_pages": target.pages,
-        "min_pages": least.pages if least else 0,
-        "max_pages": most.pages,
+        "target_pages": sizes.target.pages,
+        "min_pages": sizes.min_pages,
+        "max_pages": sizes.maximum.pages,
     }
-    emit(as_json, told, [f"created {name} (d{domid}), {target}" + _up_to(most, target)])
+    emit(as_json, told, [f"created {name} (d{domid}), target {sizes.target}, maximum {sizes.maximum}"])
 
 
-def _up_to(most: Rounded, target: Rounded) -> str:
-    return "" if most == target else f", at most {most}"
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What a new domain is to hold at first, and what bounds that."""
+
+    target: Rounded
+    maximum: Rounded
+    min_pages: int
+
+
+def _sizes(name: str, target: str, maximum: str | None, minimum: str | None) -> _Sizes:
+    """Read the sizes that a new domain is given. Raises Failure: they contradict each other."""
+    sizes = _Sizes(
+        target=round_pages(parse_pages(target)),
+        maximum=round_pages(parse_pages(maximum or target)),
+        min_pages=round_pages(parse_pages(minimum)).pages if minimum else 0,
+    )
+    if sizes.target.pages > sizes.maximum.pages:
+        raise Failure(f"{name}: --target {target} is more than --maximum {maximum}; raise --maximum or lower --target")
+    if sizes.min_pages > sizes.target.pages:
+        raise Failure(f"{name}: --minimum {minimum} is more than --target {target}; lower --minimum or raise --target")
+    return sizes
 
 
 @click.command("destroy")

@@ -19,7 +19,7 @@ from xbd.protocol.views import DomainView
 def list_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
     """List the domains, or those that are named (names, numbers, patterns as 'web*').
 
-    Mem, Target and Max are in MiB; Superpages is the share of the domain's memory that lies in 2 MiB
+    Mem, Target and Limit are in MiB; Superpages is the share of the domain's memory that lies in 2 MiB
     leaves of its p2m.
     """
     domains = with_client(socket_path, lambda client: _chosen(client, names))

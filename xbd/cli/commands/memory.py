@@ -51,8 +51,9 @@ def mem_set_command(
     """Set how much memory DOMAINs should hold, all at once.
 
     DOMAIN is a name, a number or a pattern such as 'web*' or '*', which means guests: dom0 is set by its name. SIZE
-    is a size (512m, 2g; a bare number is MiB) or a percentage of each domain's static maximum (50%). Targets are whole superpages: what is not a multiple
-    of 2 MiB is rounded down, and the command says to what. max_pages becomes the target itself (xl: 1 MiB more).
+    is a size (512m, 2g; a bare number is MiB) or a percentage of each domain's maximum (50%).
+    Targets are whole superpages: what is not a multiple of 2 MiB is rounded down, and the command says to what.
+    The limit becomes the target itself (xl: 1 MiB more).
 
     Without --wait it returns when all are told, as xl does; the guests move at their own pace. Ctrl-C ends the
     waiting, not the moving: the targets stay set, and those that are still on their way are named.
@@ -94,9 +95,10 @@ def mem_set_command(
 @click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE", shell_complete=complete_domains)
 @client_options
 def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
-    """Set the most that DOMAINs may hold (max_pages), and leave their targets alone.
+    """Set the limit of DOMAINs, what the hypervisor lets them hold (max_pages), and leave their targets alone.
 
-    It may be below what a domain holds: then it gets nothing more until it has given enough back.
+    The limit is at most the domain's maximum, which was fixed when it was created. It may be below what the
+    domain holds: then it gets nothing more until it has given enough back.
     """
     names, size = _names_and_size(names_and_size)
     amount = parse_amount(size)
@@ -122,7 +124,7 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
         for change in changes
     ]
     taken = [change for change in changes if change.domain.domid not in refused]
-    emit(as_json, told, [f"{change.domain.name}: at most {change.target}" for change in taken])
+    emit(as_json, told, [f"{change.domain.name}: limit {change.target}" for change in taken])
     fail_for(refused, [change.domain for change in changes], f"limit {amount.text} not set")
 
 

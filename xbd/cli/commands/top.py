@@ -14,7 +14,7 @@ from typing import Final
 import click
 import trio
 
-from xbd.cli.common import client_options, complete_domains, emit, with_client
+from xbd.cli.common import RenamedChoice, client_options, complete_domains, emit, with_client
 from xbd.cli.top_view import COLUMNS, Look, Wish, host_lines, row_map, rows_of, screen, sort_rows, table_lines
 from xbd.client.client import Client
 from xbd.control.targets import choose, is_any
@@ -30,7 +30,12 @@ _PIPED_WIDTH: Final = 160
 @click.command("top")
 @click.argument("names", nargs=-1, metavar="[DOMAIN]...", shell_complete=complete_domains)
 @click.option(
-    "--sort", "by", type=click.Choice(list(COLUMNS)), default="mem", show_default=True, help="The column to sort by."
+    "--sort",
+    "by",
+    type=RenamedChoice(COLUMNS, {"max": "limit"}),
+    default="mem",
+    show_default=True,
+    help="The column to sort by.",
 )
 @click.option(
     "--interval",

@@ -38,7 +38,7 @@ strategy = "{strategy}"
 [[guest]]
 name = "web{{n}}"
 count = {half}
-memory = "{maximum}"
+maximum = "{maximum}"
 target = "{target}"
 workload = {{ profile = "steady", used = 0.36, churn = 0.05, tick_s = 0.25 }}
 seed = {seed}
@@ -47,7 +47,7 @@ verify = true
 [[guest]]
 name = "db{{n}}"
 count = {half}
-memory = "{maximum}"
+maximum = "{maximum}"
 target = "{target}"
 workload = {{ profile = "unmovable", used = 0.24, kernel = 0.08, churn = 0.05, period_ticks = 12, tick_s = 0.25 }}
 seed = {seed}

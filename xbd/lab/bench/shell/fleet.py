@@ -30,7 +30,7 @@ memory = "4096g"
 [[guest]]
 name = "g{{n}}"
 count = {count}
-memory = "{large}g"
+maximum = "{large}g"
 workload = {{ profile = "idle", used = 0.01, cache = 0.0 }}
 """
 

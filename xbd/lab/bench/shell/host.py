@@ -25,7 +25,7 @@ memory = "48g"
 
 [[guest]]
 name = "g{queue}x{in_flight}"
-memory = "{large:.0f}g"
+maximum = "{large:.0f}g"
 strategy = "{strategy}"
 workload = {{ profile = "idle", used = 0.01, cache = 0.0 }}
 driver = {{ commands_in_flight = {in_flight} }}

@@ -179,7 +179,7 @@ class SoakProcesses:
         memory = population.host_memory_pages(self._options.guests) * PAGE_BYTES
         return (
             f'[host]\nmemory = "{memory}b"\nname = "soak"\n\n'
-            f'[dom0]\nmemory = "{population.DOM0_PAGES * PAGE_BYTES}b"\nverify = true\nautostart = false\n'
+            f'[dom0]\nmaximum = "{population.DOM0_PAGES * PAGE_BYTES}b"\nverify = true\nautostart = false\n'
         )
 
     @property
