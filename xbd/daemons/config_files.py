@@ -4,13 +4,15 @@ from pathlib import Path
 
 from xbd.config.autoballoon import AutoballoonConfig, parse_autoballoon_config
 from xbd.config.host import HostConfig, parse_host_config
+from xbd.daemons.runtime.outside import open_to_read
 from xbd.errors import ConfigError
 
 
 def read_text(path: Path) -> str:
     """Read a file. Raises ConfigError: it cannot be read, or is no text."""
     try:
-        return path.read_text(encoding="utf-8")
+        with open_to_read(path) as file:
+            return file.read().decode()
     except OSError as error:
         raise ConfigError(path, "", f"cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -29,6 +29,7 @@ from xbd.daemons.runtime.disk_gate import Room
 from xbd.daemons.runtime.listener import Door
 from xbd.daemons.runtime.malloc_trim import trim_now_and_then
 from xbd.daemons.runtime.nurseries import plain_errors
+from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Alarm, Pace, SocketTransport, converse
 from xbd.daemons.runtime.sd_notify import ServiceManager
 from xbd.daemons.runtime.state_dir import StateDir
@@ -313,7 +314,7 @@ def describe(host: Controller) -> str:
 def _remove_leftovers(runtime_dir: Path) -> None:
     """Remove what a killed daemon left; the lock says that none lives."""
     for path in (runtime_dir / "domains").glob("*.sock"):
-        path.unlink(missing_ok=True)
+        calls.unlink(path)
 
 
 def _check_descriptors(machine: Machine, new_domains: int, *, saved: bool) -> None:

@@ -4,6 +4,7 @@ What cannot be written is not worth a host: when the file's disk is full, record
 in the log, and the machine goes on.
 """
 
+import io
 import json
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,6 +15,7 @@ import structlog
 
 import xbd
 from xbd.abi import BootInfo, Command, Result
+from xbd.daemons.runtime.outside import open_new
 from xbd.errors import ConfigError
 from xbd.machine import HostSettings, Machine
 from xbd.protocol.recording import Header, Line, answer_to_line, command_to_line
@@ -31,7 +33,7 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file: IO[str] | None = path.open("x", encoding="utf-8")
+            self._file: IO[str] | None = io.TextIOWrapper(open_new(path), encoding="utf-8")
         except OSError as error:
             raise ConfigError(path, "", f"cannot be recorded to: {error.strerror}") from error
         self._number = 0

@@ -9,13 +9,14 @@ said, and the whole is written again when there is room.
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from xbd.daemons.runtime.outside import calls, open_to_read
+from xbd.daemons.runtime.state_files import write_all
 from xbd.errors import ConfigError, DamagedState
 from xbd.xenstore import saved
 from xbd.xenstore.store import Store
@@ -50,13 +51,13 @@ class StoreFile:
         self._whole = self._appended = 0
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(directory / "xenstore.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = calls.open(directory / "xenstore.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(directory, "", f"cannot be the state directory: {error.strerror}") from error
         self._file = -1
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.store = saved.restore(self._path.read_bytes()) if self._path.exists() else Store()
+            calls.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.store = saved.restore(self._read()) if self._path.exists() else Store()
             self._rewrite()
         except BlockingIOError as error:
             self.close()
@@ -70,13 +71,17 @@ class StoreFile:
                 self._path, "", f"is damaged: {error}; move it away to begin with an empty store"
             ) from error
 
+    def _read(self) -> bytes:
+        with open_to_read(self._path) as file:
+            return file.read()
+
     def save(self) -> None:
         """Write down what has changed since the last time; nothing waits for the disk."""
         journal = self.store.tree.journal
         domains_changed = self.store.domain_changes != self._domain_changes
         is_new = bool(journal) or domains_changed
         if self._failed_at_s is not None:
-            if time.monotonic() >= self._failed_at_s + self._retry_s:
+            if calls.monotonic() >= self._failed_at_s + self._retry_s:
                 self._attempt(self._rewrite)
         elif is_new:
             records = saved.encode_changes(journal) if journal else b""
@@ -95,10 +100,10 @@ class StoreFile:
         except OSError as error:
             if self._failed_at_s is None:
                 _log.error("xenstore_not_saved", path=str(self._path), reason=error.strerror)
-            self._failed_at_s = time.monotonic()
+            self._failed_at_s = calls.monotonic()
 
     def _append(self, records: bytes) -> None:
-        written = os.write(self._file, records)
+        written = calls.write(self._file, records)
         self._appended += written
         if written < len(records):
             # Half a record is the end of the file for who reads it.
@@ -112,13 +117,11 @@ class StoreFile:
         """Put a file with everything in the place of this one."""
         whole = saved.encode_whole(self.store)
         new = self._path.with_suffix(".new")
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        file = calls.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            rest = memoryview(whole)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            os.fdatasync(file)
-            new.replace(self._path)
+            write_all(file, whole)
+            calls.fsync(file)
+            calls.replace(new, self._path)
         except BaseException:
             os.close(file)
             raise

@@ -15,6 +15,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Final
 
+from xbd.daemons.runtime.outside import calls
 from xbd.errors import ConfigError
 
 # SD_LISTEN_FDS_START: passed descriptors begin behind the standard streams.
@@ -66,7 +67,7 @@ def _checked(descriptor: int, who: str, path: Path) -> socket.socket:
         raise ConfigError(path, "", f"{who} is not open (descriptor {descriptor}: {error.strerror})") from error
     if not is_socket:
         raise ConfigError(path, "", f"{who} is no socket (descriptor {descriptor})")
-    listener = socket.socket(fileno=os.dup(descriptor))
+    listener = calls.socket(fileno=calls.duplicate(descriptor))
     try:
         _check(listener, who, path)
         os.close(descriptor)
@@ -85,7 +86,7 @@ def _check(listener: socket.socket, who: str, path: Path) -> None:
     bound = listener.getsockname()
     if not isinstance(bound, str) or not bound or not _same_file(bound, path):
         raise ConfigError(path, "", f"{who} is bound to {bound!r}; {expected}")
-    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if not calls.socket_option(listener, socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ConfigError(path, "", f"{who} does not listen; {expected}")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & stat.S_IWOTH:

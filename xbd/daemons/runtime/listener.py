@@ -16,6 +16,7 @@ import trio
 
 from xbd.control.rate_limit import Allowance, SourceLog
 from xbd.daemons.runtime import sockets
+from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import SocketTransport
 
 _log = structlog.get_logger(__name__)
@@ -73,7 +74,7 @@ class Door:
                 await sockets.until_readable(self.listener)
                 if self.admission is not None:
                     await trio.sleep(self.admission.wait_s(trio.current_time()))
-                connection, _ = self.listener.accept()
+                connection, _ = calls.accept(self.listener)
             except trio.ClosedResourceError:
                 return
             except (BlockingIOError, ConnectionAbortedError):
@@ -115,7 +116,9 @@ class Door:
         sockets.close(self.listener)
         if not self.passed:
             try:
-                self.path.unlink(missing_ok=True)
+                calls.unlink(self.path)
+            except FileNotFoundError:
+                pass
             except OSError as error:
                 # A file that stays is replaced by who listens there next.
                 self.log.warning(trio.current_time(), "socket_not_removed", error=error.strerror)

@@ -31,6 +31,7 @@ from functools import partial
 from typing import Final, TextIO, cast
 
 from xbd import log
+from xbd.daemons.runtime.outside import calls
 
 STANDARD_ERROR: Final = 2
 # A line without an end is written out at this length, so that it does not grow for ever.
@@ -230,11 +231,15 @@ def writer_to(descriptor: int) -> Writer:
         return _sender_to(descriptor)
     if stat.S_ISFIFO(mode) or os.isatty(descriptor):
         try:
-            own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            own = calls.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
             return polled_writer_to(descriptor)
-        return partial(os.write, own)
-    return partial(os.write, descriptor)
+        return partial(_write, own)
+    return partial(_write, descriptor)
+
+
+def _write(descriptor: int, encoded: bytes) -> int:
+    return calls.write_log(descriptor, encoded)
 
 
 def polled_writer_to(descriptor: int) -> Writer:
@@ -245,22 +250,22 @@ def polled_writer_to(descriptor: int) -> Writer:
     def write(encoded: bytes) -> int:
         if not poll.poll(0):
             raise BlockingIOError
-        return os.write(descriptor, encoded[: select.PIPE_BUF])
+        return calls.write_log(descriptor, encoded[: select.PIPE_BUF])
 
     return write
 
 
 def _sender_to(descriptor: int) -> Writer:
     """Make a writer to a socket."""
-    peer = socket.socket(fileno=descriptor)
+    peer = calls.socket(fileno=descriptor)
     family, kind, protocol = peer.family, peer.type, peer.proto
     peer.detach()
 
     def send(encoded: bytes) -> int:
         # Made anew each time, and detached: a socket object would close the descriptor when it goes.
-        peer = socket.socket(family, kind, protocol, fileno=descriptor)
+        peer = calls.socket(family, kind, protocol, fileno=descriptor)
         try:
-            return peer.send(encoded, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return calls.send(peer, encoded, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         finally:
             peer.detach()
 
@@ -275,7 +280,7 @@ def _to_nowhere(encoded: bytes) -> int:
 def _fill_closed_streams() -> None:
     """Open /dev/null in the place of each standard stream that is closed."""
     # The lowest free number is taken first, so these are filled in order.
-    opened = os.open(os.devnull, os.O_RDWR)
+    opened = calls.open(os.devnull, os.O_RDWR)
     while opened <= STANDARD_ERROR:
-        opened = os.open(os.devnull, os.O_RDWR)
+        opened = calls.open(os.devnull, os.O_RDWR)
     os.close(opened)

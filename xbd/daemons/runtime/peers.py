@@ -22,6 +22,7 @@ from xbd.control.endpoint import Endpoint
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.disk_gate import Room
+from xbd.daemons.runtime.outside import calls
 from xbd.errors import PeerLost, RemoteProtocolError
 from xbd.protocol.codec import RECEIVE_BYTES
 
@@ -75,7 +76,7 @@ class SocketTransport:
         while True:
             try:
                 await sockets.until_readable(self._socket)
-                return self._socket.recv(RECEIVE_BYTES)
+                return calls.receive(self._socket, RECEIVE_BYTES)
             except BlockingIOError:
                 continue
             except (OSError, trio.ClosedResourceError):
@@ -107,7 +108,7 @@ class SocketTransport:
     def send_some(self, answers: bytes | memoryview) -> int:
         """Send what can be sent at once; returns how many bytes that were. Raises PeerLost."""
         try:
-            return self._socket.send(answers)
+            return calls.send(self._socket, answers)
         except BlockingIOError:
             return 0
         except OSError as error:

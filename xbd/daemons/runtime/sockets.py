@@ -2,9 +2,9 @@
 
 import errno
 import fcntl
+import grp
 import os
 import resource
-import shutil
 import socket
 import stat
 import struct
@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from xbd.client.runtime_dir import check_socket_path
+from xbd.daemons.runtime.outside import calls
 from xbd.errors import ConfigError, OutOfResources
 
 # As many as may knock between two accepts, such as every agent and tool after a restart. A client that does not wait to
@@ -70,11 +71,11 @@ def lock_runtime_dir(runtime_dir: Path, group: str | None) -> int:
         _refuse_shared_dir(domains)
         if group:
             let_group_enter(runtime_dir, group)
-        lock = os.open(runtime_dir / "hypervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = calls.open(runtime_dir / "hypervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(runtime_dir, "", f"cannot be the run-time directory: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        calls.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
         raise ConfigError(
@@ -108,12 +109,12 @@ def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
         ConfigError: the path is too long, somebody listens there, or it cannot be bound.
     """
     check_socket_path(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    listener = calls.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         _remove_stale(path)
-        listener.bind(os.fspath(path))
+        calls.bind(listener, os.fspath(path))
         permit_group(path, group)
-        listener.listen(BACKLOG)
+        calls.listen(listener, BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(path, "", f"cannot listen there: {error.strerror}") from error
@@ -162,7 +163,7 @@ def permit_like(path: Path, pattern: Path) -> bool:
     try:
         if path.stat().st_gid != told.st_gid:
             _change_mode(path, 0o600)
-            os.chown(path, -1, told.st_gid)
+            calls.change_group(path, -1, told.st_gid)
     except OSError as error:
         raise ConfigError(
             path, "", f"cannot be given to group {told.st_gid}, whose {pattern} is: {error.strerror}"
@@ -177,15 +178,15 @@ def _change_mode(path: Path, mode: int, *, keep: bool = False) -> None:
         now = stat.S_IMODE(path.stat().st_mode)
         wanted = now | mode if keep else mode
         if wanted != now:
-            path.chmod(wanted)
+            calls.change_mode(path, wanted)
     except OSError as error:
         raise ConfigError(path, "", f"cannot be given mode {mode:04o}: {error.strerror}") from error
 
 
 def _give_to_group(path: Path, group: str) -> None:
     try:
-        shutil.chown(path, group=group)
-    except LookupError as error:
+        calls.change_group(path, -1, grp.getgrnam(group).gr_gid)
+    except KeyError as error:
         raise ConfigError(path, "group", f"no group is called {group!r}") from error
     except OSError as error:
         raise ConfigError(path, "group", f"cannot be given to group {group!r}: {error.strerror}") from error
@@ -193,19 +194,19 @@ def _give_to_group(path: Path, group: str) -> None:
 
 def _remove_stale(path: Path) -> None:
     """Remove a socket that nobody listens on; whatever else is there stays. Raises ConfigError, naming what it is."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        outcome = probe.connect_ex(os.fspath(path))
+    with calls.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        outcome = calls.connect(probe, os.fspath(path))
     if outcome in (0, errno.EAGAIN):
         raise ConfigError(path, "", "somebody listens there already; stop it, or use another directory")
     if outcome == errno.ECONNREFUSED:
         if not path.is_socket():
             raise ConfigError(path, "", "is no socket, and in the place of one; remove it, or use another directory")
-        path.unlink()
+        calls.unlink(path)
 
 
 def peer_uid(connection: socket.socket) -> int:
     """Tell as whom the peer of *connection* ran when it connected."""
-    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    packed = calls.socket_option(connection, socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return int(_UCRED.unpack(packed)[1])
 
 

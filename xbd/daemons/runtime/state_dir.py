@@ -19,7 +19,6 @@ file, a lock that is held) is a `ConfigError`, and nothing has been changed.
 
 import os
 import secrets
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +29,7 @@ import structlog
 import xbd
 from xbd.abi import Frames
 from xbd.daemons.recorder import RecordedMachine, Recorder
+from xbd.daemons.runtime.outside import calls, open_to_read
 from xbd.daemons.runtime.state_files import (
     FORMAT,
     HEADER_BYTES,
@@ -49,6 +49,7 @@ from xbd.daemons.runtime.state_files import (
     read_checksums,
     read_header,
     read_state,
+    remove,
     section_name,
     sections_in,
     write_json,
@@ -126,7 +127,7 @@ class StateDir(Store):
     def _clear(self) -> None:
         """Remove what a daemon left that was killed before it had committed anything."""
         for name in (*(section_name(*key) for key in self.kept()), "undo", "checksums.json"):
-            (self.path / name).unlink(missing_ok=True)
+            remove(self.path / name)
 
     def _roll_back(self) -> Rewound:
         """Undo the step in whose middle an earlier daemon died."""
@@ -156,7 +157,7 @@ class StateDir(Store):
             self._log = map_log(self.path / "undo", max(2 * self._log.nbytes, 2 * words * WORD_BYTES))
         except OSError:
             # What it got of a disk that is full would be missed elsewhere; the old mapping has all notes.
-            os.truncate(self.path / "undo", self._log.nbytes)
+            calls.truncate(self.path / "undo", self._log.nbytes)
             raise
         return self._log
 
@@ -170,12 +171,12 @@ class StateDir(Store):
         """Make a file of zeros with a header. Raises OSError: no file is left."""
         path = self.path / section_name(kind, number)
         # Who still has an older file of that name mapped keeps that one; it must not be shortened under it.
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        remove(path)
+        descriptor = calls.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, HEADER_BYTES)
-            os.pwrite(descriptor, header(kind, number, layout), 0)
-            os.ftruncate(descriptor, HEADER_BYTES + layout.words * WORD_BYTES)
+            calls.fallocate(descriptor, 0, HEADER_BYTES)
+            calls.pwrite(descriptor, header(kind, number, layout), 0)
+            calls.truncate(descriptor, HEADER_BYTES + layout.words * WORD_BYTES)
             return map_words(descriptor)
         except BaseException:
             self.discard(kind, number)
@@ -185,10 +186,10 @@ class StateDir(Store):
 
     def allocate(self, kind: Kind, number: int, spans: Sequence[tuple[int, int]]) -> None:
         """Give words of a section their place on the disk. Raises OSError."""
-        descriptor = os.open(self.path / section_name(kind, number), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = calls.open(self.path / section_name(kind, number), os.O_RDWR | os.O_CLOEXEC)
         try:
             for first, end in spans:
-                os.posix_fallocate(descriptor, HEADER_BYTES + first * WORD_BYTES, (end - first) * WORD_BYTES)
+                calls.fallocate(descriptor, HEADER_BYTES + first * WORD_BYTES, (end - first) * WORD_BYTES)
         finally:
             os.close(descriptor)
 
@@ -213,7 +214,7 @@ class StateDir(Store):
         """Remove a section's file; one that cannot be is removed by the next daemon."""
         path = self.path / section_name(kind, number)
         try:
-            path.unlink(missing_ok=True)
+            remove(path)
         except OSError as error:
             _log.error("section_not_removed", file=str(path), reason=error.strerror)
 
@@ -225,7 +226,7 @@ class StateDir(Store):
         """List the pages of a section, from word *first* to *end*, that are no holes in its file."""
         del words
         base = HEADER_BYTES // WORD_BYTES
-        with (self.path / section_name(kind, number)).open("rb") as file:
+        with open_to_read(self.path / section_name(kind, number)) as file:
             extents = list(data_extents(file.fileno(), (first + base) * WORD_BYTES, (end + base) * WORD_BYTES))
         page_bytes = PAGE_WORDS * WORD_BYTES
         pages = [np.arange(a // page_bytes, -(-b // page_bytes), dtype=np.int64) for a, b in extents]
@@ -238,10 +239,10 @@ class StateDir(Store):
         assert self.undo.noted_words == 0, "the state was begun in the middle of a step"
         if not self.is_new:
             # What a large domain's end once needed is not kept for ever.
-            os.truncate(self.path / "undo", LOG_BYTES)
+            calls.truncate(self.path / "undo", LOG_BYTES)
             self._log = map_log(self.path / "undo", LOG_BYTES)
             self.undo.move(self._log)
-        (self.path / "checksums.json").unlink(missing_ok=True)
+        remove(self.path / "checksums.json")
         self._checksums = None
         if self.is_new or not self._log_id:
             # The log is marked first: a mark that nobody asks for does no harm.
@@ -255,7 +256,7 @@ class StateDir(Store):
     @property
     def is_full(self) -> bool:
         """Whether the file system has less room than a few turns may need."""
-        told = os.statvfs(self.path)
+        told = calls.statvfs(self.path)
         return told.f_bavail * told.f_frsize < self._spare_bytes
 
     def close(self, *, in_order: bool) -> None:
@@ -295,7 +296,7 @@ def make_machine(
         raise ConfigError(
             state.path, "", "holds a host already, and a recording begins with a new one; use an empty one"
         )
-    started_s = time.monotonic()
+    started_s = calls.monotonic()
     try:
         machine = recover(state)
     except DamagedState as error:
@@ -306,6 +307,6 @@ def make_machine(
         directory=str(state.path),
         domains=len(machine.domains()),
         undone_notes=state.undone,
-        seconds=round(time.monotonic() - started_s, 3),
+        seconds=round(calls.monotonic() - started_s, 3),
     )
     return machine

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import xbd
+from xbd.daemons.runtime.outside import calls, open_new, open_to_read
 from xbd.daemons.runtime.state_files import (
     FORMAT,
     check_log,
@@ -60,11 +61,11 @@ def dump_state(directory: Path, archive: Path) -> int:
         files = sorted(entry for entry in directory.iterdir() if is_of_state(entry.name))
         told = {entry.name: _describe(entry) for entry in files}
         manifest = json.dumps({"format": FORMAT, "xbd": xbd.__version__, "files": told}).encode()
-        with archive.open("xb") as raw:
+        with open_new(archive) as raw:
             try:
                 _write_archive(raw, manifest, files, told)
             except BaseException:
-                archive.unlink()
+                calls.unlink(archive)
                 raise
     except OSError as error:
         raise ConfigError(archive, "", f"cannot be written: {error.strerror}") from error
@@ -83,7 +84,7 @@ def restore_state(archive: Path, directory: Path) -> int:
         raise ConfigError(directory, "", "is not empty; name one that is, or that is not there yet")
     lock = lock_state(directory)
     try:
-        with tarfile.open(archive, mode="r:gz") as tar:
+        with open_to_read(archive) as raw, tarfile.open(fileobj=raw, mode="r:gz") as tar:
             manifest = _read_manifest(tar, archive)
             for name, told in manifest.items():
                 _restore_file(tar, archive, name, told, directory)
@@ -148,13 +149,13 @@ def _check_complete(directory: Path) -> None:
 
 
 def _describe(entry: Path) -> dict[str, Any]:
-    with entry.open("rb") as file:
+    with open_to_read(entry) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         extents = [(first, min(end, size_bytes)) for first, end in data_extents(file.fileno(), 0, size_bytes)]
         crc = 0
         for first, end in extents:
             for at in range(first, end, _PIECE_BYTES):
-                crc = zlib.crc32(os.pread(file.fileno(), min(_PIECE_BYTES, end - at), at), crc)
+                crc = zlib.crc32(calls.pread(file.fileno(), min(_PIECE_BYTES, end - at), at), crc)
     return {"size_bytes": size_bytes, "extents": extents, "crc": crc}
 
 
@@ -163,7 +164,7 @@ class _Parts:
 
     def __init__(self, entry: Path, extents: list[tuple[int, int]]) -> None:
         self.size_bytes = sum(end - first for first, end in extents)
-        self._file = entry.open("rb")
+        self._file = open_to_read(entry)
         self._extents = [tuple(extent) for extent in extents]
 
     def read(self, most_bytes: int) -> bytes:
@@ -171,7 +172,7 @@ class _Parts:
         pieces = []
         while most_bytes and self._extents:
             first, end = self._extents[0]
-            piece = os.pread(self._file.fileno(), min(most_bytes, end - first), first)
+            piece = calls.pread(self._file.fileno(), min(most_bytes, end - first), first)
             pieces.append(piece)
             most_bytes -= len(piece)
             self._extents[0] = (first + len(piece), end)
@@ -240,16 +241,16 @@ def _restore_file(tar: tarfile.TarFile, archive: Path, name: str, told: _Member,
     if stream is None:
         raise ConfigError(archive, "", f"{name} is missing")
     crc = 0
-    descriptor = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = calls.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(descriptor, told.size_bytes)
+        calls.truncate(descriptor, told.size_bytes)
         for first, end in told.extents:
             at = first
             while at < end:
                 piece = stream.read(min(_PIECE_BYTES, end - at))
                 if not piece:
                     raise ConfigError(archive, "", f"{name} is shorter than the manifest says")
-                os.pwrite(descriptor, piece, at)
+                calls.pwrite(descriptor, piece, at)
                 crc = zlib.crc32(piece, crc)
                 at += len(piece)
     finally:
@@ -262,4 +263,4 @@ def _remove(directory: Path) -> None:
     """Take away what was restored of a dump that turned out to be bad."""
     for entry in directory.iterdir():
         if is_of_state(entry.name):
-            entry.unlink()
+            calls.unlink(entry)

@@ -12,6 +12,7 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ import numpy as np
 
 import xbd
 from xbd.abi import Frames
+from xbd.daemons.runtime.outside import NEW_FILE_MODE, calls, open_to_read
 from xbd.errors import ConfigError, DamagedState
 from xbd.storage.image import Kind, Layout
 
@@ -121,8 +123,25 @@ def read_checksums(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, told: dict[str, Any]) -> None:
     """Write a file whole or not at all."""
     new = path.with_suffix(".new")
-    new.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    new.replace(path)
+    descriptor = calls.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, NEW_FILE_MODE)
+    try:
+        write_all(descriptor, (json.dumps(told, indent=1) + "\n").encode())
+    finally:
+        os.close(descriptor)
+    calls.replace(new, path)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write *content* however many writes it takes. Raises OSError: part of it may be written."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[calls.write(descriptor, rest) :]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there. Raises OSError."""
+    with suppress(FileNotFoundError):
+        calls.unlink(path)
 
 
 def check_log(path: Path, told: SavedState) -> Frames:
@@ -135,7 +154,7 @@ def check_log(path: Path, told: SavedState) -> Frames:
         size_bytes = os.fstat(descriptor).st_size
         if size_bytes < LOG_BYTES or size_bytes % WORD_BYTES:
             raise ConfigError(path, "", f"has {size_bytes} bytes, expected at least {LOG_BYTES}; {_WITHOUT_LOG}")
-        log: Frames = np.frombuffer(mmap.mmap(descriptor, size_bytes), dtype=np.int64)
+        log: Frames = np.frombuffer(calls.mmap(descriptor, size_bytes), dtype=np.int64)
     except (OSError, OverflowError) as error:
         raise ConfigError(path, "", f"cannot be mapped into memory: {error}") from error
     finally:
@@ -161,7 +180,7 @@ def check_section(path: Path, kind: Kind, number: int) -> None:
 def open_regular(path: Path, flags: int) -> int:
     """Open a file that is there, which may be neither directory, pipe nor device. Raises OSError."""
     # A pipe that nobody writes to would hold up whoever opens it.
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = calls.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file")
@@ -170,7 +189,7 @@ def open_regular(path: Path, flags: int) -> int:
 
 def read_header(descriptor: int, name: str, kind: Kind, number: int) -> Layout:
     """Read a section's header, and hold the file's size against it. Raises DamagedState."""
-    line, _, rest = os.pread(descriptor, HEADER_BYTES, 0).partition(b"\n")
+    line, _, rest = calls.pread(descriptor, HEADER_BYTES, 0).partition(b"\n")
     if rest[:8] != f"{zlib.crc32(line):08x}".encode():
         raise DamagedState(f"{name}: its header is damaged")
     try:
@@ -218,7 +237,7 @@ def checksums_of(path: Path) -> dict[str, int]:
     """Compute the checksum of every section in a directory."""
     checksums = {}
     for name in sorted(section_name(*key) for key in sections_in(path)):
-        with (path / name).open("rb") as file:
+        with open_to_read(path / name) as file:
             checksums[name] = checksum(file.fileno())
     return checksums
 
@@ -228,7 +247,7 @@ def checksum(descriptor: int) -> int:
     where = what = 0
     for first, end in data_extents(descriptor, 0, os.fstat(descriptor).st_size):
         for at in range(first, end, _READ_BYTES):
-            piece = os.pread(descriptor, min(_READ_BYTES, end - at), at)
+            piece = calls.pread(descriptor, min(_READ_BYTES, end - at), at)
             words = np.frombuffer(piece, dtype=np.uint8).reshape(-1, HEADER_BYTES)
             # A page that was touched and is zero again counts as a hole: copies may make it one.
             pages = np.flatnonzero(words.any(axis=1))
@@ -256,19 +275,19 @@ def data_extents(descriptor: int, first: int, end: int) -> Iterator[tuple[int, i
 
 def map_log(path: Path, size_bytes: int) -> Frames:
     """Map a file of at least *size_bytes*, which is made or made larger, as words."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = calls.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         size_bytes = max(size_bytes, os.fstat(descriptor).st_size // WORD_BYTES * WORD_BYTES)
         # The log must have its place on the disk before it is needed.
-        os.posix_fallocate(descriptor, 0, size_bytes)
-        return np.frombuffer(mmap.mmap(descriptor, size_bytes), dtype=np.int64)
+        calls.fallocate(descriptor, 0, size_bytes)
+        return np.frombuffer(calls.mmap(descriptor, size_bytes), dtype=np.int64)
     finally:
         os.close(descriptor)
 
 
 def map_words(descriptor: int) -> Frames:
     """Map the words of a section's file, without its header."""
-    mapped = mmap.mmap(descriptor, 0)
+    mapped = calls.mmap(descriptor, 0)
     # A touched page is one page: read ahead, a hole would be filled with pages of zeros, which takes milliseconds.
     mapped.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(mapped, dtype=np.int64, offset=HEADER_BYTES)
