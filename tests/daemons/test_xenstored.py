@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.xenstore.asker import Asker
+from tests.xenstore.store_client import StoreClient
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.daemons.xenstore_sockets import MAX_DOMAIN_CONNECTIONS, XenstoreServer
 from xbd.errors import ConfigError
@@ -277,7 +277,7 @@ async def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
 def test_a_full_disk_does_not_stop_the_store(tmp_path: Path) -> None:
     """What could not be written is, with everything else, when there is room again; until then the file is as it was."""
     file = StoreFile(tmp_path)
-    tool = Asker(file.store)
+    tool = StoreClient(file.store)
     # More than anything else that is written meanwhile, such as a log.
     for number in range(200):
         tool.write(b"/big/%d" % number, bytes(4000))
@@ -285,7 +285,7 @@ def test_a_full_disk_does_not_stop_the_store(tmp_path: Path) -> None:
     file.save()
     file.close()
     file = StoreFile(tmp_path, retry_s=0.0)
-    tool = Asker(file.store)
+    tool = StoreClient(file.store)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "xenstore.save").stat().st_size - 10, hard))
     try:

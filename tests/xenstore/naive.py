@@ -1,4 +1,4 @@
-"""A store as one would write it down: whole copies, no indices, no accounts; what the real one must agree with."""
+"""The naive model of a store: whole copies, no indices, no accounts; the real one must agree with it."""
 
 from dataclasses import dataclass, field, replace
 

@@ -1,4 +1,4 @@
-"""A client of a store in the same process: asks, and is answered, with nothing between."""
+"""A client of a store in the same process, without sockets."""
 
 from xbd.xenstore.codec import Decoder, Message, Operation
 from xbd.xenstore.connections import Connection
@@ -6,8 +6,8 @@ from xbd.xenstore.domains import DOM0
 from xbd.xenstore.store import Store
 
 
-class Asker:
-    """One connection; answers come as bytes, errors as their names."""
+class StoreClient:
+    """One connection; answers are returned as bytes, errors as their names."""
 
     def __init__(self, store: Store, domid: int = DOM0) -> None:
         self.store = store
@@ -90,16 +90,16 @@ class Asker:
         return self.ask(Operation.TRANSACTION_END, b"T\0" if commit else b"F\0", transaction)
 
 
-def store_with(*domids: int) -> tuple[Store, Asker]:
+def store_with(*domids: int) -> tuple[Store, StoreClient]:
     """Make a store with these domains, each with a home as libxl makes it; and a privileged client."""
     store = Store()
-    dom0 = Asker(store)
+    dom0 = StoreClient(store)
     for domid in domids:
         introduce(dom0, domid)
     return store, dom0
 
 
-def introduce(dom0: Asker, domid: int) -> None:
+def introduce(dom0: StoreClient, domid: int) -> None:
     """Introduce a domain, with a home that it reads and a part of it, `data`, that is its own."""
     home = b"/local/domain/%d" % domid
     assert dom0.ask(Operation.INTRODUCE, b"%d\0001\0002\0" % domid) == b"OK\0"

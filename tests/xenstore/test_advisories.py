@@ -5,7 +5,7 @@ Each says what the fault was. The C daemon is xenstored, the OCaml one oxenstore
 
 import pytest
 
-from tests.xenstore.asker import Asker, introduce, store_with
+from tests.xenstore.store_client import StoreClient, introduce, store_with
 from xbd.errors import RemoteProtocolError
 from xbd.xenstore import quota
 from xbd.xenstore.codec import PAYLOAD_MAX, Decoder, Message, Operation
@@ -18,7 +18,7 @@ OK = b"OK\0"
 def test_xsa_115_watch_events_do_not_leak() -> None:
     """Guests could watch anything, and so learn of nodes that they may not read, and of domains that come and go."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     for path in (b"/", b"/secret", b"/local/domain/5", b"@introduceDomain", b"@releaseDomain"):
         guest.watch(path)
     guest.events()
@@ -43,7 +43,7 @@ def test_xsa_115_watch_events_do_not_leak() -> None:
 def test_xsa_115_a_node_made_secret_in_its_transaction_is_never_heard_of() -> None:
     """What counts is who may read it in the end, not while it was being made."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     guest.watch(b"/local/domain")
     guest.events()
     transaction = dom0.start()
@@ -65,7 +65,7 @@ def test_xsa_322_a_new_domain_inherits_nothing() -> None:
     dom0.permit(b"/late", b"n0", b"r5", transaction=transaction)
     dom0.ask(Operation.RELEASE, b"5\0")
     introduce(dom0, 5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     assert guest.read(b"/shared") == "EACCES"
     assert dom0.permissions(b"/shared") == b"n0 b6"
     guest.watch(b"@releaseDomain")
@@ -81,7 +81,7 @@ def test_xsa_322_a_new_domain_inherits_nothing() -> None:
 def test_xsa_323_the_tools_reach_what_a_guest_can_name() -> None:
     """In oxenstored a guest's relative path could be as long as any: the tools had no absolute one for it."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     longest = b"data/" + b"a" * 2043
     assert guest.write(longest, b"x") == OK
     assert guest.write(longest + b"a") == "EINVAL"
@@ -93,7 +93,7 @@ def test_xsa_323_the_tools_reach_what_a_guest_can_name() -> None:
 def test_xsa_324_an_event_that_fits_no_message_is_not_sent() -> None:
     """A long token with a long path made an event longer than a message may be, and ended xenstored."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     assert guest.watch(b"data", b"t" * (PAYLOAD_MAX - 20)) == OK
     assert len(guest.events()) == 1
     assert dom0.write(b"/local/domain/5/data/" + b"a" * 200) == OK
@@ -104,7 +104,7 @@ def test_xsa_324_an_event_that_fits_no_message_is_not_sent() -> None:
 def test_xsa_325_who_breaks_the_protocol_is_still_there() -> None:
     """A guest that broke the protocol was taken for one that is gone; when it went, nobody was told any more."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     guest.write(b"data/x", b"1")
     dom0.watch(b"@releaseDomain")
     dom0.events()
@@ -113,7 +113,7 @@ def test_xsa_325_who_breaks_the_protocol_is_still_there() -> None:
     store.disconnect(guest.connection)
     assert dom0.events() == []
     assert dom0.ask(Operation.IS_DOMAIN_INTRODUCED, b"5\0") == b"T\0"
-    assert Asker(store, 5).read(b"data/x") == b"1"
+    assert StoreClient(store, 5).read(b"data/x") == b"1"
     assert dom0.ask(Operation.RELEASE, b"5\0") == OK
     assert dom0.events() == [b"@releaseDomain t"]
 
@@ -128,7 +128,7 @@ def feed_garbage() -> None:
 def test_xsa_325_nodes_go_with_their_domain() -> None:
     """Wherever they are; what others made below them goes along."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     dom0.write(b"/pool")
     dom0.permit(b"/pool", b"b0")
     guest.write(b"/pool/mine/deep", b"x")
@@ -148,7 +148,7 @@ def test_xsa_325_nodes_go_with_their_domain() -> None:
 def test_xsa_326_no_memory_without_bound() -> None:
     """Guests ended xenstored by requests, events and transactions that nobody read or ended."""
     store, dom0 = store_with(5)
-    guests = [Asker(store, 5) for _ in range(4)]
+    guests = [StoreClient(store, 5) for _ in range(4)]
     for guest in guests:
         for number in range(200):
             guest.watch(b"data", b"%d" % number + b"t" * 3000)
@@ -171,7 +171,7 @@ def test_xsa_326_no_memory_without_bound() -> None:
 def test_xsa_414_an_error_on_the_way_leaves_nothing_half_made() -> None:
     """In xenstored a wrong pointer was used when making a node failed half way."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     for number in range(quota.NODES - 2):
         guest.write(b"data/%d" % number)
     before = dict(store.tree.items())
@@ -186,7 +186,7 @@ def test_xsa_414_an_error_on_the_way_leaves_nothing_half_made() -> None:
 def test_xsa_415_no_orphans_from_a_transaction() -> None:
     """A transaction in which making nodes failed left nodes whose parent had never come to be."""
     store, _ = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     for number in range(quota.NODES - 3):
         guest.write(b"data/%d" % number)
     transaction = guest.start()
@@ -202,7 +202,7 @@ def test_xsa_415_no_orphans_from_a_transaction() -> None:
 def test_xsa_416_an_answer_that_is_not_read_holds_little() -> None:
     """What a request took was kept until its answer was read; a guest that did not read kept all of it."""
     store, _ = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     before = guest.connection.account.memory_bytes
     for number in range(quota.REQUESTS_OUTSTANDING):
         store.handle(guest.connection, Message(Operation.WRITE, number, 0, b"/none\0" + bytes(4000)))
@@ -224,7 +224,7 @@ def test_xsa_416_an_answer_that_is_not_read_holds_little() -> None:
 def test_xsa_417_a_recycled_domid_reaches_nothing() -> None:
     """Between one domain's end and the repair of its nodes the next of its number could use them."""
     store, dom0 = store_with(5, 6)
-    old, friend = Asker(store, 5), Asker(store, 6)
+    old, friend = StoreClient(store, 5), StoreClient(store, 6)
     old.write(b"data/secret", b"x")
     friend.permit(b"/local/domain/6/data", b"n6", b"b5")
     transaction = friend.start()
@@ -232,7 +232,7 @@ def test_xsa_417_a_recycled_domid_reaches_nothing() -> None:
     friend.permit(b"/local/domain/6/data/box", b"n6", b"b5", transaction=transaction)
     dom0.ask(Operation.RELEASE, b"5\0")
     introduce(dom0, 5)
-    new = Asker(store, 5)
+    new = StoreClient(store, 5)
     assert new.read(b"/local/domain/6/data") == "EACCES"
     assert new.read(b"data/secret") == "ENOENT"
     assert friend.end(transaction) == "EAGAIN"
@@ -248,7 +248,7 @@ def test_xsa_417_a_recycled_domid_reaches_nothing() -> None:
 def test_xsa_418_depth_is_no_danger() -> None:
     """Removing, or walking, nodes nested deeply enough used up xenstored's stack."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     assert guest.write(b"data" + b"/a" * 990) == OK
     assert dom0.ask(Operation.CONTROL, b"check\0") == OK
     transaction = guest.start()
@@ -262,7 +262,7 @@ def test_xsa_418_depth_is_no_danger() -> None:
 def test_xsa_419_nobody_owns_for_another() -> None:
     """Guests that gave nodes to each other, and made more, had as many as they wanted between them."""
     store, dom0 = store_with(5, 6)
-    one, other = Asker(store, 5), Asker(store, 6)
+    one, other = StoreClient(store, 5), StoreClient(store, 6)
     one.permit(b"data", b"b5")
     one.write(b"data/x")
     assert one.permit(b"data/x", b"n6") == one.permit(b"data/x", b"n0", b"b5") == "EPERM"
@@ -278,7 +278,7 @@ def test_xsa_419_nobody_owns_for_another() -> None:
 def test_xsa_421_transactions_are_counted_together() -> None:
     """Each of many transactions stayed within the quota of nodes, and all were committed."""
     store, _ = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     for box in range(quota.TRANSACTIONS):
         guest.write(b"data/%d" % box)
     answers = []
@@ -295,7 +295,7 @@ def test_xsa_421_transactions_are_counted_together() -> None:
 def test_an_owner_that_goes_leaves_the_root_and_the_special_names() -> None:
     """They become dom0's again; nothing else could be above everything."""
     store = Store()
-    dom0 = Asker(store)
+    dom0 = StoreClient(store)
     introduce(dom0, 5)
     dom0.permit(b"/", b"r5", b"b6")
     dom0.permit(b"@releaseDomain", b"b5")
@@ -310,7 +310,7 @@ def test_an_owner_that_goes_leaves_the_root_and_the_special_names() -> None:
 def test_reset_watches_in_a_transaction_ends_nothing_else() -> None:
     """An assertion of xenstored's failed on it (CVE-2026-23557)."""
     store, _ = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     transaction = guest.start()
     assert guest.ask(Operation.RESET_WATCHES, b"\0", transaction) == OK
     assert guest.end(transaction) == "ENOENT"

@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from tests.xenstore.asker import Asker
+from tests.xenstore.store_client import StoreClient
 from xbd.units import SUPER_PAGES
 from xbd.xenstore.bridge import Bridge, DomainFacts, Refusal, TargetRequest, decide
 from xbd.xenstore.saved import encode_whole, restore
@@ -18,11 +18,11 @@ WEB = DomainFacts(
 TARGET = b"/local/domain/3/memory/target"
 
 
-def bridged(*domains: DomainFacts) -> tuple[Bridge, Asker]:
+def bridged(*domains: DomainFacts) -> tuple[Bridge, StoreClient]:
     """Make a store with a bridge that has been told of these domains; and a privileged client."""
     store, numbers = Store(), count(1)
     bridge = Bridge(store, lambda: f"uuid-{next(numbers)}")
-    client = Asker(store)
+    client = StoreClient(store)
     bridge.update(domains, 1000.0)
     assert list(bridge.requests()) == []
     return bridge, client
@@ -50,7 +50,7 @@ def test_what_is_shown_of_a_domain() -> None:
     assert client.permissions(home + b"/control/shutdown") == b"n3"
     assert client.names(b"/") == [b"tool", b"local", b"vm"]
     assert client.read(b"/local/domain/0/name") == b"Domain-0"
-    guest = Asker(client.store, 3)
+    guest = StoreClient(client.store, 3)
     assert guest.read(b"memory/target") == b"524288"
     assert guest.write(b"memory/target", b"1") == guest.write(b"name", b"x") == "EACCES"
     assert guest.write(b"data/x", b"1") == guest.write(b"control/shutdown", b"poweroff") == b"OK\0"
@@ -204,7 +204,7 @@ def test_a_restored_store_goes_on() -> None:
     client.write(TARGET, b"garbage")
     store = restore(encode_whole(bridge._store))
     again = Bridge(store, lambda: "uuid-new")
-    tool = Asker(store)
+    tool = StoreClient(store)
     tool.watch(b"@introduceDomain")
     tool.events()
     again.update([WEB, replace(WEB, domid=5, name="new")], 0.0)

@@ -5,7 +5,7 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.xenstore.asker import store_with
+from tests.xenstore.store_client import store_with
 from xbd.errors import RemoteProtocolError
 from xbd.xenstore.codec import HEADER, PAYLOAD_MAX, Decoder, Message, Operation, encode
 from xbd.xenstore.errors import ERRNO_NAMES

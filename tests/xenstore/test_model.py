@@ -4,8 +4,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.xenstore.asker import Asker
 from tests.xenstore.naive import Naive, NaiveClient, Permissions
+from tests.xenstore.store_client import StoreClient
 from xbd.xenstore.store import Store
 
 # Few enough that they meet.
@@ -28,75 +28,75 @@ class StoreMachine(RuleBasedStateMachine):
         self.store, self.model = Store(), Naive()
         for domid in (1, 2):
             self.store.introduce(domid)
-        self.askers = [Asker(self.store, domid) for domid in DOMIDS]
+        self.real_clients = [StoreClient(self.store, domid) for domid in DOMIDS]
         self.model.clients = [NaiveClient(domid) for domid in DOMIDS]
 
-    def pair(self, which: int, where: int) -> tuple[Asker, NaiveClient, int]:
+    def pair(self, which: int, where: int) -> tuple[StoreClient, NaiveClient, int]:
         """Choose a client, and a transaction of its, if it has so many, and that is not doomed."""
         client = self.model.clients[which]
         numbers = sorted(client.transactions)
         number = numbers[where - 1] if 0 < where <= len(numbers) else 0
-        return self.askers[which], client, 0 if self.model.is_doomed(client, number) else number
+        return self.real_clients[which], client, 0 if self.model.is_doomed(client, number) else number
 
     @rule(which=CLIENTS, where=WHERE, path=PATHS)
     def look(self, which: int, where: int, path: str) -> None:
         """Ask for all of a node."""
-        asker, client, transaction = self.pair(which, where)
+        real, client, transaction = self.pair(which, where)
         at = path.encode()
-        assert asker.read(at, transaction) == self.model.read(client, transaction, path)
-        names = asker.names(at, transaction)
+        assert real.read(at, transaction) == self.model.read(client, transaction, path)
+        names = real.names(at, transaction)
         told = names if isinstance(names, str) else {name.decode() for name in names}
         assert told == self.model.names(client, transaction, path)
-        permissions = asker.permissions(at, transaction)
+        permissions = real.permissions(at, transaction)
         spelt = permissions if isinstance(permissions, str) else permissions.decode()
         assert spelt == self.model.permissions(client, transaction, path)
 
     @rule(which=CLIENTS, where=WHERE, path=PATHS, value=VALUES)
     def write(self, which: int, where: int, path: str, value: bytes) -> None:
         """Write a value."""
-        asker, client, transaction = self.pair(which, where)
+        real, client, transaction = self.pair(which, where)
         expected = self.model.write(client, transaction, path, value)
-        assert said(asker.write(path.encode(), value, transaction)) == expected
+        assert said(real.write(path.encode(), value, transaction)) == expected
 
     @rule(which=CLIENTS, where=WHERE, path=PATHS)
     def mkdir(self, which: int, where: int, path: str) -> None:
         """Make a node."""
-        asker, client, transaction = self.pair(which, where)
+        real, client, transaction = self.pair(which, where)
         expected = self.model.write(client, transaction, path, b"", mkdir=True)
-        assert said(asker.mkdir(path.encode(), transaction)) == expected
+        assert said(real.mkdir(path.encode(), transaction)) == expected
 
     @rule(which=CLIENTS, where=WHERE, path=PATHS)
     def rm(self, which: int, where: int, path: str) -> None:
         """Remove one."""
-        asker, client, transaction = self.pair(which, where)
+        real, client, transaction = self.pair(which, where)
         expected = self.model.rm(client, transaction, path)
-        assert said(asker.rm(path.encode(), transaction)) == expected
+        assert said(real.rm(path.encode(), transaction)) == expected
 
     @rule(which=CLIENTS, where=WHERE, path=PATHS, permissions=PERMISSIONS)
     def permit(self, which: int, where: int, path: str, permissions: Permissions) -> None:
         """Set its permissions."""
-        asker, client, transaction = self.pair(which, where)
+        real, client, transaction = self.pair(which, where)
         expected = self.model.permit(client, transaction, path, permissions)
         entries = [f"{access}{domid}".encode() for access, domid in permissions]
-        assert said(asker.permit(path.encode(), *entries, transaction=transaction)) == expected
+        assert said(real.permit(path.encode(), *entries, transaction=transaction)) == expected
 
     @rule(which=CLIENTS, path=PATHS, token=st.sampled_from("tu"))
     def watch(self, which: int, path: str, token: str) -> None:
         """Watch one."""
         expected = self.model.watch(self.model.clients[which], path, token)
-        assert said(self.askers[which].watch(path.encode(), token.encode())) == expected
+        assert said(self.real_clients[which].watch(path.encode(), token.encode())) == expected
 
     @rule(which=CLIENTS, path=PATHS, token=st.sampled_from("tu"))
     def unwatch(self, which: int, path: str, token: str) -> None:
         """Watch it no more."""
         expected = self.model.unwatch(self.model.clients[which], path, token)
-        assert said(self.askers[which].unwatch(path.encode(), token.encode())) == expected
+        assert said(self.real_clients[which].unwatch(path.encode(), token.encode())) == expected
 
     @rule(which=CLIENTS)
     def start(self, which: int) -> None:
         """Begin a transaction, two at a time at most."""
         if len(self.model.clients[which].transactions) < 2:
-            assert self.askers[which].start() == self.model.start(self.model.clients[which])
+            assert self.real_clients[which].start() == self.model.start(self.model.clients[which])
 
     @rule(which=CLIENTS, where=st.sampled_from([1, 2]), commit=st.booleans())
     def end(self, which: int, where: int, commit: bool) -> None:  # noqa: FBT001 - hypothesis passes it
@@ -105,7 +105,7 @@ class StoreMachine(RuleBasedStateMachine):
         if where <= len(client.transactions):
             transaction = sorted(client.transactions)[where - 1]
             expected = self.model.end(client, transaction, commit=commit)
-            assert said(self.askers[which].end(transaction, commit=commit)) == expected
+            assert said(self.real_clients[which].end(transaction, commit=commit)) == expected
 
     @rule(
         which=CLIENTS,
@@ -115,27 +115,27 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def go_on(self, which: int, where: int, path: str, what: str) -> None:
         """Go on with a transaction that can only fail: what it says is of no interest, but it does say something."""
-        asker, client = self.askers[which], self.model.clients[which]
+        real, client = self.real_clients[which], self.model.clients[which]
         numbers = sorted(client.transactions)
         if where > len(numbers) or not self.model.is_doomed(client, numbers[where - 1], for_good=True):
             return
         at, transaction = path.encode(), numbers[where - 1]
         match what:
             case "write":
-                asker.write(at, b"x", transaction)
+                real.write(at, b"x", transaction)
             case "rm":
-                asker.rm(at, transaction)
+                real.rm(at, transaction)
             case "look":
-                asker.names(at, transaction)
+                real.names(at, transaction)
             case _:
-                asker.permit(at, b"n0", transaction=transaction)
+                real.permit(at, b"n0", transaction=transaction)
 
     @invariant()
     def all_is_well(self) -> None:
         """Everybody heard of the same, in whatever order; what is kept adds up; the nodes are the same."""
-        for asker, client in zip(self.askers, self.model.clients, strict=True):
+        for real, client in zip(self.real_clients, self.model.clients, strict=True):
             # An event that waits is not queued again.
-            heard = asker.events()
+            heard = real.events()
             assert len(heard) == len(set(heard))
             assert {event.decode() for event in heard} == set(client.events)
             client.events.clear()

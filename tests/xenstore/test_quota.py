@@ -1,16 +1,16 @@
 """What an unprivileged domain may take, to the last of each; and that dom0 may take more."""
 
-from tests.xenstore.asker import Asker, store_with
+from tests.xenstore.store_client import StoreClient, store_with
 from xbd.xenstore import quota
 from xbd.xenstore.codec import Message, Operation
 
 OK = b"OK\0"
 
 
-def guest() -> tuple[Asker, Asker]:
+def guest() -> tuple[StoreClient, StoreClient]:
     """Make a domain's client, and dom0's."""
     store, dom0 = store_with(5)
-    return Asker(store, 5), dom0
+    return StoreClient(store, 5), dom0
 
 
 def test_nodes() -> None:
@@ -29,7 +29,7 @@ def test_nodes() -> None:
 def test_watches() -> None:
     """128, of all its connections together."""
     one, _ = guest()
-    another = Asker(one.store, 5)
+    another = StoreClient(one.store, 5)
     for number in range(quota.WATCHES):
         assert (one, another)[number % 2].watch(b"data", b"%d" % number) == OK
     assert one.watch(b"data", b"x") == another.watch(b"data", b"x") == "E2BIG"
@@ -127,7 +127,7 @@ def test_a_refused_request_changes_nothing() -> None:
 def test_what_is_not_read_ends_the_connection() -> None:
     """A privileged one that leaves megabytes, and one whose domain's memory is used up by its events."""
     one, dom0 = guest()
-    reader = Asker(one.store)
+    reader = StoreClient(one.store)
     reader.watch(b"/", b"t" * 1000)
     one.watch(b"data", b"t" * 1000)
     for number in range(6000):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.xenstore.asker import Asker, introduce, store_with
+from tests.xenstore.store_client import StoreClient, introduce, store_with
 from xbd.errors import DamagedState
 from xbd.xenstore.codec import Operation
 from xbd.xenstore.saved import MAGIC, encode_changes, encode_domains, encode_whole, restore
@@ -14,10 +14,10 @@ def told(store: Store) -> dict[bytes, tuple[bytes, object, object]]:
     return {path: (node.value, node.permissions, node.children) for path, node in store.tree.items()}
 
 
-def filled() -> tuple[Store, Asker]:
+def filled() -> tuple[Store, StoreClient]:
     """Make a store with a bit of everything."""
     store, dom0 = store_with(5, 7)
-    Asker(store, 5).write(b"data/x/y", b"\0binary\xff")
+    StoreClient(store, 5).write(b"data/x/y", b"\0binary\xff")
     dom0.write(b"/z/b")
     dom0.write(b"/z/a", bytes(4000))
     dom0.permit(b"@releaseDomain", b"n0", b"r5")

@@ -2,16 +2,16 @@
 
 import pytest
 
-from tests.xenstore.asker import Asker, introduce, store_with
+from tests.xenstore.store_client import StoreClient, introduce, store_with
 from xbd.xenstore.codec import PAYLOAD_MAX, Operation
 from xbd.xenstore.store import Store
 
 OK = b"OK\0"
 
 
-def client() -> Asker:
+def client() -> StoreClient:
     """Make a privileged client of an empty store."""
-    return Asker(Store())
+    return StoreClient(Store())
 
 
 # -- nodes
@@ -87,7 +87,7 @@ def test_how_long_paths_are() -> None:
 def test_relative_paths_start_at_home() -> None:
     """Dom0's on the tools' socket, a domain's own on its."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     dom0.write(b"name", b"Domain-0")
     assert dom0.read(b"/local/domain/0/name") == b"Domain-0"
     assert guest.write(b"data/x", b"1") == OK
@@ -188,14 +188,14 @@ def test_a_new_node_has_its_parents_permissions() -> None:
     dom0.permit(b"/p", b"n0", b"r6", b"b5")
     dom0.write(b"/p/q/r")
     assert dom0.permissions(b"/p/q/r") == b"n0 r6 b5"
-    assert Asker(store, 5).write(b"/p/mine") == OK
+    assert StoreClient(store, 5).write(b"/p/mine") == OK
     assert dom0.permissions(b"/p/mine") == b"n5 r6 b5"
 
 
 def test_what_a_guest_may_do() -> None:
     """What it is named for, else what everybody may; it may not know what is where it may not look."""
     store, dom0 = store_with(5, 6)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     for name, entries in (
         (b"r", (b"n0", b"r5")),
         (b"w", (b"n0", b"w5")),
@@ -214,12 +214,12 @@ def test_what_a_guest_may_do() -> None:
     assert guest.rm(b"/r") == guest.mkdir(b"/r") == guest.write(b"/r/new") == "EACCES"
     assert guest.permit(b"/all", b"b5") == "EACCES"
     assert guest.permit(b"/own", b"n5", b"r6") == OK
-    assert Asker(store, 6).read(b"/own") == b"x"
+    assert StoreClient(store, 6).read(b"/own") == b"x"
 
 
 def test_a_guest_has_no_privileged_operations() -> None:
     """EACCES."""
-    guest = Asker(store_with(5)[0], 5)
+    guest = StoreClient(store_with(5)[0], 5)
     for operation, payload in (
         (Operation.INTRODUCE, b"7\0001\0002\0"),
         (Operation.RELEASE, b"5\0"),
@@ -233,7 +233,7 @@ def test_a_guest_has_no_privileged_operations() -> None:
 def test_a_stub_domain_stands_in_for_another() -> None:
     """SET_TARGET lets it do what its target may, until either goes."""
     store, dom0 = store_with(5, 6)
-    stub = Asker(store, 6)
+    stub = StoreClient(store, 6)
     assert stub.read(b"/local/domain/5/data") == "EACCES"
     assert dom0.ask(Operation.SET_TARGET, b"6\0005\0") == OK
     assert stub.write(b"/local/domain/5/data", b"x") == OK
@@ -249,7 +249,7 @@ def test_a_stub_domain_stands_in_for_another() -> None:
 def test_domains_come_and_go() -> None:
     """Both are told to who may hear it; what is released twice, or was never there, is ENOENT."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     for one in (dom0, guest):
         assert one.watch(b"@introduceDomain", b"i") == one.watch(b"@releaseDomain", b"r") == OK
         assert one.events() == [b"@introduceDomain i", b"@releaseDomain r"]
@@ -272,7 +272,7 @@ def test_domains_come_and_go() -> None:
 def test_a_domain_that_goes_takes_its_connections_along() -> None:
     """With their watches and transactions; they are woken, to be closed."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     guest.watch(b"/local/domain/5")
     guest.write(b"data/x", b"1", guest.start())
     store.take_woken()

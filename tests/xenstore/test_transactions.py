@@ -4,24 +4,24 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.xenstore.asker import Asker, store_with
+from tests.xenstore.store_client import StoreClient, store_with
 from xbd.xenstore.codec import Operation
 from xbd.xenstore.store import Store
 
 OK = b"OK\0"
 
 
-def pair() -> tuple[Asker, Asker]:
+def pair() -> tuple[StoreClient, StoreClient]:
     """Make two clients of a store with a few nodes."""
     store = Store()
-    one, other = Asker(store), Asker(store)
+    one, other = StoreClient(store), StoreClient(store)
     for path in (b"/t/old", b"/t/more/deep", b"/u"):
         one.write(path, b"1")
     return one, other
 
 
-Inside = Callable[[Asker, int], object]
-Outside = Callable[[Asker], object]
+Inside = Callable[[StoreClient, int], object]
+Outside = Callable[[StoreClient], object]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_what_it_saw_need_not_fit(first: bytes, outside: Outside, then: Inside) 
 def test_a_guest_needs_its_permissions_in_it() -> None:
     """As outside of one."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     transaction = guest.start()
     assert guest.write(b"/local/domain/5/name", b"x", transaction) == "EACCES"
     assert guest.write(b"data/x", b"x", transaction) == OK

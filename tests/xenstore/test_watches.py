@@ -1,16 +1,16 @@
 """Watches: who hears of what, when, and how it is named."""
 
-from tests.xenstore.asker import Asker, store_with
+from tests.xenstore.store_client import StoreClient, store_with
 from xbd.xenstore.codec import Operation
 from xbd.xenstore.store import Store
 
 OK = b"OK\0"
 
 
-def watching(*paths: bytes) -> tuple[Asker, Asker]:
+def watching(*paths: bytes) -> tuple[StoreClient, StoreClient]:
     """Make a client that has set watches, and one that changes things."""
     store = Store()
-    watcher, other = Asker(store), Asker(store)
+    watcher, other = StoreClient(store), StoreClient(store)
     other.write(b"/a/b/c", b"1")
     for number, path in enumerate(paths):
         assert watcher.watch(path, b"%d" % number) == OK
@@ -20,7 +20,7 @@ def watching(*paths: bytes) -> tuple[Asker, Asker]:
 
 def test_a_watch_fires_at_once() -> None:
     """Once, whether there is such a node or not; the same again is EEXIST, another token is not."""
-    one = Asker(Store())
+    one = StoreClient(Store())
     assert one.watch(b"/none") == OK
     assert one.events() == [b"/none t"]
     assert one.watch(b"/none") == "EEXIST"
@@ -31,7 +31,7 @@ def test_a_watch_fires_at_once() -> None:
 
 def test_any_special_name_can_be_watched() -> None:
     """Also one that means nothing."""
-    one = Asker(Store())
+    one = StoreClient(Store())
     assert [one.watch(name) for name in (b"@foo", b"@", b"@a b", b"@introduceDomain")] == [OK] * 4
     assert one.read(b"@introduceDomain") == one.permissions(b"@releaseDomain") == "EINVAL"
     assert one.permit(b"@foo", b"n0") == "EINVAL"
@@ -64,7 +64,7 @@ def test_what_removing_fires() -> None:
 def test_a_relative_watch_is_told_relative_paths() -> None:
     """It is the same watch as the absolute one."""
     store, dom0 = store_with(5)
-    guest = Asker(store, 5)
+    guest = StoreClient(store, 5)
     guest.watch(b"data")
     assert guest.watch(b"/local/domain/5/data") == "EEXIST"
     dom0.write(b"/local/domain/5/data/x/y")
@@ -117,13 +117,13 @@ def test_one_that_is_disconnected_is_forgotten() -> None:
 def test_many_watches_cost_nobody_else() -> None:
     """Ten thousand, on as many paths: a write is told to the one that it concerns."""
     store = Store()
-    watchers = [Asker(store) for _ in range(100)]
+    watchers = [StoreClient(store) for _ in range(100)]
     for number, watcher in enumerate(watchers):
         for path in range(100):
             watcher.watch(b"/w/%d/%d" % (number, path))
         watcher.events()
     store.take_woken()
-    Asker(store).write(b"/w/7/42/x")
+    StoreClient(store).write(b"/w/7/42/x")
     assert store.take_woken() == [watchers[7].connection]
     assert watchers[7].events() == [b"/w/7/42/x t"]
     assert (len(store.watches), store.check()) == (10_000, [])

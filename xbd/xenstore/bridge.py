@@ -1,9 +1,9 @@
-"""What of the host is shown in the store, and what a write to it asks of the host.
+"""The bridge between a host and its store: it shows the domains, and reads the targets that clients write.
 
-The host's domains are told to `update` as they are; what is there already is not written again, so watches
-fire for what has changed and nothing else. Who writes a domain's `memory/target` asks for another target:
-`requests` says which, and refuses, with a reason for the log, what is no target. The key keeps what was
-written, whatever came of it, until the host has another target: that is then shown.
+`update` takes the host's domains as they are now and writes only what differs, so watches fire for changes
+and nothing else. A client that writes a domain's `memory/target` asks for another target: `requests` returns
+these, and a refusal with a reason for the log where the value is no target. The key keeps what was written,
+accepted or not, until the host's target changes: then it shows that.
 
 Source: /local/domain/N and /vm of a host of Xen 4.17 with libxl, and its permissions.
 """
@@ -25,7 +25,7 @@ _PRIVATE: Final[Permissions] = (Entry(int(Access.NONE), DOM0),)
 _MOST_DIGITS: Final = 16
 _TARGET: Final = b"/memory/target"
 _USED: Final = b"/memory/meminfo"
-# What a guest may write itself; all else of its home it may only read.
+# What a guest may write itself; the rest of its home it may only read.
 _OWN: Final = (
     (b"device/suspend/event-channel", b""),
     (b"control/shutdown", b""),
@@ -44,7 +44,7 @@ _DOM0_CONTROL: Final = ((b"feature-poweroff", b"1"), (b"feature-reboot", b"1"), 
 
 @dataclass(frozen=True, slots=True)
 class DomainFacts:
-    """A domain, as the host says it is; *used_kib* is its guest's own word, None when it has said nothing."""
+    """A domain as the host sees it; *used_kib* is what its guest reports, None if nothing."""
 
     domid: int
     name: str
@@ -58,7 +58,7 @@ class DomainFacts:
 
 @dataclass(frozen=True, slots=True)
 class TargetRequest:
-    """Somebody wants a domain to have this target, in pages, a multiple of 2 MiB."""
+    """A client asked for this target of a domain, in pages, a multiple of 2 MiB."""
 
     domid: int
     pages: int
@@ -66,7 +66,7 @@ class TargetRequest:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Somebody wrote what is no target; the host is not asked."""
+    """A client wrote a value that is no target; the host is not asked."""
 
     domid: int
     written: bytes
@@ -74,7 +74,7 @@ class Refusal:
 
 
 def decide(written: bytes, facts: DomainFacts) -> TargetRequest | Refusal:
-    """Judge what was written to a domain's memory/target."""
+    """Decide whether what was written to a domain's memory/target is a target."""
     if not (written.isdigit() and len(written) <= _MOST_DIGITS):
         return Refusal(facts.domid, written, "not a decimal number of KiB")
     pages = pages_of(written)
@@ -94,10 +94,10 @@ class Bridge:
     """The host in a store.
 
     Args:
-        store: may have been restored: domains of it that are no more go with the first update.
-        make_uuid: names a domain's /vm.
+        store: may have been restored: its domains that no longer exist are removed by the first update.
+        make_uuid: makes the name of a domain's /vm.
 
-    Attributes: *connection*: it watches the targets, and is told to when one was written.
+    Attributes: *connection*: watches the targets; its events say that one was written.
     """
 
     def __init__(self, store: Store, make_uuid: Callable[[], str]) -> None:
@@ -106,9 +106,9 @@ class Bridge:
         self.connection = store.connect()
         self._decoder = Decoder()
         self._facts: dict[int, DomainFacts] = {}
-        # What the key said, or was asked to say, when it last agreed with the host.
+        # By domid, the key's value when it last agreed with the host.
         self._shown: dict[int, int] = {}
-        # Keys that were written, by domid, and of which it is not settled yet what comes of it.
+        # Domids whose key was written, and that the host has neither agreed to nor refused yet.
         self._written: dict[int, bytes] = {}
         self._restored = {domid for domid in store.domains if store.tree.find(home_of(domid) + b"/vm")}
         store.change(_show_host)
@@ -116,7 +116,7 @@ class Bridge:
     # -- from the host
 
     def update(self, domains: Sequence[DomainFacts], now_s: float) -> None:
-        """Show these domains, and no others that were shown; *now_s* is when those that are new began."""
+        """Show these domains, and remove all others; *now_s* is the start time of new ones."""
         facts = {one.domid: one for one in domains}
         for domid in sorted((self._facts.keys() | self._restored) - {DOM0}):
             if domid not in facts or self._is_another(facts[domid]):
@@ -165,7 +165,7 @@ class Bridge:
         self._show_used(facts)
         if (home + _TARGET, b"%d" % domid) not in self.connection.watches:
             self._ask(Operation.WATCH, home + _TARGET, b"%d" % domid)
-        # Last, as libxl does: who hears of it finds everything.
+        # Last, as libxl does: a client that is woken by it finds everything in place.
         self._store.introduce(domid)
 
     def _change(self, before: DomainFacts, facts: DomainFacts) -> None:
@@ -197,9 +197,9 @@ class Bridge:
     # -- to the host
 
     def requests(self) -> Iterator[TargetRequest | Refusal]:
-        """Say what was asked for, once for each domain: what its key says now.
+        """Return what clients asked for, one entry for each domain: what its key says now.
 
-        A request comes again the next time, unless it was `agreed` or `refused` by the host.
+        A request is returned again by the next call, unless it was `agreed` or `refused` by the host.
         """
         self._decoder.feed(self.connection.take_output())
         while (message := self._decoder.next_message()) is not None:
@@ -214,7 +214,7 @@ class Bridge:
                 yield decision
 
     def _judge(self, domid: int, path: bytes) -> TargetRequest | Refusal | None:
-        """Decide on what a key says; None: nothing new, or of nobody."""
+        """Decide on what a key says; None: it says nothing new, or its domain is gone."""
         facts, node = self._facts.get(domid), self._store.tree.find(path)
         if facts is None or node is None:
             return None
@@ -222,13 +222,13 @@ class Bridge:
         return None if decision == TargetRequest(domid, self._shown.get(domid, -1)) else decision
 
     def agreed(self, request: TargetRequest) -> None:
-        """Note that the host has taken a target: what its key says is this."""
+        """Note that the host accepted a target, as the domain's key says it."""
         self._written.pop(request.domid, None)
         if request.domid in self._facts:
             self._shown[request.domid] = request.pages
 
     def refused(self, request: TargetRequest) -> None:
-        """Note that the host does not take a target: its key keeps what was written, and it is not asked again."""
+        """Note that the host refused a target: the key keeps what was written, and the host is not asked again."""
         self._written.pop(request.domid, None)
 
 
@@ -237,7 +237,7 @@ def _kib(pages: int) -> bytes:
 
 
 def _put(view: Transaction, path: bytes, value: bytes, permissions: Permissions) -> None:
-    """Have a node with this value and these permissions; say nothing of one that is so already."""
+    """Give a node this value and these permissions, unless it has them already: then no watch fires."""
     node = view.find(path)
     if node is None or node.value != value:
         view.write(path, value, None)

@@ -1,8 +1,8 @@
 """The XenStore wire: a header of four native-endian u32 and up to 4096 bytes, both ways.
 
-The decoder is fed what comes, in whatever pieces, and gives whole messages. It does no I/O and trusts
-nothing: a header that announces more than a payload may have ends the connection, as there is no way to
-find the next header behind it.
+The decoder takes bytes in pieces of any size and returns whole messages. It does no I/O and trusts
+nothing: a header that announces too long a payload ends the connection, because the next header cannot
+be found behind it.
 
 Source: Xen public/io/xs_wire.h (struct xsd_sockmsg, XENSTORE_PAYLOAD_MAX).
 """
@@ -45,7 +45,7 @@ class Operation(IntEnum):
 
 
 class Message(NamedTuple):
-    """A whole message; *operation* is any number that the other end sent."""
+    """A whole message; *operation* is any number that the peer sent."""
 
     operation: int
     request: int
@@ -54,13 +54,13 @@ class Message(NamedTuple):
 
 
 def encode(operation: int, request: int, transaction: int, payload: bytes) -> bytes:
-    """Spell a message out; its payload is one that fits."""
+    """Encode a message, whose payload is at most `PAYLOAD_MAX` bytes."""
     assert len(payload) <= PAYLOAD_MAX, f"a payload of {len(payload)} bytes"
     return HEADER.pack(operation, request, transaction, len(payload)) + payload
 
 
 class Decoder:
-    """Bytes as they come -> messages. Holds what it was fed and has not given out, and nothing else."""
+    """Turns bytes into messages; holds only the bytes that no message was made of yet."""
 
     def __init__(self) -> None:
         self._received = bytearray()
@@ -75,11 +75,11 @@ class Decoder:
 
     @property
     def waiting_bytes(self) -> int:
-        """How much of what was fed has not been given out."""
+        """How many bytes wait for the rest of their message."""
         return len(self._received) - self._at
 
     def next_message(self) -> Message | None:
-        """Give the next whole message; None: more bytes are needed.
+        """Return the next whole message; None: more bytes are needed.
 
         Raises:
             RemoteProtocolError: a payload is announced that is too long; the connection is to be closed.

@@ -1,8 +1,8 @@
-"""Connections and the domains behind them: who asks, what it may, and what waits to be read by it.
+"""Connections: the domain behind each, its rights, and its output that was not read yet.
 
-What waits is bounded: an unprivileged connection that does not read is asked no more requests at some
-point, and events that it still does not read count as its domain's memory; one that is beyond that, or a
-privileged one that leaves megabytes unread, is closed (XSA-326).
+Unread output is bounded: of an unprivileged connection that does not read no more requests are taken at
+some point, and its unread events count as its domain's memory; when that is used up, or when a privileged
+connection leaves megabytes unread, the connection is closed (XSA-326).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,8 +26,8 @@ BACKLOG_BYTES: Final = 4 << 20
 class Connection:
     """One connection.
 
-    Attributes: *domain*: whose it is, dom0's are privileged; *account*: what its domain has; *reason*: why it is to be
-    closed, None while it is not; *outstanding*: answers that wait to be read.
+    Attributes: *domain*: the domain behind it, those of dom0 are privileged; *account*: what that domain has; *reason*:
+    why it is to be closed, else None; *outstanding*: answers that wait to be read.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Connection:
     privileged: bool = False
     _outbox: list[bytes] = field(default_factory=list)
     _outbox_bytes: int = 0
-    # Events that wait to be read; another of the same says nothing new.
+    # Events that wait to be read; a second one of the same content would say nothing new.
     _events: set[bytes] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Connection:
 
     @property
     def may_ask(self) -> bool:
-        """Whether its next request is taken now, or only when it has read what waits for it."""
+        """Whether its next request is taken now; False: it has to read what waits for it first."""
         if self.reason is not None:
             return False
         if self.privileged or not self._outbox:
@@ -70,11 +70,11 @@ class Connection:
         return access_of(permissions, self.domain.domid, self.domain.target) & access == access
 
     def owns(self, permissions: Permissions) -> bool:
-        """Tell whether it may do what only an owner may."""
+        """Tell whether it has an owner's rights."""
         return self.privileged or is_owner(permissions, self.domain.domid, self.domain.target)
 
     def may_hear(self, readers: Iterable[Permissions]) -> bool:
-        """Tell whether one of these lists lets it read."""
+        """Tell whether any of these permission lists lets it read."""
         return self.privileged or any(self.may(permissions, 1) for permissions in readers)
 
     def reply(self, message: bytes) -> None:
@@ -83,7 +83,7 @@ class Connection:
         self._queue(message)
 
     def tell(self, payload: bytes) -> None:
-        """Queue an event, unless the same one waits already."""
+        """Queue an event, unless the same event waits already."""
         if payload in self._events:
             return
         self._events.add(payload)
@@ -114,14 +114,14 @@ class Connection:
         return output
 
     def close(self, reason: str) -> None:
-        """Have it closed; what waits for it is not sent any more."""
+        """Mark it to be closed, and drop its unsent output."""
         if self.reason is None:
             self.take_output()
             self.reason = reason
 
 
 class Held:
-    """Counts what a transaction comes to hold in a `with` block as its domain's memory."""
+    """Charges what a transaction grows by in a `with` block to its domain's memory."""
 
     __slots__ = ("_account", "_before", "_transaction")
 
@@ -140,7 +140,7 @@ class Held:
 
 
 def check_accounts(connections: Iterable[Connection], accounts: Mapping[int, Account]) -> Iterator[str]:
-    """Count anew what connections have; name what their domains' accounts say otherwise."""
+    """Recount what connections hold, and say where their domains' accounts differ."""
     counted: dict[int, tuple[int, int]] = {}
     for one in connections:
         watches, transactions = counted.get(one.domain.domid, (0, 0))

@@ -1,11 +1,11 @@
-"""Domains: what the store knows of one, and how it forgets it."""
+"""The domains that the store knows, and the removal of one's nodes and permissions."""
 
 from dataclasses import dataclass
 from typing import Final
 
 from xbd.xenstore.paths import has_parent
 from xbd.xenstore.permissions import PRIVATE, without
-from xbd.xenstore.transactions import Happening, Transaction
+from xbd.xenstore.transactions import Transaction, WatchedChange
 from xbd.xenstore.tree import Tree
 
 DOM0: Final = 0
@@ -13,14 +13,14 @@ DOM0: Final = 0
 
 @dataclass(slots=True)
 class Domain:
-    """A domain that was introduced; *target*: whom it stands in for, if anybody."""
+    """A domain that was introduced; *target*: the domain that it may act for (SET_TARGET), if any."""
 
     domid: int
     target: int | None = None
 
 
-def forget(tree: Tree, domid: int) -> list[Happening]:
-    """Remove what a domain owned, and strike it from all permissions, so that the next of its number has none of it.
+def forget(tree: Tree, domid: int) -> list[WatchedChange]:
+    """Remove what a domain owned, and its entries in all permissions: the next one with its domid inherits nothing.
 
     The root and the special names become dom0's.
     """
@@ -28,7 +28,7 @@ def forget(tree: Tree, domid: int) -> list[Happening]:
     for path in tree.naming(domid):
         node = view.find(path)
         if node is None:
-            continue  # it went with what it lay in
+            continue  # It was removed with a node above it.
         if node.permissions[0].domid == domid and has_parent(path):
             view.remove(path)
         elif node.permissions[0].domid == domid:

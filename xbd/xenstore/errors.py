@@ -1,4 +1,4 @@
-"""What a XenStore answers when it refuses: an errno name, which travels as that name."""
+"""Refusals of a XenStore: each is an errno name, which is sent as text."""
 
 from xbd.errors import XbdError
 
@@ -10,7 +10,7 @@ ERRNO_NAMES = frozenset(
 
 
 class StoreError(XbdError):
-    """A request that is refused; the store is as it was.
+    """A request was refused, and has changed nothing.
 
     Attributes: *errno* a name of `ERRNO_NAMES`, *message* why, for the log and for tests.
     """

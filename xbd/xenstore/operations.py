@@ -1,7 +1,7 @@
-"""What is asked of the tree: one function for each operation, from a payload to an answer's payload.
+"""The operations on the tree: one function each, from a request's payload to an answer's payload.
 
-Each is given the view that it works on (the tree, or a transaction) and who asks. One that changes
-something gets a transaction and looks at everything before it changes anything.
+Each gets the view that it works on (the tree, or a transaction) and the connection that asks. One that
+changes something gets a transaction, and checks everything before it changes anything.
 
 Source: docs/misc/xenstore.txt of Xen 4.17, and what its xenstored answers.
 """
@@ -24,14 +24,14 @@ _WRITE: Final = int(Access.WRITE)
 
 
 class View(Protocol):
-    """What can be looked at."""
+    """A tree, or a transaction's version of it, to be read."""
 
     def find(self, path: bytes, /) -> Node | None:
         """Look at a node."""
 
 
 def arguments(untrusted_payload: bytes, count: int) -> list[bytes]:
-    """Split a payload into as many strings. Raises StoreError: EINVAL, there are more, or fewer."""
+    """Split a payload into as many strings. Raises StoreError: EINVAL, there are more or fewer."""
     strings = strings_of(untrusted_payload)
     if strings is None or len(strings) != count:
         raise StoreError("EINVAL", f"expected {count} strings, each with a NUL behind it")
@@ -39,11 +39,11 @@ def arguments(untrusted_payload: bytes, count: int) -> list[bytes]:
 
 
 def find(view: View, connection: Connection, path: bytes, access: int) -> Node:
-    """Find a node for one who may do *access* with it.
+    """Find a node, checking that the connection may do *access* with it.
 
     Raises:
-        StoreError: EACCES, it may not; or it may not know whether there is such a node: who may do the same with the
-            nearest node above may. ENOENT, there is none.
+        StoreError: EACCES, it may not. ENOENT, there is no such node; only said to a connection that may do the same
+            with the nearest node above, any other gets EACCES.
     """
     node = view.find(path)
     if node is not None:
@@ -60,7 +60,7 @@ def find(view: View, connection: Connection, path: bytes, access: int) -> Node:
     raise StoreError("ENOENT", f"there is no {path!r}")
 
 
-# -- looking
+# -- queries
 
 
 def read(view: View, connection: Connection, payload: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Who may do what with a node: a list of entries, the first of which names its owner.
+"""The permissions of a node: a list of entries, the first of which names its owner.
 
 The owner may do everything with it; the first entry's access is also what a domain gets that no other
 entry names. Privileged connections are not asked. A new node has its parent's whole list, but what an
@@ -65,7 +65,7 @@ def parse(untrusted_entries: list[bytes]) -> Permissions:
 
 
 def spell(permissions: Permissions) -> bytes:
-    """Write a list as it travels: every entry with a NUL behind it."""
+    """Encode a list for the wire: each entry ended by a NUL."""
     return b"".join(b"%s%d\0" % (_BY_ACCESS[access], domid) for access, domid in permissions)
 
 
@@ -86,5 +86,5 @@ def is_owner(permissions: Permissions, domid: int, target: int | None = None) ->
 
 
 def without(permissions: Permissions, domid: int) -> Permissions:
-    """Strike a domain that is gone from all but the first place: another of its number inherits nothing."""
+    """Remove a gone domain's entries but the owner's, so that the next domain with its domid inherits nothing."""
     return (permissions[0], *(entry for entry in permissions[1:] if entry.domid != domid))

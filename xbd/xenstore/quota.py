@@ -1,8 +1,7 @@
-"""What one unprivileged domain may take of the store, and what it has taken.
+"""Quotas: what one unprivileged domain may take of the store, and its account of what it has.
 
-A domain is what is limited, however many connections it has and whoever else works with it: a node counts
-for its owner, and who owns it is for nobody but a privileged connection to change. Nobody is limited in
-what a privileged connection does.
+Limits are per domain, over all its connections: a node counts for its owner, and only a privileged
+connection can change the owner. What a privileged connection does is not limited.
 
 Source: the defaults of Xen 4.17's xenstored (xenstored_core.c: quota_*); the memory quotas came with XSA-326.
 """
@@ -39,7 +38,8 @@ class Account:
     """What one domain has in the store.
 
     Attributes: *nodes* that it owns, *node_bytes* that they take; *watches*, *transactions* and *other_bytes* (of these,
-    and of what waits for it to be read) of all its connections; *warned*: it was said that it is beyond the soft quota.
+    and of what waits for it to be read) of all its connections; *warned*: the log was told that it is beyond the soft
+    quota.
     """
 
     nodes: int = 0
@@ -56,7 +56,7 @@ class Account:
 
 
 def check_memory(account: Account, more_bytes: int) -> None:
-    """Refuse what would take a domain beyond its memory. Raises StoreError: ENOMEM."""
+    """Refuse a request that would take a domain beyond its memory quota. Raises StoreError: ENOMEM."""
     if account.memory_bytes + more_bytes > MEMORY_HARD_BYTES:
         raise StoreError("ENOMEM", f"{account.memory_bytes} + {more_bytes} bytes, at most {MEMORY_HARD_BYTES}")
 

@@ -1,9 +1,9 @@
-"""What of a store outlives its daemon, as bytes: the nodes with their permissions, and which domains there are.
+"""Saving a store as bytes, and restoring it: the nodes with their permissions, and the domains.
 
-A save begins with everything, and goes on with what changed, a record for each request that changed
-something, so that a daemon that is killed at any instant loses nothing that it has answered. A record
-carries its length and a checksum: one that was cut off in the middle, or never came whole, is the end.
-Watches and transactions are not saved; they are their connections', which end with the daemon.
+A save begins with a record of everything, followed by one record for each request that changed something, so
+that a daemon that is killed at any instant loses nothing that it has answered. A record carries its length
+and a checksum; reading stops at the first one that is cut off. Watches and transactions are not saved: they
+end with their connections, and those with the daemon.
 """
 
 import struct
@@ -66,7 +66,7 @@ def restore(save: bytes) -> Store:
     """Make the store that was saved.
 
     Raises:
-        DamagedState: it is no save, or of another format, or does not add up.
+        DamagedState: it is no save, of another format, or inconsistent.
     """
     if not save.startswith(MAGIC):
         raise DamagedState(f"it begins with {save[: len(MAGIC)]!r}, expected {MAGIC!r}")
@@ -111,4 +111,4 @@ def _restore_domains(store: Store, domains: list[int]) -> None:
     for domid in set(store.domains) - set(domains):
         del store.domains[domid]
     for domid in domains:
-        store.know(domid)
+        store.restore_domain(domid)

@@ -1,8 +1,8 @@
-"""The store: connections ask, and are answered and told what happens; domains come and go.
+"""The store: takes requests of connections, answers them, and sends events to watchers.
 
-`handle` takes one message and leaves the answer, and everybody's events, in the connections that they are
-for; whoever owns the sockets takes them from there (`take_woken`). Nothing in here waits or fails: what
-cannot be done is answered with the name of an error.
+`handle` takes one message and queues the answer, and all events, in the connections that they are for; the
+owner of the sockets takes them from there (`take_woken`). Nothing in here waits or raises: what cannot be
+done is answered with the name of an error.
 """
 
 from collections import deque
@@ -17,11 +17,11 @@ from xbd.xenstore.errors import StoreError
 from xbd.xenstore.operations import CHANGES, LOOKS, OK, arguments
 from xbd.xenstore.paths import INTRODUCED, RELEASED, canonical, home_of, is_special
 from xbd.xenstore.permissions import Permissions, parse_domid
-from xbd.xenstore.transactions import Happening, Transaction, readers_of
+from xbd.xenstore.transactions import Transaction, WatchedChange, readers_of
 from xbd.xenstore.tree import Tree
 from xbd.xenstore.watches import Watch, Watches
 
-# What is to be logged and was not taken yet; the oldest goes.
+# Log events that were not taken yet; beyond this the oldest is dropped.
 NOTES: Final = 1000
 _TRANSACTION_END: Final = 1 << 32
 _HELP: Final = b"check\nhelp\n\0"
@@ -31,7 +31,8 @@ Note = tuple[str, dict[str, object]]
 class Store:
     """A store with nothing in it but the root.
 
-    Attributes: *tree*; *watches*; *domains* that are introduced, by domid, and how often they have changed; *notes*: what is to be logged, event name and keys.
+    Attributes: *tree*; *watches*; *domains*: those introduced, by domid; *domain_changes*: how often they changed;
+    *notes*: log events, name and keys.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class Store:
         self.notes: deque[Note] = deque(maxlen=NOTES)
         self._connections: dict[int, Connection] = {}
         self._last_connection = 0
-        # When domains went, as the tree's generation.
+        # By domid, the tree's generation when the last domain with it was removed.
         self._released: dict[int, int] = {}
         self._woken: dict[int, Connection] = {}
         self._others: Final[dict[int, Callable[[Connection, Message], bytes]]] = {
@@ -65,7 +66,7 @@ class Store:
     # -- connections
 
     def connect(self, domid: int = DOM0) -> Connection:
-        """Take in a connection of a domain that was introduced; dom0's are privileged."""
+        """Add a connection of a domain that was introduced; those of dom0 are privileged."""
         self._last_connection += 1
         connection = Connection(self._last_connection, self.domains[domid], self.tree.account(domid))
         self._connections[connection.number] = connection
@@ -81,13 +82,13 @@ class Store:
         connection.close("it was closed")
 
     def take_woken(self) -> list[Connection]:
-        """List the connections to which something was told since the last time, or that are to be closed."""
+        """Take the connections that got output since the last call, or that are to be closed."""
         woken = list(self._woken.values())
         self._woken.clear()
         return woken
 
     def handle(self, connection: Connection, message: Message) -> None:
-        """Do what a message asks, queue its answer, and tell those whom it concerns."""
+        """Carry out a request, and queue its answer and the events that it causes."""
         operation, request, transaction, _ = message
         try:
             answer = self._answer(connection, message)
@@ -96,7 +97,7 @@ class Store:
         else:
             connection.reply(encode(operation, request, transaction, answer))
             if operation == Operation.WATCH:
-                # The answer first: until then the client does not know the watch.
+                # The answer goes first: before it the client does not know that its watch is set.
                 watch = next(reversed(connection.watches.values()))
                 connection.tell(watch.event(watch.path))
         if not connection.privileged:
@@ -178,19 +179,19 @@ class Store:
         connection.account.watches -= 1
         connection.account.other_bytes -= quota.HANDLE_BYTES + len(key[0]) + len(key[1])
 
-    def _announce(self, happenings: list[Happening]) -> None:
-        """Tell who watches, and may know."""
-        for happening in happenings:
-            concerned = self.watches.concerned(happening.path, exact=happening.exact)
-            if concerned:
-                self._tell(concerned, happening.path, readers_of(self.tree, happening))
+    def _announce(self, changes: list[WatchedChange]) -> None:
+        """Queue events for the watchers that may read what changed."""
+        for change in changes:
+            watches = self.watches.matching(change.path, exact=change.exact)
+            if watches:
+                self._tell(watches, change.path, readers_of(self.tree, change))
 
-    def _tell(self, concerned: list[Watch], path: bytes, readers: tuple[Permissions, ...]) -> None:
-        for watch in concerned:
+    def _tell(self, watches: list[Watch], path: bytes, readers: tuple[Permissions, ...]) -> None:
+        for watch in watches:
             connection = watch.listener
             assert isinstance(connection, Connection), "only connections watch"
             event = watch.event(path)
-            # One that no message has room for is not sent (XSA-324).
+            # An event that is longer than a message may be is not sent (XSA-324).
             if len(event) <= PAYLOAD_MAX and connection.may_hear(readers):
                 connection.tell(event)
                 self._woken[connection.number] = connection
@@ -198,7 +199,7 @@ class Store:
     def _announce_special(self, name: bytes) -> None:
         node = self.tree.find(name)
         assert node is not None, f"{name!r} has gone"
-        self._tell(self.watches.concerned(name, exact=True), name, (node.permissions,))
+        self._tell(self.watches.matching(name, exact=True), name, (node.permissions,))
 
     # -- transactions
 
@@ -244,26 +245,26 @@ class Store:
         connection.account.other_bytes -= transaction.bytes_held
 
     def change(self, change: Callable[[Transaction], None]) -> None:
-        """Do what *change* does to a view, at once, for the host itself, and tell whom it concerns."""
+        """Run *change* as a transaction of the host itself, commit it, and queue its events."""
         view = Transaction(self.tree)
         change(view)
         self._announce(view.commit({}))
 
     # -- domains
 
-    def know(self, domid: int) -> None:
-        """Note that a domain is there, without a word: it was before this store was restored."""
+    def restore_domain(self, domid: int) -> None:
+        """Add a domain without an event, because it was there before this store was restored."""
         self.domains.setdefault(domid, Domain(domid))
 
     def introduce(self, domid: int) -> None:
-        """Note that a domain is there; nothing happens when that is known."""
+        """Add a domain, with its event; one that was introduced already changes nothing."""
         if domid not in self.domains:
             self.domains[domid] = Domain(domid)
             self.domain_changes += 1
             self._announce_special(INTRODUCED)
 
     def release(self, domid: int) -> None:
-        """Note that a domain is gone: its nodes go, and what it was allowed; its connections are to be closed."""
+        """Remove a domain with its nodes and its entries in permissions, and close its connections."""
         del self.domains[domid]
         self.domain_changes += 1
         for domain in self.domains.values():
@@ -278,7 +279,7 @@ class Store:
         self._announce_special(RELEASED)
 
     def shut_down(self, domid: int) -> None:
-        """Note that a domain has stopped, and is still there: as Xen does, with the event of one that goes."""
+        """Send the event for a domain that has stopped and still exists: @releaseDomain, as Xen does."""
         if domid in self.domains:
             self._announce_special(RELEASED)
 
@@ -321,7 +322,7 @@ class Store:
             raise StoreError("ENOENT", f"d{domid} was not introduced")
         return domain
 
-    # -- looking after it
+    # -- maintenance
 
     def _control(self, payload: bytes) -> bytes:
         match strings_of(payload):

@@ -1,12 +1,11 @@
-"""Changes prepared aside and applied at once, or not at all.
+"""Transactions: changes that are prepared apart from the tree, and applied all at once or not at all.
 
-A transaction sees the tree as it was when it first looked at each node, with its own changes on top. It
-remembers every node that it looked at: also one that it found missing (and then the nearest one above, which
-said that it may know so), listed, or wrote over. If any of these is another node when it is committed, the
-whole is refused with EAGAIN. Creating or removing a child replaces its parent; giving a child another value
-does not.
+A transaction sees each node as it was when it first read it, with its own changes on top. It remembers every
+node that it read, listed, overwrote or found missing (for a missing one also the nearest node above, whose
+permissions decide whether it may know that). If any of these was replaced when it is committed, all of it is
+refused with EAGAIN. Creating or removing a child replaces its parent; giving a child another value does not.
 
-A single request that changes something is a transaction of its own, so that one which fails half way,
+A single request that changes something is a transaction of its own, so that one that fails half way,
 because of a quota for example, leaves nothing behind (XSA-415).
 
 Source: Xen tools/xenstore/xenstored_transaction.c, access_node and check_transactions (4.17), and what
@@ -23,10 +22,10 @@ from xbd.xenstore.permissions import Permissions
 from xbd.xenstore.tree import Node, Tree, weight_of
 
 
-class Happening(NamedTuple):
-    """What watches are told: *path* changed; *exact*: only who watches just this path hears of it.
+class WatchedChange(NamedTuple):
+    """A change that watches fire for: *path* changed; *exact*: only watches on just this path fire.
 
-    *before*, *parent_before*: the node and its parent until then, for whom the node that has gone was to be read.
+    *before*, *parent_before*: the node and its parent before the change; they say who may hear of a node that is gone.
     """
 
     path: bytes
@@ -40,8 +39,8 @@ class Transaction:
 
     Args:
         tree: what it is applied to.
-        limited: whether it is an unprivileged domain's: how much it may look at, and give to whom, is bounded then.
-        most: how many nodes such a one may look at.
+        limited: whether it is an unprivileged domain's: what it reads, and what its nodes' owners get, is bounded.
+        most: how many nodes a limited one may read.
 
     Attributes: *began*: the tree's generation at its start; *bytes_held*: what it takes of its domain's memory;
     *changed*: the nodes that are to be put, or dropped (None).
@@ -51,7 +50,7 @@ class Transaction:
         self.began = tree.generation
         self.bytes_held = quota.HANDLE_BYTES
         self.changed: dict[bytes, Node | None] = {}
-        # Paths that something happened to, in that order, and whether only exact watches hear of it.
+        # Changed paths in the order of change, and whether only watches on just that path fire.
         self._happened: dict[bytes, bool] = {}
         self._seen: dict[bytes, Node | None] = {}
         # By owner: how many nodes and bytes more than in the tree.
@@ -63,7 +62,7 @@ class Transaction:
         self._most = most
 
     def find(self, path: bytes) -> Node | None:
-        """Look at a node. Raises StoreError: ENOSPC, it has looked at too many."""
+        """Find a node, and remember it. Raises StoreError: ENOSPC, it has read too many."""
         if path in self.changed:
             return self.changed[path]
         if path in self._seen:
@@ -74,7 +73,7 @@ class Transaction:
         self.bytes_held += len(path)
         return node
 
-    # -- changes; each looks at all that it needs before it changes anything
+    # -- changes; each reads all that it needs before it changes anything
 
     def write(self, path: bytes, value: bytes, owner: int | None) -> None:
         """Give a node a value, and make it where there is none, with all that is missing above it.
@@ -94,7 +93,7 @@ class Transaction:
         self._finish([(path, False)])
 
     def replace_permissions(self, path: bytes, node: Node, permissions: Permissions) -> None:
-        """Give a node, as it was found, other permissions, without a word to anybody."""
+        """Give a node, as it was found, other permissions, without an event."""
         self._put(path, node._replace(permissions=permissions, generation=self._next()))
         self._finish(())
 
@@ -110,7 +109,7 @@ class Transaction:
         self._put(parent_path, parent._replace(children=kept, generation=self._next()))
         for one in doomed:
             self._put(one, None)
-        # Who watches just what goes with it hears of that first.
+        # Watches on nodes that are removed with it fire first.
         self._finish([(one, one != path) for one in doomed])
 
     def subtree(self, path: bytes) -> list[bytes]:
@@ -127,7 +126,7 @@ class Transaction:
         return found
 
     def _torn(self, path: bytes) -> StoreError:
-        """Say that a node and its parent do not fit: it looked at one before, at the other after somebody changed both."""
+        """Make the error for a node that does not match its parent: both were changed between the two reads."""
         return StoreError("EAGAIN", f"{path!r} was changed by somebody else, and this cannot be committed")
 
     def _create(self, path: bytes, value: bytes, owner: int | None) -> None:
@@ -169,7 +168,7 @@ class Transaction:
             more[1] += sign * weight
 
     def _finish(self, happened: Iterable[tuple[bytes, bool]]) -> None:
-        """End a request's changes. Raises StoreError: they are more than somebody may have, and undone."""
+        """End a request's changes. Raises StoreError: they exceed a domain's quota, and are undone."""
         try:
             self.check_quotas()
         except StoreError:
@@ -196,7 +195,7 @@ class Transaction:
     # -- the end
 
     def check_quotas(self) -> None:
-        """Refuse what would give some domain more than it may have. Raises StoreError: ENOSPC, ENOMEM."""
+        """Check the quota of every domain that gets nodes. Raises StoreError: ENOSPC, ENOMEM."""
         if not self._limited:
             return
         for owner, (nodes, more_bytes) in self._more.items():
@@ -208,14 +207,16 @@ class Transaction:
             if more_bytes > 0:
                 quota.check_memory(account, more_bytes)
 
-    def commit(self, released: Mapping[int, int]) -> list[Happening]:
-        """Apply it; returns what happened.
+    def commit(self, released: Mapping[int, int]) -> list[WatchedChange]:
+        """Apply it; returns the changes that watches fire for.
 
-        *released*: when domains went, by domid: what was made for one of them is not for the next of its number (XSA-417).
+        *released*: by domid, when the last domain with it was removed: nodes made for that one are not given to the
+        next
+        (XSA-417).
 
         Raises:
-            StoreError: EAGAIN, something that it looked at has changed; ENOSPC or ENOMEM, its domain has come to have
-                too much meanwhile. The tree is as it was.
+            StoreError: EAGAIN, a node that it read was replaced; ENOSPC or ENOMEM, its domain exceeded its quota
+                meanwhile. The tree is as it was.
         """
         find = self._tree.find
         for path, node in self._seen.items():
@@ -224,7 +225,7 @@ class Transaction:
         self._refuse_gone(released)
         self.check_quotas()
         happened = [
-            Happening(path, exact, find(path), find(parent_of(path)) if has_parent(path) else None)
+            WatchedChange(path, exact, find(path), find(parent_of(path)) if has_parent(path) else None)
             for path, exact in self._happened.items()
         ]
         self._tree.apply(self.changed)
@@ -239,13 +240,13 @@ class Transaction:
                     raise StoreError("EAGAIN", f"{path!r} was for d{entry.domid}, which is gone")
 
 
-def readers_of(tree: Tree, happening: Happening) -> tuple[Permissions, ...]:
-    """List the permissions one of which must let a connection read, else it is not told (XSA-115).
+def readers_of(tree: Tree, change: WatchedChange) -> tuple[Permissions, ...]:
+    """List the permission lists of a change; a connection that none of them lets read gets no event (XSA-115).
 
-    They are the node's and its parent's now, or, of a node that has gone, until then. Who could read it until its
-    permissions were changed may hear of that.
+    They are those of the node and its parent, as they are now, or for a node that is gone as they were. A connection
+    that could read a node until its permissions were changed may hear of that change.
     """
-    path, _, before, parent_before = happening
+    path, _, before, parent_before = change
     after = tree.find(path)
     if after is None:
         return tuple(node.permissions for node in (before, parent_before) if node)

@@ -1,10 +1,9 @@
-"""The tree of nodes: what there is, by absolute path, and what each domain has of it.
+"""The tree of nodes, by absolute path, with the accounts of what each domain owns.
 
-A node is a value and never changes: whoever changes something puts another in its place. So a node that was
-read is also the proof that it is unchanged (`transactions`), and a copy of the whole tree costs nothing that
-is not looked at. The tree itself is changed in one way only, by `apply`, which puts and drops what a
-transaction has prepared; it keeps the accounts of what each domain owns, and notes each change for who
-saves them.
+A node is an immutable value: to change it, another one is put in its place. So a transaction finds out
+whether a node changed by comparing identities, and needs no copy of the tree. The tree is changed in one way
+only, by `apply`, which puts and drops what a transaction has prepared; it updates the accounts, and notes
+each change in a journal for whoever saves them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ class Node(NamedTuple):
     generation: int
 
 
-# Permissions of the special names, which are kept like nodes, and are in nobody's list of children.
+# The special names have permissions; they are kept like nodes, but are nobody's children.
 _SPECIAL: Final = (INTRODUCED, RELEASED)
 Change = tuple[bytes, Node | None]
 
@@ -35,15 +34,15 @@ def weight_of(path: bytes, node: Node) -> int:
 
 
 def named_in(node: Node) -> set[int]:
-    """List whom a node's permissions name, but dom0."""
+    """List the domains that a node's permissions name, without dom0."""
     return {entry.domid for entry in node.permissions if entry.domid}
 
 
 class Tree:
     """All nodes.
 
-    Attributes: *generation*: number of the last change; *accounts*: what each domain has; *journal*: the changes since it
-    was last emptied, None while nobody wants them.
+    Attributes: *generation*: number of the last change; *accounts*: what each domain has; *journal*: the changes since
+    it was last emptied; None: they are not collected.
     """
 
     def __init__(self) -> None:
@@ -53,7 +52,7 @@ class Tree:
         self._nodes: dict[bytes, Node] = {}
         # By domid: the nodes whose permissions name it. Dom0 is named everywhere, and never goes.
         self._named: dict[int, set[bytes]] = {}
-        # What `find` is: a look into a dictionary, without a call around it.
+        # `find` is the dictionary's own method: no Python call around it.
         self.find = self._nodes.get
         for path in (ROOT, *_SPECIAL):
             self._put(path, Node(b"", PRIVATE, (), 0))

@@ -1,8 +1,8 @@
-"""Watches: who wants to hear of which paths.
+"""Watches: which connections get events about which paths.
 
-They are found by path: what happens to a node concerns who watches it or anything above it, and, when it
-goes with something above it, who watches just it. So an event costs as many looks as its path has parts,
-however many watches there are.
+They are indexed by path: a change of a node fires the watches on it and on every node above it; a node that
+is removed with one above it fires only those on just that node. So an event costs one look-up for each
+component of its path, however many watches there are.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from xbd.xenstore.permissions import Permissions
 
 
 class Listener(Protocol):
-    """Who watches."""
+    """The receiver of a watch's events."""
 
     def may_hear(self, readers: Iterable[Permissions]) -> bool:
         """Tell whether one of these lists lets it read."""
@@ -27,8 +27,9 @@ class Listener(Protocol):
 class Watch:
     """One watch.
 
-    Attributes: *path* absolute, or a special name; *token* goes with each event; *skip*: how much of a path its events
-    leave out, as the client named it relatively; *number*: rises, in the order in which watches were set.
+    Attributes: *path*: absolute, or a special name; *token*: sent with each event; *skip*: bytes of the path that its
+    events
+    leave out, because the client named it relatively; *number*: the order in which watches were set.
     """
 
     listener: Listener
@@ -50,21 +51,21 @@ class Watches:
     _last: int = 0
 
     def add(self, listener: Listener, path: bytes, token: bytes, skip: int) -> Watch:
-        """Keep one more."""
+        """Add a watch."""
         self._last += 1
         watch = Watch(listener, path, token, skip, self._last)
         self._by_path.setdefault(path, []).append(watch)
         return watch
 
     def remove(self, watch: Watch) -> None:
-        """Forget one."""
+        """Remove a watch."""
         others = self._by_path[watch.path]
         others.remove(watch)
         if not others:
             del self._by_path[watch.path]
 
-    def concerned(self, path: bytes, *, exact: bool) -> list[Watch]:
-        """List who is to hear of *path*, in the order in which they were set."""
+    def matching(self, path: bytes, *, exact: bool) -> list[Watch]:
+        """List the watches that fire for *path*, in the order in which they were set."""
         if not self._by_path:
             return []
         if exact:
