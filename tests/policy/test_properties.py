@@ -1,4 +1,4 @@
-"""The policy on hosts of chance: what must never happen does not, and willing domains come to rest."""
+"""The policy on random hosts: its promises always hold, and willing domains come to rest."""
 
 from dataclasses import replace
 

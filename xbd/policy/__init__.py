@@ -1,4 +1,9 @@
-"""Policies: pure functions from what is known of a host to what its domains should hold."""
+"""Policies: pure functions from the state of a host to what its domains should hold.
+
+Read `autoballoon` first (one step of the policy, and why), with `model` (its inputs and outputs) beside it; `progress`
+judges domains, `balance` shares memory out, `reservations` holds some free, `cases` is one domain within a step.
+`shares` is another policy, without state, for known demand.
+"""
 
 from xbd.policy.autoballoon import step
 from xbd.policy.model import (

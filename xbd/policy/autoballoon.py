@@ -1,8 +1,8 @@
-"""The autoballoon policy: from what a host is like to the targets that its domains should have; pure.
+"""The autoballoon policy: from the state of a host to the targets that its domains should have; pure.
 
 Theory of operation. Every step sees the host afresh and does the same in the same order:
 
-1. *Look*: judge each domain by its progress (`progress`): willing, stuck, uncooperative, unable.
+1. *Judge* each domain by its progress (`progress`): willing, stuck, uncooperative, unable.
 2. *Reservations*: held, still pending, or impossible (`reservations`).
 3. *Hold* those whose time is up: an unreachable target becomes what the domain holds, so that its worker rests.
 4. *Cap*: nobody's max_pages stays above its target; that of a stuck or unable one not above what it holds.
@@ -10,16 +10,17 @@ Theory of operation. Every step sees the host afresh and does the same in the sa
 6. *Shrink* those that have more than their share: target, then max_pages.
 7. *Grow* those that have less, once nobody willing still gives up: max_pages, then target.
 
-Memory counts as promised as soon as a domain may take it, that is up to its max_pages. Those who grow get, together,
-no more than what is free and promised to nobody at that moment; so free memory never falls below the headroom by
-what the policy did, and what is held for a reservation stays free even if every guest takes all that it may.
+Memory counts as promised as soon as a domain may take it, that is up to its max_pages. Growing domains together get
+no more than what is free and promised to nobody at that moment. So the policy never makes free memory fall below the
+headroom, and what is held for a reservation stays free even if every guest takes all that it may.
 
 A change is sent if it is at least `threshold_pages`, and the domain has not been moved for `min_interval_s`. A smaller one is
 sent if a larger one waits for its memory; and while memory is needed (headroom, claims, reservations), both
 rules give way for shrinking, and only for that.
 
-What it deliberately does not do: remember the host (a restarted policy goes on from what it finds; only who was stuck is
-learnt anew); kill or page anybody; touch who cannot balloon, other than capping it.
+What it deliberately does not do: remember the host (a restarted policy goes on from what it finds, and only has to
+learn
+again which domains are stuck); end or page out a domain; change one that cannot balloon, other than capping it.
 
 Assumptions:
     1. The snapshot is of one moment, and the actions of a step are sent, in order, before the next snapshot. One that fails
@@ -66,7 +67,7 @@ def step(state: State, snapshot: Snapshot, now: float) -> tuple[State, list[Acti
         The new state, and the actions in the order in which they are to be sent: all within each domain's bounds and
         multiples of 512 pages.
     """
-    cases = _look(state, snapshot, now)
+    cases = _judge_all(state, snapshot, now)
     usable = snapshot.free_pages - snapshot.claimed_pages
     if state.settings.on(Safety.HEADROOM):
         usable -= state.settings.headroom_pages
@@ -89,18 +90,18 @@ def step(state: State, snapshot: Snapshot, now: float) -> tuple[State, list[Acti
 
 @dataclass(frozen=True, slots=True)
 class _Host:
-    """What is shared out: *usable* pages are free beyond headroom, claims and reservations; below 0 they are lacking."""
+    """The host in this step: *usable* pages are free beyond headroom, claims and reservations; negative: missing."""
 
     usable: int
     cases: Sequence[Case]
     settings: Settings
 
     def budget(self) -> int:
-        """Count what is free and promised to nobody; below 0, so much is promised too much."""
+        """Count the pages that are free and promised to nobody; negative: so many more are promised than are free."""
         return self.usable - sum(case.room for case in self.cases)
 
 
-def _look(state: State, snapshot: Snapshot, now: float) -> list[Case]:
+def _judge_all(state: State, snapshot: Snapshot, now: float) -> list[Case]:
     cases = []
     for domain in snapshot.domains:
         progress = observe(state.progress.get(domain.domid), domain, state.settings, now)
@@ -116,7 +117,7 @@ def _set_aside(reservations: Sequence[Reservation], settings: Settings) -> int:
 
 
 def _refused(case: Case, spare: int) -> int:
-    """Note a refusal, and let the domain rest where it is; return what that takes of the *spare* pages."""
+    """Note a refusal, and set the domain's target to what it holds; return what that takes of the *spare* pages."""
     settings, tot, room = case.settings, case.domain.tot_pages, case.room
     pages = round_up(tot) if tot > case.progress.aim_pages else round_down(tot)
     if pages - tot > spare:
@@ -135,34 +136,34 @@ def _balance(host: _Host) -> None:
     pages = host.usable + sum(case.domain.tot_pages for case in host.cases)
     claimants = [case.claimant() for case in host.cases]
     share = by_demand if host.settings.balance is Balance.DEMAND else fair
-    for case, wish in zip(host.cases, share(claimants, pages), strict=True):
-        case.wish = wish
+    for case, goal in zip(host.cases, share(claimants, pages), strict=True):
+        case.goal = goal
 
 
 def _shrink(host: _Host) -> None:
-    """Send down who has more than its share: all while memory is needed, else who is rested and has much too much.
+    """Shrink domains above their share: all while memory is needed, else those that are rested and far above it.
 
-    Who has a little too much goes, those with most first, as far as larger growth waits for it.
+    Those a little above it are shrunk too, largest excess first, as far as a larger growth waits for their memory.
     """
     needed = -host.budget() - sum(case.owing for case in host.cases)
     small = []
     for case in host.cases:
-        if not case.takes_part or case.wish >= case.target:
+        if not case.takes_part or case.goal >= case.target:
             continue
-        if needed > 0 or (case.rested and case.significant(case.wish)):
+        if needed > 0 or (case.rested and case.significant(case.goal)):
             case.shrink()
         elif case.rested:
             small.append(case)
     growers = _growers(host)
-    lacking = sum(_cost(case, case.wish) for case in growers) - host.budget()
+    lacking = sum(_cost(case, case.goal) for case in growers) - host.budget()
     lacking -= sum(case.owing for case in host.cases)
-    # A new try is small, but somebody must make room for it.
-    if lacking < host.settings.threshold_pages and not any(case.tries(case.wish) for case in growers):
+    # A new try is small, but other domains must make room for it.
+    if lacking < host.settings.threshold_pages and not any(case.tries(case.goal) for case in growers):
         return
-    for case in sorted(small, key=lambda each: each.wish - each.target):
+    for case in sorted(small, key=lambda each: each.goal - each.target):
         if lacking <= 0:
             break
-        lacking -= case.target - case.wish
+        lacking -= case.target - case.goal
         case.shrink()
 
 
@@ -172,16 +173,17 @@ def _growers(host: _Host) -> list[Case]:
         for case in host.cases
         if case.takes_part
         and not case.shrunk
-        and case.wish > case.allowed
+        and case.goal > case.allowed
         and case.rested
-        and case.significant(case.wish)
+        and case.significant(case.goal)
     ]
 
 
 def _grow(host: _Host) -> set[int]:
-    """Let those grow that have less than their share, all by the same part of it if there is not enough; return who did.
+    """Grow domains below their share, all by the same fraction if there is not enough; return those that grew.
 
-    While somebody still gives up, only who gives up more than it now has to is told to stay: that takes nothing.
+    While any domain still gives memory up, only those are raised that give up more than they have to: that takes
+    nothing.
     """
     growers = _growers(host)
     waiting = host.settings.on(Safety.TWO_PHASES) and any(case.willing and case.owing for case in host.cases)
@@ -189,14 +191,14 @@ def _grow(host: _Host) -> set[int]:
     grown: set[int] = set()
     if not waiting and host.settings.on(Safety.BUDGET):
         growers, budget = _raise_to_minimum(growers, budget, grown)
-    wanted = sum(_cost(case, case.wish) for case in growers)
+    wanted = sum(_cost(case, case.goal) for case in growers)
     for case in growers:
-        pages = case.wish
+        pages = case.goal
         if waiting:
-            pages = min(case.wish, round_down(case.domain.tot_pages))
+            pages = min(case.goal, round_down(case.domain.tot_pages))
         elif wanted > budget and host.settings.on(Safety.BUDGET):
-            cost = _cost(case, case.wish)
-            pages = round_down(case.wish - (cost - cost * budget // wanted))
+            cost = _cost(case, case.goal)
+            pages = round_down(case.goal - (cost - cost * budget // wanted))
         if pages > case.allowed and pages >= case.bounds.least and case.significant(pages):
             case.grow(pages)
             grown.add(case.domain.domid)
@@ -204,9 +206,10 @@ def _grow(host: _Host) -> set[int]:
 
 
 def _raise_to_minimum(growers: list[Case], budget: int, grown: set[int]) -> tuple[list[Case], int]:
-    """Let those that are below their minimum have it, who lacks least first, as far as there is memory.
+    """Raise domains below their minimum to it, the smallest lack first, as far as there is memory.
 
-    Part of it is of no use: no target is set below a minimum. Returns who else grows, and what is left for them.
+    A part would be of no use: no target is set below a minimum. Returns the others that grow, and what is left for
+    them.
     """
     others = []
     for case in sorted(growers, key=lambda each: _cost(each, each.bounds.least)):

@@ -1,22 +1,21 @@
 """Share memory out: every domain at the same fraction of its range, unless something bounds it.
 
 Theory of operation. A domain at fraction f (0 to 1) would hold least + f * (most - least). Each claimant
-also has a floor and a ceiling, which it is not pushed through: a domain that is stuck has both where it
-is, one that refused to shrink has a floor there, one that refused to grow a ceiling. What is looked for is
-the one f at which all that the claimants hold is what there is. The sum rises with f and is straight
-between the fractions at which somebody meets a floor or a ceiling, so one sweep over these in order finds
-it: n log n, and exact, in integers.
+also has a floor and a ceiling that bound it: a stuck domain has both at what it holds, one that refused to
+shrink has a floor there, one that refused to grow a ceiling. The result is the one f at which the claimants
+together hold exactly what there is. The sum rises with f, and is linear between the fractions at which some
+claimant meets its floor or ceiling, so one sweep over these in order finds it: n log n, and exact, in integers.
 
-Balance by demand is the same with one more bound. If all that is demanded fits, demand is a floor:
-everybody has it, and what is left raises those at the lowest fraction. If it does not, demand is a ceiling: who
-asks for less than the common fraction has it, and the others share the rest evenly, however much they ask for. So a
-report can only ever cost others what they do not ask for themselves. Who reports nothing counts as
-asking for just what a fair balance would give it.
+Balance by demand is the same with one more bound. If all that is demanded fits, demand is a floor: each claimant
+gets it, and what is left raises those at the lowest fraction. If it does not fit, demand is a ceiling: a claimant
+that asks for less than the common fraction gets what it asks for, and the others share the rest evenly, however
+much they ask for. So a report can only cost others what they do not ask for themselves. A claimant that reports
+nothing counts as asking for exactly what a fair balance would give it.
 
 Assumptions:
     1. least <= most, floor <= ceiling, all at least 0; demand is already within [least, most].
-    2. A floor may exceed the range, and the floors together what there is: then all stand at their floors, and
-       the sum is above what there is. Who acts on it must look at what is free (`autoballoon` does).
+    2. A floor may exceed the range, and the floors together what there is: then all are at their floors, and
+       the sum is above what there is. The caller must look at what is free before it acts (`autoballoon` does).
 """
 
 from collections.abc import Sequence
@@ -59,9 +58,9 @@ def by_demand(claimants: Sequence[Claimant], pages: int) -> list[int]:
         for each, even in zip(claimants, evenly, strict=True)
     ]
     if sum(asked) <= pages:
-        bounded = [replace(each, floor=wish) for each, wish in zip(claimants, asked, strict=True)]
+        bounded = [replace(each, floor=goal) for each, goal in zip(claimants, asked, strict=True)]
     else:
-        bounded = [replace(each, ceiling=wish) for each, wish in zip(claimants, asked, strict=True)]
+        bounded = [replace(each, ceiling=goal) for each, goal in zip(claimants, asked, strict=True)]
     return fair(bounded, pages)
 
 

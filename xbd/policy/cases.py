@@ -1,4 +1,4 @@
-"""One domain's case in one step of the policy: what it is, how it behaves, and what is decided about it so far."""
+"""One domain within one step of the policy: its snapshot, its verdict, and what is decided about it so far."""
 
 from dataclasses import dataclass, field, replace
 
@@ -31,59 +31,59 @@ class Case:
     now: float
     target: int
     limit: int
-    wish: int = 0
+    goal: int = 0
     shrunk: bool = False
     held: bool = False
     actions: list[Action] = field(default_factory=list)
 
     @property
     def takes_part(self) -> bool:
-        """Whether it is asked for anything: it can balloon, is not stuck nor just held, and has a whole superpage."""
+        """Whether it is asked to move: it can balloon, is neither stuck nor just held, and has a whole superpage."""
         return self.progress.able and not self.progress.stuck and not self.held and self.bounds.most > 0
 
     @property
     def willing(self) -> bool:
-        """Whether others wait for it: it takes part, and has refused nothing."""
+        """Whether the policy waits for it to move: it takes part, and has refused nothing."""
         return self.progress.verdict is Verdict.WILLING and self.bounds.most > 0
 
     @property
     def room(self) -> int:
-        """Pages that it may take without anybody's leave."""
+        """Pages that it may take without another action: up to its max_pages."""
         return max(self.limit - self.domain.tot_pages, 0)
 
     @property
     def owing(self) -> int:
-        """Pages that it still has to give up, and will."""
+        """Pages that it still has to give up, and is willing to."""
         return max(self.domain.tot_pages - self.target, 0) if self.takes_part else 0
 
     @property
     def allowed(self) -> int:
-        """What it can come to hold as things are."""
+        """The most that it can come to hold without another action."""
         return min(self.target, self.limit)
 
     @property
     def rested(self) -> bool:
-        """Whether it was left alone for long enough."""
+        """Whether its target was left unchanged for long enough."""
         moved_s = self.progress.moved_s
         patient = self.settings.on(Safety.MIN_INTERVAL)
         return not patient or moved_s is None or self.now - moved_s >= self.settings.min_interval_s
 
     def significant(self, pages: int) -> bool:
-        """Whether going to *pages* is worth sending: enough of it, out of bounds until now, or a new try."""
+        """Whether a target of *pages* is worth sending: a large change, a way back into its bounds, or a new try."""
         threshold = max(self.settings.threshold_pages, 1) if self.settings.on(Safety.THRESHOLD) else 1
         from_pages = self.target if pages < self.target else self.allowed
-        # A cap that was left from when it was stuck, or by hand.
+        # A cap left over from when it was stuck, or set by hand.
         held_back = self.limit < self.target <= pages
         outside = self.bounds.clamp(self.target) != self.target
         return abs(pages - from_pages) >= threshold or held_back or outside or self.tries(pages)
 
     def tries(self, pages: int) -> bool:
-        """Whether *pages* is beyond what it refused."""
+        """Whether *pages* is beyond what it refused, so that this is a new try."""
         least, most = self.progress.least_pages, self.progress.most_pages
         return (least is not None and pages < least) or (most is not None and pages > most)
 
     def claimant(self) -> Claimant:
-        """Put it as the balance sees it."""
+        """Describe it for `balance`."""
         tot = self.domain.tot_pages
         if not self.takes_part:
             fixed = max(tot, self.limit)
@@ -109,24 +109,24 @@ class Case:
             self._set_max(self.bounds.clamp(held))
 
     def shrink(self) -> None:
-        """Bring it down to its wish: target, then max_pages."""
-        self._move(self.wish)
+        """Shrink it to its goal: target, then max_pages."""
+        self._move(self.goal)
         self.shrunk = True
-        if self.limit > self.wish and self.settings.on(Safety.CAP_MAX):
-            self._set_max(self.wish)
+        if self.limit > self.goal and self.settings.on(Safety.CAP_MAX):
+            self._set_max(self.goal)
 
     def grow(self, pages: int) -> None:
-        """Let it grow: max_pages, then target."""
+        """Grow it: max_pages, then target."""
         if self.limit < pages or (self.limit > pages and self.settings.on(Safety.CAP_MAX)):
             self._set_max(pages)
         if self.target != pages:
             self._move(pages)
 
     def hold(self, pages: int) -> None:
-        """Set an unreachable target to what it holds, in the order in which this goes; that is all for this step."""
+        """Set an unreachable target, and max_pages, to what it holds; it gets no more actions in this step."""
         self.held = pages != self.target
         if self.held:
-            # It counts as a move: whoever was just told to stay is not told to go at once.
+            # It counts as a move: a domain that was just told to stay is not told to move at once.
             self.progress = replace(self.progress, moved_s=self.now)
         if pages > self.target:
             if self.limit != pages:

@@ -1,4 +1,4 @@
-"""The words of the autoballoon policy: what it is told, what it may be set to, what it answers and what it remembers.
+"""The values of the autoballoon policy: its input (snapshot), its settings, its output (actions) and its state.
 
 All are values: the policy is `autoballoon.step(state, snapshot, now) -> (state, actions)`, and nothing here
 changes after it was made. Sizes are pages of 4 KiB; what the policy sets is a multiple of 512 (2 MiB).
@@ -31,16 +31,16 @@ class Safety(StrEnum):
     """The safety mechanisms; each can be switched off to show that it is needed (never in production)."""
 
     HEADROOM = "headroom"  # free memory below the headroom is not handed out
-    BUDGET = "budget"  # who grows gets no more than is free now and promised to nobody
-    TWO_PHASES = "two-phases"  # nobody grows while somebody willing still gives up
-    CAP_MAX = "cap-max"  # max_pages follows the target: nobody grows behind the policy's back
+    BUDGET = "budget"  # growing domains get no more than is free now and promised to nobody
+    TWO_PHASES = "two-phases"  # no domain grows while a willing one still gives memory up
+    CAP_MAX = "cap-max"  # max_pages follows the target: no domain grows unless the policy lets it
     HOLD_RESERVATIONS = "hold-reservations"  # reserved memory is not shared out
-    LEAVE_OUT_STUCK = "leave-out-stuck"  # nobody waits for who makes no progress
+    LEAVE_OUT_STUCK = "leave-out-stuck"  # the policy does not wait for a domain that makes no progress
     HOLD_UNREACHABLE = "hold-unreachable"  # an unreachable target becomes what the domain holds
     REMEMBER_REFUSALS = "remember-refusals"  # what a domain refused is not asked of it at once again
     RETRY = "retry"  # what a domain refused is asked of it again later, 2 MiB at first
     BOUND_DEMAND = "bound-demand"  # a reported demand counts only within the domain's bounds
-    ABLE_ONLY = "able-only"  # who cannot balloon is asked and given nothing
+    ABLE_ONLY = "able-only"  # a domain that cannot balloon is neither shrunk nor grown
     THRESHOLD = "threshold"  # small changes are not sent
     MIN_INTERVAL = "min-interval"  # no domain is moved too often
 
@@ -54,13 +54,13 @@ class Settings:
         balance: how memory is shared out.
         threshold_pages: smaller changes are not sent, unless memory is needed.
         min_interval_s: no domain's target is moved again within it, unless to free memory that is needed.
-        stuck_after_s: a domain without progress for so long is left out.
-        uncooperative_after_s: one that still is gets the verdict, and its target is set to what it holds.
+        stuck_after_s: a domain without progress for so long is stuck, and left out.
+        uncooperative_after_s: after so long it is uncooperative, and its target is set to what it holds.
         retry_after_s: what it refused is tried again after so long, with 2 MiB.
         off: safety mechanisms that are switched off; for tests of the policy.
     """
 
-    # What dom0's own bursts (page tables, grants) and a small domain's start need without anybody having to wait.
+    # Enough for dom0's own bursts (page tables, grants) and for starting a small domain without waiting.
     headroom_pages: int = 128 * MIB_PAGES
     balance: Balance = Balance.FAIR
     # Below this a move costs more (hypercalls, shattered blocks, a guest's cache) than the balance is worth.
@@ -108,7 +108,7 @@ class DomainSnapshot:
         min_pages: its dynamic minimum; 0: the policy's default share of its static maximum.
         static_max_pages: its dynamic maximum.
         can_balloon: its agent is connected, it is not shut down and no zombie.
-        demand_pages: what it says that it needs; None: it says nothing. Untrusted.
+        demand_pages: what its guest reports that it needs; None: nothing. Untrusted.
     """
 
     domid: int
@@ -123,7 +123,7 @@ class DomainSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The host as it is now: *claimed_pages* are free but promised by claims; *domains* are all that the policy minds."""
+    """The host as it is now: *claimed_pages* are free but claimed; *domains* are all that the policy manages."""
 
     free_pages: int
     total_pages: int
@@ -178,7 +178,7 @@ class ReservationState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Memory for something: being freed, held free, or failed (then *failure* says why, and nothing is held).
+    """A client's reservation: being freed, held free, or failed (*failure* says why; nothing is held).
 
     Attributes: *since_s* is when it came to this *state*.
     """
@@ -232,7 +232,7 @@ class Progress:
 
     @property
     def refused(self) -> bool:
-        """Whether it refused something and has not moved since."""
+        """Whether it refused to shrink or grow, and has not moved beyond that since."""
         return self.least_pages is not None or self.most_pages is not None
 
     @property
@@ -251,7 +251,7 @@ def _nothing() -> Mapping[int, Progress]:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the policy carries from step to step; a new one may start at any time, from what the host says.
+    """What the policy carries from step to step; an empty one can start on any host at any time.
 
     Attributes: *progress* by domid; *reservations* in the order in which they were asked for.
     """
@@ -294,7 +294,7 @@ def bounds_of(domain: DomainSnapshot) -> Bounds:
     return Bounds(min(round_up(least), most), most)
 
 
-# The largest reservation that makes sense to ask for is a host's; this only keeps a number a number.
+# No reservation larger than a host makes sense; this only bounds the number.
 MAX_RESERVATION_PAGES: Final = MOST_PAGES
-# Clients are few; a list that is read at every step must end somewhere.
+# Clients are few; the list is read at every step, so it must have a bound.
 MAX_RESERVATIONS: Final = 256

@@ -1,18 +1,19 @@
 """Judge domains by their progress toward what they should hold: willing, stuck, uncooperative, willing again.
 
 Theory of operation. A domain's *gap* is how far it is from its aim. Whenever the gap is smaller than ever since
-the aim was set, the clock starts anew. With no progress for 5 s (`stuck_after_s`) a domain is stuck: nobody
-waits for it, and it is counted with what it holds. At 20 s (`uncooperative_after_s`) it has refused: what it would not
-go below, or above, is remembered and becomes a floor or a ceiling of its in the balance, so nothing is asked that it
-refused already; and its target is set to what it holds. After 60 s (`retry_after_s`) 2 MiB of it are tried
-again. Once it moves 2 MiB beyond what it refused, all is forgotten.
+the aim was set, the clock is reset. With no progress for 5 s (`stuck_after_s`) a domain is stuck: the policy does not
+wait for it, and counts it with what it holds. At 20 s (`uncooperative_after_s`) it has refused: what it would not go
+below, or above, is remembered as its floor or ceiling in the balance, so that it is not asked again for what it
+refused; and its target is set to what it holds. After 60 s (`retry_after_s`) it is asked again, for 2 MiB. Once it
+has moved 2 MiB beyond what it refused, the refusal is forgotten.
 
 Assumptions:
     1. tot_pages is the hypervisor's count: a guest can move it only by moving.
-    2. A domain that wants to moves by at least a page within `stuck_after_s` of its last move; who is slower is
-       taken for stuck and, when it has moved, for willing again: late, not wrong.
-    3. A new aim in the same direction is no new chance: else frequent changes would hide who does not move.
-    4. An agent that went and came back is a guest that rebooted: what it refused before says nothing any more.
+    2. A willing domain moves by at least a page within `stuck_after_s` of its last move; a slower one is judged
+       stuck, and willing again when it has moved: late, not wrong.
+    3. A new aim in the same direction does not reset the clock: else frequent changes would hide a domain that does not
+    move.
+    4. An agent that went and came back is a guest that rebooted: its former refusals no longer count.
 """
 
 from dataclasses import replace
@@ -24,19 +25,19 @@ from xbd.units import SUPER_PAGES
 def gap(tot_pages: int, aim_pages: int) -> int:
     """Tell how far a domain is from its aim: 0 from less than a superpage below it up to exactly there.
 
-    Above, every page is missing somewhere else; below, the room is still promised to it.
+    Above its aim, every page is missing elsewhere; below, the memory is still promised to it.
     """
     return tot_pages - aim_pages if tot_pages > aim_pages else max(aim_pages - tot_pages - SUPER_PAGES + 1, 0)
 
 
 def observe(before: Progress | None, domain: DomainSnapshot, settings: Settings, now: float) -> Progress:
-    """Bring up to date what is remembered of a domain (None: it is new)."""
+    """Update what is remembered of a domain (None: it is new)."""
     able = domain.can_balloon or not settings.on(Safety.ABLE_ONLY)
     aim = min(domain.target_pages, domain.max_pages)
     if before is None or not able or not before.able:
         moved_s = None if before is None else before.moved_s
         return Progress(aim, gap(domain.tot_pages, aim), now, able=able, moved_s=moved_s)
-    # A stuck one is capped at what it holds: it is not thereby where it should be.
+    # A stuck domain is capped at what it holds; that does not mean that it has reached its aim.
     after = aimed(before, domain.tot_pages, domain.target_pages if before.stuck else aim, now)
     after = _forgive(after, domain.tot_pages)
     if after.gap_pages and now - after.since_s >= settings.stuck_after_s and settings.on(Safety.LEAVE_OUT_STUCK):

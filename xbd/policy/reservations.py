@@ -5,7 +5,7 @@ any domain may still take and all other reservations, covers it; FAILED when tho
 It then holds nothing, and stays to be read until it is released. A HELD one remains: if somebody else takes
 its memory, the policy frees more.
 
-Whoever used the memory (created a domain in it, claimed it) releases at once: until then it counts twice.
+A client that has used the memory (created a domain in it, claimed it) must release at once: until then it counts twice.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def release(state: State, name: str) -> State:
 
 @dataclass(frozen=True, slots=True)
 class _Supply:
-    """What domains could give up: *willing_pages*, and what the *refusers* among them do not (*refused_pages*)."""
+    """What domains could give up: *willing_pages*, and *refused_pages* that the *refusers* among them do not give."""
 
     willing_pages: int
     refused_pages: int
@@ -92,7 +92,7 @@ def _failure(pages: int, supply: _Supply, usable_pages: int) -> Failure | None:
 
 
 def _supply(cases: Sequence[Case]) -> _Supply:
-    """Add up what domains could give; a stuck one is hoped for until its deadline."""
+    """Add up what domains could give; a stuck one counts as willing until its deadline."""
     willing = refused = 0
     refusers = []
     for case in cases:

@@ -1,8 +1,8 @@
 """Share a host out among domains whose demand is known.
 
-Demand comes in two grades: what a guest cannot do without, and what it could give up (page cache).
-If all fits, everybody gets what it asks, and what is left over stays with the host. If not, first
-the page caches shrink, all by the same fraction, then the rest. Targets are multiples of the
+Demand has two grades: what a guest cannot do without, and what it could give up (page cache). If all
+fits, every domain gets its demand, and the rest stays with the host. If not, the page caches shrink
+first, all by the same fraction, then what is needed. Targets are multiples of the
 granularity and their sum never exceeds the host: memory is never promised twice.
 """
 
