@@ -1,4 +1,4 @@
-"""`xbd soak`: what is planned, booked, counted and told; and one real soak, short and with everything."""
+"""`xbd soak`: its plan, its oracle, its counters and its report; and one real soak, short and with everything."""
 
 import json
 import traceback
@@ -43,8 +43,8 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         parse_duration_s(text)
 
 
-def test_a_command_line_runs_it_again() -> None:
-    """The options say how to have the same soak again."""
+def test_a_command_line_repeats_the_soak() -> None:
+    """The command has every option that is not the default."""
     options = Options(7, 90.0, 5, ("cut", "flood"), autoballoon=True)
 
     assert (
@@ -61,14 +61,14 @@ def test_same_seed_same_faults(duration_s: float) -> None:
 
     assert plan == plan_faults(Options(5, duration_s, 3)) != plan_faults(Options(5, duration_s, 4))
     assert plan == sorted(plan)
-    assert all(0 <= fault.at_s < duration_s and 0 <= fault.lot < 1 for fault in plan)
+    assert all(0 <= fault.at_s < duration_s and 0 <= fault.draw < 1 for fault in plan)
     assert all(fault.length_s <= duration_s / 4 for fault in plan)
     if duration_s == 600.0:
         assert {fault.kind for fault in plan} == set(KINDS)
 
 
 def test_a_kind_that_is_left_out_changes_no_other() -> None:
-    """Without a kind, the others happen at the same times; without kills of the daemon all of it is as the rest."""
+    """Without a kind, the others happen at the same times; without all kinds the plan is empty."""
     everything = plan_faults(Options(5, 60.0, 1))
 
     assert plan_faults(Options(5, 60.0, 1, ("cut",))) == [fault for fault in everything if fault.kind != "cut"]
@@ -90,9 +90,9 @@ def test_the_daemon_is_left_alive_in_the_end() -> None:
 
 
 def test_guests_are_of_all_kinds_and_can_be_created() -> None:
-    """Each has settings that a host accepts, a name of its own, targets within its bounds, and somebody who plays it."""
+    """Each has settings that a host accepts, a name of its own, targets within its bounds, and an agent process."""
     rng = np.random.default_rng(1)
-    drawn = [population.draw_guest(number, rng, alone=number % 25 == 0) for number in range(1, 101)]
+    drawn = [population.draw_guest(number, rng, single=number % 25 == 0) for number in range(1, 101)]
 
     assert len({spec.name for spec in drawn}) == len(drawn)
     assert {spec.group for spec in drawn} == {*population.GROUPS, population.SINGLE}
@@ -103,7 +103,7 @@ def test_guests_are_of_all_kinds_and_can_be_created() -> None:
     for spec in drawn:
         for pages in (
             spec.target_pages,
-            population.last_target(spec.max_pages),
+            population.final_target(spec.max_pages),
             population.draw_target(spec.max_pages, rng),
         ):
             assert 0 < pages <= spec.max_pages
@@ -112,18 +112,18 @@ def test_guests_are_of_all_kinds_and_can_be_created() -> None:
 
 @pytest.mark.parametrize("guests", [1, 5, 100])
 def test_in_the_end_all_guests_fit(guests: int) -> None:
-    """What all are told to hold when it is over is less than the host has beside dom0, witness and flooder."""
+    """The sum of the final targets is less than the host has beside dom0, checker and flooder."""
     rng = np.random.default_rng(guests)
-    last = sum(population.last_target(population.draw_guest(number, rng).max_pages) for number in range(guests))
+    last = sum(population.final_target(population.draw_guest(number, rng).max_pages) for number in range(guests))
 
     assert last + population.DOM0_PAGES + population.CHECKER_PAGES < population.host_memory_pages(guests)
 
 
-# -- the witness's book
+# -- the oracle of the checker guest
 
 
-def test_the_book_agrees_with_a_machine() -> None:
-    """Whatever it draws, with a real machine that answers, its pages and words are the machine's."""
+def test_the_oracle_agrees_with_a_machine() -> None:
+    """After random commands on a real machine, pages and words of oracle and machine are equal."""
     machine = Machine(16)
     domid = machine.create("witness", max_pages=4 * SUPER_PAGES, target_pages=4 * SUPER_PAGES)
     oracle = Oracle(4 * SUPER_PAGES, np.random.default_rng(3))
@@ -141,7 +141,7 @@ def test_the_book_agrees_with_a_machine() -> None:
     assert oracle.tot_pages == machine.domain(domid).tot_pages
 
 
-def test_the_book_has_one_call_in_flight_on_each_block() -> None:
+def test_the_oracle_has_one_call_in_flight_on_each_block() -> None:
     """With a call on every block nothing is drawn; an answer frees its block."""
     oracle = Oracle(2 * SUPER_PAGES, np.random.default_rng(0))
     first, second = oracle.draw(), oracle.draw()
@@ -154,8 +154,8 @@ def test_the_book_has_one_call_in_flight_on_each_block() -> None:
     assert oracle.draw() is not None
 
 
-def test_the_book_sees_what_is_wrong() -> None:
-    """A word that was not written, a refusal, and a stop for no reason are told."""
+def test_the_oracle_reports_wrong_results() -> None:
+    """A word that was not written, a refusal, and a stop for no reason are reported."""
     oracle = Oracle(SUPER_PAGES, np.random.default_rng(0))
     gfns = np.arange(3)
     oracle.apply(Populate(gfns), MemopResult(3))
@@ -168,7 +168,7 @@ def test_the_book_sees_what_is_wrong() -> None:
     assert "EEXIST" in str(oracle.apply(Populate(gfns), MemopResult(1, Stop.EEXIST)))
 
 
-# -- counting and telling
+# -- counters and reports
 
 
 def test_a_slope_is_that_of_a_line() -> None:
@@ -201,7 +201,7 @@ def test_growth_within_the_noise_is_flat() -> None:
     assert is_flat("own_mib", slow)
 
 
-def test_each_finding_is_told_once() -> None:
+def test_each_finding_is_recorded_once() -> None:
     """The same thing found again says nothing new, and of very many the first are kept."""
     tally = Tally()
     for number in range(FINDINGS_KEPT + 3):
@@ -223,7 +223,7 @@ def test_percentiles_of_times() -> None:
     assert times_of([]) is None
 
 
-def test_a_report_tells_all() -> None:
+def test_a_report_has_everything() -> None:
     """Text and JSON have the operations, faults, latencies, slopes, leaks and findings, and how to run it again."""
     tally = Tally()
     tally.operations["witness hypercalls"] = 300
@@ -233,17 +233,17 @@ def test_a_report_tells_all() -> None:
     tally.samples += [Sample(float(at), 50.0, 40.0, 20.0) for at in range(20)]
     report = Report(Options(5, 30.0, 1, ("flood",)), tally, 30.0, left_out={"full-disk": "no mount"})
     report.leaks = {"zombies": 0}
-    told, text = report.as_map(), report.render()
+    written, text = report.as_map(), report.render()
 
-    assert told["ok"] is True
+    assert written["ok"] is True
     assert "all is well" in text
     assert "10/s" in text
     assert "leaks: none (zombies)" in text
     assert "full-disk: no mount" in text
-    assert told["faults_left_out"] == {"full-disk": "no mount", "flood": "--without"}
-    assert told["agents_back_within_1_s"] == {"restarts": 1, "of": 2}
-    assert told["slopes"]["own_mib"]["flat"] is True
-    assert json.loads(json.dumps(told)) == told
+    assert written["faults_left_out"] == {"full-disk": "no mount", "flood": "--without"}
+    assert written["agents_back_within_1_s"] == {"restarts": 1, "of": 2}
+    assert written["slopes"]["own_mib"]["flat"] is True
+    assert json.loads(json.dumps(written)) == written
 
     tally.found("a page was lost", at_s=3.0)
     report.leaks = {"zombies": 2}
@@ -269,14 +269,14 @@ async def test_the_relay_carries_and_cuts(tmp_path: Path) -> None:
         relay = Relay(host, own, nursery)
         nursery.start_soon(relay.follow)
         with trio.fail_after(10):
-            while not (own / path.name).exists():  # noqa: ASYNC110 - it looks every so often
+            while not (own / path.name).exists():  # noqa: ASYNC110 - it polls
                 await trio.sleep(0.01)
             stream = await trio.open_unix_socket(str(own / path.name))
-            for order in ("slow 0.2", "slow 0"):
-                relay.obey(order)
+            for line in ("slow 0.2", "slow 0"):
+                relay.execute(line)
                 await stream.send_all(b"there and back")
                 assert await stream.receive_some(100) == b"there and back"
-            relay.obey("cut 1 0.5")
+            relay.execute("cut 1 0.5")
             assert await stream.receive_some(1) == b""
             await stream.aclose()
             path.unlink()
@@ -290,7 +290,7 @@ async def _echo(stream: trio.SocketStream) -> None:
         await stream.send_all(piece)
 
 
-# -- a real one
+# -- a real soak
 
 
 @pytest.mark.slow
@@ -300,10 +300,10 @@ def test_a_short_soak_of_a_few_guests_finds_nothing(tmp_path: Path) -> None:
     arguments = ["soak", "--guests", "5", "--duration", "5s", "--seed", "3", "--json", str(report_file)]
     outcome = CliRunner().invoke(main, arguments)
     assert outcome.exit_code == 0, "".join(traceback.format_exception(outcome.exception)) + outcome.output
-    told = json.loads(report_file.read_text(encoding="utf-8"))
+    written = json.loads(report_file.read_text(encoding="utf-8"))
 
-    assert told["findings"] == []
+    assert written["findings"] == []
     assert outcome.exit_code == 0
-    assert told["restarts"] == told["faults"]["kill-daemon"] > 0
-    assert told["operations"]["checks by the witness"] >= 2
-    assert not any(told["leaks"].values())
+    assert written["restarts"] == written["faults"]["kill-daemon"] > 0
+    assert written["operations"]["checks by the witness"] >= 2
+    assert not any(written["leaks"].values())

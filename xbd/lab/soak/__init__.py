@@ -1,6 +1,7 @@
-"""Soaking a whole host: what `xbd soak` is made of.
+"""Soak tests: a host of real processes under load and faults, and checks of everything that can be checked meanwhile.
 
-`options`, `schedule`, `people`, `book`, `tally` and `report` decide and are pure: what is to go wrong and when, which
-guests come, what the witness must find, what counts as a finding. `stage` owns the processes, `relay` is one of
-them; `traffic`, `witness`, `injector` and `watcher` are what goes on at the same time, and `finale` is how it ends.
+Read `command` first: the phases of a soak. The modules beside it are pure: `options`, `schedule` (which faults happen,
+and when), `population` (which guests there are), `oracle` (what the checker's memory must hold), `tally` (what is
+counted, what is a finding) and `report`. Those in `shell/` run: `processes` starts and stops the processes, `relay` is
+one of them; `traffic`, `checker`, `injector` and `watcher` run at the same time, and `teardown` ends a soak.
 """

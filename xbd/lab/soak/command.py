@@ -1,4 +1,4 @@
-"""`xbd soak`: a whole host of real processes under load and faults for a while, and a report of what was found."""
+"""`xbd soak`: runs a host of real processes under load and faults, and reports what was found."""
 
 import json
 import secrets
@@ -32,15 +32,15 @@ from xbd.lab.soak.tally import Tally, is_flat
 
 # All guests boot at once.
 _BOOT_TIMEOUT_S: Final = 180.0
-# Faults that are under way when the time is up end by themselves within this.
+# Faults that have begun when the time is up end by themselves within this.
 _LAST_FAULTS_S: Final = 30.0
-_WITHOUT_HELP: Final = "Leave a kind of fault out; several. " + "; ".join(
+_WITHOUT_HELP: Final = "Leave out a kind of fault; may be repeated. " + "; ".join(
     f"{kind}: {what}" for kind, what in KINDS.items()
 )
 
 
 @click.command("soak")
-@click.option("--guests", default=20, show_default=True, type=click.IntRange(1, MOST_GUESTS), help="So many at a time.")
+@click.option("--guests", default=20, show_default=True, type=click.IntRange(1, MOST_GUESTS), help="Guests at a time.")
 @click.option("--duration", default="1m", show_default=True, help="How long: 30s, 10m, 1h.")
 @click.option("--seed", type=click.IntRange(min=0), help="Same seed, same guests and same faults. Default: a new one.")
 @click.option("--without", multiple=True, type=click.Choice(list(KINDS)), metavar="KIND", help=_WITHOUT_HELP)
@@ -59,9 +59,10 @@ def command(
 ) -> None:
     """Run a host of real processes under load and faults, and find out whether anything is lost, leaked or wrong.
 
-    Guests of all kinds, with block I/O, come and go, their targets move all the time; processes are killed and stopped,
-    connections cut, the disk fills up. A witness knows what its memory must hold. In the last third the daemon is
-    left alive, and what it holds must not grow. Then all faults stop, everything must settle, and nothing be left.
+    Guests of all kinds, with block I/O, come and go, and their targets change all the time. Processes are killed and
+    stopped, connections are cut, the disk fills up. A checker guest knows what its memory must hold. In the last third
+    the daemon is not killed, and its memory must not grow. Then all faults stop, all guests must reach their targets,
+    and after they are removed nothing of them may be left.
 
     Ctrl-C ends it early, with a report. Exit code 1: something was found; the evidence is kept, and its path printed.
     """
@@ -86,12 +87,12 @@ def command(
 
 
 class _Run:
-    """One soak from its beginning to its end."""
+    """One soak."""
 
     def __init__(self, options: Options, directory: Path, nursery: trio.Nursery) -> None:
         self._options = options
         self._nursery = nursery
-        self._lots = np.random.default_rng(options.seed).spawn(2 + MOVERS)
+        self._rngs = np.random.default_rng(options.seed).spawn(2 + MOVERS)
         self.tally = Tally()
         self.processes = SoakProcesses(directory, options, self.tally, nursery)
         self.report = Report(options, self.tally, 0.0)
@@ -99,45 +100,45 @@ class _Run:
         if self.processes.no_disk not in (None, "--without"):
             self.report.left_out = {"full-disk": str(self.processes.no_disk)}
 
-    async def play(self) -> None:
-        """Begin, go on for as long as it takes, and end."""
+    async def run(self) -> None:
+        """Start everything, soak, and tear down."""
         processes = self.processes
         await processes.open()
         async with open_client(processes.socket) as client:
             domid = await client.create(CHECKER, max_pages=CHECKER_PAGES, target_pages=CHECKER_PAGES, autostart=False)
-        checker = Checker(processes, domain_socket(processes.runtime_dir, domid), self._lots[0])
-        traffic = Traffic(processes, self._options.guests, self._lots[1])
+        checker = Checker(processes, domain_socket(processes.runtime_dir, domid), self._rngs[0])
+        traffic = Traffic(processes, self._options.guests, self._rngs[1])
         teardown = Teardown(processes, traffic, checker)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(checker.run)
             watcher = await self._soak(traffic, Injector(processes, traffic, checker))
-            nursery.start_soon(watcher.tell)
+            nursery.start_soon(watcher.show_progress)
             watcher.phase = "settles"
-            await teardown.play()
+            await teardown.run()
             self.report.settled, self.report.leaks = teardown.settled, teardown.leaks
             nursery.cancel_scope.cancel()
         if checker.checks < 2:
-            processes.found(f"the witness compared its memory {checker.checks} times only")
+            processes.found(f"the checker guest compared its memory only {checker.checks} times")
         self.tally.operations["checks by the witness"] = checker.checks
-        self._look_at_slopes()
+        self._check_slopes()
 
     async def _soak(self, traffic: Traffic, injector: Injector) -> Watcher:
-        """Have traffic and faults until the time is up."""
+        """Run traffic and faults until the time is up."""
         processes, options = self.processes, self._options
         watcher = Watcher(processes, options, traffic, injector)
         async with trio.open_nursery() as nursery:
             watcher.phase = "boots"
-            for task in (traffic.populate, traffic.reap, watcher.look, watcher.tell):
+            for task in (traffic.populate, traffic.reap, watcher.poll, watcher.show_progress):
                 nursery.start_soon(task)
             await self._all_booted(traffic, injector)
             processes.started_at = trio.current_time()
             nursery.start_soon(watcher.audit)
-            for lots in self._lots[2:]:
-                nursery.start_soon(traffic.move, lots)
+            for rng in self._rngs[2:]:
+                nursery.start_soon(traffic.move, rng)
             watcher.phase = "soaks"
             with trio.move_on_after(options.duration_s + _LAST_FAULTS_S):
                 async with trio.open_nursery() as faults:
-                    faults.start_soon(self._until_told, faults.cancel_scope)
+                    faults.start_soon(self._until_stopped, faults.cancel_scope)
                     faults.start_soon(injector.inject, plan_faults(options))
                     await trio.sleep(options.duration_s)
                     faults.start_soon(self._until_idle, faults.cancel_scope)
@@ -145,7 +146,7 @@ class _Run:
             nursery.cancel_scope.cancel()
         return watcher
 
-    async def _until_told(self, scope: trio.CancelScope) -> None:
+    async def _until_stopped(self, scope: trio.CancelScope) -> None:
         await self.stop.wait()
         self.report.ended = "it was ended early"
         scope.cancel()
@@ -165,20 +166,20 @@ class _Run:
         if patience.cancelled_caught:
             self.processes.found(f"the guests had not booted after {_BOOT_TIMEOUT_S:g} s")
 
-    def _look_at_slopes(self) -> None:
+    def _check_slopes(self) -> None:
         for name, slope in self.tally.slopes().items():
             if slope is not None and not is_flat(name, slope):
                 self.processes.found(f"the daemon's {name} rise by {slope.per_hour:.1f} an hour")
 
 
 async def soak(options: Options, directory: Path) -> Report:
-    """Soak a host in *directory*; returns what came of it."""
+    """Soak a host in *directory* and return the report."""
     async with trio.open_nursery() as nursery:
         run = _Run(options, directory, nursery)
         try:
             async with _stopped_by_signals(run):
                 try:
-                    await run.play()
+                    await run.run()
                 except* XbdError as group:
                     run.processes.found(f"the soak could not go on: {first_of(group)}")
                 finally:
@@ -192,7 +193,7 @@ async def soak(options: Options, directory: Path) -> Report:
 
 
 def first_of(error: BaseException) -> BaseException:
-    """Find the first error in a group of groups."""
+    """Return the first error in nested exception groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -200,9 +201,9 @@ def first_of(error: BaseException) -> BaseException:
 
 @asynccontextmanager
 async def _stopped_by_signals(run: _Run) -> AsyncIterator[None]:
-    """End a soak early when a signal comes; a second one breaks it off."""
+    """End a soak early on SIGINT or SIGTERM; a second signal aborts it."""
 
-    async def heed(task_status: trio.TaskStatus[None]) -> None:
+    async def receive(task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for number in signals:
@@ -211,6 +212,6 @@ async def _stopped_by_signals(run: _Run) -> AsyncIterator[None]:
                 run.stop.set()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(heed)
+        await nursery.start(receive)
         yield
         nursery.cancel_scope.cancel()

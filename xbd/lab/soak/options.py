@@ -1,4 +1,4 @@
-"""What is soaked, for how long, and which faults there are."""
+"""The options of a soak and the kinds of faults."""
 
 import re
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ KINDS: Final[Mapping[str, str]] = {
     "kill-agents": "SIGKILL of an agent process, which is started again",
     "stop-daemon": "SIGSTOP of the hypervisor for a while",
     "stop-agents": "SIGSTOP of an agent process for a while",
-    "cut": "connections of agents and of the witness are cut",
+    "cut": "connections of agents and of the checker guest are cut",
     "full-disk": "the disk of the state directory is full for a while",
     "slow-reader": "a client asks for much and reads nothing",
     "slow-agents": "agents' connections pass on little for a while",
     "flood": "a guest floods its socket",
 }
-# In the last part of a soak the daemon is not killed, so that what it holds can be followed for a while.
+# In the last part of a soak the daemon is not killed, so that its memory can be observed for a while.
 CALM_SHARE: Final = 1 / 3
 SHORTEST_S: Final = 1.0
 MOST_GUESTS: Final = 1000
@@ -29,7 +29,7 @@ _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One soak. *without*: kinds of faults that are left out; *autoballoon*: its daemon moves memory, too."""
+    """The options of one soak. *without*: kinds of faults left out; *autoballoon*: the autoballoon daemon runs too."""
 
     guests: int
     duration_s: float
@@ -39,27 +39,27 @@ class Options:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Name the kinds of faults that happen."""
+        """The kinds of faults that happen."""
         return tuple(kind for kind in KINDS if kind not in self.without)
 
     @property
     def calm_from_s(self) -> float:
-        """Tell from when on the daemon is left alive."""
+        """The time in seconds from which on the daemon is not killed."""
         return self.duration_s if "kill-daemon" in self.without else self.duration_s * (1 - CALM_SHARE)
 
     def command_line(self) -> str:
-        """Say how to run it again."""
+        """Format the command that repeats this soak."""
         parts = [f"xbd soak --guests {self.guests} --duration {self.duration_s:g}s --seed {self.seed}"]
         parts += [f"--without {kind}" for kind in self.without]
         return " ".join([*parts, *(["--autoballoon"] if self.autoballoon else [])])
 
     def as_map(self) -> dict[str, object]:
-        """Spell it out for JSON."""
+        """Return it as a map for JSON."""
         return asdict(self) | {"without": list(self.without), "command": self.command_line()}
 
 
 def parse_duration_s(text: str) -> float:
-    """Read a duration: `30s`, `10m`, `1.5h`; a bare number is seconds. Raises BadArgument."""
+    """Parse a duration: `30s`, `10m`, `1.5h`; a bare number is seconds. Raises BadArgument."""
     match = _DURATION.fullmatch(text.strip().lower())
     seconds = float(match[1]) * _SECONDS[match[2] or "s"] if match else 0.0
     if seconds < SHORTEST_S:

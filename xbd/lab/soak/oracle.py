@@ -1,8 +1,8 @@
-"""The witness's book: a guest of a few superpages that knows what each of its pages must hold.
+"""The oracle of the checker guest: it knows what each page of a guest of a few superpages must hold.
 
-It works block by block of 2 MiB, a call at a time on each, so that what a call finds never depends on another
-that is in flight. Each store writes numbers that were never written before. What the answers say is done
-goes into the book; what the memory says later is held against it.
+It draws commands on 2 MiB blocks, with one call in flight on each block, so that no result depends on another call in
+flight. Each store writes numbers that were never written before. Answers update the expected content, and later loads
+are compared with it.
 """
 
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ from xbd.abi import Command, Decrease, Frames, Load, LoadResult, MemopResult, Po
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 _LOAD_PAGES: Final = 4096
-# Ways of a call to end early that say nothing against the host: the turn was over, the host has no memory left.
+# Reasons for a partial result that are correct: the turn was over, or the host has no memory left.
 _STOPS: Final = (None, Stop.BUDGET, Stop.ENOMEM)
 
 
 class Oracle:
-    """What the witness knows of its memory.
+    """The expected memory of the checker guest.
 
     Args:
-        gfn_count: its pages, whole superpages.
-        rng: what it draws from.
+        gfn_count: the guest's pages, whole superpages.
+        rng: for the commands.
 
     Attributes: *populated* and *words*, per gfn; *stored*: how many words were written.
     """
@@ -36,7 +36,7 @@ class Oracle:
         self._busy: set[int] = set()
 
     def boot(self, runs: Frames) -> None:
-        """Begin with a map of *runs*, (n, 2) half-open, that reads zero."""
+        """Reset to *runs* of populated pages, (n, 2) half-open, whose words are zero."""
         self.populated[:] = False
         self.words[:] = 0
         self._busy.clear()
@@ -45,11 +45,11 @@ class Oracle:
 
     @property
     def tot_pages(self) -> int:
-        """Count what is populated."""
+        """The number of populated pages."""
         return int(self.populated.sum())
 
     def draw(self) -> Command | None:
-        """Draw the next call, on a block that has none in flight; None when all have."""
+        """Draw a command on a block that has none in flight; None: every block has one."""
         free = [block for block in range(self.populated.size // SUPER_PAGES) if block not in self._busy]
         if not free:
             return None
@@ -59,26 +59,26 @@ class Oracle:
         there = gfns[self.populated[gfns]]
         if there.size == 0:
             return Populate(gfns[:1], SUPER_ORDER) if self._rng.random() < 0.5 else Populate(self._some(gfns))
-        chance = self._rng.random()
-        if chance < 0.3 and there.size < SUPER_PAGES:
+        share = self._rng.random()
+        if share < 0.3 and there.size < SUPER_PAGES:
             return Populate(self._some(gfns[~self.populated[gfns]]))
-        if chance < 0.5:
+        if share < 0.5:
             whole = there.size == SUPER_PAGES and self._rng.random() < 0.5
             return Decrease(gfns[:1], SUPER_ORDER) if whole else Decrease(self._some(there))
         some = self._some(there)
-        if chance < 0.6:
+        if share < 0.6:
             return Load(some)
         self.stored += some.size
         return Store(some, np.arange(self.stored - some.size + 1, self.stored + 1, dtype=np.uint64))
 
     def _some(self, gfns: Frames) -> Frames:
-        """Draw some of (n,) gfns, at least one, in no order."""
+        """Draw at least one of (n,) gfns, in random order."""
         count = int(self._rng.integers(1, gfns.size + 1))
         return self._rng.permutation(gfns)[:count]
 
     def apply(self, command: Command, result: Result) -> str | None:
-        """Take in what a call did; returns what is wrong about its answer, if anything is."""
-        assert isinstance(command, Populate | Decrease | Store | Load), f"the witness never sends {command}"
+        """Apply a result; returns what is wrong about it, None: nothing."""
+        assert isinstance(command, Populate | Decrease | Store | Load), f"the checker never sends {command}"
         self._busy.discard(int(command.gfns[0]) // SUPER_PAGES)
         if isinstance(result, Refused):
             return f"{type(command).__name__} was refused: {result.errno} {result.message}"
@@ -87,7 +87,7 @@ class Oracle:
         return self._done(command, result)
 
     def _done(self, command: Populate | Decrease | Store | Load, result: MemopResult | Result) -> str | None:
-        assert not isinstance(result, Refused), "a refusal does nothing"
+        assert not isinstance(result, Refused), "a refused command has no effect"
         done = command.gfns[: result.done]
         match command:
             case Populate(_, order) | Decrease(_, order):
@@ -107,8 +107,8 @@ class Oracle:
         return None
 
     def loads(self) -> Iterator[Load]:
-        """List calls that read all there is; none may be in flight before."""
-        assert not self._busy, "all of the memory is read while calls are in flight"
+        """Iterate over the loads that read all populated pages; no call may be in flight."""
+        assert not self._busy, "all memory is to be read while calls are in flight"
         gfns = np.flatnonzero(self.populated)
         for first in range(0, gfns.size, _LOAD_PAGES):
             yield Load(gfns[first : first + _LOAD_PAGES])

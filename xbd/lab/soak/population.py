@@ -1,4 +1,4 @@
-"""The guests of a soak: what each is, drawn by lot, and who plays it."""
+"""The guests of a soak: their settings, drawn at random, and the agent process that runs each."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -9,22 +9,23 @@ from xbd.abi import DomainType
 from xbd.lab.bench.flooding import FLOOD_MAX_PAGES
 from xbd.units import MIB_PAGES, SUPER_PAGES, round_to_superpages
 
-# Processes that play many guests each, by the first letter of their names; the guests of those in `RELAYED` are
-# connected through a relay, which cuts and slows. Who begins with an s has a process of its own.
+# Agent processes that run many guests each, by the first letter of the guests' names. Those in `RELAYED` are connected
+# through a relay, which can cut and slow connections. A guest whose name begins with an s has a process of its own.
 GROUPS: Final = ("a", "b", "c", "d")
 RELAYED: Final = ("a", "b")
 SINGLE: Final = "s"
 _SINGLES_MOST: Final = 4
+# The name of the checker guest is also in the report's keys, so it stays.
 CHECKER: Final = "witness"
 FLOODER: Final = "flooder"
-NO_GUESTS: Final = ("dom0", CHECKER, FLOODER)
+NOT_GUESTS: Final = ("dom0", CHECKER, FLOODER)
 DOM0_PAGES: Final = 256 * MIB_PAGES
 CHECKER_PAGES: Final = 16 * SUPER_PAGES
 _SIZES_MIB: Final = (64, 96, 128)
-# No guest is told to hold less of its memory than this: below it, its programs are killed rather than squeezed.
-LEAST_SHARE: Final = 0.5
-# What guests come to when all is over: all of them together fit into the host.
-LAST_SHARE: Final = 0.7
+# No target is below this share of a guest's memory: below it, its programs are killed rather than squeezed.
+MIN_TARGET_SHARE: Final = 0.5
+# The target of each guest in the end: all guests together then fit into the host.
+FINAL_SHARE: Final = 0.7
 _IO_SHARE: Final = 0.3
 _WORKLOADS: Final[tuple[dict[str, object], ...]] = (
     {"profile": "idle", "used": 0.15},
@@ -38,7 +39,7 @@ _ON_CRASH: Final = ("restart",) * 8 + ("destroy", "preserve")
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One guest: what `create` is told of it."""
+    """One guest: the parameters of its `create`."""
 
     name: str
     max_pages: int
@@ -49,18 +50,18 @@ class Spec:
 
     @property
     def group(self) -> str:
-        """Tell who plays it."""
+        """The agent process that runs it, as its first letter."""
         return self.name[0]
 
     @property
     def autostart(self) -> bool:
-        """Whether an agent host starts its agent."""
+        """Whether a process of `GROUPS` runs its agent."""
         return self.group != SINGLE
 
 
-def draw_guest(number: int, rng: np.random.Generator, *, alone: bool = False) -> Spec:
-    """Draw guest number *number*; *alone*: it has a process of its own."""
-    group = SINGLE if alone else GROUPS[number % len(GROUPS)]
+def draw_guest(number: int, rng: np.random.Generator, *, single: bool = False) -> Spec:
+    """Draw guest number *number*; *single*: its agent has a process of its own."""
+    group = SINGLE if single else GROUPS[number % len(GROUPS)]
     max_pages = int(rng.choice(_SIZES_MIB)) * MIB_PAGES
     workload = dict(_WORKLOADS[int(rng.integers(len(_WORKLOADS)))])
     workload["tick_s"] = round(float(rng.uniform(0.7, 2.0)), 2)
@@ -79,22 +80,22 @@ def draw_guest(number: int, rng: np.random.Generator, *, alone: bool = False) ->
 
 def draw_target(max_pages: int, rng: np.random.Generator) -> int:
     """Draw a target within a guest's bounds, in whole superpages."""
-    return round_to_superpages(int(max_pages * rng.uniform(LEAST_SHARE, 1.0)))
+    return round_to_superpages(int(max_pages * rng.uniform(MIN_TARGET_SHARE, 1.0)))
 
 
-def last_target(max_pages: int) -> int:
-    """Tell what a guest is to hold when all is over."""
-    return round_to_superpages(int(max_pages * LAST_SHARE))
+def final_target(max_pages: int) -> int:
+    """Return a guest's target in the end, in pages."""
+    return round_to_superpages(int(max_pages * FINAL_SHARE))
 
 
 def singles_of(guests: int) -> int:
-    """Tell how many guests have processes of their own."""
+    """Return how many guests have agent processes of their own."""
     return min(_SINGLES_MOST, guests // 4)
 
 
 def host_memory_pages(guests: int) -> int:
-    """Say how much memory the host has: short of what all guests may hold, enough for what they hold in the end."""
+    """Return the host's memory in pages: less than all guests may hold, enough for their targets in the end."""
     mean_pages = sum(_SIZES_MIB) / len(_SIZES_MIB) * MIB_PAGES
-    # The guests are drawn by lot: a share more than the mean, and two of the largest.
-    theirs = int(guests * mean_pages * (LAST_SHARE + 0.12)) + 2 * max(_SIZES_MIB) * MIB_PAGES
+    # Sizes are random: a share more than the mean, and two of the largest.
+    theirs = int(guests * mean_pages * (FINAL_SHARE + 0.12)) + 2 * max(_SIZES_MIB) * MIB_PAGES
     return round_to_superpages(theirs + DOM0_PAGES + CHECKER_PAGES + FLOOD_MAX_PAGES)

@@ -1,4 +1,4 @@
-"""What a soak says: a line while it runs, text and JSON at its end; pure."""
+"""The output of a soak: a line of progress while it runs, a report as text and JSON at its end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ _SLOPES: Final = {
 _TIMES: Final = {
     "ready": "restart to READY",
     "agents_back": "READY until all agents are back",
-    "witness": "a hypercall of the witness",
+    "witness": "a hypercall of the checker guest",
     "toolstack": "a toolstack call",
     "toolstack_undisturbed": "a toolstack call without a fault",
     "audit": "an audit",
@@ -37,7 +37,7 @@ _TIMES: Final = {
 
 @dataclass(slots=True)
 class Report:
-    """All that is known at the end. *left_out*: kinds of faults that could not be injected here, and why."""
+    """The results of a soak. *left_out*: kinds of faults that could not be injected here, and why."""
 
     options: Options
     tally: Tally
@@ -54,12 +54,12 @@ class Report:
         return not self.tally.findings
 
     def agents_within(self) -> tuple[int, int]:
-        """Count the restarts after which all agents were back in time, and those that were measured."""
+        """Count the restarts after which all agents were back in time, and all measured restarts."""
         took = self.tally.seconds.get("agents_back", [])
         return sum(seconds <= AGENTS_BACK_S for seconds in took), len(took)
 
     def as_map(self) -> dict[str, Any]:
-        """Spell it out for JSON."""
+        """Return it as a map for JSON."""
         tally = self.tally
         operations = sum(tally.operations.values())
         in_time, measured = self.agents_within()
@@ -95,7 +95,7 @@ class Report:
         return {name: times for name, times in every.items() if times is not None}
 
     def render(self) -> str:
-        """Write it for a person."""
+        """Format it as text."""
         tally, options = self.tally, self.options
         operations = sum(tally.operations.values())
         lines = [
@@ -170,12 +170,12 @@ def _leaks_line(leaks: Mapping[str, object]) -> str:
 
 
 def progress_line(options: Options, tally: Tally, now_s: float, phase: str) -> str:
-    """Say in a line how far it is."""
+    """Format a line of progress."""
     worst = {name: max(tally.seconds.get(name) or [0.0]) for name in ("toolstack", "witness", "ready", "agents_back")}
     return (
         f"{now_s:5.0f}/{options.duration_s:.0f} s {phase}: {sum(tally.operations.values()):,} operations,"
         f" {sum(tally.faults.values())} faults, {tally.restarts} restarts, {tally.guests} guests;"
-        f" worst: toolstack {_short(worst['toolstack'])}, witness {_short(worst['witness'])},"
+        f" worst: toolstack {_short(worst['toolstack'])}, checker {_short(worst['witness'])},"
         f" READY {_short(worst['ready'])}, agents {_short(worst['agents_back'])};"
         f" {len(tally.findings) + tally.more_findings} found"
     )

@@ -1,4 +1,4 @@
-"""What goes wrong, and when: each kind of fault at its own random times, all from one seed."""
+"""The plan of faults: each kind at its own random times, all from one seed."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,8 +7,8 @@ import numpy as np
 
 from xbd.lab.soak.options import Options
 
-# How often each kind happens on average in a long soak, and how long it lasts (None: it is a moment). A daemon that
-# is started anew needs a second or two, and its guests a while to do something: it is killed a few times a minute.
+# The mean time between two faults of a kind in a long soak, and how long one lasts (None: it has no length). A daemon that
+# is restarted needs a second or two, and its guests need time to do something: it is killed a few times a minute.
 # None of the lengths is beyond what peers wait: clients resume within 10 s, an agent is taken for dead after 5 s.
 _EVERY_S: Final[dict[str, tuple[float, tuple[float, float] | None]]] = {
     "kill-daemon": (4.0, None),
@@ -21,18 +21,18 @@ _EVERY_S: Final[dict[str, tuple[float, tuple[float, float] | None]]] = {
     "slow-agents": (30.0, (0.5, 4.0)),
     "flood": (40.0, (1.0, 4.0)),
 }
-# In a short soak each kind happens about so often.
+# In a short soak each kind happens about this many times.
 _TIMES_AT_LEAST: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """One fault: *at_s* from the start, *length_s* long, *lot* in [0, 1) to decide whom it hits."""
+    """One fault: *at_s* from the start, *length_s* long, *draw* a random number in [0, 1) that decides what it hits."""
 
     at_s: float
     kind: str
     length_s: float
-    lot: float
+    draw: float
 
 
 def plan_faults(options: Options) -> list[Fault]:
@@ -41,7 +41,7 @@ def plan_faults(options: Options) -> list[Fault]:
     for number, (kind, (every_s, length)) in enumerate(_EVERY_S.items()):
         if kind not in options.kinds:
             continue
-        # A stream of chance for each kind: what is left out changes nothing about the others.
+        # A generator for each kind, so that leaving one out changes no other.
         rng = np.random.default_rng((options.seed, number))
         until_s = options.calm_from_s if kind == "kill-daemon" else options.duration_s
         mean_s = min(every_s, until_s / _TIMES_AT_LEAST)

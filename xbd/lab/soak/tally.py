@@ -7,25 +7,25 @@ from typing import Final
 
 import numpy as np
 
-# The first ones tell what is wrong; a broken host says the same many times over.
+# The first findings matter; a broken host causes very many.
 FINDINGS_KEPT: Final = 100
-# Growth that is called flat. Over a short while neither the allocator nor guests that come and go stand still, and a
-# new daemon's event log takes some 5 MiB until it is full: less than *noise* says nothing, and beyond it, less than
-# *per_hour* is what a week does not notice. Of a daemon that has lived for a few seconds nothing can be said.
+# Growth that counts as flat. In a short time the allocator's and the guests' memory varies, and a new daemon's event log
+# grows to some 5 MiB until it is full: growth below *noise* is not judged, and beyond it a rise below *per_hour* is
+# harmless even over a week. A daemon that has run for a few seconds is not judged at all.
 JUDGED_FROM_S: Final = 60.0
 RSS_NOISE_MIB: Final = 8.0
 RSS_PER_HOUR_MIB: Final = 8.0
 DESCRIPTORS_NOISE: Final = 8.0
 DESCRIPTORS_PER_HOUR: Final = 20.0
-# This share of a daemon's life is left out: its tables of frames take memory when a frame is first touched, so it grows
-# until guests have been everywhere once.
+# This first share of a daemon's samples is left out: its frame tables take memory when a frame is first used, so it
+# grows until every frame was used once.
 _WARM_UP_SHARE: Final = 0.5
 _LEAST_SAMPLES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The daemon at one moment: all memory, memory of its own (not of mapped files), descriptors beyond those of domains."""
+    """The daemon at one time: resident memory, anonymous memory, and descriptors beyond those of domains' sockets."""
 
     at_s: float
     rss_mib: float
@@ -43,11 +43,11 @@ class Slope:
     samples: int
 
     def is_flat(self, noise: float, per_hour: float) -> bool:
-        """Tell whether it does not rise: within *noise* over the samples, or by less than *per_hour*."""
+        """Whether it rises by at most *noise* over the samples, or by at most *per_hour*, or is too short to judge."""
         return self.seconds < JUDGED_FROM_S or self.growth <= noise or self.per_hour <= per_hour
 
     def as_map(self) -> dict[str, object]:
-        """Spell it out for JSON."""
+        """Return it as a map for JSON."""
         return {name: round(number, 3) for name, number in asdict(self).items()}
 
 
@@ -64,7 +64,7 @@ def slope_of(points: Sequence[tuple[float, float]]) -> Slope | None:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a kind of call or event took, in seconds."""
+    """Statistics of durations, in seconds."""
 
     count: int
     median_s: float
@@ -72,12 +72,12 @@ class Times:
     worst_s: float
 
     def as_map(self) -> dict[str, object]:
-        """Spell it out for JSON."""
+        """Return it as a map for JSON."""
         return {name: round(number, 6) for name, number in asdict(self).items()}
 
 
 def times_of(seconds: Sequence[float]) -> Times | None:
-    """Summarize; None when there are none."""
+    """Summarize durations; None: there are none."""
     if not seconds:
         return None
     median, p99, worst = np.percentile(np.array(seconds), [50, 99, 100]).tolist()
@@ -86,18 +86,19 @@ def times_of(seconds: Sequence[float]) -> Times | None:
 
 @dataclass(slots=True)
 class Tally:
-    """All that is counted while a soak runs.
+    """The counters of a running soak.
 
     Attributes:
-        operations: by name: toolstack calls, `witness` and `guests` hypercalls, audits.
+        operations: by name: toolstack calls, hypercalls of the checker (`witness`) and of the guests, audits.
         faults: by kind.
         seconds: by name: how long things took.
-        samples: of the daemon that lives; a new one begins anew.
+        samples: of the running daemon; cleared when it is restarted.
         guests: how many there are now.
-        guests_came, guests_went: by how.
+        guests_came: how many were created.
+        guests_went: by how they ended.
         restarts: of the daemon, by SIGKILL.
-        findings: what is wrong.
-        remarks: what a reader should know and is not wrong.
+        findings: what was found to be wrong.
+        remarks: what is worth knowing, but not wrong, with counts.
     """
 
     operations: Counter[str] = field(default_factory=Counter)
@@ -111,24 +112,24 @@ class Tally:
     findings: list[str] = field(default_factory=list)
     more_findings: int = 0
     remarks: Counter[str] = field(default_factory=Counter)
-    _said: set[str] = field(default_factory=set)
+    _recorded: set[str] = field(default_factory=set)
 
     def took(self, name: str, seconds: float) -> None:
-        """Note how long something took."""
+        """Record a duration."""
         self.seconds.setdefault(name, []).append(seconds)
 
     def found(self, what: str, *, at_s: float) -> None:
-        """Note what is wrong, each thing once."""
-        if what in self._said:
+        """Record a finding, each text once."""
+        if what in self._recorded:
             return
-        self._said.add(what)
+        self._recorded.add(what)
         if len(self.findings) < FINDINGS_KEPT:
             self.findings.append(f"{at_s:7.1f} s: {what}")
         else:
             self.more_findings += 1
 
     def slopes(self) -> dict[str, Slope | None]:
-        """Fit lines through what the daemon that lived last held."""
+        """Fit lines through the samples of the last daemon."""
         return {
             name: slope_of([(sample.at_s, getattr(sample, name)) for sample in self.samples])
             for name in ("rss_mib", "own_mib", "descriptors")
@@ -136,7 +137,7 @@ class Tally:
 
 
 def is_flat(name: str, slope: Slope) -> bool:
-    """Tell whether one of `Tally.slopes` is flat. Memory of mapped files (`rss_mib`) follows the guests: it is only shown."""
+    """Whether one of `Tally.slopes` is flat. Memory of mapped files (`rss_mib`) follows the guests and is not judged."""
     if name == "descriptors":
         return slope.is_flat(DESCRIPTORS_NOISE, DESCRIPTORS_PER_HOUR)
     return name == "rss_mib" or slope.is_flat(RSS_NOISE_MIB, RSS_PER_HOUR_MIB)

@@ -1,1 +1,1 @@
-"""The processes of a soak, its faults, its traffic, and who looks."""
+"""The parts of a soak that use processes, sockets and clocks."""

@@ -1,8 +1,8 @@
-"""The witness: a guest of the soak's own that knows what it did, and holds the host to it after every restart.
+"""The checker: a guest of the soak's own that compares its memory with its oracle after every loss of a connection.
 
-It speaks the domain protocol itself, in one session over any number of connections, up to eight calls in
-flight. When a connection is lost, whoever ended it, it resumes, sends again what had no answer, reads its
-whole memory and compares every word and the number of pages with its book.
+It speaks the domain protocol itself, in one session over any number of connections, with up to eight calls in flight.
+When a connection is lost it resumes the session, sends again what was not answered, reads all its memory and compares
+every word and the number of pages with the oracle.
 """
 
 from collections import deque
@@ -25,22 +25,23 @@ from xbd.protocol.codec import ANSWER_LIMITS, RECEIVE_BYTES, Decoder, Notificati
 from xbd.protocol.commands import boot_from_wire
 from xbd.protocol.session import Conversation
 
-# Between two rounds of calls: it is to leave the processor to the guests.
+# Between two rounds of calls, to leave processor time to the guests.
 _PAUSE_S: Final = 0.01
 _RETRY_S: Final = 0.05
 
 
 class Checker:
-    """The witness of one host, whose domain is *path*'s.
+    """The checker guest of a host; *path*: its domain's socket.
 
-    Attributes: *resumptions*: how often it went on after a loss; *checks*: how often its memory was compared whole.
+    Attributes: *finishing*: set from outside to end it; *finished*: set when it has ended; *resumptions*: how often its
+    session was resumed; *checks*: how often all its memory was compared.
     """
 
     def __init__(self, processes: SoakProcesses, path: Path, rng: np.random.Generator) -> None:
-        self._stage = processes
+        self._processes = processes
         self._path = path
         self._rng = rng
-        self._book = Oracle(CHECKER_PAGES, rng)
+        self._oracle = Oracle(CHECKER_PAGES, rng)
         self._conversation = Conversation("witness")
         self._in_flight: deque[tuple[Command, float]] = deque()
         self._stream: trio.SocketStream | None = None
@@ -56,7 +57,7 @@ class Checker:
             await trio.aclose_forcefully(self._stream)
 
     async def run(self) -> None:
-        """Checker until `finishing` is set, and then once more whole."""
+        """Make random calls and check until `finishing` is set; then check all memory once more."""
         while True:
             try:
                 async with (
@@ -69,12 +70,12 @@ class Checker:
             except (PeerLost, Busy, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 await trio.sleep(_RETRY_S)
             except (HypercallError, RemoteProtocolError) as error:
-                self._stage.found(f"the witness was refused: {error}")
+                self._processes.found(f"the checker guest was refused: {error}")
                 self.finished.set()
                 return
 
     async def _converse(self, stream: trio.SocketStream, answers: AsyncIterator[Response]) -> None:
-        """Go on, on a new connection, until it has finished."""
+        """Continue the session on a new connection until it has finished."""
         await stream.send_all(self._conversation.hello())
         untrusted = self._conversation.welcomed(await anext(answers))
         if untrusted.get("resumed") is True:
@@ -82,20 +83,20 @@ class Checker:
             await stream.send_all(self._conversation.resend())
         else:
             if self._booted:
-                self._stage.found("the witness's session was not resumed: its guest was booted anew")
+                self._processes.found("the session of the checker guest was not resumed: the guest was rebooted")
             self._in_flight.clear()
-            self._book.boot(boot_from_wire(untrusted).runs)
+            self._oracle.boot(boot_from_wire(untrusted).runs)
             self._booted = True
         while self._in_flight:
-            await self._answered(answers)
+            await self._receive_answer(answers)
         await self._check(stream, answers)
         while not self.finishing.is_set():
             for _ in range(int(self._rng.integers(1, MAX_IN_FLIGHT + 1))):
-                command = self._book.draw()
+                command = self._oracle.draw()
                 if command is not None:
                     await self._send(stream, command)
             while self._in_flight:
-                await self._answered(answers)
+                await self._receive_answer(answers)
             await trio.sleep(_PAUSE_S)
         await self._check(stream, answers)
 
@@ -116,34 +117,34 @@ class Checker:
         self._in_flight.append((command, trio.current_time()))
         await stream.send_all(packed)
 
-    async def _answered(self, answers: AsyncIterator[Response]) -> Result:
+    async def _receive_answer(self, answers: AsyncIterator[Response]) -> Result:
         result = self._conversation.answered(await anext(answers))
         command, sent_at = self._in_flight.popleft()
-        self._stage.tally.took("witness", trio.current_time() - sent_at)
-        self._stage.tally.operations["witness hypercalls"] += 1
-        wrong = self._book.apply(command, result)
+        self._processes.tally.took("witness", trio.current_time() - sent_at)
+        self._processes.tally.operations["witness hypercalls"] += 1
+        wrong = self._oracle.apply(command, result)
         if wrong is not None:
-            self._stage.found(f"the witness: {wrong}")
+            self._processes.found(f"the checker guest: {wrong}")
         return result
 
     async def _check(self, stream: trio.SocketStream, answers: AsyncIterator[Response]) -> None:
-        """Compare all of its memory, and how much there is, with the book."""
-        for load in list(self._book.loads()):
+        """Compare all its memory and its number of pages with the oracle."""
+        for load in list(self._oracle.loads()):
             gfns = load.gfns
             while gfns.size:
                 await self._send(stream, Load(gfns))
-                result = await self._answered(answers)
+                result = await self._receive_answer(answers)
                 if isinstance(result, Refused) or result.done == 0:
-                    break  # which is a finding already, or soon will be
+                    break  # which is a finding
                 gfns = gfns[result.done :]
         await self._compare_pages()
         self.checks += 1
 
     async def _compare_pages(self) -> None:
         try:
-            async with open_client(self._stage.socket) as client:
+            async with open_client(self._processes.socket) as client:
                 tot_pages = (await client.info(CHECKER)).tot_pages
         except (PeerLost, NoHypervisor):
-            return  # it is killed again; there will be another time
-        if tot_pages != self._book.tot_pages:
-            self._stage.found(f"the witness holds {tot_pages} pages, expected {self._book.tot_pages}")
+            return  # the daemon was killed again; the next check compares
+        if tot_pages != self._oracle.tot_pages:
+            self._processes.found(f"the checker guest holds {tot_pages} pages, expected {self._oracle.tot_pages}")

@@ -1,4 +1,4 @@
-"""What goes wrong, on purpose: each fault of the plan, when its time has come."""
+"""Injects the faults of a plan, each at its time."""
 
 import signal
 import socket
@@ -24,25 +24,28 @@ from xbd.protocol.codec import encode_request
 from xbd.protocol.methods import VERSION
 from xbd.protocol.views import DomainView
 
-_LOOK_EVERY_S: Final = 0.03
+_POLL_EVERY_S: Final = 0.03
 # How many calls a slow reader makes without reading an answer; each is a list of all domains.
 _UNREAD_CALLS: Final = 300
 _CUT_MOST: Final = 6
-# An agent that is not back after so long is taken for dead by the host (`records.CRASHED_AFTER_S`).
+# The host takes an agent that is not back after this for dead (`records.CRASHED_AFTER_S`).
 _AGENTS_BACK_MOST_S: Final = 5.0
-# After it has been killed, or its processor taken away, an agent process needs so long to be itself again.
+# An agent process needs this long to recover after it was killed or slowed.
 _RECOVERS_S: Final = 5.0
-# While one of these goes on, not all agents can be expected to be back at once.
+# While one of these is active, not all agents can be expected to be back at once.
 _DISTURBING: Final = ("kill-agents", "stop-agents", "slow-agents", "stop-daemon", "full-disk")
 
 
 class Injector:
-    """Does the faults to a stage."""
+    """Injects faults into the processes of a soak.
+
+    Attributes: *seen*: the domains, as the watcher saw them last.
+    """
 
     def __init__(self, processes: SoakProcesses, traffic: Traffic, checker: Checker) -> None:
-        self._stage = processes
+        self._processes = processes
         self._traffic = traffic
-        self._witness = checker
+        self._checker = checker
         self._flooding = trio.Lock()
         self._disk = trio.Lock()
         self.seen: Sequence[DomainView] = ()
@@ -59,14 +62,14 @@ class Injector:
         }
 
     async def inject(self, plan: Sequence[Fault]) -> None:
-        """Inject a plan's faults, each at its time; several may go on at once."""
+        """Inject a plan's faults, each at its time; several may be active at once."""
         async with trio.open_nursery() as nursery:
             for fault in plan:
-                await trio.sleep_until(self._stage.started_at + fault.at_s)
+                await trio.sleep_until(self._processes.started_at + fault.at_s)
                 nursery.start_soon(self._inject, fault)
 
     async def _inject(self, fault: Fault) -> None:
-        processes = self._stage
+        processes = self._processes
         processes.disturbed += 1
         processes.agents_disturbed += fault.kind in _DISTURBING
         processes.disturbances += fault.kind in _DISTURBING
@@ -80,7 +83,7 @@ class Injector:
     # -- the daemon
 
     async def _kill_daemon(self, _: Fault) -> None:
-        processes = self._stage
+        processes = self._processes
         async with processes.daemon_lock:
             disturbances = processes.disturbances
             alone = processes.agents_disturbed == 0
@@ -94,23 +97,23 @@ class Injector:
                 back = await self._agents_back(before)
                 if alone and disturbances == processes.disturbances:
                     processes.tally.took("agents_back", trio.current_time() - ready)
-                    self._judge(back)
+                    self._report_rebooted(back)
                 await self._audit()
             except (PeerLost, NoHypervisor):
-                return  # it was killed again
+                return  # the daemon was killed again
             return
         if alone and disturbances == processes.disturbances:
             processes.found(f"not all agents were back {2 * _AGENTS_BACK_MOST_S:g} s after a restart of the daemon")
 
-    def _judge(self, rebooted: list[str]) -> None:
+    def _report_rebooted(self, rebooted: list[str]) -> None:
         if rebooted:
-            self._stage.found(
+            self._processes.found(
                 f"rebooted by a restart of the daemon, although their agents lived: {', '.join(rebooted)}"
             )
 
     async def _agents_back(self, before: dict[str, int]) -> list[str]:
-        """Wait until whoever had an agent and is still there has one; returns who was booted anew."""
-        async with open_client(self._stage.socket) as client:
+        """Wait until each domain of *before* that still exists has an agent; returns the names of those that were rebooted."""
+        async with open_client(self._processes.socket) as client:
             while True:
                 domains = {domain.name: domain for domain in await client.list()}
                 waited_for = [
@@ -121,7 +124,7 @@ class Injector:
                 ]  # fmt: skip
                 if not waited_for:
                     break
-                await trio.sleep(_LOOK_EVERY_S)
+                await trio.sleep(_POLL_EVERY_S)
             booted = []
             async for event in client.events(follow=False):
                 if event["event"] == "agent_connected" and not event.get("resumed"):
@@ -131,14 +134,14 @@ class Injector:
             return booted
 
     async def _audit(self) -> None:
-        async with open_client(self._stage.socket) as client:
+        async with open_client(self._processes.socket) as client:
             for violation in await client.audit():
-                self._stage.found(f"audit after a restart: {violation}")
-        self._stage.tally.operations["audits"] += 1
+                self._processes.found(f"audit after a restart: {violation}")
+        self._processes.tally.operations["audits"] += 1
 
     async def _stop_daemon(self, fault: Fault) -> None:
-        async with self._stage.daemon_lock:
-            await self._stop(self._stage.daemon, fault.length_s)
+        async with self._processes.daemon_lock:
+            await self._stop(self._processes.daemon, fault.length_s)
 
     async def _stop(self, member: Member, length_s: float) -> None:
         try:
@@ -149,52 +152,54 @@ class Injector:
 
     # -- agents
 
-    def _pick(self, lot: float) -> tuple[Member, bool]:
-        """Pick an agent process; tells whether it is one that plays a guest by itself, and is started again by who plays it."""
-        shared = list(self._stage.agents().values())
-        alone = list(self._traffic.playing().values())
+    def _pick(self, draw: float) -> tuple[Member, bool]:
+        """Pick an agent process; returns whether it runs a single guest, so that `Traffic` starts it again."""
+        shared = list(self._processes.agents().values())
+        alone = list(self._traffic.single_agents().values())
         every = shared + alone
-        number = int(lot * len(every))
+        number = int(draw * len(every))
         return every[number], number >= len(shared)
 
     async def _kill_agents(self, fault: Fault) -> None:
-        member, alone = self._pick(fault.lot)
+        member, alone = self._pick(fault.draw)
         await member.end(signal.SIGKILL)
         if not alone and member.process is None:
             await member.start()
         await trio.sleep(_RECOVERS_S)
 
     async def _stop_agents(self, fault: Fault) -> None:
-        member, _ = self._pick(fault.lot)
+        member, _ = self._pick(fault.draw)
         await self._stop(member, fault.length_s)
         await trio.sleep(min(fault.length_s, 1.0))
 
     async def _cut(self, fault: Fault) -> None:
-        if fault.lot < 0.5:
-            await self._witness.cut()
+        if fault.draw < 0.5:
+            await self._checker.cut()
         else:
-            await self._stage.relay.say(f"cut {1 + int((fault.lot - 0.5) * 2 * _CUT_MOST)} {fault.lot * 2 - 1:.6f}")
+            await self._processes.relay.write_line(
+                f"cut {1 + int((fault.draw - 0.5) * 2 * _CUT_MOST)} {fault.draw * 2 - 1:.6f}"
+            )
         await trio.sleep(1.0)
 
     async def _slow_agents(self, fault: Fault) -> None:
-        await self._stage.relay.say(f"slow {fault.length_s:.3f}")
+        await self._processes.relay.write_line(f"slow {fault.length_s:.3f}")
         await trio.sleep(fault.length_s + _RECOVERS_S)
 
     # -- others
 
     async def _full_disk(self, fault: Fault) -> None:
-        if self._stage.no_disk is not None:
+        if self._processes.no_disk is not None:
             return
         async with self._disk:
             try:
-                await trio.to_thread.run_sync(self._stage.fill_disk)
+                await trio.to_thread.run_sync(self._processes.fill_disk)
                 await trio.sleep(fault.length_s)
             finally:
-                self._stage.empty_disk()
+                self._processes.empty_disk()
         await trio.sleep(1.0)
 
     async def _slow_reader(self, fault: Fault) -> None:
-        """Subscribe to the events, ask for much, and read nothing."""
+        """Subscribe to the events, make many calls, and read nothing."""
         calls = [
             encode_request(0, "hello", {"version": VERSION}),
             encode_request(1, "events", {"since": 0}),
@@ -202,15 +207,15 @@ class Injector:
         ]
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as reader:
             try:
-                reader.connect(str(self._stage.socket))
+                reader.connect(str(self._processes.socket))
                 reader.send(b"".join(calls))
             except OSError:
-                return  # the daemon is dead just now
+                return  # the daemon is not running at the moment
             await trio.sleep(fault.length_s)
 
     async def _flood(self, fault: Fault) -> None:
-        """Let a domain of its own flood its socket, in one of the ways that there are."""
-        kind = list(KINDS)[int(fault.lot * len(KINDS))]
+        """Create a domain that floods its socket, in one of the known ways."""
+        kind = list(KINDS)[int(fault.draw * len(KINDS))]
 
         async def flooding(client: TimedClient) -> None:
             try:
@@ -219,21 +224,21 @@ class Injector:
                 )
             except HypercallError as error:
                 # The host is full of other guests.
-                self._stage.tally.remarks[f"no flood: {error.errno}"] += 1
+                self._processes.tally.remarks[f"no flood: {error.errno}"] += 1
                 return
-            path = domain_socket(self._stage.runtime_dir, answer["domid"])
+            path = domain_socket(self._processes.runtime_dir, answer["domid"])
             try:
                 async with flood(path, kind, stderr=subprocess.DEVNULL):
                     await trio.sleep(fault.length_s)
             except AssertionError:
                 # The daemon was killed before the flood had begun.
-                self._stage.tally.remarks["a flood did not come about"] += 1
+                self._processes.tally.remarks["a flood did not start"] += 1
             finally:
                 with trio.CancelScope(shield=True):
                     try:
                         await client.call("destroy", domid=FLOODER)
                     except NoSuchDomain:
-                        self._stage.found("the flooder's domain was gone before it was destroyed")
+                        self._processes.found("the flooder's domain was gone before it was destroyed")
 
         async with self._flooding:
-            await self._traffic.persist(flooding)
+            await self._traffic.retry(flooding)

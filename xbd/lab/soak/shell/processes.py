@@ -1,4 +1,4 @@
-"""The processes of a soak and the directories that they use: started, killed, stopped, and watched for their ends."""
+"""The processes of a soak and their directories: starting, killing, stopping, and detecting unexpected ends."""
 
 import os
 import shutil
@@ -22,22 +22,23 @@ from xbd.units import PAGE_BYTES
 
 # A new interpreter with numpy takes a second, on a busy machine several.
 START_TIMEOUT_S: Final = 60.0
-# In order a process ends after 2 s of grace; one that hangs is killed, and that is a finding.
+# A process that ends in order takes up to 2 s of grace; one that takes longer than this is killed, which is a finding.
 _END_TIMEOUT_S: Final = 30.0
-# A disk of so much: what guests' calls leave free (see `state_dir`), and as much for a small host's state.
+# The size of the disk: the reserve that guests' calls leave free (see `state_dir`), and as much for a small host's state.
 _DISK_MIB: Final = 768
 _DISK_MIB_PER_GUEST: Final = 4
-# How much a full disk has left: half of what is kept in reserve, so that guests' calls wait. What goes on beside them, a
-# restart or a new domain, has the rest.
+# How much a full disk has left: half of the reserve, so that guests' calls wait, but a restart or a new domain still
+# has room.
 _FULL_MIB: Final = 128
 _MESSAGE_BYTES: Final = 4096
-_LOOK_EVERY_S: Final = 0.2
+_POLL_EVERY_S: Final = 0.2
 
 
 class Member:
     """One process of a soak, which may be started again.
 
-    Attributes: *process* that lives, if any; *expected_codes* that it may end with by itself, and whether it then *starts_again*.
+    Attributes: *process*: the running one, if any; *expected_codes*: exit codes that are no finding; *starts_again*:
+    whether it is started again when it ends by itself.
     """
 
     def __init__(self, processes: "SoakProcesses", name: str, command: Sequence[str]) -> None:
@@ -46,47 +47,47 @@ class Member:
         self.expected_codes: tuple[int, ...] = ()
         self.starts_again = False
         self._ended_by_us = False
-        self._stage = processes
+        self._processes = processes
         self._command = command
 
     async def start(self) -> None:
-        """Start it; its end is watched, and one that nobody asked for is a finding."""
+        """Start it; an unexpected end is a finding."""
         assert self.process is None, f"{self.name} runs already"
-        environment = os.environ | {"NOTIFY_SOCKET": str(self._stage.notify_path)}
+        environment = os.environ | {"NOTIFY_SOCKET": str(self._processes.notify_path)}
         if self.name != "hypervisor":
             del environment["NOTIFY_SOCKET"]
         self._ended_by_us = False
-        with (self._stage.directory / "logs" / f"{self.name}.log").open("ab") as log:
+        with (self._processes.directory / "logs" / f"{self.name}.log").open("ab") as log:
             self.process = await trio.lowlevel.open_process(
                 self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment
             )
-        self._stage.nursery.start_soon(self._watch, self.process)
+        self._processes.nursery.start_soon(self._watch, self.process)
 
     async def _watch(self, process: trio.Process) -> None:
         code = await process.wait()
         if not self._ended_by_us and code not in self.expected_codes:
-            self._stage.found(f"{self.name} ended by itself, with {code}; see logs/{self.name}.log")
+            self._processes.found(f"{self.name} ended by itself, with {code}; see logs/{self.name}.log")
         if self.process is process:
             self.process = None
             if self.starts_again and not self._ended_by_us:
-                await trio.sleep(_LOOK_EVERY_S)
+                await trio.sleep(_POLL_EVERY_S)
                 if self.process is None and not self._ended_by_us:
                     await self.start()
 
     def send(self, number: signal.Signals) -> bool:
-        """Send it a signal; tells whether it was there."""
+        """Send it a signal; returns whether it was running."""
         if self.process is None or self.process.returncode is not None:
             return False
         self.process.send_signal(number)
         return True
 
-    async def say(self, line: str) -> None:
+    async def write_line(self, line: str) -> None:
         """Write a line to its standard input."""
         if self.process is not None and self.process.stdin is not None:
             await self.process.stdin.send_all(f"{line}\n".encode())
 
     async def end(self, number: signal.Signals = signal.SIGKILL) -> int | None:
-        """End it by a signal and wait; returns its exit code, None when it was not there."""
+        """End it by a signal and wait; returns its exit code, None: it was not running."""
         process = self.process
         self._ended_by_us = True
         if process is None:
@@ -97,7 +98,7 @@ class Member:
             with trio.move_on_after(_END_TIMEOUT_S) as patience:
                 await process.wait()
             if patience.cancelled_caught:
-                self._stage.found(f"{self.name} did not end within {_END_TIMEOUT_S:g} s of {number.name}")
+                self._processes.found(f"{self.name} did not end within {_END_TIMEOUT_S:g} s of {number.name}")
                 process.kill()
                 await process.wait()
             if process.stdin is not None:
@@ -111,9 +112,9 @@ class SoakProcesses:
     """Directories, the daemon and the agent processes.
 
     Attributes:
-        disturbed: how many faults are going on.
-        agents_disturbed: how many of them keep agents from coming back by themselves.
-        disturbances: how many of those there were.
+        disturbed: how many faults are active.
+        agents_disturbed: how many of them keep agents from reconnecting.
+        disturbances: how many of these there were so far.
         no_disk: why the state directory has no disk of its own; None: it has.
     """
 
@@ -145,7 +146,7 @@ class SoakProcesses:
         xbd = (sys.executable, "-m", "xbd")
         host_file = str(directory / "host.toml")
         self.daemon = Member(
-            self, "hypervisor", (*xbd, "hypervisor", "--config", host_file, "--state-dir", str(self.state_dir), *self._run(), "--supervised")
+            self, "hypervisor", (*xbd, "hypervisor", "--config", host_file, "--state-dir", str(self.state_dir), *self._runtime_dir_option(), "--supervised")
         )  # fmt: skip
         relay = (sys.executable, "-m", "xbd.lab.soak.shell.relay", str(self.runtime_dir), str(self.relay_dir))
         self.relay = Member(self, "relay", relay)
@@ -157,23 +158,23 @@ class SoakProcesses:
             )
             for group in population.GROUPS
         }  # fmt: skip
-        self.dom0 = self.player("dom0")
+        self.dom0 = self.single_agent("dom0")
         self.dom0.starts_again = True
         self.autoballoon = Member(self, "autoballoon", (*xbd, "autoballoon", "--socket", str(self.socket)))
 
-    def _run(self) -> tuple[str, str]:
+    def _runtime_dir_option(self) -> tuple[str, str]:
         return ("--runtime-dir", str(self.runtime_dir))
 
     def _socket_for(self, group: str) -> Path:
         return hypervisor_socket(self.relay_dir if group in population.RELAYED else self.runtime_dir)
 
-    def player(self, name: str) -> Member:
-        """Make the process that plays one guest."""
+    def single_agent(self, name: str) -> Member:
+        """Make the agent process of a single guest."""
         command = (sys.executable, "-m", "xbd", "guest", name, "--socket", str(self.socket), "--supervised")
-        player = Member(self, f"guest-{name}", command)
-        # Its guest was shut down, or destroyed, or the daemon was not there when it came.
-        player.expected_codes = (0, 1)
-        return player
+        member = Member(self, f"guest-{name}", command)
+        # Its guest was shut down or destroyed, or the daemon was not running when it started.
+        member.expected_codes = (0, 1)
+        return member
 
     def _host_toml(self) -> str:
         memory = population.host_memory_pages(self._options.guests) * PAGE_BYTES
@@ -184,22 +185,22 @@ class SoakProcesses:
 
     @property
     def now_s(self) -> float:
-        """Tell how long it has been going on."""
+        """Seconds since the start of the soak."""
         return trio.current_time() - self.started_at
 
     def found(self, what: str) -> None:
-        """Note what is wrong."""
+        """Record a finding."""
         self.tally.found(what, at_s=self.now_s)
 
     def agents(self) -> Mapping[str, Member]:
-        """List the processes that play guests, by what they play."""
+        """List the agent processes but those of single guests, by group; dom0's too."""
         return {**self.hosts, "dom0": self.dom0}
 
     # -- the daemon
 
     async def open(self) -> None:
         """Start everything."""
-        self.nursery.start_soon(self._hear)
+        self.nursery.start_soon(self._receive_notifications)
         await self.start_daemon()
         await self.relay.start()
         for member in self.agents().values():
@@ -208,8 +209,8 @@ class SoakProcesses:
             await self.autoballoon.start()
 
     async def start_daemon(self) -> float:
-        """Start the daemon and wait for its READY; returns when that came."""
-        with suppress(BlockingIOError):  # what an earlier one said last
+        """Start the daemon and wait for its READY; returns the time of that. Raises XbdError: it did not come."""
+        with suppress(BlockingIOError):  # drop what an earlier daemon sent last
             while self._notifications.recv(_MESSAGE_BYTES):
                 pass
         self._ready = trio.Event()
@@ -217,15 +218,15 @@ class SoakProcesses:
         await self.daemon.start()
         with trio.move_on_after(START_TIMEOUT_S):
             while self.daemon.process is not None:
-                with trio.move_on_after(_LOOK_EVERY_S):
+                with trio.move_on_after(_POLL_EVERY_S):
                     await self._ready.wait()
                     ready = trio.current_time()
                     self.tally.took("ready", ready - started)
                     return ready
         raise XbdError("the hypervisor did not become ready; see logs/hypervisor.log")
 
-    async def _hear(self) -> None:
-        """Take what is said to the service manager, which is us; who does not, holds the daemon up."""
+    async def _receive_notifications(self) -> None:
+        """Receive the daemon's notifications to its service manager; a full socket would block the daemon."""
         with self._notifications:
             while True:
                 await trio.lowlevel.wait_readable(self._notifications)
@@ -234,7 +235,7 @@ class SoakProcesses:
                         self._ready.set()
 
     async def close(self) -> None:
-        """End every process, and the disk; agents first, as a host is shut down."""
+        """End every process; agents first, as when a host is shut down."""
         with trio.CancelScope(shield=True):
             for member in (*self.agents().values(), self.autoballoon, self.daemon):
                 await member.end(signal.SIGTERM)
@@ -243,35 +244,35 @@ class SoakProcesses:
     # -- the disk
 
     def _mount(self) -> str | None:
-        """Give the state directory a small disk of its own; returns why that cannot be."""
+        """Mount a small disk for the state directory; returns why that is impossible, None: it is mounted."""
         if "full-disk" not in self._options.kinds:
             return "--without"
         image = self.directory / "disk.img"
         with image.open("wb") as file:
             file.truncate((_DISK_MIB + _DISK_MIB_PER_GUEST * self._options.guests) << 20)
-        # Not a tmpfs: there a hole that is only read takes room, too.
+        # Not a tmpfs: there a hole that is only read takes space too.
         for command in (
             ["mkfs.ext4", "-q", "-F", "-m", "0", str(image)],
             ["mount", "-o", "loop", str(image), str(self.disk)],
         ):
             try:
-                told = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own words
+                done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - fixed commands
             except OSError as error:
                 return f"{command[0]}: {error.strerror}"
-            if told.returncode:
-                return f"{command[0]}: {told.stderr.strip()}"
+            if done.returncode:
+                return f"{command[0]}: {done.stderr.strip()}"
         return None
 
     def unmount(self) -> None:
-        """Take the disk away."""
+        """Unmount the disk and remove its image."""
         if self.no_disk is None:
             subprocess.run(["umount", "--lazy", str(self.disk)], check=False)  # noqa: S603, S607 - as it was mounted
         (self.directory / "disk.img").unlink(missing_ok=True)
 
     def fill_disk(self) -> None:
         """Fill the disk but for a few MiB."""
-        told = os.statvfs(self.disk)
-        ballast = told.f_bavail * told.f_frsize - (_FULL_MIB << 20)
+        filesystem = os.statvfs(self.disk)
+        ballast = filesystem.f_bavail * filesystem.f_frsize - (_FULL_MIB << 20)
         if ballast > 0:
             descriptor = os.open(self.disk / "ballast", os.O_RDWR | os.O_CREAT, 0o600)
             try:
@@ -280,11 +281,11 @@ class SoakProcesses:
                 os.close(descriptor)
 
     def empty_disk(self) -> None:
-        """Remove what filled it."""
+        """Remove the file that fills the disk."""
         (self.disk / "ballast").unlink(missing_ok=True)
 
     def used_mib(self) -> float:
-        """Tell how much of a disk the state takes."""
+        """Return how much of the disk the state takes, in MiB."""
         blocks = sum(path.stat().st_blocks for path in self.state_dir.iterdir())
         return blocks * 512 / (1 << 20)
 

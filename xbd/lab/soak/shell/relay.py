@@ -1,8 +1,8 @@
-"""A relay before a host's sockets, in a process of its own: `python -m xbd.lab.soak.shell.relay HOST_DIR RELAY_DIR`.
+"""A relay in front of a host's sockets, as a process: `python -m xbd.lab.soak.shell.relay HOST_DIR RELAY_DIR`.
 
-For every socket that appears in the host's run-time directory there is one of the same name in the relay's, and
-what connects there is connected on. Lines on standard input make it cut (`cut N LOT`: N connections, the first
-chosen by LOT in [0, 1)) or pass on little for a while (`slow SECONDS`). It ends when its standard input does.
+For every socket in the host's run-time directory it opens one of the same name in its own, and forwards connections.
+Lines on standard input make it cut connections (`cut N DRAW`: N of them, the first chosen by DRAW in [0, 1)) or
+forward slowly for a while (`slow SECONDS`). It ends at the end of its standard input.
 """
 
 import sys
@@ -14,33 +14,33 @@ import trio
 from xbd.daemons.runtime import sockets
 from xbd.errors import ConfigError
 
-_LOOK_EVERY_S: Final = 0.03
+_POLL_EVERY_S: Final = 0.03
 _PIECE_BYTES: Final = 65_536
-# A slow reader takes so much at a time, and then waits.
+# While slow it forwards this much at a time, and then waits.
 _SLOW_BYTES: Final = 512
 _SLOW_PAUSE_S: Final = 0.02
 
 
 class Relay:
-    """The doors that are open, and what is connected through them."""
+    """The relay's listeners and its connections."""
 
     def __init__(self, host: Path, own: Path, nursery: trio.Nursery) -> None:
         self._host = host
         self._own = own
         self._nursery = nursery
-        self._doors: dict[Path, trio.CancelScope] = {}
+        self._listeners: dict[Path, trio.CancelScope] = {}
         self._connections: dict[trio.CancelScope, None] = {}
         self._slow_until = 0.0
 
     async def follow(self) -> None:
-        """Open and close doors as the host does, for ever."""
+        """Open and close listeners as the host does, for ever."""
         while True:
             there = {path.relative_to(self._host) for path in self._host.glob("**/*.sock")}
-            for gone in self._doors.keys() - there:
-                self._doors.pop(gone).cancel()
-            for new in sorted(there - self._doors.keys()):
+            for gone in self._listeners.keys() - there:
+                self._listeners.pop(gone).cancel()
+            for new in sorted(there - self._listeners.keys()):
                 self._open(new)
-            await trio.sleep(_LOOK_EVERY_S)
+            await trio.sleep(_POLL_EVERY_S)
 
     def _open(self, name: Path) -> None:
         path = self._own / name
@@ -50,8 +50,8 @@ class Relay:
             listener = sockets.bind_unix(path)
         except ConfigError:
             return
-        self._doors[name] = trio.CancelScope()
-        self._nursery.start_soon(self._serve, trio.socket.from_stdlib_socket(listener), name, self._doors[name])
+        self._listeners[name] = trio.CancelScope()
+        self._nursery.start_soon(self._serve, trio.socket.from_stdlib_socket(listener), name, self._listeners[name])
 
     async def _serve(self, listener: trio.socket.SocketType, name: Path, scope: trio.CancelScope) -> None:
         with listener, scope:
@@ -61,7 +61,7 @@ class Relay:
         (self._own / name).unlink(missing_ok=True)
 
     async def _connect(self, near: trio.SocketStream, path: Path) -> None:
-        """Carry a connection both ways until either end is gone, or it is cut."""
+        """Forward a connection both ways until one end closes, or it is cut."""
         scope = trio.CancelScope()
         async with near:
             try:
@@ -72,11 +72,11 @@ class Relay:
             async with far:
                 with scope:
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._carry, near, far, scope)
-                        nursery.start_soon(self._carry, far, near, scope)
+                        nursery.start_soon(self._forward, near, far, scope)
+                        nursery.start_soon(self._forward, far, near, scope)
             del self._connections[scope]
 
-    async def _carry(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+    async def _forward(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
         try:
             while True:
                 slow = trio.current_time() < self._slow_until
@@ -87,15 +87,15 @@ class Relay:
                 if slow:
                     await trio.sleep(_SLOW_PAUSE_S)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # either end is gone, which ends the other
+            pass  # one end is closed, so the other is closed too
         scope.cancel()
 
-    def obey(self, line: str) -> None:
-        """Do what a line says."""
+    def execute(self, line: str) -> None:
+        """Execute a line of standard input."""
         match line.split():
-            case ["cut", count, lot]:
+            case ["cut", count, draw]:
                 connections = list(self._connections)
-                first = int(float(lot) * len(connections))
+                first = int(float(draw) * len(connections))
                 for scope in (connections[first:] + connections[:first])[: int(count)]:
                     scope.cancel()
             case ["slow", seconds]:
@@ -103,16 +103,16 @@ class Relay:
 
 
 async def main(host: Path, own: Path) -> None:
-    """Relay until standard input ends."""
+    """Run the relay until standard input ends."""
     async with trio.open_nursery() as nursery:
         relay = Relay(host, own, nursery)
         nursery.start_soon(relay.follow)
         rest = b""
-        async with trio.lowlevel.FdStream(sys.stdin.fileno()) as orders:
-            async for piece in orders:
+        async with trio.lowlevel.FdStream(sys.stdin.fileno()) as lines_in:
+            async for piece in lines_in:
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
-                    relay.obey(line.decode())
+                    relay.execute(line.decode())
         nursery.cancel_scope.cancel()
 
 

@@ -1,4 +1,4 @@
-"""What goes on at a host all the time: targets that move, guests that come and go."""
+"""The load of a soak: targets that change, guests that are created and removed."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,28 +16,28 @@ from xbd.lab.soak.shell.processes import Member, SoakProcesses
 from xbd.protocol.views import ZOMBIE
 
 MOVERS: Final = 4
-# Each of the movers tells a guest so often on average, and somebody comes or goes so often.
+# The mean time between two target changes of a mover, and between two removals of a guest.
 _MOVE_EVERY_S: Final = 0.12
 _CHANGE_EVERY_S: Final = 1.0
 _REAP_EVERY_S: Final = 0.5
 _RETRY_S: Final = 0.1
-# How a guest goes: asked to, or at once, whatever it is doing (its block I/O, say).
+# The share of removals by shutdown; the others destroy the domain in the middle of its work, such as block I/O.
 _SHUT_DOWN_SHARE: Final = 0.5
 
 
 class Traffic:
-    """The guests that there are, and who moves them.
+    """The guests of a soak, and the tasks that change them.
 
-    Attributes: *guests*: by name, those that were created and not told to go.
+    Attributes: *guests*: by name, those that were created and not removed; *full*: set when all were created.
     """
 
     def __init__(self, processes: SoakProcesses, guests: int, rng: np.random.Generator) -> None:
-        self._stage = processes
+        self._processes = processes
         self._wanted = guests
         self._singles = population.singles_of(guests)
         self._rng = rng
         self._number = 0
-        self._players: dict[str, tuple[Member, trio.CancelScope]] = {}
+        self._single_agents: dict[str, tuple[Member, trio.CancelScope]] = {}
         self.guests: dict[str, Spec] = {}
         self.full = trio.Event()
 
@@ -46,11 +46,11 @@ class Traffic:
     @asynccontextmanager
     async def client(self) -> AsyncIterator["TimedClient"]:
         """Open a client that resumes its session; its calls are timed and counted."""
-        async with open_client(self._stage.socket, resume=True) as client:
-            yield TimedClient(client, self._stage)
+        async with open_client(self._processes.socket, resume=True) as client:
+            yield TimedClient(client, self._processes)
 
-    async def persist(self, work: Callable[["TimedClient"], Awaitable[None]]) -> None:
-        """Do *work* with a client until it returns, with a new one if its session is lost for good."""
+    async def retry(self, work: Callable[["TimedClient"], Awaitable[None]]) -> None:
+        """Run *work* with a client until it returns; again with a new client when the session is lost."""
         while True:
             opened = False
             try:
@@ -61,13 +61,13 @@ class Traffic:
             except (NoHypervisor, PeerLost) as error:
                 # Before hello is answered there is nothing to resume.
                 if opened:
-                    self._stage.found(f"a client's session was lost: {error}")
+                    self._processes.found(f"a client's session was lost: {error}")
                 await trio.sleep(_RETRY_S)
 
     # -- targets
 
     async def move(self, rng: np.random.Generator) -> None:
-        """Set targets for ever."""
+        """Set random targets, for ever."""
 
         async def moving(client: "TimedClient") -> None:
             while True:
@@ -77,16 +77,16 @@ class Traffic:
                     try:
                         await client.call("set_target", domid=spec.name, pages=draw_target(spec.max_pages, rng))
                     except NoSuchDomain:
-                        # It was told to go meanwhile, or has crashed and is one that goes then.
-                        self._stage.tally.operations["toolstack calls refused"] += 1
+                        # It was removed meanwhile, or has crashed and is destroyed then.
+                        self._processes.tally.operations["toolstack calls refused"] += 1
 
-        await self.persist(moving)
+        await self.retry(moving)
 
     # -- guests that come and go
 
     async def populate(self) -> None:
-        """Create guests up to the number that is wanted, then let them come and go for ever."""
-        await self.persist(self._come_and_go)
+        """Create the wanted number of guests, then remove and replace guests for ever."""
+        await self.retry(self._come_and_go)
 
     async def _come_and_go(self, client: "TimedClient") -> None:
         while True:
@@ -96,12 +96,12 @@ class Traffic:
             await trio.sleep(float(self._rng.exponential(_CHANGE_EVERY_S)))
             if len(self.guests) >= self._wanted:
                 name = str(self._rng.choice(list(self.guests)))
-                await self._let_go(client, name)
+                await self._remove(client, name)
 
     async def _create(self, client: "TimedClient") -> None:
         self._number += 1
-        alone = sum(name[0] == population.SINGLE for name in self.guests) < self._singles
-        spec = draw_guest(self._number, self._rng, alone=alone)
+        single = sum(name[0] == population.SINGLE for name in self.guests) < self._singles
+        spec = draw_guest(self._number, self._rng, single=single)
         try:
             await client.call(
                 "create",
@@ -114,59 +114,59 @@ class Traffic:
                 guest=spec.guest,
             )
         except AlreadyExists:
-            self._stage.found(f"{spec.name}, created once, was there already: a call was done twice")
+            self._processes.found(f"{spec.name}, created once, existed already: a call was done twice")
         except HypercallError as error:
             if error.errno != "ENOMEM":
                 raise
-            # The host is full of other guests; they will have given some of it back soon.
-            self._stage.tally.remarks["a guest was not created: the host was full"] += 1
+            # The host is full of other guests; some will be removed soon.
+            self._processes.tally.remarks["a guest was not created: the host was full"] += 1
             await trio.sleep(_REAP_EVERY_S)
             return
-        self._stage.tally.guests_came += 1
+        self._processes.tally.guests_came += 1
         self.guests[spec.name] = spec
         if not spec.autostart:
-            scope, player = trio.CancelScope(), self._stage.player(spec.name)
-            self._players[spec.name] = (player, scope)
-            self._stage.nursery.start_soon(self._play, player, scope)
+            scope, agent = trio.CancelScope(), self._processes.single_agent(spec.name)
+            self._single_agents[spec.name] = (agent, scope)
+            self._processes.nursery.start_soon(self._run_agent, agent, scope)
 
-    async def _let_go(self, client: "TimedClient", name: str) -> None:
+    async def _remove(self, client: "TimedClient", name: str) -> None:
         spec = self.guests.pop(name)
         shut_down = self._rng.random() < _SHUT_DOWN_SHARE
-        self._stage.tally.guests_went["shut down" if shut_down else "destroyed"] += 1
+        self._processes.tally.guests_went["shut down" if shut_down else "destroyed"] += 1
         if shut_down:
             await self._end(client, "shutdown", spec)
         else:
             await self._end(client, "destroy", spec)
-            await self._stop_playing(name)
+            await self._stop_agent(name)
 
     async def _end(self, client: "TimedClient", how: str, spec: Spec) -> None:
         try:
             await client.call(how, domid=spec.name)
         except NoSuchDomain:
             if spec.on_crash != "destroy":
-                self._stage.found(f"{spec.name} was gone before `{how}`: a call was done twice, or it was lost")
+                self._processes.found(f"{spec.name} was gone before `{how}`: a call was done twice, or it was lost")
 
-    async def _stop_playing(self, name: str) -> None:
-        if name in self._players:
-            player, scope = self._players.pop(name)
+    async def _stop_agent(self, name: str) -> None:
+        if name in self._single_agents:
+            agent, scope = self._single_agents.pop(name)
             scope.cancel()
-            await player.end()
+            await agent.end()
 
-    async def _play(self, player: Member, scope: trio.CancelScope) -> None:
-        """Have a process play a guest, and another one when that has ended, until the guest is gone."""
+    async def _run_agent(self, agent: Member, scope: trio.CancelScope) -> None:
+        """Run the agent process of a guest, and start it again when it ends, until cancelled."""
         with scope:
             while True:
-                await player.start()
-                while player.process is not None:  # noqa: ASYNC110 - another process
+                await agent.start()
+                while agent.process is not None:  # noqa: ASYNC110 - another process
                     await trio.sleep(_RETRY_S)
                 await trio.sleep(_REAP_EVERY_S)
 
-    def playing(self) -> dict[str, Member]:
-        """List the processes that play a guest each."""
-        return {name: player for name, (player, _) in self._players.items()}
+    def single_agents(self) -> dict[str, Member]:
+        """List the agent processes that run a single guest, by its name."""
+        return {name: agent for name, (agent, _) in self._single_agents.items()}
 
     async def reap(self) -> None:
-        """Remove guests that have shut down or crashed, and forget those that went by themselves, for ever."""
+        """Destroy guests that have shut down or crashed, and forget those that the host destroyed, for ever."""
 
         async def reaping(client: "TimedClient") -> None:
             while True:
@@ -179,27 +179,27 @@ class Traffic:
                         continue
                     if state == "crashed":
                         self.guests.pop(name, None)
-                        self._stage.tally.guests_went["crashed and preserved"] += 1
+                        self._processes.tally.guests_went["crashed and preserved"] += 1
                     try:
                         await client.call("destroy", domid=domain["domid"])
                     except NoSuchDomain:
                         continue
-                    await self._stop_playing(name)
+                    await self._stop_agent(name)
 
-        await self.persist(reaping)
+        await self.retry(reaping)
 
     async def _forget_crashed(self, there: set[str]) -> None:
-        """Forget guests that the host has destroyed because they crashed."""
+        """Forget guests that the host destroyed after a crash; *there*: the names of the living domains."""
         for name, spec in tuple(self.guests.items()):
             if name not in there and spec.on_crash == "destroy":
                 self.guests.pop(name, None)
-                self._stage.tally.guests_went["crashed and destroyed"] += 1
-                await self._stop_playing(name)
+                self._processes.tally.guests_went["crashed and destroyed"] += 1
+                await self._stop_agent(name)
 
-    async def end_playing(self) -> None:
-        """End all processes that play a guest each."""
-        for name in tuple(self._players):
-            await self._stop_playing(name)
+    async def stop_agents(self) -> None:
+        """Stop all agent processes that run a single guest."""
+        for name in tuple(self._single_agents):
+            await self._stop_agent(name)
 
 
 class TimedClient:
@@ -207,22 +207,22 @@ class TimedClient:
 
     def __init__(self, client: Client, processes: SoakProcesses) -> None:
         self._client = client
-        self._stage = processes
+        self._processes = processes
 
     async def call(self, method: str, **params: object) -> dict[str, Any]:
-        """Call; see `Client.call`."""
-        tally = self._stage.tally
-        started, calm = trio.current_time(), self._stage.disturbed == 0
+        """Make a call, time and count it; see `Client.call`."""
+        tally = self._processes.tally
+        started, calm = trio.current_time(), self._processes.disturbed == 0
         answer = await self._client.call(method, params)
         took_s = trio.current_time() - started
         tally.took("audit" if method == "audit" else "toolstack", took_s)
-        if calm and self._stage.disturbed == 0 and method != "audit":
+        if calm and self._processes.disturbed == 0 and method != "audit":
             tally.took("toolstack_undisturbed", took_s)
         tally.operations["audits" if method == "audit" else "toolstack calls"] += 1
         return answer
 
     async def domains(self) -> list[dict[str, Any]]:
-        """List the domains but zombies, as maps."""
+        """List the domains without zombies, as maps."""
         domains = (await self.call("list")).get("domains")
         if not isinstance(domains, list):
             raise XbdError(f"a list answer {domains!r:.80}")

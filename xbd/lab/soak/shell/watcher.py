@@ -1,4 +1,4 @@
-"""Looking at the host all the time: audits, what guests report, what the daemon holds, and a line of progress."""
+"""Observes the host during a soak: audits, the guests' reports, the daemon's memory; shows a line of progress."""
 
 import os
 import sys
@@ -18,19 +18,22 @@ from xbd.lab.soak.shell.traffic import TimedClient, Traffic
 from xbd.lab.soak.tally import Sample
 from xbd.protocol.views import domain_view
 
-_LOOK_EVERY_S: Final = 1.0
+_POLL_EVERY_S: Final = 1.0
 _AUDIT_EVERY_S: Final = 5.0
 _PIPED_EVERY_S: Final = 10.0
 _WRONG: Final = ("content_errors", "io_mismatches")
-# A terminal's line, of which nothing is left when it is written anew.
+# Clears the terminal's line before it is written again.
 _CLEAR: Final = "\r\x1b[K"
 
 
 class Watcher:
-    """Looks, and tells."""
+    """Observes the host and shows progress.
+
+    Attributes: *phase*: what the soak does now, for the line of progress.
+    """
 
     def __init__(self, processes: SoakProcesses, options: Options, traffic: Traffic, injector: Injector) -> None:
-        self._stage = processes
+        self._processes = processes
         self._options = options
         self._traffic = traffic
         self._injector = injector
@@ -38,36 +41,36 @@ class Watcher:
         self._domains = 0
         self.phase = "begins"
 
-    async def look(self) -> None:
-        """Look at the domains and the daemon every second, for ever."""
+    async def poll(self) -> None:
+        """Query the domains and sample the daemon every second, for ever."""
 
-        async def looking(client: TimedClient) -> None:
+        async def polling(client: TimedClient) -> None:
             while True:
                 domains = await client.domains()
-                self._take(domains)
+                self._handle_domains(domains)
                 self._sample()
-                await trio.sleep(_LOOK_EVERY_S)
+                await trio.sleep(_POLL_EVERY_S)
 
-        await self._traffic.persist(looking)
+        await self._traffic.retry(polling)
 
-    def _take(self, domains: list[dict[str, Any]]) -> None:
-        tally = self._stage.tally
+    def _handle_domains(self, domains: list[dict[str, Any]]) -> None:
+        tally = self._processes.tally
         self._injector.seen = [domain_view(domain) for domain in domains]
         self._domains = len(domains) + sum(domain["agent"] for domain in domains)
-        tally.guests = sum(domain["name"] not in population.NO_GUESTS for domain in domains)
+        tally.guests = sum(domain["name"] not in population.NOT_GUESTS for domain in domains)
         for domain in domains:
             report = domain.get("report") or {}
             for wrong in _WRONG:
                 if report.get(wrong):
-                    self._stage.found(f"{domain['name']} reports {report[wrong]} {wrong}")
-            # They begin anew with a new daemon, or with another domain of that number.
+                    self._processes.found(f"{domain['name']} reports {report[wrong]} {wrong}")
+            # Counters restart with a new daemon, or with another domain of that number.
             key, count = (domain["name"], domain["domid"]), sum(domain["hypercalls"].values())
             before = self._hypercalls.get(key, 0)
             tally.operations["guests' hypercalls"] += count - before if count >= before else count
             self._hypercalls[key] = count
 
     def _sample(self) -> None:
-        process = self._stage.daemon.process
+        process = self._processes.daemon.process
         if process is None:
             return
         try:
@@ -76,12 +79,12 @@ class Watcher:
             )
             descriptors = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
         except OSError:
-            return  # it was killed just now
+            return  # the daemon was killed just now
         if "VmRSS" not in status:
-            return  # it was, and waits to be reaped: it has no memory any more
+            return  # it was killed and not reaped yet: it has no memory any more
         rss, own = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))
-        # Of each domain a socket that listens, and one that is connected if it has an agent.
-        self._stage.tally.samples.append(Sample(self._stage.now_s, rss, own, descriptors - self._domains))
+        # Each domain has a listening socket, and a connected one if it has an agent.
+        self._processes.tally.samples.append(Sample(self._processes.now_s, rss, own, descriptors - self._domains))
 
     async def audit(self) -> None:
         """Audit every few seconds, for ever."""
@@ -90,18 +93,18 @@ class Watcher:
             while True:
                 await trio.sleep(_AUDIT_EVERY_S)
                 for violation in (await client.call("audit"))["violations"]:
-                    self._stage.found(f"audit: {violation}")
+                    self._processes.found(f"audit: {violation}")
 
-        await self._traffic.persist(auditing)
+        await self._traffic.retry(auditing)
 
-    async def tell(self, write: Callable[[str], None] | None = None) -> None:
-        """Tell how far it is: on a terminal one line, again and again; elsewhere a line every so often."""
+    async def show_progress(self, write: Callable[[str], None] | None = None) -> None:
+        """Show progress: on a terminal in one line that is updated, elsewhere a line every ten seconds."""
         terminal = sys.stderr.isatty()
         write = write or (lambda text: click.echo(text, err=True, nl=not terminal))
         try:
             while True:
-                await trio.sleep(_LOOK_EVERY_S if terminal else _PIPED_EVERY_S)
-                line = progress_line(self._options, self._stage.tally, self._stage.now_s, self.phase)
+                await trio.sleep(_POLL_EVERY_S if terminal else _PIPED_EVERY_S)
+                line = progress_line(self._options, self._processes.tally, self._processes.now_s, self.phase)
                 write(_CLEAR + line[: _columns() - 1] if terminal else line)
         finally:
             if terminal:
