@@ -138,7 +138,7 @@ class TestConversation:
 
     def welcome(self, conversation: Conversation, *, resumed: bool = False) -> None:
         """Answer its hello."""
-        conversation.welcomed(codec.Response(0, None, {"resumed": resumed}))
+        conversation.accept_hello(codec.Response(0, None, {"resumed": resumed}))
 
     def answer(self, msgid: int) -> codec.Response:
         """Make the answer to a call of one extent."""
@@ -174,11 +174,11 @@ class TestConversation:
         refusal = fields.error_map(Busy("taken"))
 
         with pytest.raises(Busy):
-            Conversation("a").welcomed(codec.Response(0, refusal, None))
+            Conversation("a").accept_hello(codec.Response(0, refusal, None))
         with pytest.raises(NoSuchDomain):
-            Conversation("a").welcomed(codec.Response(0, fields.error_map(NoSuchDomain("gone")), None))
+            Conversation("a").accept_hello(codec.Response(0, fields.error_map(NoSuchDomain("gone")), None))
         with pytest.raises(RemoteProtocolError):
-            Conversation("a").welcomed(codec.Response(0, None, [1, 2]))
+            Conversation("a").accept_hello(codec.Response(0, None, [1, 2]))
 
     def test_both_sides_agree_after_a_loss_at_any_point(self) -> None:
         """Wherever the connection breaks, each call is executed once and every answer arrives."""

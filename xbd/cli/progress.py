@@ -111,8 +111,8 @@ class Following:
             return f"no agent is connected (the domain is {domain.state}); start one with `xbd guest {self.name}`"
         if domain.target_pages != self.target_pages:
             return "somebody else has set another target meanwhile"
-        if domain.told.get("mode", "normal") != "normal":
-            return f"its guest's mode is {domain.told['mode']!r}; `xbd guest-mode {self.name} normal` ends that"
+        if domain.raw.get("mode", "normal") != "normal":
+            return f"its guest's mode is {domain.raw['mode']!r}; `xbd guest-mode {self.name} normal` ends that"
         cancelled = cancellation(domain)
         if self.target_pages > self.tot_pages:
             self.lacks_memory = True

@@ -60,7 +60,7 @@ def domains_table(domains: Sequence[DomainView]) -> list[str]:
 
 def domain_details(domain: DomainView) -> list[str]:
     """Draw `xbd info NAME`."""
-    told = domain.told
+    told = domain.raw
     pairs: dict[str, object] = {
         "name": shown(domain.name),
         "domid": domain.domid,

@@ -79,8 +79,8 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "mode": Column(
         "MODE",
         -12,
-        lambda row: str(row.domain.told.get("mode", "")),
-        lambda row: shown(str(row.domain.told.get("mode", ""))),
+        lambda row: str(row.domain.raw.get("mode", "")),
+        lambda row: shown(str(row.domain.raw.get("mode", ""))),
     ),
 }
 # Numbers are of interest from the largest down, words from A up.
@@ -103,7 +103,7 @@ def _rate(before: DomainView | None, now: DomainView, elapsed_s: float) -> float
 
 
 def _calls(domain: DomainView) -> int:
-    return sum((domain.told.get("hypercalls") or {}).values())
+    return sum((domain.raw.get("hypercalls") or {}).values())
 
 
 def sort_rows(rows: Sequence[Row], by: str, *, reverse: bool) -> list[Row]:

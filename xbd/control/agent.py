@@ -147,7 +147,7 @@ class Agent:
     # -- what came in
 
     def _hello_answered(self, response: Response, now: float) -> bytes:
-        untrusted = self._conversation.welcomed(response)
+        untrusted = self._conversation.accept_hello(response)
         boot = boot_from_wire(untrusted)
         self._welcomed = True
         self._notice_number = 0

@@ -232,7 +232,7 @@ class AgentHost:
                 scope.cancel()
                 del self._agents[domid]
         for domid, domain in domains.items():
-            wanted = domain.told.get("autostart") is True and fnmatchcase(domain.name, self._only)
+            wanted = domain.raw.get("autostart") is True and fnmatchcase(domain.name, self._only)
             if wanted and domain.state == "waiting" and domid not in self._agents:
                 scope = trio.CancelScope()
                 self._agents[domid] = (domain.name, scope)

@@ -46,7 +46,7 @@ def families(host: Mapping[str, Any] | None, domains: Sequence[DomainView]) -> I
     for name, (key, what) in _DOMAIN.items():
         gauge = GaugeMetricFamily(name, what, labels=_LABELS)
         for domain in domains:
-            gauge.add_metric(_who(domain), float(domain.told[key]))
+            gauge.add_metric(_who(domain), float(domain.raw[key]))
         yield gauge
     yield _states(domains)
     yield _counted(domains, "xbd_domain_hypercalls", "Operations of the domain, by how they ended.", "hypercalls")
@@ -68,7 +68,7 @@ def _counted(domains: Sequence[DomainView], name: str, what: str, key: str) -> M
     """Make a counter of a domain's `operation:outcome` or `operation` counts."""
     counter = CounterMetricFamily(name, what, labels=(*_LABELS, "operation", "outcome"))
     for domain in domains:
-        for counted, count in (domain.told.get(key) or {}).items():
+        for counted, count in (domain.raw.get(key) or {}).items():
             operation, _, outcome = counted.partition(":")
             counter.add_metric([*_who(domain), operation, outcome], float(count))
     return counter

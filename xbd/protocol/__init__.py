@@ -1,5 +1,9 @@
-"""MessagePack-RPC without I/O: bytes to messages, messages to commands, sessions.
+"""The wire protocol (MessagePack-RPC) without I/O: bytes to messages, messages to checked values, sessions.
 
-Nothing in here reads a socket, a clock or a file. `xbd.protocol.methods` describes the wire for other
-implementers; `codec` frames it, `fields` and `commands` check what comes in, `session` keeps count.
+Nothing in here reads a socket, a clock or a file. In the order to read them:
+
+- `methods`: the protocol's description for other implementers, and the tables of all methods and notifications;
+- `codec`: framing and its limits, `fields` and `commands`: from untrusted parameters to bounded values;
+- `session`: message ids and kept answers, so that a call that is sent again is not executed twice;
+- `views`: a listed domain as a value, `recording`: operations as lines of JSON, `quoting`: untrusted values in errors.
 """

@@ -3,7 +3,7 @@
 `Decoder.feed` takes bytes as they come, whole or one at a time; `Decoder.next_message` hands out
 one complete message at a time. Anything else than a well-formed message within the limits raises
 `RemoteProtocolError`, and the decoder stays broken: after garbage nothing says where the next
-message begins. What a message *carries* is not judged here (`untrusted_...`), see `xbd.protocol.fields`.
+message begins. What a message *carries* is not checked here (`untrusted_...`), see `xbd.protocol.fields`.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ MAX_ANSWER_ITEMS: Final = 65_536
 MAX_NESTING: Final = 8
 # Message ids are uint32 in MessagePack-RPC; they wrap.
 MSGID_LIMIT: Final = 1 << 32
-# What a hello takes, twenty times over; nobody who has not been let in needs more.
+# Twenty times what a hello takes; a peer that has not been admitted needs no more.
 MAX_HELLO_BYTES: Final = 4096
 # No method name comes near; it keeps what an error message quotes short.
 MAX_METHOD_CHARS: Final = 64
@@ -70,7 +70,7 @@ Message = Request | Response | Notification
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a decoder puts up with: bytes of one message, entries of one array or map, and, if *in_all*, of all together."""
+    """What a decoder accepts: bytes of one message, entries of one array or map, and, if *in_all*, of all together."""
 
     message_bytes: int
     items: int
@@ -91,7 +91,7 @@ class _Entries:
     """Counts the entries of a message's arrays and maps.
 
     Apart from the decoder: what its unpacker calls must not lead back to it, or each connection's buffers would outlive
-    it until the garbage collector comes by, which in a daemon that has settled is seldom.
+    it until the garbage collector runs, which in an idle daemon is seldom.
     """
 
     __slots__ = ("_most", "count")
@@ -155,7 +155,7 @@ class Decoder:
         self._grown = False
 
     def with_limits(self, limits: Limits) -> "Decoder":
-        """Make the decoder of what comes next, between two messages: what was fed and not handed out goes over to it."""
+        """Return a decoder with other limits that goes on where this one is: it takes over the bytes not handed out yet."""
         successor = Decoder(limits)
         successor.feed(self._unpacker.read_bytes(self.unread_bytes))
         return successor
@@ -216,7 +216,7 @@ class Decoder:
 
 def _to_message(untrusted: object) -> Message:
     """Tell requests, responses and notifications apart; their params stay untrusted."""
-    # Every call comes by here, so this asks for plain types in turn where `match` would try one shape after the other.
+    # Every call takes this path: plain comparisons of types are faster here than `match`, which tries shape after shape.
     if type(untrusted) is list and untrusted and type(untrusted[0]) is int:
         kind = untrusted[0]
         if kind == _REQUEST and len(untrusted) == 4:

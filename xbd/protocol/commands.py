@@ -1,8 +1,8 @@
 """Commands and results to and from the wire, checked and bounded on the way in.
 
 Lists of gfns are not copied on the way in (`np.frombuffer` over the received bytes). What depends
-on the domain (range, alignment, repetition) is the machine's to judge; what is decided here is that
-a command is well-formed and of bounded size.
+on the domain (range, alignment, repetition) is checked by the machine; here a command is checked to be
+well-formed and of bounded size.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ _TYPES: Final = {kind.value: kind for kind in DomainType}
 
 
 def command_from_params(method: str, untrusted_params: object) -> Command:
-    """Read a memory operation as it came.
+    """Read a memory operation from a call's method and raw parameters.
 
     Raises:
         BadArgument: an unknown method, or parameters that are not the method's.
@@ -82,7 +82,7 @@ def command_from_params(method: str, untrusted_params: object) -> Command:
 
 
 def extents_of(command: Command) -> int:
-    """Count what a command names (extents, pairs, references, words): what it may cost of a turn."""
+    """Count what a command names (extents, pairs, references, words): at most so much of a turn it costs."""
     asked = getattr(command, _ASKED[type(command)])
     return asked if type(asked) is int else int(asked.size)
 
@@ -148,7 +148,7 @@ def _stop(untrusted: object) -> Stop | None:
 
 
 def boot_to_wire(boot: BootInfo) -> dict[str, object]:
-    """Write what a booting guest is told (the daemon adds `resumed`, `guest`, `mode`, `shutdown`)."""
+    """Write the boot map, hello's answer to a guest (the daemon adds `resumed`, `guest`, `mode`, `shutdown`)."""
     return {
         "domid": boot.domid,
         "name": boot.name,
@@ -166,7 +166,7 @@ def boot_to_wire(boot: BootInfo) -> dict[str, object]:
 
 
 def boot_from_wire(untrusted: Mapping[str, object]) -> BootInfo:
-    """Read what a booting guest is told; what fits together is believed.
+    """Read the answer to hello that boots a guest, and check that its numbers are within bounds.
 
     Raises:
         RemoteProtocolError: something is missing, of another type, or out of all bounds.
@@ -185,7 +185,7 @@ def boot_from_wire(untrusted: Mapping[str, object]) -> BootInfo:
                 "grants": bool(grants),
             },
             "type": str(kind),
-        } if len(runs) % 16 == 0 and kind in _TYPES and _fit(domid, gfn_count, target_pages, max_pages):
+        } if len(runs) % 16 == 0 and kind in _TYPES and _within_bounds(domid, gfn_count, target_pages, max_pages):
             pairs = cast(Frames, np.frombuffer(runs, dtype="<i8").reshape(-1, 2))
             if not _ascend_within(pairs.ravel(), gfn_count):
                 raise RemoteProtocolError("runs of populated gfns out of order", f"ascending, from 0 to {gfn_count}")
@@ -197,8 +197,8 @@ def boot_from_wire(untrusted: Mapping[str, object]) -> BootInfo:
             )
 
 
-def _fit(domid: int, *pages: int) -> bool:
-    """Tell whether a domain can have these numbers."""
+def _within_bounds(domid: int, *pages: int) -> bool:
+    """Tell whether these numbers are within the bounds of all domains."""
     return 0 <= domid < MAX_DOMAINS and all(0 <= count <= MAX_DOMAIN_PAGES for count in pages)
 
 

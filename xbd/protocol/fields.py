@@ -1,8 +1,8 @@
 """Checked reading of what a peer sent: from `untrusted_...` to bounded values, or a clear refusal.
 
-A method's parameters are declared as a table of `Param`s (`xbd.protocol.methods`); `check_params` holds
-a call against it. Everything that a peer can say wrong becomes `BadArgument`, naming the parameter,
-what it was and what was expected. Also the errors themselves as they travel.
+A method's parameters are declared as a table of `Param`s (`xbd.protocol.methods`); `check_params` checks
+a call against it. Everything that can be wrong becomes a `BadArgument` that names the parameter, what it
+was and what was expected. Errors are written for the wire, and read from it, here too.
 """
 
 import math
@@ -21,7 +21,7 @@ from xbd.protocol.quoting import quote
 MAX_TEXT_CHARS: Final = 1024
 # Settings and statistics have some thirty names; twice that, and some.
 MAX_MAP_ENTRIES: Final = 100
-# All of one report, as it was written: honest ones have some 1.5 KB. `list` answers those of all domains at once.
+# All of one report, packed: those of xbd's own guests have some 1.5 KB. `list` answers those of all domains at once.
 MAX_REPORT_BYTES: Final = 4096
 # A number takes as much at most, with the byte that says so.
 _NUMBER_BYTES: Final = 9
@@ -41,7 +41,7 @@ REQUIRED: Final = Required()
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A parameter of a method: how it is checked, what it means, and what it is when it is left out."""
+    """A parameter of a method: how it is checked, what it means, and its default."""
 
     check: Check
     doc: str
@@ -49,7 +49,7 @@ class Param:
 
 
 def check_params(method: str, params: Mapping[str, Param], untrusted: object) -> dict[str, Any]:
-    """Hold a call's parameters against the method's table; defaults are filled in.
+    """Check a call's parameters against the method's table, and fill in defaults.
 
     Args:
         method: its name, for the message.
@@ -246,12 +246,12 @@ _ERRORS_BY_ERRNO: Final[dict[str, type[HypercallError]]] = {
 
 
 def error_map(error: HypercallError) -> dict[str, str]:
-    """Write a refusal as it travels: `{errno, message, expected}`."""
+    """Write a refusal for the wire: `{errno, message, expected}`."""
     return {"errno": error.errno, "message": error.message, "expected": error.expected}
 
 
 def error_from_map(untrusted: object) -> HypercallError:
-    """Read a refusal that came as an answer's error, as the exception that it was.
+    """Read an answer's error map back into the exception that the server raised.
 
     Raises:
         RemoteProtocolError: it is no such map.
@@ -259,11 +259,11 @@ def error_from_map(untrusted: object) -> HypercallError:
     match untrusted:
         case {"errno": str(errno), "message": str(message), "expected": str(expected)}:
             kind = _ERRORS_BY_ERRNO.get(errno, HypercallError)
-            return kind(_shown(message), _shown(expected), errno=_shown(errno))
+            return kind(_printable(message), _printable(expected), errno=_printable(errno))
         case _:
             raise RemoteProtocolError(f"an error {quote(untrusted)}", "a map of errno, message and expected")
 
 
-def _shown(untrusted: str) -> str:
-    """Make a peer's text fit to be shown: one line, no control characters, not endless."""
+def _printable(untrusted: str) -> str:
+    """Make a peer's text safe to print: one line, no control characters, of bounded length."""
     return "".join(char if char.isprintable() else "?" for char in untrusted[:MAX_TEXT_CHARS])

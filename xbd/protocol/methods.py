@@ -48,8 +48,8 @@ reboots, a mapping reaches nothing any more (EFAULT), but stays until it is unma
 destroyed, what is mapped remains, as a zombie, until the last unmap.
 
 **Messages** are copied into the receiver's inbox by the daemon, which says truly who sent them. An
-inbox or a sender's share of it that is full is EAGAIN. A message of no words from a domain says that
-this domain is gone, or has rebooted. The notification `messages` is no more than a hint to `receive`.
+inbox, or a sender's share of it, that is full is EAGAIN. A message of no words from a domain says that
+this domain is gone, or has rebooted. The notification `messages` is only a hint to call `receive`.
 
 **Memory that becomes free.** A guest whose populate stopped with ENOMEM, and that holds less than its target and its
 limit allow, is told by the notification `memory` when the host has some again: as much as it lacks, or a superframe. It is
@@ -86,7 +86,7 @@ does not read is dropped. Each event is a map `{number, event, domid, name, ...}
 `MAX_EXTENTS`, `MAX_WORDS`, `MAX_IN_FLIGHT`, `TURN_EXTENTS`, `LIST_EXTENTS`, `MAX_GRANTS`, `MAX_MAPPINGS`,
 `MAX_MESSAGE_WORDS`, `SENDER_WORDS`, `INBOX_WORDS`, `MAX_DOMAINS`, `MAX_DOMAIN_PAGES`, `MAX_NAME_CHARS` in `xbd.abi`.
 
-Of patience: hello within 10 s, at most 8 of them refused on a connection, answers read within 60 s by an agent and
+Timeouts and rates: hello within 10 s, at most 8 of them refused on a connection, answers read within 60 s by an agent and
 10 s by a toolstack; an agent may connect 16 times at once, then once in two seconds.
 
 The methods, their parameters and answers are the tables below; the daemon checks calls against them.
@@ -147,7 +147,7 @@ _DOMAIN_MAP: Final = (
 
 TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     "hello": Method(
-        "Open the conversation, and, with a session, open or resume that.",
+        "Agree on the version, and, with a session's name, open or resume that session.",
         {
             "version": _VERSION,
             "session": Param(
@@ -168,10 +168,12 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         "Make a domain, populated up to its target, and its socket.",
         {
             "name": Param(fields.text(MAX_NAME_CHARS), "unique; not all digits"),
-            "max_pages": Param(_PAGES, "the most it may hold, in whole superpages (multiples of 512)"),
-            "target_pages": Param(_PAGES, "what it holds at first, in whole superpages, at most max_pages"),
+            "max_pages": Param(_PAGES, "its maximum, and its limit at first, in whole superpages (multiples of 512)"),
+            "target_pages": Param(_PAGES, "its target: what it holds at first, in whole superpages, at most max_pages"),
             "min_pages": Param(
-                fields.integer(0, MAX_DOMAIN_PAGES), "no target is set below it, in whole superpages", default=0
+                fields.integer(0, MAX_DOMAIN_PAGES),
+                "its minimum: no target is set below it, in whole superpages",
+                default=0,
             ),
             "type": Param(fields.choice(tuple(DomainType)), "pvh | pv | virtio", default=DomainType.PVH.value),
             "autostart": Param(fields.flag, "whether the agent host starts an agent for it", default=True),
@@ -190,11 +192,9 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         "{zombie_pages}",
     ),
     "shutdown": Method("Ask its guest to stop; without an agent it is stopped.", {"domid": _DOMAIN}),
-    "set_target": Method(
-        "Say how much a domain should hold.", {"domid": _DOMAIN, "pages": Param(_PAGES, "the target")}, "{pages}"
-    ),
+    "set_target": Method("Set a domain's target.", {"domid": _DOMAIN, "pages": Param(_PAGES, "the target")}, "{pages}"),
     "set_max": Method(
-        "Say how much a domain may hold; may be below what it holds.",
+        "Set a domain's limit; may be below what it holds.",
         {"domid": _DOMAIN, "pages": Param(_PAGES, "the limit")},
         "{pages}",
     ),
@@ -207,7 +207,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         "{claimed_pages}: what is outstanding",
     ),
     "guest_mode": Method(
-        "Make its guest behave so, for tests of toolstacks.",
+        "Change how its guest behaves, for tests of toolstacks.",
         {
             "domid": _DOMAIN,
             "mode": Param(fields.text(64), "normal | stuck | lies | slow RATE | floor SIZE | ceiling SIZE"),
@@ -226,7 +226,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     ),
     "audit": Method("Recompute everything.", answer="{violations: [text]}"),
 }
-# The answers to these are kept: done twice, they would not come to the same, or not be answered the same.
+# The answers to these are kept: executed twice, they would do something else, or be answered otherwise.
 CHANGING_METHODS: Final = frozenset({"create", "destroy", "shutdown", "set_target", "set_max", "claim", "guest_mode"})
 TOOLSTACK_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "event": Method(
@@ -242,15 +242,15 @@ _RESERVATION: Final = (
     " where it failed}; {state: none} where there is none"
 )
 AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
-    "hello": Method("Open the conversation.", {"version": _VERSION}, "{version, host}"),
+    "hello": Method("Agree on the version.", {"version": _VERSION}, "{version, host}"),
     "reserve": Method(
         "Free memory and hold it free until this connection ends; one reservation for each connection.",
         {"pages": Param(_PAGES, "how much, in whole superpages")},
         _RESERVATION,
     ),
-    "reservation": Method("Say how this connection's reservation stands.", answer=_RESERVATION),
+    "reservation": Method("Describe this connection's reservation.", answer=_RESERVATION),
     "status": Method(
-        "Say what the policy thinks.",
+        "Describe how the policy judges each domain, and all reservations.",
         answer="{domains: {domid: willing | stuck | uncooperative | unable}, reservations: [reservation],"
         " headroom_pages, balance}",
     ),
@@ -355,12 +355,12 @@ GUEST_NOTIFICATIONS: Final[Mapping[str, Method]] = {
 }
 # From the daemon to the guest; the latest of a kind wins.
 DOMAIN_NOTIFICATIONS: Final[Mapping[str, Method]] = {
-    "target": Method("Hold so much.", {"number": _NUMBER, "pages": Param(_PAGES, "the target")}),
-    "limit": Method("max_pages is now so much.", {"number": _NUMBER, "pages": Param(_PAGES, "the limit")}),
-    "mode": Method("Behave so.", {"number": _NUMBER, "mode": Param(fields.text(64), "as in guest_mode")}),
+    "target": Method("Its target is now so much.", {"number": _NUMBER, "pages": Param(_PAGES, "the target")}),
+    "limit": Method("Its limit is now so much.", {"number": _NUMBER, "pages": Param(_PAGES, "the limit")}),
+    "mode": Method("Its mode is now so.", {"number": _NUMBER, "mode": Param(fields.text(64), "as in guest_mode")}),
     "messages": Method("There are messages in its inbox.", {"number": _NUMBER}),
     "memory": Method("A populate of it was refused with ENOMEM, and the host has memory again.", {"number": _NUMBER}),
-    "shutdown": Method("Stop.", {"number": _NUMBER}),
+    "shutdown": Method("It is asked to stop.", {"number": _NUMBER}),
     "dropped": Method("Why the connection ends: {reason, expected}."),
 }
 

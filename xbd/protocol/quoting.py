@@ -1,13 +1,13 @@
-"""Quoting what a peer sent in an error message, at a cost that does not grow with what it sent.
+"""Quoting raw values of peers in error messages, at a cost that does not grow with the value.
 
-`repr` of a megabyte that somebody put where a number belongs takes milliseconds, to show 80
-characters of it; here no more is looked at than is shown.
+`repr` of a megabyte that came where a number belongs takes milliseconds, to show 80 characters of it;
+here no more of it is formatted than is shown.
 """
 
 import reprlib
 from typing import Final
 
-# A line of a terminal: what was wrong is seen by its beginning.
+# A line of a terminal: the beginning is enough to see what was wrong.
 QUOTED_CHARS: Final = 80
 
 

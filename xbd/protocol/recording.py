@@ -1,6 +1,6 @@
-"""A recording of all that was done to a machine, as lines of JSON, and back.
+"""The format of a recording: every operation on a machine as a line of JSON, written and read.
 
-The first line says what machine it was; then a line for each thing done, numbered, in order:
+The first line describes the machine; then comes a line for each operation, numbered, in order:
 
     {"format": 1, "xbd": "...", "superframes": 2048, "settings": {"home_fill": "always", ...}}
     {"n": 1, "do": "create", "domain": 1, "name": "web", "max_pages": 65536, ...}
@@ -8,9 +8,9 @@ The first line says what machine it was; then a line for each thing done, number
     {"n": 3, "domain": 1, "operation": "decrease", "gfns": [[511, 512, -1]], "order": 0, "answer": [512, null]}
     {"end": {"free_frames": ..., "free_superframes": ..., "leaves": {"1": 127}}}
 
-Lists of numbers are written as what they mostly are: runs `[first, count, step]`, and single numbers.
+Lists of numbers are written as runs `[first, count, step]` and single numbers, which is short for most lists.
 Answers are those of the wire: `[done, stop]`, with what was read, received or granted behind it, or an
-error's `{errno, message, expected}`. The last line is there when the daemon ended in order.
+error's `{errno, message, expected}`. A daemon that was killed leaves no last line.
 """
 
 import json
@@ -26,16 +26,16 @@ from xbd.protocol.commands import command_from_params, command_to_wire
 from xbd.protocol.methods import DOMAIN_METHODS
 
 FORMAT: Final = 1
-# Shorter runs are shorter as numbers.
+# A run of fewer numbers is shorter when it is written number by number.
 _RUN_LEAST: Final = 3
 _LISTS: Final = ("gfns", "gives", "gets", "populate", "depopulate", "refs", "words")
-# What is done to a machine beside hypercalls; each names its domain, and the rest are the parameters of the same name.
-DOINGS: Final = ("create", "destroy", "reboot", "set_max_pages", "set_target", "claim")
+# Operations on a machine that are no hypercalls; a line names the domain, and the parameters by their names.
+CONTROL_OPERATIONS: Final = ("create", "destroy", "reboot", "set_max_pages", "set_target", "claim")
 Line = dict[str, Any]
 
 
 class BadRecording(BadArgument):
-    """A line is none of a recording."""
+    """A line that no recording has."""
 
 
 def numbers_to_runs(numbers: Frames | Words) -> list[int | list[int]]:

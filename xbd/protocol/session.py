@@ -1,9 +1,9 @@
-"""Sessions: what makes a domain's conversation survive its connections.
+"""Sessions: the state by which calls go on after a lost connection, each executed exactly once.
 
-The daemon's side, `Session`, decides for each hello and each call whether it is new, a repeat or
-wrong; it keeps the last answers, so that a repeat is answered and nothing is applied twice. The
-guest's side, `Conversation`, numbers its calls, matches answers and knows what to send again.
-Both are plain state; who sends and receives is a shell's matter.
+The server's side, `Session`, decides for each hello and each call whether it is new, a repeat or out of
+order; it keeps the last answers, so that a repeated call is answered from them and not executed again.
+The client's side, `Conversation`, numbers its calls, matches answers and keeps what has to be sent again.
+Both are plain state; sending and receiving is the callers' part.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ WINDOW_ANSWERS: Final = MAX_IN_FLIGHT
 
 
 class State(Enum):
-    """Where a domain's session stands."""
+    """The state of a session: never opened, on a live connection, or waiting to be resumed."""
 
     NONE = auto()
     LIVE = auto()
@@ -30,7 +30,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What can happen to it."""
+    """What can happen to a session."""
 
     HELLO_NEW = auto()
     HELLO_SAME = auto()
@@ -42,7 +42,7 @@ class Event(Enum):
 
 
 class Action(Enum):
-    """What is to be done about it."""
+    """What the server does about an event."""
 
     BOOT = auto()
     RESUME = auto()
@@ -81,35 +81,35 @@ class Session:
         self.name = ""
         self.hello_msgid = 0
         self.next_msgid = 0
-        # What the hello that opened it said that it had seen; it may have meant to resume another life of the session.
+        # `last_seen` of the hello that opened it; not None where the client meant to resume a session that was lost.
         self.opened_with: int | None = None
         self.window = window
-        # How many of the last answers are kept, and they themselves, unless `keep` and `kept` are another's.
+        # How many of the last answers are kept; and these answers, unless a subclass overrides `keep` and `kept`.
         self._kept = 0
         self._answers: deque[bytes] = deque(maxlen=window)
 
     def restore(self, name: str, hello_msgid: int, next_msgid: int, opened_with: int | None, kept: int) -> None:
-        """Go on from what an earlier daemon left, *kept* answers among it: nobody is connected, it may be resumed."""
+        """Take the saved values of an earlier daemon's session, which has *kept* answers; it waits to be resumed."""
         self.state = State.LOST
         self.name, self.hello_msgid, self.next_msgid, self.opened_with = name, hello_msgid, next_msgid, opened_with
         self._kept = kept
 
     def keep(self, answer: bytes) -> None:
-        """Keep the answer to the call whose message id is due."""
+        """Keep the answer to the call with the next message id."""
         self._answers.append(answer)
 
     def kept(self, msgid: int) -> bytes:
-        """Find the answer to one of the last calls."""
+        """Return the kept answer to call *msgid*."""
         return self._answers[-((self.next_msgid - msgid) % MSGID_LIMIT)]
 
     def hello(self, msgid: int, name: str, last_seen: int | None) -> Action:
-        """Judge a hello: BOOT (a new session: reboot the guest) or RESUME.
+        """Decide what a hello does: BOOT (a new session: reboot the guest) or RESUME.
 
         Raises:
             Busy: another connection holds a session here.
             BadArgument: answers after *last_seen* are not kept any more.
         """
-        action = self._take(self._judge_hello(name, last_seen))
+        action = self._apply(self._classify_hello(name, last_seen))
         if action is Action.REFUSE_BUSY:
             raise Busy(
                 "another connection holds this domain's session", "one agent at a time; try again when it is gone"
@@ -129,42 +129,42 @@ class Session:
         return action
 
     def call(self, msgid: int) -> bytes | None:
-        """Judge a call: None when it is to be executed now, else the answer that it got before, as it was kept.
+        """Decide what a call does: None when it is to be executed now, else the answer that was kept of it.
 
         Raises:
             RemoteProtocolError: its message id is neither the next nor that of a kept answer.
         """
-        if self.state is State.LIVE and msgid == self.next_msgid:  # the usual case, spelt out: every call takes it
+        if self.state is State.LIVE and msgid == self.next_msgid:  # the usual case, without the table, for speed
             return None
         age = (self.next_msgid - msgid) % MSGID_LIMIT
         repeated = 0 < age <= self._kept
-        action = self._take(Event.CALL_REPEATED if repeated else Event.CALL_OUT_OF_TURN)
+        action = self._apply(Event.CALL_REPEATED if repeated else Event.CALL_OUT_OF_TURN)
         if action is Action.REFUSE_TURN:
             raise RemoteProtocolError(f"message id {msgid} out of turn", f"{self.next_msgid}, rising by one")
         return self.kept(msgid)
 
     def answered(self, answer: bytes) -> None:
-        """Keep the answer to the call that was to be executed; the next message id is due."""
+        """Keep the answer to the call that was executed, and expect the next message id."""
         self.keep(answer)
         self._kept = min(self._kept + 1, self.window)
         self.next_msgid = (self.next_msgid + 1) % MSGID_LIMIT
 
     def disconnect(self) -> None:
-        """Note that the connection is gone; the session may be resumed."""
-        self._take(Event.DISCONNECT)
+        """Note that the connection is lost; the session may be resumed."""
+        self._apply(Event.DISCONNECT)
 
-    def _judge_hello(self, name: str, last_seen: int | None) -> Event:
+    def _classify_hello(self, name: str, last_seen: int | None) -> Event:
         if self.state is State.NONE or name != self.name:
             return Event.HELLO_NEW
         called = self.next_msgid != (self.hello_msgid + 1) % MSGID_LIMIT
         if not called and last_seen == self.opened_with:
-            # The same hello again, and no call in between: whoever says it has not heard that it opened a new session.
+            # The same hello again, and no call in between: the client never received the answer to the first one.
             return Event.HELLO_NEW
         seen = self.hello_msgid if last_seen is None else last_seen
         unseen = (self.next_msgid - 1 - seen) % MSGID_LIMIT
         return Event.HELLO_SAME if unseen <= self._kept else Event.HELLO_BEYOND_WINDOW
 
-    def _take(self, event: Event) -> Action:
+    def _apply(self, event: Event) -> Action:
         try:
             action, self.state = TABLE[self.state, event]
         except KeyError:
@@ -173,7 +173,7 @@ class Session:
 
 
 class Conversation:
-    """A guest's side of its session: numbers calls, matches answers, knows what to send again.
+    """A guest's side of its session: it numbers calls, matches answers, and keeps what has to be sent again.
 
     Args:
         session: a name that no other session of this domain has.
@@ -202,8 +202,8 @@ class Conversation:
         params: dict[str, object] = {"version": VERSION, "session": self.session, "last_seen": self.last_seen}
         return encode_request(self.HELLO_MSGID, "hello", params)
 
-    def welcomed(self, response: Response) -> dict[str, object]:
-        """Take hello's answer: the boot map. Unless it says `resumed`, nothing of before is in flight any more.
+    def accept_hello(self, response: Response) -> dict[str, object]:
+        """Take the answer to hello and return it, the boot map; unless it says `resumed`, forget the calls in flight.
 
         Raises:
             HypercallError: the daemon refused.
@@ -231,7 +231,7 @@ class Conversation:
         return packed
 
     def answered(self, response: Response) -> Result:
-        """Match an answer with the oldest call in flight.
+        """Match an answer with the oldest call in flight, and return its result.
 
         Raises:
             RemoteProtocolError: nothing is in flight, it answers another call, or it is no answer to it.
@@ -245,5 +245,5 @@ class Conversation:
         return result
 
     def resend(self) -> bytes:
-        """Pack again what has no answer, after a resumed hello."""
+        """Return the calls without an answer, packed as they were, to be sent after a resumed hello."""
         return b"".join(packed for _, _, packed in self._in_flight)

@@ -1,7 +1,7 @@
-"""What the daemon says of its host and domains, as values.
+"""A domain as the daemon describes it, as a typed value.
 
-The daemon is trusted, its version may not be: a map that lacks what is needed here is a
-`RemoteProtocolError`, everything else in it is kept as it came, for `--json` and `info`.
+A client trusts its daemon, but the daemon may be of another version: a map that lacks a field needed here is a
+`RemoteProtocolError`. All fields, known here or not, are kept as they came, for `--json` and `info`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any, Final
 from xbd.errors import RemoteProtocolError
 from xbd.units import SUPER_PAGES
 
-# States of a domain in which nobody will move it.
+# Two of the states that a domain can be in; `methods` lists them all.
 RUNNING: Final = "running"
 ZOMBIE: Final = "zombie"
 # The control domain's number.
@@ -20,7 +20,7 @@ DOM0: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class DomainView:
-    """A domain as the daemon listed it; *told* is the whole map."""
+    """A domain as the daemon listed it; *raw* is the whole map as it came."""
 
     domid: int
     name: str
@@ -34,23 +34,23 @@ class DomainView:
     superpage_coverage: float
     leaves: int
     agent: bool
-    told: Mapping[str, Any]
+    raw: Mapping[str, Any]
 
     @property
     def static_max_pages(self) -> int:
-        """The most that it can ever have, in whole superframes (xl's static-max)."""
+        """Its maximum, in whole superframes (xl's static-max)."""
         return -(-self.gfn_count // SUPER_PAGES) * SUPER_PAGES
 
     @property
     def report(self) -> Mapping[str, Any]:
-        """What its guest last said of itself, untrusted; empty when it has said nothing."""
-        untrusted = self.told.get("report")
+        """The last statistics that its guest reported, untrusted; empty when there were none."""
+        untrusted = self.raw.get("report")
         return untrusted if isinstance(untrusted, dict) else {}
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """The settings that its guest runs with."""
-        settings = self.told.get("guest")
+        settings = self.raw.get("guest")
         return settings if isinstance(settings, dict) else {}
 
 
@@ -70,11 +70,11 @@ _FIELDS: Final[dict[str, type]] = {
 }
 
 
-def domain_view(told: object) -> DomainView:
-    """Read a domain map. Raises RemoteProtocolError when something that is needed is missing."""
-    if not isinstance(told, dict):
-        raise RemoteProtocolError(f"a domain of type {type(told).__name__}", "a map")
+def domain_view(raw: object) -> DomainView:
+    """Read a domain map. Raises RemoteProtocolError: it is no map, or a field is missing or of another type."""
+    if not isinstance(raw, dict):
+        raise RemoteProtocolError(f"a domain of type {type(raw).__name__}", "a map")
     for name, kind in _FIELDS.items():
-        if not isinstance(told.get(name), kind):
-            raise RemoteProtocolError(f"a domain whose {name} is {told.get(name)!r:.80}", f"of type {kind.__name__}")
-    return DomainView(**{name: told[name] for name in _FIELDS}, told=told)
+        if not isinstance(raw.get(name), kind):
+            raise RemoteProtocolError(f"a domain whose {name} is {raw.get(name)!r:.80}", f"of type {kind.__name__}")
+    return DomainView(**{name: raw[name] for name in _FIELDS}, raw=raw)

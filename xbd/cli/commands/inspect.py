@@ -23,7 +23,7 @@ def list_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bo
     leaves of its p2m.
     """
     domains = with_client(socket_path, lambda client: _chosen(client, names))
-    emit(as_json, [dict(domain.told) for domain in domains], domains_table(domains))
+    emit(as_json, [dict(domain.raw) for domain in domains], domains_table(domains))
 
 
 @click.command("info")
@@ -36,7 +36,7 @@ def info_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bo
         emit(as_json, host, host_details(host))
         return
     domains = with_client(socket_path, lambda client: _chosen(client, names))
-    told = [dict(domain.told) for domain in domains]
+    told = [dict(domain.raw) for domain in domains]
     lines: list[str] = []
     for domain in domains:
         lines += ([""] if lines else []) + domain_details(domain)

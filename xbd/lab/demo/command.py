@@ -150,8 +150,8 @@ async def _sum_up(client: Client, coverage: Coverage, free_in_whole: float) -> T
     return Told(
         superpage_coverage=coverage,
         host_free_in_whole_superframes=round(free_in_whole, 4),
-        hypercalls=sum(sum(domain.told["hypercalls"].values()) for domain in domains),
-        extents=sum(sum(domain.told["extents"].values()) for domain in domains),
+        hypercalls=sum(sum(domain.raw["hypercalls"].values()) for domain in domains),
+        extents=sum(sum(domain.raw["extents"].values()) for domain in domains),
         pages_moved=sum(int(domain.report.get("pages_moved", 0)) for domain in domains),
         pages_migrated=sum(int(domain.report.get("pages_migrated", 0)) for domain in domains),
         content_errors=sum(int(domain.report.get("content_errors", 0)) for domain in domains),

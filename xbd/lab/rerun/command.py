@@ -17,7 +17,7 @@ from xbd.errors import BadArgument, HypercallError
 from xbd.machine import HostSettings, Machine
 from xbd.machine.settings import HOME_FILLS
 from xbd.protocol.recording import (
-    DOINGS,
+    CONTROL_OPERATIONS,
     BadRecording,
     Header,
     Line,
@@ -93,8 +93,8 @@ def _do(number: int, line: Line, machine: Machine, outcome: Outcome) -> None:
         outcome.compare(number, str(line["operation"]), line.get("answer"), answer)
         return
     what = line["do"]
-    if what not in DOINGS:
-        raise BadRecording(f"do {what!r:.80}", f"one of {', '.join(DOINGS)}")
+    if what not in CONTROL_OPERATIONS:
+        raise BadRecording(f"do {what!r:.80}", f"one of {', '.join(CONTROL_OPERATIONS)}")
     params = {key: told for key, told in line.items() if key not in ("n", "do", "domain")}
     try:
         if what == "create":

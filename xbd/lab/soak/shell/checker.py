@@ -77,7 +77,7 @@ class Checker:
     async def _converse(self, stream: trio.SocketStream, answers: AsyncIterator[Response]) -> None:
         """Continue the session on a new connection until it has finished."""
         await stream.send_all(self._conversation.hello())
-        untrusted = self._conversation.welcomed(await anext(answers))
+        untrusted = self._conversation.accept_hello(await anext(answers))
         if untrusted.get("resumed") is True:
             self.resumptions += 1
             await stream.send_all(self._conversation.resend())

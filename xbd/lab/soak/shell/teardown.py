@@ -123,7 +123,7 @@ class Teardown:
         try:
             await client.destroy(domain.domid)
         except NoSuchDomain:
-            if domain.told.get("on_crash") != "destroy":
+            if domain.raw.get("on_crash") != "destroy":
                 self._processes.found(f"{domain.name} was gone before it was destroyed")
 
     async def _remove_guests(self, client: Client) -> None:
@@ -187,7 +187,7 @@ class Teardown:
 def _dom0_mappings(dom0: DomainView) -> dict[str, int]:
     """Count the pages of other domains that dom0's back end holds."""
     slots, mapped = (int(dom0.report.get(name) or 0) for name in ("slots", "io_mapped_pages"))
-    return {"slots": slots, "mapped pages": mapped, "mapped grants": int(dom0.told.get("mapped_grants") or 0)}
+    return {"slots": slots, "mapped pages": mapped, "mapped grants": int(dom0.raw.get("mapped_grants") or 0)}
 
 
 def open_files(member: Member) -> Counter[str]:
