@@ -4,7 +4,7 @@ import pytest
 
 from tests.cli.views import MIB, domain
 from tests.peer import DirectPeer
-from xbd.control.balancer import Balancer, BalancerEndpoint, demand_of, minded, snapshot_of
+from xbd.control.balancer import Balancer, BalancerEndpoint, demand_of, managed_domains, snapshot_of
 from xbd.policy.model import SetMax, SetTarget, Settings
 
 HOST = {"frames": 2048 * MIB, "free_frames": 1024 * MIB, "claimed_frames": 0}
@@ -27,7 +27,7 @@ def client_of(balancer: Balancer) -> DirectPeer:
 
 def look(balancer: Balancer, now: float) -> list[object]:
     """Let the balancer look at the host of this module."""
-    return list(balancer.look(snapshot_of(HOST, minded(DOMAINS, ["*"])), now))
+    return list(balancer.step(snapshot_of(HOST, managed_domains(DOMAINS, ["*"])), now))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def look(balancer: Balancer, now: float) -> list[object]:
 )
 def test_patterns_say_who_is_minded(patterns: list[str], domids: list[int]) -> None:
     """Guests by default; dom0 where it is named; a pattern that matches nobody is no error, and zombies are nobody's."""
-    assert [found.domid for found in minded(DOMAINS, patterns)] == domids
+    assert [found.domid for found in managed_domains(DOMAINS, patterns)] == domids
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cli.views import MIB, domain
-from xbd.control.targets import AskedWrong, choose, is_any, is_guest, is_mortal, parse_amount, plan, round_pages
+from xbd.control.targets import BadRequest, can_be_destroyed, choose, is_any, is_guest, parse_amount, plan, round_pages
 from xbd.protocol.views import DomainView
 from xbd.units import SUPER_PAGES
 
@@ -47,12 +47,12 @@ WITH_DOM0 = [
     ("names", "meant", "domids"),
     [
         (["*"], is_guest, [1, 2, 7, 8]),
-        (["*"], is_mortal, [1, 2, 7, 8, 9]),
+        (["*"], can_be_destroyed, [1, 2, 7, 8, 9]),
         (["*"], is_any, [0, 1, 2, 7, 8, 9]),
         (["dom0"], is_guest, [0]),
         (["0", "web*"], is_guest, [0, 1, 2]),
         (["9"], is_guest, [9]),
-        (["web9"], is_mortal, [9]),
+        (["web9"], can_be_destroyed, [9]),
         (["web9"], is_any, [9]),
     ],
 )
@@ -63,34 +63,34 @@ def test_a_pattern_means_guests(names: list[str], meant: Callable[[DomainView], 
 
 def test_a_zombie_has_lost_its_name() -> None:
     """A new domain may have it by now; who changes something finds the zombie by its number."""
-    with pytest.raises(AskedWrong, match="web9 is an invalid domain identifier"):
+    with pytest.raises(BadRequest, match="web9 is an invalid domain identifier"):
         choose(WITH_DOM0, ["web9"])
 
 
 def test_a_target_below_the_minimum_is_refused() -> None:
     """Nothing is planned for any domain, and the sentence names the minimum."""
-    with pytest.raises(AskedWrong, match="dom0: 64m is less than its minimum, 128 MiB"):
+    with pytest.raises(BadRequest, match="dom0: 64m is less than its minimum, 128 MiB"):
         plan(WITH_DOM0[:2], parse_amount("64m"))
 
 
 @pytest.mark.parametrize("name", ["nosuch", "web", "9", "WEB1", "", "9" * 5000])
 def test_an_unknown_name_is_refused_in_xls_words(name: str) -> None:
     """Scripts look for them."""
-    with pytest.raises(AskedWrong) as refusal:
+    with pytest.raises(BadRequest) as refusal:
         choose(DOMAINS, ["web1", name])
     assert str(refusal.value).startswith(f"{name} is an invalid domain identifier")
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     """Silence would look like success."""
-    with pytest.raises(AskedWrong, match=r"no domain matches 'x\*'"):
+    with pytest.raises(BadRequest, match=r"no domain matches 'x\*'"):
         choose(DOMAINS, ["x*"])
 
 
 @pytest.mark.parametrize("text", ["256x", "", "m", "0", "0%", "101%", "-1%", "%", "50%%", "x%"])
 def test_no_size_is_refused_in_xls_words(text: str) -> None:
     """What xl accepts by mistake is refused with the same words."""
-    with pytest.raises(AskedWrong) as refusal:
+    with pytest.raises(BadRequest) as refusal:
         parse_amount(text)
     assert str(refusal.value).startswith(f"invalid memory size: {text};")
 
@@ -117,7 +117,7 @@ def test_rounding_says_from_what_to_what() -> None:
 @pytest.mark.parametrize("text", ["514m", "513m", "1t"])
 def test_beyond_the_static_maximum_is_refused_in_xls_words(text: str) -> None:
     """Nothing is planned for anybody then, even if rounding would make it fit."""
-    with pytest.raises(AskedWrong, match="memory_dynamic_max must be less than or equal to memory_static_max"):
+    with pytest.raises(BadRequest, match="memory_dynamic_max must be less than or equal to memory_static_max"):
         plan([domain(gfn_count=4096 * MIB), domain()], parse_amount(text))
 
 

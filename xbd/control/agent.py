@@ -1,4 +1,4 @@
-"""An agent without its connection: a guest kernel and its conversation with the hypervisor.
+"""An agent without its connection: a guest kernel and its session with the hypervisor.
 
 Bytes and the time go in, bytes to send come out. An agent outlives its connections: when one is
 lost, the guest's commands stay in flight, and `connected` on the next one resumes the session. If
@@ -32,9 +32,9 @@ from xbd.protocol.commands import boot_from_wire
 from xbd.protocol.methods import DOMAIN_NOTIFICATIONS
 from xbd.protocol.session import Conversation
 
-# A guest that moves to its target reports so often: a person watches it.
+# A guest on its way to its target reports this often, so that a display of it is smooth.
 MOVING_REPORT_S: Final = 0.25
-# A settled one: a thousand of them share a core with their daemon.
+# A settled one reports this often: a thousand of them share a core with their daemon.
 SETTLED_REPORT_S: Final = 2.0
 # No command is sent while so much is unanswered: less than a socket holds, so that both ends never wait to send.
 UNANSWERED_BYTES: Final = 64 * 1024
@@ -48,12 +48,12 @@ class Agent:
 
     Args:
         new_session: makes session names that were never used before.
-        make_guest: builds the guest from what it is told at boot.
+        make_guest: builds the guest from the boot map and its settings.
 
     Attributes:
         guest: None until the hypervisor has answered hello.
-        finished: the guest has shut down, and what was returned last is the last to be sent.
-        deadline: when to call `tick`, None when only something that comes in will do.
+        finished: the guest has shut down; after the bytes returned last, nothing more is sent.
+        deadline: when to call `tick` at the latest; None: only bytes that come in need handling.
     """
 
     def __init__(self, new_session: NewSession, make_guest: MakeGuest = guest_from_map) -> None:
@@ -61,7 +61,7 @@ class Agent:
         self._make_guest = make_guest
         self._conversation = Conversation(new_session())
         self._decoder = Decoder(ANSWER_LIMITS)
-        self._welcomed = False
+        self._is_admitted = False
         self._waiting: deque[Command] = deque()
         self._step_deadline: float | None = None
         self._notice_number = 0
@@ -75,33 +75,33 @@ class Agent:
     @property
     def deadline(self) -> float | None:
         """Tell when to call `tick` at the latest; until hello is answered, nothing can be sent anyway."""
-        if not self._welcomed:
+        if not self._is_admitted:
             return None
         if self._step_deadline is None or self._report_due is None:
             return self._report_due if self._step_deadline is None else self._step_deadline
         return min(self._step_deadline, self._report_due)
 
     def connected(self) -> bytes:
-        """Begin on a new connection: returns the hello to send."""
+        """Start on a new connection; returns the hello to send."""
         self._decoder = Decoder(ANSWER_LIMITS)
-        self._welcomed = False
+        self._is_admitted = False
         if self.guest is None:
             # An earlier hello may have opened the session although its answer never came; its map would be missing.
             self._conversation = Conversation(self._new_session())
         return self._conversation.hello()
 
     def forget(self) -> None:
-        """Discard the guest: its session cannot be resumed, the next hello boots it anew."""
+        """Discard the guest: its session cannot be resumed, and the next hello boots a new one."""
         self.guest = None
         self._waiting.clear()
         self._step_deadline = self._report_due = None
 
     def leaving(self) -> bytes:
-        """Pack the word that the agent goes, and that its guest has not crashed; nothing before hello was answered."""
-        return encode_notification("leaving", {}) if self._welcomed else b""
+        """Return the notification that the agent stops although its guest has not crashed; nothing before hello was answered."""
+        return encode_notification("leaving", {}) if self._is_admitted else b""
 
     def take_notes(self) -> list[Note]:
-        """Hand out what the guest noted since the last time."""
+        """Return the guest's notes since the last call."""
         notes, self._notes = self._notes, []
         return notes
 
@@ -109,7 +109,7 @@ class Agent:
         """Take bytes from the hypervisor; returns what to send.
 
         Raises:
-            RemoteProtocolError: it does not keep to the protocol; the connection is of no more use.
+            RemoteProtocolError: it broke the protocol; close the connection.
             HypercallError: it refused hello.
         """
         self._decoder.feed(received)
@@ -117,11 +117,11 @@ class Agent:
         results: list[Result] = []
         try:
             while (message := self._decoder.next_message()) is not None:
-                if type(message) is Response and self._welcomed:
+                if type(message) is Response and self._is_admitted:
                     results.append(self._conversation.answered(message))
                     continue
                 if results:
-                    # Events are applied in the order in which they came, between the answers that they came between.
+                    # Answers and events are applied in the order in which they came.
                     self._step(Answered(results), now)
                     results = []
                 if type(message) is Response:
@@ -131,14 +131,14 @@ class Agent:
                 else:
                     raise RemoteProtocolError("a call from the hypervisor", "answers and notifications")
         finally:
-            # What was answered before something went wrong was answered: it will not be again.
+            # Answers that came before the error are applied all the same: they will not come again.
             if results:
                 self._step(Answered(results), now)
         return b"".join(outgoing) + self._send(now)
 
     def tick(self, now: float) -> bytes:
         """Note that the deadline is reached; returns what to send, nothing before hello is answered."""
-        if not self._welcomed:
+        if not self._is_admitted:
             return b""
         if self._step_deadline is not None and now >= self._step_deadline:
             self._step(Tick(), now)
@@ -149,7 +149,7 @@ class Agent:
     def _hello_answered(self, response: Response, now: float) -> bytes:
         untrusted = self._conversation.accept_hello(response)
         boot = boot_from_wire(untrusted)
-        self._welcomed = True
+        self._is_admitted = True
         self._notice_number = 0
         resumed = untrusted.get("resumed") is True
         if resumed:
@@ -157,7 +157,7 @@ class Agent:
             resent = self._conversation.resend()
             self._step(TargetSet(boot.target_pages), now)
             self._step(LimitSet(boot.max_pages), now)
-            # There may be messages that nobody has told of.
+            # Messages may have come in while no connection could notify of them.
             self._step(MessagesWaiting(), now)
         else:
             resent = b""
@@ -176,11 +176,11 @@ class Agent:
     def _notified(self, notification: Notification, now: float) -> None:
         if notification.method == "dropped":
             raise RemoteProtocolError(f"the hypervisor ended the connection: {notification.untrusted_params!r:.500}")
-        if not self._welcomed:
+        if not self._is_admitted:
             raise RemoteProtocolError(f"a notification {notification.method!r} before hello's answer", "that first")
         known = DOMAIN_NOTIFICATIONS.get(notification.method)
         if known is None:
-            return  # a newer hypervisor may tell of things that this agent does not know
+            return  # a newer hypervisor may send notifications that this agent does not know
         try:
             params = fields.check_params(notification.method, known.params, notification.untrusted_params)
             event = _event(notification.method, params)
@@ -209,15 +209,15 @@ class Agent:
         """Pack commands as far as the window allows, and a report when one is due."""
         outgoing: list[bytes] = []
         conversation = self._conversation
-        # What goes out before a resumed hello is answered would go out again with what is resent then.
+        # What is sent before a resumed hello is answered would be sent twice: `resend` covers it.
         while (
-            self._welcomed
+            self._is_admitted
             and self._waiting
             and (not conversation.in_flight or conversation.in_flight_bytes < UNANSWERED_BYTES)
         ):
             outgoing.append(conversation.call(self._waiting.popleft()))
         guest = self.guest
-        if guest is not None and self._welcomed:
+        if guest is not None and self._is_admitted:
             if self._report_due is not None and (now >= self._report_due or guest.shut_down):
                 outgoing.append(self._report(guest, now))
             if guest.shut_down and not self.finished:
@@ -231,7 +231,7 @@ class Agent:
         self._last_report = now
         moving = report["current_pages"] != report["target_pages"]
         changed = report != self._reported
-        # While it moves, look again soon; once settled, the next step says when.
+        # While it moves, the next report is due soon; once settled, the next step sets when.
         self._report_due = now + MOVING_REPORT_S if moving and changed else None
         if not changed:
             return b""

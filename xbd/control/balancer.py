@@ -1,7 +1,7 @@
-"""The autoballoon daemon's core: from what a hypervisor lists to what is to be set, and who reserves memory.
+"""The autoballoon daemon's core: from listed domains to new targets and limits, and clients' reservations.
 
-The policy decides (`xbd.policy.autoballoon`); here domains' maps become its snapshot, and a client that
-wants memory held free for it becomes a reservation, which ends with the client's connection.
+The policy decides (`xbd.policy.autoballoon`); here the list of domains becomes its snapshot, and a client that
+wants memory held free gets a reservation, which ends with its connection.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from xbd.control.endpoint import CallEndpoint
-from xbd.control.targets import AskedWrong, choose
+from xbd.control.targets import BadRequest, choose
 from xbd.errors import BadArgument, Busy
 from xbd.policy import autoballoon, reservations
 from xbd.policy.model import (
@@ -28,7 +28,7 @@ from xbd.protocol.methods import AUTOBALLOON_METHODS
 from xbd.protocol.views import RUNNING, DomainView
 from xbd.units import SUPER_PAGES
 
-# What of a guest's report says how much it needs: all that its programs and its kernel hold but the page cache.
+# The fields of a guest's report that tell how much it needs: what programs and kernel hold, without the page cache.
 _HELD: Final = ("movable_pages", "unmovable_pages")
 _CACHE: Final = "cache_pages"
 # A quarter; Qubes' qmemman adds 30 %.
@@ -36,10 +36,10 @@ _SLACK_SHIFT: Final = 2
 
 
 def demand_of(report: Mapping[str, object]) -> int | None:
-    """Read from a guest's untrusted report how many pages it needs; None: it does not say.
+    """Read from a guest's untrusted report how many pages it needs; None: it has not reported it.
 
-    That is what it uses and a quarter more: a guest that has filled what it has could not say otherwise that it
-    would use more.
+    That is what it uses and a quarter more: otherwise a guest that has used up its memory could not show that it
+    needs more.
     """
     held = [report.get(name) for name in (*_HELD, _CACHE)]
     if not all(type(pages) is int for pages in held):
@@ -50,19 +50,19 @@ def demand_of(report: Mapping[str, object]) -> int | None:
     return used + (used >> _SLACK_SHIFT)
 
 
-def minded(domains: Sequence[DomainView], patterns: Sequence[str]) -> list[DomainView]:
-    """Find the domains that the policy minds; a pattern that matches nobody now may match somebody later."""
+def managed_domains(domains: Sequence[DomainView], patterns: Sequence[str]) -> list[DomainView]:
+    """Choose the domains that the policy manages; a pattern that matches none now is no error, one may be created later."""
     found: dict[int, DomainView] = {}
     for pattern in patterns:
         try:
             found |= {domain.domid: domain for domain in choose(domains, [pattern])}
-        except AskedWrong:
-            continue  # nobody of that name now
+        except BadRequest:
+            continue  # no domain has that name now
     return [found[domid] for domid in sorted(found)]
 
 
 def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainView]) -> Snapshot:
-    """Say how a host stands, in the policy's words."""
+    """Make the policy's snapshot of a host."""
     return Snapshot(
         free_pages=_count(host, "free_frames"),
         total_pages=_count(host, "frames"),
@@ -83,15 +83,15 @@ def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainView]) -> Sn
     )
 
 
-def _count(told: Mapping[str, object], name: str) -> int:
-    number = told.get(name)
+def _count(raw: Mapping[str, object], name: str) -> int:
+    number = raw.get(name)
     return number if isinstance(number, int) else 0
 
 
 class Balancer:
-    """The policy's state, and what clients want of it.
+    """The policy's state, and its clients' reservations.
 
-    Attributes: *now*: the time of the last look, by which reservations begin.
+    Attributes: *now*: the time of the last step; a new reservation begins then.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -99,25 +99,25 @@ class Balancer:
         self.now = 0.0
         self._names = 0
 
-    def look(self, snapshot: Snapshot, now: float) -> Sequence[Action]:
-        """Take one step of the policy; returns what is to be set, in this order."""
+    def step(self, snapshot: Snapshot, now: float) -> Sequence[Action]:
+        """Run one step of the policy; returns the actions to carry out, in this order."""
         self.now = now
         self.state, actions = autoballoon.step(self.state, snapshot, now)
         return actions
 
     def change(self, settings: Settings) -> None:
-        """Go on by other settings."""
+        """Replace the policy's settings; its state stays."""
         self.state = replace(self.state, settings=settings)
 
     def reserve(self, pages: int) -> str:
-        """Begin to free memory for somebody; returns the name under which it is held. Raises BadArgument."""
+        """Begin to free memory for a client; returns the reservation's name. Raises BadArgument."""
         self._names += 1
         name = f"r{self._names}"
         self.state = reservations.reserve(self.state, name, pages, self.now)
         return name
 
     def release(self, name: str) -> None:
-        """Let the others have what was reserved under *name*."""
+        """End the reservation *name*: domains may have its memory again."""
         self.state = reservations.release(self.state, name)
 
     def reservation(self, name: str) -> Reservation | None:
@@ -126,18 +126,22 @@ class Balancer:
 
 
 def reservation_map(reservation: Reservation) -> dict[str, object]:
-    """Describe a reservation as it travels."""
-    told: dict[str, object] = {"name": reservation.name, "pages": reservation.pages, "state": reservation.state.value}
+    """Write a reservation for the wire."""
+    written: dict[str, object] = {
+        "name": reservation.name,
+        "pages": reservation.pages,
+        "state": reservation.state.value,
+    }
     match reservation.failure:
         case CannotFree(needed_pages, possible_pages):
-            told["cannot_free"] = {"needed_pages": needed_pages, "possible_pages": possible_pages}
+            written["cannot_free"] = {"needed_pages": needed_pages, "possible_pages": possible_pages}
         case DomainsUncooperative(domids):
-            told["uncooperative"] = list(domids)
-    return told
+            written["uncooperative"] = list(domids)
+    return written
 
 
 class BalancerEndpoint(CallEndpoint):
-    """A client of the autoballoon daemon; what it reserved is let go of when it leaves."""
+    """A connection of a client of the autoballoon daemon; its reservation ends with it."""
 
     def __init__(self, balancer: Balancer, wake: Callable[[], None]) -> None:
         super().__init__("autoballoon", wake)
@@ -145,11 +149,11 @@ class BalancerEndpoint(CallEndpoint):
         self._reserved: str | None = None
 
     def take_pending(self) -> bytes:
-        """Return nothing: who waits for its reservation asks."""
+        """Return nothing: a client that waits for its reservation polls."""
         return b""
 
     def closed(self) -> None:
-        """Let go of what this client reserved."""
+        """End this client's reservation."""
         if self._reserved is not None:
             self._balancer.release(self._reserved)
             self._reserved = None

@@ -1,8 +1,8 @@
-"""Sessions of toolstack clients: who says hello with a session may resume it, and nothing is done twice.
+"""Sessions of toolstack clients: a client that says hello with a session's name may resume it after a lost connection.
 
-A session's answers are kept like a guest's, with two differences. Only calls that change something are
-kept; what merely looks is looked at again when it is asked again. And there are many: where all places
-are taken, the one that has been without a connection for longest goes.
+A session's answers are kept like a guest's, with two differences. Only answers to calls that change something
+are kept; a call that only reads is executed again when it is sent again. And there may be many sessions: when
+all places are taken, the one that has been without a connection for longest is dropped.
 """
 
 from typing import Final
@@ -11,8 +11,8 @@ from xbd.control.saved import CLIENT_WINDOW, MAX_CLIENTS, SavedDaemon, SavedSess
 from xbd.errors import Busy, DamagedState
 from xbd.protocol.session import Action, Session, State
 
-# What is kept for a call that may be done again, and for an answer that is too long to be kept (no such is known).
-DO_AGAIN: Final = b""
+# Kept in place of the answer to a call that may be executed again, or of one that is too long (none is known).
+EXECUTE_AGAIN: Final = b""
 _KEPT_MOST_BYTES: Final = 160
 
 
@@ -20,7 +20,7 @@ class ClientSessions:
     """The sessions of a daemon's clients, by name.
 
     Args:
-        saved: where they are saved; None: they are not.
+        saved: where sessions are saved; None: they are not.
     """
 
     def __init__(self, saved: SavedDaemon | None) -> None:
@@ -37,10 +37,10 @@ class ClientSessions:
             if isinstance(session, SavedSession) and session.load():
                 if session.name in self._sessions:
                     raise DamagedState(f"two clients have the session {session.name!r}")
-                self._enter(session, row)
+                self._register(session, row)
 
     def hello(self, msgid: int, name: str, last_seen: int | None) -> tuple[Session, bool]:
-        """Open a session, or resume it: it, and whether it was resumed.
+        """Open a session, or resume it; returns it, and whether it was resumed.
 
         Raises:
             HypercallError: it is in use by another connection, or cannot be resumed.
@@ -55,7 +55,7 @@ class ClientSessions:
             self._saved.allocate_client(row)
         session = self._make(row)
         session.hello(msgid, name, last_seen)
-        self._enter(session, row)
+        self._register(session, row)
         return session, False
 
     def _make(self, row: int) -> Session:
@@ -64,13 +64,13 @@ class ClientSessions:
         first_slot = row * 2 * CLIENT_WINDOW
         return SavedSession(self._saved.clients, row, self._saved.answers, first_slot, CLIENT_WINDOW)
 
-    def _enter(self, session: Session, row: int) -> None:
+    def _register(self, session: Session, row: int) -> None:
         self._free_rows.remove(row)
         self._sessions[session.name] = session
         self._rows[session.name] = row
 
     def _free_row(self) -> int:
-        """Find a place, if need be that of a session that nobody has resumed for longest. Raises Busy."""
+        """Find a free place, if need be that of the session that was lost longest ago. Raises Busy."""
         if not self._free_rows:
             stale = next((name for name, session in self._sessions.items() if session.state is State.LOST), None)
             if stale is None:
@@ -82,6 +82,6 @@ class ClientSessions:
         return self._free_rows[-1]
 
 
-def keep(answer: bytes, *, changing: bool) -> bytes:
-    """Say what of an answer is kept: all of it, if the call may have changed something; long ones are refusals, which did not."""
-    return answer if changing and len(answer) <= _KEPT_MOST_BYTES else DO_AGAIN
+def answer_to_keep(answer: bytes, *, changing: bool) -> bytes:
+    """Return what is kept of an answer: all of it, if the call may have changed something; long ones are refusals, which did not."""
+    return answer if changing and len(answer) <= _KEPT_MOST_BYTES else EXECUTE_AGAIN

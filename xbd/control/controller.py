@@ -1,7 +1,7 @@
-"""The daemon's core: what the toolstack's methods do, and what the daemon knows of each guest's agent.
+"""The hypervisor daemon's core: the toolstack's methods, and the state of each domain's agent.
 
-A `Controller` owns the machine and, per domain, a `DomainRecord`: its session, its settings, the notices that
-its agent has not been told yet, its last report. It is driven by endpoints (`xbd.control.endpoint`)
+A `Controller` owns the machine and, per domain, a `DomainRecord`: its session, its settings, the notices to be
+sent to its agent, its last report. It is driven by endpoints (`xbd.control.endpoint`)
 and knows no socket; what the world must do with a domain's socket goes through `Doors`.
 """
 
@@ -27,17 +27,14 @@ from xbd.protocol import fields
 from xbd.protocol.commands import boot_to_wire
 from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, VERSION
 from xbd.protocol.session import Action
+from xbd.protocol.views import DOM0
 from xbd.storage.image import Kind
-
-# The control domain's number.
-DOM0: Final = 0
 
 
 class Controller:
     """One host: its machine, its domains' records, its events.
 
-    Where the machine's state is saved, what is known of domains, sessions and clients is saved with it; who drives a host
-    calls `commit` after each thing done.
+    If the machine's state is saved, records and sessions are saved with it; the caller calls `commit` after each operation.
     """
 
     def __init__(self, machine: Machine, *, name: str = "host", doors: Doors | None = None) -> None:
@@ -49,7 +46,7 @@ class Controller:
         self._zombies: dict[int, str] = {}
         self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
         self._is_saved = machine.image.store.undo is not None
-        # A machine that comes from its saved state brings domains; they, too, are saved.
+        # A machine that was recovered from saved state has domains, whose records are restored from it too.
         self.is_restored = self._is_saved and machine.image.is_recovered
         self.saved = daemon_section(machine.image, new=not self.is_restored) if self._is_saved else None
         self.clients = ClientSessions(self.saved)
@@ -70,7 +67,7 @@ class Controller:
         }
 
     def call(self, method: str, untrusted_params: object) -> dict[str, object]:
-        """Do what a toolstack asks.
+        """Execute a toolstack's call, and return its answer.
 
         Raises:
             HypercallError: unknown method, wrong parameters, or the machine's refusal; nothing has changed.
@@ -83,7 +80,7 @@ class Controller:
             with refused(f"{method} cannot be answered"):
                 return handler(**params)
         answer = handler(**params)
-        self._notices.tell()
+        self._notices.deliver()
         return answer
 
     # -- the toolstack's methods; parameters are checked
@@ -112,10 +109,10 @@ class Controller:
         on_crash: str,
         domid: int | None = None,
     ) -> dict[str, object]:
-        plan_guest(guest)  # refused here and now rather than by its agent, which has nobody to tell
+        plan_guest(guest)  # refused now: the agent would find it later, and could not answer the caller
         domid = self.machine.free_domid() if domid is None else domid
         record = DomainRecord(domid, name, autostart, guest, on_crash=on_crash)
-        # The domain itself comes last: it is made whole or not at all, and the rest is undone without looking at it.
+        # The domain itself is created last, whole or not at all; if it is refused, the rest is undone.
         with ExitStack() as undo:
             undo.callback(self._drop_saved, domid)
             with refused("the domain is not created"):
@@ -158,13 +155,13 @@ class Controller:
                 self._zombies[domid] = name
                 continue
             saved = agent_section(self.machine.image, domid, new=False)
-            told = DomainRecord.checked(domid, saved.read())
-            record = DomainRecord(domid, name, saved=saved, session=saved.session, **told)
+            settings = DomainRecord.checked(domid, saved.read())
+            record = DomainRecord(domid, name, saved=saved, session=saved.session, **settings)
             record.awaited = saved.session.load()
             self._records[domid] = record
             self.doors.open(domid)
         self.clients.restore()
-        # Looked at here, while it can still be refused.
+        # Read here, so that damage is refused at the start.
         _ = self.described
         self.machine.image.sweep()
 
@@ -180,7 +177,7 @@ class Controller:
             self.commit()
 
     def commit(self) -> None:
-        """Let what was done since the last time be done, whatever becomes of this process."""
+        """Make everything since the last commit durable, even if this process is killed."""
         self.machine.commit()
 
     def create_dom0(self, params: Mapping[str, object]) -> None:
@@ -230,7 +227,7 @@ class Controller:
         record.save()
         record.notify("target", pages=pages)
         self._event("target", record, pages=pages)
-        self._look_whether_settled(record)
+        self._check_settled(record)
         return {"pages": pages}
 
     def _set_max(self, domid: int | str, pages: int) -> dict[str, object]:
@@ -267,18 +264,18 @@ class Controller:
         return self._records[self.machine.living(domid).domid]
 
     def execute(self, record: DomainRecord, command: Command) -> Result:
-        """Do one turn of a guest's command."""
+        """Execute one turn of a guest's command."""
         result = self.machine.execute(record.domid, command)
         if self.machine.has_news:
-            self._notices.tell()
+            self._notices.deliver()
         if record.settling:
-            self._look_whether_settled(record)
+            self._check_settled(record)
         return result
 
     def connect(
         self, record: DomainRecord, msgid: int, session: str, last_seen: int | None, wake: Wake
     ) -> dict[str, object]:
-        """Let an agent in and tell it what it needs: a new session reboots the guest.
+        """Admit an agent, and return what its hello is answered; a new session reboots the guest.
 
         Raises:
             HypercallError: another agent is connected, or the session cannot be resumed.
@@ -292,11 +289,11 @@ class Controller:
         if not resumed:
             record.shutdown_asked = record.stopped = False
             record.report = None
-            self._notices.tell()
+            self._notices.deliver()
         record.crashed = record.left = record.awaited = False
         record.missed_since = None
         record.save()
-        # The answer tells how things stand, so what was not told yet needs no telling.
+        # The answer has the present state, so earlier notices are not needed.
         record.notices.clear()
         record.wake = wake
         self._event("agent_connected", record, resumed=resumed)
@@ -304,7 +301,7 @@ class Controller:
         return {"resumed": resumed, **boot_to_wire(boot), **more}
 
     def disconnect(self, record: DomainRecord) -> None:
-        """Note that a domain's agent is gone; its session may be resumed."""
+        """Note that a domain's agent has lost its connection; its session may be resumed."""
         record.session.disconnect()
         record.wake = None
         record.notices.clear()
@@ -312,7 +309,7 @@ class Controller:
             self._event("agent_lost", record)
 
     def reported(self, record: DomainRecord, untrusted_report: object) -> None:
-        """Keep what an agent says of its guest. Raises BadArgument: it is no flat map."""
+        """Keep an agent's report of its guest. Raises BadArgument: it is no flat map."""
         report = (
             untrusted_report[0] if type(untrusted_report) is list and len(untrusted_report) == 1 else untrusted_report
         )
@@ -326,18 +323,18 @@ class Controller:
             self._event("shutdown", record)
 
     def leaving(self, record: DomainRecord) -> None:
-        """Note that an agent goes for good, and that its guest has not crashed: another agent may boot it."""
+        """Note that an agent stops although its guest has not crashed: another agent may boot it."""
         record.left = True
         record.save()
 
     def tick(self, now: float) -> float | None:
-        """Look whose agents have died, and who lets free memory lie; returns when to look again, None: at the next event."""
+        """Handle agents that have died and offers that were not taken; returns when to call this again, None: after the next event."""
         missed = [record for record in self._records.values() if record.is_missed]
         due = []
         for record in missed:
             if record.missed_since is None:
                 record.missed_since = now
-            deadline = record.missed_since + record.patience_s
+            deadline = record.missed_since + record.missed_limit_s
             if now < deadline:
                 due.append(deadline)
             elif record.on_crash == "restart":
@@ -353,7 +350,7 @@ class Controller:
         record.save()
         self._event("crashed", record, on_crash=record.on_crash)
         if record.on_crash == "destroy":
-            # Where the system lacks what that takes, it stays, crashed, to be destroyed later.
+            # If the system lacks the resources for that, it stays crashed and can be destroyed later.
             with suppress(OutOfResources):
                 self._destroy(record.domid)
 
@@ -362,11 +359,11 @@ class Controller:
         return len(self._records), sum(record.agent for record in self._records.values())
 
     def domain_map(self, domid: int) -> dict[str, object]:
-        """Describe a domain as it travels. Raises NoSuchDomain."""
+        """Describe a domain for the wire. Raises NoSuchDomain."""
         described = self.machine.domain_info(domid).as_map()
         record = self._records.get(domid)
         if record is None:
-            # A zombie: of all that the daemon knew nothing is left.
+            # A zombie: its record was dropped when it was destroyed.
             nothing = {"agent": False, "autostart": False, "mode": "normal", "on_crash": "destroy"}
             return described | nothing | {"guest": {}, "report": None}
         described |= {"state": record.state, "on_crash": record.on_crash}
@@ -375,13 +372,13 @@ class Controller:
         return described
 
     def audit(self) -> list[str]:
-        """Recompute everything; name what does not hold."""
-        strangers = sorted(set(self.machine.living_domains()) ^ self._records.keys())
+        """Recompute everything; returns the violations found."""
+        unmatched = sorted(set(self.machine.living_domains()) ^ self._records.keys())
         return self.machine.audit() + [
-            f"d{domid} is known to the machine or to the daemon alone" for domid in strangers
+            f"d{domid} is known to the machine or to the daemon alone" for domid in unmatched
         ]
 
-    def _look_whether_settled(self, record: DomainRecord) -> None:
+    def _check_settled(self, record: DomainRecord) -> None:
         domain = self.machine.domain(record.domid)
         if record.settling and domain.tot_pages == domain.target_pages:
             record.settling = False

@@ -1,4 +1,4 @@
-"""What the daemon knows of a domain beside its memory, and what it says of a guest whose agent is gone."""
+"""What the daemon knows of a domain beside its memory: its settings, its session, and the state of its agent."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from xbd.protocol import fields
 from xbd.protocol.session import Session, State
 
 Wake = Callable[[], None]
-# What of a record is saved; its name is the machine's.
+# The fields of a record that are saved; the name is saved by the machine.
 SAVED: Final = ("autostart", "guest", "mode", "shutdown_asked", "stopped", "settling", "on_crash", "crashed", "left")
-# How that is checked when it is read again; what is not named is true or false.
+# How they are checked when they are read again; a field not named here is a boolean.
 _CHECKS: Final[dict[str, fields.Check]] = {
     "guest": fields.settings,
     "mode": fields.text(),
     "on_crash": fields.choice(ON_CRASH),
 }
-# An agent whose connection was cut is back after half a second at most; one that is not, is dead.
+# An agent that lost its connection connects again within half a second; one that has not by then is taken for dead.
 CRASHED_AFTER_S: Final = 5.0
 # After a restart of the daemon agents come back within half a second; until then no other one may boot their guests.
 AWAITED_S: Final = 2.0
@@ -45,31 +45,31 @@ class DomainRecord:
     settling: bool = False
     on_crash: str = "restart"
     crashed: bool = False
-    # Its agent said that it goes, and that it is not a crash.
+    # Its agent has said that it stops, and that this is not a crash.
     left: bool = False
-    # Its domain has been destroyed: whoever still holds this record must leave it as it is.
+    # Its domain has been destroyed: a holder of this record must not change it any more.
     gone: bool = False
-    # The daemon has restarted, and its agent, which did not say that it goes, is expected back.
+    # The daemon has restarted, and its agent, which did not say that it stops, is expected to connect again.
     awaited: bool = False
     # When its agent was first missed; None: it is here, or not missed.
     missed_since: float | None = None
     saved: SavedAgent | None = None
 
     @staticmethod
-    def checked(domid: int, told: dict[str, Any]) -> dict[str, Any]:
-        """Check what an earlier daemon saved of a domain; returns it. Raises DamagedState."""
-        if told.keys() != set(SAVED):
+    def checked(domid: int, raw: dict[str, Any]) -> dict[str, Any]:
+        """Check the record of a domain that an earlier daemon saved; returns it. Raises DamagedState."""
+        if raw.keys() != set(SAVED):
             raise DamagedState(f"d{domid}: its record is not what this version of xbd saves")
         try:
-            for key, value in told.items():
+            for key, value in raw.items():
                 _CHECKS.get(key, fields.flag)(key, value)
-            parse_mode(told["mode"])
+            parse_mode(raw["mode"])
         except BadArgument as error:
             raise DamagedState(f"d{domid}: its record makes no sense: {error.message}") from error
-        return told
+        return raw
 
     def save(self) -> None:
-        """Save what changes seldom; nothing where nothing is saved. Raises BadArgument: the settings are too long."""
+        """Save the fields in `SAVED`, if the host's state is saved. Raises BadArgument: the settings are too long."""
         if self.saved is not None:
             self.saved.write({key: getattr(self, key) for key in SAVED})
 
@@ -79,18 +79,18 @@ class DomainRecord:
         return self.wake is not None
 
     def notify(self, kind: str, **details: object) -> None:
-        """Leave a numbered notice for the agent; the latest of a kind wins. Without an agent there is none."""
+        """Queue a numbered notice for the agent, in place of an earlier one of its kind; without an agent, nothing."""
         if self.wake is None:
             return
         self.notice_number += 1
-        # Behind the others, in the order of their numbers: an agent takes an older one after a newer for a repeat.
+        # Last in the queue, so that numbers rise: an agent ignores a notice with a lower number than the last.
         self.notices.pop(kind, None)
         self.notices[kind] = {"number": self.notice_number, **details}
         self.wake()
 
     @property
     def state(self) -> str:
-        """Say how the guest is, as `xbd list` does."""
+        """Return the domain's state, as `xbd list` shows it."""
         if self.stopped:
             return "shutdown"
         if self.agent:
@@ -101,11 +101,11 @@ class DomainRecord:
 
     @property
     def is_missed(self) -> bool:
-        """Whether an agent has gone without a word, and no other one may take its place."""
+        """Whether the agent is gone without having said so, and no other agent may take its place."""
         gone = self.session.state is State.LOST and not self.left
         return gone and (self.awaited or self.on_crash != "restart") and not (self.stopped or self.crashed)
 
     @property
-    def patience_s(self) -> float:
-        """Tell for how long its agent is missed before something is done about it."""
+    def missed_limit_s(self) -> float:
+        """How long its agent may be missed before it is taken for dead."""
         return AWAITED_S if self.on_crash == "restart" else CRASHED_AFTER_S

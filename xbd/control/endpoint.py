@@ -1,8 +1,8 @@
-"""One connection's end at the daemon, without the connection: bytes in, bytes to send out.
+"""The server's end of one connection, without the connection: received bytes go in, bytes to send come out.
 
-A shell feeds what it received, then takes turns: each `turn` handles complete messages until one
-turn's worth is done and returns the answers in one piece. `take_pending` returns what the peer is to
-be told unasked. When `dropped` is set, what was returned last is the last to be sent.
+A shell feeds what it received, then takes turns: each `turn` handles complete messages until their cost
+reaches a turn's budget, and returns the answers in one piece. `take_pending` returns notifications for the
+peer. When `dropped` is set, the connection is to be closed once the bytes returned last are sent.
 """
 
 from abc import ABC, abstractmethod
@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
-from xbd.control.client_sessions import keep
+from xbd.control.client_sessions import answer_to_keep
 from xbd.control.controller import Controller
 from xbd.errors import BadArgument, Busy, HypercallError, RemoteProtocolError
 from xbd.protocol import fields
@@ -41,7 +41,7 @@ from xbd.protocol.session import Session
 # What any message costs of a turn, in extents: some 20 us of decoding, checking and answering. So a turn takes as many
 # small calls as an agent has in flight, and one that sends them without end holds up others no longer than a batch does.
 MESSAGE_COST: Final = TURN_EXTENTS // MAX_IN_FLIGHT
-# What a toolstack's call costs: a turn. They are rare, and some look at every domain.
+# What a toolstack's call costs: a turn. They are rare, and some read every domain.
 CALL_COST: Final = TURN_EXTENTS
 # Hellos that a connection may have refused; an agent tries again on a new one, when that is let in.
 MAX_REFUSED_HELLOS: Final = 8
@@ -50,7 +50,7 @@ EVENTS_AT_ONCE: Final = 256
 
 
 class Endpoint(ABC):
-    """What all kinds of endpoint share: decoding, turns, dropping."""
+    """The part that all endpoints share: decoding, turns, dropping a peer."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -62,12 +62,12 @@ class Endpoint(ABC):
     def feed(self, received: bytes | bytearray) -> None:
         """Take bytes as they came, at most `codec.RECEIVE_BYTES`; then take turns while `more` is set."""
         self.more = True
-        # What is wrong with it, next_message says again, when the turn can answer.
+        # The decoder raises the same error again at next_message, in a turn, where it can be answered.
         with suppress(RemoteProtocolError):
             self._decoder.feed(received)
 
     def turn(self) -> bytes:
-        """Handle one turn's worth of messages; returns their answers. `more` tells whether to come again."""
+        """Handle messages up to a turn's cost; returns their answers. `more` tells whether another turn is needed."""
         answers: list[bytes] = []
         spent = 0
         self.more = False
@@ -84,29 +84,29 @@ class Endpoint(ABC):
         return answers[0] if len(answers) == 1 else b"".join(answers)
 
     def drop(self, error: RemoteProtocolError) -> bytes:
-        """Be done with the peer; returns what it is told last."""
+        """Drop the peer; returns the last notification to send."""
         # Its tracebacks lead here: they would keep this endpoint, and files of a domain that is gone, for the garbage collector.
         error.__cause__ = error.__context__ = None
         self.dropped = error.with_traceback(None)
         return encode_notification("dropped", {"reason": str(error), "expected": error.hint})
 
     def _admit(self) -> None:
-        """Take longer messages from now on: the peer has said hello as it should."""
+        """Admit the peer, whose hello was accepted: longer messages are taken from now on."""
         if not self.admitted:
             self.admitted = True
             self._decoder = self._decoder.with_limits(CALL_LIMITS)
 
     @abstractmethod
     def take_pending(self) -> bytes:
-        """Return what the peer is to be told unasked; empty when there is nothing."""
+        """Return notifications for the peer; empty when there are none."""
 
     @abstractmethod
     def closed(self) -> None:
-        """Note that the connection is gone."""
+        """Handle the end of the connection."""
 
     @abstractmethod
     def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
-        """Handle one message: what it cost of the turn, and its answer."""
+        """Handle one message; returns its cost, in extents, and its answer."""
 
 
 class DomainEndpoint(Endpoint):
@@ -119,7 +119,7 @@ class DomainEndpoint(Endpoint):
         self._refused_hellos = 0
 
     def take_pending(self) -> bytes:
-        """Return the notices that the agent has not been told yet."""
+        """Return the notices that were not sent to the agent yet."""
         if not self.admitted or not self._record.notices:
             return b""
         notices = b"".join(encode_notification(kind, params) for kind, params in self._record.notices.items())
@@ -135,7 +135,7 @@ class DomainEndpoint(Endpoint):
 
     def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
         if self._record.gone:
-            # What had come in before its connection was ended is for a domain that is no more.
+            # Messages that were received before the connection is closed are for a domain that was destroyed.
             raise RemoteProtocolError(f"d{self._record.domid} is gone", "a domain that is there")
         if type(message) is Request:
             if self.admitted:
@@ -193,7 +193,7 @@ class DomainEndpoint(Endpoint):
         try:
             self._host.reported(self._record, notification.untrusted_params)
         except BadArgument as error:
-            # A notification has no answer that could refuse it.
+            # A notification has no answer, so it cannot be refused but by dropping the peer.
             raise RemoteProtocolError(error.message, error.expected) from error
 
 
@@ -241,7 +241,7 @@ class ToolstackEndpoint(CallEndpoint):
         self._session: Session | None = None
 
     def take_pending(self) -> bytes:
-        """Return events that a subscriber has not had yet, at most `EVENTS_AT_ONCE`."""
+        """Return events that were not sent to a subscriber yet, at most `EVENTS_AT_ONCE`."""
         if self._next_event is None:
             return b""
         if self._next_event < self._host.events.first_number:
@@ -277,7 +277,7 @@ class ToolstackEndpoint(CallEndpoint):
             return kept
         answer = super()._answer(request)
         if session is not None and request.method != "hello" and kept is None:
-            session.answered(keep(answer, changing=request.method in CHANGING_METHODS))
+            session.answered(answer_to_keep(answer, changing=request.method in CHANGING_METHODS))
         self._host.commit()
         return answer
 

@@ -1,7 +1,7 @@
 """From the settings map that a domain was created with to the guest that its agent runs.
 
 The map comes from a host file or from a toolstack's `create`; the daemon checks it with
-`plan_guest` before it makes the domain, so that an agent never finds one that it cannot use.
+`plan_guest` before it creates the domain, so that no agent gets settings that it cannot use.
 """
 
 from collections.abc import Mapping

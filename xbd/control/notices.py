@@ -1,7 +1,7 @@
-"""What the machine has to tell, brought to those whom it concerns: agents, and whoever follows the host's events.
+"""Passing the machine's news on: to agents (messages, free memory) and to subscribers of the host's events.
 
-A guest that was told of free memory and lets it lie keeps the next in line waiting for a second, no longer; see
-`xbd.machine.waiting`.
+A guest that is notified of free memory and does not take it delays the next one in the queue for a second, no
+longer; see `xbd.machine.waiting`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import Final
 from xbd.control.domain_record import DomainRecord
 from xbd.machine import Machine
 
-# A guest that is told of free memory asks for it within milliseconds; one that has not by then is not waited for.
+# A guest that is notified of free memory populates it within milliseconds; after this long the offer is withdrawn.
 OFFER_S: Final = 1.0
 
 
@@ -18,11 +18,11 @@ class Notices:
     """The notices of one host.
 
     Args:
-        machine: which has something to tell.
-        records: whose agents are told, by domid.
+        machine: where the news comes from.
+        records: the domains whose agents are notified, by domid.
         zombies: names of the zombies by domid; those that are gone are removed.
         announce: is called with an event's kind and details.
-        wake: is called when `renew_offers` has something to look after, though nothing else has happened.
+        wake: is called when `renew_offers` has to be called again, though nothing else has happened.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Notices:
         self._wake = wake
         self._offers_end: float | None = None
 
-    def tell(self) -> None:
-        """Tell agents that they have messages, or that there is memory again, and the toolstack which zombies are gone."""
+    def deliver(self) -> None:
+        """Notify agents of messages and of free memory, and announce the zombies that are gone."""
         for domid in self._machine.take_woken():
             self._records[domid].notify("messages")
         for domid in self._machine.take_vanished():
@@ -53,12 +53,12 @@ class Notices:
             self._wake()
 
     def renew_offers(self, now: float) -> float | None:
-        """Tell the next guests of free memory that others were told of and let lie; returns when to do so again, if at all."""
+        """Offer free memory that guests have not taken to the next ones; returns when to call this again, if at all."""
         if self._offers_end is not None and now >= self._offers_end:
             self._offers_end = None
             self._machine.withdraw_offers()
         if self._machine.has_news:
-            self.tell()
+            self.deliver()
         if not self._machine.has_offers:
             self._offers_end = None
         elif self._offers_end is None:

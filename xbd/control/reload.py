@@ -1,10 +1,10 @@
 """Reading the host file again while the host runs: what is applied, and what cannot be and why.
 
 Applied are the host's name, the group of the toolstack's socket, the level of the log, and guests that
-are described newly: their domains are created. Nothing else is. What a running domain holds is the
-affair of whoever moved it there last, and an old file must not undo that; what a host is made of
-(memory, settings, sockets, dom0) is fixed when it starts. Each such difference is told with what to do
-about it, again at every reload for as long as it is there.
+are described newly: their domains are created. Nothing else is. The target of a running domain was
+last set by an operator or a policy, and an old file must not undo that; what a host is made of (memory,
+settings, sockets, dom0) is fixed when it starts. Each such difference is reported with what to do about it,
+at every reload until it is resolved.
 
 `plan_reload` compares; `xbd.daemons.host_file` reads the file, applies the plan and logs the rest.
 """
@@ -22,7 +22,7 @@ _ANEW: Final = "it is settled when a domain is created: destroy it and `xbd crea
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something in the file that is not so, and is left as it is: *key*, why, and for which guests."""
+    """A difference between file and host that is not applied: *key*, why, and for which guests."""
 
     key: str
     reason: str
@@ -31,14 +31,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class ReloadPlan:
-    """What a reload comes to: guests to *create*, and what is *left* as it is."""
+    """What a reload does: guests to *create*, and differences that are *left* as they are."""
 
     create: tuple[GuestConfig, ...]
     left: tuple[Difference, ...]
 
 
 def plan_reload(in_force: HostConfig, read: HostConfig, living: Collection[str]) -> ReloadPlan:
-    """Compare what a host runs with to what its file says now.
+    """Compare a running host with its file, and plan what to apply.
 
     Args:
         in_force: what the file said when each part of it was applied.

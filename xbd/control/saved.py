@@ -1,4 +1,4 @@
-"""What a daemon saves beside its machine: sessions with their last answers, and what it knows of each guest.
+"""What a daemon saves beside its machine: sessions with their last answers, and a record of each domain.
 
 Of each domain an agent section: its session, the answers that may be asked for again, and a record of
 settings. Of the daemon itself: the number of the next event, which guests its host file has described
@@ -32,7 +32,7 @@ _ANSWER_WORDS: Final = MAX_WORDS + 64
 _SLOT_HEADER: Final = struct.Struct("=2q")
 # Settings have at most some thirty names and a few lists; a record that is longer is refused.
 _RECORD_WORDS: Final = 1 << 15
-# What most records take, and have their place on the disk for from the first.
+# What most records take; so much is allocated on disk when the domain is created.
 _RECORD_AT_FIRST_WORDS: Final = 1 << 11
 
 AGENT_LAYOUT: Final = Layout(
@@ -104,7 +104,7 @@ class SavedSession(Session):
         self._header.note(np.arange(self._first, self._first + SESSION_WORDS, dtype=np.int64))
 
     def keep(self, answer: bytes) -> None:
-        """Write an answer into its slot: there is no other copy of it, which for a load may be half a MiB."""
+        """Write an answer into its slot; no other copy is kept, since a load's may have half a MiB."""
         at = self.next_msgid % self._slot_count * self._slot_bytes
         _SLOT_HEADER.pack_into(self._slots, at, self.next_msgid, len(answer))
         at += _SLOT_HEADER.size
@@ -120,7 +120,7 @@ class SavedSession(Session):
         return bytes(self._slots[at : at + length_bytes])
 
     def hello(self, msgid: int, name: str, last_seen: int | None) -> Action:
-        """Judge a hello, and save the session that begins with it."""
+        """Decide what a hello does, and save the session that it opens."""
         action = super().hello(msgid, name, last_seen)
         if action is Action.BOOT:
             encoded = name.encode()
@@ -139,14 +139,14 @@ class SavedSession(Session):
         self._header.words[self._first + _NEXT] = self.next_msgid
 
     def forget(self) -> None:
-        """Give the place to another session."""
+        """Clear the session's place, for another one."""
         self._note_header()
         self._words()[:] = 0
 
 
-def write_map(column: Column, told: dict[str, Any]) -> None:
+def write_map(column: Column, entries: dict[str, Any]) -> None:
     """Save a map in a column of words. Raises BadArgument: it is too long."""
-    packed = msgpack.packb(told)
+    packed = msgpack.packb(entries)
     room = column.words.size * 8 - 8
     if len(packed) > room:
         raise BadArgument(f"settings of {len(packed)} bytes", f"at most {room}")
@@ -165,12 +165,12 @@ def read_map(column: Column) -> dict[str, Any]:
     if length_bytes == 0:
         return {}
     try:
-        told = msgpack.unpackb(column.words[1:].tobytes()[:length_bytes], raw=False)
+        entries = msgpack.unpackb(column.words[1:].tobytes()[:length_bytes], raw=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise DamagedState(f"a record cannot be read: {error}") from error
-    if not isinstance(told, dict):
+    if not isinstance(entries, dict):
         raise DamagedState("a record is no map")
-    return told
+    return entries
 
 
 class SavedAgent:
@@ -180,9 +180,9 @@ class SavedAgent:
         self.session = SavedSession(section.column("session"), 0, section.column("answers"), 0, WINDOW_ANSWERS)
         self._record = section.column("record")
 
-    def write(self, told: dict[str, Any]) -> None:
+    def write(self, record: dict[str, Any]) -> None:
         """Save the record. Raises BadArgument: it is too long."""
-        write_map(self._record, told)
+        write_map(self._record, record)
 
     def read(self) -> dict[str, Any]:
         """Read the record. Raises DamagedState."""

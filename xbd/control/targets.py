@@ -1,9 +1,9 @@
-"""What a person asks of domains: which ones, and how much memory each; pure.
+"""Which domains and which sizes a request means; pure.
 
-Domains are named by name, number or a pattern (`'web*'`, `'*'`), which for commands that change anything
-means guests: dom0 is named in full, and a zombie is nobody's any more. Amounts are sizes as xl's users
+Domains are given by name, number or a pattern (`'web*'`, `'*'`). For commands that change anything a pattern
+matches only guests: dom0 has to be named in full, and a zombie cannot be changed. Amounts are sizes as xl's users
 write them, or percentages of each domain's maximum. Targets are whole superpages (2 MiB):
-what is not is rounded down, never to nothing, and the plan says so.
+other sizes are rounded down, never to nothing, and the plan records it.
 """
 
 import re
@@ -23,8 +23,8 @@ _BEYOND_STATIC_MAX: Final = "memory_dynamic_max must be less than or equal to me
 _SIZE_HINT: Final = "write a number above 0 and b, k, m, g or t (a bare number is MiB), such as 512m or 2g"
 
 
-class AskedWrong(XbdError):
-    """What was asked for makes no sense here: an unknown domain, no size, more than there can be."""
+class BadRequest(XbdError):
+    """A request that cannot be meant: an unknown domain, no size, or more than a domain's maximum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Amount:
     share: float = 0.0
 
     def of(self, static_max_pages: int) -> int:
-        """Spell out the pages that this means for a domain, not rounded."""
+        """Compute the pages that this means for a domain, not rounded."""
         return self.pages or int(static_max_pages * self.share)
 
 
@@ -44,23 +44,23 @@ def parse_amount(text: str) -> Amount:
     """Read a size or a percentage (above 0, at most 100).
 
     Raises:
-        AskedWrong: in xl's words.
+        BadRequest: in xl's words.
     """
     percent = _PERCENT.fullmatch(text.strip())
     if percent is not None:
         share = float(percent[1]) / 100
         if not 0 < share <= 1:
-            raise AskedWrong(f"invalid memory size: {text}; a percentage lies above 0 % and at most at 100 %")
+            raise BadRequest(f"invalid memory size: {text}; a percentage lies above 0 % and at most at 100 %")
         return Amount(text, share=share)
     return Amount(text, pages=parse_pages(text))
 
 
 def parse_pages(text: str) -> int:
-    """Read a size as pages. Raises AskedWrong, in xl's words."""
+    """Read a size as pages. Raises BadRequest, in xl's words."""
     try:
         return parse_size_pages(text)
     except BadSize as error:
-        raise AskedWrong(f"invalid memory size: {text}; {_SIZE_HINT}") from error
+        raise BadRequest(f"invalid memory size: {text}; {_SIZE_HINT}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def round_pages(pages: int) -> Rounded:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A domain that is to hold something else: *domain* as it was seen, *target* what it should hold."""
+    """A new target for a domain: *domain* as it was listed, *target* what it should hold."""
 
     domain: DomainView
     target: Rounded
@@ -100,17 +100,17 @@ class Change:
 
 
 def is_guest(domain: DomainView) -> bool:
-    """Whether it is a guest that lives: what a pattern means where something is to be changed."""
+    """Whether it is a guest and no zombie: what a pattern matches for commands that change something."""
     return domain.domid != DOM0 and domain.state != ZOMBIE
 
 
-def is_mortal(domain: DomainView) -> bool:
-    """Whether it can go: a guest or a zombie."""
+def can_be_destroyed(domain: DomainView) -> bool:
+    """Whether it can be destroyed, or is being so: a guest or a zombie."""
     return domain.domid != DOM0
 
 
 def is_any(domain: DomainView) -> bool:
-    """Whether it is listed at all: what a pattern means to who only looks."""
+    """Whether it is listed at all: what a pattern matches for commands that only read."""
     del domain
     return True
 
@@ -120,10 +120,10 @@ def choose(
 ) -> list[DomainView]:
     """Find the domains that *names* mean: names, numbers and patterns; each once, in the order of domids.
 
-    A pattern matches only what is *meant*; so does a name that a zombie had, which may be another's by now.
+    A pattern matches only domains for which *meant* is true; so does a zombie's name, which another domain may have by now.
 
     Raises:
-        AskedWrong: a name that no domain has (in xl's words), a pattern that none matches.
+        BadRequest: a name that no domain has (in xl's words), a pattern that none matches.
     """
     chosen: dict[int, DomainView] = {}
     for name in names:
@@ -131,9 +131,9 @@ def choose(
             domain for domain in domains if _names(name, domain, meant) or (meant(domain) and _matches(name, domain))
         ]
         if not found and _WILDCARDS & set(name):
-            raise AskedWrong(f"no domain matches {name!r}; `xbd list` shows those that there are")
+            raise BadRequest(f"no domain matches {name!r}; `xbd list` shows those that there are")
         if not found:
-            raise AskedWrong(f"{name} is an invalid domain identifier; `xbd list` shows those that there are")
+            raise BadRequest(f"{name} is an invalid domain identifier; `xbd list` shows those that there are")
         chosen |= {domain.domid: domain for domain in found}
     return [chosen[domid] for domid in sorted(chosen)]
 
@@ -145,26 +145,26 @@ def _names(name: str, domain: DomainView, meant: Callable[[DomainView], bool]) -
 
 
 def _matches(name: str, domain: DomainView) -> bool:
-    # A name may itself hold a bracket or a star; exactly so written, it is meant.
+    # A name may itself hold a bracket or a star; `_names` matches it when it is written exactly so.
     return bool(_WILDCARDS & set(name)) and fnmatchcase(domain.name, name)
 
 
 def plan(domains: Sequence[DomainView], amount: Amount) -> list[Change]:
-    """Say what each of *domains* should hold.
+    """Compute what each of *domains* should hold.
 
     Raises:
-        AskedWrong: it is more than a domain's maximum or less than its minimum; nothing is planned for any.
+        BadRequest: it is more than a domain's maximum or less than its minimum; nothing is planned for any.
     """
     changes = [Change(domain, round_pages(amount.of(domain.static_max_pages))) for domain in domains]
     for change in changes:
         most = change.domain.static_max_pages
         if max(change.target.pages, change.target.asked_pages) > most:
-            raise AskedWrong(
+            raise BadRequest(
                 f"{change.domain.name}: {_BEYOND_STATIC_MAX}; "
                 f"{amount.text} is asked for, {format_pages(most)} is its maximum"
             )
         if change.target.pages < change.domain.min_pages:
-            raise AskedWrong(
+            raise BadRequest(
                 f"{change.domain.name}: {amount.text} is less than its minimum, {format_pages(change.domain.min_pages)}"
             )
     return changes

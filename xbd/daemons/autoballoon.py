@@ -19,7 +19,7 @@ from xbd.client.client import Client, open_client
 from xbd.client.discovery import NoHypervisor
 from xbd.client.runtime_dir import autoballoon_socket, check_socket_path
 from xbd.config.autoballoon import AutoballoonConfig
-from xbd.control.balancer import Balancer, BalancerEndpoint, minded, snapshot_of
+from xbd.control.balancer import Balancer, BalancerEndpoint, managed_domains, snapshot_of
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.guests import Pauses
@@ -89,9 +89,9 @@ class Autoballoon:
     async def _look(self, client: Client) -> None:
         # Its group may be another since the last look: a hypervisor that was started again, or has reloaded its file.
         self.permit()
-        domains = minded(await client.list(), self._config.domains)
+        domains = managed_domains(await client.list(), self._config.domains)
         snapshot = snapshot_of(await client.host(), domains)
-        for action in self._balancer.look(snapshot, trio.current_time()):
+        for action in self._balancer.step(snapshot, trio.current_time()):
             await _act(client, action)
 
     def open_door(self, path: Path) -> Door:

@@ -23,7 +23,7 @@ from xbd.cli.follow import pause_for_next_look
 from xbd.cli.progress import DEADLINE_S, cancellation
 from xbd.client.client import Client
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
-from xbd.control.targets import AskedWrong, Rounded, choose, is_any, is_mortal, parse_pages, round_pages
+from xbd.control.targets import BadRequest, Rounded, can_be_destroyed, choose, is_any, parse_pages, round_pages
 from xbd.errors import HypercallError
 from xbd.protocol.views import DomainView
 from xbd.units import format_pages
@@ -293,7 +293,7 @@ def wait_command(
         listed = await client.list()
         # What is gone cannot be named any more; of the rest, a name must be somebody's.
         present = [name for name in names if condition != "gone" or _is_there(listed, name)]
-        domains = choose(listed, present, is_mortal if condition == "gone" else is_any)
+        domains = choose(listed, present, can_be_destroyed if condition == "gone" else is_any)
         with trio.move_on_after(timeout):
             await _until(client, domains, _CONDITIONS[condition])
         now = {domain.domid: domain for domain in await client.list()}
@@ -331,8 +331,8 @@ async def _until(client: Client, domains: Sequence[DomainView], is_met: Callable
 
 def _is_there(listed: Sequence[DomainView], name: str) -> bool:
     try:
-        return bool(choose(listed, [name], is_mortal))
-    except AskedWrong:
+        return bool(choose(listed, [name], can_be_destroyed))
+    except BadRequest:
         return False
 
 

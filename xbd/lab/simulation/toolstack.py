@@ -153,7 +153,7 @@ class Policy:
         if isinstance(outcome, dict):
             domains: list[DomainView] = [domain_view(raw) for raw in outcome["domains"]]
             snapshot = snapshot_of(self._host, [domain for domain in domains if domain.state != "zombie"])
-            self._actions = deque(self._balancer.look(snapshot, self._world.schedule.now))
+            self._actions = deque(self._balancer.step(snapshot, self._world.schedule.now))
             self._next_action()
 
     def _next_action(self) -> None:
