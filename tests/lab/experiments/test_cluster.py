@@ -33,7 +33,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_a_cluster_finds_the_same(tmp_path: Path, cluster: Any) -> None:  # noqa: ANN401 - an extra, of unknown types
-    """Not a byte of the tables is different, though one of its workers is killed in the middle."""
+    """The tables are byte by byte the same, though a worker is killed in the middle."""
     grid = tiny_grid(tmp_path)
     killed: list[int] = []
 
@@ -52,7 +52,7 @@ def test_a_cluster_finds_the_same(tmp_path: Path, cluster: Any) -> None:  # noqa
 
 @pytest.mark.slow
 def test_a_cell_that_fails_there_fails_here(tmp_path: Path, cluster: Any) -> None:  # noqa: ANN401 - as above
-    """What a worker says of a cell is said here, with the cell's name."""
+    """The error of a worker is reported here, with the cell's name."""
     jobs = jobs_of(tiny_grid(tmp_path))
     pool = cluster_module.ClusterPool(cluster.scheduler_address)
 
@@ -63,7 +63,7 @@ def test_a_cell_that_fails_there_fails_here(tmp_path: Path, cluster: Any) -> Non
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sentence and exit code 1, where nobody listens."""
+    """An address without a scheduler gives a sentence and exit code 1."""
     monkeypatch.setattr(cluster_module, "_CONNECT_S", 0.1)
     arguments = ["experiment", str(write_tiny(tmp_path)), "--out", str(tmp_path / "out"), "--scheduler"]
     result = CliRunner().invoke(main, [*arguments, "tcp://127.0.0.1:1"])
@@ -73,7 +73,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: 
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asks for a cluster without distributed is told what to install."""
+    """Without `distributed` the refusal of `--scheduler` says what to install."""
     monkeypatch.delitem(sys.modules, "xbd.lab.experiments.shell.cluster")
     monkeypatch.setitem(sys.modules, "distributed", None)
     result = CliRunner().invoke(main, ["experiment", str(write_tiny(tmp_path)), "--scheduler", "tcp://127.0.0.1:1"])

@@ -1,4 +1,4 @@
-"""Claims are decided by the numbers, both ways; the page holds them all, and opens without a network."""
+"""Claims are decided by the numbers, both ways; the page shows all claims and needs no network."""
 
 import re
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from tests.lab.experiments.tiny_grid import tiny_grid, write_tiny
 from xbd.cli.main import main
 from xbd.lab.experiments.cell import Outcome
 from xbd.lab.experiments.claims import CLAIMS, Answer, Verdict, judge
-from xbd.lab.experiments.credit import credits_of
+from xbd.lab.experiments.gains import gains_of
 from xbd.lab.experiments.grid import OWN_BUDGET, Cell, Churn, Grid
 from xbd.lab.experiments.meter import Sample
-from xbd.lab.experiments.page import Told, render_page
+from xbd.lab.experiments.page import Provenance, render_page
 from xbd.lab.experiments.report import render
 from xbd.lab.experiments.results import Results
 from xbd.lab.experiments.tables import _COVERAGE, _WORK
 
 _CHURN = Churn("churn", "steady", 4, 1 << 16)
-# What one would expect; every claim is decided one way by these and the other way by their reverse.
+# Plausible figures; every claim is decided one way by these and the other way by their reverse.
 _EXPECTED = {
     "stock": 0.2,
     "huge-queue": 0.4,
@@ -52,7 +52,7 @@ _SURPRISING = {
 
 
 def _outcome(strategy: str, seed: int, coverage: float, slack: float) -> Outcome:
-    """Make up what a cell found: as many hypercalls as it has coverage."""
+    """Make an outcome with a given coverage and a number of hypercalls in proportion to it."""
     summary: dict[str, float | int] = {measure.column: 0 for measure in (*_COVERAGE, *_WORK)}
     summary |= {"coverage_end": coverage, "coverage_mean": coverage, "hypercalls": int(coverage * 1000)}
     samples = tuple(Sample(float(t), coverage, 512, 1, 0, 0) for t in range(3))
@@ -84,7 +84,7 @@ def test_claims_are_decided_by_the_numbers() -> None:
     """Every claim is confirmed by some numbers and refuted by others."""
     assert _verdicts(judge(_results(_EXPECTED, _EXPECTED))) == _WHEN_EXPECTED
     surprising = _verdicts(judge(_results(_SURPRISING)))
-    # More superpages are more hypercalls in what was made up here, so this one is asked the other way round.
+    # In these outcomes more superpages mean more hypercalls, so this claim has the opposite verdict.
     reversed_calls = {"stock": _EXPECTED["full"], "full": _EXPECTED["stock"]}
 
     assert surprising == {key: _OPPOSITE[verdict] for key, verdict in _WHEN_EXPECTED.items()} | {
@@ -93,8 +93,8 @@ def test_claims_are_decided_by_the_numbers() -> None:
     assert _verdicts(judge(_results(reversed_calls)))["dearer"] is Verdict.REFUTED
 
 
-def test_seeds_that_disagree_are_said_to() -> None:
-    """What holds for one seed only depends; the case says for how many."""
+def test_seeds_that_disagree_give_the_verdict_depends() -> None:
+    """A claim that holds for one seed only depends; the case says for how many it holds."""
     answers = {answer.claim.key: answer for answer in judge(_results(_EXPECTED, _SURPRISING))}
 
     assert answers["full-keeps"].verdict is Verdict.DEPENDS
@@ -103,7 +103,7 @@ def test_seeds_that_disagree_are_said_to() -> None:
 
 
 def test_what_was_not_run_is_not_decided() -> None:
-    """Without its strategies, or outside the settings that it is about, a claim is open."""
+    """Without its strategies, or outside its settings, a claim is not measured."""
     only_stock = _verdicts(judge(_results({"stock": 0.1})))
     with_slack = _verdicts(judge(_results(_EXPECTED, slack=0.1)))
 
@@ -112,17 +112,17 @@ def test_what_was_not_run_is_not_decided() -> None:
     assert with_slack["exchange"] is Verdict.REFUTED
 
 
-def test_a_gap_that_is_none_decides_nothing() -> None:
-    """Where there is nothing to get back, whether exchange gets it back cannot be seen."""
+def test_without_a_gain_to_share_nothing_is_decided() -> None:
+    """If relocate gains nothing over huge-queue, the claim about exchange is not decided."""
     even = dict.fromkeys(_EXPECTED, 0.9)
 
     assert _verdicts(judge(_results(even)))["exchange"] is Verdict.NOT_MEASURED
 
 
-def test_credit_is_what_is_missing_without_a_part() -> None:
-    """In points of all memory, with the spread over the seeds."""
-    shown = credits_of(_results(_EXPECTED, {**_EXPECTED, "home": 0.7}))
-    worth = {row[0]: row[2] for row in shown.rows}
+def test_a_gain_is_what_is_missing_without_a_part() -> None:
+    """Gains are in points of all memory, with the spread over the seeds."""
+    table = gains_of(_results(_EXPECTED, {**_EXPECTED, "home": 0.7}))
+    worth = {row[0]: row[2] for row in table.rows}
 
     assert worth["migration"] == "+40.0 (+30.0..+50.0)"
     assert worth["all of it"] == "+80.0 (+80.0..+80.0)"
@@ -130,10 +130,10 @@ def test_credit_is_what_is_missing_without_a_part() -> None:
 
 @pytest.fixture(name="page")
 def page_of_expected() -> str:
-    """The page of made-up results, without plots."""
+    """The page of these outcomes, without plots."""
     results = _results(_EXPECTED, _SURPRISING)
     grid = Grid("A <debate>", "", tuple(outcome.cell for outcome in results.outcomes), {})
-    return render_page(grid, results, judge(results), Told("xbd experiment debate.toml", "abc"), None)
+    return render_page(grid, results, judge(results), Provenance("xbd experiment debate.toml", "abc"), None)
 
 
 def test_the_page_holds_all_claims_and_needs_no_network(page: str) -> None:
@@ -148,8 +148,8 @@ def test_the_page_holds_all_claims_and_needs_no_network(page: str) -> None:
     assert page.count("<table") == page.count("</table>")
 
 
-def test_the_report_tells_the_same(page: str) -> None:
-    """As plain text for a terminal: the verdicts, the credit, the strategies side by side."""
+def test_the_report_has_the_same(page: str) -> None:
+    """As plain text for a terminal: the verdicts, the gains, the comparison of strategies."""
     results = _results(_EXPECTED)
     grid = Grid("debate", "What is it about?", tuple(outcome.cell for outcome in results.outcomes), {})
     report = render(grid, results, judge(results))

@@ -1,4 +1,4 @@
-"""Grid files: what they combine, and what is said of one that cannot be used."""
+"""Grid files: the cells that they combine to, and the errors in them."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _LEAST = f"{_WORKLOAD}[[grid]]\n"
 
 
 def test_grids_are_combined_and_what_they_share_runs_once(tmp_path: Path) -> None:
-    """Every combination of each grid is a cell, in order; a combination of both is one cell."""
+    """Every combination of a grid is a cell, in order; one that two grids have in common is one cell."""
     grid = tiny_grid(tmp_path)
 
     assert len(grid.cells) == len(set(grid.cells)) == TINY_CELLS
@@ -30,8 +30,8 @@ def test_grids_are_combined_and_what_they_share_runs_once(tmp_path: Path) -> Non
     assert len(grid.only(("relocate",)).cells) == 4
 
 
-def test_what_a_file_leaves_out_is_usual(tmp_path: Path) -> None:
-    """All strategies, seed 0, overcommit 1.5, no slack, each strategy's own budget."""
+def test_keys_that_a_file_leaves_out_have_defaults(tmp_path: Path) -> None:
+    """The defaults are all strategies, seed 0, overcommit 1.5, no slack, and each strategy's own budget."""
     cells = parse_grid(_LEAST, tmp_path / "least.toml", read_trace).cells
 
     assert [cell.strategy for cell in cells] == list(STRATEGIES)
@@ -53,7 +53,7 @@ def test_the_debate_is_about_all_strategies_with_three_seeds() -> None:
     assert any(cell.workload.verify for cell in grid.cells)
 
 
-def test_a_trace_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+def test_a_trace_is_identified_by_its_content(tmp_path: Path) -> None:
     """Another trace of the same name, or another window of it, is another cell."""
     before = tiny_grid(tmp_path).workloads[1]
     window = tiny_grid(tmp_path, TINY.replace("sample_s = 10", "sample_s = 10\nwindow_s = [4, 20]"))
@@ -69,8 +69,8 @@ def test_a_trace_is_known_by_what_is_in_it(tmp_path: Path) -> None:
     assert [float(trace.seconds[-1]) for trace in window.traces.values()] == [16.0, 16.0]
 
 
-def test_a_trace_may_be_played_by_several_guests(tmp_path: Path) -> None:
-    """Named twice, it is two guests of one host; traces that are added are a workload of every grid."""
+def test_a_trace_may_be_replayed_by_several_guests(tmp_path: Path) -> None:
+    """A trace named twice makes two guests of one host; added traces are a workload of every grid."""
     write_tiny(tmp_path)
     text = '[[workload]]\nname = "w"\ntraces = ["a.csv", "a.csv"]\n[[grid]]\nstrategies = ["full"]\n'
     grid = parse_grid(text, tmp_path / "twice.toml", read_trace, [read_trace(tmp_path / "b.csv")])
@@ -82,7 +82,7 @@ def test_a_trace_may_be_played_by_several_guests(tmp_path: Path) -> None:
 
 
 def test_a_window_with_nothing_in_it_is_refused() -> None:
-    """A window between two samples has none."""
+    """A window between two samples is refused, as it has no sample."""
     trace = parse_trace(trace_text(0), "t")
 
     assert cut(trace, 3, 5).samples == 1
@@ -127,8 +127,8 @@ def test_mistakes_are_named(tmp_path: Path, text: str, key: str, reason: str) ->
     assert reason in caught.value.reason
 
 
-def test_the_command_leaves_as_for_other_configurations(tmp_path: Path) -> None:
-    """A mistake in the file is a sentence and exit code 78, and nothing is made."""
+def test_the_command_exits_as_for_other_configurations(tmp_path: Path) -> None:
+    """A mistake in the file gives a sentence and exit code 78, and no directory is made."""
     path = write_tiny(tmp_path, "[[grid]]\n")
     result = CliRunner().invoke(main, ["experiment", str(path), "--out", str(tmp_path / "out")])
 

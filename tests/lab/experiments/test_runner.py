@@ -1,4 +1,4 @@
-"""Running a grid: the same on one core and on many, whoever is killed, and wherever it was interrupted."""
+"""Running a grid: the same results on one core and on many, after a killed process, and after an interruption."""
 
 import json
 import os
@@ -38,7 +38,7 @@ class Counting(LocalPool):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The tables of the tiny grid, run by one process from begin to end."""
+    """The tables of the tiny grid, run by one process without an interruption."""
     directory = tmp_path_factory.mktemp("whole")
     results = run_grid(tiny_grid(directory), Store(directory / "out"), LocalPool(1))
     assert not results.failed
@@ -53,13 +53,13 @@ def test_every_cell_is_a_row_and_every_sample_too(whole: tuple[str, str]) -> Non
     assert len(summary) == 1 + TINY_CELLS
     assert summary[0].startswith("strategy,workload,overcommit,slack,budget,seed,coverage_mean,")
     assert series[0].startswith("strategy,workload,overcommit,slack,budget,seed,t_s,coverage,")
-    # A churn of 20 s looked at every 2 s, the begin included, and a trace of 38 s every 10 s, and at its end.
+    # A churn of 20 s sampled every 2 s, the begin included, and a trace of 38 s every 10 s, and at its end.
     assert len(series) == 1 + (TINY_CELLS - 4) * 11 + 4 * 5
 
 
 @pytest.mark.slow
 def test_two_processes_find_the_same(tmp_path: Path, whole: tuple[str, str]) -> None:
-    """Not a byte of the tables is different."""
+    """The tables of one process and of two are byte by byte the same."""
     results = run_grid(tiny_grid(tmp_path), Store(tmp_path / "out"), LocalPool(2))
 
     assert tables(results) == whole
@@ -86,7 +86,7 @@ def test_a_killed_process_costs_only_its_cell(tmp_path: Path, whole: tuple[str, 
 
 
 @pytest.mark.slow
-def test_what_was_interrupted_goes_on_where_it_was(tmp_path: Path, whole: tuple[str, str]) -> None:
+def test_an_interrupted_run_continues(tmp_path: Path, whole: tuple[str, str]) -> None:
     """After Ctrl-C only the cells that were not finished are run, and one whose file was damaged since."""
     grid, store, first, second = tiny_grid(tmp_path), Store(tmp_path / "out"), Counting(), Counting()
 
@@ -108,8 +108,8 @@ def test_what_was_interrupted_goes_on_where_it_was(tmp_path: Path, whole: tuple[
     assert third.done == 0
 
 
-def test_a_cell_is_its_numbers(tmp_path: Path) -> None:
-    """Run twice, a cell comes out the same; another seed, or another version of the model, is another cell."""
+def test_a_cell_determines_its_numbers(tmp_path: Path) -> None:
+    """Run twice, a cell has the same outcome; another seed, or another version of the model, is another cell."""
     job = jobs_of(tiny_grid(tmp_path))[0]
     first, again = run_cell(job.cell), run_cell(job.cell)
 
@@ -137,8 +137,8 @@ def test_it_measures_what_drivers_do(tmp_path: Path) -> None:
     assert min(sample.free_pages for sample in full.samples) >= 3 * 512
 
 
-def test_another_version_of_the_model_does_nothing(tmp_path: Path) -> None:
-    """A process with another xbd refuses, for its numbers would be others."""
+def test_another_version_of_the_model_refuses_the_job(tmp_path: Path) -> None:
+    """A process with another version of the model refuses a job, as its numbers would differ."""
     job = replace(jobs_of(tiny_grid(tmp_path))[0], model="other")
 
     with pytest.raises(CellFailed, match="install the same xbd"):
@@ -147,7 +147,7 @@ def test_another_version_of_the_model_does_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_cell_that_cannot_run_is_named(tmp_path: Path, processes: int) -> None:
-    """Guests that have no room on their host: a sentence that names the cell, exit code 1."""
+    """Guests too large for their host give a sentence that names the cell, and exit code 1."""
     path = write_tiny(tmp_path, _ONE_WORKLOAD.replace("overcommit = 1.3", "overcommit = 4"))
     arguments = ["experiment", str(path), "--out", str(tmp_path / "out"), "--processes", str(processes)]
     result = CliRunner().invoke(main, arguments)
@@ -158,7 +158,7 @@ def test_a_cell_that_cannot_run_is_named(tmp_path: Path, processes: int) -> None
 
 @pytest.mark.slow
 def test_a_process_that_fails_is_not_tried_again(tmp_path: Path) -> None:
-    """A bug ends the process that finds it, with its traceback; the cell is named, and the others are ended."""
+    """An unexpected exception ends its process with a traceback; the cell is named, and the other processes are ended."""
     grid = tiny_grid(tmp_path)
     broken = Grid("broken", "", tuple(replace(cell, strategy="none") for cell in grid.cells[:2]), grid.traces)
     pool = LocalPool(2)
@@ -178,7 +178,7 @@ class Deadly:
 
 @pytest.mark.slow
 def test_a_cell_that_kills_every_process_is_named(tmp_path: Path) -> None:
-    """It is tried three times, and then it is to blame."""
+    """A job that kills its process is tried three times, and then named in the error."""
     first, second = jobs_of(tiny_grid(tmp_path))[:2]
     pool = LocalPool(2)
 
@@ -189,7 +189,7 @@ def test_a_cell_that_kills_every_process_is_named(tmp_path: Path) -> None:
     assert pool.pids() == []
 
 
-def test_the_command_writes_everything_and_tells_what_failed(tmp_path: Path) -> None:
+def test_the_command_writes_everything_and_reports_failures(tmp_path: Path) -> None:
     """Tables, report and page; a cell whose audit found something makes exit code 1, until --fresh runs it again."""
     out = tmp_path / "out"
     arguments = ["experiment", str(write_tiny(tmp_path, _ONE_WORKLOAD)), "--out", str(out), "--processes", "1"]
@@ -208,7 +208,7 @@ def test_the_command_writes_everything_and_tells_what_failed(tmp_path: Path) -> 
 
 
 def test_one_place_to_run(tmp_path: Path) -> None:
-    """Processes of this machine and a cluster are not given at once; a strategy that no grid has is said to be none."""
+    """Processes of this machine and a cluster are not given at once; a strategy that no grid has is refused."""
     path = str(write_tiny(tmp_path))
     both = CliRunner().invoke(main, ["experiment", path, "--processes", "2", "--scheduler", "tcp://localhost:1"])
     none = CliRunner().invoke(main, ["experiment", path, "--only", "virtio", "--out", str(tmp_path / "out")])

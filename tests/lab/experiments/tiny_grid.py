@@ -1,4 +1,4 @@
-"""A grid that runs in a blink, for the tests of experiments."""
+"""A grid that runs in a fraction of a second, for the tests of experiments."""
 
 from pathlib import Path
 
@@ -44,12 +44,12 @@ overcommit = 1.3
 budgets = ["own", "small"]
 seeds = [1]
 """
-# 2 strategies, 2 workloads, 2 seeds; then 2 x 2 x 2, of which one was there before.
+# 2 strategies, 2 workloads, 2 seeds; then 2 x 2 x 2, of which one is in the first grid, too.
 TINY_CELLS = 15
 
 
 def trace_text(phase: int) -> str:
-    """Write a trace of a 32 MiB guest (and a few pages) whose demand swings."""
+    """Make the text of a trace of a 32 MiB guest (and a few pages) whose demand swings."""
     total = 16 * 512 + 77
     lines = ["t_s,total_pages,free_pages,page_cache_pages"]
     for sample in range(20):
@@ -59,7 +59,7 @@ def trace_text(phase: int) -> str:
 
 
 def write_tiny(directory: Path, text: str = TINY) -> Path:
-    """Put a grid file there, and the traces that it names; returns its path."""
+    """Write a grid file and the traces that it names to *directory*; returns its path."""
     for name, phase in (("a.csv", 0), ("b.csv", 11)):
         (directory / name).write_text(trace_text(phase), encoding="utf-8")
     path = directory / "tiny.toml"
@@ -73,5 +73,5 @@ def tiny_grid(directory: Path, text: str = TINY) -> Grid:
 
 
 def tables(results: Results) -> tuple[str, str]:
-    """Write results as the two CSV files."""
+    """Format results as the two CSV files."""
     return as_csv(summary_rows(results)), as_csv(series_rows(results))

@@ -1,6 +1,7 @@
-"""Experiments: the same hosts and guests under every strategy, measured side by side.
+"""Experiments: the same hosts and guests under every strategy, measured and compared.
 
-`plan` reads a grid file into cells (`grid`); a cell says all that its outcome depends on, so `cell` runs it anywhere
-and gets the same. `local` and `cluster` run many, `store` keeps what is done, `results`, `report`, `claims`, `plots`
-and `page` say what came of it. `xbd.lab.experiments.command` is the command around them.
+Read `grid` first: what a cell is; it holds everything that its outcome depends on. `plan` reads a grid file into cells,
+`cell` runs one (with `churn` and `meter`), with the same outcome in any process. `results` holds the outcomes; `tables`,
+`gains`, `claims`, `report`, `plots` and `page` present them. `shell/` runs many cells: `runner` with a pool of `local`
+processes or of a `cluster`, and a `store` of finished cells. `command` is `xbd experiment`.
 """

@@ -1,4 +1,4 @@
-"""Run one cell, in this process, on virtual time: the same cell gives the same numbers, wherever it runs."""
+"""Run one cell in this process, on virtual time; the same cell gives the same numbers in any process."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,18 +6,18 @@ from typing import Final
 
 from xbd.config.strategies import STRATEGIES
 from xbd.guest.workload import Trace
-from xbd.lab.experiments.churn import ChurnPlay
+from xbd.lab.experiments.churn import ChurnRun
 from xbd.lab.experiments.grid import Cell, Churn, Recorded
 from xbd.lab.experiments.meter import Meter, Number, Sample
 from xbd.lab.replay.replay import Replay, ReplayOptions
 
-# While a guest is on its way to a target somebody looks so often.
-_LOOK_S: Final = 0.25
+# How often the host is observed while a guest has not reached its target.
+_OBSERVE_EVERY_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a cell: *summary* by column, *samples* over time, what the audit found."""
+    """The outcome of a cell: *summary* by column, *samples* over time, *violations* that the audit found."""
 
     cell: Cell
     summary: dict[str, Number]
@@ -43,25 +43,25 @@ def _replay_of(cell: Cell, traces: Sequence[Trace]) -> Replay:
 def run_cell(cell: Cell, traces: Sequence[Trace] = ()) -> Outcome:
     """Run a cell to its end. Raises BadArgument: its guests cannot run on such a host."""
     match cell.workload:
-        case Churn() as scenario:
-            play: ChurnPlay | Replay = ChurnPlay(cell, scenario)
+        case Churn() as churn:
+            scenario: ChurnRun | Replay = ChurnRun(cell, churn)
         case Recorded():
-            play = _replay_of(cell, traces)
-    meter = Meter(play.host, play.domids)
-    samples_due = _Pace(cell.workload.sample_s)
+            scenario = _replay_of(cell, traces)
+    meter = Meter(scenario.host, scenario.domids)
+    samples_due = _SamplePeriod(cell.workload.sample_s)
     now = 0.0
-    for now in play.run() if isinstance(play, Replay) else _advance(play, meter, samples_due):
+    for now in scenario.run() if isinstance(scenario, Replay) else _advance(scenario, meter, samples_due):
         meter.observe(now)
         if samples_due.reached(now):
             meter.sample(now)
     if not meter.samples or meter.samples[-1].t_s != now:
         meter.sample(now)
-    return Outcome(cell, meter.summary(), tuple(meter.samples), tuple(play.host.check()))
+    return Outcome(cell, meter.summary(), tuple(meter.samples), tuple(scenario.host.check()))
 
 
 @dataclass(slots=True)
-class _Pace:
-    """When to sample: every *period_s*."""
+class _SamplePeriod:
+    """The times of samples: every *period_s* seconds."""
 
     period_s: float
     number: int = 0
@@ -72,19 +72,19 @@ class _Pace:
         return self.number * self.period_s
 
     def reached(self, now: float) -> bool:
-        """Tell whether a sample is due by *now*; the next one then is later."""
+        """Return whether a sample is due by *now*; if so, advance to the next one."""
         due = now >= self.at
         while now >= self.at:
             self.number += 1
         return due
 
 
-def _advance(play: ChurnPlay, meter: Meter, samples_due: _Pace) -> Iterator[float]:
-    """Let time go on through a churn, stopping wherever there is something to look at."""
-    for until in play.steps():
+def _advance(scenario: ChurnRun, meter: Meter, samples_due: _SamplePeriod) -> Iterator[float]:
+    """Advance time through a churn scenario, stopping at every time to observe or sample."""
+    for until in scenario.steps():
         # Targets were set just now.
-        meter.observe(play.host.now)
-        while play.host.now < until:
-            look_at = play.host.now + _LOOK_S if meter.waiting else until
-            play.host.advance(min(until, look_at, samples_due.at))
-            yield play.host.now
+        meter.observe(scenario.host.now)
+        while scenario.host.now < until:
+            observe_at = scenario.host.now + _OBSERVE_EVERY_S if meter.waiting else until
+            scenario.host.advance(min(until, observe_at, samples_due.at))
+            yield scenario.host.now

@@ -1,9 +1,9 @@
-"""The synthetic scenario: programs churn, and targets move between guests by turns.
+"""The synthetic scenario: programs allocate and free memory, and targets move memory between guests.
 
-In each round the guests pair up by lot. One of a pair is told to shrink; half a round later the other
-grows by what was freed, so the targets together always are what the host has to give. Amounts are by
-lot, too, rounded to what the strategy's toolstack thinks in. A guest that has not shrunk by then keeps
-what it holds, as a toolstack that waits no longer would decide.
+In each round the guests are paired at random. One of a pair is told to shrink; half a round later the other grows by
+what was freed, so that the targets together never exceed what the host has to give. Amounts are random, too, rounded to
+the granularity of the strategy's toolstack. A guest that has not shrunk by then keeps what it holds, as a toolstack
+with a deadline would decide.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from xbd.lab.experiments.grid import Cell, Churn
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import SUPER_PAGES
 
-# Of what can move between two guests, this much does in a round, by lot.
+# The random share of what can move between two guests that does move in a round: least and most.
 _MOVES_LEAST, _MOVES_MOST = 0.3, 1.0
 
 
-class ChurnPlay:
-    """A churn on its host; `steps` plays it and says when to look.
+class ChurnRun:
+    """A churn scenario on its host; `steps` runs it and yields the times to advance to.
 
-    Raises BadArgument where its guests cannot run on such a host.
+    Raises BadArgument: its guests cannot run on such a host.
     """
 
     def __init__(self, cell: Cell, scenario: Churn) -> None:
@@ -41,13 +41,13 @@ class ChurnPlay:
                 f"{cell.label()}: {to_give} pages for {scenario.guests} guests", f"{self._least} pages for each"
             )
         self.host = VirtualHost(superframes, self._strategy.host, seed=cell.seed)
-        self._chance = np.random.default_rng([cell.seed, scenario.guests])
+        self._rng = np.random.default_rng([cell.seed, scenario.guests])
         self._targets = _even(min(to_give, scenario.total_pages), scenario.guests, self._unit)
         settings = GuestSettings(cell.budget.apply(self._strategy.driver), verify=scenario.verify)
         self.domids = [self._create(number, settings) for number in range(scenario.guests)]
 
     def _create(self, number: int, settings: GuestSettings) -> int:
-        """Build a guest as they are built, in whole superpages; the rest of its target comes with `steps`."""
+        """Create a guest with its target rounded down to superpages, as domain builders do; `steps` sets the exact target."""
         return self.host.create(
             f"churn{number}",
             max_pages=self._scenario.memory_pages,
@@ -58,7 +58,7 @@ class ChurnPlay:
         )
 
     def steps(self) -> Iterator[float]:
-        """Play it; yields the time at which nothing more happens before then, having set what is to be set until then."""
+        """Run the scenario: set targets, then yield the time until which they stay."""
         for domid, target in zip(self.domids, self._targets, strict=True):
             if target % SUPER_PAGES:
                 self.host.set_target(domid, target)
@@ -76,9 +76,9 @@ class ChurnPlay:
         yield self._scenario.rounds * self._scenario.round_s + self._scenario.quiet_s
 
     def _draw(self) -> list[tuple[int, int, int]]:
-        """Draw who shrinks, who grows, and by how many pages."""
-        order = self._chance.permutation(len(self.domids)).tolist()
-        shares = self._chance.uniform(_MOVES_LEAST, _MOVES_MOST, len(order) // 2).tolist()
+        """Draw pairs of guests: which shrinks, which grows, and by how many pages."""
+        order = self._rng.permutation(len(self.domids)).tolist()
+        shares = self._rng.uniform(_MOVES_LEAST, _MOVES_MOST, len(order) // 2).tolist()
         moves = []
         for shrinks, grows, share in zip(order[::2], order[1::2], shares, strict=False):
             room = min(self._targets[shrinks] - self._least, self._scenario.memory_pages - self._targets[grows])
@@ -93,7 +93,7 @@ class ChurnPlay:
             self.host.set_target(self.domids[number], pages)
 
     def _settle(self, number: int, before: int) -> int:
-        """Let a guest keep what it has not given up by now; returns the pages freed."""
+        """Raise the target of a guest that has not reached it to what it holds; returns the pages freed."""
         holds = -(-self.host.machine.domain(self.domids[number]).tot_pages // self._unit) * self._unit
         self._set(number, min(max(holds, self._targets[number]), before))
         return before - self._targets[number]
@@ -104,6 +104,6 @@ def _round_down(pages: int, unit: int) -> int:
 
 
 def _even(pages: int, count: int, unit: int) -> list[int]:
-    """Share pages out evenly, in units; the first get what is left over."""
+    """Divide pages evenly, in units; the first get what is left over."""
     units: Sequence[int] = [pages // unit // count + (number < pages // unit % count) for number in range(count)]
     return [each * unit for each in units]

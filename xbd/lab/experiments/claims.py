@@ -1,8 +1,8 @@
-"""Claims of the discussion on one side, the measured answer on the other.
+"""Claims about the design, and whether the measurements confirm them.
 
-A claim names the strategies that decide it and what must hold of their numbers. It is judged for each setting
-and seed in which all of them ran: *confirmed* where it holds every time, *refuted* where it never does, and if it
-sometimes does it *depends*, and the cases say on what. Nothing but the numbers decides.
+A claim names the strategies that decide it and a condition on their numbers. It is judged for each setting and seed in
+which all of them ran: *confirmed* if it always holds, *refuted* if it never holds; otherwise it *depends*, and the cases
+show on what. Only the numbers decide.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,20 +15,20 @@ from xbd.lab.experiments.meter import Number
 from xbd.lab.experiments.results import Results, Setting
 from xbd.lab.experiments.tables import count, share
 
-# strategy -> column -> number, of one seed.
+# By strategy and column: a number, of one seed.
 Numbers = Mapping[str, Mapping[str, Number]]
 
-# What keeps superpages, by the issue; and what today's driver falls below.
+# The share in superpages that the whole design must keep, and the share that today's driver falls below.
 _KEEPS: Final = 0.98
 _FALLS_BELOW: Final = 0.30
-# Less of all memory than this is no difference that anybody would pay for.
+# A smaller difference, as a share of all memory, is not worth its cost.
 _WORTH: Final = 0.02
-# A part that makes up so much of a gain is what matters in it.
+# A part that makes up this share of a gain is most of it.
 _MOST_OF_IT: Final = 0.5
 
 
 class Verdict(StrEnum):
-    """How a claim came out."""
+    """The verdict on a claim."""
 
     CONFIRMED = "confirmed"
     REFUTED = "refuted"
@@ -51,22 +51,23 @@ def _without_slack(setting: Setting) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim: what it *says*, what must hold for it (*holds* in code, *criterion* in words), what is *shown* of it.
+    """A claim: what it *says*, its condition (*holds* as code, *criterion* as text), and the *columns* to print.
 
-    *holds* says None where a case cannot decide. *within*: the settings that the claim is about.
+    *columns*: (strategy, column) each. *holds* returns None if a case cannot decide. *within*: the settings that the
+    claim is about.
     """
 
     key: str
     says: str
     criterion: str
-    shown: tuple[tuple[str, str], ...]
+    columns: tuple[tuple[str, str], ...]
     holds: Callable[[Numbers], bool | None]
     within: Callable[[Setting], bool] = _everywhere
 
     @property
     def strategies(self) -> list[str]:
         """The strategies that decide it."""
-        return list(dict.fromkeys(strategy for strategy, _ in self.shown))
+        return list(dict.fromkeys(strategy for strategy, _ in self.columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Case:
     numbers: tuple[tuple[str, str, Number], ...]
 
     def sentence(self) -> str:
-        """Say it in a line."""
+        """Format it as a line."""
         decided = [verdict for verdict in self.verdicts if verdict is not None]
         held = f"holds in {sum(decided)} of {len(decided)} seeds" if decided else "decides nothing"
         return f"{self.setting.label()}: {', '.join(_told(*number) for number in self.numbers)}; {held}"
@@ -94,14 +95,14 @@ def _told(strategy: str, column: str, number: Number) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a claim came out, case by case."""
+    """The verdicts on a claim, by case."""
 
     claim: Claim
     cases: tuple[Case, ...] = field(default=())
 
     @property
     def verdict(self) -> Verdict:
-        """What the cases come to."""
+        """The verdict over all cases."""
         decided = [verdict for case in self.cases for verdict in case.verdicts if verdict is not None]
         if not decided:
             return Verdict.NOT_MEASURED
@@ -111,18 +112,18 @@ class Answer:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that it was decided with."""
+        """The seeds of all cases."""
         return sorted({seed for case in self.cases for seed in case.seeds})
 
     def sentence(self) -> str:
-        """Say what was asked of the numbers, and how often they said yes."""
+        """Format the criterion and in how many runs it held."""
         decided = [verdict for case in self.cases for verdict in case.verdicts if verdict is not None]
         if not decided:
             return f"{', '.join(self.claim.strategies)} were not run together where this could be seen"
         return f"{self.claim.criterion}: so in {sum(decided)} of {len(decided)} runs"
 
     def command(self, run: str) -> str:
-        """Say how to repeat it; *run* is the command of the whole experiment."""
+        """Format the command that repeats it; *run* is the command of the whole experiment."""
         return " ".join([run, *(f"--only {strategy}" for strategy in self.claim.strategies)])
 
 
@@ -142,7 +143,7 @@ def _cases(claim: Claim, results: Results) -> Iterator[Case]:
         )
         numbers = tuple(
             (strategy, column, fmean(results.number(setting, strategy, seed, column) for seed in seeds))
-            for strategy, column in claim.shown
+            for strategy, column in claim.columns
         )
         yield Case(setting, tuple(seeds), verdicts, numbers)
 
@@ -165,7 +166,7 @@ def _migration_is_most(numbers: Numbers) -> bool | None:
 
 
 def _better(better: str, worse: str) -> Callable[[Numbers], bool]:
-    """Ask whether one strategy ends with more superpages than another, by a margin that matters."""
+    """Make a condition: one strategy ends with more superpages than another, by a margin that matters."""
     return lambda numbers: _end(numbers, better) - _end(numbers, worse) >= _WORTH
 
 

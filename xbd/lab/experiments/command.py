@@ -1,4 +1,4 @@
-"""`xbd experiment`: the command around `xbd.lab.experiments`: reads a grid file, runs it, writes what came of it."""
+"""`xbd experiment`: reads a grid file, runs it, and writes the results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from xbd.daemons.config_files import read_text
 from xbd.errors import TraceError
 from xbd.lab.experiments.claims import judge
 from xbd.lab.experiments.grid import Grid
-from xbd.lab.experiments.page import Plots, Told, render_page
+from xbd.lab.experiments.page import Plots, Provenance, render_page
 from xbd.lab.experiments.plan import parse_grid
 from xbd.lab.experiments.report import render, render_failures
 from xbd.lab.experiments.results import Results, as_csv, series_rows, summary_rows
@@ -27,11 +27,17 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.command("experiment")
 @click.argument("path", metavar="FILE", type=_FILE)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Default: FILE's name, here.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Results directory. Default: FILE's name, in the current directory.",
+)
 @click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler, tcp://HOST:8786.")
-@click.option("--trace", "traces", multiple=True, type=_FILE, help="Play these traces, too, together on one host.")
-@click.option("--only", multiple=True, type=click.Choice(list(STRATEGIES)), help="Leave the others out. Several.")
+@click.option("--trace", "traces", multiple=True, type=_FILE, help="Also replay these traces, together on one host.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(list(STRATEGIES)), help="Run only this strategy; may be repeated."
+)
 @click.option("--fresh", is_flag=True, help="Run again what is already in the results directory.")
 def command(
     path: Path,
@@ -43,11 +49,11 @@ def command(
     only: tuple[str, ...],
     fresh: bool,
 ) -> None:
-    """Run the same hosts and guests under every strategy, and put what came of it side by side.
+    """Run the same hosts and guests under every strategy and compare the results.
 
-    FILE says what is combined with what. Finished cells are kept in the results directory, so what was
-    interrupted goes on where it was. It gets summary.csv (a row for each cell), series.csv (a row for each
-    cell and moment), report.txt and page.html. Exit code 1 if a cell's audit found something wrong.
+    FILE says what is combined. Finished cells are kept in the results directory, so an interrupted run continues where
+    it was. It writes summary.csv (a row for each cell), series.csv (a row for each sample of a cell), report.txt and
+    page.html there. Exit code 1: a cell's audit found something wrong.
     """
     if scheduler is not None and processes is not None:
         raise click.UsageError("--processes is for this machine, --scheduler for a cluster; give one of them")
@@ -59,15 +65,15 @@ def command(
     if fresh:
         store.forget()
     results = run_grid(grid, store, pool)
-    again = " ".join(["xbd experiment", quote(str(path)), *(f"--trace {quote(str(trace))}" for trace in traces)])
-    told = Told(again, model_version())
-    _write(store, grid, results, told)
+    repeat = " ".join(["xbd experiment", quote(str(path)), *(f"--trace {quote(str(trace))}" for trace in traces)])
+    provenance = Provenance(repeat, model_version())
+    _write(store, grid, results, provenance)
     if results.failed:
         raise Failure("\n".join(render_failures(results)))
 
 
 def _pool(processes: int | None, scheduler: str | None) -> Pool:
-    """Choose who does the work."""
+    """Make the pool that runs the cells."""
     if scheduler is None:
         return LocalPool(processes)
     try:
@@ -88,20 +94,20 @@ def _read_grid(path: Path, traces: Sequence[Path]) -> Grid:
     return parse_grid(read_text(path), path, read_trace, added)
 
 
-def _write(store: Store, grid: Grid, results: Results, told: Told) -> None:
-    """Write everything that there is to read, and print the report."""
+def _write(store: Store, grid: Grid, results: Results, provenance: Provenance) -> None:
+    """Write tables, report and page, and print the report."""
     answers = judge(results)
     report = render(grid, results, answers)
     store.write("summary.csv", as_csv(summary_rows(results)))
     store.write("series.csv", as_csv(series_rows(results)))
     store.write("report.txt", report + "\n")
-    page = store.write("page.html", render_page(grid, results, answers, told, _draw(results)))
+    page = store.write("page.html", render_page(grid, results, answers, provenance, _draw(results)))
     click.echo(report)
     click.echo(f"{page}: the same as a page; {store.directory}: the numbers")
 
 
 def _draw(results: Results) -> Plots:
-    """Draw the plots, where matplotlib is there."""
+    """Draw the plots; None: matplotlib is not installed."""
     try:
         from xbd.lab.experiments.plots import draw  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""What an experiment is made of: cells, each of which says all that its outcome depends on."""
+"""The cells of an experiment; each holds everything that its outcome depends on."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ from xbd.guest import DriverSettings
 from xbd.guest.workload import Trace
 
 _DIGEST_CHARS: Final = 24
-# Traces go on for hours.
+# Long, as traces last for hours.
 TRACE_SAMPLE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much a driver may move and migrate at a time, by the names of its settings; None: as its strategy says."""
+    """How much a driver may move and migrate at a time, by the names of the driver's settings; None: the strategy's own."""
 
     name: str
     compaction_batches: int | None = None
@@ -39,10 +39,10 @@ OWN_BUDGET: Final = Budget("own")
 
 @dataclass(frozen=True, slots=True)
 class Churn:
-    """Guests alike on one host, whose targets move by turns: what one gives up another gets.
+    """Equal guests on one host, between which targets move memory: what one gives up another gets.
 
     *profile* with *options* runs in each of *guests* guests of *memory_pages*. Targets stay between *least* of that and
-    all of it. After *rounds* of *round_s* seconds there is quiet for *quiet_s*: programs go on, targets stay.
+    all of it. After *rounds* of *round_s* seconds, for *quiet_s* seconds programs continue and targets stay.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Churn:
 
     @property
     def total_pages(self) -> int:
-        """The guests' memory together."""
+        """The sum of the guests' memory."""
         return self.guests * self.memory_pages
 
     def about(self) -> str:
-        """Describe it in a line."""
+        """Return a one-line description."""
         options = "".join(f", {name} {value:g}" for name, value in self.options)
         return (
             f"{self.guests} guests of {self.memory_pages // 256} MiB run {self.profile}{options};"
@@ -74,9 +74,9 @@ class Churn:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Real guests' traces, played at once on one host, a guest each; targets follow demand.
+    """Real guests' traces, replayed together on one host, a guest each; targets follow demand.
 
-    *traces* are their names, *digests* what is in them, so that another trace of the same name is another cell.
+    *traces*: their names; *digests*: of their content, so that another trace of the same name makes another cell.
     """
 
     name: str
@@ -87,18 +87,18 @@ class Recorded:
     verify: bool = False
 
     def about(self) -> str:
-        """Describe it in a line."""
+        """Return a one-line description."""
         return f"traces of real guests, together on one host: {', '.join(self.traces)}"
 
 
 Workload = Churn | Recorded
-# What a churn is where nobody says otherwise.
+# The defaults of a churn.
 USUAL_CHURN: Final = Churn("churn", "steady", 4, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run: of these on a host that is *overcommit* times smaller than its guests, *slack* of it never given out."""
+    """One run, on a host *overcommit* times smaller than its guests, of which the share *slack* is never given out."""
 
     strategy: str
     workload: Workload
@@ -108,11 +108,11 @@ class Cell:
     seed: int
 
     def key(self, model: str) -> str:
-        """Name what comes of this cell with this version of the model: equal keys, equal outcomes."""
+        """Return the key of this cell's outcome with this version of the model: equal keys, equal outcomes."""
         return digest(json.dumps([model, asdict(self)], sort_keys=True).encode())
 
     def coordinates(self) -> dict[str, str | float | int]:
-        """Say where in the grid it is, as columns of a table."""
+        """Return its place in the grid, as columns of a table."""
         return {
             "strategy": self.strategy,
             "workload": self.workload.name,
@@ -123,7 +123,7 @@ class Cell:
         }
 
     def label(self) -> str:
-        """Name it for a person."""
+        """Format it for people."""
         return (
             f"{self.strategy}, {self.workload.name}, overcommit {self.overcommit:g}, slack {self.slack:g},"
             f" budget {self.budget.name}, seed {self.seed}"
@@ -132,7 +132,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """An experiment: *cells* in the order of the report; *traces* by digest, for the cells that play some."""
+    """An experiment: *cells* in the order of the report; *traces* by digest, for the cells that replay some."""
 
     name: str
     about: str
@@ -150,29 +150,29 @@ class Grid:
         return list(dict.fromkeys(cell.workload for cell in self.cells))
 
     def traces_of(self, cell: Cell) -> tuple[Trace, ...]:
-        """List the traces that a cell plays."""
+        """List the traces that a cell replays."""
         played = cell.workload.digests if isinstance(cell.workload, Recorded) else ()
         return tuple(self.traces[digest] for digest in played)
 
     def only(self, strategies: tuple[str, ...]) -> "Grid":
-        """Leave out the other strategies; all stay where none is named."""
+        """Return the grid with these strategies only; all if none is named."""
         kept = tuple(cell for cell in self.cells if not strategies or cell.strategy in strategies)
         return replace(self, cells=kept)
 
 
 def digest(content: bytes) -> str:
-    """Shorten bytes to a name that no other bytes have."""
+    """Return a short hash of *content*."""
     return hashlib.sha256(content).hexdigest()[:_DIGEST_CHARS]
 
 
 def digest_trace(trace: Trace) -> str:
-    """Name what is in a trace."""
+    """Return a short hash of a trace's content."""
     columns = (trace.seconds, trace.anon_pages, trace.cache_pages)
     return digest(str(trace.total_pages).encode() + b"".join(column.tobytes() for column in columns))
 
 
 def record(name: str, traces: Sequence[Trace], *, sample_s: float = TRACE_SAMPLE_S, verify: bool = False) -> Recorded:
-    """Make a workload of traces, a guest each."""
+    """Make a workload of traces, with a guest for each."""
     names = tuple(trace.name for trace in traces)
     digests = tuple(digest_trace(trace) for trace in traces)
     return Recorded(name, names, digests, sum(trace.total_pages for trace in traces), sample_s, verify)

@@ -1,7 +1,7 @@
-"""What is measured while a cell runs, the same for every workload.
+"""The measurements taken while a cell runs, the same for every workload.
 
-Time is virtual: the commands of guests take none, so what is waited for until a target is reached is what
-the driver itself waits for, its back-off and its periods, and not what the copying would take.
+Time is virtual and guests' commands take none. So the time until a target is reached consists of the driver's own waits,
+its back-off and its periods, without the time that copying would take.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ Number = float | int
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A host at one moment; *coverage*: of the populated memory of all guests, the share in superpages."""
+    """A host at one time, *t_s*; *coverage*: of the populated memory of all guests, the share in superpages."""
 
     t_s: float
     coverage: float
@@ -30,44 +30,44 @@ class Sample:
 
 
 @dataclass(slots=True)
-class _Way:
-    """A guest's way to its target: on it *since*; None when it is there."""
+class _Progress:
+    """A guest's target, and *since* when the guest has been moving to it; None: the target is reached."""
 
     target_pages: int
     since: float | None = None
 
 
 class Meter:
-    """Watches a host: `observe` whenever something may have changed, `sample` now and then, `summary` at the end."""
+    """Measures a host: call `observe` when something may have changed, `sample` periodically, `summary` at the end."""
 
     def __init__(self, host: VirtualHost, domids: Sequence[int]) -> None:
         self._host = host
         self._domids = list(domids)
         self.samples: list[Sample] = []
-        self._ways = {domid: _Way(host.machine.domain(domid).target_pages) for domid in domids}
+        self._progress = {domid: _Progress(host.machine.domain(domid).target_pages) for domid in domids}
         self._waits_s: list[float] = []
         self._missed = 0
         self._set = 0
 
     @property
     def waiting(self) -> bool:
-        """Whether any guest is on its way to a target."""
-        return any(way.since is not None for way in self._ways.values())
+        """Whether any guest has not reached its target."""
+        return any(progress.since is not None for progress in self._progress.values())
 
     def observe(self, now: float) -> None:
-        """Note which targets are new and which are reached."""
-        for domid, way in self._ways.items():
+        """Record which targets are new and which are reached."""
+        for domid, progress in self._progress.items():
             domain = self._host.machine.domain(domid)
-            if domain.target_pages != way.target_pages:
-                self._missed += way.since is not None
+            if domain.target_pages != progress.target_pages:
+                self._missed += progress.since is not None
                 self._set += 1
-                way.target_pages, way.since = domain.target_pages, now
-            if way.since is not None and domain.tot_pages == domain.target_pages:
-                self._waits_s.append(now - way.since)
-                way.since = None
+                progress.target_pages, progress.since = domain.target_pages, now
+            if progress.since is not None and domain.tot_pages == domain.target_pages:
+                self._waits_s.append(now - progress.since)
+                progress.since = None
 
     def sample(self, now: float) -> None:
-        """Take down how the host stands."""
+        """Record a sample of the host."""
         domains = [self._host.machine.domain(domid) for domid in self._domids]
         populated, leaves = sum(domain.tot_pages for domain in domains), sum(domain.leaves for domain in domains)
         host = self._host.machine.statistics()
@@ -76,15 +76,15 @@ class Meter:
         self.samples.append(Sample(now, coverage, populated, leaves, host.free_frames, whole))
 
     def summary(self) -> dict[str, Number]:
-        """Sum up, one number for each column of the results; the last sample is the end."""
+        """Return one number for each column of the results; the last sample counts as the end."""
         infos = [self._host.machine.domain_info(domid) for domid in self._domids]
         guests = [self._host.guest(domid).statistics() for domid in self._domids]
         return {
             **_coverage(self.samples),
             **_work(infos, guests),
-            **_trouble(guests),
+            **_failures(guests),
             "targets_set": self._set,
-            "targets_missed": self._missed + sum(way.since is not None for way in self._ways.values()),
+            "targets_missed": self._missed + sum(progress.since is not None for progress in self._progress.values()),
             "target_wait_median_s": median(self._waits_s) if self._waits_s else 0.0,
             "target_wait_worst_s": max(self._waits_s, default=0.0),
             "content_errors": sum(guest.content_errors for guest in guests),
@@ -92,7 +92,7 @@ class Meter:
 
 
 def _coverage(samples: Sequence[Sample]) -> dict[str, Number]:
-    """Sum up superpages and free memory; means are over the samples, that of free memory weighted by how much there is."""
+    """Summarize superpages and free memory; means are over the samples, that of free memory weighted by how much there is."""
     end = samples[-1]
     free = sum(sample.free_pages for sample in samples)
     small = end.populated_pages - end.leaves * SUPER_PAGES
@@ -128,7 +128,7 @@ def _work(infos: Sequence[DomainInfo], guests: Sequence[GuestStatistics]) -> dic
     }
 
 
-def _trouble(guests: Sequence[GuestStatistics]) -> dict[str, Number]:
+def _failures(guests: Sequence[GuestStatistics]) -> dict[str, Number]:
     return {
         "pages_half_done": sum(guest.pages_half_done for guest in guests),
         "pages_not_migrated": sum(guest.pages_not_migrated for guest in guests),

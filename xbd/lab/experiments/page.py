@@ -1,4 +1,4 @@
-"""One HTML page that holds an experiment: claims and answers, plots, tables. It opens without a network; pure."""
+"""The report of an experiment as one HTML page: claims, plots and tables. It needs no network; pure."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,11 +8,11 @@ from typing import Final
 
 from xbd.config.strategies import STRATEGIES
 from xbd.lab.experiments.claims import Answer, Verdict
-from xbd.lab.experiments.credit import credits_of
+from xbd.lab.experiments.gains import gains_of
 from xbd.lab.experiments.grid import Grid
 from xbd.lab.experiments.report import render_failures
 from xbd.lab.experiments.results import Results, Setting
-from xbd.lab.experiments.tables import Shown, comparisons
+from xbd.lab.experiments.tables import TextTable, comparisons
 from xbd.units import counted
 
 _STYLE: Final = """
@@ -28,28 +28,28 @@ th:first-child, td:first-child { text-align: left; } .claims td { text-align: le
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """How it was run: the *command* that does it again, the *model* version."""
+class Provenance:
+    """How the experiment was run: the *command* that repeats it, and the *model* version."""
 
     command: str
     model: str
 
 
-# For each setting, titles and SVG texts; None: matplotlib is not there.
+# For each setting, titles and SVG texts; None: matplotlib is not installed.
 Plots = Mapping[Setting, Sequence[tuple[str, str]]] | None
 
 
-def render_page(grid: Grid, results: Results, answers: Sequence[Answer], told: Told, plots: Plots) -> str:
-    """Write the page."""
+def render_page(grid: Grid, results: Results, answers: Sequence[Answer], provenance: Provenance, plots: Plots) -> str:
+    """Format the page."""
     parts = [
         f"<h1>{escape(grid.name)}</h1>",
         f"<p>{escape(grid.about)}</p>" if grid.about else "",
         "<h2>Claims and answers</h2>",
-        _claims(answers, told),
-        "<h2>Whose credit it is</h2>",
-        _table(credits_of(results)),
+        _claims(answers, provenance),
+        "<h2>What each part gains</h2>",
+        _table(gains_of(results)),
         "<h2>How it was measured</h2>",
-        *_method(grid, results, told),
+        *_method(grid, results, provenance),
         *(text for setting in results.settings for text in _setting(results, setting, plots)),
     ]
     return (
@@ -60,9 +60,9 @@ def render_page(grid: Grid, results: Results, answers: Sequence[Answer], told: T
     )
 
 
-def _claims(answers: Sequence[Answer], told: Told) -> str:
+def _claims(answers: Sequence[Answer], provenance: Provenance) -> str:
     rows = [
-        f'<tr id="claim-{escape(answer.claim.key)}"><td>{escape(answer.claim.says)}</td>{_verdict(answer.verdict)}<td>{_answer(answer, told)}</td></tr>'
+        f'<tr id="claim-{escape(answer.claim.key)}"><td>{escape(answer.claim.says)}</td>{_verdict(answer.verdict)}<td>{_answer(answer, provenance)}</td></tr>'
         for answer in answers
     ]
     head = "<tr><th>The claim</th><th>Verdict</th><th>Measured</th></tr>"
@@ -73,17 +73,17 @@ def _verdict(verdict: Verdict) -> str:
     return f'<td class="verdict {verdict.split()[0]}">{verdict}</td>'
 
 
-def _answer(answer: Answer, told: Told) -> str:
+def _answer(answer: Answer, provenance: Provenance) -> str:
     cases = "".join(f"<li>{escape(case.sentence())}</li>" for case in answer.cases)
-    again = (
-        f"<small>seeds {', '.join(map(str, answer.seeds))}; again: <code>{escape(answer.command(told.command))}</code></small>"
+    repeat = (
+        f"<small>seeds {', '.join(map(str, answer.seeds))}; again: <code>{escape(answer.command(provenance.command))}</code></small>"
         if answer.cases
         else ""
     )
-    return f"{escape(answer.sentence())}.{f'<ul>{cases}</ul>' if cases else ''}{again}"
+    return f"{escape(answer.sentence())}.{f'<ul>{cases}</ul>' if cases else ''}{repeat}"
 
 
-def _method(grid: Grid, results: Results, told: Told) -> Iterator[str]:
+def _method(grid: Grid, results: Results, provenance: Provenance) -> Iterator[str]:
     yield (
         "<p>Every run is a machine with its guests, in one process, on virtual time: the real hypervisor and driver code,"
         " a model of a guest's kernel and programs, and nothing between them. A run depends on its settings and its seed"
@@ -92,8 +92,8 @@ def _method(grid: Grid, results: Results, told: Told) -> Iterator[str]:
         f"{escape(' '.join(render_failures(results)))}.</p>"
     )
     yield (
-        f"<p>{counted(len(results.outcomes), 'run')}. Again: <code>{escape(told.command)}</code>"
-        f" (model {escape(told.model)}; the same numbers on one core, on many, and on a cluster).</p>"
+        f"<p>{counted(len(results.outcomes), 'run')}. Again: <code>{escape(provenance.command)}</code>"
+        f" (model {escape(provenance.model)}; the same numbers on one core, on many, and on a cluster).</p>"
     )
     yield "<h3>Strategies</h3><ul>"
     yield from (f"<li><b>{one}</b>: {escape(STRATEGIES[one].about)}</li>" for one in grid.strategies)
@@ -115,13 +115,13 @@ def _setting(results: Results, setting: Setting, plots: Plots) -> Iterator[str]:
         for title, svg in plots[setting]:
             encoded = base64.b64encode(svg.encode()).decode()
             yield f'<figure><img alt="{escape(title)}" src="data:image/svg+xml;base64,{encoded}"></figure>'
-    yield from (_table(shown) for shown in comparisons(results, setting))
+    yield from (_table(table) for table in comparisons(results, setting))
 
 
-def _table(shown: Shown) -> str:
+def _table(table: TextTable) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    lines = [row(shown.head, "th"), *(row(cells, "td") for cells in shown.rows)]
-    about = f'<p class="about">{escape(shown.about)}.</p>' if shown.about else ""
-    return f"<h3>{escape(shown.title)}</h3>\n<table>\n" + "\n".join(lines) + f"\n</table>\n{about}"
+    lines = [row(table.head, "th"), *(row(cells, "td") for cells in table.rows)]
+    about = f'<p class="about">{escape(table.about)}.</p>' if table.about else ""
+    return f"<h3>{escape(table.title)}</h3>\n<table>\n" + "\n".join(lines) + f"\n</table>\n{about}"

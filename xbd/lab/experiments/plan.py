@@ -1,8 +1,8 @@
 """The grid file that `xbd experiment` reads: TOML text to cells, with errors that name file, key and reason.
 
-A grid file says which workloads there are (`[[workload]]`), which budgets for migration (`[[budget]]`), and in any
-number of `[[grid]]` what is to be combined with what: all of a grid's strategies with all of its workloads, overcommits,
-slacks, budgets and seeds. `configs/experiments/debate.toml` shows every key. What two grids have in common runs once.
+A grid file describes workloads (`[[workload]]`) and budgets for migration (`[[budget]]`). Each `[[grid]]` says what is
+combined: all of a grid's strategies with all of its workloads, overcommits,
+slacks, budgets and seeds. `configs/experiments/debate.toml` shows every key. A cell of several grids runs once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ from xbd.lab.experiments.grid import (
 ReadTrace = Callable[[Path], Trace]
 _Named = TypeVar("_Named", Budget, Workload)
 _OWN: Final = "own"
-# More cells than anybody waits for: most likely a slip.
+# More cells are most likely a mistake.
 MAX_CELLS: Final = 100_000
 _MAX_SEED: Final = (1 << 31) - 1
 _MOST_GUESTS: Final = 1000
@@ -50,9 +50,9 @@ _LEAST_S: Final = 0.01
 
 
 def parse_grid(text: str, path: Path, read_trace: ReadTrace, more_traces: Sequence[Trace] = ()) -> Grid:
-    """Read the text of a grid file; *path* is what errors call it, and what its traces are relative to.
+    """Parse the text of a grid file; *path* names it in errors, and its traces are relative to it.
 
-    *more_traces*, if any, play together as one more workload of every grid.
+    *more_traces*, if any, are one more workload of every grid, together on one host.
 
     Raises:
         ConfigError: naming the key and the reason.
@@ -81,7 +81,7 @@ def parse_grid(text: str, path: Path, read_trace: ReadTrace, more_traces: Sequen
 
 
 def _by_name(things: list[_Named], path: Path, kind: str) -> dict[str, _Named]:
-    """Index what has a name. Raises ConfigError: two have the same."""
+    """Index things by their names. Raises ConfigError: two have the same name."""
     named: dict[str, _Named] = {}
     for thing in things:
         if thing.name in named:
@@ -106,7 +106,7 @@ def _budget(table: Table) -> Budget:
 
 
 def _workload(table: Table, traces: dict[str, Trace], read_trace: ReadTrace) -> Workload:
-    """Read one [[workload]]: traces where it names some, else a churn."""
+    """Parse one [[workload]]: traces if it names some, else a churn."""
     name = _name(table)
     paths = table.texts("traces", [])
     workload = _recorded(table, name, paths, traces, read_trace) if paths else _churn(table, name)
@@ -158,7 +158,7 @@ def _recorded(table: Table, name: str, paths: list[str], traces: dict[str, Trace
 
 
 def cut(trace: Trace, first_s: float, end_s: float) -> Trace:
-    """Cut a window out of a trace; its time begins at 0 anew. Raises TraceError: nothing is in it."""
+    """Cut a window out of a trace; its time starts at 0 again. Raises TraceError: the window has no sample."""
     inside = np.flatnonzero((trace.seconds >= first_s) & (trace.seconds <= end_s))
     if not inside.size:
         raise TraceError(f"{trace.name}: no sample from {first_s:g} to {end_s:g} s")
@@ -176,7 +176,7 @@ def cut(trace: Trace, first_s: float, end_s: float) -> Trace:
 def _cells(
     table: Table, workloads: Mapping[str, Workload], added: Mapping[str, Workload], budgets: Mapping[str, Budget]
 ) -> list[Cell]:
-    """Spell one [[grid]] out."""
+    """Parse one [[grid]] into its cells."""
 
     def chosen(key: str, known: Mapping[str, Any], default: list[str]) -> list[str]:
         names = table.texts(key, default)

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from xbd.lab.experiments.results import Results, Setting
 
 _INCHES: Final = (9.0, 4.5)
-# Colours that people who see few of them can tell apart (Okabe and Ito); dashes tell the second round.
+# Colours that are distinguishable with colour blindness (Okabe and Ito); dashes distinguish further curves.
 _COLOURS: Final = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
 _DASHES: Final = ("solid", "dashed", "dotted")
 
 
 def draw(results: Results, setting: Setting) -> list[tuple[str, str]]:
-    """Draw one setting: titles and SVG texts, the same for the same results."""
+    """Draw one setting; returns titles and SVG texts, the same for the same results."""
     return [
         ("superpages over time", _figure(_draw_curves, results, setting)),
         ("superpages and whole free memory", _figure(_draw_bars, results, setting)),
@@ -26,7 +26,7 @@ def draw(results: Results, setting: Setting) -> list[tuple[str, str]]:
 
 
 def _figure(draw_axes: Callable[[Axes, Results, Setting], None], results: Results, setting: Setting) -> str:
-    # Text stays text, and what must be random about an SVG file's names is not.
+    # Text stays text, and the SVG file's identifiers are not random.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xbd"}):
         figure = Figure(figsize=_INCHES, layout="constrained")
         axes = figure.add_subplot()
@@ -76,8 +76,8 @@ def _draw_bars(axes: Axes, results: Results, setting: Setting) -> None:
 
 
 def _spread(of_each: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Tell how far the lowest and the highest seed are from the mean, for each bar."""
-    # A mean of equal numbers may be off by the last digit, and no bar may be shorter than nothing.
+    """Return how far the lowest and the highest seed are from the mean, for each bar."""
+    # A mean of equal numbers may be off by the last digit, and an error bar must not be negative.
     means = [fmean(values) for values in of_each]
     return [
         [max(mean - min(values), 0.0) for mean, values in zip(means, of_each, strict=True)],

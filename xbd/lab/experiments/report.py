@@ -1,38 +1,38 @@
-"""What `xbd experiment` prints: the claims, then for each setting the strategies side by side; pure."""
+"""The text report of an experiment: the claims, then a comparison of the strategies for each setting; pure."""
 
 import textwrap
 from collections.abc import Sequence
 from typing import Final
 
 from xbd.lab.experiments.claims import Answer
-from xbd.lab.experiments.credit import credits_of
+from xbd.lab.experiments.gains import gains_of
 from xbd.lab.experiments.grid import Grid
 from xbd.lab.experiments.results import Results
-from xbd.lab.experiments.tables import Shown, comparisons
+from xbd.lab.experiments.tables import TextTable, comparisons
 from xbd.units import counted
 
 _WIDTH: Final = 118
 
 
 def render(grid: Grid, results: Results, answers: Sequence[Answer]) -> str:
-    """Write everything for a person at a terminal."""
+    """Format the whole report for a terminal."""
     lines = [f"{grid.name}: {counted(len(results.outcomes), 'cell')}, {len(results.failed)} failed"]
     lines += [*_wrapped(grid.about), ""] if grid.about else [""]
     for answer in answers:
         lines += _answer(answer)
-    lines += ["", *_table(credits_of(results))]
+    lines += ["", *_table(gains_of(results))]
     for setting in results.settings:
         strategies = results.strategies(setting)
         seeds = ", ".join(map(str, results.seeds(setting, strategies)))
         lines += ["", f"== {setting.label()} (seeds {seeds})"]
-        for shown in comparisons(results, setting):
-            lines += ["", *_table(shown)]
+        for table in comparisons(results, setting):
+            lines += ["", *_table(table)]
     lines += ["", *render_failures(results)]
     return "\n".join(lines)
 
 
 def render_failures(results: Results) -> list[str]:
-    """Say in which cells something was wrong, and what."""
+    """List the failed cells and what was wrong in each."""
     lines = []
     for outcome in results.failed:
         errors = outcome.summary["content_errors"]
@@ -50,12 +50,12 @@ def _answer(answer: Answer) -> list[str]:
     return lines + [f"      {case.sentence()}" for case in answer.cases]
 
 
-def _table(shown: Shown) -> list[str]:
-    """Draw a table; the first column to the left, figures to the right."""
-    widths = [max(len(row[at]) for row in (shown.head, *shown.rows)) for at in range(len(shown.head))]
+def _table(table: TextTable) -> list[str]:
+    """Format a table; the first column is aligned left, the others right."""
+    widths = [max(len(row[at]) for row in (table.head, *table.rows)) for at in range(len(table.head))]
 
     def line(row: tuple[str, ...]) -> str:
         cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
         return "  ".join([f"{row[0]:{widths[0]}}", *cells]).rstrip()
 
-    return [f"{shown.title}:", *(f"  {line(row)}" for row in (shown.head, *shown.rows))]
+    return [f"{table.title}:", *(f"  {line(row)}" for row in (table.head, *table.rows))]

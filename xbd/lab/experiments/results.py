@@ -1,6 +1,6 @@
-"""What an experiment found as tidy tables: a row for each cell, and a row for each cell and moment.
+"""The outcomes of an experiment as tidy tables: a row for each cell, and a row for each sample of a cell.
 
-Rows stand in the order of the grid, whoever ran them and when; numbers are rounded, so that a file says what it means.
+Rows are in the order of the grid, whichever process ran them; numbers are rounded to a fixed number of digits.
 """
 
 import csv
@@ -26,18 +26,18 @@ class Setting:
     budget: str
 
     def label(self) -> str:
-        """Name it for a person."""
+        """Format it for people."""
         budget = "" if self.budget == "own" else f", budget {self.budget}"
         return f"{self.workload}, overcommit {self.overcommit:g}, slack {self.slack:.0%}{budget}"
 
 
 def setting_of(cell: Cell) -> Setting:
-    """Say which comparison a cell belongs to."""
+    """Return the comparison that a cell belongs to."""
     return Setting(cell.workload.name, cell.overcommit, cell.slack, cell.budget.name)
 
 
 class Results:
-    """All outcomes of an experiment, to be asked by setting, strategy and seed."""
+    """All outcomes of an experiment, indexed by setting, strategy and seed."""
 
     def __init__(self, outcomes: Iterable[Outcome]) -> None:
         self.outcomes = list(outcomes)
@@ -70,15 +70,15 @@ class Results:
         return self._by_place[setting, strategy][seed]
 
     def number(self, setting: Setting, strategy: str, seed: int, column: str) -> Number:
-        """Look one number up."""
+        """Return one number of a cell's summary."""
         return self.outcome(setting, strategy, seed).summary[column]
 
     def numbers(self, setting: Setting, strategy: str, column: str) -> list[Number]:
-        """List a number of all seeds."""
+        """Return a number of the summary for all seeds."""
         return [outcome.summary[column] for outcome in self._by_place[setting, strategy].values()]
 
     def curve(self, setting: Setting, strategy: str) -> list[tuple[float, float]]:
-        """Average coverage over the seeds: (seconds, coverage), at the moments that all seeds were looked at."""
+        """Average coverage over the seeds: (seconds, coverage), at the times at which all seeds were sampled."""
         runs = [outcome.samples for outcome in self._by_place[setting, strategy].values()]
         return [
             (moment[0].t_s, fmean(sample.coverage for sample in moment))
@@ -106,7 +106,7 @@ def series_rows(results: Results) -> Iterator[dict[str, str | Number]]:
 
 
 def as_csv(rows: Iterable[Mapping[str, str | Number]]) -> str:
-    """Write rows as CSV, with the columns of the first as the header; nothing where there is none."""
+    """Format rows as CSV, with the columns of the first as the header; empty for no rows."""
     text = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for row in rows:

@@ -1,4 +1,4 @@
-"""What is compared, as tables of text: the report and the page show the same ones."""
+"""The comparisons of strategies as tables of text, used by the report and the page."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from typing import Final
 from xbd.lab.experiments.meter import Number
 from xbd.lab.experiments.results import Results, Setting
 
-# Moments at which the course over time is told in figures.
+# The number of times at which coverage over time is shown.
 _MOMENTS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TextTable:
     """A table: *rows* as long as *head*, the first column names the row. *about* explains it."""
 
     title: str
@@ -23,23 +23,23 @@ class Shown:
 
 
 def share(number: Number) -> str:
-    """Write a share."""
+    """Format a share as a percentage."""
     return f"{number:.1%}"
 
 
 def count(number: Number) -> str:
-    """Write a count, or the mean of some."""
+    """Format a count, or a mean of counts."""
     return f"{number:,.0f}"
 
 
 def seconds(number: Number) -> str:
-    """Write seconds."""
+    """Format seconds."""
     return f"{number:.1f}"
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A column of a comparison: which number of the cells, how those of several seeds become one, how it is written."""
+    """A column of a comparison: the *column* of the results, how it is formatted, and how seeds are combined."""
 
     head: str
     column: str
@@ -80,15 +80,15 @@ _WORK: Final = (
 )  # fmt: skip
 
 
-def comparisons(results: Results, setting: Setting) -> Iterator[Shown]:
-    """Put the strategies of one setting side by side."""
+def comparisons(results: Results, setting: Setting) -> Iterator[TextTable]:
+    """Compare the strategies of one setting."""
     for title, measures in (("superpages and free memory", _COVERAGE), ("work and trouble", _WORK)):
         rows = [
             (strategy, *(_cell(results, setting, strategy, measure) for measure in measures))
             for strategy in results.strategies(setting)
         ]
         about = "; ".join(f"{measure.head}: {measure.meaning}" for measure in measures)
-        yield Shown(title, about, ("strategy", *(measure.head for measure in measures)), tuple(rows))
+        yield TextTable(title, about, ("strategy", *(measure.head for measure in measures)), tuple(rows))
     yield _over_time(results, setting)
 
 
@@ -96,17 +96,17 @@ def _cell(results: Results, setting: Setting, strategy: str, measure: Measure) -
     return measure.written(measure.over_seeds(results.numbers(setting, strategy, measure.column)))
 
 
-def _over_time(results: Results, setting: Setting) -> Shown:
-    """Tell the course of coverage at a few moments."""
+def _over_time(results: Results, setting: Setting) -> TextTable:
+    """Show coverage at a few times."""
     curves = {strategy: results.curve(setting, strategy) for strategy in results.strategies(setting)}
     longest = max(curves.values(), key=len)
     picked = sorted({round(step * (len(longest) - 1) / (_MOMENTS - 1)) for step in range(_MOMENTS)})
     moments = [longest[at][0] for at in picked]
     rows = []
     for strategy, curve in curves.items():
-        told = dict(curve)
-        rows.append((strategy, *(share(told[moment]) if moment in told else "" for moment in moments)))
+        coverage_at = dict(curve)
+        rows.append((strategy, *(share(coverage_at[moment]) if moment in coverage_at else "" for moment in moments)))
     head = ("strategy", *(f"{moment:,.0f} s" for moment in moments))
-    return Shown(
+    return TextTable(
         "superpages over time", "of the guests' memory, the share in superpages, mean of the seeds", head, tuple(rows)
     )

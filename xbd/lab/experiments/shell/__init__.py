@@ -1,1 +1,1 @@
-"""Running a grid: processes, clusters, and the directory of results."""
+"""The parts of experiments that use processes, networks and files."""

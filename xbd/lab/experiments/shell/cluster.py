@@ -13,13 +13,13 @@ _CONNECT_S: Final = 15
 
 
 class ClusterPool:
-    """The workers of a Dask scheduler; which of them does a job, and how often it has to be begun, is Dask's affair."""
+    """The workers of a Dask scheduler; Dask assigns the jobs and repeats them when a worker is lost."""
 
     def __init__(self, address: str) -> None:
         self._address = address
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
-        """Do all jobs, in any order. Raises CellFailed: also where there is no scheduler."""
+        """Do all jobs, in any order. Raises CellFailed; also if no scheduler answers."""
         try:
             client = Client(self._address, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""Jobs on the cores of this machine: a process for each, and another one when it is killed.
+"""Jobs on the cores of this machine, in a process for each core; a killed process is replaced.
 
-Each process is given one job at a time, so when one is killed in the middle (by the kernel, for memory, say)
-just that job is done again, by another process.
+Each process has one job at a time, so when one is killed in the middle (by the kernel for lack of memory, say) only that
+job is done again, by another process.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from typing import Final
 
 from xbd.lab.experiments.shell.work import CellFailed, Done, Job, do
 
-# A job that ends so many processes is to blame itself.
+# A job that has lost this many processes is itself the cause.
 _TRIES: Final = 3
 _CONTEXT: Final = multiprocessing.get_context("spawn")
 
@@ -27,12 +27,12 @@ class _Worker:
         self.connection, theirs = _CONTEXT.Pipe()
         self.process: SpawnProcess = _CONTEXT.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
-        # Only the process has it now, so that its end is the pipe's.
+        # Now only the process has this end, so the pipe ends with the process.
         theirs.close()
         self.job: Job | None = None
 
-    def give(self, job: Job) -> bool:
-        """Give it a job; returns whether it is there to take it."""
+    def send_job(self, job: Job) -> bool:
+        """Send it a job; returns False if the process has ended."""
         try:
             self.connection.send(job)
         except OSError:
@@ -41,7 +41,7 @@ class _Worker:
         return True
 
     def end(self) -> int:
-        """End it; returns its exit code, negative for the signal that ended it before."""
+        """End the process; returns its exit code, negative: the signal that ended it."""
         self.connection.close()
         self.process.terminate()
         self.process.join()
@@ -51,8 +51,8 @@ class _Worker:
 
 
 def _serve(connection: Connection) -> None:
-    """Do jobs as they come, until nobody wants any more."""
-    # Ctrl-C goes to the whole group of processes; the one that gives the jobs decides.
+    """Do jobs from *connection* until it ends."""
+    # Ctrl-C goes to the whole group of processes; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
@@ -67,9 +67,9 @@ def _serve(connection: Connection) -> None:
 
 
 class LocalPool:
-    """Processes of this machine; with one, it is this process itself.
+    """A pool of processes on this machine; with one process the jobs run in this one.
 
-    Attributes: *killed*: processes that were lost so far.
+    Attributes: *killed*: how many processes were lost so far.
     """
 
     def __init__(self, processes: int | None = None) -> None:
@@ -78,7 +78,7 @@ class LocalPool:
         self.killed = 0
 
     def pids(self) -> list[int]:
-        """List the processes at work."""
+        """List the ids of the worker processes."""
         return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
@@ -90,7 +90,7 @@ class LocalPool:
         tries: Counter[str] = Counter()
         try:
             self._workers = [_Worker() for _ in range(min(self._processes, len(jobs)))]
-            while self._hand_out(left):
+            while self._assign(left):
                 busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
                 for ready in wait(list(busy)):
                     worker = busy[ready]  # type: ignore[index]  # wait returns what it was given
@@ -108,7 +108,7 @@ class LocalPool:
             self._workers = []
 
     def _receive(self, worker: _Worker) -> tuple[Job, Done | None]:
-        """Take what a worker has to say of its job; None: it was killed, and another one is in its place."""
+        """Receive the answer of a worker; None: it was killed and has been replaced."""
         job, worker.job = worker.job, None
         assert job is not None, "a worker without a job was waited for"
         try:
@@ -120,11 +120,11 @@ class LocalPool:
             raise answer
         return job, answer
 
-    def _hand_out(self, left: deque[Job]) -> bool:
-        """Give whoever has no job one; returns whether any is under way."""
+    def _assign(self, left: deque[Job]) -> bool:
+        """Send jobs to idle workers; returns whether any job is running."""
         for at in range(len(self._workers)):
             while left and self._workers[at].job is None:
-                if self._workers[at].give(left[0]):
+                if self._workers[at].send_job(left[0]):
                     left.popleft()
                 else:
                     # It was killed while it waited.
@@ -134,7 +134,7 @@ class LocalPool:
         return any(worker.job is not None for worker in self._workers)
 
     def _replace(self, worker: _Worker, job: Job) -> None:
-        """Put another process in the place of one that was killed. Raises CellFailed: it was not, it failed."""
+        """Replace a process that was killed. Raises CellFailed: it was not killed but failed."""
         worker.process.join()
         code = worker.process.exitcode
         self._workers[self._workers.index(worker)] = _Worker()

@@ -1,4 +1,4 @@
-"""Run a grid: what is done already is read, the rest is done by a pool, and each cell is kept as soon as it is finished."""
+"""Run a grid: read the finished cells from the store, run the others in a pool, and store each when it is finished."""
 
 import sys
 import time
@@ -16,10 +16,10 @@ _PROGRESS_EVERY_S: Final = 0.5
 
 
 def run_grid(grid: Grid, store: Store, pool: Pool, watch: Callable[[Done], None] | None = None) -> Results:
-    """Run all cells of a grid that were not run yet; *watch* is told of each that is finished now.
+    """Run all cells of a grid that were not run yet; *watch* is called with each that is finished now.
 
     Raises:
-        CellFailed: what was finished until then is kept.
+        CellFailed: the cells finished until then are stored.
     """
     jobs = jobs_of(grid)
     outcomes = store.find(jobs)
@@ -36,7 +36,7 @@ def run_grid(grid: Grid, store: Store, pool: Pool, watch: Callable[[Done], None]
 
 
 class _Progress:
-    """A line on the terminal that says how far it is; nothing where there is no terminal."""
+    """A line of progress on the terminal; nothing if stderr is no terminal."""
 
     def __init__(self, cells: int, left: int) -> None:
         self._cells = cells
@@ -61,6 +61,6 @@ class _Progress:
             )
 
     def clear(self) -> None:
-        """Leave no trace of it."""
+        """Clear the line."""
         if sys.stderr.isatty():
             click.echo("\r" + " " * 70 + "\r", nl=False, err=True)

@@ -1,4 +1,4 @@
-"""Keep what is done: a file for each finished cell, named by the cell's key, whole or not there at all."""
+"""The results directory: a file for each finished cell, named by the cell's key, and written atomically."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class CannotKeep(XbdError):
 class Store:
     """The results directory of an experiment.
 
-    A cell that was finished once is read from there, as long as neither it nor the model has changed.
+    A finished cell is read from there, as long as neither it nor the model has changed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -33,12 +33,12 @@ class Store:
             raise CannotKeep(f"{directory}: cannot be made a directory: {error.strerror or error}") from error
 
     def forget(self) -> None:
-        """Forget every cell."""
+        """Remove every finished cell."""
         for file in self._cells.glob("*" + _SUFFIX):
             file.unlink()
 
     def keep(self, done: Done) -> None:
-        """Keep a finished cell; a reader finds all of it or nothing."""
+        """Write a finished cell atomically."""
         outcome = done.outcome
         kept = {
             "cell": outcome.cell.coordinates(),
@@ -50,7 +50,7 @@ class Store:
         self.write(f"cells/{done.key}{_SUFFIX}", json.dumps(kept))
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file of the directory, in one piece; returns its path."""
+        """Write a file of the directory atomically; returns its path."""
         path = self.directory / name
         try:
             unfinished = path.with_name(path.name + ".new")
@@ -61,7 +61,7 @@ class Store:
         return path
 
     def find(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
-        """Find the outcomes of those jobs that were done before, by key."""
+        """Read the outcomes of the jobs that were done before, by key."""
         found = {job.key: self._read(job) for job in jobs}
         return {key: outcome for key, outcome in found.items() if outcome is not None}
 
@@ -73,5 +73,5 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
-            # Damaged since; it costs no more than to run the cell again.
+            # The file is damaged: the cell is run again.
             return None

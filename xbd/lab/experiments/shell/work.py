@@ -1,4 +1,4 @@
-"""A cell as work for some process, here or elsewhere, and which version of the model does it."""
+"""Jobs: a cell to be run by some process, here or elsewhere, with the version of the model that must run it."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from xbd.guest.workload import Trace
 from xbd.lab.experiments.cell import Outcome, run_cell
 from xbd.lab.experiments.grid import Cell, Grid, digest
 
-# What decides a cell's numbers: change a byte of it, and the cell is run again.
+# The sources that decide a cell's numbers: after a change of any byte, cells are run again.
 _MODEL: Final = (
     *("abi.py", "units.py", "errors.py", "frames", "storage", "machine", "guest", "policy"),
     *("config/strategies.py", "testing/virtual_host.py", "lab/replay/variants.py", "lab/replay/replay.py"),
@@ -29,7 +29,7 @@ class CellFailed(XbdError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A cell with the traces that it plays; *model* is the version that is to run it."""
+    """A cell with the traces that it replays; *model*: the version that must run it."""
 
     cell: Cell
     traces: tuple[Trace, ...]
@@ -37,13 +37,13 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Name what comes of it."""
+        """The key of its outcome."""
         return self.cell.key(self.model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Done:
-    """A job done."""
+    """A finished job: its key, its outcome and how long it took."""
 
     key: str
     outcome: Outcome
@@ -51,7 +51,7 @@ class Done:
 
 
 class Pool(Protocol):
-    """Whoever does jobs."""
+    """Anything that can do jobs."""
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
         """Do all jobs, in any order. Raises CellFailed."""
@@ -79,10 +79,10 @@ def do(job: Job) -> Done:
 
 @cache
 def model_version() -> str:
-    """Name the version of everything that decides a cell's numbers, from its sources."""
+    """Return a hash of the sources of everything that decides a cell's numbers."""
     top = Path(xbd.__file__).parent
     sources = [
         file for name in _MODEL for file in ([top / name] if name.endswith(".py") else (top / name).rglob("*.py"))
     ]
-    told = [f"{file.relative_to(top).as_posix()} {digest(file.read_bytes())}" for file in sources]
-    return digest("\n".join([*sorted(told), f"numpy {np.__version__}"]).encode())
+    versions = [f"{file.relative_to(top).as_posix()} {digest(file.read_bytes())}" for file in sources]
+    return digest("\n".join([*sorted(versions), f"numpy {np.__version__}"]).encode())

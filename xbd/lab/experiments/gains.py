@@ -1,12 +1,12 @@
-"""Whose credit it is: how much of the superpages is missing without each part of the design; pure."""
+"""The gain of each part of the design: how many superpages are missing without it; pure."""
 
 from statistics import fmean
 from typing import Final
 
 from xbd.lab.experiments.results import Results, Setting
-from xbd.lab.experiments.tables import Shown
+from xbd.lab.experiments.tables import TextTable
 
-# What is taken away from `full`, or added to a lesser strategy: (what, with it, without it).
+# A part, a strategy that has it, and one that differs in lacking it.
 _PARTS: Final = (
     ("all of it", "full", "stock"),
     ("migration", "full", "home"),
@@ -21,23 +21,23 @@ _PARTS: Final = (
 )
 
 
-def credits_of(results: Results) -> Shown:
-    """Say how much of the superpages at the end is due to which part, by what is missing without it."""
+def gains_of(results: Results) -> TextTable:
+    """Tabulate the share of superpages at the end that each part gains."""
     settings = [setting for setting in results.settings if results.seeds(setting, ["full", "stock"])]
     rows = tuple(
-        (part, f"{more} - {less}", *(_credit(results, setting, more, less) for setting in settings))
+        (part, f"{more} - {less}", *(_gain(results, setting, more, less) for setting in settings))
         for part, more, less in _PARTS
     )
     about = (
         "Points of all memory in superpages at the end, mean of the seeds, lowest and highest in brackets. Parts need"
         " each other, so they do not add up to the whole."
     )
-    return Shown(
+    return TextTable(
         "what each part is worth", about, ("part", "measured by", *(setting.label() for setting in settings)), rows
     )
 
 
-def _credit(results: Results, setting: Setting, more: str, less: str) -> str:
+def _gain(results: Results, setting: Setting, more: str, less: str) -> str:
     seeds = results.seeds(setting, [more, less])
     if not seeds:
         return "-"
