@@ -16,7 +16,9 @@ from typing import Any, Final
 import trio
 
 from xbd.client.discovery import NoHypervisor
+from xbd.client.retry import retry
 from xbd.errors import Busy, HypercallError, PeerLost, RemoteProtocolError, XbdError
+from xbd.protocol.backoff import Backoff
 from xbd.protocol.codec import (
     ANSWER_LIMITS,
     MSGID_LIMIT,
@@ -37,8 +39,6 @@ CALLS_IN_FLIGHT: Final = 64
 EVENTS_QUEUED: Final = 10_000
 # A daemon that restarts is there again after a second or three; one that is not after ten, is not restarting.
 RESUME_WITHIN_S: Final = 10.0
-FIRST_PAUSE_S: Final = 0.05
-LONGEST_PAUSE_S: Final = 0.5
 _HELLO_MSGID: Final = 0
 
 Params = Mapping[str, object]
@@ -229,27 +229,35 @@ class Connection:
 
     async def _resume(self, resumption: Resumption, lost: XbdError) -> XbdError | None:
         """Take the session up on a new connection; returns None, or why that cannot be."""
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff()
+
+        def passes(error: Exception) -> bool:
+            # Not there yet; or our last connection has not been missed yet; or lost again.
+            return isinstance(error, NoHypervisor | PeerLost | Busy | trio.BrokenResourceError)
+
         with trio.move_on_after(RESUME_WITHIN_S):
-            while True:
-                # The lost one, or one that came to nothing.
-                await trio.aclose_forcefully(self.stream)
-                await trio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-                try:
-                    self.stream = await resumption.connect()
-                    self._decoder = Decoder(ANSWER_LIMITS)
-                    resumed = await self._hello_again()
-                    if resumed:
-                        await self.stream.send_all(b"".join(self._unanswered.values()))
-                        return None
-                except (NoHypervisor, PeerLost, Busy, trio.BrokenResourceError):
-                    # Not there yet; or our last connection has not been missed yet; or lost again.
-                    continue
-                except (HypercallError, RemoteProtocolError) as error:
-                    return PeerLost(f"{lost}; its session cannot be resumed: {error}")
-                return PeerLost(f"{lost}; it came back as another host, whose state is not the one of before")
+            await trio.aclose_forcefully(self.stream)
+            await trio.sleep(backoff.next_s())
+            try:
+                if await retry(lambda: self._connect_again(resumption), backoff, passes):
+                    return None
+            except (HypercallError, RemoteProtocolError) as error:
+                return PeerLost(f"{lost}; its session cannot be resumed: {error}")
+            return PeerLost(f"{lost}; it came back as another host, whose state is not the one of before")
         return lost
+
+    async def _connect_again(self, resumption: Resumption) -> bool:
+        """Connect, and send again what has no answer; False: it is another host. Raises as `_hello_again` does."""
+        self.stream = await resumption.connect()
+        try:
+            self._decoder = Decoder(ANSWER_LIMITS)
+            resumed = await self._hello_again()
+            if resumed:
+                await self.stream.send_all(b"".join(self._unanswered.values()))
+        except BaseException:
+            await trio.aclose_forcefully(self.stream)
+            raise
+        return resumed
 
     async def _hello_again(self) -> bool:
         """Say hello on a new connection; tells whether the session was resumed. Raises HypercallError, PeerLost."""
