@@ -6,7 +6,6 @@ and held; whoever may use the hypervisor's socket may use this one. It keeps not
 one begins from what the host says; reservations end with it, as they do with the clients that took them.
 """
 
-import fcntl
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.guests import Pauses
 from xbd.daemons.runtime import signals, sockets
 from xbd.daemons.runtime.listener import Door
+from xbd.daemons.runtime.lock import FileLock
 from xbd.daemons.runtime.nurseries import plain_errors
 from xbd.daemons.runtime.peers import TOOLSTACK_PATIENCE_S, SocketTransport, converse
 from xbd.daemons.runtime.sd_notify import ServiceManager
@@ -116,21 +116,15 @@ async def _act(client: Client, action: Action) -> None:
         _log.warning("refused", domid=action.domid, pages=action.pages, reason=str(error))
 
 
-def lock(path: Path) -> int:
-    """Keep a second daemon off this hypervisor; returns the lock's descriptor.
-
-    Raises:
-        ConfigError: one runs, or there is no such directory.
-    """
+def lock(path: Path) -> FileLock:
+    """Keep a second daemon off this hypervisor. Raises ConfigError: one runs, or there is no such directory."""
     lock_path = path.with_suffix(".lock")
     try:
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return FileLock(lock_path)
     except BlockingIOError as error:
         raise ConfigError(path.parent, "", "another `xbd autoballoon` minds this host; stop it first") from error
     except OSError as error:
         raise ConfigError(lock_path, "", f"cannot be locked: {error.strerror}; is a hypervisor there?") from error
-    return descriptor
 
 
 def _reloader(daemon: Autoballoon, manager: ServiceManager, path: Path | None) -> Callable[[], Awaitable[None]]:
@@ -159,7 +153,7 @@ async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, conf
         ConfigError: another one runs, or the socket cannot be bound.
     """
     path = check_socket_path(autoballoon_socket(hypervisor_path.parent))
-    descriptor = lock(path)
+    held = lock(path)
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     daemon = Autoballoon(hypervisor_path, config)
     stop = trio.Event()
@@ -178,6 +172,6 @@ async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, conf
                 nursery.cancel_scope.cancel()
     finally:
         door.close()
-        os.close(descriptor)
+        held.release()
     _log.info("autoballoon_stopped")
     return 0

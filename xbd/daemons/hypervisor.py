@@ -218,7 +218,7 @@ async def serve(
         raise
     finally:
         doors.close_all()
-        os.close(lock)
+        lock.release()
     violations = _last_audit(host)
     if isinstance(machine, RecordedMachine):
         machine.end_recording()

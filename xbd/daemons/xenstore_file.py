@@ -7,7 +7,6 @@ said, and the whole is written again when there is room.
 """
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from xbd.daemons.runtime.lock import FileLock, make_own_directory
 from xbd.daemons.runtime.outside import calls, open_to_read
 from xbd.daemons.runtime.state_files import write_all
 from xbd.errors import ConfigError, DamagedState
@@ -49,19 +49,18 @@ class StoreFile:
         self._retry_s = retry_s
         self._failed_at_s: float | None = None
         self._whole = self._appended = 0
+        self._file = -1
+        self._lock: FileLock | None = None
         try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = calls.open(directory / "xenstore.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            make_own_directory(directory, "state directory", "replace what is saved")
+            self._lock = FileLock(directory / "xenstore.lock")
+        except BlockingIOError as error:
+            raise ConfigError(directory, "", "another `xbd xenstored` keeps its store there; stop it first") from error
         except OSError as error:
             raise ConfigError(directory, "", f"cannot be the state directory: {error.strerror}") from error
-        self._file = -1
         try:
-            calls.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.store = saved.restore(self._read()) if self._path.exists() else Store()
             self._rewrite()
-        except BlockingIOError as error:
-            self.close()
-            raise ConfigError(directory, "", "another `xbd xenstored` keeps its store there; stop it first") from error
         except OSError as error:
             self.close()
             raise ConfigError(self._path, "", f"cannot be used: {error.strerror}") from error
@@ -135,7 +134,8 @@ class StoreFile:
 
     def close(self) -> None:
         """Let go of the file."""
-        for descriptor in (self._file, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._file = self._lock = -1
+        if self._file >= 0:
+            os.close(self._file)
+        if self._lock is not None:
+            self._lock.release()
+        self._file, self._lock = -1, None

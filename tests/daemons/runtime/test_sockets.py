@@ -48,14 +48,14 @@ def test_a_directory_of_another_s_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can be written by group 12345"):
         lock_runtime_dir(run, None)
     os.chown(run, -1, os.getegid())
-    os.close(lock_runtime_dir(run, None))
+    lock_runtime_dir(run, None).release()
 
 
 def test_a_new_directory_is_private(tmp_path: Path) -> None:
     """With a group, its members find the socket in it, and no domain's."""
     own = grp.getgrgid(os.getegid()).gr_name
-    os.close(lock_runtime_dir(tmp_path / "alone", None))
-    os.close(lock_runtime_dir(tmp_path / "grouped", own))
+    lock_runtime_dir(tmp_path / "alone", None).release()
+    lock_runtime_dir(tmp_path / "grouped", own).release()
 
     assert mode_of(tmp_path / "alone") == 0o700
     assert mode_of(tmp_path / "grouped") == 0o750

@@ -1,7 +1,6 @@
 """Unix sockets of the daemon: bound where nobody else listens, or passed to it, for the peers that may use them."""
 
 import errno
-import fcntl
 import grp
 import os
 import resource
@@ -14,6 +13,7 @@ from typing import Final
 import trio
 
 from xbd.client.runtime_dir import check_socket_path
+from xbd.daemons.runtime.lock import FileLock, make_own_directory
 from xbd.daemons.runtime.outside import calls
 from xbd.errors import ConfigError, OutOfResources
 
@@ -57,49 +57,25 @@ def refuse_beyond_descriptors(what: str, needed: int) -> None:
         )
 
 
-def lock_runtime_dir(runtime_dir: Path, group: str | None) -> int:
-    """Make the run-time directory and take its lock; returns the lock's descriptor, to be kept open.
+def lock_runtime_dir(runtime_dir: Path, group: str | None) -> FileLock:
+    """Make the run-time directory and take its lock, to be held as long as the daemon runs.
 
     Raises:
         ConfigError: another daemon runs there, or the directory cannot be used.
     """
     domains = runtime_dir / "domains"
     try:
-        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _refuse_shared_dir(runtime_dir)
-        domains.mkdir(exist_ok=True, mode=0o700)
-        _refuse_shared_dir(domains)
+        for directory in (runtime_dir, domains):
+            make_own_directory(directory, "run-time directory", "replace its sockets")
         if group:
             let_group_enter(runtime_dir, group)
-        lock = calls.open(runtime_dir / "hypervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(runtime_dir, "", f"cannot be the run-time directory: {error.strerror}") from error
-    try:
-        calls.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
+        return FileLock(runtime_dir / "hypervisor.lock")
+    except BlockingIOError as error:
         raise ConfigError(
             runtime_dir, "", "another `xbd hypervisor` runs here; stop it, or use another directory"
         ) from error
-    return lock
-
-
-def _refuse_shared_dir(directory: Path) -> None:
-    """Refuse a directory in which somebody else could put a socket of theirs in the place of ours.
-
-    Its owner must be this user or root, and nobody else may write in it; this process's own primary
-    group may, which on most systems is this user again. Raises ConfigError, with what to do.
-    """
-    told = directory.stat()
-    if told.st_uid not in (0, os.geteuid()):
-        reason = f"belongs to user {told.st_uid}, who could replace its sockets"
-    elif told.st_mode & stat.S_IWOTH:
-        reason = f"can be written by everybody (mode {stat.S_IMODE(told.st_mode):04o}), who could replace its sockets"
-    elif told.st_mode & stat.S_IWGRP and told.st_gid != os.getegid():
-        reason = f"can be written by group {told.st_gid}, whose members could replace its sockets"
-    else:
-        return
-    raise ConfigError(directory, "", f"the run-time directory {reason}; chmod it to 0750, or use another")
+    except OSError as error:
+        raise ConfigError(runtime_dir, "", f"cannot be the run-time directory: {error.strerror}") from error
 
 
 def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:

@@ -29,6 +29,7 @@ import structlog
 import xbd
 from xbd.abi import Frames
 from xbd.daemons.recorder import RecordedMachine, Recorder
+from xbd.daemons.runtime.lock import FileLock
 from xbd.daemons.runtime.outside import calls, open_to_read
 from xbd.daemons.runtime.state_files import (
     FORMAT,
@@ -54,7 +55,7 @@ from xbd.daemons.runtime.state_files import (
     sections_in,
     write_json,
 )
-from xbd.daemons.runtime.state_lock import StateLock, lock_state
+from xbd.daemons.runtime.state_lock import make_and_lock_state
 from xbd.errors import ConfigError, DamagedState
 from xbd.machine import HostSettings, Machine
 from xbd.machine.recovery import recover
@@ -89,7 +90,7 @@ class StateDir(Store):
         # How many notes there were of the step in whose middle an earlier daemon died.
         self.undone = 0
         self._changed_ns: dict[str, tuple[int, int]] = {}
-        self._lock: StateLock | None = lock_state(path)
+        self._lock: FileLock | None = make_and_lock_state(path)
         try:
             self._open()
         except OSError as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import xbd
+from xbd.daemons.runtime.lock import FileLock
 from xbd.daemons.runtime.outside import calls, open_new, open_to_read
 from xbd.daemons.runtime.state_files import (
     FORMAT,
@@ -28,7 +29,7 @@ from xbd.daemons.runtime.state_files import (
     section_name,
     sections_in,
 )
-from xbd.daemons.runtime.state_lock import StateLock, lock_state
+from xbd.daemons.runtime.state_lock import lock_state, make_and_lock_state
 from xbd.errors import ConfigError, DamagedState
 from xbd.storage.image import Kind
 
@@ -82,7 +83,7 @@ def restore_state(archive: Path, directory: Path) -> int:
     """
     if not _is_empty(directory):
         raise ConfigError(directory, "", "is not empty; name one that is, or that is not there yet")
-    lock = lock_state(directory)
+    lock = make_and_lock_state(directory)
     try:
         with open_to_read(archive) as raw, tarfile.open(fileobj=raw, mode="r:gz") as tar:
             manifest = _read_manifest(tar, archive)
@@ -125,7 +126,7 @@ def _unreadable(directory: Path, error: OSError) -> ConfigError:
     )
 
 
-def _lock_existing(directory: Path) -> StateLock:
+def _lock_existing(directory: Path) -> FileLock:
     try:
         is_one = directory.is_dir() and any(is_of_state(entry.name) for entry in directory.iterdir())
     except OSError as error:

@@ -1,48 +1,26 @@
 """Who may use a state directory: one daemon at a time, and only one that finds in it what it expects."""
 
-import errno
-import fcntl
-import os
 from pathlib import Path
 
+from xbd.daemons.runtime.lock import FileLock, make_own_directory
 from xbd.daemons.runtime.state_files import is_of_state
 from xbd.errors import ConfigError
 
 
-class StateLock:
-    """The lock of a state directory, which is held until it is released.
-
-    Attributes: *is_new*: whether its file was not there before.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.is_new = not path.exists()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another one may have released it, as it had found it, while this one was at it.
-            is_it = os.path.samestat(os.fstat(self._descriptor), path.stat())
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        if not is_it:
-            os.close(self._descriptor)
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    def release(self, *, as_found: bool) -> None:
-        """Let go of the lock; its file goes, too, if it was not there before and all is left *as_found*."""
-        if as_found and self.is_new:
-            self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-
-
-def lock_state(path: Path) -> StateLock:
+def make_and_lock_state(path: Path) -> FileLock:
     """Make a state directory and take its lock. Raises ConfigError; what is there is left as it was."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_own_directory(path, "state directory", "replace what is saved")
+    except OSError as error:
+        raise ConfigError(path, "", f"cannot be the state directory: {error.strerror}") from error
+    return lock_state(path)
+
+
+def lock_state(path: Path) -> FileLock:
+    """Take the lock of a state directory, whoever's it is. Raises ConfigError; what is there is left as it was."""
+    try:
         _refuse_strange(path)
-        return StateLock(path / "lock")
+        return FileLock(path / "lock")
     except (BlockingIOError, FileNotFoundError) as error:
         raise ConfigError(
             path, "", "is in use by another `xbd hypervisor`; stop it, or use another directory"
