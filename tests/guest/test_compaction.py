@@ -27,7 +27,7 @@ class Scene:
         for block, holds in enumerate(layout):
             self._fill(block, **holds)
         # At its target: only compaction has something to do.
-        self.guest._wishes.target_pages = self.guest._balloon.current_pages
+        self.guest._directives.target_pages = self.guest._balloon.current_pages
         assert self.guest.check() == []
 
     def _fill(self, block: int, movable: int = 0, unmovable: int = 0, ballooned: int = 0, whole: int = 0) -> None:

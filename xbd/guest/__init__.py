@@ -1,4 +1,10 @@
-"""The guest: a kernel's memory side, its workload and its balloon driver. Pure: it talks in commands."""
+"""The guest: a kernel's memory side, its workload and its balloon driver. Pure: it asks by yielding commands.
+
+Read `kernel` first (`Guest.step`: an event in, commands out), then `procedures` (how work waits for results), `zone`
+(the page allocator) and the balloon: `balloon.worker`, `balloon.balloon`, `balloon.queues`. `compaction` with
+`balloon.migration` is what keeps the balloon in 2 MiB pages. `components` shows how all of it is put together;
+`workload` is what runs in the guest, `io` its block I/O.
+"""
 
 from xbd.guest.events import (
     Answered,

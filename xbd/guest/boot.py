@@ -1,7 +1,7 @@
-"""From the map that a booting guest is told to the first state of each of its pages.
+"""The first state of each page, from the map that a booting guest gets.
 
-What is populated is free, what is not is the balloon. Only arithmetic on runs; the runs of a
-fragmented guest may be many, so nothing here loops over them.
+Populated pages are free, the others are the balloon. Only arithmetic on runs; a fragmented guest
+may have many runs, so nothing here loops over them.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def _split(runs: Frames) -> tuple[Frames, Frames]:
 
 
 def _expand(first: Frames, end: Frames) -> Frames:
-    """Spell out half-open ranges, one after the other."""
+    """List the members of half-open ranges, one range after the other."""
     lengths = end - first
     total = int(lengths.sum())
     if total == 0:

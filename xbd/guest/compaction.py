@@ -2,12 +2,12 @@
 
 A pass picks a *target*, the highest block that can be emptied, moves its in-use pages to the fullest
 lower blocks, and fills it with the ballooned single pages of the *sources*: blocks that can never be
-targets, then the others from the bottom. Filled, it is one 2 MiB page of the balloon. Nothing moves
-twice in a pass: what a pass has filled is no source, and a block that it has put in-use pages into
-is no target.
+targets, then the others from the bottom. A filled target is one 2 MiB page of the balloon. No page moves
+twice in a pass: a block that the pass has filled is no source, and a block that it has moved in-use
+pages into is no target.
 
-An inflation that finds no wholly free block has some emptied for it first (`vacate`): a block that is
-given up whole costs the host no superpage.
+For an inflation that finds no wholly free block some are emptied first (`vacate`): giving up a whole
+block breaks no superpage of the host.
 
 A pass is a procedure of its own: it is woken, it never runs inside an allocation (design.md section
 5), and it only tries for the balloon's token.
@@ -25,7 +25,7 @@ from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.balloon.migration import Migrated, Migration
 from xbd.guest.procedures import Procedure, Request
 from xbd.guest.settings import DriverSettings
-from xbd.guest.state import Clock, Wishes
+from xbd.guest.state import Clock, Directives
 from xbd.guest.workload.programs import Programs
 from xbd.guest.zone import FILL_SOURCES, Mobility, PageState, Zone
 from xbd.units import SUPER_PAGES
@@ -38,11 +38,11 @@ _NO_BLOCKS: Final[Frames] = np.zeros(0, dtype=np.int64)
 
 @dataclass(slots=True)
 class _Pass:
-    """What one pass has done; *filled* and *received* are blocks that it must not touch again as what they were."""
+    """What one pass has done; blocks in *filled* can be no sources any more, those in *received* no targets."""
 
     batches: int = 0
     moved: int = 0
-    # The worker had the token: nothing failed, there was only no turn.
+    # The worker had the token: the pass did not fail, it only could not begin.
     token_busy: bool = False
     filled: set[int] = field(default_factory=set)
     received: set[int] = field(default_factory=set)
@@ -61,7 +61,7 @@ class Compaction:
         *,
         programs: Programs,
         migration: Migration,
-        wishes: Wishes,
+        directives: Directives,
         settings: DriverSettings,
         clock: Clock,
     ) -> None:
@@ -69,7 +69,7 @@ class Compaction:
         self._balloon = balloon
         self._programs = programs
         self._migration = migration
-        self._wishes = wishes
+        self._directives = directives
         self._settings = settings
         self._clock = clock
         self.enabled = settings.migration and balloon.pages.migrates and balloon.blocks is not None
@@ -80,10 +80,10 @@ class Compaction:
         self._failures_in_row = 0
         self._check_at: float | None = None
         self._deferred_until = 0.0
-        # A guest whose pages fill no last block has one that can never be whole.
+        # If the guest's pages end within a block, that block can never be whole.
         self._whole_blocks = zone.gfn_count // SUPER_PAGES
 
-    # -- when
+    # -- when to run
 
     def wake(self) -> None:
         """Look now, unless deferred: a batch of the worker left blocks partly ballooned."""
@@ -120,7 +120,7 @@ class Compaction:
         self.running = False
 
     def _wanted(self) -> bool:
-        return not self._wishes.stopping and self._balloon.partly_ballooned() > 0
+        return not self._directives.stopping and self._balloon.partly_ballooned() > 0
 
     def _reschedule(self, *, failed: bool) -> None:
         check_s = self._settings.compaction_check_s
@@ -187,7 +187,7 @@ class Compaction:
         may_be_target = np.zeros(ballooned.size, dtype=np.bool_)
         inside = where < eligible.size
         may_be_target[inside] = eligible[where[inside]] == ballooned[inside]
-        # A page that is isolated pins a block for a while only; but a block that is pinned now is no target now.
+        # An isolated page pins its block only for a while, but as long as it does the block is no target.
         never = ballooned[~may_be_target]
         never = never[[block not in this.filled and block != target for block in never.tolist()]]
         return np.concatenate((never, ballooned[may_be_target & (ballooned < target)]))

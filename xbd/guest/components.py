@@ -1,4 +1,4 @@
-"""The parts of a guest, put together: zone, programs, balloon driver, compaction, block I/O."""
+"""The components of a guest, and how they are put together: zone, programs, balloon driver, compaction, block I/O."""
 
 from dataclasses import dataclass
 
@@ -16,18 +16,18 @@ from xbd.guest.compaction import Compaction
 from xbd.guest.io import BlockIo
 from xbd.guest.mode import GuestMode
 from xbd.guest.settings import GuestSettings
-from xbd.guest.state import Clock, Wishes
+from xbd.guest.state import Clock, Directives
 from xbd.guest.workload.profiles import Workload
 from xbd.guest.workload.programs import Programs
 from xbd.guest.zone import Zone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parts:
-    """What a guest consists of; each part says itself what it does."""
+class Components:
+    """The components of one guest; each is described in its own module."""
 
     clock: Clock
-    wishes: Wishes
+    directives: Directives
     zone: Zone
     programs: Programs
     balloon: Balloon
@@ -42,28 +42,28 @@ class Parts:
     @classmethod
     def build(
         cls, boot: BootInfo, settings: GuestSettings, seed: int, workload: Workload, rng: np.random.Generator
-    ) -> "Parts":
-        """Build the parts of a guest, none of whose pages has a state yet; arguments as of `Guest`."""
-        clock, wishes = Clock(), Wishes(boot.target_pages, boot.max_pages, GuestMode())
+    ) -> "Components":
+        """Build the components of a guest, whose pages have no state yet; arguments as of `Guest`."""
+        clock, directives = Clock(), Directives(boot.target_pages, boot.max_pages, GuestMode())
         zone, driver, back_end = Zone(boot.gfn_count), settings.driver, back_end_of(boot)
         balloon = Balloon(zone, driver.queues, unmovable=driver.unmovable)
         programs = Programs(zone, seed, rng, verify=settings.verify, young_share=workload.young_share)
         transfers = Transfers(balloon, back_end, driver)
         migration = Migration(balloon, back_end, transfers.list_extents)
         compaction = Compaction(
-            zone, balloon, programs=programs, migration=migration, wishes=wishes, settings=driver, clock=clock
+            zone, balloon, programs=programs, migration=migration, directives=directives, settings=driver, clock=clock
         )
         worker = Worker(
             zone,
             balloon,
             transfers=transfers,
             programs=programs,
-            wishes=wishes,
+            directives=directives,
             settings=driver,
             clock=clock,
             vacate=compaction.vacate,
         )
-        exchanger = Exchanger(balloon, back_end, wishes=wishes, settings=driver, clock=clock)
+        exchanger = Exchanger(balloon, back_end, directives=directives, settings=driver, clock=clock)
         slots = ForeignSlots(zone, balloon, programs=programs, transfers=transfers, settings=driver)
         io = BlockIo.of(
             boot,
@@ -73,9 +73,9 @@ class Parts:
             pages_s=workload.io_pages_s if back_end.grants else 0.0,
             seed=seed,
             rng=rng.spawn(1)[0],
-            wishes=wishes,
+            directives=directives,
             clock=clock,
         )
         return cls(
-            clock, wishes, zone, programs, balloon, transfers, migration, compaction, worker, exchanger, slots, io
+            clock, directives, zone, programs, balloon, transfers, migration, compaction, worker, exchanger, slots, io
         )

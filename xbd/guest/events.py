@@ -1,4 +1,4 @@
-"""What can happen to a guest, and what a step of its kernel answers."""
+"""The events that a guest's kernel takes, and the result of one of its steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class ModeSet:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The deadline was reached, or somebody wants to look."""
+    """The deadline was reached; also harmless at any other time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class MessagesWaiting:
-    """There are messages in the guest's inbox that it was not told of yet."""
+    """There are new messages in the guest's inbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryFreed:
-    """The host has memory again, after it had none for this guest."""
+    """The host has free memory again, after it refused this guest some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ Event = Answered | TargetSet | LimitSet | ModeSet | Tick | Demand | MessagesWait
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that a log or a test wants to know: a fixed name and its data."""
+    """A log event of the guest: a fixed name and its data."""
 
     name: str
     fields: Mapping[str, int | float | str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """What one step wants: commands to carry out in this order, when to look again (None: when something happens)."""
+    """The result of a step: commands to carry out in this order, and when to call again (None: only at an event)."""
 
     commands: list[Command]
     deadline: float | None

@@ -13,6 +13,7 @@ import numpy as np
 from xbd.abi import BootInfo, Frames
 from xbd.guest.balloon.backoff import WorkerState
 from xbd.guest.boot import lay_out
+from xbd.guest.components import Components
 from xbd.guest.events import (
     Answered,
     Demand,
@@ -28,7 +29,6 @@ from xbd.guest.events import (
     Tick,
 )
 from xbd.guest.mode import ModeKind
-from xbd.guest.parts import Parts
 from xbd.guest.procedures import Procedure, Procedures
 from xbd.guest.settings import GuestSettings
 from xbd.guest.statistics import GuestStatistics, count
@@ -57,11 +57,11 @@ class Guest:
         self.shut_down = False
         self._workload = workload
         self._rng = np.random.default_rng(seed)
-        parts = self._parts = Parts.build(boot, settings, seed, workload, self._rng)
-        self._clock, self._wishes, self._zone = parts.clock, parts.wishes, parts.zone
-        self._balloon, self._programs, self._migration = parts.balloon, parts.programs, parts.migration
-        self._compaction, self._worker, self._exchanger = parts.compaction, parts.worker, parts.exchanger
-        self._slots, self._io = parts.slots, parts.io
+        components = self._components = Components.build(boot, settings, seed, workload, self._rng)
+        self._clock, self._directives, self._zone = components.clock, components.directives, components.zone
+        self._balloon, self._programs, self._migration = components.balloon, components.programs, components.migration
+        self._compaction, self._worker, self._exchanger = components.compaction, components.worker, components.exchanger
+        self._slots, self._io = components.slots, components.io
         self._procedures = Procedures(self._programs.pages_lock, self._balloon.token)
         self._kernel_pages = self._boot(boot, settings)
         self._goals: Goals | None = None
@@ -102,33 +102,33 @@ class Guest:
         self._clock.now = now
         self._apply(event)
         commands = self._procedures.run()
-        while not self._wishes.stopping and self._start_due():
+        while not self._directives.stopping and self._start_due():
             commands += self._procedures.run()
         self._note_changes()
         notes, self._notes = self._notes, []
-        return Step(commands, None if self._wishes.stopping else self._deadline(), notes)
+        return Step(commands, None if self._directives.stopping else self._deadline(), notes)
 
     def _apply(self, event: Event) -> None:
         match event:
             case Answered(results):
                 self._procedures.answer(results)
             case TargetSet(pages):
-                self._wishes.target_pages = pages
-                self._worker.told_target()
+                self._directives.target_pages = pages
+                self._worker.retry_on_target()
             case LimitSet(pages):
-                self._wishes.limit_pages = pages
-                self._worker.told_of_room()
+                self._directives.limit_pages = pages
+                self._worker.retry_on_room()
             case ModeSet(mode):
-                self._wishes.mode = mode
+                self._directives.mode = mode
                 self._notes.append(Note("mode", {"mode": str(mode)}))
             case Demand(anon_pages, cache_pages):
                 self._demand(anon_pages, cache_pages)
             case ShutdownAsked():
-                self._wishes.stopping = True
+                self._directives.stopping = True
             case MessagesWaiting():
                 self._io.messages_waiting()
             case MemoryFreed():
-                self._worker.told_of_room()
+                self._worker.retry_on_room()
             case Tick():
                 pass
             case _ as unreachable:
@@ -157,7 +157,7 @@ class Guest:
         for procedure in self._io.start_due():
             self._procedures.start(procedure)
             started = True
-        # Last: what the others have just left partly ballooned is its business.
+        # Last, because it tidies up the blocks that the others have just left partly ballooned.
         if self._compaction.due():
             self._compaction.running = True
             self._procedures.start(self._compaction.run())
@@ -208,14 +208,14 @@ class Guest:
         if self._migration.lacks_headroom != self._noted_no_headroom:
             self._noted_no_headroom = self._migration.lacks_headroom
             if self._noted_no_headroom:
-                fields = {"pages": self._balloon.current_pages, "limit_pages": self._wishes.limit_pages}
+                fields = {"pages": self._balloon.current_pages, "limit_pages": self._directives.limit_pages}
                 self._notes.append(Note("no_headroom", fields))
         self._noted = (backoff.state, current, errors)
-        if self._wishes.stopping and not self.shut_down and not self._procedures.in_flight_count:
+        if self._directives.stopping and not self.shut_down and not self._procedures.in_flight_count:
             self.shut_down = True
             self._notes.append(Note("shutdown"))
 
-    # -- looking
+    # -- queries
 
     @property
     def quiet(self) -> bool:
@@ -224,8 +224,8 @@ class Guest:
 
     def statistics(self) -> GuestStatistics:
         """Count everything; in mode `lies`, lie."""
-        honest = count(self._parts)
-        return honest.as_lies() if self._wishes.mode.kind is ModeKind.LIES else honest
+        honest = count(self._components)
+        return honest.as_lies() if self._directives.mode.kind is ModeKind.LIES else honest
 
     def report(self) -> dict[str, int | str]:
         """Return the statistics as a plain map, for the wire."""

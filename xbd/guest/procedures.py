@@ -1,9 +1,9 @@
 """Procedures that wait: generators that yield commands and receive their results.
 
 A procedure yields a list of 1 to 8 commands and is sent as many results; or it yields a `Lock` and
-is resumed, with an empty list, when it holds it. `Procedures` runs them in a fixed order: what was
-ready first resumes first, what asked first is sent first, and results go to the oldest commands.
-So every transport gives the same order (design.md section 5).
+is resumed, with an empty list, when it holds it. `Procedures` runs them in a fixed order: the one that was
+ready first resumes first, the commands yielded first are sent first, and results go to the oldest
+commands. So every transport gives the same order (`xbd/docs/contributing/design.md`, "A guest").
 """
 
 from collections import deque
@@ -28,12 +28,12 @@ from xbd.abi import (
     Words,
 )
 
-# A hypervisor that says BUDGET and does nothing, this often in a row, is taken to have refused.
+# After so many answers of BUDGET in a row with nothing done, the call counts as refused.
 _IDLE_ROUNDS_MAX = 64
 
 
 class Lock:
-    """One holder at a time; who waits is served in order. Yielding it acquires it."""
+    """A lock with one holder at a time; waiters get it in order. A procedure acquires it by yielding it."""
 
     def __init__(self) -> None:
         self.held = False
@@ -48,7 +48,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give the lock up; the first that waits holds it at once."""
+        """Give the lock up; the first waiter holds it at once."""
         assert self.held, "a lock was released that nobody holds"
         if self._waiters:
             self._woken.append(self._waiters.popleft())

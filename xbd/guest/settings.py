@@ -1,4 +1,4 @@
-"""What can be set about a guest and its balloon driver."""
+"""Settings of a guest and of its balloon driver."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -13,7 +13,7 @@ FLOOR_SHIFT: Final = 5
 # Slots may take an eighth of a guest: in one of 8 GiB as many as Xen lets a domain map (262,144), and far from
 # starving it.
 SLOTS_SHIFT: Final = 3
-# What a kernel holds from the start and never gives back: 16 MiB, or a fiftieth of a small guest.
+# The pages that a kernel takes at boot and never gives back: 16 MiB, or a fiftieth of a small guest.
 KERNEL_PAGES: Final = 4096
 KERNEL_SHARE: Final = 50
 
@@ -26,10 +26,12 @@ class DriverSettings:
     pages are unmovable allocations, as in Linux today, taken in descending runs. *retry_max* is sysfs's
     max_retry_count (0: for ever), *delay_max_s* its max_schedule_delay. *wake_on_free_pages*: a cancelled inflation
     is tried again when so many pages became free (0: never, as in Linux). *floor_pages*: the driver aims no lower
-    (None: 1/32 of the gfns). *wake_when_told*: a worker that was refused tries again at once when it is told its target
-    again, or that the host has memory or its limit room for it (False: only another target wakes it, as in Linux). *slots_max_pages*: so many gfns may be out as slots (None: an eighth of them; 0: none).
-    *vacate_blocks*: how many blocks are emptied at a time for an inflation that finds none
-    wholly free (0: none, it goes on by single pages, and migration tidies up after it). *exchange_worker_s*: the
+    (None: 1/32 of the gfns). *wake_when_told*: a worker that was refused memory tries again at once when its target is
+    set, also to the same value,
+    when its limit is set, or when the host has memory for it (False: only another target wakes it, as in Linux).
+    *slots_max_pages*: the most gfns handed out as slots at a time (None: an eighth of them; 0: none).
+    *vacate_blocks*: how many blocks are emptied at a time for an inflation that finds none wholly free (0: none; the
+    inflation goes on by single pages, and migration tidies up after it). *exchange_worker_s*: the
     period of a worker that exchanges 512 ballooned single pages for a 2 MiB page (0: there is none).
     """
 
@@ -50,12 +52,12 @@ class DriverSettings:
     exchange_worker_s: float = 0.0
 
     def floor(self, gfn_count: int) -> int:
-        """Say below how many pages the driver never goes."""
+        """Return the pages below which the driver never goes."""
         floor = gfn_count >> FLOOR_SHIFT if self.floor_pages is None else self.floor_pages
         return min(floor, gfn_count)
 
     def slots_limit(self, gfn_count: int) -> int:
-        """Say how many gfns may be out as slots at a time."""
+        """Return how many gfns may be handed out as slots at a time."""
         return gfn_count >> SLOTS_SHIFT if self.slots_max_pages is None else self.slots_max_pages
 
 
@@ -63,7 +65,7 @@ class DriverSettings:
 _STOCK: Final = DriverSettings(
     queues=("stack", "foreign"), migration=False, unmovable=True, wake_on_free_pages=0, wake_when_told=False
 )
-# The queues alone: what is not whole stays so, and nobody empties blocks.
+# The queues alone: blocks that are not whole stay so, and none are emptied.
 _QUEUES: Final = DriverSettings(migration=False, vacate_blocks=0)
 DRIVERS: Final[Mapping[str, DriverSettings]] = {
     "full": DriverSettings(),
@@ -77,7 +79,7 @@ DRIVERS: Final[Mapping[str, DriverSettings]] = {
 
 @dataclass(frozen=True, slots=True)
 class BlockBackEnd:
-    """A guest serves other domains' block I/O; *persistent*: what they granted once stays mapped."""
+    """Settings of a guest that serves other domains' block I/O; *persistent*: pages granted once stay mapped."""
 
     persistent: bool = False
 

@@ -1,4 +1,4 @@
-"""What the parts of a guest share: the time of the step, and what the toolstack wants."""
+"""State that a guest's components share: the time of the step, and what the toolstack told the guest."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from xbd.guest.mode import GuestMode
 
 
 @dataclass(slots=True)
-class Wishes:
-    """What the toolstack wants of a guest, and how the guest behaves; written by the kernel alone."""
+class Directives:
+    """What the toolstack told a guest: target, limit, mode, shutdown. Only the kernel writes it."""
 
     target_pages: int
     limit_pages: int

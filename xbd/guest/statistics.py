@@ -1,8 +1,8 @@
-"""What a guest says of itself. It is the guest's own word: whoever reads it must not trust it."""
+"""The statistics that a guest reports. They are its own claim: whoever reads them must not trust them."""
 
 from dataclasses import dataclass, replace
 
-from xbd.guest.parts import Parts
+from xbd.guest.components import Components
 from xbd.guest.zone import PageState
 from xbd.units import PAGE_BYTES, PAGE_KIB
 
@@ -11,9 +11,10 @@ from xbd.units import PAGE_BYTES, PAGE_KIB
 class GuestStatistics:
     """A guest at one moment; counts since boot unless a name says otherwise.
 
-    Block I/O, both as a front end and as a back end: *io_requests* begun or come in, *io_errors* of them failed or
-    refused, *io_mismatches* words or requests that did not say what was written, *io_mapped_pages* of other domains
-    mapped now, *io_deferred_pages* whose grants could not be ended yet.
+    Block I/O, as a front end and as a back end together: *io_requests*: sent and received; *io_errors*: those that
+    failed
+    or were refused; *io_mismatches*: words, or requests, that were not what was written; *io_mapped_pages*: pages of other
+    domains that are mapped now; *io_deferred_pages*: pages whose grants could not be ended yet.
 
     `current_kb`, `low_kb`, `high_kb`, `target_kb`, `target`, `schedule_delay`, `max_schedule_delay`, `retry_count` and
     `max_retry_count` are what Linux's Xen balloon driver shows in sysfs; `target` is in bytes there. *wake_when_told*: a
@@ -76,7 +77,7 @@ class GuestStatistics:
     wake_when_told: int
 
     def as_lies(self) -> "GuestStatistics":
-        """Return what a guest in mode `lies` reports: it claims to have reached its target, and to need it all."""
+        """Return what a guest in mode `lies` reports: that it has reached its target, and needs all of it."""
         return replace(
             self,
             current_pages=self.target_pages,
@@ -90,24 +91,24 @@ class GuestStatistics:
         )
 
 
-def count(parts: Parts) -> GuestStatistics:
+def count(components: Components) -> GuestStatistics:
     """Count everything about a guest, honestly."""
-    return GuestStatistics(**_counts(parts), **_sysfs(parts))  # type: ignore[arg-type]  # two halves of one record
+    return GuestStatistics(**_counts(components), **_sysfs(components))  # type: ignore[arg-type]  # two halves of one record
 
 
-def _counts(parts: Parts) -> dict[str, int | str]:
-    zone, balloon, programs, worker = parts.zone, parts.balloon, parts.programs, parts.worker
+def _counts(components: Components) -> dict[str, int | str]:
+    zone, balloon, programs, worker = components.zone, components.balloon, components.programs, components.worker
     return {
         "gfn_count": zone.gfn_count,
         "current_pages": balloon.current_pages,
-        "target_pages": parts.wishes.target_pages,
-        "limit_pages": parts.wishes.limit_pages,
+        "target_pages": components.directives.target_pages,
+        "limit_pages": components.directives.limit_pages,
         "aim_pages": worker.aim_pages,
         "balloon_4k_pages": zone.total(PageState.BALLOON_4K),
         "balloon_2m_pages": zone.total(PageState.BALLOON_2M),
-        "slots": parts.slots.handed_out,
-        "slots_max_pages": parts.slots.limit_pages,
-        "slot_requests_refused": parts.slots.refused,
+        "slots": components.slots.handed_out,
+        "slots_max_pages": components.slots.limit_pages,
+        "slot_requests_refused": components.slots.refused,
         "isolated_pages": zone.total(PageState.ISOLATED),
         "guest_free_pages": zone.free.free_frames,
         "guest_free_superframes": zone.free.free_superframes,
@@ -119,38 +120,38 @@ def _counts(parts: Parts) -> dict[str, int | str]:
         "pages_denied": programs.pages_denied,
         "cache_dropped": programs.cache_dropped,
         "content_errors": programs.content_errors,
-        "pages_inflated": parts.transfers.pages_inflated,
-        "pages_deflated": parts.transfers.pages_deflated,
-        "pages_migrated": parts.migration.pages_migrated,
-        "pages_half_done": parts.migration.pages_half_done,
-        "pages_not_migrated": parts.migration.pages_unchanged,
-        "blocks_exchanged": parts.exchanger.blocks_exchanged,
-        "exchanges_failed": parts.exchanger.failures,
-        "migrations_without_headroom": parts.migration.refused_without_headroom,
-        "pages_moved": parts.compaction.pages_moved,
-        "failed_extents": parts.transfers.failed_extents,
-        "compaction_passes": parts.compaction.passes,
-        "compaction_failures": parts.compaction.failures,
+        "pages_inflated": components.transfers.pages_inflated,
+        "pages_deflated": components.transfers.pages_deflated,
+        "pages_migrated": components.migration.pages_migrated,
+        "pages_half_done": components.migration.pages_half_done,
+        "pages_not_migrated": components.migration.pages_unchanged,
+        "blocks_exchanged": components.exchanger.blocks_exchanged,
+        "exchanges_failed": components.exchanger.failures,
+        "migrations_without_headroom": components.migration.refused_without_headroom,
+        "pages_moved": components.compaction.pages_moved,
+        "failed_extents": components.transfers.failed_extents,
+        "compaction_passes": components.compaction.passes,
+        "compaction_failures": components.compaction.failures,
         "partly_ballooned": balloon.partly_ballooned(),
-        **parts.io.counts(),
+        **components.io.counts(),
         "worker_state": str(worker.backoff.state),
-        "mode": str(parts.wishes.mode),
-        "migration_way": parts.migration.way,
+        "mode": str(components.directives.mode),
+        "migration_way": components.migration.way,
     }
 
 
-def _sysfs(parts: Parts) -> dict[str, int]:
-    zone, backoff = parts.zone, parts.worker.backoff
+def _sysfs(components: Components) -> dict[str, int]:
+    zone, backoff = components.zone, components.worker.backoff
     return {
-        "current_kb": parts.balloon.current_pages * PAGE_KIB,
+        "current_kb": components.balloon.current_pages * PAGE_KIB,
         "low_kb": zone.total(PageState.BALLOON_4K) * PAGE_KIB + zone.total(PageState.BALLOON_2M) * PAGE_KIB,
-        # As in sysfs: ballooned high memory; every machine that this plays is 64 bits wide and has none.
+        # Ballooned high memory, a key of sysfs; the machines modelled here are 64-bit and have none.
         "high_kb": 0,
-        "target_kb": parts.wishes.target_pages * PAGE_KIB,
-        "target": parts.wishes.target_pages * PAGE_BYTES,
+        "target_kb": components.directives.target_pages * PAGE_KIB,
+        "target": components.directives.target_pages * PAGE_BYTES,
         "schedule_delay": backoff.schedule_delay,
         "max_schedule_delay": backoff.delay_max_s,
         "retry_count": backoff.retry_count,
         "max_retry_count": backoff.retry_max,
-        "wake_when_told": int(parts.worker.wakes_when_told),
+        "wake_when_told": int(components.worker.wakes_when_told),
     }

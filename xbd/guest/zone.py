@@ -8,9 +8,9 @@ back) is noted in *unit* and its 512 bytes stay zero, so that whole blocks cost 
 A block is movable or unmovable. It takes the type of the first allocation after it was wholly
 free, and an allocation prefers its own type, then a wholly free block, then the other type. An
 unmovable one takes the other type's blocks with the most free pages first.
-What programs ask for comes as from a buddy allocator that has been in use for a while
-(`allocate_scattered`): the small free runs of all mixed blocks first, wherever they lie, then their
-larger ones, then a whole block. Source: Linux mm/page_alloc.c, rmqueue_fallback, __rmqueue_smallest
+Programs get pages as from a buddy allocator that has been in use for a while (`allocate_scattered`):
+the small free runs of all mixed blocks first, wherever they lie, then larger runs, then a whole block. Source: Linux
+mm/page_alloc.c, rmqueue_fallback, __rmqueue_smallest
 and __setup_per_zone_wmarks.
 
 It deliberately knows no hypervisor and no owner of a page: whether a free gfn is backed is the
@@ -123,7 +123,7 @@ class Zone:
         shelves: Frames = self.mobility[blocks]
         return shelves
 
-    # -- looking
+    # -- queries
 
     def total(self, state: PageState) -> int:
         """Count the pages in one state."""

@@ -1,4 +1,4 @@
-"""What the driver says to its hypervisor: one small table of commands for each kind that there is.
+"""The driver's back ends: for each kind of hypervisor the commands that move memory.
 
 Queues, migration, compaction and foreign slots know no hypervisor; they ask the back end for a
 command, and this is the only module of the guest that knows the commands that move memory. A back
@@ -6,8 +6,8 @@ end says how many extents a list may name, how a list is backed and unbacked, an
 are to migrate a ballooned page in one step, best first. Two calls (back the old pages, then unback
 the new ones) need no way of their own: they are always the last resort.
 
-It does not know whether a way works: what the host promised and does not keep is the migration's
-to find out.
+A back end does not know whether a way works: a host may not keep what it promised, and `migration`
+finds that out.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from xbd.abi import (
 )
 from xbd.units import SUPER_ORDER
 
-# How a migration without a way of its own is named.
+# The name of migration by two calls, which is no `Way`.
 TWO_CALLS: Final = "two_calls"
 
 
@@ -44,7 +44,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class BackEnd:
-    """A hypervisor, as the balloon driver sees it.
+    """A kind of hypervisor, as the balloon driver sees it.
 
     *list_extents*: the most that one command may name. *populate*, *decrease*: make the command that backs, or
     unbacks, extents of an order. *ways*: to migrate in one step, best first. *grants*: other domains' pages can be

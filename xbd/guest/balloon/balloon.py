@@ -54,7 +54,7 @@ class Balloon:
         self._zone.adopt(pages, PageState.BALLOON_4K)
         self.pages.put(pages)
 
-    # -- looking
+    # -- queries
 
     @property
     def block_pages(self) -> int:

@@ -18,7 +18,7 @@ from xbd.guest.balloon.backends import BackEnd
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.procedures import Call, Procedure, carry_out
 from xbd.guest.settings import DriverSettings
-from xbd.guest.state import Clock, Wishes
+from xbd.guest.state import Clock, Directives
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 
@@ -29,11 +29,11 @@ class Exchanger:
     """
 
     def __init__(
-        self, balloon: Balloon, back_end: BackEnd, *, wishes: Wishes, settings: DriverSettings, clock: Clock
+        self, balloon: Balloon, back_end: BackEnd, *, directives: Directives, settings: DriverSettings, clock: Clock
     ) -> None:
         self._balloon = balloon
         self._exchange = back_end.exchange_block
-        self._wishes = wishes
+        self._directives = directives
         self._period_s = settings.exchange_worker_s
         self._most = settings.compaction_batches
         self._clock = clock
@@ -63,7 +63,7 @@ class Exchanger:
         self.running = True
         yield self._balloon.token
         for _ in range(self._most):
-            if self._wishes.stopping or self._balloon.pages.extents < SUPER_PAGES:
+            if self._directives.stopping or self._balloon.pages.extents < SUPER_PAGES:
                 break
             block = self._balloon.isolate_blocks(1)
             if not block.size:

@@ -1,13 +1,13 @@
-"""Slots: gfns without a frame of their own, for who maps other domains' frames.
+"""Slots: gfns without a frame of their own, at which other domains' frames can be mapped.
 
-A back end asks for so many and gets all of them or none. They are taken from the ballooned single
+A device's back end asks for a number of slots and gets all of them or none. They are taken from the ballooned single
 pages, else a 2 MiB page is broken, else the balloon inflates a little more. A slot belongs to a
 queue of purpose `SLOTS`: it never serves deflation, never migrates and never coalesces. When it
 comes back it is an ordinary ballooned page again, and the worker returns it to the guest if the
 target is that high.
 
-How many may be out is bounded, and inflating for them spares the driver's floor and the guest's
-reserves: who can make a back end map has no way to make its domain balloon itself out (XSA-300).
+The number of slots is bounded, and inflating for them spares the driver's floor and the guest's
+reserves: a front end that makes the back end map pages cannot make its domain balloon itself out (XSA-300).
 Source: Linux drivers/xen/balloon.c, xen_alloc_ballooned_pages, which has no bound.
 """
 
@@ -32,7 +32,7 @@ _NO_SLOTS: Final[Frames] = np.zeros(0, dtype=np.int64)
 
 
 class ForeignSlots:
-    """The door to the queues of slots.
+    """Hands out slots, and takes them back.
 
     Attributes: *limit_pages*: how many slots may be out at a time, of all queues together. *refused*: requests that
     got nothing.
@@ -61,9 +61,11 @@ class ForeignSlots:
         Waits for the balloon's token; the caller holds neither that nor the programs' lock.
 
         Returns:
-            (count,) gfns, unpopulated, the caller's until it releases them; or (0,): the bound, the driver's floor,
-            the guest's reserves or its queues do not allow so many now. Nothing is taken then, and what was inflated
-            for it is the worker's to return.
+            (count,) gfns, unpopulated, which the caller has until it releases them; or (0,): the bound, the driver's
+            floor,
+            the guest's reserves or its queues do not allow so many now. Then nothing is taken, and the worker returns
+            what
+            was inflated for it.
         """
         assert count >= 0, f"{count} slots are wanted"
         slots = _NO_SLOTS
@@ -99,7 +101,7 @@ class ForeignSlots:
         return self._zone.spare_pages(self._zone.watermarks.low_pages)
 
     def _can_spare(self, pages: int) -> bool:
-        """Whether the guest can give up so many; nothing is begun where it is known to be in vain."""
+        """Whether the guest can give up so many; if not, no inflation is begun."""
         above_floor = self._balloon.current_pages - self._floor_pages
         return pages <= min(above_floor, self._spare_pages() + self._programs.reclaimable_pages)
 

@@ -17,7 +17,7 @@ from xbd.guest.balloon.backends import TWO_CALLS, BackEnd, Way
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.procedures import Call, Request, carry_out
 
-# Answers that mean: this host has not got the operation, whatever it promised.
+# Answers that mean that the host does not have the operation, whatever it promised.
 _NOT_THERE: Final = frozenset({"EOPNOTSUPP", "ENOSYS", "EPERM"})
 
 
@@ -87,7 +87,7 @@ class Migration:
         return done + more, half_done
 
     def _in_one_step(self, old: Frames, new: Frames) -> Generator[Request, list[Result], tuple[int, str | None]]:
-        """Migrate by the best way that the host has; one that it has not got is forgotten for good."""
+        """Migrate by the best way that the host has; a way that the host refuses to know is never tried again."""
         done = 0
         while self._ways:
             call = Call(partial(_make_pairs, self._ways[0], new[done:]), old[done:])

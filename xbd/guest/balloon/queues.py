@@ -26,9 +26,9 @@ _STACK_FIRST: Final = 1024
 class Purpose(StrEnum):
     """What a queue's extents are for."""
 
-    # The guest does without them; deflation gets them back.
+    # Memory that the guest does without; deflation gets it back.
     WITHHELD = "withheld"
-    # Handed out, to map something else there; only who has them gives them back.
+    # Handed out, to map something else there; only the holder gives them back.
     SLOTS = "slots"
 
 
@@ -140,7 +140,7 @@ class ForeignQueue(MarkedQueue):
 
 
 class PageQueue(BalloonQueue):
-    """Single pages by block; those of the block nearest to being whole again come back first."""
+    """Single pages by block; those of the block that is nearest to having no ballooned page come back first."""
 
     migrates = True
 

@@ -1,7 +1,7 @@
 """Backing and unbacking the balloon's pages: isolated extents become lists, lists commands, results settled pages.
 
-Whoever moves pages between guest and host does it here, by lists of what the back end and the
-settings allow. The caller holds the balloon's token and has isolated the extents; each of them is
+All pages that move between guest and host go through here, in lists no longer than the back end and
+the settings allow. The caller holds the balloon's token and has isolated the extents; each of them is
 settled when these procedures return.
 """
 
@@ -49,10 +49,10 @@ class Transfers:
         """Count the lists that these extents take."""
         return -(-int(extents.gfns.size) // self.list_extents)
 
-    def unback(self, *parts: Extents) -> Generator[Request, list[Result], int]:
-        """Give the parts to the host, in this order; what it takes is ballooned, the rest freed. Returns the pages."""
+    def unback(self, *extents: Extents) -> Generator[Request, list[Result], int]:
+        """Give extents to the host, in this order; those it takes are ballooned, the rest freed. Returns the pages."""
         before = self._balloon.current_pages
-        calls = self._cut(self._back_end.decreasing, parts)
+        calls = self._cut(self._back_end.decreasing, extents)
         yield from carry_out([call for call, _ in calls])
         for call, order in calls:
             self._balloon.settle_inflated(call.did, order)
@@ -62,13 +62,13 @@ class Transfers:
         self.pages_inflated += gone
         return gone
 
-    def back(self, *parts: Extents) -> Generator[Request, list[Result], bool]:
-        """Get the parts from the host, in this order; what it gives is freed, the rest ballooned again.
+    def back(self, *extents: Extents) -> Generator[Request, list[Result], bool]:
+        """Get extents from the host, in this order; those it backs are freed, the rest ballooned again.
 
-        Returns whether it lacked whole superframes.
+        Returns whether the host lacked whole superframes.
         """
         before = self._balloon.current_pages
-        calls = self._cut(self._back_end.populating, parts)
+        calls = self._cut(self._back_end.populating, extents)
         yield from carry_out([call for call, _ in calls])
         for call, order in calls:
             self._balloon.settle_deflated(call.did, order)
@@ -77,11 +77,11 @@ class Transfers:
         self.pages_deflated += self._balloon.current_pages - before
         return any(order and call.stop == Stop.ENOMEM for call, order in calls)
 
-    def _cut(self, making: Callable[[int], _Make], parts: tuple[Extents, ...]) -> list[tuple[Call, int]]:
-        """Cut the parts into calls of a list each, with their orders."""
+    def _cut(self, making: Callable[[int], _Make], extents: tuple[Extents, ...]) -> list[tuple[Call, int]]:
+        """Cut the extents into calls of a list each, with their orders."""
         return [
             (call, part.order)
-            for part in parts
+            for part in extents
             for call in split_calls(making(part.order), part.gfns, self.list_extents)
         ]
 

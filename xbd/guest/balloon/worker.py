@@ -16,12 +16,12 @@ from xbd.guest.balloon.transfers import Extents, Transfers
 from xbd.guest.mode import ModeKind
 from xbd.guest.procedures import Procedure, Request
 from xbd.guest.settings import DriverSettings
-from xbd.guest.state import Clock, Wishes
+from xbd.guest.state import Clock, Directives
 from xbd.guest.workload.programs import Programs
 from xbd.guest.zone import Zone
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
-# Leaves up to so many blocks wholly free, and says how many.
+# Empties up to so many blocks, so that they are wholly free; returns how many.
 Vacate = Callable[[int], Generator[Request, list[Result], int]]
 _WhatHappened = Generator[Request, list[Result], WorkerState]
 
@@ -40,7 +40,7 @@ class Worker:
         *,
         transfers: Transfers,
         programs: Programs,
-        wishes: Wishes,
+        directives: Directives,
         settings: DriverSettings,
         clock: Clock,
         vacate: Vacate,
@@ -49,7 +49,7 @@ class Worker:
         self._balloon = balloon
         self._transfers = transfers
         self._programs = programs
-        self._wishes = wishes
+        self._directives = directives
         self._settings = settings
         self._clock = clock
         self._vacate = vacate
@@ -57,35 +57,35 @@ class Worker:
         self.backoff = Backoff(settings.delay_max_s, settings.retry_max)
         self.running = False
         self.blocks_lacking = 0
-        # More blocks can be emptied, for all that is known.
+        # False after emptying blocks brought nothing: then it is not tried again in this inflation.
         self._can_vacate = True
         self._vacated = 0
         self._wake_at: float | None = None
         self._slept_credit = 0
         self._slept_free = 0
         self._not_before = 0.0
-        self._told_meanwhile = False
+        self._retry_after_batch = False
 
-    # -- when
+    # -- when to run
 
     @property
     def wakes_when_told(self) -> bool:
-        """Whether it tries again what was refused when it is told that this may bring something."""
+        """Whether it tries again, when an event says that this may succeed, what was refused."""
         return self._settings.wake_when_told
 
-    def told_target(self) -> None:
-        """Try again what was refused: the toolstack has told the target, maybe the same again."""
+    def retry_on_target(self) -> None:
+        """Try again what was refused, because the target was set, maybe to the same value."""
         if self.wakes_when_told:
             self._try_again()
 
-    def told_of_room(self) -> None:
-        """Try to grow again, if growing was refused: the host has memory, or the limit was set."""
+    def retry_on_room(self) -> None:
+        """Try to grow again, if growing was refused, because the host has memory or the limit was set."""
         if self.wakes_when_told and self.credit() > 0:
             self._try_again()
 
     def _try_again(self) -> None:
         # A batch that is under way may be refused although things have changed since it was sent.
-        self._told_meanwhile = self.running
+        self._retry_after_batch = self.running
         if not self.running and self.backoff.state is not WorkerState.DONE:
             self.backoff.restart()
             self._wake_at = self._clock.now
@@ -96,10 +96,10 @@ class Worker:
         return min(self._due_pages(), self._zone.gfn_count - self._balloon.slots_out)
 
     def _due_pages(self) -> int:
-        """Say what the guest is to hold: the target within floor, limit, what there is, and the guest's mode."""
-        wanted = self._wishes.mode.bound(max(self._wishes.target_pages, self.floor_pages))
+        """Return what the guest is to hold: its target, bounded by mode, floor, limit and the guest's size."""
+        wanted = self._directives.mode.bound(max(self._directives.target_pages, self.floor_pages))
         # A limit keeps a guest from growing; it is the target that makes it shrink, and its floor that ends that.
-        most = max(self._wishes.limit_pages, self._balloon.current_pages)
+        most = max(self._directives.limit_pages, self._balloon.current_pages)
         return min(wanted, most, self._zone.gfn_count)
 
     def credit(self) -> int:
@@ -112,7 +112,7 @@ class Worker:
 
     def due(self) -> bool:
         """Whether a batch is to be started now."""
-        if self.running or self._wishes.mode.kind is ModeKind.STUCK or self._clock.now < self._not_before:
+        if self.running or self._directives.mode.kind is ModeKind.STUCK or self._clock.now < self._not_before:
             return False
         credit = self.credit()
         if self.backoff.state is WorkerState.DONE:
@@ -127,7 +127,7 @@ class Worker:
 
     def deadline(self) -> float | None:
         """Say when to look again though nothing happens; None when there is nothing to look for."""
-        if self.running or self._wishes.mode.kind is ModeKind.STUCK:
+        if self.running or self._directives.mode.kind is ModeKind.STUCK:
             return None
         if self.backoff.state is WorkerState.DONE:
             return self._not_before if self.credit() or self._waits_for_slots() else None
@@ -135,7 +135,7 @@ class Worker:
             return None
         return max(self._wake_at, self._not_before)
 
-    # -- what
+    # -- what to do
 
     def run(self) -> Procedure:
         """Level until the credit is 0 or a batch does not end in DONE."""
@@ -143,10 +143,14 @@ class Worker:
         self._can_vacate = True
         self._vacated = 0
         state = WorkerState.DONE
-        while state is WorkerState.DONE and not self._wishes.stopping and self._wishes.mode.kind is not ModeKind.STUCK:
+        while (
+            state is WorkerState.DONE
+            and not self._directives.stopping
+            and self._directives.mode.kind is not ModeKind.STUCK
+        ):
             yield self._balloon.token
             before = self._balloon.current_pages
-            self._told_meanwhile = False
+            self._retry_after_batch = False
             outcome = yield from self._batch()
             state = self.backoff.note(outcome)
             self._balloon.token.release()
@@ -157,7 +161,7 @@ class Worker:
                 self._can_vacate = self._vacated > 0
         if state is WorkerState.DONE and self._waits_for_slots():
             self.backoff.note(WorkerState.WAIT)
-        if self._told_meanwhile and state is not WorkerState.DONE:
+        if self._retry_after_batch and state is not WorkerState.DONE:
             self.backoff.restart()
             pause_s: float | None = 0.0
         else:
@@ -169,16 +173,16 @@ class Worker:
 
     def _pace(self, moved_pages: int) -> bool:
         """Under mode slow, put the next batch off for as long as this one should have taken."""
-        if self._wishes.mode.kind is not ModeKind.SLOW:
+        if self._directives.mode.kind is not ModeKind.SLOW:
             self._not_before = 0.0
             return False
-        self._not_before = self._clock.now + moved_pages / self._wishes.mode.pages_per_s
+        self._not_before = self._clock.now + moved_pages / self._directives.mode.pages_per_s
         return moved_pages > 0
 
     def _most_pages(self) -> int:
         """Bound a batch: under mode slow to what one second may move, but never to less than one 2 MiB page."""
-        if self._wishes.mode.kind is ModeKind.SLOW:
-            return max(int(self._wishes.mode.pages_per_s), SUPER_PAGES)
+        if self._directives.mode.kind is ModeKind.SLOW:
+            return max(int(self._directives.mode.pages_per_s), SUPER_PAGES)
         return self._zone.gfn_count
 
     def _batch(self) -> _WhatHappened:
@@ -240,12 +244,12 @@ class Worker:
         blocks = Extents(self._balloon.isolate_blocks(blocks_wanted), SUPER_ORDER)
         self.blocks_lacking = blocks_wanted - int(blocks.gfns.size)
         if self._vacated and not blocks.gfns.size:
-            # Emptied for nothing: somebody else was quicker, and may be again.
+            # Emptied in vain: another allocation took the block, and may do so again.
             self._can_vacate = False
         room = self._settings.commands_in_flight - self._transfers.lists(blocks)
         batch = min(wanted - blocks.pages, room * self._transfers.list_extents)
         if self.blocks_lacking and self._can_vacate:
-            # Whole blocks are emptied for the rest; by single pages goes what would be no whole block anyway.
+            # Whole blocks are emptied for the rest; only what is less than a block is given up by single pages.
             batch = min(batch, wanted % SUPER_PAGES)
         pages = self._balloon.isolate_pages(max(min(batch, spare - blocks.pages), 0))
         gone = yield from self._transfers.unback(blocks, Extents(pages, 0))

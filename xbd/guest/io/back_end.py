@@ -5,10 +5,10 @@ slots, reads what is to be written and checks it against its digest, stores what
 and answers. Several front ends are served side by side, in turns. With persistent grants a page stays
 mapped for the next request that names it, within bounds.
 
-A front end is believed nothing: a request that cannot be carried out fails alone, one too many is
-dropped, and what is no message is ignored; it can fill neither this domain's memory nor its slots,
-nor stop the others from being served. When its domain is gone, so is all that was kept of it, and what
-was mapped is unmapped, whereupon a zombie can go.
+A front end is not trusted: a request that cannot be carried out fails alone, requests beyond the bound are
+dropped, and malformed messages are ignored; it can fill neither this domain's memory nor its slots, nor
+stop the others from being served. When its domain is gone, all that was kept of it is dropped and its
+pages are unmapped, so that a zombie can vanish.
 Source: Linux drivers/block/xen-blkback/blkback.c.
 """
 
@@ -29,11 +29,11 @@ from xbd.guest.state import Clock
 
 # Front ends served side by side: as many as a guest may have commands in flight.
 SERVED_MOST: Final = 8
-# An inbox that was full is tried again, and slots that were not to be had, so often before the requests fail.
+# How soon a full inbox, or a request for slots that got none, is tried again, and how often before requests fail.
 _SEND_AGAIN_S: Final = 0.25
 _SLOTS_AGAIN_S: Final = 1.0
 _STARVED_MOST: Final = 5
-# Of the slots that there can be, the share that may stay mapped: the rest is for everybody's next batch.
+# The share of all slots that may stay mapped; the rest is kept for the next batches of all clients.
 _KEPT_SHIFT: Final = 1
 
 
@@ -52,16 +52,16 @@ class DiskBackEnd:
         self.mapped_pages = 0
         self._connections = 0
         self._clients: dict[int, Client] = {}
-        # Whose turn it is, and who has to wait until when.
+        # Clients to be served, in order; and clients that wait, with the time until when.
         self._turns: deque[Client] = deque()
         self._waiting: dict[Client, float] = {}
         self._serving = 0
         self._kept_pages = 0
 
-    # -- what came in
+    # -- messages received
 
     def received(self, sender: int, untrusted_words: Words) -> None:
-        """Take a message of *sender*'s; none of its words: that domain is gone, or has rebooted."""
+        """Take a message of *sender*; an empty one says that the domain is gone or has rebooted."""
         client = self._clients.get(sender)
         if not untrusted_words.size:
             self._lose(client)
@@ -79,7 +79,7 @@ class DiskBackEnd:
                 self.errors += sum(not client.accept(request) for request in requests)
                 self._queue(client)
             case _:
-                pass  # nothing that a front end which is connected would say
+                pass  # no message of a connected front end
 
     def _lose(self, client: Client | None) -> None:
         if client is not None:
@@ -87,10 +87,10 @@ class DiskBackEnd:
             del self._clients[client.owner]
             self._queue(client)
 
-    # -- when
+    # -- when to run
 
     def _queue(self, client: Client) -> None:
-        """Give a client its turn, unless it has one or waits for better times."""
+        """Queue a client to be served, unless it is queued already or waits for slots or for its inbox."""
         if client.serving or client.queued or (client in self._waiting and not client.gone):
             return
         if client.kept if client.gone else client.has_work:
@@ -100,7 +100,7 @@ class DiskBackEnd:
             self._waiting.pop(client, None)
 
     def start_due(self) -> list[Procedure]:
-        """Hand out the procedures that are to be started now; also gives slots back that nobody used for a while."""
+        """List the procedures that are to be started now; also gives back slots that were unused for a while."""
         self._slots.shrink()
         for client in [client for client, at in self._waiting.items() if self._clock.now >= at]:
             del self._waiting[client]
@@ -121,7 +121,7 @@ class DiskBackEnd:
     # -- serving one front end
 
     def _serve(self, client: Client) -> Procedure:
-        """Carry out one batch for a client and answer; or let go of what is mapped of one that is gone."""
+        """Carry out one batch for a client and answer; or unmap the pages of one that is gone."""
         if client.gone:
             slots = client.forget_kept()
             self._kept_pages -= slots.size
@@ -173,7 +173,7 @@ class DiskBackEnd:
         self._slots.give(slots)
 
     def _starve(self, client: Client) -> None:
-        """Let a client wait for slots; when it has waited long enough its requests fail."""
+        """Make a client wait for slots; after too many tries its requests fail."""
         client.starved += 1
         if client.starved <= _STARVED_MOST:
             self._waiting[client] = self._clock.now + _SLOTS_AGAIN_S
@@ -187,8 +187,8 @@ class DiskBackEnd:
         self.errors += sum(response.status is not Status.OK for response in responses)
 
     def _answer(self, client: Client) -> Procedure:
-        """Send what a client is to be told; what its inbox has no room for waits."""
-        # They stay counted until they are sent: who does not read what it is told gets no more done for it.
+        """Send a client its answers; those that its inbox has no room for wait."""
+        # They stay counted until they are sent: a client that does not read its answers gets no more requests served.
         answers = len(client.answers)
         sends: list[Command] = []
         if client.greet:
@@ -200,13 +200,13 @@ class DiskBackEnd:
             return
         results = yield sends
         if all(isinstance(result, Refused) or (isinstance(result, MemopResult) and result.done) for result in results):
-            # Refused: it is gone, and the hypervisor is about to say so.
+            # Refused: the client's domain is gone, and the message that says so is about to come.
             client.greet = False
             del client.answers[:answers]
         else:
             self._waiting[client] = self._clock.now + _SEND_AGAIN_S
 
-    # -- looking
+    # -- queries
 
     def check(self) -> list[str]:
         """Say where its counts disagree; for when nothing is in flight."""

@@ -1,7 +1,7 @@
-"""A guest's part in block I/O: its front end, its back end, and the mail of both.
+"""A guest's part in block I/O: its front end, its back end, and the inbox that both share.
 
-A receive procedure empties the inbox whenever the hypervisor says that there is something in it, one
-at a time; what comes while it runs makes it look again.
+One receive procedure at a time empties the inbox when the hypervisor says that there are messages; if more
+come while it runs, it is started again.
 """
 
 from collections.abc import Generator
@@ -16,7 +16,7 @@ from xbd.guest.io.front_end import BACK_END_DOMID, FrontEnd
 from xbd.guest.procedures import Procedure
 from xbd.guest.procedures import Request as Yielded
 from xbd.guest.settings import BlockBackEnd
-from xbd.guest.state import Clock, Wishes
+from xbd.guest.state import Clock, Directives
 from xbd.guest.zone import Zone
 
 _NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
@@ -25,11 +25,11 @@ _NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
 class BlockIo:
     """The block I/O of one guest; *front* and *back* are None where it has none."""
 
-    def __init__(self, front: FrontEnd | None, back: DiskBackEnd | None, wishes: Wishes) -> None:
+    def __init__(self, front: FrontEnd | None, back: DiskBackEnd | None, directives: Directives) -> None:
         self._front = front
         self._back = back
-        self._wishes = wishes
-        # What came before this guest booted nobody tells it of.
+        self._directives = directives
+        # Messages may have come before this guest booted, and no event says so.
         self._messages_waiting = front is not None or back is not None
         self._receiving = False
 
@@ -44,21 +44,21 @@ class BlockIo:
         pages_s: float,
         seed: int,
         rng: np.random.Generator,
-        wishes: Wishes,
+        directives: Directives,
         clock: Clock,
     ) -> "BlockIo":
         """Build what a guest needs: a front end where it does *pages_s* pages of I/O a second, a back end if asked for."""
         front = None
         if pages_s > 0 and boot.domid != BACK_END_DOMID:
-            front = FrontEnd(zone, pages_s, seed=seed, rng=rng, wishes=wishes, clock=clock)
-        return cls(front, None if block_back_end is None else DiskBackEnd(block_back_end, slots, clock), wishes)
+            front = FrontEnd(zone, pages_s, seed=seed, rng=rng, directives=directives, clock=clock)
+        return cls(front, None if block_back_end is None else DiskBackEnd(block_back_end, slots, clock), directives)
 
     def messages_waiting(self) -> None:
-        """Note that there is something in the inbox."""
+        """Note that there are messages in the inbox."""
         self._messages_waiting = True
 
     def start_due(self) -> list[Procedure]:
-        """Hand out the procedures that are to be started now, in a fixed order."""
+        """List the procedures that are to be started now, in a fixed order."""
         started: list[Procedure] = []
         if self._messages_waiting and not self._receiving:
             self._receiving = True
@@ -77,7 +77,7 @@ class BlockIo:
 
     def _receive(self) -> Generator[Yielded, list[Result], None]:
         """Empty the inbox."""
-        while self._messages_waiting and not self._wishes.stopping:
+        while self._messages_waiting and not self._directives.stopping:
             self._messages_waiting = False
             (result,) = yield [Receive()]
             if not isinstance(result, LoadResult):
@@ -90,15 +90,15 @@ class BlockIo:
             self._messages_waiting |= result.stop is Stop.BUDGET
         self._receiving = False
 
-    # -- looking
+    # -- queries
 
     @property
     def mismatches(self) -> int:
-        """Count what did not say what was written, at both ends."""
+        """Count the mismatches at both ends."""
         return sum(end.mismatches for end in (self._front, self._back) if end is not None)
 
     def counts(self) -> dict[str, int]:
-        """Count what was done, at both ends together."""
+        """Return the counts of both ends together."""
         ends = [end for end in (self._front, self._back) if end is not None]
         return {
             "io_requests": sum(end.requests for end in ends),

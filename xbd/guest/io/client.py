@@ -1,4 +1,4 @@
-"""What a back end keeps of one front end: its disk, its requests, and which of its pages stay mapped."""
+"""The back end's record of one front end: its disk, its requests, and those of its pages that stay mapped."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -19,9 +19,10 @@ PERSISTENT_MOST: Final = 1056
 class Client:
     """One front end, for the length of one connection. Whatever it sends, this stays bounded.
 
-    *waiting*: requests not begun; *in_service*: how many are being carried out; *answers*: not sent yet; together they
-    are no more than a ring has. *greet*: CONNECTED is to be sent. *serving*: a procedure is at it. *queued*: it waits
-    for one. *gone*: its domain is, or has connected anew. *starved*: batches in a row that found no slots.
+    *waiting*: requests not begun; *in_service*: how many are being carried out; *answers*: not sent yet; together no
+    more
+    than a ring has. *greet*: CONNECTED is to be sent. *serving*: a procedure serves it. *queued*: it waits for one.
+    *gone*: its domain is gone, or has connected anew. *starved*: batches in a row that got no slots.
     """
 
     owner: int
@@ -52,7 +53,7 @@ class Client:
         return bool(self.waiting or self.answers or self.greet)
 
     def accept(self, request: Request) -> bool:
-        """Queue a request, or answer at once what is beyond the disk; False: more than a ring has, it is dropped."""
+        """Queue a request, or answer at once one that is beyond the disk; False: there are too many, it is dropped."""
         if len(self.waiting) + self.in_service + len(self.answers) >= RING_REQUESTS:
             return False
         if request.sector + request.refs.size > self.sectors:

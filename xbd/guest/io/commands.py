@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from xbd.abi import BATCH_EXTENTS, Command, Frames, Grant, GrantResult, Load, LoadResult, Refused, Result, Stop, Words
 from xbd.guest.procedures import Request as Yielded
 
-# A hypervisor that says BUDGET and does nothing, this often in a row, is taken to have refused.
+# After so many answers of BUDGET in a row with nothing done, the command counts as refused.
 _IDLE_ROUNDS_MAX: Final = 64
-# Seen by positions of a batch; what comes back of those that were done.
+# Takes the positions of a batch that were done, and their result.
 Make = Callable[[Frames], Command]
 Took = Callable[[Frames, Result], None]
 Mask = NDArray[np.bool_]
@@ -36,8 +36,8 @@ def step_over(
     Args:
         make: builds the command for these positions of the batch, ascending.
         groups: (n,) int64, the group of each page; pages of a group lie together.
-        took: is shown, after each command, the positions that were done and the result.
-        going: is asked before each command whether to go on.
+        took: called after each command with the positions that were done and the result.
+        going: called before each command; False ends the procedure.
 
     Returns:
         (n,) bool: whether each page is done.

@@ -1,4 +1,4 @@
-"""What a front end knows of its disk: which words each sector should say, and where the next request goes.
+"""A front end's model of its disk: the words that each sector should hold, and where the next request goes.
 
 Requests go to whole runs of 32 sectors, in an order drawn once and then by turns, and no two that are
 under way to the same run: so each read has one right answer, whatever order the back end works in.
@@ -20,7 +20,7 @@ _NUMBER_SHIFT: Final = np.uint64(32)
 
 
 class Disk:
-    """A disk that is empty at first: every sector says 0.
+    """A disk that is empty at first: every sector holds 0.
 
     Args:
         seed: makes the words this guest's own.
@@ -57,7 +57,7 @@ class Disk:
         return self._words(np.arange(sector, sector + pages), np.full(pages, write))
 
     def words_expected(self, sector: int, pages: int) -> Words:
-        """Return what these sectors should say."""
+        """Return the words that these sectors should hold."""
         written = self._written[sector : sector + pages]
         return np.where(written > 0, self._words(np.arange(sector, sector + pages), written), np.uint64(0))
 

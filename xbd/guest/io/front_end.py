@@ -31,10 +31,10 @@ from xbd.guest.io.messages import (
 from xbd.guest.io.pages import GrantedPages
 from xbd.guest.io.ring import Entry, compare, fill, grant
 from xbd.guest.procedures import Procedure
-from xbd.guest.state import Clock, Wishes
+from xbd.guest.state import Clock, Directives
 from xbd.guest.zone import PageState, Zone
 
-# Whose back end serves the disks.
+# The domain whose back end serves the disks.
 BACK_END_DOMID: Final = 0
 # Requests begin in batches, so often; slower where a full request takes longer to come together, but not by more.
 PERIOD_S: Final = 0.25
@@ -58,13 +58,13 @@ class FrontEnd:
     """
 
     def __init__(
-        self, zone: Zone, pages_s: float, *, seed: int, rng: np.random.Generator, wishes: Wishes, clock: Clock
+        self, zone: Zone, pages_s: float, *, seed: int, rng: np.random.Generator, directives: Directives, clock: Clock
     ) -> None:
         self._zone = zone
         self._pages = GrantedPages(zone, clock)
         self._seed = seed
         self._rng = rng
-        self._wishes = wishes
+        self._directives = directives
         self._clock = clock
         self._pages_s = pages_s
         self._period_s = max(PERIOD_S, min(REQUEST_PAGES / pages_s, _PERIOD_MOST_S), 1 / pages_s)
@@ -83,7 +83,7 @@ class FrontEnd:
         self._unsent: list[Entry] = []
         self._ended: list[Entry] = []
 
-    # -- when
+    # -- when to run
 
     def due(self) -> bool:
         """Whether its procedure is to be started now."""
@@ -100,10 +100,10 @@ class FrontEnd:
         end_at = self._pages.deadline()
         return min(times) if end_at is None else min(*times, end_at)
 
-    # -- what came in
+    # -- messages received
 
     def received(self, untrusted_words: Words) -> None:
-        """Take a message from domain 0; none of its words: it is gone, or has rebooted."""
+        """Take a message from domain 0; an empty one says that it is gone or has rebooted."""
         if not untrusted_words.size:
             self._lose_connection()
             return
@@ -120,7 +120,7 @@ class FrontEnd:
                         entry.status = response.status
                         self._ended.append(entry)
             case _:
-                pass  # of an earlier life of either end, or no message at all
+                pass  # of an earlier connection, or malformed
 
     def _lose_connection(self) -> None:
         """Fail what is under way, have all grants ended, and connect again at once."""
@@ -134,10 +134,10 @@ class FrontEnd:
     # -- the procedure
 
     def run(self) -> Procedure:
-        """Do what is due; goes on while answers have come meanwhile."""
+        """Do what is due, again and again while answers come."""
         self.running = True
         going = True
-        while going and not self._wishes.stopping:
+        while going and not self._directives.stopping:
             yield from self._finish()
             yield from self._pages.end_deferred()
             yield from self._connect()
@@ -149,7 +149,7 @@ class FrontEnd:
     def _connect(self) -> Procedure:
         if self._connection is not None or self._clock.now < self._connect_at:
             return
-        # Whether it was taken does not matter: what counts is the answer.
+        # Whether the message was accepted does not matter: only the answer counts.
         self._connect_at = self._clock.now + CONNECT_AGAIN_S
         yield [Send(BACK_END_DOMID, encode(Connect(DISK_SECTORS)))]
 
@@ -158,7 +158,8 @@ class FrontEnd:
     def _begin(self) -> Procedure:
         """Begin what the rate and the ring allow: allocate, fill, grant."""
         if self._connection is not None and self._clock.now >= self._next_batch:
-            # What the last period had no room for is not made up for: programs wait for their disk.
+            # Requests that the last period had no room for are dropped, not caught up with: programs wait for their
+            # disk.
             self._pages_due = self._pages_due % 1 + self._pages_s * self._period_s
             self._next_batch = self._clock.now + self._period_s
         pages = self._room_pages()
@@ -190,7 +191,7 @@ class FrontEnd:
         return entries
 
     def _launch(self, entries: list[Entry]) -> None:
-        """Let the requests go out whose pages are all granted, over the connection that they were made for."""
+        """Send the requests whose pages are all granted, over the connection that they were made for."""
         for entry in entries:
             self._zone.change(entry.gfns, PageState.ISOLATED, PageState.UNMOVABLE)
             if entry.connection == self._connection and entry.granted:
@@ -238,7 +239,7 @@ class FrontEnd:
             self._account(entry)
         gfns = np.concatenate([entry.gfns for entry in ended])
         refs = np.concatenate([entry.refs for entry in ended])
-        # Asked only now: the connection may have been lost while the words were read.
+        # Checked only now: the connection may have been lost while the words were read.
         keep = np.repeat(
             [self._persistent and entry.connection == self._connection for entry in ended],
             [entry.gfns.size for entry in ended],
@@ -259,7 +260,7 @@ class FrontEnd:
         else:
             self.pages_read += pages
 
-    # -- looking
+    # -- queries
 
     @property
     def deferred_pages(self) -> int:
@@ -274,6 +275,6 @@ class FrontEnd:
         return []
 
     def held(self) -> tuple[Frames, Frames]:
-        """List its pages and their grants (-1 for none), (n,) each; of meaning while it is not running."""
+        """List its pages and their grants (-1 for none), (n,) each; meaningful only while it is not running."""
         parts = [(entry.gfns, entry.refs) for entry in (*self._under_way.values(), *self._ended)] + self._pages.held()
         return np.concatenate([gfns for gfns, _ in parts]), np.concatenate([refs for _, refs in parts])

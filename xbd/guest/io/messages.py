@@ -1,11 +1,10 @@
-"""What a front end and a back end write to each other, as words.
+"""The messages between a front end and a back end, as 64-bit words.
 
-A message begins with a word that says its kind (below) and the number of the connection that it is
-about (above); the back end chooses that number, so what is meant for an earlier life of either end
-is told from what is meant for this one. Several requests, or responses, share a message.
+A message begins with a word that has its kind in the low bits and the number of the connection in the high
+bits; the back end chooses that number, so messages of an earlier connection are recognized. Several requests,
+or responses, share a message.
 
-What comes in was written by somebody who may be hostile: `decode` answers a value within bounds, or
-None, and never anything else.
+A peer may be hostile: `decode` returns a value within bounds, or None.
 Source: Xen public/io/blkif.h, blkif_request_indirect; a sector here is one page.
 """
 
@@ -104,7 +103,7 @@ Message = Connect | Connected | Requests | Responses
 
 
 def digest_words(words: Words, sizes: Frames) -> Words:
-    """Digest (n,) words of requests of *sizes* pages, (k,), each above 0: (k,) uint64 that say each word and its place."""
+    """Digest the (n,) words of requests of *sizes* pages, (k,), each above 0: (k,) uint64, of words and places."""
     starts = np.cumsum(sizes) - sizes
     places = np.arange(words.size, dtype=np.int64) - np.repeat(starts, sizes)
     digests: Words = np.add.reduceat(mix_words(words + places.astype(np.uint64)), starts)

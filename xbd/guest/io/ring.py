@@ -33,7 +33,7 @@ class Entry:
         return bool((self.refs >= 0).all())
 
     def as_request(self) -> Request:
-        """Say it as the back end is to read it."""
+        """Make the request that is sent to the back end."""
         return Request(self.number, bool(self.write), self.sector, self.refs, self.digest)
 
 
@@ -46,7 +46,7 @@ def fill(entries: list[Entry]) -> Procedure:
     sizes = np.array([entry.gfns.size for entry in writes], dtype=np.int64)
     for entry, digest in zip(writes, digest_words(words, sizes).tolist(), strict=True):
         entry.digest = digest
-    # What could not be stored the back end finds, by the digest.
+    # If a word could not be stored, the back end finds out by the digest.
     yield from store_words(np.concatenate([entry.gfns for entry in writes]), words)
 
 

@@ -53,8 +53,8 @@ class Batch:
 
     def _map(self, pages: Frames, *, readonly: bool) -> Procedure:
         client, refs, slots = self._client, self._refs[pages], self._slots[pages]
-        # Under a domain's number there may soon be another one, or another life of it: nothing is mapped of a client
-        # that is gone, and the next one is not greeted before it is.
+        # A domid may soon belong to another domain, or to a rebooted one: pages of a client that is gone are not mapped
+        # any more, and the next client is greeted only after that.
         self.mapped[pages] = yield from step_over(
             lambda at: MapGrant(client.owner, refs[at], slots[at], readonly),
             self._groups[pages],
@@ -126,5 +126,5 @@ class Batch:
 
 
 def unmap(slots: Frames) -> Procedure:
-    """Unmap slots. Where nothing is mapped that is as good."""
+    """Unmap slots; it does not matter if nothing is mapped at some of them."""
     yield from step_over(lambda at: UnmapGrant(slots[at]), np.arange(slots.size, dtype=np.int64))

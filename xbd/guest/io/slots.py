@@ -1,7 +1,7 @@
 """The slots that a back end maps pages at, between one batch and the next.
 
-A few stay here so that a busy back end need not trouble the balloon for every batch; when nothing
-has used them for a while they go back to it, and the memory that was ballooned out for them returns.
+A few stay here so that a busy back end need not ask the balloon for every batch; when they were unused
+for a while they go back to it, and the memory that was ballooned out for them returns to the guest.
 Source: Linux drivers/block/xen-blkback, its free page pool (max_buffer_pages) and shrink_free_pagepool.
 """
 

@@ -1,4 +1,8 @@
-"""What runs in a guest: profiles and traces that allocate and free its pages."""
+"""What runs in a guest: programs that allocate and free its pages as a profile or a trace says.
+
+Read `profiles` first (what is wanted at each tick), then `programs` (how that is reached) and `holdings` (which page
+belongs to whom); `placement` decides which free page goes where, `trace` reads recorded guests.
+"""
 
 from xbd.guest.workload.profiles import (
     PROFILES,

@@ -2,10 +2,10 @@
 
 Theory of operation. A slot is a page as the program sees it; its gfn may change under it when
 compaction moves the page. Slots come in *chunks* of 512, and a chunk belongs to one pool (anonymous
-memory, page cache, the kernel's own) and is filled from its start: chunks are what programs
-allocate and free, so that lifetimes cluster as they do in real guests. Per pool the chunks are kept
-in the order of their age. A free of some pages takes whole chunks, a mix of young and old ones, and
-the tail of one more. The oldest can be spared: what was there before a load came outlasts it.
+memory, page cache, the kernel's own) and is filled from its start: programs allocate and free by the
+chunk, so that lifetimes cluster as they do in real guests. Per pool the chunks are kept in the order
+of their age. A free of some pages takes whole chunks, a mix of young and old ones, and the tail of one
+more. The oldest can be spared: pages that were there before a load outlast it.
 
 The content word of a page is derived from its slot and the chunk's *generation*, so nothing has to
 be stored to know what a page should say, and a page that is moved keeps its word.
@@ -58,7 +58,7 @@ def mix_words(keys: Words) -> Words:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picked:
-    """Pages taken out of their pool, to be freed: (n,) gfns, and (n,) words that they should say (if asked for)."""
+    """Pages taken out of their pool, to be freed: (n,) gfns, and (n,) words that they should hold (if asked for)."""
 
     pool: Pool
     gfns: Frames
@@ -213,7 +213,7 @@ class Holdings:
         return slots[mask]
 
     def forget(self, picked: Picked) -> None:
-        """Let go of pages that are freed now; their chunks may be used again."""
+        """Remove pages that are freed now; their chunks may be used again."""
         self.slot_of[picked.gfns] = 0
         self._filled[picked.chunks] = 0
         self._spare_chunks += picked.chunks.tolist()
@@ -221,16 +221,16 @@ class Holdings:
     # -- words, and pages that move
 
     def words_of_slots(self, slots: Frames) -> Words:
-        """Return the words that the pages in these slots should say: (n,) uint64."""
+        """Return the words that the pages in these slots should hold: (n,) uint64."""
         words: Words = self._key[slots >> SUPER_ORDER] + slots.astype(np.uint64) * _GOLDEN
         return words
 
     def words_of(self, gfns: Frames) -> Words:
-        """Return the words that these held pages should say."""
+        """Return the words that these held pages should hold."""
         return self.words_of_slots(self.slot_of[gfns].astype(np.int64))
 
     def move(self, old: Frames, new: Frames) -> None:
-        """Let the slots that hold the pages *old* hold *new* instead, pair by pair."""
+        """Make the slots that hold the pages *old* hold *new* instead, pair by pair."""
         slots = self.slot_of[old]
         self.slot_of[old] = 0
         self.slot_of[new] = slots

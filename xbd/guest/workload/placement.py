@@ -1,10 +1,10 @@
-"""How a kernel deals pages out to what runs side by side, and what it keeps back of what is freed.
+"""How a kernel hands pages out to owners that allocate side by side, and how many freed pages it keeps listed.
 
 Theory of operation. Which blocks are whole again after a load depends little on how much was used
-and much on which lifetimes share a block. Page cache outlives the processes that read it, and what
-processes leave on the lists of the processors outlives them too; both pin the block that they lie
-in. So the numbers here are lengths of runs: how many neighbouring pages go to one owner before the
-next one gets a turn. Each is named after what Linux does; none knows anything of a particular load.
+and much on which lifetimes share a block. Page cache outlives the processes that read it, and pages
+that processes leave on per-processor lists outlive them too; both pin the block that they lie in. So
+the numbers here are lengths of runs: how many neighbouring pages go to one owner before the next one
+gets some. Each follows something that Linux does; none depends on a particular load.
 
 Source: Linux 6.1, mm/page_alloc.c (zone_batchsize, zone_highsize), mm/readahead.c, mm/huge_memory.c.
 """
@@ -55,7 +55,7 @@ def share_out(gfns: Frames, cache_pages: int, rng: np.random.Generator) -> tuple
 
 
 def _in_runs(gfns: Frames, run_pages: int, rng: np.random.Generator) -> Frames:
-    """Shuffle runs of pages: those that ask for memory at the same time get them by turns."""
+    """Shuffle runs of pages: owners that allocate at the same time get them by turns."""
     runs = gfns.size // run_pages
     if runs < 2:
         return gfns

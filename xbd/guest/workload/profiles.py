@@ -1,7 +1,7 @@
 """Workload profiles: what a guest's programs want to hold, tick by tick.
 
-A profile is a frozen description; it says the goals for a tick and when the next one is. It holds
-no pages (see `programs`) and keeps no state but what the time tells.
+A profile is a frozen description: it computes the goals of a tick, and the time of the next one. It
+holds no pages (see `programs`) and has no state: everything follows from the number of the tick.
 """
 
 from collections.abc import Mapping
@@ -146,7 +146,7 @@ class Driven:
     tick_s: ClassVar[float] = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
-        """Return nothing wanted: a trace is driven from outside."""
+        """Return goals of 0: a trace is driven from outside."""
         del gfn_count, tick, rng
         return Goals(0, 0, 0)
 

@@ -2,11 +2,11 @@
 
 A tick's frees and a tick's allocations are one batch each. Page cache is reclaimable: it is dropped
 when an allocation would fail or when the balloon wants pages, and grows only from free memory above
-the high watermark. What cannot be had is refused, counted and dropped: the program that wanted it is
-taken to have gone, so it neither asks again nor has anything to free later. Which free page goes to whom is
-`placement`'s: processes and page cache get their pages in runs, some processes' memory is huge pages, and a few
-pages of what they free stay *listed*, still in use for the zone. The least that was ever wanted is
-taken to be held by those that were there first, and goes last.
+the high watermark. An allocation that cannot be served is refused, counted and dropped: the program is taken
+to have ended, so it neither asks again nor has anything to free later. `placement` decides which free page goes
+where: processes and page cache get their pages in runs, some processes' memory is huge pages, and a few of the
+pages that they free stay *listed*, which the zone counts as in use. The least that was ever wanted is taken to
+be held by the oldest programs, and is freed last.
 
 With *verify* every page's word is stored when it is allocated and checked when it is freed or moved;
 the pages are isolated meanwhile. Without, no command is ever issued from here. Procedures that take
@@ -36,7 +36,7 @@ _STATE: Final = {
 }
 # The pools that a goal for anonymous memory is about.
 _PROCESSES: Final = (Pool.ANON, Pool.HUGE, Pool.LISTED)
-# Files are deleted and dropped whatever their age, where the youngest processes are the first to end.
+# Files are dropped whatever their age, while among processes the youngest are the first to end.
 _CACHE_YOUNG_SHARE: Final = 0.0
 
 
@@ -74,7 +74,7 @@ class Programs:
         self.pages_denied = 0
         self.cache_dropped = 0
         self.content_errors = 0
-        # Of the last goals, what was refused, by pool; nobody holds it and nobody frees it.
+        # By pool, the pages of the last goals that were refused: they are not held and not to be freed.
         self._refused = [0 for _ in Pool]
         self._goals = [0 for _ in Pool]
         # The least that was wanted since there were goals, by pool.
@@ -105,7 +105,7 @@ class Programs:
         self.pages_lock.release()
 
     def _plan(self, pool: Pool, goal: int) -> tuple[int, int]:
-        """Say how much the pool is to shrink and to grow; only the change of the goal counts, what was refused is gone."""
+        """Return how much the pool is to shrink and to grow, by the change of its goal; refused pages do not count."""
         previous, self._goals[pool] = self._goals[pool], goal
         if goal >= previous:
             return 0, goal - previous
@@ -203,7 +203,7 @@ class Programs:
         before = self._process_pages()
         yield from self._free(Pool.ANON, small, residents_pages=residents_pages, list_some=True)
         left -= before - self._process_pages()
-        # What is freed of the lists goes whatever its age; if processes have nothing more, so do all lists.
+        # Listed pages are freed whatever their age; if the processes hold nothing more, all listed pages are freed.
         for pool in (Pool.LISTED, Pool.HUGE):
             freed = min(max(left, 0), held[pool])
             yield from self._free(pool, freed)
@@ -226,7 +226,7 @@ class Programs:
         freed = picked.gfns
         if list_some:
             freed, listed = split_listed(freed)
-            # For the zone they were never free; for who counts and checks pages they come into use anew.
+            # For the zone they were never free; for counts and checks of content they come into use anew.
             self.pages_allocated += listed.size
             yield from self._put_in_use([(Pool.LISTED, listed)])
         self._zone.release(freed, state)
