@@ -4,9 +4,9 @@
         for domain in await client.list():
             await client.set_target(domain.domid, domain.static_max_pages // 2)
 
-Calls may be made from any number of tasks; each waits for its own answer. What the daemon refuses
-comes back as the `HypercallError` that it was, a connection that ends for good as `PeerLost`. One that
-is cut, or whose daemon restarts with its state, is taken up again: see `xbd.client.connection`.
+Calls may be made from any number of tasks; each waits for its own answer. A refusal is raised as the
+`HypercallError` that the daemon raised, the final loss of the connection as `PeerLost`. With `resume=True`
+a connection that was lost, or whose daemon restarts with its state, is resumed: see `xbd.client.connection`.
 """
 
 import uuid
@@ -33,21 +33,21 @@ AUDIT_TIMEOUT_S: Final = 3600.0
 class Client(Connection):
     """A connection to a hypervisor; made by `open_client`."""
 
-    # -- what can be asked of a hypervisor
+    # -- the methods of a hypervisor; each raises HypercallError, PeerLost and RemoteProtocolError as `call` does
 
     async def list(self) -> Sequence[DomainView]:
-        """List the domains, by domid."""
+        """Describe all domains, in the order of their domids."""
         domains = (await self.call("list")).get("domains")
         if not isinstance(domains, list):
             raise RemoteProtocolError("a list answer without domains", "{domains: [...]}")
         return [domain_view(told) for told in domains]
 
     async def info(self, domain: str | int) -> DomainView:
-        """Tell all of one domain."""
+        """Describe one domain."""
         return domain_view(await self.call("info", {"domain": domain}))
 
     async def host(self) -> dict[str, Any]:
-        """Tell of the host: its frames and settings."""
+        """Describe the host: its frames and settings, as the wire has them."""
         return await self.call("host")
 
     async def create(
@@ -62,7 +62,18 @@ class Client(Connection):
         on_crash: str = "restart",
         guest: Params | None = None,
     ) -> int:
-        """Make a domain; *guest* are the settings that its agent is started with. Returns its domid."""
+        """Create a domain, and return its domid.
+
+        Args:
+            name: unique, and not all digits.
+            max_pages: its maximum, and its limit at first; in whole superpages, as all three sizes are.
+            target_pages: its target, at most *max_pages*.
+            min_pages: its minimum, at most *target_pages*; 0: none.
+            domain_type: how its guest talks to the hypervisor.
+            autostart: whether an agent is started for it.
+            on_crash: what happens when its agent dies: "restart", "destroy" or "preserve".
+            guest: the settings of its guest, as host files have them: strategy, workload, driver, seed, verify.
+        """
         params = {
             "type": domain_type.value,
             "max_pages": max_pages,
@@ -92,11 +103,11 @@ class Client(Connection):
         await self.call("shutdown", {"domid": domain})
 
     async def set_target(self, domain: str | int, pages: int) -> None:
-        """Say how much a domain should hold; its guest moves there at its own pace."""
+        """Set a domain's target; its guest gets there at its own pace."""
         await self.call("set_target", {"domid": domain, "pages": pages})
 
     async def set_max(self, domain: str | int, pages: int) -> None:
-        """Set a domain's hard cap; below what it holds, it can only give back."""
+        """Set a domain's limit; if that is below what it holds, it gets nothing more until it has given enough back."""
         await self.call("set_max", {"domid": domain, "pages": pages})
 
     async def claim(self, domain: str | int, pages: int) -> int:
@@ -132,7 +143,7 @@ class Client(Connection):
                 yield event
             while follow and not self.events_missed:
                 if not self.events_waiting:
-                    await self.wait_for_news()
+                    await self.wait_for_events()
                     continue
                 event = self.events_waiting.popleft()
                 if event["number"] >= since:
@@ -143,7 +154,7 @@ class Client(Connection):
 
 
 def _checked_events(untrusted: object) -> list[dict[str, Any]]:
-    """Hold a list of events to being one. Raises RemoteProtocolError."""
+    """Check that an answer's events are a list of numbered maps. Raises RemoteProtocolError."""
     if not isinstance(untrusted, list) or not all(
         isinstance(event, dict) and type(event.get("number")) is int for event in untrusted
     ):
@@ -153,14 +164,14 @@ def _checked_events(untrusted: object) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def open_client(path: Path | str, *, resume: bool = False) -> AsyncIterator[Client]:
-    """Connect to the hypervisor at *path* and greet it.
+    """Connect to the hypervisor at *path* and say hello.
 
     Args:
         path: its socket.
-        resume: take the session up again when the connection is lost; calls then wait for that.
+        resume: open a session, and resume it when the connection is lost; calls wait meanwhile.
 
     Raises:
-        NoHypervisor: no connection came about; says why, and the next step.
+        NoHypervisor: it cannot be connected to; the sentence says why, and what to do.
         HypercallError: the hypervisor speaks another version.
     """
     path = check_socket_path(Path(path))
@@ -196,7 +207,7 @@ async def serve_client(
             yield client
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # The receiver keeps its errors to itself, so what is in here is the caller's own.
+        # The receiving task reports its errors to the callers, so the only error in the group is the caller's own.
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         raise

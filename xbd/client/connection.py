@@ -1,11 +1,11 @@
-"""A client's connection: calls and their answers, events, and what becomes of both when it is lost.
+"""A client's connection: calls and their answers, events, and resuming both after a lost connection.
 
 Calls are numbered from the hello on and answered in order. A client with a `Resumption` opens a session:
 when its connection is lost, it connects again with growing pauses, says with hello which answer it had
 last, and sends again what has no answer. The daemon keeps the last answers of calls that change
 something, and gives them again, so nothing is done twice; it does so through its own restarts, if its
-state is saved. Where the session cannot be resumed, what became of the calls in flight is for the
-caller to find out: they end with `PeerLost`.
+state is saved. Where the session cannot be resumed, calls in flight raise `PeerLost`: whether they were
+executed is then unknown.
 """
 
 from collections import deque
@@ -31,7 +31,7 @@ from xbd.protocol.codec import (
 from xbd.protocol.fields import error_from_map
 from xbd.protocol.methods import VERSION
 
-# No answer of the daemon's takes this long unless it hangs.
+# A daemon that has not answered by then hangs.
 ANSWER_TIMEOUT_S: Final = 60.0
 # Enough to keep the daemon busy, and as many answers as it keeps; it reads one client's calls in order anyway.
 CALLS_IN_FLIGHT: Final = 64
@@ -46,14 +46,14 @@ Params = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """How a lost connection is taken up again: what connects, and the name of the session."""
+    """What it takes to resume after a loss: a function that connects, and the session's name."""
 
     connect: Callable[[], Awaitable[trio.abc.Stream]]
     session: str
 
 
 class _Call:
-    """A call in flight: its answer, or why there will be none."""
+    """A call in flight, and later its answer or error."""
 
     __slots__ = ("answered", "error", "result")
 
@@ -70,7 +70,7 @@ class _Call:
 class Connection:
     """A connection to a daemon.
 
-    Attributes: *events_waiting*: events that came and were not read yet; *events_missed*: there were more.
+    Attributes: *events_waiting*: received events that were not read yet; *events_missed*: some were dropped, fetch them.
     """
 
     def __init__(self, stream: trio.abc.Stream, where: str, resumption: Resumption | None = None) -> None:
@@ -81,14 +81,14 @@ class Connection:
         self._resumption = resumption
         self._decoder = Decoder(ANSWER_LIMITS)
         self._calls: dict[int, _Call] = {}
-        # What was sent and has no answer yet, given up or not.
+        # Packed calls without an answer yet, also those whose callers were cancelled.
         self._unanswered: dict[int, bytes] = {}
         self._next_msgid = _HELLO_MSGID
         self._last_seen: int | None = None
         self._in_flight = trio.CapacityLimiter(CALLS_IN_FLIGHT)
         self._sending = trio.Lock()
         self._lost: XbdError | None = None
-        self._news = trio.Event()
+        self._new_events = trio.Event()
 
     # -- calls
 
@@ -130,7 +130,7 @@ class Connection:
         return call.result
 
     async def _send(self, call: _Call, method: str, params: dict[str, object]) -> int:
-        """Number a call and send it whole, even one that is given up meanwhile: numbers have no gaps."""
+        """Number a call and send it whole, even if the caller is cancelled meanwhile: numbers must not have gaps."""
         async with self._sending:
             if self._lost is not None:
                 raise self._lost
@@ -144,14 +144,14 @@ class Connection:
                 if self._resumption is None:
                     self._lose(PeerLost(f"the connection to {self._where} ended while a call was sent"))
                     raise self._lost or PeerLost(self._where) from error
-                # It is sent again when the session is resumed; until then the end of this stream is seen, too.
+                # It is sent again when the session is resumed; closing the stream makes the receiving task start that.
                 await trio.aclose_forcefully(self.stream)
         return msgid
 
-    # -- what comes in
+    # -- receiving
 
     async def receive_all(self) -> None:
-        """Take in what the daemon sends until the connection ends for good; a task of `serve_client`'s."""
+        """Receive messages until the connection is finally lost; runs as a task of `serve_client`."""
         while True:
             lost = await self._receive()
             if self._resumption is None or self._last_seen is None or isinstance(lost, RemoteProtocolError):
@@ -160,15 +160,15 @@ class Connection:
             async with self._sending:
                 refused = await self._resume(self._resumption, lost)
                 if refused is not None:
-                    # Before whoever waits to send gets its turn.
+                    # Before a task that waits for the lock sends.
                     self._lose(refused)
                     return
-            # Events of the meantime are fetched anew.
+            # Events that happened meanwhile have to be fetched.
             self.events_missed = True
-            self._news.set()
+            self._new_events.set()
 
     async def _receive(self) -> XbdError:
-        """Take in what comes on this stream; returns why it ended."""
+        """Receive messages from the present stream until it ends; returns why it ended."""
         try:
             while received := await self.stream.receive_some(RECEIVE_BYTES):
                 self._decoder.feed(received)
@@ -195,7 +195,7 @@ class Connection:
             case Notification("dropped", [{"reason": str(reason), "expected": str(expected)}]):
                 self._lose(RemoteProtocolError(f"{self._where} ended the connection: {reason}", expected))
             case Notification():
-                pass  # a newer daemon may tell of things that this client does not know
+                pass  # a newer daemon may send notifications that this client does not know
             case _:
                 raise RemoteProtocolError(f"an unexpected {type(message).__name__}", "an answer or an event")
 
@@ -206,33 +206,33 @@ class Connection:
                     self.events_missed = True
                 else:
                     self.events_waiting.append(event)
-                self._news.set()
+                self._new_events.set()
             case _:
                 raise RemoteProtocolError(f"an event {untrusted_params!r:.80}", "[{number, event, ...}]")
 
-    async def wait_for_news(self) -> None:
-        """Wait until there are events, or some were missed. Raises what ended the connection."""
+    async def wait_for_events(self) -> None:
+        """Wait until events were received, or some were missed. Raises the error that ended the connection."""
         if self._lost is not None:
             raise self._lost
-        self._news = trio.Event()
-        await self._news.wait()
+        self._new_events = trio.Event()
+        await self._new_events.wait()
 
     def _lose(self, error: XbdError) -> None:
-        """Note that the connection is over; every caller hears of it, the first reason stands."""
+        """Mark the connection as lost and fail all calls in flight; the first error is kept."""
         self._lost = self._lost or error
         for call in self._calls.values():
             if not call.answered.is_set():
                 call.settle(None, self._lost)
-        self._news.set()
+        self._new_events.set()
 
     # -- after a loss
 
     async def _resume(self, resumption: Resumption, lost: XbdError) -> XbdError | None:
-        """Take the session up on a new connection; returns None, or why that cannot be."""
+        """Resume the session on a new connection; returns None, or the error if it cannot be resumed."""
         backoff = Backoff()
 
         def passes(error: Exception) -> bool:
-            # Not there yet; or our last connection has not been missed yet; or lost again.
+            # Not up yet; or the daemon has not noticed yet that the last connection is gone; or lost again.
             return isinstance(error, NoHypervisor | PeerLost | Busy | trio.BrokenResourceError)
 
         with trio.move_on_after(RESUME_WITHIN_S):
@@ -260,7 +260,7 @@ class Connection:
         return resumed
 
     async def _hello_again(self) -> bool:
-        """Say hello on a new connection; tells whether the session was resumed. Raises HypercallError, PeerLost."""
+        """Say hello on a new connection; returns whether the session was resumed. Raises HypercallError, PeerLost."""
         await self.stream.send_all(encode_request(_HELLO_MSGID, "hello", self._hello_params()))
         while (message := self._decoder.next_message()) is None:
             received = await self.stream.receive_some(RECEIVE_BYTES)

@@ -1,4 +1,4 @@
-"""Where a host's sockets are: the run-time directory and the names in it."""
+"""The paths of a host's sockets: the run-time directory and the names in it."""
 
 import os
 from collections.abc import Mapping
@@ -7,8 +7,7 @@ from typing import Final
 
 from xbd.errors import ConfigError
 
-# sockaddr_un.sun_path is char[108], and Linux wants room for the final NUL only from abstract-minded callers:
-# 107 bytes always work (man 7 unix).
+# sockaddr_un.sun_path is char[108]. Linux does not insist on the final NUL, but 107 bytes always work (man 7 unix).
 MAX_SOCKET_PATH_BYTES: Final = 107
 # Where a service of the system has its sockets.
 SYSTEM_RUNTIME_DIR: Final = Path("/run/xbd")
@@ -56,7 +55,7 @@ def absolute_path(path: Path) -> Path:
 
 
 def check_socket_path(path: Path) -> Path:
-    """Refuse a socket path that no socket address holds. Raises ConfigError, naming path and lengths."""
+    """Refuse a path that is too long for a Unix socket's address. Raises ConfigError, naming path and lengths."""
     size_bytes = len(os.fsencode(path))
     if size_bytes > MAX_SOCKET_PATH_BYTES:
         raise ConfigError(
