@@ -1,5 +1,5 @@
 """Settings and the files that hold them: text in, typed values out.
 
-`host` reads host files, `autoballoon` those of the policy daemon; `strategies` names the ways to go about memory;
-`toml_table` is what all of them read tables with.
+Read `host` first (host files), then `autoballoon` (the policy daemon's file). Both read their tables with
+`toml_table`, which refuses unknown keys by name; `strategies` lists the presets that a host file can name.
 """

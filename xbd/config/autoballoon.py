@@ -12,14 +12,14 @@ from xbd.config.toml_table import top_table
 from xbd.errors import BadArgument, ConfigError
 from xbd.policy.model import MOST_PAGES, Balance, Settings
 
-# Looking at a thousand domains takes their daemon a quarter of a second.
+# Listing a thousand domains takes the hypervisor a quarter of a second.
 INTERVAL_MIN_S: Final = 0.1
 _DAY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class AutoballoonConfig:
-    """What the daemon does: the policy's settings, how often it looks, and which *domains* (patterns) it minds."""
+    """The daemon's settings: the policy's, the interval of its steps, and the *domains* (patterns) that it manages."""
 
     settings: Settings = field(default_factory=Settings)
     interval_s: float = 1.0

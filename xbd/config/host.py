@@ -32,7 +32,7 @@ _OLD_MAXIMUM: Final = "memory"
 
 @dataclass(frozen=True, slots=True)
 class GuestConfig:
-    """One guest, or dom0: its domain, and *guest*, the settings that its agent is started with, as they travel."""
+    """One guest, or dom0: its domain, and *guest*, the settings of its agent as `create` takes them."""
 
     name: str
     max_pages: int
@@ -44,7 +44,7 @@ class GuestConfig:
     on_crash: str = "restart"
 
     def as_create(self) -> dict[str, object]:
-        """Spell out the parameters of the `create` call that makes the domain."""
+        """Make the parameters of the `create` call for this domain."""
         return {
             "name": self.name,
             "type": self.domain_type.value,
@@ -108,7 +108,7 @@ def parse_host_config(text: str, path: Path | str) -> HostConfig:
     top.finish()
     domain_tables = [*([] if dom0_table is None else [dom0_table]), *guest_tables]
     config = replace(config, dom0=dom0, guests=guests, remarks=_remarks(domain_tables))
-    _check_together(path, config)
+    _check_consistency(path, config)
     return config
 
 
@@ -124,12 +124,12 @@ def _remarks(domain_tables: Sequence[Table]) -> tuple[str, ...]:
 
 
 def _directory(path: Path | str, named: str | None) -> Path | None:
-    """Find a directory that a file names: relative to the file."""
+    """Resolve a directory that a file names, relative to the file."""
     return None if named is None else Path(path).parent / Path(named).expanduser()
 
 
 def _host_settings(host: Table, preset: HostSettings) -> HostSettings:
-    """Read what the host file sets, over what its strategy does."""
+    """Read the host's settings: those of its strategy, and what the file overrides."""
     features = host.table("features") or Table(host.path, "host.features", {})
     p2m = host.table("p2m") or Table(host.path, "host.p2m", {})
     settings = HostSettings(
@@ -145,7 +145,7 @@ def _host_settings(host: Table, preset: HostSettings) -> HostSettings:
 
 
 def _guests(table: Table, host_strategy: str) -> Iterator[GuestConfig]:
-    """Read one [[guest]] and spell out its `count`."""
+    """Read one [[guest]], and make as many guests of it as its `count` says."""
     pattern = table.text("name", None)
     if pattern is None:
         raise table.error("name", "is missing; every guest has one")
@@ -178,7 +178,7 @@ def _dom0(table: Table, host_strategy: str) -> GuestConfig:
 
 
 def _domain(table: Table, host_strategy: str, name: str, count: int, least_pages: int) -> GuestConfig:
-    """Read what dom0 and guests have in common; *least_pages*: the minimum where none is given."""
+    """Read the keys that dom0 and guests share; *least_pages*: the minimum where none is given."""
     max_pages = table.size(table.spelling("maximum", _OLD_MAXIMUM), MAX_DOMAIN_PAGES)
     target_pages = table.size("target", MAX_DOMAIN_PAGES, max_pages)
     if target_pages > max_pages:
@@ -212,7 +212,7 @@ def _io_pages_s(domain: GuestConfig) -> float:
 
 
 def _guest_settings(table: Table, host_strategy: str) -> dict[str, object]:
-    """Read what a guest's agent is to be told, as it travels; checked here, so that a mistake shows before anything starts."""
+    """Read the settings of a guest's agent; checked here, so that a mistake shows before anything is started."""
     settings: dict[str, object] = {"strategy": table.choice("strategy", STRATEGIES, host_strategy)}
     settings["verify"] = table.flag("verify", default=False)
     workload, options = table.name_and_options("workload", "profile", "idle")
@@ -233,8 +233,8 @@ def _guest_settings(table: Table, host_strategy: str) -> dict[str, object]:
     return settings
 
 
-def _check_together(path: Path | str, config: HostConfig) -> None:
-    """Refuse what no single key is to blame for: equal names, too many guests, more than the host has, disks unserved."""
+def _check_consistency(path: Path | str, config: HostConfig) -> None:
+    """Refuse contradictions between sections: equal names, too many guests, more memory than the host has, disks without dom0."""
     guests = config.guests
     # One number is dom0's, whether there is one or not.
     if len(guests) > MAX_DOMAINS - 1:

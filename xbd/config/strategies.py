@@ -1,6 +1,6 @@
-"""Strategies: how a host and the balloon drivers of its guests go about memory together.
+"""Strategies: presets of settings for the hypervisor, its guests' balloon drivers and the toolstack.
 
-A strategy is a choice of settings on both sides, which otherwise never meet, and of what the toolstack
+A strategy sets the hypervisor and the drivers together, which share no other settings, and what the toolstack
 rounds targets to: `stock` is today's Xen and Linux, `full` (the default) is what xbd is about. Between
 them each line adds something to the one before it, so that what a part is worth can be measured; the
 controls take one thing away from `full` (or `worker`), so that no part gets the credit of another.

@@ -1,4 +1,4 @@
-"""Reading TOML key by key, so that every key that nobody asked for, and every entry of a wrong kind, is refused by name."""
+"""Reading TOML key by key: unknown keys, and values of a wrong type or out of range, are refused by name."""
 
 import difflib
 import tomllib
@@ -20,7 +20,7 @@ def top_table(text: str, path: Path | str) -> "Table":
 
 
 class Table:
-    """A TOML table that is read key by key; *name* is what errors call it; `finish` refuses what nobody asked for."""
+    """A TOML table that is read key by key; *name* is what errors call it; `finish` refuses unknown keys."""
 
     def __init__(self, path: Path | str, name: str, entries: Mapping[str, Any]) -> None:
         self.path = path
@@ -67,7 +67,7 @@ class Table:
         return default if entry is None else float(entry)
 
     def numbers(self, key: str, least: float, most: float, default: tuple[float, ...]) -> tuple[float, ...]:
-        """Read a number from *least* to *most*, or a list of at least one; what is said twice counts once."""
+        """Read a number from *least* to *most*, or a list of at least one; repeated numbers count once."""
         expected = f"a number from {least:g} to {most:g}, or a list of them"
         entry = self._take(key, (int, float, list), expected)
         if entry is None:
@@ -78,7 +78,7 @@ class Table:
         return tuple(dict.fromkeys(float(number) for number in numbers))
 
     def wholes(self, key: str, least: int, most: int, default: tuple[int, ...]) -> tuple[int, ...]:
-        """Read a list of whole numbers from *least* to *most*, at least one; what is said twice counts once."""
+        """Read a list of whole numbers from *least* to *most*, at least one; repeated numbers count once."""
         expected = f"a list of whole numbers from {least} to {most}"
         entry = self._take(key, list, expected)
         if entry is None:
@@ -133,7 +133,7 @@ class Table:
         return old_key
 
     def plain(self, key: str) -> dict[str, Any]:
-        """Read a table whose entries somebody else checks; empty when it is not there."""
+        """Read a table whose entries the caller checks; empty when it is not there."""
         entry = self._take(key, dict, "a table")
         return {} if entry is None else dict(entry)
 
@@ -164,7 +164,7 @@ class Table:
         return [Table(self.path, f"{key}[{number}]", table) for number, table in enumerate(entry or (), start=1)]
 
     def finish(self) -> None:
-        """Refuse keys that nobody has asked for."""
+        """Refuse keys that were not read, which are unknown ones."""
         for key in self._entries:
             if key not in self._known:
                 close = difflib.get_close_matches(key, self._known, n=1)
