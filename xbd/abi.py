@@ -1,8 +1,7 @@
 """What guests and hypervisor say to each other: commands, results, errno names, limits.
 
-A guest wants something of its hypervisor by *yielding a command*; a transport (a socket, a direct
-call, a simulation) carries it and brings the result back. Both sides import this module and
-nothing of each other.
+A guest asks its hypervisor for something by *yielding a command*; a transport (a socket, a direct call, a
+simulation) carries it and returns the result. Both sides import this module, and neither imports the other.
 
 Frame lists are (n,) int64 arrays of extent bases in here; on the wire they travel as
 little-endian uint64 (see `xbd.protocol.methods`).
@@ -257,7 +256,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BootInfo:
-    """What a (re)booting guest is told of itself.
+    """The boot map: what a (re)booting guest is told of its domain.
 
     *runs*: (n, 2) int64, populated gfns as half-open runs [first, end), ascending, disjoint; what
     is not in a run is the guest's balloon. All memory reads zero.

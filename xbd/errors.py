@@ -1,4 +1,4 @@
-"""Every failure that xbd can name, split by whose fault it is.
+"""All errors that xbd raises, by whose fault they are.
 
 A `HypercallError` is the caller's: it travels as an errno name with a sentence, and nothing has
 changed. A `ProtocolError` is the peer's (remote) or ours (local). `PeerLost` is the world's.
@@ -95,7 +95,7 @@ class AlreadyExists(HypercallError):
 
 
 class Busy(HypercallError):
-    """EBUSY: somebody else holds it."""
+    """EBUSY: another connection or domain holds it."""
 
     errno = "EBUSY"
 
@@ -107,7 +107,7 @@ class OutOfResources(HypercallError):
 
     @classmethod
     def because(cls, what: str, error: OSError | MemoryError) -> Self:
-        """Say why *what* cannot be done, and what helps, from the error of the system that was met."""
+        """Make the error that says why *what* cannot be done, and what helps, from the system's error."""
         number = error.errno if isinstance(error, OSError) else _errno.ENOMEM
         name, lacking, expected = _LACKING.get(number or 0, ("EIO", str(error), "a system that lets the daemon do it"))
         return cls(f"{what}: {lacking}", expected, errno=name)

@@ -1,6 +1,6 @@
 """Logging: structlog to standard error, for a person on a terminal, as JSON lines otherwise.
 
-Event names are fixed snake_case nouns, what they are about is in keys:
+Event names are fixed snake_case nouns, details are in keys:
 `log.warning("peer_dropped", reason=...)`. By impact: error, a request failed or state is unsafe;
 warning, worked around; info, a rare change of state; debug, every operation.
 """
@@ -13,7 +13,7 @@ import structlog
 
 
 def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
-    """Set logging up for this process; called again, for its loggers from then on.
+    """Set up logging for this process; a later call changes it for all loggers.
 
     Args:
         level: debug, info, warning or error: what is logged from.
@@ -46,9 +46,9 @@ def lost_line(lines: int) -> str:
     """Make the line, without its end, that says how many *lines* were lost, in the form of this process's log."""
     if not structlog.is_configured():
         return f"{lines} lines could not be written here, and are lost"
-    told: structlog.typing.EventDict = {"event": "log_lines_lost", "lines": lines}
-    # Not by a logger: whatever the level is, this is said, by the sink itself before its next line.
+    entry: structlog.typing.EventDict = {"event": "log_lines_lost", "lines": lines}
+    # Not by a logger, whose level might suppress it: the sink writes it before its next line.
     *steps, render = structlog.get_config()["processors"]
     for step in steps:
-        told = step(None, "warning", told)
-    return str(render(None, "warning", told))
+        entry = step(None, "warning", entry)
+    return str(render(None, "warning", entry))

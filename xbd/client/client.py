@@ -40,7 +40,7 @@ class Client(Connection):
         domains = (await self.call("list")).get("domains")
         if not isinstance(domains, list):
             raise RemoteProtocolError("a list answer without domains", "{domains: [...]}")
-        return [domain_view(told) for told in domains]
+        return [domain_view(raw) for raw in domains]
 
     async def info(self, domain: str | int) -> DomainView:
         """Describe one domain."""

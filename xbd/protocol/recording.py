@@ -93,8 +93,8 @@ def command_from_line(line: Mapping[str, Any]) -> Command:
     if not isinstance(operation, str) or operation not in DOMAIN_METHODS or operation == "hello":
         raise BadRecording(f"operation {operation!r:.80}", f"one of {', '.join(DOMAIN_METHODS)}")
     params = {
-        name: runs_to_numbers(told, words=name == "words").tobytes() if name in _LISTS else told
-        for name, told in line.items()
+        name: runs_to_numbers(param, words=name == "words").tobytes() if name in _LISTS else param
+        for name, param in line.items()
         if name in DOMAIN_METHODS[operation].params
     }
     try:
