@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cli.views import MIB, domain
-from xbd.cli.top_view import COLUMNS, Look, Wish, fitting, row_map, rows_of, screen, sort_rows
+from xbd.cli.top_view import COLUMNS, Sample, ViewOptions, fitting, row_map, rows_of, screen, sort_rows
 
 HOST = {"name": "small", "frames": 2048 * MIB, "free_frames": 512 * MIB, "free_in_whole_superframes": 0.5}
 
 
-def look(at_s: float, calls: int = 0, count: int = 2) -> Look:
-    """Look at a host of *count* domains, each of which has made *calls* more calls than the one before it."""
+def sample(at_s: float, calls: int = 0, count: int = 2) -> Sample:
+    """Make a sample of a host of *count* domains, each of which has made *calls* more calls than the one before it."""
     domains = [
         domain(
             domid=number,
@@ -22,12 +22,12 @@ def look(at_s: float, calls: int = 0, count: int = 2) -> Look:
         )
         for number in range(1, count + 1)
     ]
-    return Look(at_s, HOST, domains)
+    return Sample(at_s, HOST, domains)
 
 
 def test_a_wide_terminal_shows_every_column() -> None:
     """Host, header, domains by memory, keys; rates are of the time between the looks."""
-    lines = screen(look(0.0), look(2.0, calls=100), Wish(), width=140, height=24)
+    lines = screen(sample(0.0), sample(2.0, calls=100), ViewOptions(), width=140, height=24)
 
     assert lines == [
         "xbd small: 2 domains (2 running), 2 not at target",
@@ -42,7 +42,7 @@ def test_a_wide_terminal_shows_every_column() -> None:
 
 def test_a_narrow_terminal_shows_what_matters_most() -> None:
     """Columns go from the right, and no line is longer than the terminal."""
-    lines = screen(look(0.0), look(1.0), Wish(by="name", reverse=True, paused=True), width=40, height=24)
+    lines = screen(sample(0.0), sample(1.0), ViewOptions(by="name", reverse=True, paused=True), width=40, height=24)
 
     assert lines[3] == "NAME                ID STATE     MEM(M)"
     assert [line[:4] for line in lines[4:6]] == ["web2", "web1"]
@@ -53,7 +53,7 @@ def test_a_narrow_terminal_shows_what_matters_most() -> None:
 @given(st.integers(1, 200), st.integers(1, 60), st.integers(0, 40), st.integers(0, 50))
 def test_every_screen_is_filled_and_none_overflows(width: int, height: int, count: int, offset: int) -> None:
     """Whatever the terminal's size, the number of domains and how far one has scrolled."""
-    lines = screen(None, look(1.0, count=count), Wish(offset=offset), width=width, height=height)
+    lines = screen(None, sample(1.0, count=count), ViewOptions(offset=offset), width=width, height=height)
 
     assert len(lines) <= height
     assert all(len(line) <= width for line in lines)
@@ -64,7 +64,7 @@ def test_every_screen_is_filled_and_none_overflows(width: int, height: int, coun
 @pytest.mark.parametrize("by", list(COLUMNS))
 def test_every_column_sorts_both_ways(by: str) -> None:
     """Numbers from the largest down, words from A up, and the other way round."""
-    rows = rows_of(look(0.0, count=7), look(1.0, calls=3, count=7))
+    rows = rows_of(sample(0.0, count=7), sample(1.0, calls=3, count=7))
     keys = [COLUMNS[by].key(row) for row in sort_rows(rows, by, reverse=False)]
     turned = [COLUMNS[by].key(row) for row in sort_rows(rows, by, reverse=True)]
 
@@ -74,8 +74,8 @@ def test_every_column_sorts_both_ways(by: str) -> None:
 
 def test_a_rate_is_of_one_domain() -> None:
     """A number that was given to another domain since, or that is new, has none; no count runs backwards."""
-    earlier, later = look(0.0, calls=9), look(1.0, calls=1)
-    renamed = Look(0.0, HOST, [domain(domid=1, name="other")])
+    earlier, later = sample(0.0, calls=9), sample(1.0, calls=1)
+    renamed = Sample(0.0, HOST, [domain(domid=1, name="other")])
 
     assert [row.calls_s for row in rows_of(earlier, later)] == [0.0, 0.0]
     assert [row.calls_s for row in rows_of(renamed, later)] == [0.0, 0.0]
@@ -84,8 +84,8 @@ def test_a_rate_is_of_one_domain() -> None:
 
 def test_what_scrolled_away_is_counted() -> None:
     """Above and below; nobody scrolls beyond the last row."""
-    lines = screen(None, look(1.0, count=20), Wish(offset=4), width=100, height=15)
-    end = screen(None, look(1.0, count=20), Wish(offset=400), width=100, height=15)
+    lines = screen(None, sample(1.0, count=20), ViewOptions(offset=4), width=100, height=15)
+    end = screen(None, sample(1.0, count=20), ViewOptions(offset=400), width=100, height=15)
 
     assert (lines[4][:5], "4 above" in lines[-1], "6 below" in lines[-1]) == ("web5 ", True, True)
     assert (end[-2][:5], "10 above" in end[-1], "below" in end[-1]) == ("web20", True, False)
@@ -99,7 +99,7 @@ def test_the_widest_table_has_all_columns() -> None:
 
 def test_json_has_the_names_that_scripts_rely_on() -> None:
     """Pages, not MiB; what a guest says that is no number counts as 0."""
-    (first, *_) = rows_of(look(0.0), look(2.0, calls=100))
+    (first, *_) = rows_of(sample(0.0), sample(2.0, calls=100))
 
     assert row_map(first) == {
         "domid": 1,

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from tests.cli.views import told
-from xbd.cli.follow import follow, tell_targets
+from xbd.cli.follow import follow, send_targets
 from xbd.cli.progress import Outcome
 from xbd.client.client import ANSWER_TIMEOUT_S, Client, open_client, serve_client
 from xbd.client.discovery import NoHypervisor, find_socket
@@ -319,7 +319,7 @@ async def test_targets_of_many_domains_are_set_at_once(tmp_path: Path) -> None:
         await client.set_max("web3", 2 * SUPER_PAGES)
         for text, supers in (("25%", 1), ("100%", 4), ("75%", 3)):
             changes = plan(choose(await client.list(), ["*"]), parse_amount(text))
-            following = await tell_targets(client, changes)
+            following = await send_targets(client, changes)
             assert {one.outcome for one in following} == {Outcome.MOVING}
             for domain in await client.list():
                 assert (domain.target_pages, domain.max_pages) == (supers * SUPER_PAGES, supers * SUPER_PAGES)
@@ -330,7 +330,7 @@ async def test_without_agents_following_ends_with_all_stuck(tmp_path: Path) -> N
     async with real_daemon(tmp_path) as client:
         await client.create("web1", max_pages=1024, target_pages=1024)
         await client.create("web2", max_pages=512, target_pages=512)
-        following = await tell_targets(client, plan(await client.list(), parse_amount("2m")))
+        following = await send_targets(client, plan(await client.list(), parse_amount("2m")))
         views: list[int] = []
         await follow(client, following, lambda shown: views.append(len(shown)), stuck_after_s=0.0)
         assert [one.outcome for one in following] == [Outcome.STUCK, Outcome.REACHED]

@@ -1,5 +1,6 @@
-"""The toolstack: the client library and the `xbd` command.
+"""The `xbd` command. Each of its commands is a small shell around pure modules.
 
-`views`, `targets`, `progress` and `render` decide and draw, and know no socket; `client` carries
-calls; `main` and the command modules (`look`, `life`, `memory`, `run`) are the command line.
+In the order to read them: `main` (the table of commands, imported when they are used), `common` (options, errors,
+output), then a module of `commands`. Pure are `render`, `progress`, `top_view` and `map_view`: values to lines of
+text; `follow` sets targets and polls the domains until they are there.
 """

@@ -1,4 +1,4 @@
-"""What the commands share: errors as one sentence and an exit code, options, output, a client to work with.
+"""The parts that commands share: errors as one sentence and an exit code, options, output, connecting a client.
 
 Exit codes: 0 done, 1 the thing asked for failed, 2 wrong usage, 78 wrong configuration, 130 Ctrl-C.
 """
@@ -28,7 +28,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Failure(click.ClickException):
-    """What is told to the user on stderr, in a sentence, before leaving with *exit_code*."""
+    """An error that the user gets as a sentence on stderr, and that ends the command with *exit_code*."""
 
     def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(message)
@@ -90,13 +90,13 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands with the table's words, without importing them."""
+        """List the commands with the table's summaries, without importing them."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in self._table.items()])
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
-        """Run a command; what xbd raises on purpose becomes a sentence and an exit code."""
+        """Run a command; errors of xbd become a sentence and an exit code."""
         try:
             return super().invoke(ctx)
         except (XbdError, KeyboardInterrupt, BrokenPipeError, BaseExceptionGroup) as error:
@@ -104,12 +104,12 @@ class LazyGroup(click.Group):
 
 
 def raise_as_failure(error: BaseException) -> NoReturn:
-    """Turn an error into what click leaves with. What is a bug is raised as it is, with its traceback."""
+    """Turn an error into a sentence and an exit code. A bug is raised as it is, with its traceback."""
     if isinstance(error, BaseExceptionGroup):
-        # Several tasks failed: the first says enough, unless one of them is a bug.
-        told = (XbdError, KeyboardInterrupt)
-        strangers = error.subgroup(lambda one: not isinstance(one, (*told, BaseExceptionGroup)))
-        if strangers is None:
+        # Several tasks failed: the first error is enough, unless one of them is a bug.
+        expected = (XbdError, KeyboardInterrupt)
+        bugs = error.subgroup(lambda one: not isinstance(one, (*expected, BaseExceptionGroup)))
+        if bugs is None:
             raise_as_failure(error.exceptions[0])
     match error:
         case ConfigError() | DamagedState():
@@ -121,20 +121,20 @@ def raise_as_failure(error: BaseException) -> NoReturn:
         case KeyboardInterrupt():
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from error
         case BrokenPipeError():
-            # Whoever read our output has gone; Python's own flush at exit must not complain of it.
+            # The reader of our output is gone; Python's flush at exit must not raise again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(EXIT_FAILED) from error
     raise error
 
 
 def complete_domains(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a domain's name, where a hypervisor can be asked for them; nothing where none can."""
+    """Complete a domain's name from the hypervisor's list; nothing if it cannot be asked."""
     del param
     given = ctx.params.get("socket_path") or ctx.find_root().params.get("socket_path")
     try:
         domains = with_client(given, lambda client: client.list())
     except (XbdError, OSError, BaseExceptionGroup):
-        # A shell that completes has no place for an error.
+        # There is no place to show an error during completion.
         return []
     return [domain.name for domain in domains if domain.name.startswith(incomplete)]
 
@@ -182,16 +182,16 @@ def with_client(socket_path: str | None, work: Callable[[Client], Awaitable[_T]]
 
 
 def group_socket() -> str | None:
-    """Return what was given before the command: `xbd --socket PATH list`."""
+    """Return the socket that was given before the command: `xbd --socket PATH list`."""
     ctx = click.get_current_context(silent=True)
     given = ctx.find_root().params.get("socket_path") if ctx else None
     return given if isinstance(given, str) else None
 
 
-def emit(as_json: bool, told: object, lines: Iterable[str]) -> None:  # noqa: FBT001 - the flag of every command
-    """Print *told* as JSON, or *lines*."""
+def emit(as_json: bool, output: object, lines: Iterable[str]) -> None:  # noqa: FBT001 - the flag of every command
+    """Print *output* as JSON, or *lines*."""
     if as_json:
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(output, indent=2, ensure_ascii=False))
         return
     for line in lines:
         click.echo(line)
@@ -200,7 +200,7 @@ def emit(as_json: bool, told: object, lines: Iterable[str]) -> None:  # noqa: FB
 async def for_each(
     domains: Sequence[DomainView], work: Callable[[DomainView], Coroutine[Any, Any, object]]
 ) -> dict[int, HypercallError]:
-    """Do *work* for all domains at once; returns, by domid, those that the hypervisor refused."""
+    """Do *work* for all domains at once; returns the hypervisor's refusals by domid."""
     refused: dict[int, HypercallError] = {}
 
     async def one(domain: DomainView) -> None:

@@ -1,4 +1,4 @@
-"""Telling many domains their targets at once, and following them there."""
+"""Setting the targets of many domains at once, and polling until they are there."""
 
 import shutil
 import signal
@@ -17,25 +17,25 @@ from xbd.errors import HypercallError
 from xbd.protocol.views import DomainView
 from xbd.units import format_pages
 
-# Ten looks a second are as many as an eye follows ...
-LOOK_EVERY_S: Final = 0.1
-# ... but looking at a thousand domains takes the daemon a while, and it has better things to do most of the time.
-_LOOKING_SHARE: Final = 0.1
+# Ten polls a second make a display that moves smoothly ...
+POLL_EVERY_S: Final = 0.1
+# ... but listing a thousand domains takes the daemon a while; at most this share of its time is spent on it.
+_POLLING_SHARE: Final = 0.1
 
 Show = Callable[[Sequence[Following]], None]
 
 
-async def pause_for_next_look(began: float) -> None:
-    """Wait until it is time to look again; *began* is when the last look did."""
+async def pause_before_next_poll(began: float) -> None:
+    """Wait until the next poll is due; *began* is when the last one started."""
     took = trio.current_time() - began
-    await trio.sleep(max(LOOK_EVERY_S, took / _LOOKING_SHARE))
+    await trio.sleep(max(POLL_EVERY_S, took / _POLLING_SHARE))
 
 
-async def tell_targets(client: Client, changes: Sequence[Change]) -> list[Following]:
+async def send_targets(client: Client, changes: Sequence[Change]) -> list[Following]:
     """Set all targets at once. What the hypervisor refuses is an outcome of that domain's, not an error.
 
-    max_pages becomes the target itself (xl: target + 1 MiB). A domain that grows gets its limit raised first,
-    one that shrinks gets its target first: so none is over its limit before it was told to shrink.
+    The limit becomes the target itself (xl: target + 1 MiB). A domain that grows gets its limit raised first,
+    one that shrinks gets its target first: so no domain is over its limit before its target shrinks.
     """
     by_domid = {change.domain.domid: change for change in changes}
     now = trio.current_time()
@@ -44,7 +44,7 @@ async def tell_targets(client: Client, changes: Sequence[Change]) -> list[Follow
         for change in changes
     ]
 
-    async def tell(domain: DomainView) -> None:
+    async def send(domain: DomainView) -> None:
         change = by_domid[domain.domid]
         if change.grows:
             await client.set_max(domain.domid, change.target.pages)
@@ -53,7 +53,7 @@ async def tell_targets(client: Client, changes: Sequence[Change]) -> list[Follow
             await client.set_target(domain.domid, change.target.pages)
             await client.set_max(domain.domid, change.target.pages)
 
-    refused = await for_each([change.domain for change in changes], tell)
+    refused = await for_each([change.domain for change in changes], send)
     for one in following:
         if one.domid in refused:
             one.refuse(_reason(refused[one.domid]))
@@ -72,7 +72,7 @@ async def follow(
     stuck_after_s: float = STUCK_AFTER_S,
     deadline_s: float = DEADLINE_S,
 ) -> None:
-    """Look at the domains again and again until none is moving: each reached its target, is stuck, or refused."""
+    """Poll the domains until none is moving: each has reached its target, is stuck, or has refused."""
     while True:
         began = trio.current_time()
         domains = await client.list()
@@ -80,41 +80,41 @@ async def follow(
         show(following)
         if not anything_to_wait_for(following):
             break
-        await pause_for_next_look(began)
-    starved = [one for one in following if one.lacks_memory and one.outcome in (Outcome.STUCK, Outcome.REFUSED)]
-    if starved:
+        await pause_before_next_poll(began)
+    short_of_memory = [one for one in following if one.lacks_memory and one.outcome in (Outcome.STUCK, Outcome.REFUSED)]
+    if short_of_memory:
         free_pages = int((await client.host())["free_frames"])
-        for one in starved:
+        for one in short_of_memory:
             one.reason = f"{one.reason}; the host has {format_pages(free_pages)} free"
 
 
 async def until_interrupted(waiting: Coroutine[object, object, None]) -> bool:
-    """Wait for *waiting*, or for Ctrl-C; says whether that came first."""
+    """Wait for *waiting*, or for Ctrl-C; returns whether that came first."""
     interrupted = False
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
 
-            async def hear() -> None:
+            async def interrupt() -> None:
                 nonlocal interrupted
                 async for _ in signals:
                     interrupted = True
                     nursery.cancel_scope.cancel()
 
-            nursery.start_soon(hear)
+            nursery.start_soon(interrupt)
             await waiting
             nursery.cancel_scope.cancel()
     return interrupted
 
 
 class LiveView:
-    """Progress on a terminal, drawn over itself; nothing where stderr is no terminal."""
+    """A live display of progress on stderr; it draws nothing if stderr is no terminal."""
 
     def __init__(self) -> None:
         self._on = sys.stderr.isatty()
         self._drawn_lines = 0
 
     def show(self, following: Sequence[Following]) -> None:
-        """Draw how things stand in place of what was drawn before."""
+        """Draw the present state over the last drawing."""
         if not self._on:
             return
         columns, rows = shutil.get_terminal_size()
@@ -123,7 +123,7 @@ class LiveView:
         self._drawn_lines = len(lines)
 
     def clear(self) -> None:
-        """Take it away again."""
+        """Erase the last drawing."""
         if self._on:
             self._write("")
             self._drawn_lines = 0

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.cli.render import shown, table
+from xbd.cli.render import printable, table
 from xbd.errors import RemoteProtocolError
 
 Colours = NDArray[np.uint8]
@@ -22,9 +22,9 @@ _FREE, _WHOLE, _SHATTERED = range(3)
 BY: Final = ("owner", "state")
 _FREE_COLOUR: Final = (48, 48, 52)
 _STATE_COLOURS: Final = np.array([_FREE_COLOUR, (70, 170, 90), (235, 140, 50)], dtype=np.uint8)
-# Neighbouring domids get hues far apart: steps of the golden ratio.
+# Steps of the golden ratio give neighbouring domids hues that are far apart.
 _HUE_STEP: Final = 0.61803398875
-# What is broken of an owner's is darker than what is whole.
+# An owner's shattered superframes are drawn darker than its whole ones.
 _WHOLE_VALUE, _SHATTERED_VALUE = 0.95, 0.5
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 _STATE_LETTERS: Final = ".#+"
@@ -49,9 +49,9 @@ class Frames:
         return int(np.count_nonzero(self.kind == kind))
 
 
-def frames_of(told: Mapping[str, Any]) -> Frames:
+def frames_of(raw: Mapping[str, Any]) -> Frames:
     """Read the answer to `frames`. Raises RemoteProtocolError: it is none."""
-    match told:
+    match raw:
         case {"superframes": int(count), "kind": bytes(kind), "owner": bytes(owner), "used": bytes(used)} if (
             len(kind),
             len(owner),
@@ -82,7 +82,7 @@ def owner_colour(domid: int, value: float = _WHOLE_VALUE) -> tuple[int, int, int
 
 
 def cells(drawn: Colours, most: int) -> tuple[Colours, int]:
-    """Sum superframes up so that at most *most* cells are needed; returns their colours, and superframes per cell."""
+    """Average superframes into at most *most* cells; returns the cells' colours, and superframes per cell."""
     per_cell = max(-(-len(drawn) // most), 1)
     starts = np.arange(0, len(drawn), per_cell)
     sums = np.add.reduceat(drawn.astype(np.int64), starts, axis=0)
@@ -109,14 +109,14 @@ def _half_block(*rgb: int) -> str:
 
 
 def plain_lines(frames: Frames, by: str, width: int, height: int) -> tuple[list[str], int]:
-    """Draw in letters, one cell to a character: what the most broken superframe of the cell is, or whose."""
+    """Draw in letters, one cell to a character: state or owner of the cell's most shattered superframe."""
     per_cell = max(-(-frames.kind.size // (width * height)), 1)
-    text = "".join(_letter(kind, owner, by) for kind, owner in _most_broken(frames, per_cell))
+    text = "".join(_letter(kind, owner, by) for kind, owner in _most_shattered(frames, per_cell))
     return [text[at : at + width] for at in range(0, len(text), width)], per_cell
 
 
-def _most_broken(frames: Frames, per_cell: int) -> list[tuple[int, int]]:
-    """Find kind and owner of each cell's most broken superframe: that is what one looks for."""
+def _most_shattered(frames: Frames, per_cell: int) -> list[tuple[int, int]]:
+    """Find kind and owner of each cell's most shattered superframe: a reader looks for these."""
     ranked = (frames.kind.astype(np.int64) << _INDEX_BITS) + np.arange(frames.kind.size)
     chosen = np.maximum.reduceat(ranked, np.arange(0, ranked.size, per_cell)) & ((1 << _INDEX_BITS) - 1)
     return list(zip(frames.kind[chosen].tolist(), frames.owner[chosen].tolist(), strict=True))
@@ -130,13 +130,13 @@ def _letter(kind: int, owner: int, by: str) -> str:
 
 
 def legend(frames: Frames, names: Mapping[int, str], per_cell: int, *, letters: bool) -> list[str]:
-    """Say what the picture shows, with counts: superframes by state, and the largest owners."""
+    """Explain the picture, with counts: superframes by state, and the largest owners."""
     counts = ", ".join(f"{frames.count(kind)} {name}" for kind, name in enumerate(KINDS))
     lines = ["", f"{frames.kind.size} superframes of 2 MiB: {counts}; a cell is {per_cell} of them"]
     rows = [
         (
             _LETTERS[row["domid"] % len(_LETTERS)] if letters else "",
-            shown(names.get(row["domid"], "")),
+            printable(names.get(row["domid"], "")),
             f"d{row['domid']}",
             str(row["whole"]),
             str(row["shattered"]),

@@ -1,8 +1,8 @@
-"""Following domains on their way to a target: reached, moving, stuck, refused; pure.
+"""Progress of domains towards their targets: reached, moving, stuck, refused; pure.
 
 A domain that makes no progress for 5 s is *stuck*. It may go on later and is then moving again; one
-that is still stuck at its deadline (20 s after it was told) has *refused*. One whose setting the hypervisor
-did not take has refused at once. Nothing is to be waited for when none is moving.
+that is still stuck at its deadline (20 s after its target was set) has *refused*. A domain whose new
+target the hypervisor refused has refused at once. Waiting ends when no domain is moving.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,13 +18,13 @@ STUCK_AFTER_S: Final = 5.0
 # Four back-offs of a Linux driver; after that it has given up.
 DEADLINE_S: Final = 20.0
 GETS_NO_MORE: Final = "its guest gets no more memory"
-# What a guest's report says of a balloon driver that has stopped trying, and how often it tried where it does not say.
+# `worker_state` of a driver that has stopped trying; and how often Linux's tries, for reports that do not say.
 _CANCELLED: Final = "cancelled"
 _LINUX_RETRIES: Final = 4
 
 
 class Outcome(StrEnum):
-    """How far a domain has come."""
+    """The state of a domain's progress."""
 
     MOVING = "moving"
     REACHED = "reached"
@@ -35,18 +35,18 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Following:
-    """One domain's way to its target.
+    """The progress of one domain towards its target.
 
-    Attributes: *start_pages* what it held when it was told, *tot_pages* what it holds now, *nearest_pages* the
-    least distance to the target so far, *progressed_at* when that was reached, *told_at* when it was told;
-    *lacks_memory*: it is stuck because it gets no more memory, so what the host has free is worth telling.
+    Attributes: *start_pages* what it held when its target was set, *tot_pages* what it holds now, *nearest_pages* the
+    least distance to the target so far, *progressed_at* when that was reached, *set_at* when its target was set;
+    *lacks_memory*: it is stuck because it gets no more memory, so the reason should say what the host has free.
     """
 
     domid: int
     name: str
     start_pages: int
     target_pages: int
-    told_at: float
+    set_at: float
     tot_pages: int = field(init=False)
     nearest_pages: int = field(init=False)
     progressed_at: float = field(init=False)
@@ -57,7 +57,7 @@ class Following:
     def __post_init__(self) -> None:
         self.tot_pages = self.start_pages
         self.nearest_pages = self.distance_pages
-        self.progressed_at = self.told_at
+        self.progressed_at = self.set_at
 
     @property
     def distance_pages(self) -> int:
@@ -66,17 +66,17 @@ class Following:
 
     @property
     def share_done(self) -> float:
-        """How much of the way is behind it, 0 to 1."""
+        """The share of the way that is done, 0 to 1."""
         way = abs(self.start_pages - self.target_pages)
         return 1.0 if way == 0 else min(max(1 - self.distance_pages / way, 0.0), 1.0)
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more will come of it: reached, refused or gone."""
+        """Whether its outcome is final: reached, refused or gone."""
         return self.outcome in (Outcome.REACHED, Outcome.REFUSED, Outcome.GONE)
 
     def refuse(self, reason: str) -> None:
-        """Note that the hypervisor did not take its setting."""
+        """Note that the hypervisor refused its new target or limit."""
         self.outcome, self.reason = Outcome.REFUSED, reason
 
     def observe(
@@ -87,7 +87,7 @@ class Following:
         stuck_after_s: float = STUCK_AFTER_S,
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        """Take in how the domain stands at *now*; None when it is gone."""
+        """Update the outcome from the domain as listed at *now*; None: it is gone."""
         if self.settled:
             return
         if domain is None:
@@ -100,13 +100,13 @@ class Following:
             self.nearest_pages, self.progressed_at = self.distance_pages, now
             self.outcome, self.reason = Outcome.MOVING, ""
         elif now - self.progressed_at >= stuck_after_s:
-            late = now - self.told_at >= deadline_s
+            late = now - self.set_at >= deadline_s
             self.outcome = Outcome.REFUSED if late else Outcome.STUCK
             self.lacks_memory = False
             self.reason = self._why(domain)
 
     def _why(self, domain: DomainView) -> str:
-        """Guess at what is in the way, from what can be seen."""
+        """Explain why it makes no progress, as far as its listing shows."""
         if not domain.agent:
             return f"no agent is connected (the domain is {domain.state}); start one with `xbd guest {self.name}`"
         if domain.target_pages != self.target_pages:
@@ -123,7 +123,7 @@ class Following:
 
 
 def cancellation(domain: DomainView) -> str:
-    """Say, by the domain's report, that its balloon driver has stopped trying, and what helps; empty if it has not."""
+    """Explain, by the domain's report, that its balloon driver has stopped trying, and what helps; empty if it has not."""
     report = domain.report
     if report.get("worker_state") != _CANCELLED:
         return ""
@@ -146,7 +146,7 @@ def observe_all(
     stuck_after_s: float = STUCK_AFTER_S,
     deadline_s: float = DEADLINE_S,
 ) -> None:
-    """Take in a whole list of domains at *now*."""
+    """Update all outcomes from the domains as listed at *now*."""
     by_domid = {domain.domid: domain for domain in domains}
     for one in following:
         domain = by_domid.get(one.domid)

@@ -1,7 +1,7 @@
-"""What the commands print: values to lines of text; pure.
+"""The text that commands print: values to lines; pure.
 
-Layouts follow xl's where xl has one (`list`, `info`), so that its users feel at home; the figures of
-JSON are in pages, those printed for people in MiB and the like.
+Layouts follow xl's where xl has one (`list`, `info`); figures in JSON are in pages, those in text in MiB
+and larger units.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +23,12 @@ _QUEUES: Final = {
     "queue of 4 KiB pages": "balloon_4k_pages",
     "queue of foreign pages": "slots",
 }
-# Up to this many domains each gets its line; of more, as many of those that need attention do, and a sum.
+# So many domains get a line each; of more, at most so many that did not get there, and a summary.
 _LINES_EACH: Final = 16
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    """Lay out a table; *widths* are the least ones, negative for columns that begin at the left."""
+    """Lay out a table; *widths* are minimal widths of columns, negative for left-aligned ones."""
     lines = [tuple(header), *map(tuple, rows)]
     columns = zip(*lines, strict=True)
     fitting = [max(abs(least), *map(len, column)) for least, column in zip(widths, columns, strict=True)]
@@ -45,7 +45,7 @@ def domains_table(domains: Sequence[DomainView]) -> list[str]:
     """Draw `xbd list`: xl's columns Name, ID and Mem (MiB) where xl has them, then xbd's own."""
     rows = [
         (
-            shown(domain.name),
+            printable(domain.name),
             str(domain.domid),
             str(domain.tot_pages // MIB_PAGES),
             str(domain.target_pages // MIB_PAGES),
@@ -60,9 +60,9 @@ def domains_table(domains: Sequence[DomainView]) -> list[str]:
 
 def domain_details(domain: DomainView) -> list[str]:
     """Draw `xbd info NAME`."""
-    told = domain.raw
+    raw = domain.raw
     pairs: dict[str, object] = {
-        "name": shown(domain.name),
+        "name": printable(domain.name),
         "domid": domain.domid,
         "type": domain.type,
         "state": domain.state,
@@ -74,14 +74,14 @@ def domain_details(domain: DomainView) -> list[str]:
         "maximum": size(domain.static_max_pages),
         "superpages": f"{domain.leaves} leaves of 2 MiB",
         "superpage_coverage": percent(domain.superpage_coverage),
-        "grants": told.get("grants", 0),
-        "mapped_grants": told.get("mapped_grants", 0),
-        "referenced_pages": told.get("referenced_pages", 0),
-        "claimed": size(int(told.get("claimed_pages", 0))),
-        "mode": told.get("mode", "normal"),
+        "grants": raw.get("grants", 0),
+        "mapped_grants": raw.get("mapped_grants", 0),
+        "referenced_pages": raw.get("referenced_pages", 0),
+        "claimed": size(int(raw.get("claimed_pages", 0))),
+        "mode": raw.get("mode", "normal"),
         "guest_settings": _in_one_line(domain.settings),
-        "hypercalls": _in_one_line(told.get("hypercalls") or {}),
-        "extents_done": _in_one_line(told.get("extents") or {}),
+        "hypercalls": _in_one_line(raw.get("hypercalls") or {}),
+        "extents_done": _in_one_line(raw.get("extents") or {}),
     }
     cancelled = cancellation(domain)
     if cancelled:
@@ -119,13 +119,13 @@ def host_details(host: Mapping[str, Any]) -> list[str]:
 def key_values(pairs: Mapping[str, object]) -> list[str]:
     """Draw `key : value` lines as xl info does."""
     width = max((_KEY_WIDTH, *map(len, pairs)))
-    return [f"{shown(key).ljust(width)} : {shown(_plain(entry))}".rstrip() for key, entry in pairs.items()]
+    return [f"{printable(key).ljust(width)} : {printable(_plain(entry))}".rstrip() for key, entry in pairs.items()]
 
 
 def event_line(event: Mapping[str, Any]) -> str:
     """Draw one event."""
     rest = {key: entry for key, entry in event.items() if key not in ("number", "event", "domid", "name")}
-    who = f"{shown(str(event.get('name', '')))} (d{event['domid']})" if "domid" in event else ""
+    who = f"{printable(str(event.get('name', '')))} (d{event['domid']})" if "domid" in event else ""
     return f"{event['number']:>6} {event['event']:<16} {who:<24} {_in_one_line(rest)}".rstrip()
 
 
@@ -152,11 +152,11 @@ def _progress_line(one: Following) -> str:
     filled = int(one.share_done * _BAR_CHARS)
     bar = "#" * filled + "." * (_BAR_CHARS - filled)
     held = f"{format_pages(one.tot_pages)} of {format_pages(one.target_pages)}"
-    return f"{shown(one.name)[:24]:<24} [{bar}] {held:>22}  {one.outcome}"
+    return f"{printable(one.name)[:24]:<24} [{bar}] {held:>22}  {one.outcome}"
 
 
 def outcome_lines(following: Sequence[Following], *, waited: bool) -> list[str]:
-    """Draw what became of a `mem-set`: each domain, or, of many, the first that did not get there and a sum."""
+    """Draw what became of a `mem-set`: each domain, or, of many, the first that did not get there and a summary."""
     good = (Outcome.REACHED,) if waited else (Outcome.MOVING, Outcome.REACHED)
     if len(following) <= _LINES_EACH:
         return [_outcome_line(one, waited=waited) for one in following]
@@ -169,18 +169,18 @@ def outcome_lines(following: Sequence[Following], *, waited: bool) -> list[str]:
 
 
 def _outcome_line(one: Following, *, waited: bool) -> str:
-    head = f"{shown(one.name)}: target {format_pages(one.target_pages)}"
+    head = f"{printable(one.name)}: target {format_pages(one.target_pages)}"
     if not waited and one.outcome in (Outcome.MOVING, Outcome.REACHED):
         return head
     if one.outcome is Outcome.REACHED:
         return f"{head}, reached"
-    return f"{head}, {one.outcome} at {format_pages(one.tot_pages)}: {shown(one.reason) or 'still on its way'}"
+    return f"{head}, {one.outcome} at {format_pages(one.tot_pages)}: {printable(one.reason) or 'still on its way'}"
 
 
 def outcomes_json(
     following: Sequence[Following], asked_pages: Mapping[int, int], *, waited: bool
 ) -> list[dict[str, Any]]:
-    """Say the same for scripts; *asked_pages* by domid, before rounding."""
+    """Make the JSON of a `mem-set`; *asked_pages* by domid, before rounding."""
     return [
         {
             "domid": one.domid,
@@ -196,17 +196,17 @@ def outcomes_json(
 
 
 def percent(share: float) -> str:
-    """Draw a share of 1."""
+    """Write a share of 1 as a percentage."""
     return f"{100 * share:.1f}%"
 
 
 def size(pages: int) -> str:
-    """Draw an amount of memory with its exact number of pages."""
+    """Write an amount of memory, with its exact number of pages."""
     return f"{format_pages(pages)} ({pages} pages)"
 
 
-def shown(text: str) -> str:
-    """Make text of guests' and others' making fit for a terminal: no control characters."""
+def printable(text: str) -> str:
+    """Make raw text safe for a terminal: replace control characters."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from xbd.cli.render import percent, shown
+from xbd.cli.render import percent, printable
 from xbd.protocol.views import DomainView
 from xbd.units import MIB_PAGES
 
@@ -16,8 +16,8 @@ Cell = str | float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """A host at one moment: *host* and *domains* as told, *at_s* on the looker's clock."""
+class Sample:
+    """A host at one moment: *host* and *domains* as the daemon described them, *at_s* on the client's clock."""
 
     at_s: float
     host: Mapping[str, Any]
@@ -55,9 +55,9 @@ def _pages_column(title: str, width: int, pages: Callable[[Row], int]) -> Column
     return Column(title, width, pages, _mib(pages))
 
 
-# By name, as `--sort` takes them, in the order in which they are shown.
+# By name, as `--sort` takes them, in the order in which they are printable.
 COLUMNS: Final[Mapping[str, Column]] = {
-    "name": Column("NAME", -16, lambda row: row.domain.name, lambda row: shown(row.domain.name)),
+    "name": Column("NAME", -16, lambda row: row.domain.name, lambda row: printable(row.domain.name)),
     "id": Column("ID", 5, lambda row: row.domain.domid, lambda row: str(row.domain.domid)),
     "state": Column("STATE", -8, lambda row: row.domain.state, lambda row: row.domain.state),
     "mem": _pages_column("MEM(M)", 7, lambda row: row.domain.tot_pages),
@@ -80,16 +80,16 @@ COLUMNS: Final[Mapping[str, Column]] = {
         "MODE",
         -12,
         lambda row: str(row.domain.raw.get("mode", "")),
-        lambda row: shown(str(row.domain.raw.get("mode", ""))),
+        lambda row: printable(str(row.domain.raw.get("mode", ""))),
     ),
 }
-# Numbers are of interest from the largest down, words from A up.
+# Columns of numbers are sorted from the largest down, those of words from A up.
 _WORDS: Final = frozenset({"name", "id", "state", "mode"})
 _KEYS_HELP: Final = "q quit  s sort  r reverse  p pause  arrows scroll"
 
 
-def rows_of(previous: Look | None, now: Look) -> list[Row]:
-    """Pair each domain with its rate since the last look; 0 for one that was not there."""
+def rows_of(previous: Sample | None, now: Sample) -> list[Row]:
+    """Pair each domain with its rate of operations since the previous sample; 0 for one that is new."""
     elapsed_s = now.at_s - previous.at_s if previous else 0.0
     before = {domain.domid: domain for domain in previous.domains} if previous else {}
     return [Row(domain, _rate(before.get(domain.domid), domain, elapsed_s)) for domain in now.domains]
@@ -114,8 +114,8 @@ def sort_rows(rows: Sequence[Row], by: str, *, reverse: bool) -> list[Row]:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """How the table is to be shown: sorted *by* a column, from row *offset* on, and whether it stands still."""
+class ViewOptions:
+    """How the table is printable: sorted *by* a column, from row *offset* on, and whether it is *paused*."""
 
     by: str = "mem"
     reverse: bool = False
@@ -123,15 +123,15 @@ class Wish:
     paused: bool = False
 
 
-def screen(previous: Look | None, now: Look, wish: Wish, *, width: int, height: int) -> list[str]:
+def screen(previous: Sample | None, now: Sample, options: ViewOptions, *, width: int, height: int) -> list[str]:
     """Draw everything in at most *height* lines of *width* characters: two of the host, the table, a line of keys."""
-    rows = sort_rows(rows_of(previous, now), wish.by, reverse=wish.reverse)
+    rows = sort_rows(rows_of(previous, now), options.by, reverse=options.reverse)
     room = max(height - 5, 1)
-    offset = min(wish.offset, max(len(rows) - room, 0))
+    offset = min(options.offset, max(len(rows) - room, 0))
     visible = rows[offset : offset + room]
     below = len(rows) - offset - len(visible)
-    order = f"by {wish.by}{', reversed' if wish.reverse else ''}"
-    state = "  PAUSED" if wish.paused else ""
+    order = f"by {options.by}{', reversed' if options.reverse else ''}"
+    state = "  PAUSED" if options.paused else ""
     footer = (
         f"{_KEYS_HELP}  ({order}{f', {offset} above' if offset else ''}{f', {below} below' if below else ''}){state}"
     )
@@ -139,7 +139,7 @@ def screen(previous: Look | None, now: Look, wish: Wish, *, width: int, height: 
     return [line[:width] for line in lines[:height]]
 
 
-def host_lines(now: Look) -> list[str]:
+def host_lines(now: Sample) -> list[str]:
     """Draw the host in two lines."""
     host, domains = now.host, now.domains
     total, free = int(host["frames"]), int(host["free_frames"])
@@ -150,7 +150,7 @@ def host_lines(now: Look) -> list[str]:
     moving = sum(domain.tot_pages != domain.target_pages for domain in domains)
     memory = f"mem {total // MIB_PAGES:,} MiB, {free // MIB_PAGES:,} free"
     return [
-        f"xbd {shown(str(host.get('name', '')))}: {len(domains)} domains ({counted or 'none'}), {moving} not at target",
+        f"xbd {printable(str(host.get('name', '')))}: {len(domains)} domains ({counted or 'none'}), {moving} not at target",
         f"{memory}, {percent(float(host['free_in_whole_superframes']))} of that in whole superframes",
     ]
 
@@ -179,7 +179,7 @@ def _fit(text: str, width: int) -> str:
 
 
 def row_map(row: Row) -> dict[str, object]:
-    """Spell a row out for JSON."""
+    """Make a row's JSON object."""
     return {
         "domid": row.domain.domid,
         "name": row.domain.name,

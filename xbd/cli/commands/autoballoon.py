@@ -1,4 +1,4 @@
-"""Commands around automatic ballooning: autoballoon, the daemon, and reserve, which has it free memory."""
+"""Commands of automatic ballooning: autoballoon runs the daemon, reserve lets it free memory."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.runtime import log_sink
 from xbd.units import format_pages
 
-# How often the daemon is asked how a reservation stands; it looks at the host once a second by default.
+# How often the daemon is asked for the reservation's state; its policy runs once a second by default.
 ASK_EVERY_S = 0.2
 
 
@@ -89,17 +89,17 @@ async def _run(command: Sequence[str]) -> int:
 async def _until_held(client: Client, pages: int) -> None:
     """Wait until the memory is held. Raises Failure: it cannot be."""
     while True:
-        told = await client.call("reservation")
-        if told.get("state") == "held":
+        answer = await client.call("reservation")
+        if answer.get("state") == "held":
             return
-        if told.get("state") != "pending":
-            raise Failure(_why(pages, told))
+        if answer.get("state") != "pending":
+            raise Failure(_why(pages, answer))
         await trio.sleep(ASK_EVERY_S)
 
 
-def _why(pages: int, told: dict[str, Any]) -> str:
+def _why(pages: int, answer: dict[str, Any]) -> str:
     """Say why a reservation failed, and what to do."""
-    match told:
+    match answer:
         case {"cannot_free": {"possible_pages": int(possible)}}:
             return (
                 f"cannot free {format_pages(pages)}: {format_pages(possible)} is the most that is possible; "

@@ -1,4 +1,4 @@
-"""Commands that stay: up, hypervisor, guests, guest."""
+"""Commands that run daemons, or a whole host: up, hypervisor, guests, guest."""
 
 import os
 from collections.abc import Callable, Coroutine

@@ -1,4 +1,4 @@
-"""Commands about a domain's life: create, destroy, shutdown, guest-mode, wait."""
+"""Commands that create, end and wait for domains: create, destroy, shutdown, guest-mode, wait."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from xbd.cli.common import (
     renamed_option,
     with_client,
 )
-from xbd.cli.follow import pause_for_next_look
+from xbd.cli.follow import pause_before_next_poll
 from xbd.cli.progress import DEADLINE_S, cancellation
 from xbd.client.client import Client
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
@@ -29,7 +29,7 @@ from xbd.protocol.views import DomainView
 from xbd.units import format_pages
 
 Work = Callable[[DomainView], Coroutine[Any, Any, object]]
-# What may be asked of `wait`, and when a domain (None: it is gone) is there.
+# The conditions of `wait`, each a test of a domain as listed; None: it is gone.
 _CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
     "target": lambda domain: domain is not None and domain.tot_pages == domain.target_pages,
     "running": lambda domain: domain is not None and domain.state == "running",
@@ -117,7 +117,7 @@ def create_command(
         )
 
     domid = with_client(socket_path, create)
-    told = {
+    output = {
         "domid": domid,
         "name": name,
         "type": chosen_type.value,
@@ -125,7 +125,7 @@ def create_command(
         "min_pages": sizes.min_pages,
         "max_pages": sizes.maximum.pages,
     }
-    emit(as_json, told, [f"created {name} (d{domid}), target {sizes.target}, maximum {sizes.maximum}"])
+    emit(as_json, output, [f"created {name} (d{domid}), target {sizes.target}, maximum {sizes.maximum}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,14 +235,14 @@ def _for_named(
     more: Callable[[DomainView], dict[str, object]] = lambda _: {},
     as_json: bool,
 ) -> None:
-    """Do one thing to all named domains at once, say what was *done* (*more* of it as JSON), and fail if any was refused."""
+    """Do *work* for all named domains at once, print what was *done* (with *more* of it in JSON), and fail if any was refused."""
 
     async def do_all(client: Client) -> tuple[list[DomainView], dict[int, HypercallError]]:
         domains = choose(await client.list(), names)
         return domains, await for_each(domains, work(client))
 
     domains, refused = with_client(socket_path, do_all)
-    told = [
+    output = [
         {
             "domid": domain.domid,
             "name": domain.name,
@@ -251,7 +251,7 @@ def _for_named(
         }
         for domain in domains
     ]
-    emit(as_json, told, [f"{domain.name}: {done(domain)}" for domain in domains if domain.domid not in refused])
+    emit(as_json, output, [f"{domain.name}: {done(domain)}" for domain in domains if domain.domid not in refused])
     fail_for(refused, domains, "refused")
 
 
@@ -291,8 +291,8 @@ def wait_command(
 
     async def wait(client: Client) -> list[tuple[DomainView, DomainView | None]]:
         listed = await client.list()
-        # What is gone cannot be named any more; of the rest, a name must be somebody's.
-        present = [name for name in names if condition != "gone" or _is_there(listed, name)]
+        # With --for gone a name may have none already; otherwise each name must be that of a domain.
+        present = [name for name in names if condition != "gone" or _is_listed(listed, name)]
         domains = choose(listed, present, can_be_destroyed if condition == "gone" else is_any)
         with trio.move_on_after(timeout):
             await _until(client, domains, _CONDITIONS[condition])
@@ -301,7 +301,7 @@ def wait_command(
 
     outcome = with_client(socket_path, wait)
     met = {domain.domid: _CONDITIONS[condition](now) for domain, now in outcome}
-    told = [
+    output = [
         {
             "domid": domain.domid,
             "name": domain.name,
@@ -314,7 +314,9 @@ def wait_command(
         for domain, now in outcome
     ]
     emit(
-        as_json, told, [_wait_line(domain, now, condition, timeout) for domain, now in outcome if not met[domain.domid]]
+        as_json,
+        output,
+        [_wait_line(domain, now, condition, timeout) for domain, now in outcome if not met[domain.domid]],
     )
     if not all(met.values()):
         ctx.exit(EXIT_FAILED)
@@ -326,10 +328,10 @@ async def _until(client: Client, domains: Sequence[DomainView], is_met: Callable
         now = {domain.domid: domain for domain in await client.list()}
         if all(is_met(_same(now, domain)) for domain in domains):
             return
-        await pause_for_next_look(began)
+        await pause_before_next_poll(began)
 
 
-def _is_there(listed: Sequence[DomainView], name: str) -> bool:
+def _is_listed(listed: Sequence[DomainView], name: str) -> bool:
     try:
         return bool(choose(listed, [name], can_be_destroyed))
     except BadRequest:

@@ -29,17 +29,17 @@ def map_command(by: str, width: int | None, png: Path | None, socket_path: str |
     those that are shattered in capitals, free ones as dots; by state '.', '#' and '+'.
     """
 
-    async def look(client: Client) -> tuple[Frames, dict[int, str]]:
+    async def fetch(client: Client) -> tuple[Frames, dict[int, str]]:
         frames = frames_of(await client.call("frames"))
         return frames, {domain.domid: domain.name for domain in await client.list()}
 
-    frames, names = with_client(socket_path, look)
+    frames, names = with_client(socket_path, fetch)
     if png is not None:
         _write(png, frames, by)
-    told: dict[str, Any] = {"superframes": frames.kind.size}
-    told |= {name: frames.count(kind) for kind, name in enumerate(KINDS)}
-    told["owners"] = [{**row, "name": names.get(row["domid"], "")} for row in owners(frames)]
-    emit(as_json, told, [f"wrote {png}"] if png is not None else _picture(frames, names, by, width))
+    output: dict[str, Any] = {"superframes": frames.kind.size}
+    output |= {name: frames.count(kind) for kind, name in enumerate(KINDS)}
+    output["owners"] = [{**row, "name": names.get(row["domid"], "")} for row in owners(frames)]
+    emit(as_json, output, [f"wrote {png}"] if png is not None else _picture(frames, names, by, width))
 
 
 def _picture(frames: Frames, names: dict[int, str], by: str, width: int | None) -> list[str]:

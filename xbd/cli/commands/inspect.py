@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: list, info, events, audit."""
+"""Commands that only read: list, info, events, audit."""
 
 import json
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ def info_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bo
         emit(as_json, host, host_details(host))
         return
     domains = with_client(socket_path, lambda client: _chosen(client, names))
-    told = [dict(domain.raw) for domain in domains]
+    output = [dict(domain.raw) for domain in domains]
     lines: list[str] = []
     for domain in domains:
         lines += ([""] if lines else []) + domain_details(domain)
     # One domain that is named, not matched, is one object; scripts need not unpack a list.
-    single = len(names) == 1 and len(told) == 1 and names[0] in (domains[0].name, str(domains[0].domid))
-    emit(as_json, told[0] if single else told, lines)
+    single = len(names) == 1 and len(output) == 1 and names[0] in (domains[0].name, str(domains[0].domid))
+    emit(as_json, output[0] if single else output, lines)
 
 
 @click.command("audit")
@@ -55,8 +55,8 @@ def audit_command(ctx: click.Context, socket_path: str | None, *, as_json: bool)
     so do all counters.
     """
     violations = with_client(socket_path, lambda client: client.audit())
-    told = {"violations": violations}
-    emit(as_json, told, violations or ["all holds: no violations"])
+    output = {"violations": violations}
+    emit(as_json, output, violations or ["all holds: no violations"])
     if violations:
         ctx.exit(EXIT_FAILED)
 
@@ -75,7 +75,7 @@ def events_command(since: int, socket_path: str | None, *, no_follow: bool, as_j
     """Follow what happens on the host, until Ctrl-C; with --json one object a line."""
 
     def show(event: dict[str, Any]) -> None:
-        # A line each, not emit's layout: whoever reads a stream reads by the line, as it comes.
+        # One line each, not emit's layout: a stream is read line by line as it comes.
         click.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
 
     async def follow(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Commands that move memory, or promise it: mem-set, mem-max, claim."""
+"""Commands that set targets, limits and claims: mem-set, mem-max, claim."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from xbd.cli.common import (
     for_each,
     with_client,
 )
-from xbd.cli.follow import LiveView, follow, tell_targets, until_interrupted
+from xbd.cli.follow import LiveView, follow, send_targets, until_interrupted
 from xbd.cli.progress import DEADLINE_S, Following, Outcome
 from xbd.cli.render import outcome_lines, outcomes_json
 from xbd.client.client import Client
@@ -35,7 +35,7 @@ from xbd.units import format_pages
     default=DEADLINE_S,
     show_default=True,
     metavar="SECONDS",
-    help="With --wait: a domain that is stuck this long after it was told has refused.",
+    help="With --wait: a domain that is stuck this long after its target was set has refused.",
 )
 @client_options
 @click.pass_context
@@ -55,7 +55,7 @@ def mem_set_command(
     Targets are whole superpages: what is not a multiple of 2 MiB is rounded down, and the command says to what.
     The limit becomes the target itself (xl: 1 MiB more).
 
-    Without --wait it returns when all are told, as xl does; the guests move at their own pace. Ctrl-C ends the
+    Without --wait it returns when all targets are set, as xl does; the guests move at their own pace. Ctrl-C ends the
     waiting, not the moving: the targets stay set, and those that are still on their way are named.
     """
     names, size = _names_and_size(names_and_size)
@@ -68,13 +68,13 @@ def mem_set_command(
             _say_rounding(changes)
         following: list[Following] = []
 
-        async def tell_and_follow() -> None:
-            following.extend(await tell_targets(client, changes))
+        async def send_and_follow() -> None:
+            following.extend(await send_targets(client, changes))
             if wait:
                 await follow(client, following, view.show, deadline_s=deadline)
 
         try:
-            interrupted = await until_interrupted(tell_and_follow())
+            interrupted = await until_interrupted(send_and_follow())
         finally:
             view.clear()
         return changes, following, interrupted
@@ -113,7 +113,7 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
         return changes, await for_each([change.domain for change in changes], set_one)
 
     changes, refused = with_client(socket_path, set_all)
-    told = [
+    output = [
         {
             "domid": change.domain.domid,
             "name": change.domain.name,
@@ -124,7 +124,7 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
         for change in changes
     ]
     taken = [change for change in changes if change.domain.domid not in refused]
-    emit(as_json, told, [f"{change.domain.name}: limit {change.target}" for change in taken])
+    emit(as_json, output, [f"{change.domain.name}: limit {change.target}" for change in taken])
     fail_for(refused, [change.domain for change in changes], f"limit {amount.text} not set")
 
 
@@ -146,9 +146,9 @@ def claim_command(name: str, size: str, socket_path: str | None, *, as_json: boo
         return domain, pages, await client.claim(domain.domid, pages.pages if pages else 0)
 
     domain, claimed, outstanding = with_client(socket_path, claim)
-    told = {"domid": domain.domid, "name": domain.name, "outstanding_pages": outstanding}
+    output = {"domid": domain.domid, "name": domain.name, "outstanding_pages": outstanding}
     said = f"claims {claimed}, {format_pages(outstanding)} of it outstanding" if claimed else "claims nothing"
-    emit(as_json, told, [f"{domain.name}: {said}"])
+    emit(as_json, output, [f"{domain.name}: {said}"])
 
 
 def _names_and_size(words: Sequence[str]) -> tuple[Sequence[str], str]:

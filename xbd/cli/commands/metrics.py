@@ -1,4 +1,4 @@
-"""The metrics command: where to serve a host's figures."""
+"""`xbd metrics`: serve a host's figures for Prometheus, at a port or a Unix socket."""
 
 import os
 from pathlib import Path

@@ -15,7 +15,7 @@ import click
 import trio
 
 from xbd.cli.common import RenamedChoice, client_options, complete_domains, emit, with_client
-from xbd.cli.top_view import COLUMNS, Look, Wish, host_lines, row_map, rows_of, screen, sort_rows, table_lines
+from xbd.cli.top_view import COLUMNS, Sample, ViewOptions, host_lines, row_map, rows_of, screen, sort_rows, table_lines
 from xbd.client.client import Client
 from xbd.control.targets import choose, is_any
 
@@ -43,7 +43,7 @@ _PIPED_WIDTH: Final = 160
     default=0.5,
     show_default=True,
     metavar="SECONDS",
-    help="Time between looks.",
+    help="Time between samples.",
 )
 @click.option("--once", is_flag=True, help="Print one table and leave, as when piped.")
 @client_options
@@ -57,62 +57,62 @@ def top_command(
     """
     live = sys.stdout.isatty() and sys.stdin.isatty() and not (once or as_json)
 
-    async def run(client: Client) -> tuple[Look, Look] | None:
+    async def run(client: Client) -> tuple[Sample, Sample] | None:
         if live:
-            await _watch(client, names, Wish(by), interval)
+            await _watch(client, names, ViewOptions(by), interval)
             return None
-        first = await _look(client, names)
+        first = await _sample(client, names)
         await trio.sleep(interval)
-        return first, await _look(client, names)
+        return first, await _sample(client, names)
 
-    looks = with_client(socket_path, run)
-    if looks is not None:
-        previous, now = looks
+    samples = with_client(socket_path, run)
+    if samples is not None:
+        previous, now = samples
         rows = sort_rows(rows_of(previous, now), by, reverse=False)
         width = shutil.get_terminal_size((_PIPED_WIDTH, 0)).columns
         emit(as_json, [row_map(row) for row in rows], [*host_lines(now), "", *table_lines(rows, width)])
 
 
-async def _look(client: Client, names: tuple[str, ...]) -> Look:
+async def _sample(client: Client, names: tuple[str, ...]) -> Sample:
     domains = await client.list()
-    return Look(trio.current_time(), await client.host(), choose(domains, names, is_any) if names else domains)
+    return Sample(trio.current_time(), await client.host(), choose(domains, names, is_any) if names else domains)
 
 
 class _Screen:
-    """What is on the terminal, and what it should show.
+    """The state of the display: the last two samples, and how to show them.
 
-    Attributes: *changed* is set when it is to be drawn anew.
+    Attributes: *changed* is set when the display has to be drawn again.
     """
 
-    def __init__(self, wish: Wish) -> None:
-        self.wish = wish
-        self.previous: Look | None = None
-        self.now: Look | None = None
+    def __init__(self, options: ViewOptions) -> None:
+        self.options = options
+        self.previous: Sample | None = None
+        self.now: Sample | None = None
         self.changed = trio.Event()
 
-    def looked(self, look: Look) -> None:
-        """Show another look, unless it is to stand still."""
-        if not self.wish.paused:
-            self.previous, self.now = self.now, look
+    def add(self, sample: Sample) -> None:
+        """Show another sample, unless the display is paused."""
+        if not self.options.paused:
+            self.previous, self.now = self.now, sample
             self.changed.set()
 
     def pressed(self, keys: bytes) -> bool:
-        """Heed what was typed; says whether to go on."""
+        """Handle typed keys; returns whether to go on."""
         names = list(COLUMNS)
         for key in _split(keys):
             match key:
                 case b"q" | b"\x03":
                     return False
                 case b"s":
-                    self.wish = replace(self.wish, by=names[(names.index(self.wish.by) + 1) % len(names)])
+                    self.options = replace(self.options, by=names[(names.index(self.options.by) + 1) % len(names)])
                 case b"r":
-                    self.wish = replace(self.wish, reverse=not self.wish.reverse)
+                    self.options = replace(self.options, reverse=not self.options.reverse)
                 case b"p" | b" ":
-                    self.wish = replace(self.wish, paused=not self.wish.paused)
+                    self.options = replace(self.options, paused=not self.options.paused)
                 case key if key == _DOWN:
-                    self.wish = replace(self.wish, offset=min(self.wish.offset + 1, self._last()))
+                    self.options = replace(self.options, offset=min(self.options.offset + 1, self._last()))
                 case key if key == _UP:
-                    self.wish = replace(self.wish, offset=max(self.wish.offset - 1, 0))
+                    self.options = replace(self.options, offset=max(self.options.offset - 1, 0))
                 case _:
                     continue
             self.changed.set()
@@ -122,42 +122,42 @@ class _Screen:
         return max(len(self.now.domains) - 1, 0) if self.now else 0
 
     def draw(self) -> None:
-        """Write what there is to see."""
+        """Draw the last sample on the terminal."""
         self.changed = trio.Event()
         if self.now is None:
             return
-        # The terminal's own word, not $LINES and $COLUMNS: those do not change with it.
+        # Asked of the terminal: $LINES and $COLUMNS do not change when it is resized.
         size = os.get_terminal_size(sys.stdout.fileno())
-        lines = screen(self.previous, self.now, self.wish, width=size.columns, height=size.lines)
+        lines = screen(self.previous, self.now, self.options, width=size.columns, height=size.lines)
         sys.stdout.write(_HOME + (_REST_OF_LINE + "\r\n").join(lines) + _REST_OF_LINE + _REST_OF_SCREEN)
         sys.stdout.flush()
 
 
 def _split(keys: bytes) -> Iterator[bytes]:
-    """Take typed bytes apart: arrows are three of them."""
+    """Split typed bytes into keys: an arrow has three."""
     while keys:
         length = 3 if keys[:3] in (_UP, _DOWN) else 1
         yield keys[:length]
         keys = keys[length:]
 
 
-async def _watch(client: Client, names: tuple[str, ...], wish: Wish, interval: float) -> None:
-    shows = _Screen(wish)
-    # Before the terminal changes: a domain that there is not is said in a sentence.
-    shows.looked(await _look(client, names))
+async def _watch(client: Client, names: tuple[str, ...], options: ViewOptions, interval: float) -> None:
+    shows = _Screen(options)
+    # Before the terminal is switched, so that the error for an unknown domain is shown.
+    shows.add(await _sample(client, names))
     with _raw_terminal(), trio.open_signal_receiver(signal.SIGWINCH, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_keep_looking, client, names, shows, interval)
+            nursery.start_soon(_keep_sampling, client, names, shows, interval)
             nursery.start_soon(_keep_drawing, shows)
-            nursery.start_soon(_hear, signals, shows, nursery.cancel_scope)
+            nursery.start_soon(_handle_signals, signals, shows, nursery.cancel_scope)
             await _read_keys(shows)
             nursery.cancel_scope.cancel()
 
 
-async def _keep_looking(client: Client, names: tuple[str, ...], shows: _Screen, interval: float) -> None:
+async def _keep_sampling(client: Client, names: tuple[str, ...], shows: _Screen, interval: float) -> None:
     while True:
         await trio.sleep(interval)
-        shows.looked(await _look(client, names))
+        shows.add(await _sample(client, names))
 
 
 async def _keep_drawing(shows: _Screen) -> None:
@@ -166,7 +166,7 @@ async def _keep_drawing(shows: _Screen) -> None:
         shows.draw()
 
 
-async def _hear(signals: AsyncIterator[int], shows: _Screen, everything: trio.CancelScope) -> None:
+async def _handle_signals(signals: AsyncIterator[int], shows: _Screen, everything: trio.CancelScope) -> None:
     async for signum in signals:
         if signum == signal.SIGTERM:
             everything.cancel()
@@ -183,7 +183,7 @@ async def _read_keys(shows: _Screen) -> None:
 
 @contextmanager
 def _raw_terminal() -> Iterator[None]:
-    """Take the terminal over, key by key and on its alternate screen; give it back whatever happens."""
+    """Switch the terminal to single keys and its alternate screen, and back in any case."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     try:

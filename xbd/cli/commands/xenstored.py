@@ -1,4 +1,4 @@
-"""The xenstored command."""
+"""`xbd xenstored`: run a XenStore that shows the host."""
 
 import os
 from pathlib import Path

@@ -16,7 +16,7 @@ import click
 import trio
 
 from xbd.cli.common import Failure
-from xbd.cli.follow import LiveView, follow, tell_targets
+from xbd.cli.follow import LiveView, follow, send_targets
 from xbd.client.client import Client
 from xbd.control.targets import choose, parse_amount, plan
 from xbd.errors import XbdError
@@ -133,7 +133,7 @@ async def _move(client: Client, names: Sequence[str], size: str) -> None:
     """Set targets and follow the guests there; a guest that gives no more is left where it is."""
     changes = plan(choose(await client.list(), names), parse_amount(size))
     view = LiveView()
-    following = await tell_targets(client, changes)
+    following = await send_targets(client, changes)
     await follow(client, following, view.show)
     view.clear()
     await trio.sleep(_SETTLE_S)
