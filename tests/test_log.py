@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 import pytest
 import structlog
@@ -55,3 +59,41 @@ def test_the_lost_lines_are_said_in_the_form_of_the_log() -> None:
     told = json.loads(log.lost_line(3))
     assert told.pop("timestamp")
     assert told == {"event": "log_lines_lost", "lines": 3, "level": "warning"}
+
+
+@contextmanager
+def journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """Write to a file that $JOURNAL_STREAM says is the journal's."""
+    with path.open("w", encoding="utf-8") as stream:
+        status = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        yield stream
+
+
+def test_the_journal_is_told_each_line_s_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As man 3 sd-daemon spells it; what follows is the JSON of any other log."""
+    with journal(tmp_path / "journal", monkeypatch) as stream:
+        log.configure("debug", stream=stream)
+        logger = structlog.get_logger()
+        for level in ("debug", "info", "warning", "error", "critical"):
+            getattr(logger, level)("thing_happened", what="two\nlines")
+        lost = log.lost_line(2)
+    lines = (tmp_path / "journal").read_text().splitlines()
+
+    assert [line[:3] for line in lines] == ["<7>", "<6>", "<4>", "<3>", "<2>"]
+    assert [json.loads(line[3:])["level"] for line in lines] == ["debug", "info", "warning", "error", "critical"]
+    assert (lost[:3], json.loads(lost[3:])["lines"]) == ("<4>", 2)
+
+
+@pytest.mark.parametrize("told", [None, "", "1", "1:2", "x:y", "1:2:3"])
+def test_what_is_not_the_journal_gets_no_priorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str | None
+) -> None:
+    """Also where a daemon's standard error was sent elsewhere, and its environment still tells of the journal."""
+    with journal(tmp_path / "journal", monkeypatch), (tmp_path / "log").open("w", encoding="utf-8") as stream:
+        if told is not None:
+            monkeypatch.setenv("JOURNAL_STREAM", told)
+        log.configure("info", stream=stream)
+        structlog.get_logger().error("thing_happened")
+    assert (tmp_path / "log").read_text().startswith("{")
+    assert log.mark_for("error", io.StringIO()) == ""

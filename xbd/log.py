@@ -3,13 +3,48 @@
 Event names are fixed snake_case nouns, details are in keys:
 `log.warning("peer_dropped", reason=...)`. By impact: error, a request failed or state is unsafe;
 warning, worked around; info, a rare change of state; debug, every operation.
+
+Where standard error is systemd's journal, each line begins with its priority, such as `<3>` for an error
+(man 3 sd-daemon): `journalctl -p err` shows errors, and no others.
 """
 
 import logging
+import os
 import sys
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Final, TextIO
 
 import structlog
+
+# Of man 3 syslog; the journal takes them off again.
+_PRIORITIES: Final = {"critical": "<2>", "error": "<3>", "warning": "<4>", "info": "<6>", "debug": "<7>"}
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether a stream goes to the journal: $JOURNAL_STREAM has the numbers of its device and inode."""
+    told = environ.get("JOURNAL_STREAM")
+    if told is None:
+        return False
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        # No file is behind it, or it was closed.
+        return False
+    return told == f"{status.st_dev}:{status.st_ino}"
+
+
+def mark_for(level: str, stream: TextIO | None = None) -> str:
+    """Return what a line of that level begins with: its priority for the journal, nothing anywhere else."""
+    return _PRIORITIES[level] if is_journal(stream or sys.stderr) else ""
+
+
+def _mark(render: structlog.typing.Processor) -> structlog.typing.Processor:
+    """Make of a renderer one whose lines begin with their priority."""
+
+    def marked(logger: structlog.typing.WrappedLogger, method: str, told: structlog.typing.EventDict) -> str:
+        return _PRIORITIES.get(str(told.get("level")), "") + str(render(logger, method, told))
+
+    return marked
 
 
 def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
@@ -30,7 +65,7 @@ def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
         processors += [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
+            _mark(structlog.processors.JSONRenderer()) if is_journal(stream) else structlog.processors.JSONRenderer(),
         ]
     structlog.configure(
         processors=processors,

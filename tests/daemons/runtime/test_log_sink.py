@@ -238,3 +238,13 @@ def test_it_is_a_stream_as_others_are() -> None:
         sink.read()
     os.close(reading)
     os.close(writing)
+
+
+def test_what_is_no_log_line_gets_a_mark_of_its_own() -> None:
+    """Each line that has no priority yet, such as those of a traceback, whether it comes whole or in pieces."""
+    place = Place(1000)
+    sink = LogSink(place.write, mark="<3>")
+    for text in ("<6>fine\n", "Traceback:\n", "  File", " x\n", "Error: one\ntwo\n\n", "<4>two\n<8>no priority\n"):
+        sink.write(text)
+
+    assert place.taken == (b"<6>fine\n<3>Traceback:\n<3>  File x\n<3>Error: one\n<3>two\n\n<4>two\n<3><8>no priority\n")

@@ -20,6 +20,7 @@ No line is torn: of one that was written in part, the rest is written before any
 
 import io
 import os
+import re
 import select
 import socket
 import stat
@@ -41,6 +42,9 @@ MAX_LINE_CHARACTERS: Final = 1 << 20
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
 
+# Where a line begins that has no priority of its own.
+_UNMARKED: Final = re.compile(r"^(?!<[0-7]>)(?=.)", re.MULTILINE)
+
 # Writes some bytes at once and returns how many; raises OSError (BlockingIOError where it would have to wait).
 Writer = Callable[[bytes], int]
 
@@ -56,6 +60,8 @@ class LogSink(io.TextIOBase):
         descriptor: which standard stream this is; `fileno` and `isatty` tell of it.
         tell: makes the line, without its end, that says how many lines were lost.
         encoding: of the text; what it cannot encode is written as a backslash escape.
+        mark: what a line begins with that does not begin with a priority: what is no log line, such as a traceback or
+            the sentence that a daemon ends with, is an error to the journal.
     """
 
     errors = "backslashreplace"
@@ -67,12 +73,14 @@ class LogSink(io.TextIOBase):
         descriptor: int = STANDARD_ERROR,
         tell: Callable[[int], str] = log.lost_line,
         encoding: str = "utf-8",
+        mark: str = "",
     ) -> None:
         super().__init__()
         self._writer = writer
         self._descriptor = descriptor
         self._tell = tell
         self._encoding = encoding
+        self._mark = mark
         # What waits to be taken; None asks for what is there of an unfinished line.
         self._incoming: deque[str | None] = deque()
         # Held by the one who writes, never waited for by who logs.
@@ -163,7 +171,8 @@ class LogSink(io.TextIOBase):
 
     def _begin(self, text: str) -> bool:
         """Write *text*, its rest later if need be; False: nothing of it was written."""
-        encoded = text.encode(self._encoding, "backslashreplace")
+        marked = _UNMARKED.sub(self._mark, text) if self._mark else text
+        encoded = marked.encode(self._encoding, "backslashreplace")
         written = self._write_now(encoded)
         if 0 < written < len(encoded):
             self._unwritten = encoded[written:]
@@ -221,7 +230,8 @@ def install(tell: Callable[[int], str] = log.lost_line) -> None:
         return
     writer: Writer = _to_nowhere if sys.stderr is None else writer_to(STANDARD_ERROR)
     encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
-    sys.stderr = cast(TextIO, LogSink(writer, tell=tell, encoding=encoding))
+    mark = "" if sys.stderr is None else log.mark_for("error")
+    sys.stderr = cast(TextIO, LogSink(writer, tell=tell, encoding=encoding, mark=mark))
 
 
 def writer_to(descriptor: int) -> Writer:
