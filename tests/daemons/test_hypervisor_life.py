@@ -16,6 +16,7 @@ from xbd.control.controller import Controller
 from xbd.daemons.hypervisor import SHUTDOWN_GRACE_S, serve
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.sd_notify import STATUS_PAUSE_S, ServiceManager
+from xbd.daemons.runtime.service import Service
 from xbd.daemons.runtime.sockets import bind_unix
 from xbd.errors import ConfigError
 from xbd.machine import Machine
@@ -70,7 +71,7 @@ async def test_without_such_a_peer_the_end_is_at_once(tmp_path: Path, autojump_c
     with service_manager(tmp_path) as heard:
         async with trio.open_nursery() as nursery:
             daemon = Served(tmp_path / "run", nursery)
-            host = await daemon.start(manager=ServiceManager(heard.address, watchdog_s=10))
+            host = await daemon.start(service=Service(ServiceManager(heard.address, watchdog_s=10)))
             await (await connect(hypervisor_socket(tmp_path / "run"))).call("hello", version=1)
             began = trio.current_time()
             daemon.stop.set()
@@ -85,7 +86,7 @@ async def test_the_status_follows_domains_and_agents(tmp_path: Path, autojump_cl
     with service_manager(tmp_path) as heard:
         async with trio.open_nursery() as nursery:
             daemon = Served(tmp_path / "run", nursery)
-            host = await daemon.start(manager=ServiceManager(heard.address))
+            host = await daemon.start(service=Service(ServiceManager(heard.address)))
             domid = create(host)
             await trio.sleep(STATUS_PAUSE_S)
             agent = await connect(tmp_path / "run" / "domains" / f"{domid}.sock")

@@ -6,29 +6,26 @@ and held; whoever may use the hypervisor's socket may use this one. It keeps not
 one begins from what the host says; reservations end with it, as they do with the clients that took them.
 """
 
-import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 import structlog
 import trio
 
-from xbd.client.client import Client, open_client
-from xbd.client.discovery import NoHypervisor
+from xbd.client.client import Client
 from xbd.client.runtime_dir import autoballoon_socket, check_socket_path
 from xbd.config.autoballoon import AutoballoonConfig
 from xbd.control.balancer import Balancer, BalancerEndpoint, managed_domains, snapshot_of
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.config_files import load_autoballoon_config
-from xbd.daemons.guests import Pauses
-from xbd.daemons.runtime import signals, sockets
+from xbd.daemons.runtime import sockets
+from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.listener import Door
 from xbd.daemons.runtime.lock import FileLock
-from xbd.daemons.runtime.nurseries import plain_errors
 from xbd.daemons.runtime.peers import TOOLSTACK_PATIENCE_S, SocketTransport, converse
-from xbd.daemons.runtime.sd_notify import ServiceManager
-from xbd.errors import ConfigError, HypercallError, PeerLost, ProtocolError
+from xbd.daemons.runtime.reconnect import FOLLOW_EVERY_S, Follower
+from xbd.daemons.runtime.service import Service, run_service
+from xbd.errors import ConfigError, HypercallError
 from xbd.policy.model import Action, SetMax, SetTarget
 
 _log = structlog.get_logger(__name__)
@@ -43,6 +40,8 @@ class Autoballoon:
     Args:
         hypervisor_path: the hypervisor's socket.
         config: what the policy may do.
+
+    Attributes: *check_in*: what its looking comes by.
     """
 
     def __init__(self, hypervisor_path: Path, config: AutoballoonConfig) -> None:
@@ -51,6 +50,7 @@ class Autoballoon:
         self._unshared = ""
         self._config = config
         self._balancer = Balancer(config.settings)
+        self.check_in = CheckIn("balance")
 
     def reload(self, config: AutoballoonConfig) -> None:
         """Go on by another configuration; reservations stay."""
@@ -73,18 +73,15 @@ class Autoballoon:
 
     async def balance(self) -> None:
         """Look and act for ever, through the hypervisor's restarts."""
-        pauses = Pauses()
+        follower = Follower("hypervisor", check_in=self.check_in, socket=str(self._path))
+        await follower.follow_hypervisor(self._path, self._session)
+
+    async def _session(self, client: Client) -> None:
         while True:
-            try:
-                async with open_client(self._path) as client:
-                    _log.info("hypervisor_found", socket=str(self._path))
-                    pauses.reset()
-                    while True:
-                        await self._look(client)
-                        await trio.sleep(self._config.interval_s)
-            except* (PeerLost, ProtocolError, NoHypervisor) as group:
-                pauses.lost(group.exceptions[0])
-            await pauses.pause()
+            await self._look(client)
+            # A long interval is the configuration's, and no sign of hanging.
+            with self.check_in.idle():
+                await trio.sleep(self._config.interval_s)
 
     async def _look(self, client: Client) -> None:
         # Its group may be another since the last look: a hypervisor that was started again, or has reloaded its file.
@@ -92,6 +89,7 @@ class Autoballoon:
         domains = managed_domains(await client.list(), self._config.domains)
         snapshot = snapshot_of(await client.host(), domains)
         for action in self._balancer.step(snapshot, trio.current_time()):
+            self.check_in.here()
             await _act(client, action)
 
     def open_door(self, path: Path) -> Door:
@@ -127,25 +125,6 @@ def lock(path: Path) -> FileLock:
         raise ConfigError(lock_path, "", f"cannot be locked: {error.strerror}; is a hypervisor there?") from error
 
 
-def _reloader(daemon: Autoballoon, manager: ServiceManager, path: Path | None) -> Callable[[], Awaitable[None]]:
-    """Make what a SIGHUP does: read the file again; one that is broken changes nothing."""
-
-    async def reload() -> None:
-        manager.reloading()
-        if path is None:
-            _log.warning("nothing_to_reload", reason="started without --config")
-        else:
-            try:
-                daemon.reload(load_autoballoon_config(path))
-                _log.info("reloaded", config=str(path))
-            except ConfigError as error:
-                _log.error("reload_refused", reason=str(error))
-        await trio.lowlevel.checkpoint()
-        manager.ready("balancing")
-
-    return reload
-
-
 async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, config_path: Path | None) -> int:
     """Be the daemon until SIGTERM or SIGINT; SIGHUP reads *config_path* again. Returns the exit code.
 
@@ -153,25 +132,31 @@ async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, conf
         ConfigError: another one runs, or the socket cannot be bound.
     """
     path = check_socket_path(autoballoon_socket(hypervisor_path.parent))
-    held = lock(path)
-    manager = ServiceManager.from_environment(os.environ, os.getpid())
     daemon = Autoballoon(hypervisor_path, config)
-    stop = trio.Event()
-    door = daemon.open_door(path)
-    try:
-        with plain_errors(), signals.received() as received:
-            async with trio.open_nursery() as nursery:
+
+    async def start(service: Service) -> int:
+        held = lock(path)
+        door: Door | None = None
+        try:
+            door = daemon.open_door(path)
+            daemon.check_in = service.check_in("balance", FOLLOW_EVERY_S)
+            _log.info("autoballoon_ready", socket=str(path), balance=config.settings.balance.value)
+            async with service.ready(lambda: "balancing") as nursery:
                 nursery.start_soon(door.serve)
-                nursery.start_soon(daemon.balance)
-                nursery.start_soon(manager.feed)
-                nursery.start_soon(signals.heed, received, stop.set, _reloader(daemon, manager, config_path))
-                _log.info("autoballoon_ready", socket=str(path), balance=config.settings.balance.value)
-                manager.ready("balancing")
-                await stop.wait()
-                manager.stopping("stopping")
-                nursery.cancel_scope.cancel()
-    finally:
-        door.close()
-        held.release()
+                await daemon.balance()
+        finally:
+            if door is not None:
+                door.close()
+            held.release()
+        return 0
+
+    async def reload() -> None:
+        if config_path is None:
+            _log.warning("nothing_to_reload", reason="started without --config")
+            return
+        daemon.reload(load_autoballoon_config(config_path))
+        _log.info("reloaded", config=str(config_path))
+
+    code = await run_service(start, reload=reload)
     _log.info("autoballoon_stopped")
-    return 0
+    return code

@@ -9,12 +9,11 @@ pauses and resumes its session; agents of a killed process are gone with it, and
 again when another process takes them on.
 """
 
-import errno
 import math
 import os
 import socket
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,21 +26,18 @@ from xbd.client.client import Client, open_client
 from xbd.client.discovery import NoHypervisor, NoPermission, explain_connect
 from xbd.client.runtime_dir import check_socket_path, domain_socket
 from xbd.control.agent import Agent
-from xbd.daemons.runtime import signals, sockets
-from xbd.daemons.runtime.malloc_trim import trim_now_and_then
-from xbd.daemons.runtime.nurseries import plain_errors
+from xbd.daemons.runtime import sockets
+from xbd.daemons.runtime.check_in import CheckIn
+from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm, SocketTransport
-from xbd.daemons.runtime.sd_notify import ServiceManager
-from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, ProtocolError, XbdError
+from xbd.daemons.runtime.reconnect import FOLLOW_EVERY_S, Follower
+from xbd.daemons.runtime.service import Service, run_service
+from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, XbdError
 from xbd.protocol.views import DomainView
 from xbd.units import counted
 
 _log = structlog.get_logger(__name__)
 
-# Pauses between attempts to connect: short at first, for a connection that was cut; never so long that a daemon that has
-# restarted waits a second for anybody. A thousand agents that try cost a few per cent of a core.
-FIRST_PAUSE_S: Final = 0.05
-LONGEST_PAUSE_S: Final = 0.5
 # Looking at a thousand domains takes some 20 ms; a burst of events is answered by one look.
 LOOK_PAUSE_S: Final = 0.05
 # A domain's socket that may not be opened: who mends it is a person.
@@ -50,6 +46,7 @@ NO_PERMISSION_PAUSE_S: Final = 30.0
 TIMER_GRAIN_S: Final = 0.01
 # What an agent process has open beside its guests' connections.
 DESCRIPTORS_APART: Final = 32
+NOTHING_TO_RELOAD: Final = "agents have no settings of their own; the hypervisor's host file has"
 _HINTS: Final = frozenset({"created", "destroyed", "agent_lost", "shutdown"})
 _LEVELS: Final = {
     "content_errors": "error",
@@ -60,49 +57,25 @@ _LEVELS: Final = {
 }
 
 
-class Pauses:
-    """Pauses that double up to a longest one, and what is logged meanwhile: why, but not at each try."""
-
-    def __init__(self) -> None:
-        self._next_s = FIRST_PAUSE_S
-        self._said = ""
-
-    def reset(self) -> None:
-        """Begin again with a short one: something worked."""
-        self._next_s = FIRST_PAUSE_S
-        self._said = ""
-
-    def lost(self, error: BaseException) -> None:
-        """Log that the hypervisor cannot be reached, unless that was said already, and for the same reason."""
-        reason = str(error)
-        if reason != self._said:
-            _log.warning("hypervisor_lost", reason=reason)
-        self._said = reason
-
-    async def pause(self) -> None:
-        """Wait for the next one."""
-        pause_s, self._next_s = self._next_s, min(2 * self._next_s, LONGEST_PAUSE_S)
-        await trio.sleep(pause_s)
-
-
 def _new_session() -> str:
     return str(uuid.uuid4())
 
 
-def _connect(path: Path) -> SocketTransport | None:
-    """Connect to a domain's socket; None when nobody is there, or not yet."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    outcome = connection.connect_ex(os.fspath(path))
-    if outcome == 0:
-        return SocketTransport(connection)
-    connection.close()
-    if outcome in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
-        return None
-    raise explain_connect(path, OSError(outcome, os.strerror(outcome)))
+def _connect(path: Path) -> SocketTransport:
+    """Connect to a domain's socket. Raises NoHypervisor: nobody is there, or not yet, or no descriptor is left."""
+    try:
+        connection = calls.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise explain_connect(path, error) from error
+    outcome = calls.connect(connection, os.fspath(path))
+    if outcome:
+        connection.close()
+        raise explain_connect(path, OSError(outcome, os.strerror(outcome)))
+    return SocketTransport(connection)
 
 
-async def carry(agent: Agent, transport: SocketTransport) -> None:
-    """Carry bytes between an agent and its connection until the guest has finished.
+async def carry(agent: Agent, transport: SocketTransport, found: Callable[[], None]) -> None:
+    """Carry bytes between an agent and its connection until the guest has finished; *found* is called when it is let in.
 
     Raises:
         PeerLost: the connection ended.
@@ -110,6 +83,7 @@ async def carry(agent: Agent, transport: SocketTransport) -> None:
         RemoteProtocolError: the hypervisor does not keep to the protocol.
     """
     outgoing = agent.connected()
+    is_in = False
     while True:
         if outgoing:
             await transport.send(outgoing)
@@ -122,6 +96,9 @@ async def carry(agent: Agent, transport: SocketTransport) -> None:
             outgoing = agent.tick(trio.current_time())
         elif received:
             outgoing = agent.receive(received, trio.current_time())
+            if not is_in:
+                is_in = True
+                found()
         else:
             raise PeerLost("the hypervisor closed the connection")
         for note in agent.take_notes():
@@ -146,27 +123,26 @@ async def live(path: Path, domid: int) -> None:
     """
     structlog.contextvars.bind_contextvars(domid=domid)
     agent = Agent(_new_session)
-    pauses = Pauses()
-    while not agent.finished:
+
+    def is_final(error: XbdError) -> bool:
+        # Once it plays, it stays: the daemon may not have noticed yet that our own last connection is gone (Busy).
+        return isinstance(error, NoPermission) or (isinstance(error, HypercallError) and agent.guest is None)
+
+    follower = Follower("connection", is_final=is_final, greets=False)
+
+    async def attempt() -> None:
+        if agent.finished:
+            # Its last word was lost with the connection; the daemon sees that it has gone.
+            return
         transport = _connect(path)
-        if transport is None:
-            await pauses.pause()
-            continue
         try:
-            await carry(agent, transport)
-        except (PeerLost, ProtocolError) as error:
-            _log.warning("connection_lost", reason=str(error))
-            await pauses.pause()
-        except Busy:
-            if agent.guest is None:
-                raise
-            # The daemon may not have noticed yet that our own last connection is gone.
-            await pauses.pause()
+            await carry(agent, transport, follower.found)
         except HypercallError as error:
-            if agent.guest is None:
+            if is_final(error) or isinstance(error, Busy):
                 raise
             _log.warning("session_refused", reason=str(error))
             agent.forget()
+            raise PeerLost(f"the session was refused: {error}") from error
         except trio.Cancelled:
             # Ended in order: what becomes of a guest that crashes is not for this one.
             transport.send_last(agent.leaving())
@@ -174,14 +150,19 @@ async def live(path: Path, domid: int) -> None:
         finally:
             transport.close()
 
+    await follower.follow(attempt)
+
 
 class AgentHost:
     """Runs an agent for each domain that wants one and has none, if its name is like the pattern *only*."""
 
-    def __init__(self, socket_path: Path, nursery: trio.Nursery, only: str = "*") -> None:
+    def __init__(
+        self, socket_path: Path, nursery: trio.Nursery, only: str = "*", check_in: CheckIn | None = None
+    ) -> None:
         self._socket = socket_path
         self._only = only
         self._nursery = nursery
+        self._check_in = check_in or CheckIn("follow the hypervisor")
         self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
         self._news = Alarm()
         self._hypervisor = "looking for the hypervisor"
@@ -192,37 +173,31 @@ class AgentHost:
         """Say in a line how things are."""
         return f"{counted(len(self._agents), 'agent')}; {self._hypervisor}"
 
-    def _is(self, hypervisor: str) -> None:
-        self._hypervisor = hypervisor
-        self.changed.ring()
-
     async def follow(self) -> None:
         """Follow the hypervisor for ever, through its restarts."""
-        pauses = Pauses()
-        while True:
-            try:
-                async with open_client(self._socket) as client, trio.open_nursery() as nursery:
-                    nursery.start_soon(self._listen, client)
-                    pauses.reset()
-                    self._is("connected to the hypervisor")
-                    self._news.ring()
-                    while True:
-                        await self._news.wait()
-                        await self._look(client)
-                        await trio.sleep(LOOK_PAUSE_S)
-            except* (PeerLost, ProtocolError, NoHypervisor) as group:
-                pauses.lost(group.exceptions[0])
-                self._is("trying again to reach the hypervisor")
-            await pauses.pause()
+
+        def changed() -> None:
+            self._hypervisor = f"{'connected to' if follower.is_found else 'trying again to reach'} the hypervisor"
+            self.changed.ring()
+
+        follower = Follower("hypervisor", check_in=self._check_in, changed=changed, socket=str(self._socket))
+        await follower.follow_hypervisor(self._socket, self._session)
+
+    async def _session(self, client: Client) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, client)
+            self._news.ring()
+            while True:
+                with self._check_in.idle():
+                    await self._news.wait()
+                await self._look(client)
+                await trio.sleep(LOOK_PAUSE_S)
 
     async def _listen(self, client: Client) -> None:
         async with _events(client) as events:
             async for event in events:
-                self._hinted(event)
-
-    def _hinted(self, event: Mapping[str, object]) -> None:
-        if event.get("event") in _HINTS:
-            self._news.ring()
+                if event.get("event") in _HINTS:
+                    self._news.ring()
 
     async def _look(self, client: Client) -> None:
         """Start and end agents so that they fit the domains."""
@@ -262,61 +237,42 @@ def _events(client: Client) -> "aclosing[AsyncGenerator[dict[str, Any]]]":
     return aclosing(client.events())
 
 
-async def run_guests(socket_path: Path, only: str = "*") -> int:
+async def run_guests(socket_path: Path, only: str = "*", *, supervised: bool = False) -> int:
     """Be the agent host of the hypervisor at *socket_path*, until SIGTERM or SIGINT; returns the exit code.
 
     Args:
         socket_path: the toolstack's socket.
         only: a shell pattern: whose agents it is for.
+        supervised: end with whoever supervises it, too.
 
     Raises:
         ConfigError: the path is longer than a socket's can be.
     """
     check_socket_path(socket_path)
-    limit = sockets.raise_descriptor_limit()
-    manager = ServiceManager.from_environment(os.environ, os.getpid())
-    _log.info("guests_ready", socket=str(socket_path), guests_at_most=limit - DESCRIPTORS_APART)
-    with signals.received() as received:
+
+    async def start(service: Service) -> int:
+        limit = sockets.raise_descriptor_limit()
+        _log.info("guests_ready", socket=str(socket_path), guests_at_most=limit - DESCRIPTORS_APART)
         async with trio.open_nursery() as nursery:
-            agents = AgentHost(socket_path, nursery, only)
-            nursery.start_soon(agents.follow)
-            await _stay(manager, received, nursery, agents.changed.wait, agents.describe)
+            check_in = service.check_in("follow the hypervisor", FOLLOW_EVERY_S)
+            agents = AgentHost(socket_path, nursery, only, check_in)
+            async with service.ready(agents.describe, agents.changed.wait):
+                await agents.follow()
+        return 0
+
+    code = await run_service(start, reload=NOTHING_TO_RELOAD, farewell="agents disconnect", supervised=supervised)
     _log.info("guests_stopped")
-    return 0
+    return code
 
 
-async def _stay(
-    manager: ServiceManager,
-    received: signals.Signals,
-    nursery: trio.Nursery,
-    changed: Callable[[], Awaitable[None]],
-    describe: Callable[[], str],
-) -> None:
-    """Tell the service manager how things are until the nursery is cancelled, which a SIGTERM or SIGINT does."""
-
-    def stop() -> None:
-        manager.stopping("agents disconnect")
-        nursery.cancel_scope.cancel()
-
-    async def reload() -> None:
-        manager.reloading()
-        _log.warning("nothing_to_reload", reason="agents have no settings of their own; the hypervisor's host file has")
-        manager.ready(describe())
-
-    manager.ready(describe())
-    nursery.start_soon(manager.feed)
-    nursery.start_soon(manager.follow, changed, describe)
-    nursery.start_soon(trim_now_and_then)
-    await signals.heed(received, stop, reload)
-
-
-async def run_guest(socket_path: Path, name: str, *, wait: bool = False) -> int:
+async def run_guest(socket_path: Path, name: str, *, wait: bool = False, supervised: bool = False) -> int:
     """Play the guest of the domain called *name* until it shuts down, is destroyed, or a signal comes.
 
     Args:
         socket_path: the toolstack's socket.
         name: the domain's name.
         wait: stay until the hypervisor can be reached, where it cannot be at first.
+        supervised: end with whoever supervises it, too.
 
     Returns:
         0 when the guest was shut down or a signal ended it, 1 when its domain was destroyed.
@@ -326,74 +282,71 @@ async def run_guest(socket_path: Path, name: str, *, wait: bool = False) -> int:
     """
     found: DomainView | None = None
     try:
-        found = await _ask(socket_path, name)
+        async with open_client(socket_path) as client:
+            found = await client.info(name)
     except (NoHypervisor, PeerLost) as error:
         if not wait or isinstance(error, NoPermission):
             raise
         _log.warning("hypervisor_awaited", guest=name, reason=str(error))
-    exit_code = 0
-    changed = Alarm()
-    manager = ServiceManager.from_environment(os.environ, os.getpid())
-    with plain_errors(), signals.received() as received:
-        async with trio.open_nursery() as nursery:
 
-            async def play() -> None:
-                nonlocal found
-                found = found or await _wait_for(socket_path, name)
-                changed.ring()
-                nursery.start_soon(watch, found)
+    async def start(service: Service) -> int:
+        nonlocal found
+        changed = Alarm()
+
+        def describe() -> str:
+            return "waits for the hypervisor" if found is None else f"plays {name} (d{found.domid})"
+
+        async with service.ready(describe, changed.wait) as nursery:
+            check_in = service.check_in("follow the hypervisor", FOLLOW_EVERY_S)
+            found = found or await _wait_for(socket_path, name, check_in)
+            changed.ring()
+            is_destroyed = trio.Event()
+            playing = trio.CancelScope()
+            nursery.start_soon(_watch, socket_path, found, check_in, is_destroyed, playing)
+            with playing:
                 await live(domain_socket(socket_path.parent, found.domid), found.domid)
-                nursery.cancel_scope.cancel()
+        return 1 if is_destroyed.is_set() else 0
 
-            async def watch(domain: DomainView) -> None:
-                nonlocal exit_code
-                await _until_destroyed(socket_path, domain.name, domain.domid)
-                _log.warning("domain_destroyed", guest=name, domid=domain.domid)
-                exit_code = 1
-                nursery.cancel_scope.cancel()
-
-            def describe() -> str:
-                return "waits for the hypervisor" if found is None else f"plays {name} (d{found.domid})"
-
-            nursery.start_soon(play)
-            await _stay(manager, received, nursery, changed.wait, describe)
-    return exit_code
+    return await run_service(start, reload=NOTHING_TO_RELOAD, farewell="agents disconnect", supervised=supervised)
 
 
-async def _ask(socket_path: Path, name: str) -> DomainView:
-    """Ask the hypervisor about a domain. Raises XbdError: it cannot be reached, or there is no such domain."""
-    async with open_client(socket_path) as client:
-        return await client.info(name)
+def _needs_a_person(error: XbdError) -> bool:
+    """Tell whether no attempt mends an error: there is no such domain, or no permission."""
+    return isinstance(error, NoSuchDomain | NoPermission)
 
 
-async def _wait_for(socket_path: Path, name: str) -> DomainView:
+async def _wait_for(socket_path: Path, name: str, check_in: CheckIn) -> DomainView:
     """Try until the hypervisor can be asked about a domain. Raises XbdError: there is no such domain, or no permission."""
-    pauses = Pauses()
-    while True:
-        try:
-            return await _ask(socket_path, name)
-        except NoPermission:
-            raise
-        except (NoHypervisor, PeerLost):
-            await pauses.pause()
+    follower = Follower("hypervisor", is_final=_needs_a_person, check_in=check_in, socket=str(socket_path))
+    return await follower.follow_hypervisor(socket_path, lambda client: client.info(name))
 
 
-async def _until_destroyed(socket_path: Path, name: str, domid: int) -> None:
+async def _watch(
+    socket_path: Path, domain: DomainView, check_in: CheckIn, is_destroyed: trio.Event, playing: trio.CancelScope
+) -> None:
+    """End *playing* when a domain is no more."""
+    await _until_destroyed(socket_path, domain.name, domain.domid, check_in)
+    _log.warning("domain_destroyed", guest=domain.name, domid=domain.domid)
+    is_destroyed.set()
+    playing.cancel()
+
+
+async def _until_destroyed(socket_path: Path, name: str, domid: int, check_in: CheckIn) -> None:
     """Wait until the domain called *name* with number *domid* is no more, through restarts of the hypervisor."""
-    pauses = Pauses()
-    while True:
+
+    async def session(client: Client) -> None:
         try:
-            async with open_client(socket_path) as client:
-                pauses.reset()
-                if (await client.info(domid)).name != name:
-                    return
-                gone = ("destroyed", domid, name)
-                async with _events(client) as events:
-                    async for event in events:
-                        if (event.get("event"), event.get("domid"), event.get("name")) == gone:
-                            return
+            if (await client.info(domid)).name != name:
+                return
         except NoSuchDomain:
             return
-        except (PeerLost, ProtocolError, NoHypervisor) as error:
-            pauses.lost(error)
-        await pauses.pause()
+        gone = ("destroyed", domid, name)
+        with check_in.idle():
+            async with _events(client) as events:
+                async for event in events:
+                    if (event.get("event"), event.get("domid"), event.get("name")) == gone:
+                        return
+
+    follower = Follower("hypervisor", check_in=check_in, greets=False, socket=str(socket_path))
+    await follower.follow_hypervisor(socket_path, session)
+    check_in.end()

@@ -6,11 +6,11 @@ the toolstack's, `domains/<domid>.sock` each domain's, made and removed with it.
 pass the toolstack's socket (`xbd.daemons.runtime.activation`); that one stays when the daemon goes.
 """
 
-import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,15 +23,15 @@ from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
 from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, Allowance, SourceLog
 from xbd.daemons.host_file import HostFile
 from xbd.daemons.recorder import RecordedMachine
-from xbd.daemons.runtime import signals, sockets
+from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.activation import take_passed_socket
+from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.disk_gate import Room
 from xbd.daemons.runtime.listener import Door
-from xbd.daemons.runtime.malloc_trim import trim_now_and_then
 from xbd.daemons.runtime.nurseries import plain_errors
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Alarm, Pace, SocketTransport, converse
-from xbd.daemons.runtime.sd_notify import ServiceManager
+from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.errors import ConfigError, DamagedState, HypercallError, OutOfResources
 from xbd.machine import Machine
@@ -45,6 +45,8 @@ MAX_DOMAIN_PEERS: Final = 4
 MAX_TOOLSTACK_PEERS: Final = 256
 # Peers that read have their answers long before; one that does not is not waited for.
 SHUTDOWN_GRACE_S: Final = 2.0
+# How long nothing may be looked at, at the longest.
+WATCH_EVERY_S: Final = 20.0
 PASSED_SOCKET_S_GROUP: Final = (
     "the socket was passed by the service manager, whose SocketGroup= says who may use it; leave `group` out"
 )
@@ -154,7 +156,7 @@ async def serve(
     domains: Sequence[Mapping[str, object]] = (),
     stop: trio.Event | None = None,
     passed: socket.socket | None = None,
-    manager: ServiceManager | None = None,
+    service: Service | None = None,
     state: StateDir | None = None,
     task_status: trio.TaskStatus[Controller] = trio.TASK_STATUS_IGNORED,
 ) -> list[str]:
@@ -171,7 +173,7 @@ async def serve(
         domains: parameters of `create` calls to be carried out, after that, before anybody is let in.
         stop: set by who wants it to end.
         passed: the toolstack's socket, if somebody else has bound it, and keeps it.
-        manager: who is told how things stand.
+        service: told how things stand.
         state: where the machine's state is saved; it is closed in the end.
         task_status: trio's.
 
@@ -188,7 +190,7 @@ async def serve(
         raise ConfigError(hypervisor_socket(runtime_dir), "group", PASSED_SOCKET_S_GROUP)
     lock = sockets.lock_runtime_dir(runtime_dir, group)
     stop = trio.Event() if stop is None else stop
-    manager = manager or ServiceManager()
+    service = service or Service()
     doors = _Doors(runtime_dir, state)
     try:
         host = doors.host = _make_host(machine, name, doors, state)
@@ -205,10 +207,8 @@ async def serve(
                     socket=str(hypervisor_socket(runtime_dir)),
                     domains=len(machine.living_domains()),
                 )
-                manager.ready(describe(host))
-                task_status.started(host)
-                await _until(stop, host, manager, doors.room)
-                manager.stopping("letting peers finish, then a last audit")
+                await _until(stop, host, service, doors.room, task_status)
+                service.manager.stopping("letting peers finish, then a last audit")
                 doors.finish()
                 nursery.cancel_scope.deadline = trio.current_time() + SHUTDOWN_GRACE_S
     except BaseException:
@@ -271,36 +271,41 @@ def _people(
     host.commit()
 
 
-async def _until(stop: trio.Event, host: Controller, manager: ServiceManager, room: Room | None) -> None:
+async def _until(
+    stop: trio.Event, host: Controller, service: Service, room: Room | None, task_status: trio.TaskStatus[Controller]
+) -> None:
     """Wait for *stop*; meanwhile the manager is told how things stand, and that they move."""
-    alarm = Alarm()
-    host.subscribers.add(alarm.ring)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(manager.feed)
-            nursery.start_soon(manager.follow, alarm.wait, lambda: describe(host))
-            nursery.start_soon(_watch_agents, host)
-            nursery.start_soon(trim_now_and_then)
+    with _rung_by(host) as alarm:
+        async with service.ready(lambda: describe(host), alarm.wait) as nursery:
+            task_status.started(host)
+            nursery.start_soon(_watch_agents, host, service.check_in("watch the agents", WATCH_EVERY_S))
             if room is not None:
                 nursery.start_soon(room.watch)
             await stop.wait()
-            nursery.cancel_scope.cancel()
-    finally:
-        host.subscribers.discard(alarm.ring)
 
 
-async def _watch_agents(host: Controller) -> None:
-    """Let the host look whose agents have died, whenever something has happened or it is time."""
+@contextmanager
+def _rung_by(host: Controller) -> Iterator[Alarm]:
+    """Have an alarm that rings whenever something has happened on a host."""
     alarm = Alarm()
     host.subscribers.add(alarm.ring)
     try:
+        yield alarm
+    finally:
+        host.subscribers.discard(alarm.ring)
+
+
+async def _watch_agents(host: Controller, check_in: CheckIn) -> None:
+    """Let the host look whose agents have died, whenever something has happened or it is time."""
+    with _rung_by(host) as alarm:
         while True:
             deadline = host.tick(trio.current_time())
             host.commit()
-            with trio.move_on_at(math.inf if deadline is None else deadline):
+            check_in.here()
+            # It looks at times where nothing happens, so that one can see that it does.
+            latest = trio.current_time() + WATCH_EVERY_S / 2
+            with trio.move_on_at(latest if deadline is None else min(deadline, latest)):
                 await alarm.wait()
-    finally:
-        host.subscribers.discard(alarm.ring)
 
 
 def describe(host: Controller) -> str:
@@ -339,6 +344,7 @@ async def run(
     domains: Sequence[Mapping[str, object]] = (),
     host_file: HostFile | None = None,
     state: StateDir | None = None,
+    supervised: bool = False,
 ) -> int:
     """Be the daemon: serve until SIGTERM or SIGINT; returns the exit code (1: the last audit found something).
 
@@ -347,45 +353,43 @@ async def run(
     Raises:
         ConfigError, HypercallError: it cannot start; see `serve`.
     """
-    manager = ServiceManager.from_environment(os.environ, os.getpid())
     passed = take_passed_socket(os.environ, os.getpid(), hypervisor_socket(runtime_dir))
     stop = trio.Event()
-    violations: list[str] = []
-    with plain_errors(), signals.received() as received:
+    serving: Controller | None = None
+    is_complete = trio.Event()
+    completing = trio.CancelScope()
+
+    async def start(service: Service) -> int:
+        nonlocal serving
+        violations: list[str] = []
+
+        async def served(task_status: trio.TaskStatus[Controller]) -> None:
+            served_by = partial(serve, machine, runtime_dir, name=name, group=group, dom0=dom0, domains=domains)
+            violations.extend(
+                await served_by(stop=stop, passed=passed, service=service, state=state, task_status=task_status)
+            )
+
         async with trio.open_nursery() as nursery:
+            serving = await nursery.start(served)
+            with completing:
+                if host_file is not None:
+                    host_file.begin(serving)
+                    if serving.is_restored:
+                        await host_file.reload(serving)
+            is_complete.set()
+        return 1 if violations else 0
 
-            async def serving(task_status: trio.TaskStatus[Controller]) -> None:
-                violations.extend(
-                    await serve(
-                        machine,
-                        runtime_dir,
-                        name=name,
-                        group=group,
-                        dom0=dom0,
-                        domains=domains,
-                        stop=stop,
-                        passed=passed,
-                        manager=manager,
-                        state=state,
-                        task_status=task_status,
-                    )
-                )
-                nursery.cancel_scope.cancel()
+    async def reload() -> None:
+        await is_complete.wait()
+        if host_file is None or serving is None:
+            _log.warning("nothing_to_reload", reason="this host was started with --memory, without a host file")
+        else:
+            await host_file.reload(serving)
 
-            host = await nursery.start(serving)
-            if host_file is not None:
-                host_file.begin(host)
-                if host.is_restored:
-                    await host_file.reload(host)
-            await signals.heed(received, stop.set, lambda: _reload(host, host_file, manager))
-    return 1 if violations else 0
+    def end(why: str) -> None:
+        _log.info("stop_asked", signal=why)
+        # No guest of the host file is created any more.
+        completing.cancel()
+        stop.set()
 
-
-async def _reload(host: Controller, host_file: HostFile | None, manager: ServiceManager) -> None:
-    """Read the host file again, between telling the manager so and telling it that all is ready."""
-    manager.reloading()
-    if host_file is None:
-        _log.warning("nothing_to_reload", reason="this host was started with --memory, without a host file")
-    else:
-        await host_file.reload(host)
-    manager.ready(describe(host))
+    return await run_service(start, reload=reload, stop=end, supervised=supervised)

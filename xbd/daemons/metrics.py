@@ -9,7 +9,6 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +20,9 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from xbd.client.client import open_client
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.metric_families import families
-from xbd.daemons.runtime import signals, sockets
-from xbd.daemons.runtime.sd_notify import ServiceManager
+from xbd.daemons.runtime import sockets
+from xbd.daemons.runtime.outside import calls
+from xbd.daemons.runtime.service import Service, run_service
 from xbd.errors import XbdError
 from xbd.protocol.views import DomainView
 
@@ -234,7 +234,7 @@ class UnixListener:
         """Remove the file, unless it was replaced by another meanwhile."""
         with suppress(FileNotFoundError):
             if os.path.samestat(self._path.lstat(), self._told):
-                self._path.unlink()
+                calls.unlink(self._path)
 
 
 def address_of(listener: trio.SocketListener) -> str:
@@ -258,27 +258,15 @@ async def run_metrics(
         say: what a person is told, a line at a time.
         where: where it is reached, for people.
     """
-    manager = ServiceManager.from_environment(os.environ, os.getpid())
-    places = (sockets.raise_descriptor_limit() - _DESCRIPTORS_APART) // _DESCRIPTORS_EACH
-    server = MetricsServer(hypervisor_path, max(1, min(MAX_CONNECTIONS, places)))
 
-    async def reload() -> None:
-        manager.reloading()
-        _log.warning("nothing_to_reload", reason="everything is said on the command line")
-        manager.ready(f"serving {where}")
+    async def start(service: Service) -> int:
+        places = (sockets.raise_descriptor_limit() - _DESCRIPTORS_APART) // _DESCRIPTORS_EACH
+        server = MetricsServer(hypervisor_path, max(1, min(MAX_CONNECTIONS, places)))
+        say(f"serving {where}")
+        async with service.ready(lambda: f"serving {where}"):
+            await trio.serve_listeners(server.serve, listeners)
 
-    with signals.received() as received:
-        async with trio.open_nursery() as nursery:
-
-            def stop() -> None:
-                manager.stopping("stopping")
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(manager.feed)
-            nursery.start_soon(partial(trio.serve_listeners, server.serve, listeners))
-            say(f"serving {where}")
-            manager.ready(f"serving {where}")
-            await signals.heed(received, stop, reload)
+    code = await run_service(start, reload="everything is said on the command line")
     for listener in listeners:
         listener.socket.close()
-    return 0
+    return code

@@ -3,14 +3,13 @@
 The children run in sessions of their own, so a Ctrl-C on the terminal reaches the supervisor alone,
 which ends them in order: guests first, then the hypervisor. Each child holds the other end of a pipe
 on its standard input; when the supervisor is killed the pipe ends, and the children stop themselves
-(`stop_when_orphaned`).
+(`run_service`, told that they are supervised).
 
 A hypervisor that dies takes all domains with it: then everything ends; unless it saves its state, then it
 is started again, and the agents resume. Agents that die are started again, and their guests boot anew.
 Who keeps dying is not started again.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,8 +21,11 @@ import trio
 
 from xbd.client.client import open_client
 from xbd.client.discovery import NoHypervisor
+from xbd.client.retry import retry
 from xbd.client.runtime_dir import hypervisor_socket
+from xbd.daemons.runtime.service import Service, run_service
 from xbd.errors import ConfigError, XbdError
+from xbd.protocol.backoff import Backoff
 
 # The hypervisor answers when all its domains are made; a thousand take a second or two.
 READY_WITHIN_S: Final = 120.0
@@ -76,20 +78,23 @@ class Supervisor:
             ConfigError: a hypervisor runs there already.
         """
         await self._refuse_second()
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hear, signals)
-                try:
-                    self._hypervisor = await self._start_hypervisor()
-                    nursery.start_soon(self._watch_hypervisor, self._hypervisor)
-                    if await self._ready():
+        # A SIGHUP ends it, too: by it, a terminal that is closed says so.
+        return await run_service(self._start, reload=None, stop=self._stop)
+
+    async def _start(self, service: Service) -> int:
+        async with trio.open_nursery() as nursery:
+            try:
+                process = self._hypervisor = await self._start_hypervisor()
+                nursery.start_soon(self._watch_hypervisor, process)
+                if await self._ready(process):
+                    async with service.ready(lambda: "the hypervisor and its agents run"):
                         await self._keep_agents(nursery)
-                finally:
-                    self._ending.set()
-                    with trio.CancelScope(shield=True):
-                        await self._end("the agents", self._agents, GUESTS_GRACE_S)
-                        await self._end("the hypervisor", self._hypervisor, HYPERVISOR_GRACE_S)
-                nursery.cancel_scope.cancel()
+            finally:
+                self._ending.set()
+                with trio.CancelScope(shield=True):
+                    await self._end("the agents", self._agents, GUESTS_GRACE_S)
+                    await self._end("the hypervisor", self._hypervisor, HYPERVISOR_GRACE_S)
+            nursery.cancel_scope.cancel()
         return self._exit_code
 
     async def _refuse_second(self) -> None:
@@ -102,14 +107,13 @@ class Supervisor:
             self._config_path, "host.runtime_dir", f"a hypervisor runs at {self._socket} already; stop it first"
         )
 
-    async def _hear(self, signals: object) -> None:
-        async for number in signals:  # type: ignore[attr-defined]  # trio's receiver, whose type has no name
-            if self._ending.is_set():
-                self._say("again: ending everything at once")
-                self._impatient.set()
-                return
-            self._say(f"{signal.Signals(number).name}: stopping agents, then the hypervisor")
-            self._ending.set()
+    def _stop(self, why: str) -> None:
+        if self._ending.is_set():
+            self._say("again: ending everything at once")
+            self._impatient.set()
+            return
+        self._say(f"{why}: stopping agents, then the hypervisor")
+        self._ending.set()
 
     async def _start_hypervisor(self) -> trio.Process:
         return await _spawn("hypervisor", "--config", str(self._config_path), "--runtime-dir", str(self._runtime_dir))
@@ -139,26 +143,30 @@ class Supervisor:
             deaths = 0 if await self._answers(process) else deaths + 1
 
     async def _answers(self, process: trio.Process) -> bool:
-        """Wait until a hypervisor that was started again answers; False when it died instead."""
-        while process.poll() is None and not self._ending.is_set():
-            try:
-                async with open_client(self._socket):
-                    return True
-            except XbdError:
-                await trio.sleep(LOOK_EVERY_S)
-        return False
+        """Wait until a hypervisor that was started answers; False when it died instead, or all is to end."""
+        answers = False
 
-    async def _ready(self) -> bool:
+        async def ask() -> None:
+            nonlocal answers
+            async with open_client(self._socket):
+                answers = True
+
+        async def until_it_answers() -> None:
+            # Not there yet, or no longer: whatever it says, it is asked again.
+            await retry(ask, Backoff(), lambda error: isinstance(error, XbdError))
+
+        await _first_of(until_it_answers, process.wait, self._ending.wait)
+        return answers
+
+    async def _ready(self, process: trio.Process) -> bool:
         """Wait until the hypervisor answers; False when all is to end instead."""
-        with trio.move_on_after(READY_WITHIN_S):
-            while not self._ending.is_set():
-                try:
-                    async with open_client(self._socket):
-                        return True
-                except XbdError:
-                    # Not there yet; if it died instead, its watcher sees that.
-                    await trio.sleep(LOOK_EVERY_S)
-            return False
+        with trio.move_on_after(READY_WITHIN_S) as patience:
+            while not (self._ending.is_set() or await self._answers(process)):
+                # It died; its watcher may start another.
+                await trio.sleep(LOOK_EVERY_S)
+                process = self._hypervisor or process
+            return not self._ending.is_set()
+        assert patience.cancelled_caught
         self._say(f"the hypervisor does not answer at {self._socket} after {READY_WITHIN_S:g} s")
         self._exit_code = 1
         return False
@@ -247,12 +255,3 @@ async def _first_of(*waits: Callable[[], Awaitable[object]]) -> None:
 
         for one in waits:
             nursery.start_soon(wait, one)
-
-
-async def stop_when_orphaned() -> None:
-    """Send this process a SIGTERM when its standard input ends: whoever supervises it is gone."""
-    # A copy, so that closing it leaves the descriptor 0 taken.
-    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as supervisor:
-        while await supervisor.receive_some(4096):
-            pass
-    os.kill(os.getpid(), signal.SIGTERM)

@@ -5,10 +5,8 @@ what guests say of themselves; what is shown follows from how things are (`xbd.x
 hypervisor the store is served all the same, as it was last.
 """
 
-import os
-import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -16,16 +14,15 @@ from typing import Final
 import structlog
 import trio
 
-from xbd.client.client import Client, open_client
-from xbd.client.discovery import NoHypervisor
-from xbd.daemons.guests import Pauses
-from xbd.daemons.runtime import signals, sockets
-from xbd.daemons.runtime.nurseries import plain_errors
+from xbd.client.client import Client
+from xbd.daemons.runtime.check_in import CheckIn
+from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
-from xbd.daemons.runtime.sd_notify import ServiceManager
+from xbd.daemons.runtime.reconnect import FOLLOW_EVERY_S, Follower
+from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.daemons.xenstore_sockets import XenstoreServer
-from xbd.errors import HypercallError, PeerLost, ProtocolError
+from xbd.errors import HypercallError
 from xbd.protocol.views import ZOMBIE, DomainView
 from xbd.units import PAGE_KIB
 from xbd.xenstore.bridge import Bridge, DomainFacts, Refusal, TargetRequest
@@ -66,44 +63,42 @@ def used_kib(report: Mapping[str, object]) -> int | None:
 
 
 class HostInStore:
-    """The hypervisor at *path*, shown in a server's store, and asked for the targets that are written there."""
+    """The hypervisor at *path*, shown in a server's store, and asked for the targets that are written there.
+
+    Attributes: *check_in*: what its looking comes by.
+    """
 
     def __init__(self, path: Path, server: XenstoreServer) -> None:
         self._path = path
         self._server = server
         self._bridge = Bridge(server.store, lambda: str(uuid.uuid4()))
         self._news = server.bridge
+        self.check_in = CheckIn("show the host")
 
     async def follow(self) -> None:
         """Show and ask for ever, through the hypervisor's restarts."""
-        pauses = Pauses()
-        while True:
-            try:
-                async with open_client(self._path, resume=True) as client:
-                    _log.info("hypervisor_found", socket=str(self._path))
-                    pauses.reset()
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(_hear, client, self._news)
-                        await self._look_for_ever(client)
-            except* (PeerLost, ProtocolError, NoHypervisor) as group:
-                pauses.lost(group.exceptions[0])
-            await pauses.pause()
+        follower = Follower("hypervisor", check_in=self.check_in, socket=str(self._path))
+        await follower.follow_hypervisor(self._path, self._session, resume=True)
 
-    async def _look_for_ever(self, client: Client) -> None:
-        while True:
-            began = trio.current_time()
-            domains = await client.list()
-            self._bridge.update([facts_of(one) for one in domains if one.state != ZOMBIE], time.time())
-            self._server.open_doors()
-            self._server.deliver()
-            await self._ask(client)
-            await trio.sleep(max(LOOK_PAUSE_S, trio.current_time() - began))
-            with trio.move_on_after(LOOK_EVERY_S):
-                await self._news.wait()
+    async def _session(self, client: Client) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_hear, client, self._news)
+            while True:
+                began = trio.current_time()
+                domains = await client.list()
+                self._bridge.update([facts_of(one) for one in domains if one.state != ZOMBIE], calls.wall_clock())
+                self._server.open_doors()
+                self._server.deliver()
+                await self._ask(client)
+                self.check_in.here()
+                await trio.sleep(max(LOOK_PAUSE_S, trio.current_time() - began))
+                with trio.move_on_after(LOOK_EVERY_S):
+                    await self._news.wait()
 
     async def _ask(self, client: Client) -> None:
         """Ask the hypervisor for what was written; what has no answer when the connection ends is asked again."""
         for request in self._bridge.requests():
+            self.check_in.here()
             match request:
                 case TargetRequest(domid, pages):
                     try:
@@ -144,39 +139,23 @@ async def run_xenstored(hypervisor_path: Path, path: Path, state_dir: Path | Non
     Raises:
         ConfigError: a socket cannot be bound, or the state cannot be used.
     """
-    manager = ServiceManager.from_environment(os.environ, os.getpid())
-    sockets.raise_descriptor_limit()
-    file = None if state_dir is None else StoreFile(state_dir)
-    try:
-        server = XenstoreServer(path, Store() if file is None else file.store, file)
-        host = HostInStore(hypervisor_path, server)
-        tools = server.bind()
-        stop = trio.Event()
-        with plain_errors(), signals.received() as received:
-            async with trio.open_nursery() as nursery:
+
+    async def start(service: Service) -> int:
+        file = None if state_dir is None else StoreFile(state_dir)
+        try:
+            server = XenstoreServer(path, Store() if file is None else file.store, file)
+            host = HostInStore(hypervisor_path, server)
+            host.check_in = service.check_in("show the host", FOLLOW_EVERY_S)
+            tools = server.bind()
+            _log.info("xenstored_ready", socket=str(path), nodes=len(server.store.tree))
+            async with service.ready(server.status) as nursery:
                 nursery.start_soon(server.serve, tools)
-                nursery.start_soon(host.follow)
-                nursery.start_soon(manager.feed)
-                nursery.start_soon(signals.heed, received, stop.set, _reloader(manager, server))
-                _log.info("xenstored_ready", socket=str(path), nodes=len(server.store.tree))
-                manager.ready(server.status())
-                await stop.wait()
-                manager.stopping("stopping")
-                nursery.cancel_scope.cancel()
-    finally:
-        if file is not None:
-            file.close()
+                await host.follow()
+        finally:
+            if file is not None:
+                file.close()
+        return 0
+
+    code = await run_service(start, reload="everything is said on the command line")
     _log.info("xenstored_stopped")
-    return 0
-
-
-def _reloader(manager: ServiceManager, server: XenstoreServer) -> Callable[[], Awaitable[None]]:
-    """Make what a SIGHUP does: there are no settings to be read again."""
-
-    async def reload() -> None:
-        manager.reloading()
-        _log.warning("nothing_to_reload", reason="everything is said on the command line")
-        await trio.lowlevel.checkpoint()
-        manager.ready(server.status())
-
-    return reload
+    return code

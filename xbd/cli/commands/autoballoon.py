@@ -8,7 +8,6 @@ from typing import Any
 import click
 import trio
 
-from xbd import log
 from xbd.cli.common import Failure, group_socket, socket_option
 from xbd.client.client import Client, open_client
 from xbd.client.discovery import NotRunning, find_socket
@@ -16,7 +15,7 @@ from xbd.client.runtime_dir import autoballoon_socket
 from xbd.config.autoballoon import AutoballoonConfig
 from xbd.control.targets import parse_pages, round_pages
 from xbd.daemons.config_files import load_autoballoon_config
-from xbd.daemons.runtime import log_sink
+from xbd.daemons.runtime import service
 from xbd.units import format_pages
 
 # How often the daemon is asked for the reservation's state; its policy runs once a second by default.
@@ -42,10 +41,9 @@ def autoballoon_command(ctx: click.Context, config_path: Path | None, log_level:
     """
     from xbd.daemons.autoballoon import run_autoballoon  # noqa: PLC0415 - the other command needs none of it
 
-    log_sink.install()
+    service.begin(log_level)
     config = AutoballoonConfig() if config_path is None else load_autoballoon_config(config_path)
     path = find_socket(socket_path or group_socket(), os.environ)
-    log.configure(log_level)
     ctx.exit(trio.run(run_autoballoon, path, config, config_path))
 
 

@@ -1,9 +1,8 @@
 """Commands that run daemons, or a whole host: up, hypervisor, guests, guest."""
 
 import os
-from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 import trio
@@ -17,7 +16,7 @@ from xbd.config.host import LOG_LEVELS, MAX_HOST_PAGES, HostConfig
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.control.targets import parse_pages, round_pages
 from xbd.daemons.config_files import load_host_config
-from xbd.daemons.runtime import log_sink
+from xbd.daemons.runtime import service
 from xbd.units import format_pages
 
 _HOST_FILE = click.Path(dir_okay=False, path_type=Path)
@@ -51,12 +50,12 @@ def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) ->
     """
     from xbd.daemons.supervisor import Supervisor  # noqa: PLC0415 - the other commands here need none of it
 
-    log_sink.install()
+    service.begin("warning")
     config = load_host_config(host_file)
     directory = _runtime_dir(runtime_dir, config)
     wanted = sum(guest.autostart for guest in (*config.guests, *([config.dom0] if config.dom0 else [])))
     saved = config.state_dir is not None
-    supervisor = Supervisor(host_file, directory, wanted, lambda line: click.echo(line, err=True), saved=saved)
+    supervisor = Supervisor(host_file, directory, wanted, _say, saved=saved)
     ctx.exit(trio.run(supervisor.run))
 
 
@@ -118,7 +117,7 @@ def hypervisor_command(
     from xbd.daemons.recorder import Recorder  # noqa: PLC0415
     from xbd.daemons.runtime.state_dir import StateDir, make_machine  # noqa: PLC0415
 
-    log_sink.install()
+    service.begin()
     if (host_file is None) == (memory is None):
         raise click.UsageError("either --config HOST.toml or --memory SIZE is needed, such as: --memory 16g")
     if host_file is not None and strategy is not None:
@@ -145,9 +144,14 @@ def hypervisor_command(
             domains=domains,
             host_file=file,
             state=state,
+            supervised=supervised,
         )
 
-    ctx.exit(_run(serve, supervised=supervised))
+    ctx.exit(trio.run(serve))
+
+
+def _say(line: str) -> None:
+    click.echo(f"{log.mark_for('info')}{line}", err=True)
 
 
 def _plain_host(memory: str, strategy: str) -> HostConfig:
@@ -165,22 +169,6 @@ def _runtime_dir(given: Path | None, config: HostConfig) -> Path:
     return directory
 
 
-def _run(serve: Callable[[], Coroutine[Any, Any, int]], *, supervised: bool) -> int:
-    """Run a service; a supervised one also ends when its supervisor is gone."""
-    if not supervised:
-        return trio.run(serve)
-    from xbd.daemons.supervisor import stop_when_orphaned  # noqa: PLC0415 - only then
-
-    async def both() -> int:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stop_when_orphaned)
-            code = await serve()
-            nursery.cancel_scope.cancel()
-        return code
-
-    return trio.run(both)
-
-
 @click.command("guests")
 @click.option(
     "--only", default="*", metavar="PATTERN", help="Of domains with such names only, as a shell matches them."
@@ -193,10 +181,9 @@ def guests_command(ctx: click.Context, socket_path: str | None, log_level: str, 
     """Run the agents of all domains that want one, and of those that will be created; each plays its guest."""
     from xbd.daemons.guests import run_guests  # noqa: PLC0415 - numpy-heavy
 
-    log_sink.install()
+    service.begin(log_level)
     path = find_socket(socket_path or group_socket(), os.environ)
-    log.configure(log_level)
-    ctx.exit(_run(lambda: run_guests(path, only), supervised=supervised))
+    ctx.exit(trio.run(partial(run_guests, path, only, supervised=supervised)))
 
 
 @click.command("guest")
@@ -212,7 +199,6 @@ def guest_command(
     """Run the agent of one domain, in a process of its own, until its guest has shut down."""
     from xbd.daemons.guests import run_guest  # noqa: PLC0415 - numpy-heavy
 
-    log_sink.install()
+    service.begin(log_level)
     path = find_socket(socket_path or group_socket(), os.environ)
-    log.configure(log_level)
-    ctx.exit(_run(lambda: run_guest(path, name, wait=wait), supervised=supervised))
+    ctx.exit(trio.run(partial(run_guest, path, name, wait=wait, supervised=supervised)))

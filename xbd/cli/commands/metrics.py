@@ -6,10 +6,9 @@ from pathlib import Path
 import click
 import trio
 
-from xbd import log
 from xbd.cli.common import Failure, group_socket, socket_option
 from xbd.client.discovery import find_socket
-from xbd.daemons.runtime import log_sink
+from xbd.daemons.runtime import service
 from xbd.errors import ConfigError
 
 _UNIX = "unix:"
@@ -32,7 +31,7 @@ def metrics_command(ctx: click.Context, listen: str, group: str | None, socket_p
     While the hypervisor cannot be reached, the page says `xbd_up 0`. Whoever can connect can read: an address
     other than this machine's own is for a network that you trust.
     """
-    log_sink.install()
+    service.begin()
     try:
         import xbd.daemons.metrics  # noqa: F401, PLC0415 - needs an extra
     except ImportError as error:
@@ -41,7 +40,6 @@ def metrics_command(ctx: click.Context, listen: str, group: str | None, socket_p
         ) from error
 
     path = find_socket(socket_path or group_socket(), os.environ)
-    log.configure("info")
     if listen.startswith(_UNIX):
         ctx.exit(trio.run(_serve_unix, path, listen, group))
     if group is not None:

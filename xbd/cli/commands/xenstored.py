@@ -6,10 +6,9 @@ from pathlib import Path
 import click
 import trio
 
-from xbd import log
 from xbd.cli.common import group_socket, socket_option
 from xbd.client.discovery import find_socket
-from xbd.daemons.runtime import log_sink
+from xbd.daemons.runtime import service
 
 
 @click.command("xenstored")
@@ -44,8 +43,7 @@ def xenstored_command(
     """
     from xbd.daemons.xenstored import run_xenstored  # noqa: PLC0415 - `xbd --help` needs none of it
 
-    log_sink.install()
+    service.begin(log_level)
     hypervisor = find_socket(socket_path or group_socket(), os.environ)
     path = xenstore_socket or hypervisor.parent / "xenstored" / "socket"
-    log.configure(log_level)
     ctx.exit(trio.run(run_xenstored, hypervisor, path, state_dir))

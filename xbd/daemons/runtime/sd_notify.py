@@ -5,20 +5,21 @@ it honest. A trio run has one loop, on one thread, that gives each task its turn
 guest's steps, accepting peers and this feeding all happen there, one after the other. A turn that never
 ends, a loop without a checkpoint, a blocking call, a process that is stopped: whatever keeps the next peer
 from its turn keeps the feeding from its own, and the manager, which has not heard of us, restarts the
-daemon. A task that dies of an error ends the whole run, so nothing is left that could go on feeding. What
-it does not see is a task that waits for what never comes while the others go on.
+daemon. A task that dies of an error ends the whole run, so nothing is left that could go on feeding. A task
+that waits for what never comes while the others go on is seen by what it does not do: it does not check in
+(`xbd.daemons.runtime.check_in`), and then nobody is fed.
 
 Source: man 3 sd_notify, man 3 sd_watchdog_enabled (systemd 252).
 """
 
 import socket
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
 import trio
 
+from xbd.daemons.runtime.outside import calls
 from xbd.errors import ConfigError
 
 _log = structlog.get_logger(__name__)
@@ -75,7 +76,7 @@ class ServiceManager:
 
         MONOTONIC_USEC is what systemd 253's Type=notify-reload wants; older ones pass over it.
         """
-        usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        usec = int(calls.monotonic() * 1e6)
         self._send("RELOADING=1", f"MONOTONIC_USEC={usec}")
 
     def stopping(self, status: str) -> None:
@@ -83,12 +84,13 @@ class ServiceManager:
         self._told_status = status
         self._send("STOPPING=1", f"STATUS={status}")
 
-    async def feed(self) -> None:
-        """Feed the watchdog until cancelled, in turn with the run's other tasks; return when nobody watches."""
+    async def feed(self, is_well: Callable[[], bool] = lambda: True) -> None:
+        """Feed the watchdog while all *is_well*, in turn with the run's other tasks; return when nobody watches."""
         if self._watchdog_s is None or self._address is None:
             return
         while True:
-            self._send("WATCHDOG=1")
+            if is_well():
+                self._send("WATCHDOG=1")
             await trio.sleep(self._watchdog_s / FEEDS_PER_PERIOD)
 
     async def follow(self, changed: Callable[[], Awaitable[None]], describe: Callable[[], str]) -> None:
@@ -107,9 +109,8 @@ class ServiceManager:
         # An abstract socket is spelt with an @ for its NUL.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+            with calls.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
                 notifier.settimeout(SEND_TIMEOUT_S)
-                notifier.connect(address)
-                notifier.sendall("\n".join(lines).encode())
+                calls.send_to(notifier, "\n".join(lines).encode(), address)
         except OSError as error:
             _log.warning("notify_failed", socket=self._address, said=lines[0], reason=error.strerror or str(error))

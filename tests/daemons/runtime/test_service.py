@@ -1,0 +1,216 @@
+"""What a daemon is around its work: signals, its service manager, tasks that check in; in this process, by real signals."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.daemons.runtime.manager import Manager, service_manager
+from xbd.daemons.runtime.check_in import CheckIn
+from xbd.daemons.runtime.sd_notify import ServiceManager
+from xbd.daemons.runtime.service import LOOK_EVERY_S, Reload, Service, run_service
+from xbd.errors import ConfigError, PeerLost
+
+WATCHDOG_S = 10.0
+
+
+def send(number: signal.Signals) -> None:
+    """Send this process a signal."""
+    os.kill(os.getpid(), number)
+
+
+def kinds(manager: Manager) -> list[str]:
+    """List what the manager has heard, by first words."""
+    return [next(iter(message)) for message in manager.take()]
+
+
+async def run_with(reload: Reload, during: Callable[[], object]) -> tuple[int, list[str]]:
+    """Run a daemon that does nothing, and *during* when it is ready; returns its exit code and what it logged."""
+
+    async def start(service: Service) -> int:
+        async with service.ready(lambda: "idle"):
+            during()
+            await trio.sleep_forever()
+
+    with capture_logs() as said:
+        code = await run_service(start, reload=reload)
+    return code, [line["event"] for line in said]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_with_0(number: signal.Signals) -> None:
+    """And says so."""
+    assert await run_with("nothing", lambda: send(number)) == (0, ["stop_asked"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_in_the_middle_of_its_start_ends_it(number: signal.Signals) -> None:
+    """Before it is ready; what it had begun is put away."""
+    put_away = False
+
+    async def start(service: Service) -> int:
+        nonlocal put_away
+        del service
+        try:
+            send(number)
+            await trio.sleep_forever()
+        finally:
+            put_away = True
+
+    with capture_logs():
+        assert await run_service(start, reload="nothing") == 0
+    assert put_away
+
+
+async def test_a_hang_up_reloads_and_what_fails_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between telling the manager so and telling it that all is ready; an error is logged, the daemon stays."""
+    outcomes = [ConfigError("file", "key", "is wrong"), None]
+
+    async def reload() -> None:
+        await trio.lowlevel.checkpoint()
+        error = outcomes.pop(0)
+        send(signal.SIGTERM if error is None else signal.SIGHUP)
+        if error is not None:
+            raise error
+
+    with service_manager(tmp_path) as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+        code, said = await run_with(reload, lambda: send(signal.SIGHUP))
+        assert kinds(manager) == ["READY", "RELOADING", "READY", "RELOADING", "READY", "STOPPING"]
+    assert (code, said) == (0, ["reload_failed", "stop_asked"])
+
+
+async def test_a_reload_that_takes_long_does_not_hold_up_the_end() -> None:
+    """SIGTERM is heard meanwhile."""
+
+    async def reload() -> None:
+        send(signal.SIGTERM)
+        await trio.sleep_forever()
+
+    assert await run_with(reload, lambda: send(signal.SIGHUP)) == (0, ["stop_asked"])
+
+
+async def test_where_a_hang_up_means_the_end_it_ends() -> None:
+    """As for a process that has nothing to reload and a terminal to lose."""
+    assert await run_with(None, lambda: send(signal.SIGHUP)) == (0, ["stop_asked"])
+
+
+async def test_its_own_way_to_stop_is_asked_at_each_signal() -> None:
+    """It ends when it returns, with its own exit code."""
+    asked: list[str] = []
+    enough = trio.Event()
+
+    def stop(why: str) -> None:
+        asked.append(why)
+        if len(asked) == 2:
+            enough.set()
+        else:
+            send(signal.SIGINT)
+
+    async def start(service: Service) -> int:
+        async with service.ready(lambda: "idle"):
+            send(signal.SIGTERM)
+            await enough.wait()
+        return 3
+
+    assert await run_service(start, reload="nothing", stop=stop) == 3
+    assert asked == ["SIGTERM", "SIGINT"]
+
+
+async def test_an_error_of_any_task_comes_out_as_itself() -> None:
+    """Not as a group: what cannot be is said in a sentence. A bug stays a group, with its traceback."""
+
+    async def fail(error: Exception) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    async def start(service: Service, error: Exception) -> int:
+        async with service.ready(lambda: "idle") as nursery:
+            nursery.start_soon(fail, error)
+            await trio.sleep_forever()
+
+    with pytest.raises(PeerLost, match="gone"):
+        await run_service(lambda service: start(service, PeerLost("gone")), reload="nothing")
+    with pytest.raises(BaseExceptionGroup) as bug:
+        await run_service(lambda service: start(service, KeyError("a bug")), reload="nothing")
+    assert bug.group_contains(KeyError)
+
+
+async def test_a_task_that_waits_for_ever_starves_the_watchdog(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """While all others go on; it is named once, and the feeding begins again when it goes on."""
+    del autojump_clock
+    awaited = trio.Event()
+
+    async def task(check_in: CheckIn) -> None:
+        for _ in range(3):
+            check_in.here()
+            await trio.sleep(WATCHDOG_S)
+        await awaited.wait()
+        while True:
+            check_in.here()
+            await trio.sleep(WATCHDOG_S)
+
+    with service_manager(tmp_path) as manager, capture_logs() as said:
+        service = Service(ServiceManager(manager.address, WATCHDOG_S))
+        async with service.ready(lambda: "busy") as nursery:
+            nursery.start_soon(task, service.check_in("work", 1.5 * WATCHDOG_S))
+            await trio.sleep(4 * WATCHDOG_S - 1)
+            assert "WATCHDOG" in kinds(manager)
+            await trio.sleep(WATCHDOG_S)
+            manager.take()
+            await trio.sleep(10 * WATCHDOG_S)
+            assert kinds(manager) == []
+            awaited.set()
+            await trio.sleep(WATCHDOG_S)
+            assert "WATCHDOG" in kinds(manager)
+    assert [(line["event"], line["task"]) for line in said] == [("task_hangs", "work"), ("task_goes_on", "work")]
+
+
+async def test_a_task_that_is_idle_may_wait(autojump_clock: MockClock) -> None:
+    """It says so; from the end of that on it is watched again, and one that has ended is not."""
+    del autojump_clock
+    check_in = CheckIn("work", 5.0)
+    with check_in.idle():
+        await trio.sleep(1000)
+        assert not check_in.is_late(trio.current_time())
+    await trio.sleep(4)
+    assert not check_in.is_late(trio.current_time())
+    await trio.sleep(2)
+    assert check_in.is_late(trio.current_time())
+    check_in.end()
+    assert not check_in.is_late(trio.current_time())
+
+
+async def test_a_task_that_hangs_is_said_without_a_service_manager(autojump_clock: MockClock) -> None:
+    """Whoever reads the log of a daemon that was started by hand sees it, too."""
+    del autojump_clock
+    with capture_logs() as said:
+        service = Service()
+        async with service.ready(lambda: "busy"):
+            service.check_in("work", 1.0)
+            await trio.sleep(3 * LOOK_EVERY_S)
+    assert [line["event"] for line in said] == ["task_hangs"]
+
+
+async def test_a_supervised_one_ends_with_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its standard input ends, not before."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+
+        async def start(service: Service) -> int:
+            async with service.ready(lambda: "idle"):
+                await wait_all_tasks_blocked()
+                os.close(writing)
+                await trio.sleep_forever()
+
+        with capture_logs() as said:
+            assert await run_service(start, reload="nothing", supervised=True) == 0
+    assert [line["event"] for line in said] == ["stop_asked"]
