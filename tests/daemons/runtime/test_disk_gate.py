@@ -45,3 +45,23 @@ def test_a_directory_is_full_when_less_than_the_reserve_is_free(tmp_path: Path) 
     state = StateDir(tmp_path / "state", spare_bytes=1 << 62)
     assert state.is_full
     state.close(in_order=False)
+
+
+async def test_a_directory_that_is_gone_has_no_room_until_it_is_back(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """While a state directory has been moved away guests wait, and nothing ends; they go on when it is back."""
+    del autojump_clock
+    state = StateDir(tmp_path / "state", spare_bytes=1)
+    room = Room(lambda: state.is_full)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.watch)
+        await trio.sleep(LOOK_EVERY_S / 2)
+        (tmp_path / "state").rename(tmp_path / "away")
+        was_open = room.is_open
+        await trio.sleep(LOOK_EVERY_S)
+        assert (was_open, room.is_open) == (True, False)
+        (tmp_path / "away").rename(tmp_path / "state")
+        await room.wait()
+        nursery.cancel_scope.cancel()
+    state.close(in_order=False)

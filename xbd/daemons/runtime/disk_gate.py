@@ -3,7 +3,8 @@
 A page of a mapped file that finds no place on its disk would end the daemon (SIGBUS). So the shell looks
 at the free space several times a second, and while there is too little no guest gets its turn: to a
 guest its hypercalls take long, nothing fails and nothing is lost. The toolstack is let through, to look
-and to destroy. Source: QEMU's werror=stop, which stops a guest whose disk has no room.
+and to destroy. A directory that was moved away, or whose file system is not mounted any more, counts as
+full until it is back. Source: QEMU's werror=stop, which stops a guest whose disk has no room.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ LOOK_EVERY_S: Final = 0.1
 
 
 class Room:
-    """Open while *is_full* says no."""
+    """Open while *is_full* says no; where it raises OSError, nobody can tell, and that counts as full."""
 
     def __init__(self, is_full: Callable[[], bool]) -> None:
         self._is_full = is_full
@@ -39,11 +40,19 @@ class Room:
     async def watch(self) -> None:
         """Look for ever."""
         while True:
-            full = self._is_full()
-            if full and self.is_open:
-                self._open = trio.Event()
-                _log.error("state_dir_full", effect="guests' calls wait", expected="free space on its disk")
-            elif not full and not self.is_open:
-                self._open.set()
-                _log.info("state_dir_has_room")
+            self._look()
             await trio.sleep(LOOK_EVERY_S)
+
+    def _look(self) -> None:
+        """Open or close the gate by what is free now; a change is logged."""
+        try:
+            full, event, told = self._is_full(), "state_dir_full", {"expected": "free space on its disk"}
+        except OSError as error:
+            full, event = True, "state_dir_unreachable"
+            told = {"reason": str(error), "expected": "the directory where it was, or an end of the daemon"}
+        if full and self.is_open:
+            self._open = trio.Event()
+            _log.error(event, effect="guests' calls wait", **told)
+        elif not full and not self.is_open:
+            self._open.set()
+            _log.info("state_dir_has_room")

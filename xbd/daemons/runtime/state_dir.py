@@ -256,15 +256,15 @@ class StateDir(Store):
 
     @property
     def is_full(self) -> bool:
-        """Whether the file system has less room than a few turns may need."""
+        """Whether the file system has less room than a few turns may need. Raises OSError: the directory is not there."""
         told = calls.statvfs(self.path)
         return told.f_bavail * told.f_frsize < self._spare_bytes
 
     def close(self, *, in_order: bool) -> None:
         """Let go of the directory, unless that was done before.
 
-        One that is left *in_order* is held against its checksums by the next daemon; one that was never begun is left as
-        it was found.
+        One that is left *in_order* is held against its checksums by the next daemon, unless there is no room for them, or
+        the directory is gone: then the log says so. One that was never begun is left as it was found.
         """
         if self._lock is None:
             return
@@ -272,11 +272,23 @@ class StateDir(Store):
         try:
             if in_order:
                 assert self.undo.noted_words == 0, "the state was closed in the middle of a step"
-                write_json(self.path / "checksums.json", checksums_of(self.path))
+                self._write_checksums()
             elif not self._is_begun:
                 self._put_back()
         finally:
             lock.release(as_found=not self._is_begun)
+
+    def _write_checksums(self) -> None:
+        """Write down what the next daemon compares; without it the state is as good as after a kill."""
+        try:
+            write_json(self.path / "checksums.json", checksums_of(self.path))
+        except OSError as error:
+            _log.error(
+                "checksums_not_written",
+                directory=str(self.path),
+                reason=error.strerror,
+                effect="the next daemon goes on without comparing, as after a kill",
+            )
 
 
 def make_machine(

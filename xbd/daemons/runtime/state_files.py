@@ -121,14 +121,21 @@ def read_checksums(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, told: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all. Raises OSError: the one that was there is as it was, and nothing is beside it."""
     new = path.with_suffix(".new")
-    descriptor = calls.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, NEW_FILE_MODE)
     try:
-        write_all(descriptor, (json.dumps(told, indent=1) + "\n").encode())
-    finally:
-        os.close(descriptor)
-    calls.replace(new, path)
+        descriptor = calls.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, NEW_FILE_MODE)
+        try:
+            write_all(descriptor, (json.dumps(told, indent=1) + "
+").encode())
+        finally:
+            os.close(descriptor)
+        calls.replace(new, path)
+    except OSError:
+        # Half a file would take up a disk that has no room.
+        with suppress(OSError):
+            calls.unlink(new)
+        raise
 
 
 def write_all(descriptor: int, content: bytes) -> None:
