@@ -126,8 +126,7 @@ def write_json(path: Path, told: dict[str, Any]) -> None:
     try:
         descriptor = calls.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, NEW_FILE_MODE)
         try:
-            write_all(descriptor, (json.dumps(told, indent=1) + "
-").encode())
+            write_all(descriptor, (json.dumps(told, indent=1) + "\n").encode())
         finally:
             os.close(descriptor)
         calls.replace(new, path)

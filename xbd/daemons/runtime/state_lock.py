@@ -21,7 +21,7 @@ def lock_state(path: Path) -> FileLock:
     try:
         _refuse_strange(path)
         return FileLock(path / "lock")
-    except (BlockingIOError, FileNotFoundError) as error:
+    except BlockingIOError as error:
         raise ConfigError(
             path, "", "is in use by another `xbd hypervisor`; stop it, or use another directory"
         ) from error
