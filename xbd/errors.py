@@ -8,7 +8,9 @@ Partial success ("did 40 of 512, then the host was out of memory") is a value, n
 see `abi.MemopResult`.
 """
 
+import difflib
 import errno as _errno
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Self
 
@@ -156,3 +158,11 @@ class BadSize(XbdError):
 
     def __init__(self, text: str, expected: str) -> None:
         super().__init__(f"invalid memory size: {text!r} (expected {expected})")
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> BadArgument:
+    """Make the error for a name that is not one of *known*: it quotes the name, a close one if any, and all known."""
+    names = list(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return BadArgument(f"no {kind} {name!r:.80}{hint}", f"one of {', '.join(names)}")

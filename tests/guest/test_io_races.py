@@ -86,22 +86,22 @@ def end_of_all(host: StepwiseHost) -> None:
 
 def something_happens(host: StepwiseHost, number: int) -> None:
     """Let a guest, or dom0, die, reboot, or get another target, at whatever moment this is."""
-    lots = host.lots
-    domid = int(lots.choice(host.domids()))
-    match int(lots.integers(8)):
+    rng = host.rng
+    domid = int(rng.choice(host.domids()))
+    match int(rng.integers(8)):
         case 0 if domid:
             host.destroy(domid)
             # It takes the number of the one that died, as soon as that is free.
             with suppress(OutOfFrames):
-                add_guest(host, f"later{number}", Idle(io_pages_s=float(lots.choice([100, 900]))))
+                add_guest(host, f"later{number}", Idle(io_pages_s=float(rng.choice([100, 900]))))
         case 1 | 2:
             host.reboot(domid)
         case 3 | 4:
-            pages = blocks(int(lots.integers(6, 13) if domid == 0 else lots.integers(2, 5)))
+            pages = blocks(int(rng.integers(6, 13) if domid == 0 else rng.integers(2, 5)))
             host.machine.set_target(domid, pages)
             host.send(domid, TargetSet(pages))
         case _:
-            host.pass_time(float(lots.choice([0.1, 0.3, 1.0, 6.0])))
+            host.pass_time(float(rng.choice([0.1, 0.3, 1.0, 6.0])))
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -114,11 +114,11 @@ def test_no_word_is_wrong_and_nothing_is_left_whatever_happens_when(seed: int, p
         add_guest(host, f"g{index}", Steady(churn=0.1, io_pages_s=100 + 400 * index))
     done = 0
     for number in range(60):
-        for _ in range(int(host.lots.integers(1, 60))):
+        for _ in range(int(host.rng.integers(1, 60))):
             host.turn()
         something_happens(host, number)
         assert host.machine.audit() == []
-        assert host.guest(int(host.lots.choice(host.domids()))).check() == []
+        assert host.guest(int(host.rng.choice(host.domids()))).check() == []
         if number % 10 == 9:
             host.settle()
             assert_sound(host)
@@ -287,7 +287,7 @@ def test_an_answer_that_comes_while_others_are_being_sent_is_sent_too() -> None:
     say(Requests(1, (Request(2, write=False, sector=64, refs=granted.refs),)))
     host.wake()
     assert [type(command) for command in host.pending[0]] == [UnmapGrant, Receive]
-    host.carry_out(0)
+    host.execute(0)
     assert [type(command) for command in host.pending[0]] == [Receive, Send]
     host.settle()
     received = host.machine.execute(owner, Receive())

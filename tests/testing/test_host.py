@@ -1,15 +1,16 @@
-"""The host for other people's tests."""
+"""`xbd.testing.host`, the host for tests."""
 
 import pytest
 
 import xbd.testing
-from xbd.errors import OutOfFrames
+from xbd.config.strategies import STRATEGIES
+from xbd.errors import BadArgument, OutOfFrames
 from xbd.guest import ModeSet, parse_mode
 from xbd.units import MIB_PAGES
 
 
-def test_time_moves_only_when_told() -> None:
-    """A stuck guest moves nothing, however long; made normal, it goes on by itself."""
+def test_time_moves_only_in_advance() -> None:
+    """A stuck guest never reaches its target; made normal again, it does without an advance of time."""
     with xbd.testing.host("1g") as host:
         guest = host.add("web", "512m")
         host.send(guest, ModeSet(parse_mode("stuck")))
@@ -23,7 +24,7 @@ def test_time_moves_only_when_told() -> None:
 
 
 def test_the_end_is_audited() -> None:
-    """A frame that is lost inside the block fails it."""
+    """A frame that is lost inside the block fails it at its end."""
 
     def lose_a_frame() -> None:
         with xbd.testing.host("1g") as host:
@@ -35,9 +36,37 @@ def test_the_end_is_audited() -> None:
 
 
 def test_a_full_host_refuses_another_guest() -> None:
-    """What does not fit is refused, and what is there goes on."""
+    """A guest that does not fit is refused, and the other one is undisturbed."""
     with xbd.testing.host("1g") as host:
         host.add("a", "768m")
         with pytest.raises(OutOfFrames):
             host.add("b", "512m")
         assert host.domids() == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("fulll", "; did you mean 'full'?"), ("foo", ""), ("", ""), (None, ""), (["full"], "; did you mean 'full'?")],
+)
+def test_an_unknown_strategy_is_refused_with_the_known_ones(name: object, hint: str) -> None:
+    """The refusal quotes the name, suggests a close one if there is one, and lists all strategies."""
+    with pytest.raises(BadArgument) as refused, xbd.testing.host("1g", strategy=name):  # type: ignore[arg-type]  # whatever is passed
+        pass
+
+    assert refused.value.message == f"no strategy {name!r}{hint}"
+    assert refused.value.expected == f"one of {', '.join(STRATEGIES)}"
+
+
+def test_an_unknown_workload_is_refused_with_the_known_ones() -> None:
+    """The refusal of a profile lists the profiles, and no guest is made."""
+    with xbd.testing.host("1g") as host:
+        with pytest.raises(BadArgument, match="unknown workload 'stedy'") as refused:
+            host.add("web", "512m", workload="stedy")
+
+        assert "steady" in refused.value.expected
+        assert host.domids() == []
+
+
+def test_what_is_public_is_listed() -> None:
+    """The public names of `xbd.testing` are those of the documents."""
+    assert xbd.testing.__all__ == ["Host", "host"]

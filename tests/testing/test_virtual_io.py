@@ -95,12 +95,12 @@ def test_every_word_is_right_while_all_targets_change(persistent: bool) -> None:
     host = VirtualHost(200, seed=3)
     add_dom0(host, persistent=persistent)
     guests = [add_guest(host, f"g{i}", Steady(churn=0.05, io_pages_s=200 + 100 * i)) for i in range(6)]
-    lots = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     for _ in range(20):
         host.advance(host.now + 0.7)
         for domid in (0, *guests):
             low, high = (12, 33) if domid == 0 else (4, 9)
-            host.set_target(domid, blocks(int(lots.integers(low, high))))
+            host.set_target(domid, blocks(int(rng.integers(low, high))))
         assert_every_word_was_right(host)
     for domid in guests:
         statistics = report(host, domid)
@@ -200,7 +200,7 @@ def test_dom0_reboots_while_guests_do_io(persistent: bool) -> None:  # noqa: FBT
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_guest_reboots_while_it_does_io(persistent: bool) -> None:  # noqa: FBT001 - a parameter
-    """Its old life's mappings are let go, its new life begins with an empty disk; the other guest notices nothing."""
+    """The mappings of the old guest are released, the new one has an empty disk; the other guest is undisturbed."""
     host = VirtualHost(100)
     add_dom0(host, persistent=persistent)
     first, other = (add_guest(host, name, Idle(io_pages_s=500)) for name in ("first", "other"))
@@ -216,7 +216,7 @@ def test_a_guest_reboots_while_it_does_io(persistent: bool) -> None:  # noqa: FB
 
 
 def test_a_guest_that_dies_with_mapped_pages_is_a_zombie_until_dom0_lets_go() -> None:
-    """What was mapped when it died is told, and a moment later nothing is left of it."""
+    """Destroying it returns how many pages were still mapped, and a moment later nothing of it is left."""
     host = VirtualHost(100)
     add_dom0(host, persistent=True)
     guest = add_guest(host, "g", Idle(io_pages_s=500))
@@ -315,28 +315,28 @@ def reading(number: int, sector: int, refs: Frames) -> Request:
 
 
 class Hostile:
-    """A domain that talks to dom0 as it likes."""
+    """A hostile domain that sends dom0 any messages."""
 
     def __init__(self, host: VirtualHost, name: str = "hostile") -> None:
         self.host = host
         self.domid = host.machine.create(name, max_pages=blocks(2), target_pages=blocks(2))
 
-    def say(self, words: Words) -> bool:
-        """Send words, and let dom0 act on them; says whether there was room for them."""
+    def send(self, words: Words) -> bool:
+        """Send words and let dom0 handle them; returns whether they fit into its inbox."""
         sent = self.host.machine.execute(self.domid, Send(0, words))
         self.host.send(0, Tick())
         return isinstance(sent, MemopResult) and sent.done > 0
 
-    def hear(self) -> list[object]:
-        """Take what it was told."""
+    def receive(self) -> list[object]:
+        """Receive and decode the messages sent to it."""
         received = self.host.machine.execute(self.domid, Receive())
         assert isinstance(received, LoadResult)
         return [decode(words) for _, words in split_messages(received.words)]
 
     def connect(self, sectors: int = 64) -> int:
         """Connect; returns the connection's number."""
-        self.say(encode(Connect(sectors)))
-        (answer,) = self.hear()
+        self.send(encode(Connect(sectors)))
+        (answer,) = self.receive()
         assert isinstance(answer, Connected)
         return answer.connection
 
@@ -399,11 +399,11 @@ def test_each_bad_request_fails_alone(persistent: bool) -> None:  # noqa: FBT001
         writing(9, 0, good, digest),
     )
     for request in requests:
-        hostile.say(encode(Requests(connection, (request,))))
+        hostile.send(encode(Requests(connection, (request,))))
     together = requests[:5] + requests[8:]
-    hostile.say(encode(Requests(connection, together)))
+    hostile.send(encode(Requests(connection, together)))
     statuses: dict[int, list[Status]] = {}
-    for message in hostile.hear():
+    for message in hostile.receive():
         assert isinstance(message, Responses)
         for response in message.responses:
             statuses.setdefault(response.number, []).append(response.status)
@@ -417,20 +417,20 @@ def test_each_bad_request_fails_alone(persistent: bool) -> None:  # noqa: FBT001
 
 
 def test_garbage_and_strangers_are_ignored() -> None:
-    """Words that are no message, requests without a connection or with another's number, answers: nothing comes of it."""
+    """Words that are no message, requests without a connection or with another's number, answers: all are ignored."""
     host, hostile, peaceful = with_hostile()
-    lots = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for size in (1, 2, 40, 512):
-        hostile.say(lots.integers(0, 1 << 64, size=size, dtype=np.uint64))
+        hostile.send(rng.integers(0, 1 << 64, size=size, dtype=np.uint64))
     refs = hostile.grant(np.arange(2, dtype=np.int64))
-    hostile.say(encode(Requests(1, (reading(1, 0, refs),))))
-    hostile.say(encode(Connect(MAX_DISK_SECTORS)) + np.array([0, 1], dtype=np.uint64))
-    assert hostile.hear() == []
+    hostile.send(encode(Requests(1, (reading(1, 0, refs),))))
+    hostile.send(encode(Connect(MAX_DISK_SECTORS)) + np.array([0, 1], dtype=np.uint64))
+    assert hostile.receive() == []
     connection = hostile.connect()
-    hostile.say(encode(Requests(connection + 1, (reading(1, 0, refs),))))
-    hostile.say(encode(Responses(connection, (Response(1, Status.OK),))))
-    hostile.say(encode(Connected(connection, persistent=True)))
-    assert hostile.hear() == []
+    hostile.send(encode(Requests(connection + 1, (reading(1, 0, refs),))))
+    hostile.send(encode(Responses(connection, (Response(1, Status.OK),))))
+    hostile.send(encode(Connected(connection, persistent=True)))
+    assert hostile.receive() == []
     assert_peace(host, hostile, peaceful)
 
 
@@ -442,8 +442,8 @@ def test_thousands_of_requests_cost_bounded_memory(persistent: bool) -> None:  #
     refs = hostile.grant(np.arange(1000, dtype=np.int64))
     flood = tuple(reading(n, 0, refs[n : n + 1]) for n in range(100))
     for number in range(100):
-        hostile.say(encode(Requests(connection, flood)))
-        hostile.say(encode(Requests(connection, (writing(number, 0, refs[number : number + 32] + 20_000, 0),))))
+        hostile.send(encode(Requests(connection, flood)))
+        hostile.send(encode(Requests(connection, (writing(number, 0, refs[number : number + 32] + 20_000, 0),))))
     back = host.guest(0)._io._back
     assert back is not None
     (client,) = [client for client in back._clients.values() if client.owner == hostile.domid]
@@ -452,7 +452,7 @@ def test_thousands_of_requests_cost_bounded_memory(persistent: bool) -> None:  #
     assert report(host, 0).io_errors > 5000
     assert report(host, 0).io_mapped_pages <= 1056 + host.machine.domain_info(peaceful).grants
     for _ in range(2000):
-        hostile.say(encode(Connect(64)))
+        hostile.send(encode(Connect(64)))
     assert len(back._turns) == 0
     assert len(back._waiting) <= 1
     assert len(back._clients) == 2
@@ -460,7 +460,7 @@ def test_thousands_of_requests_cost_bounded_memory(persistent: bool) -> None:  #
 
 
 def test_an_inbox_that_takes_several_turns_is_emptied() -> None:
-    """More messages than a turn of receive hands out: those behind them are heard too, without being told again."""
+    """More messages than a turn of receive hands out: the rest is received too, without another notice."""
     host = VirtualHost(100)
     add_dom0(host)
     senders = [Hostile(host, f"h{number}") for number in range(4)]
@@ -469,22 +469,22 @@ def test_an_inbox_that_takes_several_turns_is_emptied() -> None:
             assert host.machine.execute(sender.domid, Send(0, np.zeros(1, dtype=np.uint64))) == MemopResult(1)
         host.machine.execute(sender.domid, Send(0, encode(Connect(64))))
     host.send(0, Tick())
-    assert [[type(message) for message in sender.hear()] for sender in senders] == [[Connected]] * 4
+    assert [[type(message) for message in sender.receive()] for sender in senders] == [[Connected]] * 4
 
 
 def test_a_guest_with_a_part_in_io_looks_into_its_inbox_when_it_boots() -> None:
-    """Nobody tells it of what came before; a guest without a part in it asks for nothing."""
+    """It gets no notice of messages that came before; a guest without block I/O receives nothing."""
     host = VirtualHost(100)
     boot = host.machine.boot_info(host.machine.create("g", max_pages=blocks(4), target_pages=blocks(4)))
     virtio = replace(boot, features=replace(boot.features, grants=False), domain_type=DomainType.VIRTIO)
     serving, busy = GuestSettings(block_back_end=BlockBackEnd()), Idle(io_pages_s=1)
-    for told, settings, workload, asks in (
+    for info, settings, workload, asks in (
         (boot, GuestSettings(), Idle(), False),
         (boot, serving, Idle(), True),
         (boot, GuestSettings(), busy, True),
         (virtio, GuestSettings(), busy, False),
     ):
-        guest = Guest(told, settings, 1, workload)
+        guest = Guest(info, settings, 1, workload)
         assert any(isinstance(command, Receive) for command in guest.step(Tick(), 0.0).commands) is asks
 
 
@@ -496,8 +496,8 @@ def test_a_flood_that_is_read_does_not_hold_up_the_others() -> None:
     answered = 0
     for _ in range(50):
         full = tuple(reading(n, 0, refs[n * 32 : n * 32 + 32]) for n in range(26))
-        hostile.say(encode(Requests(connection, full)))
-        answered += sum(len(message.responses) for message in hostile.hear() if isinstance(message, Responses))
+        hostile.send(encode(Requests(connection, full)))
+        answered += sum(len(message.responses) for message in hostile.receive() if isinstance(message, Responses))
         host.advance(host.now + 0.1)
     assert answered == 50 * 26
     assert_peace(host, hostile, peaceful)

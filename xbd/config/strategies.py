@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from xbd.abi import DomainType
+from xbd.errors import unknown_name
 from xbd.guest import DRIVERS, DriverSettings
 from xbd.machine.settings import TODAYS_XEN, HostSettings
 from xbd.units import SUPER_PAGES
@@ -55,3 +56,11 @@ _ALL: Final = (
 )  # fmt: skip
 STRATEGIES: Final[Mapping[str, Strategy]] = {strategy.name: strategy for strategy in _ALL}
 DEFAULT_STRATEGY: Final = "full"
+
+
+def find_strategy(name: str) -> Strategy:
+    """Look a strategy up by its name. Raises BadArgument: there is none; names a close one and all known ones."""
+    strategy = STRATEGIES.get(name) if isinstance(name, str) else None
+    if strategy is None:
+        raise unknown_name("strategy", name, STRATEGIES)
+    return strategy

@@ -1,6 +1,8 @@
-"""A host for other people's tests, and the parts of it that the lab and the suite share.
+"""Hosts for tests; `host` and `Host` are the public interface, everything else may change without notice.
 
-`host()` is the public part: a whole host in one process on virtual time.
+`host()` gives a whole host in one process on virtual time. Read `_host` first (sizes as text, one strategy, an audit at
+the end), then `virtual_host` (the machine, its guests and the order in which they step). `processes` runs a real host:
+daemon and agents as processes of their own. The lab and the project's own tests use both.
 """
 
 from xbd.testing._host import Host, host

@@ -1,4 +1,4 @@
-"""A host for other people's tests: on virtual time, in the test's own process, no daemon needed.
+"""A host for tests of code that uses xbd: on virtual time, in the test's own process, without a daemon.
 
     import xbd.testing
 
@@ -9,8 +9,8 @@
             host.advance(host.now + 10)
             assert host.machine.domain_info(web).tot_pages == 256 * MIB_PAGES
 
-When the block ends everything is audited: a frame that was lost, or a guest that is at odds with
-its hypervisor, fails the test.
+When the block ends everything is audited: a lost frame, or a guest whose counters differ from those of the
+hypervisor, fails the test.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from xbd.abi import DomainType
 from xbd.config.host import DOM0_NAME
-from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES, Strategy
+from xbd.config.strategies import DEFAULT_STRATEGY, Strategy, find_strategy
 from xbd.guest import BlockBackEnd, GuestSettings
 from xbd.guest.workload import Workload, make_workload
 from xbd.testing.virtual_host import VirtualHost
@@ -28,7 +28,7 @@ __all__ = ["Host", "host"]
 
 
 class Host(VirtualHost):
-    """A `VirtualHost` whose guests are added by sizes as people write them, all with one strategy."""
+    """A `VirtualHost` whose guests are added with sizes such as `512m`, all with the strategy of the host."""
 
     def __init__(self, superframes: int, strategy: Strategy, seed: int) -> None:
         super().__init__(superframes, strategy.host, seed=seed)
@@ -50,14 +50,15 @@ class Host(VirtualHost):
         Args:
             name: of the domain.
             memory: the most it may hold, such as `512m`; a multiple of 2 MiB.
-            target: what it holds at first; default all of *memory*.
-            workload: a profile's name, or a workload.
-            verify: whether every content word is checked.
-            kernel_pages: what its kernel holds from the start; None: a small share.
-            domain_type: Xen's hypercalls, translated or not, or a virtio balloon; None: what the strategy says.
+            target: what it holds at first; None: all of *memory*.
+            workload: the name of a profile, or a workload.
+            verify: whether the guest checks every content word.
+            kernel_pages: what its kernel holds from the start; None: a small share of its memory.
+            domain_type: PVH, PV or virtio; None: the strategy's.
 
         Raises:
-            BadSize, BadArgument, OutOfFrames: nothing has changed.
+            BadSize, BadArgument, OutOfFrames: what was wrong, and for an unknown profile the known ones; nothing has
+                changed.
         """
         max_pages = parse_size_pages(memory)
         return self.create(
@@ -90,13 +91,15 @@ def host(memory: str = "1g", *, strategy: str = DEFAULT_STRATEGY, seed: int = 0)
 
     Args:
         memory: of the host, such as `4g`.
-        strategy: the name of one of `xbd.config.strategies.STRATEGIES`, for the host and its guests.
-        seed: of all chance; the same seed gives the same run.
+        strategy: the name of a strategy, for the host and its guests: a key of `xbd.config.strategies.STRATEGIES`.
+        seed: of all random numbers; the same seed gives the same run.
 
     Raises:
+        BadArgument: there is no such strategy; names the closest one and all known ones. Nothing was made.
+        BadSize: *memory* is no size. Nothing was made.
         AssertionError: at the end, with every violation that the audit found.
     """
-    run = Host(parse_size_pages(memory) // SUPER_PAGES, STRATEGIES[strategy], seed)
-    yield run
-    violations = run.check()
+    running = Host(parse_size_pages(memory) // SUPER_PAGES, find_strategy(strategy), seed)
+    yield running
+    violations = running.check()
     assert not violations, "the host does not add up: " + "; ".join(violations)

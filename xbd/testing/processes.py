@@ -1,4 +1,4 @@
-"""Run a real host, daemon and agents as processes of their own, from a host file, for a while."""
+"""Run a real host from a host file: daemon and agents as processes of their own."""
 
 import signal
 import subprocess
@@ -16,17 +16,17 @@ from xbd.errors import XbdError
 
 # A new interpreter with numpy takes about a second to start, two of them on a busy machine several.
 _START_TIMEOUT_S = 60.0
-_LOOK_EVERY_S = 0.05
+_POLL_EVERY_S = 0.05
 
 
 @asynccontextmanager
 async def running_host(host_toml: str, directory: Path) -> AsyncIterator[Client]:
     """Run `xbd up` on *host_toml* in *directory* until the block ends; sockets lie in `directory/run`.
 
-    Yields a client, when every guest that wants an agent has one.
+    Yields a client, when every guest whose agent starts by itself has one.
 
     Raises:
-        XbdError: the host did not start (what it said is in the message), or did not end well.
+        XbdError: the host did not start (the end of its log is in the message), or ended with an error.
     """
     host_file, log = directory / "host.toml", directory / "up.log"
     host_file.write_text(host_toml, encoding="utf-8")
@@ -58,7 +58,7 @@ async def _wait_for_socket(process: trio.Process, socket: Path, log: Path) -> No
                 async with open_client(socket):
                     return
             except NoHypervisor:
-                await trio.sleep(_LOOK_EVERY_S)
+                await trio.sleep(_POLL_EVERY_S)
                 process.poll()
     raise XbdError(f"the host did not start: {_tail(log)}")
 
@@ -66,8 +66,8 @@ async def _wait_for_socket(process: trio.Process, socket: Path, log: Path) -> No
 async def _wait_for_agents(client: Client) -> None:
     with trio.fail_after(_START_TIMEOUT_S):
         while any(d.raw.get("autostart") and not d.agent for d in await client.list()):  # noqa: ASYNC110 - other processes
-            await trio.sleep(_LOOK_EVERY_S)
+            await trio.sleep(_POLL_EVERY_S)
 
 
 def _tail(log: Path) -> str:
-    return " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]) or "it said nothing"
+    return " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]) or "its log is empty"

@@ -1,9 +1,8 @@
-"""A whole host in one process on virtual time: a machine, its guests, and nothing between them.
+"""A whole host in one process on virtual time: a machine and its guests, without a protocol between them.
 
-The guests' commands are carried out by direct calls, the moment they are issued, and time moves
-only when it is told to. What runs here is what runs behind the sockets, in the same order for the
-same seed: guests whose deadlines have come step in the order of their domids, and guests that talk
-to each other by turns, each a step.
+The guests' commands are executed by direct calls when they are issued, and time advances only in `advance`. The code is
+that behind the sockets, and it runs in the same order for the same seed: guests whose deadlines are due step in the
+order of their domids, and guests that exchange messages take turns, a step each.
 """
 
 from collections import deque
@@ -18,7 +17,7 @@ from xbd.guest.workload import Idle, Workload
 from xbd.machine import HostSettings, Machine
 from xbd.units import SUPER_PAGES
 
-# Guests that go on issuing commands at one instant of virtual time are broken, not busy.
+# More steps than this at one instant of virtual time are an endless loop.
 _ROUNDS_MAX = 1_000_000
 _NOTHING: Final[Frames] = np.zeros(0, dtype=np.int64)
 
@@ -34,7 +33,7 @@ class _Agent:
 class VirtualHost:
     """A machine with guests on virtual time.
 
-    Attributes: *machine*, to be used like the toolstack does; *now* virtual seconds since the start.
+    Attributes: *machine*: to be used as the toolstack does; *now*: virtual seconds since the start.
     """
 
     def __init__(self, superframes: int, settings: HostSettings | None = None, *, seed: int = 0) -> None:
@@ -75,7 +74,7 @@ class VirtualHost:
         self.send(boot.domid, Tick())
 
     def reboot(self, domid: int) -> None:
-        """End a guest in the middle of things and boot another one like it in its domain."""
+        """Kill a guest in the middle of its work, and boot another one with the same settings in its domain."""
         agent = self._agents.pop(domid)
         self._boot(self.machine.reboot(domid), agent.settings, agent.workload)
 
@@ -87,7 +86,7 @@ class VirtualHost:
         return still_mapped
 
     def guest(self, domid: int) -> Guest:
-        """Find the guest of a domain, to look at it."""
+        """Return the guest of a domain."""
         return self._agents[domid].guest
 
     def domids(self) -> list[int]:
@@ -95,18 +94,18 @@ class VirtualHost:
         return sorted(self._agents)
 
     def send(self, domid: int, event: Event) -> None:
-        """Let an event reach a guest, and carry out whatever it and those that it talks to then want, until all is quiet."""
+        """Deliver an event to a guest, and execute the commands of all guests that it sets off until there are no more."""
         self._run(deque([(domid, event)]))
 
     def _run(self, events: deque[tuple[int, Event]]) -> None:
-        """Let guests step by turns: each event is a turn, and what comes of it is put behind the others."""
+        """Deliver events in turn; the events that they cause are appended."""
         for _ in range(_ROUNDS_MAX):
             events.extend((domid, MessagesWaiting()) for domid in self.machine.take_woken() if domid in self._agents)
             events.extend((domid, MemoryFreed()) for domid in self.machine.take_relieved() if self._listens(domid))
             if not events:
                 if not self.machine.has_offers:
                     return
-                # All is quiet: who was told of free memory and has not asked for it will not, and others may.
+                # No events are left: guests that were offered free memory and did not take it will not, so others get it.
                 self.machine.withdraw_offers()
                 continue
             domid, event = events.popleft()
@@ -117,11 +116,11 @@ class VirtualHost:
                 results = [self.machine.execute(domid, command) for command in step.commands]
                 events.append((domid, Answered(results)))
         raise AssertionError(
-            f"{sorted({domid for domid, _ in events})} go on after {_ROUNDS_MAX} rounds at {self.now} s"
+            f"{sorted({domid for domid, _ in events})} still issue commands after {_ROUNDS_MAX} rounds at {self.now} s"
         )
 
     def _listens(self, domid: int) -> bool:
-        """Whether a guest wants to hear of free memory; a step less leaves one that does not exactly as it was."""
+        """Whether a guest is to be told of free memory; without a step, the state of any other guest stays the same."""
         agent = self._agents.get(domid)
         return agent is not None and agent.settings.driver.wake_when_told
 
@@ -141,8 +140,8 @@ class VirtualHost:
         self.send(domid, LimitSet(limit))
 
     def advance(self, until: float) -> None:
-        """Move time on to *until*, waking each guest when its deadline comes."""
-        # What was done to the machine itself may have freed memory.
+        """Advance time to *until*, stepping each guest at its deadlines."""
+        # Calls on the machine itself may have freed memory.
         self._run(deque())
         while (due := self._next_deadline()) <= until:
             self.now = max(self.now, due)
@@ -157,7 +156,7 @@ class VirtualHost:
         return min(deadlines, default=float("inf"))
 
     def check(self) -> list[str]:
-        """Audit the machine, check each guest, and compare what they think of each other; empty when all is well."""
+        """Audit the machine, check each guest, and compare both; returns the discrepancies."""
         wrong = self.machine.audit()
         for domid in self.domids():
             guest = self.guest(domid)
@@ -169,7 +168,7 @@ class VirtualHost:
         return wrong
 
     def _check_grants(self, domid: int) -> list[str]:
-        """Say which slots and grants of a domain its guest knows nothing of; mapped slots may be fewer than it has."""
+        """Compare a domain's mapped slots and grants with its guest's; a guest may have slots that are not mapped."""
         domain, guest = self.machine.domain(domid), self.guest(domid)
         mappings, grants = domain.mappings, domain.grants
         mapped = mappings.gfn[mappings.in_use()] - 1 if mappings is not None else _NOTHING

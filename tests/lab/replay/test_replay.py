@@ -125,6 +125,14 @@ def test_a_host_too_small_is_refused() -> None:
         replay([trace], ReplayOptions(STRATEGIES["full"], overcommit=100.0))
 
 
+def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
+    """The refusal suggests a close name and lists all variants."""
+    with pytest.raises(BadArgument, match="no variant 'two_cals'; did you mean 'two_calls'") as refused:
+        _replay("full", variant="two_cals")
+
+    assert refused.value.expected == f"one of {', '.join(VARIANTS)}"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not _TRACES.is_dir(), reason="the real traces are not beside this checkout")
 def test_the_beginning_of_a_real_trace() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from xbd.config.strategies import STRATEGIES
+from xbd.config.strategies import find_strategy
 from xbd.guest.workload import Trace
 from xbd.lab.experiments.churn import ChurnRun
 from xbd.lab.experiments.grid import Cell, Churn, Recorded
@@ -32,7 +32,7 @@ class Outcome:
 
 def _replay_of(cell: Cell, traces: Sequence[Trace]) -> Replay:
     """Make the replay of a cell whose workload is traces."""
-    strategy = STRATEGIES[cell.strategy]
+    strategy = find_strategy(cell.strategy)
     strategy = replace(strategy, driver=cell.budget.apply(strategy.driver))
     return Replay(
         traces,

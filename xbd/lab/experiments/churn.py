@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from xbd.config.strategies import STRATEGIES
+from xbd.config.strategies import find_strategy
 from xbd.errors import BadArgument
 from xbd.guest import GuestSettings
 from xbd.guest.workload import make_workload
@@ -30,7 +30,7 @@ class ChurnRun:
 
     def __init__(self, cell: Cell, scenario: Churn) -> None:
         self._scenario = scenario
-        self._strategy = STRATEGIES[cell.strategy]
+        self._strategy = find_strategy(cell.strategy)
         self._unit = self._strategy.granularity_pages
         superframes = int(scenario.total_pages / cell.overcommit) // SUPER_PAGES
         # Whole superframes, so that every strategy has the same to give.

@@ -15,7 +15,7 @@ from xbd.config.strategies import Strategy
 from xbd.errors import BadArgument
 from xbd.guest import Demand, GuestSettings
 from xbd.guest.workload import Driven, Trace
-from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
+from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, find_variant
 from xbd.policy import Share, share_out
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import SUPER_PAGES
@@ -104,7 +104,7 @@ class Replay:
         superframes = int(sum(t.total_pages for t in traces) / options.overcommit) // SUPER_PAGES
         if superframes < 2 * len(traces):
             raise BadArgument(f"a host of {superframes} superframes for {len(traces)} guests", "a lower overcommit")
-        self._variant = VARIANTS[options.variant]
+        self._variant = find_variant(options.variant)
         self.host = VirtualHost(superframes, self._variant.apply(options.strategy.host), seed=options.seed)
         self._pages = superframes * SUPER_PAGES
         self._pages_given_out = int(superframes * (1 - options.slack)) * SUPER_PAGES

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from xbd.abi import DomainType
+from xbd.errors import unknown_name
 from xbd.machine import HostSettings
 
 
@@ -37,3 +38,11 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "two_calls": Variant(populate_depopulate=False, exchange_translated=False),
     "virtio": Variant(DomainType.VIRTIO),
 }
+
+
+def find_variant(name: str) -> Variant:
+    """Look a variant up by its name. Raises BadArgument: there is none; names a close one and all known ones."""
+    variant = VARIANTS.get(name) if isinstance(name, str) else None
+    if variant is None:
+        raise unknown_name("variant", name, VARIANTS)
+    return variant
