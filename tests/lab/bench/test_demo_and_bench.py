@@ -11,7 +11,7 @@ from xbd.lab.bench.shell import fleet, flood, grants, host, wire
 from xbd.lab.bench.shell.flood import measure_flood
 from xbd.lab.bench.shell.grants import measure_grants
 from xbd.lab.bench.shell.wire import measure_hypercalls
-from xbd.lab.demo.command import Coverage, Told, render
+from xbd.lab.demo.command import Coverage, StrategyResult, render
 from xbd.testing.processes import running_host
 
 _HOST = '[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmaximum = "64m"\n'
@@ -115,7 +115,7 @@ def test_a_figure_is_a_median_with_its_quartiles() -> None:
 
 def test_the_table_shows_what_was_counted() -> None:
     """Each strategy is a column of the demo's table, each count a row."""
-    told = Told(Coverage(1.0, 0.661, 0.52), 0.984, 5632, 2_883_584, 0, 7, 0, [])
+    told = StrategyResult(Coverage(1.0, 0.661, 0.52), 0.984, 5632, 2_883_584, 0, 7, 0, [])
     lines = render({"stock": told}).splitlines()
 
     assert lines[0].split() == ["stock"]

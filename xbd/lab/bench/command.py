@@ -1,4 +1,4 @@
-"""`xbd bench`: figures, each a ratio or a rate measured in one run, with their spread over repeats."""
+"""`xbd bench`: measures figures, each a ratio or a rate in one run, with their spread over repeats."""
 
 import json
 import os
@@ -44,7 +44,7 @@ _ON_HOSTS: Final[Mapping[str, Callable[[Path], Awaitable[dict[str, Figure]]]]] =
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="TRACE.csv",
-    help="Measure the guest model against this real guest's trace, too. Several.",
+    help="Also measure the guest model against this real guest's trace; may be repeated.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
@@ -53,7 +53,7 @@ _ON_HOSTS: Final[Mapping[str, Callable[[Path], Awaitable[dict[str, Figure]]]]] =
     type=click.Path(dir_okay=False, path_type=Path),
     help="Add the figures to this record, with release, date and machine.",
 )
-@click.option("--history", is_flag=True, help="Measure nothing; lay the record's entries side by side.")
+@click.option("--history", is_flag=True, help="Measure nothing; compare the entries of the record.")
 def command(
     *, only: str | None, traces: tuple[Path, ...], seed: int, as_json: bool, record: Path | None, history: bool
 ) -> None:
@@ -105,7 +105,7 @@ def _history(path: Path) -> str:
 
 
 def _check_writable(path: Path) -> None:
-    """Find out before minutes of measuring whether their outcome can be written."""
+    """Check that the record can be written, before minutes of measuring. Raises Failure: it cannot."""
     try:
         path.open("a", encoding="utf-8").close()
     except OSError as error:
@@ -122,7 +122,7 @@ def _machine() -> str:
 
 
 def render(figures: dict[str, Figure]) -> str:
-    """Write the figures for a person."""
+    """Format the figures as a table."""
     rows = [f"{'figure':34} {'median':>12} {'quartiles':>25}  unit"]
     for name, figure in figures.items():
         spread = f"{figure.low:,.2f} to {figure.high:,.2f}"

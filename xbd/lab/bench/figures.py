@@ -1,4 +1,4 @@
-"""What a benchmark says: figures with their spread, measured by repeating."""
+"""Figures of benchmarks: medians with their spread over repeats."""
 
 import statistics
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Figure:
     ratio_to: str | None = None
 
     def as_map(self) -> dict[str, float | str]:
-        """Spell the figure out for JSON."""
+        """Return it as a map for JSON."""
         spelt: dict[str, float | str] = {"value": self.value, "unit": self.unit, "low": self.low, "high": self.high}
         if self.ratio_to is not None:
             spelt["ratio_to"] = self.ratio_to
@@ -26,6 +26,6 @@ class Figure:
 
 
 def summarize(samples: list[float], unit: str, ratio_to: str | None = None) -> Figure:
-    """Make a figure of repeated samples."""
+    """Make a figure from repeated samples."""
     low, middle, high = statistics.quantiles(samples, n=4) if len(samples) > 1 else samples * 3
     return Figure(round(middle, 4), unit, round(low, 4), round(high, 4), ratio_to)

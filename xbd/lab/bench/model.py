@@ -1,4 +1,4 @@
-"""Figures of what the model says, not of how fast it is: strategies against stock, guests against real ones.
+"""Figures of the model's results, not of its speed: strategies against stock, the guest model against real guests.
 
 They are the same on every machine for the same seeds; in the record they show what a release changed.
 """
@@ -30,11 +30,13 @@ def measure_strategies(seed: int) -> dict[str, Figure]:
     against = "the stock driver on the same seeds"
     figures = {}
     for name, of_name in outcomes.items():
-        figures[f"coverage_{name}"] = summarize([100 * _told(outcome, "coverage_end") for outcome in of_name], "%")
-        figures[f"free_whole_{name}"] = summarize([100 * _told(outcome, "free_whole_mean") for outcome in of_name], "%")
+        figures[f"coverage_{name}"] = summarize([100 * _figure(outcome, "coverage_end") for outcome in of_name], "%")
+        figures[f"free_whole_{name}"] = summarize(
+            [100 * _figure(outcome, "free_whole_mean") for outcome in of_name], "%"
+        )
         if name != _STOCK:
             pairs = zip(of_name, outcomes[_STOCK], strict=True)
-            gains = [_told(one, "coverage_end") / max(_told(stock, "coverage_end"), 0.001) for one, stock in pairs]
+            gains = [_figure(one, "coverage_end") / max(_figure(stock, "coverage_end"), 0.001) for one, stock in pairs]
             figures[f"coverage_{name}_vs_stock"] = summarize(gains, "ratio", against)
     return figures
 
@@ -43,7 +45,7 @@ def _cell(strategy: str, seed: int) -> Cell:
     return Cell(strategy, _CHURN, _OVERCOMMIT, _SLACK, OWN_BUDGET, seed)
 
 
-def _told(outcome: Outcome, column: str) -> float:
+def _figure(outcome: Outcome, column: str) -> float:
     return float(outcome.summary[column])
 
 

@@ -1,8 +1,8 @@
-"""The record of benchmarks: what was measured of which release, on which machine.
+"""The record of benchmarks: the figures of each release, with date and machine.
 
-One line of JSON for each time that it was measured: `{"release", "date", "machine", "figures"}`, figures as
+One line of JSON for each run: `{"release", "date", "machine", "figures"}`, figures as
 `xbd bench --json` prints them. The project's own record is `record.jsonl` beside this module;
-`xbd bench --record FILE` adds a line, `--history` lays the lines side by side. Only ratios of one run
+`xbd bench --record FILE` adds a line, `--history` compares the lines. Only ratios of one run
 compare across machines.
 """
 
@@ -28,26 +28,26 @@ class Entry:
     figures: dict[str, Figure]
 
     def as_line(self) -> str:
-        """Spell it out as a line of JSON."""
+        """Format it as a line of JSON."""
         figures = {name: figure.as_map() for name, figure in self.figures.items()}
         return json.dumps({"release": self.release, "date": self.date, "machine": self.machine, "figures": figures})
 
 
 def parse_record(text: str, name: str) -> list[Entry]:
-    """Read a record; *name* is what errors call it. Raises BadArgument naming the line."""
+    """Parse a record; *name* names it in errors. Raises BadArgument naming the line."""
     entries = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            told = json.loads(line)
-            figures = {name: Figure(**figure) for name, figure in told["figures"].items()}
-            entries.append(Entry(str(told["release"]), str(told["date"]), str(told["machine"]), figures))
+            fields = json.loads(line)
+            figures = {name: Figure(**figure) for name, figure in fields["figures"].items()}
+            entries.append(Entry(str(fields["release"]), str(fields["date"]), str(fields["machine"]), figures))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadArgument(f"{name}: line {number}: {error!r}", "a line that `xbd bench --record` wrote") from error
     return entries
 
 
 def render_history(entries: Sequence[Entry]) -> str:
-    """Lay entries side by side, a column each, the figures of any of them below each other."""
+    """Format entries as a table with a column for each entry and a row for each figure."""
     if not entries:
         return "nothing is recorded"
     names = list(dict.fromkeys(name for entry in entries for name in entry.figures))

@@ -1,1 +1,1 @@
-"""The demo: the whole story in under a minute."""
+"""The demo: eight guests under `stock` and under `full`, with real processes; `command` holds all of it: `xbd demo`."""

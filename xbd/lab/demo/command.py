@@ -1,8 +1,8 @@
-"""`xbd demo`: the whole story in under a minute, with the real daemon, agents and sockets.
+"""`xbd demo`: compares today's Xen with the improved balloon in under a minute, with real daemon, agents and sockets.
 
 Eight guests with steady churn on a host without slack, once with today's Xen and Linux (`stock`)
 and once with the improved balloon (`full`). All shrink and grow back; then memory moves to and fro
-between two halves of them. What is told at the end is what the daemon counts.
+between two halves of them. The figures at the end are the daemon's counters.
 """
 
 import json
@@ -24,10 +24,10 @@ from xbd.testing.processes import running_host
 from xbd.units import SUPER_PAGES
 
 _GUESTS = 8
-# Static maximum, what each has at first, and what it shrinks to; together the first is all that the host has.
+# Each guest's static maximum, first target, and smaller and larger targets; the first targets fill the host.
 _MEMORY, _TARGET, _SMALL, _LARGE = "512m", "384m", "256m", "512m"
 _CHURN_ROUNDS = 4
-# After a trip, as long as compaction takes to look twice: its effect belongs to the trip.
+# After a change of targets, two periods of compaction: its effect belongs to the change.
 _SETTLE_S = 1.2
 _STRATEGIES = ("stock", "full")
 _HOST = """
@@ -67,8 +67,8 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What one strategy came to."""
+class StrategyResult:
+    """The figures of one strategy."""
 
     superpage_coverage: Coverage
     host_free_in_whole_superframes: float
@@ -93,19 +93,21 @@ def command(*, seed: int, as_json: bool) -> None:
         if not as_json or sys.stderr.isatty():
             click.echo(line, err=True)
 
-    told: dict[str, Told] = {}
+    results: dict[str, StrategyResult] = {}
     for strategy in _STRATEGIES:
         with tempfile.TemporaryDirectory(prefix="xbd-demo-") as directory:
             try:
-                told[strategy] = trio.run(_tell, strategy, seed, Path(directory), say)
+                results[strategy] = trio.run(_run_strategy, strategy, seed, Path(directory), say)
             except XbdError as error:
                 raise Failure(str(error)) from None
-    click.echo(json.dumps({name: asdict(one) for name, one in told.items()}, indent=2) if as_json else render(told))
-    if any(one.violations or one.content_errors for one in told.values()):
+    click.echo(
+        json.dumps({name: asdict(one) for name, one in results.items()}, indent=2) if as_json else render(results)
+    )
+    if any(one.violations or one.content_errors for one in results.values()):
         raise SystemExit(1)
 
 
-async def _tell(strategy: str, seed: int, directory: Path, say: Say) -> Told:
+async def _run_strategy(strategy: str, seed: int, directory: Path, say: Say) -> StrategyResult:
     memory_mib = _GUESTS * int(_TARGET[:-1])
     host_toml = _HOST.format(
         memory=memory_mib, strategy=strategy, half=_GUESTS // 2, maximum=_MEMORY, target=_TARGET, seed=seed
@@ -145,9 +147,9 @@ async def _coverage(client: Client) -> float:
     return round(leaves * SUPER_PAGES / max(sum(domain.tot_pages for domain in domains), 1), 4)
 
 
-async def _sum_up(client: Client, coverage: Coverage, free_in_whole: float) -> Told:
+async def _sum_up(client: Client, coverage: Coverage, free_in_whole: float) -> StrategyResult:
     domains = await client.list()
-    return Told(
+    return StrategyResult(
         superpage_coverage=coverage,
         host_free_in_whole_superframes=round(free_in_whole, 4),
         hypercalls=sum(sum(domain.raw["hypercalls"].values()) for domain in domains),
@@ -159,9 +161,9 @@ async def _sum_up(client: Client, coverage: Coverage, free_in_whole: float) -> T
     )
 
 
-def render(told: dict[str, Told]) -> str:
-    """Write the table."""
-    rows: list[tuple[str, Callable[[Told], str]]] = [
+def render(results: dict[str, StrategyResult]) -> str:
+    """Format the table."""
+    rows: list[tuple[str, Callable[[StrategyResult], str]]] = [
         ("superpage coverage before", lambda one: f"{one.superpage_coverage.before:.1%}"),
         ("  after one trip down and up", lambda one: f"{one.superpage_coverage.round_trip:.1%}"),
         ("  after churn", lambda one: f"{one.superpage_coverage.churn:.1%}"),
@@ -172,6 +174,6 @@ def render(told: dict[str, Told]) -> str:
         ("ballooned pages migrated", lambda one: f"{one.pages_migrated:,}"),
         ("content errors, violations", lambda one: f"{one.content_errors}, {len(one.violations)}"),
     ]
-    lines = [f"{'':42}" + "".join(f"{name:>12}" for name in told)]
-    lines += [f"{title:42}" + "".join(f"{cell(one):>12}" for one in told.values()) for title, cell in rows]
+    lines = [f"{'':42}" + "".join(f"{name:>12}" for name in results)]
+    lines += [f"{title:42}" + "".join(f"{cell(one):>12}" for one in results.values()) for title, cell in rows]
     return "\n".join(lines)

@@ -1,1 +1,5 @@
-"""How far the guest model is from real guests."""
+"""The error of the guest model against real guests' traces.
+
+`curve` runs the model on a trace's demand and compares its free superframes with the trace's; `command` is
+`xbd fidelity`.
+"""

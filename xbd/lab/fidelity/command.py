@@ -1,4 +1,4 @@
-"""`xbd fidelity`: the command around `fidelity_curve`; reads traces, shows how far the guest model is from them."""
+"""`xbd fidelity`: reads traces and prints the error of the guest model against them."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ def command(paths: tuple[Path, ...], *, seed: int, curve_path: Path | None, as_j
             raise BadArgument(f"--curve with {len(paths)} traces", "one: a file holds the curves of one trace")
         traces = [read_trace(path) for path in paths]
         for trace in traces:
-            # Before anything runs: a trace that does not say what to compare with is found at once.
+            # Before anything runs: a trace without the column to compare with is refused at once.
             real_curve(trace)
         curves = [_replay(trace, seed) for trace in traces]
         found = [compare(trace, curve) for trace, curve in zip(traces, curves, strict=True)]
@@ -44,7 +44,7 @@ def command(paths: tuple[Path, ...], *, seed: int, curve_path: Path | None, as_j
 
 
 def _replay(trace: Trace, seed: int) -> Frames:
-    """Run the model; on a terminal, show how far it is."""
+    """Run the model; show progress on a terminal."""
     if not sys.stderr.isatty():
         return model_curve(trace, seed)
     last, shown = float(trace.seconds[-1]), 0.0

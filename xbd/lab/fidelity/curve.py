@@ -1,9 +1,9 @@
-"""How far the guest model is from a real guest: the same demand, and whose blocks stay whole.
+"""The error of the guest model: free superframes under the demand of a real guest.
 
-A trace says how much a real guest used, and how many whole free superframes its kernel had left. The
-model gets the demand alone, on a host that has room for all of it, so that no balloon is in the way;
-what it makes of it is compared sample by sample with what the kernel did. What a count of superframes
-is worth says the best constant: the median of the trace's own column, which nobody knows beforehand.
+A trace has a real guest's demand, and how many whole free superframes its kernel had. The model gets the demand alone,
+on a host with memory for all of it, so that no ballooning interferes; its free superframes are compared with the
+trace's sample by sample. The error is also given as a ratio to that of the best constant, the median of the trace's
+column, as a baseline.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,14 +42,14 @@ class Fidelity:
     worst_at_s: float
 
     def as_map(self) -> dict[str, object]:
-        """Spell it out for JSON."""
+        """Return it as a map for JSON."""
         return asdict(self)
 
 
 def model_curve(trace: Trace, seed: int, watch: Callable[[float], None] | None = None) -> Frames:
-    """Let a guest of its own hold what the trace holds; returns its whole free superframes, (samples,) int64.
+    """Run the model on a trace's demand; returns its whole free superframes, (samples,) int64.
 
-    *watch* is told the trace time after each sample. Raises TraceError for a guest that cannot exist.
+    *watch* is called with the trace time after each sample. Raises TraceError for a guest that cannot exist.
     """
     blocks = -(-trace.total_pages // SUPER_PAGES)
     if trace.total_pages < SUPER_PAGES:
@@ -103,14 +103,14 @@ def compare(trace: Trace, curve: Frames) -> Fidelity:
 
 
 def real_curve(trace: Trace) -> Frames:
-    """Return the trace's whole free superframes, (samples,) int64. Raises TraceError if it does not say them."""
+    """Return the trace's whole free superframes, (samples,) int64. Raises TraceError: it has no such column."""
     if not trace.free_superframes.size:
         raise TraceError(f"{trace.name}: line 1: the header has no column free_superframes to compare with")
     return trace.free_superframes
 
 
 def render(found: list[Fidelity]) -> str:
-    """Write the distances for a person."""
+    """Format the errors as a table."""
     lines = [
         f"{'free superframes':16} {'error':>7} {'of all':>7} {'constant':>9} {'ratio':>6} {'bias':>7} {'worst':>7}  at"
     ]
@@ -129,7 +129,7 @@ def render(found: list[Fidelity]) -> str:
 
 
 def curve_rows(trace: Trace, curve: Frames) -> Iterator[str]:
-    """List both curves as lines of CSV."""
+    """Iterate over both curves as lines of CSV."""
     yield "t_s,trace,model"
     for now, truth, model in zip(trace.seconds.tolist(), real_curve(trace).tolist(), curve.tolist(), strict=True):
         yield f"{now},{truth},{model}"

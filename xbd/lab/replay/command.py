@@ -1,4 +1,4 @@
-"""`xbd replay`: the command around `trace_replay`; reads files, keeps the pace, shows the report."""
+"""`xbd replay`: reads trace files, replays them, perhaps at a given speed, and prints the report."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ _PROGRESS_EVERY_S = 0.5
 @click.option("--strategy", type=click.Choice(sorted(STRATEGIES)), default="full", show_default=True)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Same seed, same result.")
 @click.option(
-    "--speed", type=click.FloatRange(min=0, min_open=True), help="Times real time; default: as fast as it goes."
+    "--speed", type=click.FloatRange(min=0, min_open=True), help="Times real time; default: as fast as possible."
 )
 @click.option("--verify", is_flag=True, help="Check every page's content word when the page is freed or moved.")
 @click.option(
@@ -36,7 +36,7 @@ _PROGRESS_EVERY_S = 0.5
     default=(AS_THE_STRATEGY_SAYS,),
     show_default=True,
     type=click.Choice([*VARIANTS, ALL]),
-    help="How ballooned pages migrate on a Xen host, or virtio. Several, or all: one after the other, side by side.",
+    help="How ballooned pages migrate on a Xen host, or virtio. May be repeated; all: every variant. Results are compared.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; of several variants, one of each.")
 def command(
@@ -58,13 +58,13 @@ def command(
         for variant in chosen:
             run = Replay(traces, ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant))
             started = time.monotonic()
-            _keep_pace(run, speed, started)
+            _run_at_speed(run, speed, started)
             done.append((run.report(), time.monotonic() - started))
     except XbdError as error:
         raise Failure(str(error)) from None
     if as_json:
-        told = [report.as_map(elapsed_s) for report, elapsed_s in done]
-        click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
+        reports = [report.as_map(elapsed_s) for report, elapsed_s in done]
+        click.echo(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2))
     else:
         click.echo(render(*done[0]) if len(done) == 1 else render_side_by_side(done))
     if any(report.violations or report.content_errors for report, _ in done):
@@ -84,8 +84,8 @@ def read_trace(path: Path) -> Trace:
     return replace(parse_trace(text, str(path)), name=path.stem)
 
 
-def _keep_pace(run: Replay, speed: float | None, started: float) -> None:
-    """Drive the replay; on a terminal, show how far it is."""
+def _run_at_speed(run: Replay, speed: float | None, started: float) -> None:
+    """Run the replay, at *speed* times real time if given; show progress on a terminal."""
     last = max(float(trace.seconds[-1]) for trace in run.traces)
     shown = started
     for reached in run.run():

@@ -1,9 +1,8 @@
 """Replay real guests' traces on an emulated host, in one process, on virtual time.
 
-Each trace drives one guest: at every sample its programs hold what the real guest held. Targets
-follow demand and are rewritten at every sample: a policy shares the host out, first those shrink
-that hold too much, then the others grow, and only then is the new memory asked for. What cannot be
-had is refused, counted and dropped. The host is smaller than its guests together (*overcommit*).
+Each trace drives one guest: at every sample its programs hold what the real guest held. Targets follow demand and are
+set at every sample: a policy divides the host's memory, first guests above their targets shrink, then the others grow,
+and only then do programs ask for new memory. Memory that is not available is denied and counted. The host is smaller than its guests together (*overcommit*).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from xbd.units import SUPER_PAGES
 
 # Free memory that a guest is left with beyond its demand, so that small growth need not wait for its balloon: 1/64.
 _RESERVE_SHARE = 64
-# A guest is never driven below this share of its memory, as an operator would not.
+# No target is below this share of a guest's memory, as no operator would set one.
 _LEAST_SHARE = 32
 
 
@@ -43,7 +42,7 @@ class ReplayOptions:
 
 @dataclass(frozen=True, slots=True)
 class GuestReport:
-    """What became of one trace's guest; *hypercalls* by `operation:stop`, means are over trace time.
+    """The results of one trace's guest; *hypercalls* by `operation:stop`, means are over trace time.
 
     *migration_way*: the way in use at the end; *pages_migrated*: ballooned pages that moved, of them *pages_half_done*
     only half; *migrations_without_headroom*: batches of two calls that found no page of headroom.
@@ -67,7 +66,7 @@ class GuestReport:
 
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """What a replay found; the same for the same seed, to the last digit, but for *elapsed_s*."""
+    """The results of a replay; equal for equal seeds, but for *elapsed_s* in the map."""
 
     strategy: str
     variant: str
@@ -82,16 +81,16 @@ class ReplayReport:
     violations: list[str]
 
     def as_map(self, elapsed_s: float) -> dict[str, object]:
-        """Spell the report out for JSON."""
+        """Return it as a map for JSON."""
         return {**asdict(self), "elapsed_s": round(elapsed_s, 3)}
 
 
 class Replay:
-    """One replay: `run` yields the trace time after each sample, then `report` says what was found.
+    """One replay: `run` yields the trace time after each sample, then `report` returns the results.
 
     Attributes: *host*; *domids*: the traces' guests, in their order.
 
-    Raises BadArgument where the traces cannot run together on such a host.
+    Raises BadArgument: no such variant, or the traces cannot run together on such a host.
     """
 
     def __init__(self, traces: Sequence[Trace], options: ReplayOptions) -> None:
@@ -133,7 +132,7 @@ class Replay:
             yield now
 
     def _samples(self) -> Iterator[tuple[float, list[int]]]:
-        """List the moments at which any trace has a new sample, and whose."""
+        """Iterate over the times at which traces have new samples, with the indices of those traces."""
         times = np.concatenate([trace.seconds for trace in self.traces])
         owners = np.repeat(np.arange(len(self.traces)), [trace.samples for trace in self.traces])
         positions = np.concatenate([np.arange(trace.samples) for trace in self.traces])
@@ -148,7 +147,7 @@ class Replay:
                 changed = []
 
     def _step(self, changed: list[int]) -> None:
-        """One tick: what shrinks goes first, so that what grows finds the memory."""
+        """Apply new samples: guests that shrink go first, so that the others find free memory."""
         host, targets = self.host, self._targets()
         before = [host.machine.domain(domid).target_pages for domid in self.domids]
         falling = [i for i in changed if self._demand_falls(i)]
@@ -180,14 +179,14 @@ class Replay:
         return share_out(self._pages_given_out, shares, self.options.strategy.granularity_pages)
 
     def _measure(self, now: float) -> None:
-        """Weigh the coverage of the time since the last sample."""
+        """Add the coverage since the last sample, weighted by its time."""
         elapsed = max(now - self._measured_s, 0.0)
         for i, domid in enumerate(self.domids):
             self._coverage[i] += elapsed * self.host.machine.domain(domid).superpage_coverage
         self._measured_s = now
 
     def report(self) -> ReplayReport:
-        """Check everything and sum up."""
+        """Audit the host and return the results."""
         violations = self.host.check()
         guests = [self._report_guest(i) for i in range(len(self.traces))]
         statistics = self.host.machine.statistics()
@@ -231,7 +230,7 @@ class Replay:
 def replay(
     traces: Sequence[Trace], options: ReplayOptions, watch: Callable[[float], None] | None = None
 ) -> ReplayReport:
-    """Replay whole traces as fast as it goes; *watch* is told the trace time after each sample."""
+    """Replay whole traces as fast as possible; *watch* is called with the trace time after each sample."""
     run = Replay(traces, options)
     for now in run.run():
         if watch is not None:

@@ -1,4 +1,4 @@
-"""What `xbd replay` prints: one report as a page, several side by side; pure."""
+"""The text output of `xbd replay`: one report, or a comparison of several; pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,7 @@ _COLUMN_CHARS: Final = 20
 
 
 def render(report: ReplayReport, elapsed_s: float) -> str:
-    """Write a report for a person."""
+    """Format one report."""
     hours, times = report.trace_s / 3600, report.trace_s / max(elapsed_s, 1e-9)
     lines = [
         f"strategy {report.strategy}, variant {report.variant}, seed {report.seed}, {len(report.guests)} guests, a host of {format_pages(report.host_pages)}",
@@ -39,7 +39,7 @@ def render(report: ReplayReport, elapsed_s: float) -> str:
 
 
 def render_side_by_side(done: Sequence[tuple[ReplayReport, float]]) -> str:
-    """Write reports on the same traces, each with its seconds, as columns of one table."""
+    """Format reports on the same traces, each with its run time in seconds, as columns of one table."""
     reports = [report for report, _ in done]
     first = reports[0]
     where = f"{len(first.guests)} guests, a host of {format_pages(first.host_pages)}"
@@ -63,7 +63,7 @@ def render_side_by_side(done: Sequence[tuple[ReplayReport, float]]) -> str:
 
 
 def _guest_cells(guest: GuestReport) -> dict[str, str]:
-    """Name and draw what is compared of a guest."""
+    """Return the compared figures of a guest, formatted, by name."""
     calls = {kind: count for kind, count in guest.hypercalls.items() if count}
     return {
         "superpages at the end": f"{guest.superpage_coverage:.1%}",

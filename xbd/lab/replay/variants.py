@@ -1,4 +1,4 @@
-"""Ways to run the same guests: on which interface, and by which way ballooned pages migrate.
+"""Variants of a replay: the interface of the guests, and the way in which ballooned pages migrate.
 
 A variant changes what the host offers, never the driver: on a host without `populate_depopulate` a
 driver migrates by `exchange`, without that by two calls, and a virtio domain has nothing else.
@@ -15,7 +15,7 @@ from xbd.machine import HostSettings
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a host offers to its guests; None: what its strategy says."""
+    """What a host offers to its guests; None: as its strategy says."""
 
     domain_type: DomainType | None = None
     populate_depopulate: bool | None = None

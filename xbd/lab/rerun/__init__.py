@@ -1,1 +1,1 @@
-"""Doing again what a hypervisor recorded."""
+"""Rerun of what a hypervisor recorded, on another machine; `command` holds all of it: `xbd rerun`."""

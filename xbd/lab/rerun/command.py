@@ -1,4 +1,4 @@
-"""`xbd rerun`: does what was recorded of one host again on another, and compares the answers."""
+"""`xbd rerun`: executes a recording of a host again on another machine, and compares the answers."""
 
 import json
 from collections import Counter
@@ -28,15 +28,16 @@ from xbd.protocol.recording import (
 )
 from xbd.units import SUPER_PAGES
 
-# More differences than a person reads say no more than their number does.
+# Further differences are only counted.
 SHOWN_DIFFERENCES: Final = 10
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of doing it again.
+    """The outcome of a rerun.
 
-    *done* and *different* by operation; *first*: the first differences, (line number, what, recorded, now); *end* of both.
+    *done*, *different*: counts by operation; *first*: the first differences, (line number, operation, recorded, now);
+    *recorded_end*, *end*: the state of the host at the end of the recording and of the rerun.
     """
 
     done: Counter[str] = field(default_factory=Counter)
@@ -48,7 +49,7 @@ class Outcome:
     truncated_line: int | None = None
 
     def compare(self, number: int, what: str, recorded: object, now: object) -> None:
-        """Count something that was done again."""
+        """Count an operation, and a difference of its answers."""
         self.done[what] += 1
         if recorded != now:
             self.different[what] += 1
@@ -57,12 +58,12 @@ class Outcome:
 
     @property
     def is_same(self) -> bool:
-        """Whether every answer was the recorded one, and the end, where it was recorded, is."""
+        """Whether every answer equals the recorded one, and the end, too, if it was recorded."""
         return not self.different and self.recorded_end in (None, self.end)
 
 
 def rerun(lines: Iterator[tuple[int, Line]], machine: Machine, audit_every: int) -> Outcome:
-    """Do what the lines behind the header say. Raises BadRecording, naming the line."""
+    """Execute the lines after the header on *machine*. Raises BadRecording, naming the line."""
     outcome = Outcome()
     for number, line in lines:
         if "end" in line:
@@ -95,14 +96,14 @@ def _do(number: int, line: Line, machine: Machine, outcome: Outcome) -> None:
     what = line["do"]
     if what not in CONTROL_OPERATIONS:
         raise BadRecording(f"do {what!r:.80}", f"one of {', '.join(CONTROL_OPERATIONS)}")
-    params = {key: told for key, told in line.items() if key not in ("n", "do", "domain")}
+    params = {key: value for key, value in line.items() if key not in ("n", "do", "domain")}
     try:
         if what == "create":
             machine.create(**{**params, "domain_type": DomainType(params.get("domain_type", "pvh")), "domid": domid})
         else:
             getattr(machine, what)(domid, *params.values())
     except HypercallError as error:
-        # It was done when it was recorded.
+        # Only operations that were done are recorded.
         outcome.compare(number, what, "done", str(error))
     except (TypeError, ValueError) as error:
         raise BadRecording(f"{what} with {params!r:.200}: {error}", f"the parameters of {what}") from error
@@ -110,8 +111,8 @@ def _do(number: int, line: Line, machine: Machine, outcome: Outcome) -> None:
         outcome.compare(number, what, "done", "done")
 
 
-def read_lines(path: Path, outcome_of_cut: list[int]) -> Iterator[tuple[int, Line]]:
-    """Read a recording's lines, numbered from 1; a last one that was cut short ends it, and its number is put down.
+def read_lines(path: Path, truncated: list[int]) -> Iterator[tuple[int, Line]]:
+    """Read a recording's lines, numbered from 1; a truncated last line ends it, and its number is put into *truncated*.
 
     Raises BadRecording, naming the line.
     """
@@ -121,7 +122,7 @@ def read_lines(path: Path, outcome_of_cut: list[int]) -> Iterator[tuple[int, Lin
                 yield number, read_line(text)
             except BadRecording as error:
                 if not text.endswith("\n"):
-                    outcome_of_cut.append(number)
+                    truncated.append(number)
                     return
                 raise BadRecording(f"line {number}: {error.message}", error.expected) from error
 
@@ -172,7 +173,7 @@ def command(
 
 
 def _machine(header: Header, strategy: str | None, memory: str | None, overrides: tuple[str, ...]) -> Machine:
-    """Make the machine to do it on. Raises BadArgument."""
+    """Make the machine for the rerun. Raises BadArgument."""
     known = {setting.name for setting in fields(HostSettings)}
     if set(header.settings) != known:
         raise BadRecording(f"settings {', '.join(header.settings)}", ", ".join(sorted(known)))
@@ -184,12 +185,12 @@ def _machine(header: Header, strategy: str | None, memory: str | None, overrides
 
 
 def _setting(override: str) -> dict[str, Any]:
-    """Read KEY=VALUE. Raises BadArgument."""
-    key, _, told = override.partition("=")
-    if key == "home_fill" and told in HOME_FILLS:
-        return {key: told}
-    if key != "home_fill" and key in {setting.name for setting in fields(HostSettings)} and told in ("true", "false"):
-        return {key: told == "true"}
+    """Parse KEY=VALUE. Raises BadArgument."""
+    key, _, value = override.partition("=")
+    if key == "home_fill" and value in HOME_FILLS:
+        return {key: value}
+    if key != "home_fill" and key in {setting.name for setting in fields(HostSettings)} and value in ("true", "false"):
+        return {key: value == "true"}
     flags = ", ".join(f"{setting.name}=true|false" for setting in fields(HostSettings) if setting.name != "home_fill")
     raise BadArgument(f"--set {override}", f"{flags}, or home_fill={'|'.join(HOME_FILLS)}")
 
@@ -208,7 +209,7 @@ def _as_map(outcome: Outcome) -> dict[str, Any]:
 
 
 def render(outcome: Outcome, machine: Machine) -> str:
-    """Write an outcome for a person."""
+    """Format an outcome as text."""
     rows = [f"{'operation':24} {'done again':>12} {'answered otherwise':>20}"]
     rows += [f"{what:24} {count:12,} {outcome.different[what]:20,}" for what, count in sorted(outcome.done.items())]
     for number, what, recorded, now in outcome.first:
@@ -230,6 +231,6 @@ def render(outcome: Outcome, machine: Machine) -> str:
     return "\n".join(rows)
 
 
-def _short(told: object) -> str:
-    text = json.dumps(told)
+def _short(value: object) -> str:
+    text = json.dumps(value)
     return text if len(text) <= 100 else text[:97] + "..."

@@ -1,1 +1,1 @@
-"""Figures measured on clocks, sockets and processes, and the processes that they need."""
+"""The figures that are measured on clocks, sockets and processes, and the processes that they need."""

@@ -1,8 +1,8 @@
 """The floor of the wire: a bare trio and msgpack server that answers each request at once.
 
 `python -m xbd.lab.bench.shell.echo PATH` listens on a Unix socket and answers every request `[0, msgid, method,
-params]` with `[1, msgid, nil, [512, nil]]`: the bytes of a hypercall both ways, and nothing between.
-It says `ready` when it listens.
+params]` with `[1, msgid, nil, [512, nil]]`: the bytes of a hypercall both ways, without any work.
+It prints `ready` when it listens.
 """
 
 import sys

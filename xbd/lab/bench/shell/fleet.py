@@ -36,7 +36,7 @@ workload = {{ profile = "idle", used = 0.01, cache = 0.0 }}
 
 
 async def measure_fleet(directory: Path) -> dict[str, Figure]:
-    """Measure on two hosts of its own, one with a guest and one with a thousand; *directory* is for their files."""
+    """Start and measure two hosts, one with a guest and one with a thousand; *directory*: for their files."""
     memory_kib: list[int] = []
     seconds: list[list[float]] = []
     for count in (1, _GUESTS):
@@ -56,7 +56,7 @@ async def measure_fleet(directory: Path) -> dict[str, Figure]:
 
 
 async def _one_after_the_other(client: Client) -> list[float]:
-    """Retarget the one guest 1,000 times, and that some times over; seconds each."""
+    """Retarget the one guest 1,000 times, in several rounds; returns the seconds of each round."""
     domid = (await client.list())[0].domid
     rounds = []
     for _ in range(_WARM_UP + _ROUNDS):
@@ -68,7 +68,7 @@ async def _one_after_the_other(client: Client) -> list[float]:
 
 
 async def _all_at_once(client: Client) -> list[float]:
-    """Retarget all guests at once, down and up in turn, until the daemon has said of each that it is there."""
+    """Retarget all guests at once, down and up in turn, until the daemon has reported each as settled."""
     domids = [domain.domid for domain in await client.list()]
     rounds = []
     for index in range(_WARM_UP + _ROUNDS):
@@ -78,18 +78,18 @@ async def _all_at_once(client: Client) -> list[float]:
         async with aclosing(client.events(latest + 1)) as events, trio.open_nursery() as nursery:
             for domid in domids:
                 nursery.start_soon(client.set_target, domid, pages)
-            on_their_way = set(domids)
+            unsettled = set(domids)
             async for event in events:
                 if event["event"] == "settled":
-                    on_their_way.discard(event["domid"])
-                if not on_their_way:
+                    unsettled.discard(event["domid"])
+                if not unsettled:
                     break
         rounds.append(time.perf_counter() - start)
     return rounds[_WARM_UP:]
 
 
 def _memory_kib(runtime_dir: Path) -> int:
-    """Tell what the daemon and the agents hold of the machine's memory (Pss), mapped files and all."""
+    """Return the memory (Pss) of the daemon and the agents, mapped files included."""
     with socket.socket(socket.AF_UNIX) as to_daemon:
         to_daemon.connect(str(hypervisor_socket(runtime_dir)))
         credentials = to_daemon.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

@@ -1,7 +1,7 @@
-"""One guest floods its socket as fast as it can: what another's hypercalls take then, against before.
+"""The latency of a guest's hypercalls while another guest floods its socket, against that without the flood.
 
 The daemon, the flooding guest and the measuring one are processes of their own. The flood is stopped
-and let go on by signals, so that rounds with and without it take turns in one run. Where there are two
+and continued by signals, so that rounds with and without it take turns in one run. Where there are two
 cores the daemon has one of them, and the flood what the measuring guest leaves of the other, which is
 enough to keep its socket full: what is compared is how the daemon shares its time, not the scheduler.
 """
@@ -29,26 +29,26 @@ from xbd.units import SUPER_PAGES
 _HOST = '[host]\nmemory = "1g"\n'
 _ROUNDS, _WARM_UP = 7, 1
 _CALLS_PER_ROUND = 1000
-# What was on its way when the flood was stopped, or let go on, is served by then.
+# After stopping or continuing the flood: what was in transit is served by then.
 _SETTLE_S = 0.05
 _PERCENTILE = 99
 
 
 async def measure_flooded_host(directory: Path) -> dict[str, Figure]:
-    """Measure on a host of its own; *directory* is for its files."""
+    """Start and measure a host; *directory*: for its files."""
     async with running_host(_HOST, directory) as client:
         return await measure_flood(client, directory / "run")
 
 
 async def measure_flood(client: Client, runtime_dir: Path) -> dict[str, Figure]:
-    """Measure on a running host; the two domains are made for it, and gone after it."""
+    """Measure on a running host; the two domains are made for it, and destroyed after it."""
     honest = await client.create("bench-honest", max_pages=SUPER_PAGES, target_pages=SUPER_PAGES, autostart=False)
     quiet_us: list[float] = []
     figures: dict[str, Figure] = {}
     async with connect(runtime_dir / "domains" / f"{honest}.sock") as domain:
         await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
         for kind in KINDS:
-            # A new domain for each: how often one may connect is rationed.
+            # A new domain for each kind: the rate of connections of a domain is limited.
             flooder = await client.create(
                 "bench-flooder", max_pages=FLOOD_MAX_PAGES, target_pages=FLOOD_PAGES, autostart=False
             )
@@ -65,12 +65,12 @@ async def measure_flood(client: Client, runtime_dir: Path) -> dict[str, Figure]:
 
 @asynccontextmanager
 async def flood(path: Path, kind: str, *, stderr: int | None = None) -> AsyncIterator[trio.Process]:
-    """Run a flooding guest on a domain's socket, from the moment when its flood has begun; its errors go to *stderr*."""
+    """Run a flooding guest on a domain's socket, yielded when its flood has begun; its errors go to *stderr*."""
     command = [sys.executable, "-m", "xbd.lab.bench.shell.flooder", str(path), kind]
     process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
     try:
         assert process.stdout is not None, "the flood was started without a pipe"
-        assert await process.stdout.receive_some(64) == b"flooding\n", f"no flood of {kind} came about"
+        assert await process.stdout.receive_some(64) == b"flooding\n", f"no flood of {kind} has begun"
         yield process
     finally:
         process.kill()

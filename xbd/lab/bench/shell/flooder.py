@@ -1,8 +1,8 @@
 """A guest that floods its own socket, in a process of its own: `python -m xbd.lab.bench.shell.flooder PATH KIND`.
 
-It keeps to no window: one thread sends without a pause, another throws away what comes back, so the
-socket is always full. It says `flooding` when the first answer, or the first end of a connection, has
-come, and goes on until it is killed.
+It ignores the limit of calls in flight: one thread sends without a pause, another discards the answers, so the socket
+is always full. It prints `flooding` after the first answer, or the first end of a connection, and goes on until it is
+killed.
 """
 
 import os
@@ -21,7 +21,7 @@ from xbd.protocol.methods import VERSION
 from xbd.units import SUPER_PAGES
 
 _RECEIVE_BYTES: Final = 1 << 20
-# It floods the daemon; the processor it leaves to who measures.
+# It is to flood the daemon, not to take the processor from the measuring process.
 _NICE: Final = 19
 
 Params = dict[str, object]
@@ -37,13 +37,13 @@ def _hello(session: str) -> bytes:
 
 
 def _batches() -> Iterator[tuple[str, Params]]:
-    """Give a batch back and get it again, for ever: a whole turn each."""
+    """Decrease and populate a batch, for ever: each call takes a whole turn of the daemon."""
     params: Params = {"gfns": np.arange(SUPER_PAGES, dtype="<u8")[::-1].tobytes()}
     return cycle([("decrease", params), ("populate", params)])
 
 
 def _loads() -> Iterator[tuple[str, Params]]:
-    """Read one word, for ever: as many messages as there is room for."""
+    """Read one word, for ever: as many messages as fit."""
     return cycle([("load", {"gfns": bytes(8)})])
 
 
@@ -67,14 +67,14 @@ def _flood_with_calls(path: str, calls: Iterator[tuple[str, Params]], flooding: 
 
 
 def _discard(connection: socket.socket, flooding: Callable[[], None]) -> None:
-    """Throw away what comes back, until the connection ends: then there is no flood any more."""
+    """Discard answers until the connection ends; then end the process."""
     while connection.recv(_RECEIVE_BYTES):
         flooding()
     os._exit(1)  # the other thread waits in a send
 
 
 def _flood_with_connections(path: str, sent: Callable[[int], bytes], flooding: Callable[[], None]) -> None:
-    """Connect, send, read what comes, and connect again, for ever."""
+    """Connect, send, read an answer, and connect again, for ever."""
     for n in count():
         with _connect(path) as connection:
             try:

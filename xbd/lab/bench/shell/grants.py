@@ -1,4 +1,4 @@
-"""Mapping granted pages over the socket, against populating as many.
+"""The time of mapping granted pages over the socket, against that of populating as many pages.
 
 One domain has granted 10,000 pages to another, which maps them all into slots, and populates as many
 gfns of its own: by the same bare client, in batches of 512, one call at a time, in turn.
@@ -23,7 +23,7 @@ _MAPPER_PAGES = 40 * SUPER_PAGES
 
 
 async def measure_grants(client: Client, runtime_dir: Path) -> dict[str, Figure]:
-    """Measure on a running host; the two domains are made for it, and gone after it."""
+    """Measure on a running host; the two domains are made for it, and destroyed after it."""
     owner = await client.create("bench-owner", max_pages=_OWNER_PAGES, target_pages=_OWNER_PAGES, autostart=False)
     mapper = await client.create("bench-mapper", max_pages=_MAPPER_PAGES, target_pages=SUPER_PAGES, autostart=False)
     async with (

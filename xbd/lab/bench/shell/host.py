@@ -1,7 +1,7 @@
 """Figures of a whole host: hypercalls, grants, what recovery costs, and a 20 GiB guest shrunk to 2 GiB and back.
 
-The daemon and the agents are processes of their own; what is timed is from the toolstack's call to
-the daemon's word that the guest is there.
+The daemon and the agents are processes of their own; the time is from the toolstack's call to
+the daemon's event that the guest has settled.
 """
 
 import time
@@ -62,7 +62,7 @@ async def measure_trips(client: Client, place: Path, queue: str, in_flight: int)
 
 
 async def _echoed(place: Path, queue: str, in_flight: int) -> list[float]:
-    """Have the lists of one trip echoed, and that some times over; GiB/s."""
+    """Echo the calls of one trip, several times; returns the rates in GiB/s."""
     pages = int((_LARGE_GIB - _SMALL_GIB) * GIB_PAGES)
     calls = pages // BATCH_EXTENTS // (SUPER_PAGES if queue == "2m" else 1)
     params: dict[str, object] = {"gfns": bytes(BATCH_EXTENTS * 8), "order": 0}
@@ -86,7 +86,7 @@ async def _trips(client: Client, count: int) -> tuple[list[float], list[float]]:
 
 
 async def move(client: Client, domid: int, pages: int) -> float:
-    """Set a target and wait for the daemon's word that it is reached; returns seconds."""
+    """Set a target and wait for the daemon's event that it is reached; returns seconds."""
     latest = max([event["number"] async for event in client.events(follow=False)], default=0)
     start = time.perf_counter()
     async with aclosing(client.events(latest + 1)) as events:

@@ -1,4 +1,4 @@
-"""What it costs that a host outlives its daemon: hypercalls with and without a state directory, in turn.
+"""The cost of crash recovery: hypercalls with and without a state directory, in turn.
 
 Two daemons of the same settings run side by side, and one bare client calls both, a round each.
 """

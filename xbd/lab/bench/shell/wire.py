@@ -60,7 +60,7 @@ class BareClient:
                     return message[3]
 
     async def stream(self, method: str, params: dict[str, object], count: int, in_flight: int) -> None:
-        """Call *count* times, with up to *in_flight* calls on their way, and wait for all answers."""
+        """Call *count* times, with up to *in_flight* calls in flight, and wait for all answers."""
         sent = answered = 0
         while answered < count:
             calls = range(sent, min(count, answered + in_flight))
@@ -83,7 +83,7 @@ async def connect(path: Path) -> AsyncIterator[BareClient]:
 
 @asynccontextmanager
 async def echo_server(directory: Path) -> AsyncIterator[Path]:
-    """Run the echo server in a process of its own; it says a line when it listens."""
+    """Run the echo server in a process of its own; yields its socket when it listens."""
     path = directory / "echo.sock"
     command = [sys.executable, "-m", "xbd.lab.bench.shell.echo", str(path)]
     process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -94,7 +94,7 @@ async def echo_server(directory: Path) -> AsyncIterator[Path]:
     finally:
         process.kill()
         await process.wait()
-        # The next one may want the same place.
+        # The next one may use the same path.
         path.unlink(missing_ok=True)
 
 

@@ -1,8 +1,8 @@
 """The store's socket against its floor: reads and writes, one at a time, beside a bare echo of the same bytes.
 
 Both servers are processes of their own, and one and the same bare client asks both in turn, as in
-`bench_wire`; it is one that blocks, as Xen's own tools do. `python -m xbd.lab.bench.shell.xenstore PATH` is the
-echo, a bare trio server: it looks at a request's first byte, and sends what the store would answer.
+`wire`; it uses blocking calls, as Xen's own tools do. `python -m xbd.lab.bench.shell.xenstore PATH` is the
+echo, a bare trio server: it reads a request's first byte, and sends the answer of the store.
 """
 
 import socket
@@ -25,7 +25,7 @@ from xbd.xenstore.codec import HEADER, Operation, encode
 _ROUNDS, _WARM_UP = 40, 3
 _REQUESTS_PER_ROUND: Final = 200
 _START_TIMEOUT_S: Final = 60.0
-_LOOK_EVERY_S: Final = 0.05
+_POLL_EVERY_S: Final = 0.05
 _ANSWER_TIMEOUT_S: Final = 10.0
 _PATH: Final = b"/local/domain/0/bench/target"
 _VALUE: Final = b"524288"
@@ -86,12 +86,12 @@ async def _connect(process: trio.Process, path: Path) -> socket.socket:
                 server.settimeout(_ANSWER_TIMEOUT_S)
                 return server
             server.close()
-            await trio.sleep(_LOOK_EVERY_S)
-    raise XbdError(f"no server came to listen at {path}")
+            await trio.sleep(_POLL_EVERY_S)
+    raise XbdError(f"no server listens at {path}")
 
 
 def _rate(server: socket.socket, request: bytes) -> float:
-    """Ask one request after the other; returns how many in a second."""
+    """Send one request after the other; returns requests per second."""
     start = time.perf_counter()
     for _ in range(_REQUESTS_PER_ROUND):
         _ask(server, request)
