@@ -2,7 +2,8 @@
 
 A `HypercallError` is the caller's: it travels as an errno name with a sentence, and nothing has
 changed. A `ProtocolError` is the peer's (remote) or ours (local). `PeerLost` is the world's.
-`ConfigError` and `BadSize` are the user's, `DamagedState` that of whoever changed what was saved. Broken invariants are none of these: they are `assert`.
+`ConfigError` and `BadSize` are the user's, `DamagedState` means that saved state
+was damaged. Broken invariants are none of these: they are `assert`.
 
 Partial success ("did 40 of 512, then the host was out of memory") is a value, never an exception:
 see `abi.MemopResult`.

@@ -1,7 +1,7 @@
-"""What `xbd top` shows: two looks at a host become lines of text; pure.
+"""What `xbd top` shows: two samples of a host become lines of text; pure.
 
 Columns are dropped from the right of the table, least important first, until it fits the width; rows
-beyond the height are counted in the last line. Rates are the difference between the two looks.
+beyond the height are counted in the last line. Rates are the difference between the two samples.
 """
 
 from collections.abc import Callable, Mapping, Sequence

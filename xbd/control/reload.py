@@ -42,8 +42,8 @@ def plan_reload(in_force: HostConfig, read: HostConfig, living: Collection[str])
 
     Args:
         in_force: what the file said when each part of it was applied.
-        read: what it says now.
-        living: the names of the domains that there are, whoever created them.
+        read: what the file says now.
+        living: the names of all domains that exist, also those created by a toolstack.
     """
     known = {guest.name: guest for guest in in_force.guests}
     new = [guest for guest in read.guests if guest.name not in known]

@@ -23,9 +23,9 @@ MAX_TEXT_CHARS: Final = 1024
 MAX_MAP_ENTRIES: Final = 100
 # All of one report, packed: those of xbd's own guests have some 1.5 KB. `list` answers those of all domains at once.
 MAX_REPORT_BYTES: Final = 4096
-# A number takes as much at most, with the byte that says so.
+# A packed number takes at most 8 bytes and one for its type.
 _NUMBER_BYTES: Final = 9
-# No settings file says more of one thing in a list (the phases of a workload).
+# The longest list in settings is that of a workload's phases; no settings file comes near this.
 MAX_LIST_ITEMS: Final = 256
 
 Check = Callable[[str, object], object]
@@ -203,7 +203,7 @@ def frames(name: str, untrusted: object) -> Frames:
     """Check for a list of extent bases: bin, little-endian uint64, each below 2**63; read in place, never copied.
 
     Returns:
-        (n,) int64, read only, n at most `MAX_EXTENTS`. Range and alignment are the machine's to judge.
+        (n,) int64, read only, n at most `MAX_EXTENTS`. Range and alignment are checked by the machine.
     """
     if type(untrusted) is not bytes:
         raise BadArgument(f"{name} is of type {type(untrusted).__name__}", "bin, little-endian uint64")

@@ -48,13 +48,13 @@ reboots, a mapping reaches nothing any more (EFAULT), but stays until it is unma
 destroyed, what is mapped remains, as a zombie, until the last unmap.
 
 **Messages** are copied into the receiver's inbox by the daemon, which says truly who sent them. An
-inbox, or a sender's share of it, that is full is EAGAIN. A message of no words from a domain says that
+inbox, or a sender's share of it, that is full is EAGAIN. A message of no words from a domain means that
 this domain is gone, or has rebooted. The notification `messages` is only a hint to call `receive`.
 
 **Memory that becomes free.** A guest whose populate stopped with ENOMEM, and that holds less than its target and its
 limit allow, is told by the notification `memory` when the host has some again: as much as it lacks, or a superframe. It is
-no promise, others may be quicker. It comes once for each refusal, to those first who have waited longest, and to no more
-at a time than there is memory for; who has not called `populate` within a second loses its turn to the next. Who was
+no promise: other guests may be quicker. It comes once for each refusal, to those first who have waited longest, and to no more
+at a time than there is memory for; a guest that has not called `populate` within a second loses its turn to the next. Who was
 refused with E2BIG hears of it by `limit`.
 
 **Sessions** (domain sockets). `hello {version, session, last_seen}` opens a session under a name
@@ -75,7 +75,7 @@ the limit; what is unpopulated is the guest's balloon.
 A daemon whose state is saved keeps sessions and answers through its own restarts.
 
 A toolstack client may open a session, too, and then numbers its calls in the same way; 64 answers are kept, of
-calls that change something (what merely looks is looked at again). Without a session nothing is kept.
+calls that change something (a call that only reads is executed again). Without a session nothing is kept.
 
 **Events** (toolstack). `events {since}` answers the kept events from number *since* on, and makes
 this connection a subscriber: each later event comes as a notification `event`. A subscriber that
@@ -113,7 +113,7 @@ from xbd.protocol.fields import Param
 from xbd.units import SUPER_ORDER
 
 VERSION: Final = 1
-# A UUID has 36 characters; a name and a counter of somebody else's making may have more.
+# A UUID has 36 characters; other clients' names may be longer.
 MAX_SESSION_CHARS: Final = 64
 # Events are numbered from 1; 2**53 is the last whole number that every JSON reader keeps.
 MAX_EVENT_NUMBER: Final = 1 << 53
@@ -187,7 +187,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         "{domid}",
     ),
     "destroy": Method(
-        "End a domain at once and free its memory; what others map of it stays, as a zombie, until they let go.",
+        "End a domain at once and free its memory; what others map of it stays, as a zombie, until they unmap it.",
         {"domid": _DOMAIN},
         "{zombie_pages}",
     ),
@@ -199,7 +199,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         "{pages}",
     ),
     "claim": Method(
-        "Promise a domain that it can come to hold so much; nobody else gets what is outstanding of it.",
+        "Promise a domain that it can come to hold so much; no other domain gets what is outstanding of it.",
         {
             "domid": _DOMAIN,
             "pages": Param(fields.integer(0, MAX_DOMAIN_PAGES), "more than it holds, at most max_pages; 0 clears it"),

@@ -20,7 +20,7 @@ from xbd.units import counted, format_pages
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found about one file: a summary and remarks, or a key (perhaps empty: the file as a whole) and a reason."""
+    """The result of checking one file: a summary and remarks, or a key (empty: the file as a whole) and a reason."""
 
     path: Path
     summary: str = ""
@@ -34,14 +34,14 @@ class Verdict:
         return not self.reason
 
     def as_line(self) -> str:
-        """Say it in a line."""
+        """Write it as a line."""
         if self.good:
             return f"{self.path}: all right: {self.summary}"
         return f"{self.path}: {self.key}: {self.reason}" if self.key else f"{self.path}: {self.reason}"
 
 
 def check_file(path: Path) -> Verdict:
-    """Judge a file as the daemon that it is for would: by itself, then what it names on this machine."""
+    """Check a file as the daemon that reads it would: by itself, then what it names on this machine."""
     try:
         if _is_for_autoballoon(path):
             return Verdict(path, summary=summarise_autoballoon(load_autoballoon_config(path)))
@@ -53,7 +53,7 @@ def check_file(path: Path) -> Verdict:
 
 
 def _is_for_autoballoon(path: Path) -> bool:
-    """Tell a file for `xbd autoballoon` from a host file; what cannot be read is left to who says so."""
+    """Tell whether a file is one for `xbd autoballoon`; False for one that cannot be read: the host file's reader reports that."""
     try:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -62,7 +62,7 @@ def _is_for_autoballoon(path: Path) -> bool:
 
 
 def _check_here(path: Path, config: HostConfig) -> None:
-    """Refuse what only this machine can tell: a group that it does not know, a path too long. Raises ConfigError."""
+    """Refuse what cannot be used on this machine: a group that does not exist, a path that is too long. Raises ConfigError."""
     if config.group is not None:
         try:
             grp.getgrnam(config.group)

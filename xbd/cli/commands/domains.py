@@ -157,7 +157,7 @@ def _sizes(name: str, target: str, maximum: str | None, minimum: str | None) -> 
 def destroy_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
     """End domains at once; their memory goes back to the host.
 
-    What other domains still map of one stays its own, and it a zombie, until they let go (`xbd wait --for gone`).
+    A domain whose pages others still map stays, as a zombie, until they unmap them (`xbd wait --for gone`).
     A pattern means guests: dom0 cannot be destroyed.
     """
     zombie_pages: dict[int, int] = {}
@@ -286,7 +286,7 @@ def wait_command(
 ) -> None:
     """Wait until all DOMAINs are at their targets, running, shut down or gone; exit 1 if they are not in time.
 
-    A domain of which others still map pages is not gone yet. Who waits for that by a pattern does not mean dom0.
+    A domain whose pages others still map is not gone yet. With --for gone a pattern does not match dom0.
     """
 
     async def wait(client: Client) -> list[tuple[DomainView, DomainView | None]]:

@@ -133,7 +133,7 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
 @click.argument("size", metavar="SIZE|none")
 @client_options
 def claim_command(name: str, size: str, socket_path: str | None, *, as_json: bool) -> None:
-    """Promise DOMAIN that it can come to hold SIZE: nobody else gets what it does not hold of it yet.
+    """Promise DOMAIN that it can come to hold SIZE: no other domain gets the part that it does not hold yet.
 
     SIZE is more than it holds and at most its limit; `none` takes the promise back. What the domain populates
     from then on is counted against it.

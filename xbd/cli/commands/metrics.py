@@ -51,7 +51,7 @@ def metrics_command(ctx: click.Context, listen: str, group: str | None, socket_p
 
 
 async def _serve_unix(path: Path, listen: str, group: str | None) -> int:
-    """Serve at a Unix socket. Raises ConfigError: somebody else is there; Failure: it cannot listen there."""
+    """Serve at a Unix socket. Raises ConfigError: another process has it; Failure: it cannot listen there."""
     from xbd.daemons.metrics import UnixListener, run_metrics  # noqa: PLC0415 - needs an extra
 
     try:
