@@ -9,8 +9,8 @@ pages into is no target.
 For an inflation that finds no wholly free block some are emptied first (`vacate`): giving up a whole
 block breaks no superpage of the host.
 
-A pass is a procedure of its own: it is woken, it never runs inside an allocation (design.md section
-5), and it only tries for the balloon's token.
+A pass is a procedure of its own: it is woken, never runs inside an allocation, and only tries for the
+balloon's token (`xbd/docs/contributing/design.md`, "A guest").
 Source: the reverse of Linux mm/compaction.c; the deferral is its defer_compaction.
 """
 
