@@ -5,15 +5,12 @@ bounded: so many connections at once, a request of so many bytes within so many 
 so many seconds. One that has not asked yet gives way when somebody else comes and there is no place left.
 """
 
-import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import h11
-import structlog
 import trio
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
@@ -21,12 +18,12 @@ from xbd.client.client import open_client
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.metric_families import families
 from xbd.daemons.runtime import sockets
+from xbd.daemons.runtime.listener import Door
 from xbd.daemons.runtime.outside import calls
+from xbd.daemons.runtime.peers import SocketTransport
 from xbd.daemons.runtime.service import Service, run_service
-from xbd.errors import XbdError
+from xbd.errors import PeerLost, XbdError
 from xbd.protocol.views import DomainView
-
-_log = structlog.get_logger(__name__)
 
 # Prometheus gives up a scrape after 10 s; a hypervisor that hangs for longer is not up.
 ANSWER_WITHIN_S: Final = 8.0
@@ -39,7 +36,6 @@ LINGER_S: Final = 1.0
 MAX_CONNECTIONS: Final = 64
 # Some scrapers, one after another, are a few hundred bytes of headers; browsers send two or three KiB.
 MAX_REQUEST_BYTES: Final = 16 * 1024
-_RECEIVE_BYTES: Final = 4096
 # A connection, and the one to the hypervisor that answers it; standard streams, signals, epoll and listeners.
 _DESCRIPTORS_EACH: Final = 2
 _DESCRIPTORS_APART: Final = 32
@@ -105,8 +101,8 @@ class _Refused(Exception):
         self.headers = headers
 
 
-async def _read_request(stream: trio.SocketStream) -> h11.Request | None:
-    """Read a request up to its body; None: the peer left without one. Raises _Refused."""
+async def _read_request(transport: SocketTransport) -> tuple[h11.Request, bool] | None:
+    """Read a request up to its body; says, too, whether all that came was read; None: the peer left. Raises _Refused."""
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
     try:
         while True:
@@ -116,28 +112,28 @@ async def _read_request(stream: trio.SocketStream) -> h11.Request | None:
                 case h11.ConnectionClosed():
                     return None
                 case _:
-                    parser.receive_data(await stream.receive_some(_RECEIVE_BYTES))
+                    parser.receive_data(await transport.receive())
+        is_whole = isinstance(parser.next_event(), h11.EndOfMessage) and not parser.trailing_data[0]
     except h11.RemoteProtocolError as error:
         status = "431 Request Header Fields Too Large" if error.error_status_hint == 431 else "400 Bad Request"
         raise _Refused(status, f"{error}; expected GET or HEAD /metrics, in {MAX_REQUEST_BYTES} bytes") from error
     if request.method not in (b"GET", b"HEAD"):
         method = request.method.decode("latin-1")
         raise _Refused("405 Method Not Allowed", f"{method} is not served; use GET or HEAD", [("Allow", "GET, HEAD")])
-    return request
+    return request, is_whole
 
 
-async def _answer(stream: trio.SocketStream, status: str, headers: Headers, body: bytes, *, with_body: bool) -> None:
-    """Send an answer, and end the connection such that it arrives."""
+async def _answer(transport: SocketTransport, status: str, headers: Headers, body: bytes) -> None:
+    """Send an answer. Raises PeerLost: it is not taken."""
     # As of a server that takes one request for each connection.
-    lines = [f"HTTP/1.0 {status}", *(f"{name}: {value}" for name, value in headers), f"Content-Length: {len(body)}"]
-    head = "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1")
-    with trio.move_on_after(TAKE_WITHIN_S) as scope:
-        await stream.send_all(head + body if with_body else head)
-        await stream.send_eof()
-    if scope.cancelled_caught:
-        return
+    lines = [f"HTTP/1.0 {status}", *(f"{name}: {value}" for name, value in headers), "Connection: close", "", ""]
+    await transport.send("\r\n".join(lines).encode("latin-1") + body)
+
+
+async def _linger(transport: SocketTransport) -> None:
+    """Read what a peer still sends, for a while: a connection that is closed before that may lose the answer."""
     with trio.move_on_after(LINGER_S):
-        while await stream.receive_some(_RECEIVE_BYTES):
+        while await transport.receive():
             pass
 
 
@@ -154,23 +150,28 @@ class MetricsServer:
         self._max_connections = max_connections
         self._connections = 0
         # Those that have not asked yet, the oldest first: they give way.
-        self._silent: dict[trio.SocketStream, trio.CancelScope] = {}
-        self._log = SourceLog(_log, server="metrics")
+        self._silent: dict[SocketTransport, trio.CancelScope] = {}
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    def door_of(self, path: Path, bound: socket.socket, *, is_unix: bool) -> Door:
+        """Make the door of a bound socket; *path* is its file, or what a port is called in the log."""
+        # Room for those who come while the silent ones that gave way for them leave.
+        peers = 2 * self._max_connections
+        return Door(path, bound, peers, self.serve, TAKE_WITHIN_S, anybody=True, passed=not is_unix)
+
+    async def serve(self, transport: SocketTransport, log: SourceLog) -> None:
         """Serve one connection to its end; nothing that its peer does is raised."""
-        async with stream:
-            if self._connections >= self._max_connections and not self._make_place():
-                self._log.warning(trio.current_time(), "peer_refused", peers=self._connections)
-                return
-            self._connections += 1
-            try:
-                await self._serve(stream)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                # The peer left; nobody waits for an answer.
-                pass
-            finally:
-                self._connections -= 1
+        if self._connections >= self._max_connections and not self._make_place():
+            log.warning(trio.current_time(), "peer_refused", peers=self._connections)
+            return
+        self._connections += 1
+        try:
+            if not await self._serve(transport, log):
+                await _linger(transport)
+        except PeerLost:
+            # It left, or does not read; nobody waits for an answer.
+            pass
+        finally:
+            self._connections -= 1
 
     def _make_place(self) -> bool:
         """End the connection that has been silent for longest; False: all have asked for something."""
@@ -179,30 +180,35 @@ class MetricsServer:
         self._silent.pop(next(iter(self._silent))).cancel()
         return True
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        with_body = True
+    async def _serve(self, transport: SocketTransport, log: SourceLog) -> bool:
+        """Answer a request, if one comes; tells whether all was read that the peer has sent. Raises PeerLost."""
         try:
-            request = await self._request(stream)
-            if request is None:
-                return
-            with_body = request.method != b"HEAD"
-            status, headers, body = await self._page(request)
+            read = await self._request(transport)
+            if read is None:
+                return True
+            request, is_whole = read
+            status, headers, body = await self._page(request, log)
+            length = ("Content-Length", str(len(body)))
+            await _answer(transport, status, [*headers, length], b"" if request.method == b"HEAD" else body)
         except _Refused as refused:
-            status, body = refused.status, f"{refused}\n".encode()
-            headers = [("Content-Type", "text/plain; charset=utf-8"), *refused.headers]
-        await _answer(stream, status, headers, body, with_body=with_body)
+            body = f"{refused}\n".encode()
+            length = ("Content-Length", str(len(body)))
+            kind = ("Content-Type", "text/plain; charset=utf-8")
+            await _answer(transport, refused.status, [kind, *refused.headers, length], body)
+            return False
+        return is_whole
 
-    async def _request(self, stream: trio.SocketStream) -> h11.Request | None:
+    async def _request(self, transport: SocketTransport) -> tuple[h11.Request, bool] | None:
         """Read a request within the time for it; None: there is none. Raises _Refused."""
         with trio.move_on_after(REQUEST_WITHIN_S) as scope:
-            self._silent[stream] = scope
+            self._silent[transport] = scope
             try:
-                return await _read_request(stream)
+                return await _read_request(transport)
             finally:
-                self._silent.pop(stream, None)
+                self._silent.pop(transport, None)
         return None
 
-    async def _page(self, request: h11.Request) -> tuple[str, Headers, bytes]:
+    async def _page(self, request: h11.Request, log: SourceLog) -> tuple[str, Headers, bytes]:
         """Look at the host and make the page of it. Raises _Refused."""
         host, domains = await look(self._hypervisor_path)
         try:
@@ -210,63 +216,53 @@ class MetricsServer:
             return await trio.to_thread.run_sync(render, host, domains, request, abandon_on_cancel=True)
         except Exception as error:
             # The client library reads the headers of strangers, and promises nothing of what it raises then.
-            self._log.warning(trio.current_time(), "page_failed", reason=repr(error))
+            log.warning(trio.current_time(), "page_failed", reason=repr(error))
             raise _Refused("400 Bad Request", f"no page can be made of these headers: {error!r}") from error
 
 
-class UnixListener:
-    """A listening Unix socket whose file is removed in the end, if it is still this one.
-
-    Args:
-        path: where.
-        group: whose members may connect, beside this user and root.
-
-    Raises:
-        ConfigError: somebody listens there, or it cannot be bound; whatever is there stays.
-    """
-
-    def __init__(self, path: Path, group: str | None) -> None:
-        self._path = path
-        self.listener = trio.SocketListener(trio.socket.from_stdlib_socket(sockets.bind_unix(path, group=group)))
-        self._told = path.lstat()
-
-    def remove(self) -> None:
-        """Remove the file, unless it was replaced by another meanwhile."""
-        with suppress(FileNotFoundError):
-            if os.path.samestat(self._path.lstat(), self._told):
-                calls.unlink(self._path)
+async def bind_tcp(host: str, port: int) -> list[socket.socket]:
+    """Listen at a port of *host*'s addresses. Raises OSError, ValueError: it cannot be bound."""
+    # These are trio's; a door wants plain ones, which find out their family by themselves.
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    bound = [calls.socket(fileno=listener.socket.detach()) for listener in listeners]
+    for one in bound:
+        one.settimeout(0)
+    return bound
 
 
-def address_of(listener: trio.SocketListener) -> str:
-    """Name where a TCP listener is reached, as a URL."""
-    host, port, *_ = listener.socket.getsockname()
-    return (
-        f"http://[{host}]:{port}/metrics"
-        if listener.socket.family == socket.AF_INET6
-        else f"http://{host}:{port}/metrics"
-    )
+def address_of(bound: socket.socket) -> str:
+    """Name where a port is reached, as a URL."""
+    host, port, *_ = bound.getsockname()
+    return f"http://[{host}]:{port}/metrics" if bound.family == socket.AF_INET6 else f"http://{host}:{port}/metrics"
 
 
 async def run_metrics(
-    hypervisor_path: Path, listeners: list[trio.SocketListener], say: Callable[[str], None], where: str
+    hypervisor_path: Path, bound: Sequence[socket.socket], where: str, say: Callable[[str], None]
 ) -> int:
     """Serve until SIGTERM or SIGINT, which end it at once; returns the exit code.
 
     Args:
         hypervisor_path: the hypervisor's socket.
-        listeners: who connects to them is served; they are closed in the end.
-        say: what a person is told, a line at a time.
+        bound: who connects to them is served; they are closed in the end, and their files removed.
         where: where it is reached, for people.
+        say: what a person is told, a line at a time.
     """
 
     async def start(service: Service) -> int:
         places = (sockets.raise_descriptor_limit() - _DESCRIPTORS_APART) // _DESCRIPTORS_EACH
         server = MetricsServer(hypervisor_path, max(1, min(MAX_CONNECTIONS, places)))
-        say(f"serving {where}")
-        async with service.ready(lambda: f"serving {where}"):
-            await trio.serve_listeners(server.serve, listeners)
+        doors = []
+        try:
+            for one in bound:
+                is_unix = one.family == socket.AF_UNIX
+                doors.append(server.door_of(Path(one.getsockname() if is_unix else where), one, is_unix=is_unix))
+            say(f"serving {where}")
+            async with service.ready(lambda: f"serving {where}") as nursery:
+                for door in doors:
+                    nursery.start_soon(door.serve)
+                await trio.sleep_forever()
+        finally:
+            for door in doors:
+                door.close()
 
-    code = await run_service(start, reload="everything is said on the command line")
-    for listener in listeners:
-        listener.socket.close()
-    return code
+    return await run_service(start, reload="everything is said on the command line")

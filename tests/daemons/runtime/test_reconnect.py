@@ -123,7 +123,7 @@ async def test_a_real_hypervisor_is_lost_once_and_back_once(tmp_path: Path, auto
         found.set()
         with check_in.idle():
             while True:
-                await client.wait_for_news()
+                await client.wait_for_events()
 
     with capture_logs() as said:
         async with trio.open_nursery() as nursery:

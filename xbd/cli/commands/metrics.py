@@ -6,9 +6,11 @@ from pathlib import Path
 import click
 import trio
 
+from xbd import log
 from xbd.cli.common import Failure, group_socket, socket_option
 from xbd.client.discovery import find_socket
 from xbd.daemons.runtime import service
+from xbd.daemons.runtime.sockets import bind_unix
 from xbd.errors import ConfigError
 
 _UNIX = "unix:"
@@ -52,34 +54,31 @@ def metrics_command(ctx: click.Context, listen: str, group: str | None, socket_p
 
 async def _serve_unix(path: Path, listen: str, group: str | None) -> int:
     """Serve at a Unix socket. Raises ConfigError: another process has it; Failure: it cannot listen there."""
-    from xbd.daemons.metrics import UnixListener, run_metrics  # noqa: PLC0415 - needs an extra
+    from xbd.daemons.metrics import run_metrics  # noqa: PLC0415 - needs an extra
 
     try:
-        bound = UnixListener(Path(listen.removeprefix(_UNIX)), group)
+        bound = bind_unix(Path(listen.removeprefix(_UNIX)), group=group)
     except ConfigError as error:
         if isinstance(error.__cause__, OSError):
             raise _cannot_listen(listen, error.__cause__) from error
         raise
-    try:
-        return await run_metrics(path, [bound.listener], _say, listen)
-    finally:
-        bound.remove()
+    return await run_metrics(path, [bound], listen, _say)
 
 
 async def _serve_tcp(path: Path, listen: str, host: str, port: int) -> int:
     """Serve at a port. Raises Failure: it cannot listen there."""
-    from xbd.daemons.metrics import address_of, run_metrics  # noqa: PLC0415 - needs an extra
+    from xbd.daemons.metrics import address_of, bind_tcp, run_metrics  # noqa: PLC0415 - needs an extra
 
     try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        bound = await bind_tcp(host, port)
     except (OSError, ValueError) as error:
         # A ValueError is of a name that no host can have.
         raise _cannot_listen(listen, error) from error
-    return await run_metrics(path, listeners, _say, address_of(listeners[0]))
+    return await run_metrics(path, bound, address_of(bound[0]), _say)
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    click.echo(f"{log.mark_for('info')}{line}", err=True)
 
 
 def _cannot_listen(listen: str, error: Exception) -> Failure:
