@@ -133,7 +133,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("domain_type", "features", "way", "kinds"), CASES, ids=lambda case: str(case)[:30])
+@pytest.mark.parametrize(
+    ("domain_type", "features", "way", "kinds"), CASES, ids=["whole", "exchange", "two calls", "virtio"]
+)
 def test_one_driver_works_with_every_back_end_and_each_of_the_three_ways(
     domain_type: DomainType, features: Features, way: str, kinds: set[type[Command]]
 ) -> None:
