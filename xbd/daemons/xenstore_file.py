@@ -14,8 +14,9 @@ from typing import Final
 
 import structlog
 
-from xbd.daemons.runtime.lock import FileLock, make_own_directory
+from xbd.daemons.runtime.lock import FileLock
 from xbd.daemons.runtime.outside import calls, open_to_read
+from xbd.daemons.runtime.owned_path import make_own_directory
 from xbd.daemons.runtime.state_files import write_all
 from xbd.errors import ConfigError, DamagedState
 from xbd.xenstore import saved
@@ -52,7 +53,7 @@ class StoreFile:
         self._file = -1
         self._lock: FileLock | None = None
         try:
-            make_own_directory(directory, "state directory", "replace what is saved")
+            make_own_directory(directory, "the state directory", "replace what is saved")
             self._lock = FileLock(directory / "xenstore.lock")
         except BlockingIOError as error:
             raise ConfigError(directory, "", "another `xbd xenstored` keeps its store there; stop it first") from error

@@ -2,7 +2,10 @@
 
 import grp
 import os
+import socket
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,3 +93,56 @@ def test_a_file_in_the_place_of_a_socket_is_named_for_what_it_is(tmp_path: Path)
     path.write_text("precious")
     with pytest.raises(ConfigError, match="is no socket, and in the place of one; remove it"):
         bind_unix(path)
+
+
+def test_a_link_in_the_place_of_a_socket_is_refused(tmp_path: Path) -> None:
+    """Also one that leads to a socket that nobody listens on: what it leads to, and the link, stay."""
+    path, stale = tmp_path / "hypervisor.sock", tmp_path / "stale.sock"
+    bind_unix(stale).close()
+    path.symlink_to(stale)
+    with pytest.raises(ConfigError, match="is a link"):
+        bind_unix(path)
+    assert path.is_symlink()
+    assert stale.is_socket()
+
+
+def test_what_cannot_be_given_to_its_group_leaves_no_file(tmp_path: Path) -> None:
+    """Neither the socket, nor anything that the binding needed."""
+    with pytest.raises(ConfigError, match="no group is called"):
+        bind_unix(tmp_path / "hypervisor.sock", group="no-such-group-here")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stale_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
+    """And nothing else is left in the directory."""
+    path = tmp_path / "hypervisor.sock"
+    bind_unix(path).close()
+    with bind_unix(path), pytest.raises(ConfigError, match="somebody listens there already"):
+        bind_unix(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_that_bind_a_stale_path_at_once_one_wins(tmp_path: Path) -> None:
+    """The other one is refused, and does not remove the socket of the one that has won."""
+    path = tmp_path / "hypervisor.sock"
+    for _ in range(100):
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.bind(str(path))
+        together = threading.Barrier(2)
+
+        def bind(together: threading.Barrier = together) -> socket.socket | None:
+            together.wait()
+            try:
+                return bind_unix(path)
+            except ConfigError:
+                return None
+
+        with ThreadPoolExecutor(2) as pool:
+            bound = [one.result() for one in [pool.submit(bind) for _ in range(2)]]
+        won = [one for one in bound if one is not None]
+        with socket.socket(socket.AF_UNIX) as client:
+            reached = client.connect_ex(str(path))
+        for one in won:
+            one.close()
+        path.unlink()
+        assert (len(won), reached) == (1, 0)

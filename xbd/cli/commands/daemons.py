@@ -17,6 +17,8 @@ from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.control.targets import parse_pages, round_pages
 from xbd.daemons.config_files import load_host_config
 from xbd.daemons.runtime import service
+from xbd.daemons.runtime.owned_path import refuse_shared_path
+from xbd.errors import ConfigError
 from xbd.units import format_pages
 
 _HOST_FILE = click.Path(dir_okay=False, path_type=Path)
@@ -163,7 +165,13 @@ def _plain_host(memory: str, strategy: str) -> HostConfig:
 
 
 def _runtime_dir(given: Path | None, config: HostConfig) -> Path:
-    directory = absolute_path(given or config.runtime_dir or default_runtime_dir(os.environ))
+    named = given or config.runtime_dir or default_runtime_dir(os.environ)
+    directory = absolute_path(named)
+    try:
+        # By the links that lead there: clients follow them, too.
+        refuse_shared_path(named, "the run-time directory")
+    except OSError as error:
+        raise ConfigError(named, "", f"cannot be the run-time directory: {error.strerror}") from error
     # The longest name in it decides, before anything is started.
     check_socket_path(domain_socket(directory, MAX_DOMAINS))
     return directory

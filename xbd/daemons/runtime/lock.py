@@ -1,14 +1,12 @@
-"""Who may use a directory: nobody but this user and root writes in it, and one daemon at a time holds its lock."""
+"""One daemon at a time: a lock that its process holds until it releases it, or ends."""
 
 import errno
 import fcntl
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 
 from xbd.daemons.runtime.outside import calls
-from xbd.errors import ConfigError
 
 
 class FileLock:
@@ -48,32 +46,3 @@ class FileLock:
             with suppress(FileNotFoundError):
                 calls.unlink(self._path)
         os.close(self._descriptor)
-
-
-def make_own_directory(path: Path, called: str, harm: str) -> None:
-    """Make a directory, and those above it, unless it is there; refuse one in which somebody else could write.
-
-    Its owner, and that of a link in its place, must be this user or root, and nobody else may write in it; this
-    process's own primary group may, which on most systems is this user again.
-
-    Args:
-        path: where.
-        called: what it is to a person, such as "run-time directory".
-        harm: what others could do in it, such as "replace its sockets".
-
-    Raises:
-        ConfigError: others could write in it; says what to do.
-        OSError: it cannot be made.
-    """
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    told, owners = path.stat(), {path.lstat().st_uid, path.stat().st_uid}
-    strangers = owners - {0, os.geteuid()}
-    if strangers:
-        reason = f"belongs to user {min(strangers)}, who could {harm}"
-    elif told.st_mode & stat.S_IWOTH:
-        reason = f"can be written by everybody (mode {stat.S_IMODE(told.st_mode):04o}), who could {harm}"
-    elif told.st_mode & stat.S_IWGRP and told.st_gid != os.getegid():
-        reason = f"can be written by group {told.st_gid}, whose members could {harm}"
-    else:
-        return
-    raise ConfigError(path, "", f"the {called} {reason}; chmod it to 0750, or use another")

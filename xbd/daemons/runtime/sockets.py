@@ -4,20 +4,24 @@ import errno
 import grp
 import os
 import resource
+import select
 import socket
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from xbd.client.runtime_dir import check_socket_path
-from xbd.daemons.runtime.lock import FileLock, make_own_directory
+from xbd.daemons.runtime.lock import FileLock
 from xbd.daemons.runtime.outside import calls
+from xbd.daemons.runtime.owned_path import make_own_directory, refuse_shared_path
 from xbd.errors import ConfigError, OutOfResources
 
-# As many as may knock between two accepts, such as every agent and tool after a restart. A client that does not wait to
+# As many as may connect between two accepts, such as every agent and tool after a restart. A client that does not wait to
 # connect is told EAGAIN when the queue is full, which trio takes for connected.
 BACKLOG: Final = 1024
 # A listener, and as many connections as a domain's guest may hold (`hypervisor.MAX_DOMAIN_PEERS`), lest one take another's.
@@ -29,6 +33,7 @@ DESCRIPTORS_PER_ZOMBIE: Final = 1
 # The toolstack's peers (`hypervisor.MAX_TOOLSTACK_PEERS`), and 32 for standard streams, event loop, signals, locks, the
 # undo log, host-0 and daemon-0, a recording, the toolstack's listener, and files that are open for a moment.
 DESCRIPTORS_APART: Final = 256 + 32
+_RUNTIME_DIR: Final = "the run-time directory"
 _UCRED: Final = struct.Struct("3i")  # struct ucred {pid, uid, gid} of man 7 unix
 
 
@@ -66,7 +71,7 @@ def lock_runtime_dir(runtime_dir: Path, group: str | None) -> FileLock:
     domains = runtime_dir / "domains"
     try:
         for directory in (runtime_dir, domains):
-            make_own_directory(directory, "run-time directory", "replace its sockets")
+            make_own_directory(directory, _RUNTIME_DIR)
         if group:
             let_group_enter(runtime_dir, group)
         return FileLock(runtime_dir / "hypervisor.lock")
@@ -81,19 +86,47 @@ def lock_runtime_dir(runtime_dir: Path, group: str | None) -> FileLock:
 def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
     """Listen at *path*, mode 0600 (0660 with a group); a stale file there is replaced.
 
+    Nobody else binds there meanwhile, so of two daemons that find the same stale file one gets the path.
+
     Raises:
-        ConfigError: the path is too long, somebody listens there, or it cannot be bound.
+        ConfigError: the path is too long, others could replace it, somebody listens there, or it cannot be bound or given
+            to the group; what is there stays, and nothing new is left.
     """
     check_socket_path(path)
+    try:
+        refuse_shared_path(path.parent)
+        with _alone_at(path):
+            _remove_stale(path)
+            return _bind(path, group)
+    except OSError as error:
+        raise ConfigError(path, "", f"cannot listen there: {error.strerror}") from error
+
+
+@contextmanager
+def _alone_at(path: Path) -> Iterator[None]:
+    """Keep other daemons from binding at *path*. Raises ConfigError: one is at it now; OSError: there is no such directory."""
+    try:
+        lock = FileLock(path.with_name(f".{path.name}.binding"))
+    except BlockingIOError as error:
+        raise ConfigError(path, "", "another daemon is just beginning to listen there; try again") from error
+    try:
+        yield
+    finally:
+        lock.release(as_found=True)
+
+
+def _bind(path: Path, group: str | None) -> socket.socket:
+    """Bind and listen at a free path; on an error no file is left. Raises OSError, ConfigError."""
     listener = calls.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        _remove_stale(path)
         calls.bind(listener, os.fspath(path))
-        permit_group(path, group)
-        calls.listen(listener, BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(path, "", f"cannot listen there: {error.strerror}") from error
+        try:
+            # Before anybody can connect.
+            permit_group(path, group)
+            calls.listen(listener, BACKLOG)
+        except BaseException:
+            calls.unlink(path)
+            raise
     except BaseException:
         listener.close()
         raise
@@ -170,14 +203,27 @@ def _give_to_group(path: Path, group: str) -> None:
 
 def _remove_stale(path: Path) -> None:
     """Remove a socket that nobody listens on; whatever else is there stays. Raises ConfigError, naming what it is."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise ConfigError(path, "", f"is a link (to {path.readlink()}), in the place of a socket; remove it")
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(path, "", "is no socket, and in the place of one; remove it, or use another directory")
     with calls.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         outcome = calls.connect(probe, os.fspath(path))
     if outcome in (0, errno.EAGAIN):
         raise ConfigError(path, "", "somebody listens there already; stop it, or use another directory")
     if outcome == errno.ECONNREFUSED:
-        if not path.is_socket():
-            raise ConfigError(path, "", "is no socket, and in the place of one; remove it, or use another directory")
         calls.unlink(path)
+
+
+def has_left(connection: socket.socket) -> bool:
+    """Tell whether the peer has closed its end, whatever it may have sent before."""
+    poll = select.poll()
+    poll.register(connection, select.POLLHUP)
+    return bool(poll.poll(0))
 
 
 def peer_uid(connection: socket.socket) -> int:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from xbd.daemons.runtime.lock import FileLock, make_own_directory
+from xbd.daemons.runtime.lock import FileLock
+from xbd.daemons.runtime.owned_path import make_own_directory
 from xbd.daemons.runtime.state_files import is_of_state
 from xbd.errors import ConfigError
 
@@ -10,7 +11,7 @@ from xbd.errors import ConfigError
 def make_and_lock_state(path: Path) -> FileLock:
     """Make a state directory and take its lock. Raises ConfigError; what is there is left as it was."""
     try:
-        make_own_directory(path, "state directory", "replace what is saved")
+        make_own_directory(path, "the state directory", "replace what is saved")
     except OSError as error:
         raise ConfigError(path, "", f"cannot be the state directory: {error.strerror}") from error
     return lock_state(path)
