@@ -1,4 +1,4 @@
-"""A host's daemons in a directory, as processes, and those who keep knocking at their sockets."""
+"""A host's daemons in a directory, as processes, and those who keep connecting at their sockets."""
 
 import signal
 import socket
@@ -51,11 +51,11 @@ def beside(directory: Path, daemon: str, *more: str) -> Iterator[Xbd]:
 
 
 @contextmanager
-def knocking(path: Path, said: bytes = b"\xff", *, knockers: int = 3) -> Iterator[None]:
+def connecting(path: Path, said: bytes = b"\xff", *, connectors: int = 3) -> Iterator[None]:
     """Connect to a socket, say something and leave, all the time, whether or not it is there."""
     enough = threading.Event()
 
-    def knock() -> None:
+    def connect() -> None:
         while not enough.is_set():
             with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
                 one.settimeout(0.01)
@@ -63,7 +63,7 @@ def knocking(path: Path, said: bytes = b"\xff", *, knockers: int = 3) -> Iterato
                 one.sendall(said)
             enough.wait(0.0005)
 
-    threads = [threading.Thread(target=knock) for _ in range(knockers)]
+    threads = [threading.Thread(target=connect) for _ in range(connectors)]
     for thread in threads:
         thread.start()
     try:

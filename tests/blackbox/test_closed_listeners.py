@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.blackbox.host import SMALL, beside, descriptors_of, end_in_order, hypervisor, knocking
+from tests.blackbox.host import SMALL, beside, connecting, descriptors_of, end_in_order, hypervisor
 from tests.blackbox.rpc import Caller, Refused
 from tests.blackbox.xs import ERROR, Store, introduce, release
 
@@ -65,14 +65,14 @@ def test_domains_of_a_store_go_as_soon_as_they_came(tmp_path: Path, at_once: int
 
 
 def test_somebody_comes_in_while_the_domain_goes(tmp_path: Path) -> None:
-    """At the hypervisor's socket of the domain and at the store's: whoever knocks is let go, and the next domain is served."""
+    """At the hypervisor's socket of the domain and at the store's: whoever connects is let go, and the next domain is served."""
     with (
         hypervisor(tmp_path),
         beside(tmp_path, "xenstored"),
         Caller(tmp_path / "hypervisor.sock") as caller,
         Store(tmp_path / "xenstored" / "socket") as store,
-        knocking(tmp_path / "domains" / "1.sock"),
-        knocking(tmp_path / "xenstored" / "domains" / "9.sock"),
+        connecting(tmp_path / "domains" / "1.sock"),
+        connecting(tmp_path / "xenstored" / "domains" / "9.sock"),
     ):
         for _ in range(ROUNDS):
             assert caller.call("create", name="web", **SMALL) == {"domid": 1}
@@ -100,12 +100,12 @@ def test_everything_lives_while_domains_come_and_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize("daemon", ["hypervisor", "xenstored", "autoballoon"])
 @pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGINT])
 def test_a_daemon_ends_in_order_while_others_come_in(tmp_path: Path, daemon: str, with_signal: signal.Signals) -> None:
-    """Its sockets are closed under those who knock: exit code 0, and no socket is left."""
+    """Its sockets are closed under those who connect: exit code 0, and no socket is left."""
     path = tmp_path / {"xenstored": "xenstored/socket"}.get(daemon, f"{daemon}.sock")
     with ExitStack() as daemons:
         own = daemons.enter_context(hypervisor(tmp_path))
         if daemon != "hypervisor":
             own = daemons.enter_context(beside(tmp_path, daemon))
-        with knocking(path):
+        with connecting(path):
             end_in_order(own, with_signal)
         assert not path.exists()

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tests.control.sockets import Groups
 from tests.peer import HOST_SUPERFRAMES, agent, create, small_host, toolstack
 from xbd.control.controller import Controller
-from xbd.control.domain_sockets import NoDoors
 from xbd.control.event_log import EventLog
 from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
 from xbd.machine import Machine
@@ -91,11 +91,11 @@ def test_bad_calls_are_refused_and_change_nothing(
 def test_a_domain_without_a_socket_is_not_created() -> None:
     """Where no socket can be made, the domain's memory goes back."""
 
-    class NoRoom(NoDoors):
+    class NoSockets(Groups):
         def open(self, domid: int) -> None:
             raise HypercallError(f"no socket for d{domid}", errno="ENFILE")
 
-    host = Controller(Machine(HOST_SUPERFRAMES), doors=NoRoom())
+    host = Controller(Machine(HOST_SUPERFRAMES), sockets=NoSockets())
 
     with pytest.raises(HypercallError, match="ENFILE"):
         create(host)

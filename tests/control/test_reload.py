@@ -8,13 +8,12 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from tests.control.sockets import Groups
 from xbd import log
 from xbd.config.host import HostConfig, parse_host_config
 from xbd.control.controller import Controller
-from xbd.control.domain_sockets import NoDoors
 from xbd.control.reload import Difference, plan_reload
 from xbd.daemons.host_file import HostFile
-from xbd.errors import ConfigError
 from xbd.machine import Machine
 
 HOST = '[host]\nmemory = "1g"\n'
@@ -97,28 +96,15 @@ def test_both_of_two_differences_are_said() -> None:
 # -- a host and its file
 
 
-class Groups(NoDoors):
-    """Notes which group is let in; one is unknown."""
-
-    def __init__(self) -> None:
-        self.group: str | None = None
-
-    def permit_group(self, group: str | None) -> None:
-        """Let it in."""
-        if group == "unknown":
-            raise ConfigError("hypervisor.sock", "group", "no group is called 'unknown'")
-        self.group = group
-
-
 class Running:
     """A host that was started with a file."""
 
     def __init__(self, path: Path, text: str, decided: tuple[str, ...] = ()) -> None:
         path.write_text(text)
         self.path = path
-        self.doors = Groups()
+        self.sockets = Groups()
         config = parse_host_config(text, path)
-        self.host = Controller(Machine(config.superframes), doors=self.doors)
+        self.host = Controller(Machine(config.superframes), sockets=self.sockets)
         for guest in config.guests:
             self.host.call("create", guest.as_create())
         self.file = HostFile(path, config, decided)
@@ -145,7 +131,7 @@ async def test_what_is_new_is_applied(tmp_path: Path) -> None:
 
     assert (told["event"], told["applied"], told["guests"]) == ("reloaded", ["host.group", "host.name"], ["db"])
     assert running.names == ["web1", "web2", "web3", "db"]
-    assert (running.host.name, running.doors.group) == ("big", "tools")
+    assert (running.host.name, running.sockets.group) == ("big", "tools")
     assert running.host.machine.domain(1).target_pages == 4096
     (told,) = await running.reload(text)
     assert (told["applied"], told["created"]) == ([], 0)
@@ -168,7 +154,7 @@ async def test_a_broken_file_changes_nothing(tmp_path: Path, broken: str, key: s
     assert (told["event"], told["log_level"], told["key"]) == ("reload_failed", "error", key)
     assert reason in str(told["reason"])
     assert running.names == ["web1", "web2", "web3"]
-    assert (running.host.name, running.doors.group) == ("host", None)
+    assert (running.host.name, running.sockets.group) == ("host", None)
     await running.reload(HOST + WEB + DB)
     assert running.names == ["web1", "web2", "web3", "db"]
 
@@ -243,7 +229,7 @@ async def test_the_command_line_decides(tmp_path: Path) -> None:
         "--group on the command line decides it",
         "--log-level on the command line decides it",
     ]
-    assert running.doors.group is None
+    assert running.sockets.group is None
 
 
 async def test_the_log_s_level_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,9 @@
 Real sockets and a real daemon, on a clock of the tests' own.
 """
 
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from xbd.client.runtime_dir import domain_socket, hypervisor_socket
 from xbd.control import domain_record, endpoint, rate_limit
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint
-from xbd.daemons import hypervisor
-from xbd.daemons.runtime import peers, sockets
+from xbd.daemons import domain_sockets, hypervisor
+from xbd.daemons.runtime import listener, peers, sockets
 from xbd.machine import Machine
 from xbd.protocol import codec, fields, session
 from xbd.protocol.codec import Notification
@@ -94,8 +95,8 @@ async def test_reboots_in_a_loop_are_paced_and_so_are_their_events(tmp_path: Pat
         assert host.events.next_number - before == 2 * connections
 
 
-async def test_who_knocks_all_the_time_starves_nobody(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """While one domain's door is besieged, another's agent and the toolstack are let in at once."""
+async def test_who_connects_all_the_time_starves_nobody(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """While one domain's socket is besieged, another's agent and the toolstack are let in at once."""
     del autojump_clock
     async with daemon(tmp_path) as host:
         began = trio.current_time()
@@ -111,18 +112,94 @@ async def test_who_knocks_all_the_time_starves_nobody(tmp_path: Path, autojump_c
         assert host.audit() == []
 
 
-async def test_peers_that_never_say_hello_lose_their_places(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """All places taken by silence: they are told why they go, and then the agent gets in."""
+@pytest.mark.parametrize("said", [b"", b"\xc1"])
+async def test_dead_connects_take_nothing_of_an_agent_s_ration(
+    tmp_path: Path, autojump_clock: MockClock, said: bytes
+) -> None:
+    """A full queue of peers that are gone already: whatever they said, the agent behind them is let in at once."""
     del autojump_clock
     async with daemon(tmp_path):
-        silent = [await connect(domain_socket(tmp_path, 1)) for _ in range(hypervisor.MAX_DOMAIN_PEERS)]
-        await trio.testing.wait_all_tasks_blocked()
-        assert await (await connect(domain_socket(tmp_path, 1))).next_message() is None
         began = trio.current_time()
-        for peer in silent:
-            assert await reason_of_the_end(peer) == f"no hello within {peers.HELLO_PATIENCE_S:g} s"
-        assert trio.current_time() == began + peers.HELLO_PATIENCE_S
+        for _ in range(sockets.BACKLOG + 17):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+                dead.settimeout(0)
+                if dead.connect_ex(str(domain_socket(tmp_path, 1))):
+                    # The queue is full: let the daemon have a turn.
+                    await trio.testing.wait_all_tasks_blocked()
+                elif said:
+                    dead.send(said)
         await greeted(tmp_path, 1)
+        assert trio.current_time() - began < 1
+
+
+async def test_dead_connects_in_a_loop_are_paced(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """After a queue's worth of them, so many a second are looked at: they cost the daemon little."""
+    del autojump_clock
+    extra = 400
+    async with daemon(tmp_path):
+        began = trio.current_time()
+        for _ in range(rate_limit.DEAD_AT_ONCE + extra):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+                dead.settimeout(0)
+                assert dead.connect_ex(str(domain_socket(tmp_path, 1))) == 0
+            await trio.testing.wait_all_tasks_blocked()
+        await greeted(tmp_path, 1)
+        assert trio.current_time() - began == pytest.approx(extra / rate_limit.DEAD_PER_S, abs=1)
+
+
+@pytest.mark.parametrize("says_hello", [False, True])
+async def test_idle_clients_hold_no_places(tmp_path: Path, autojump_clock: MockClock, *, says_hello: bool) -> None:
+    """All of the toolstack's places are idle: the next client is answered, and the longest idle is told why it goes."""
+    del autojump_clock
+    path = hypervisor_socket(tmp_path)
+    async with daemon(tmp_path), AsyncExitStack() as held:
+        idle = []
+        for _ in range(domain_sockets.MAX_TOOLSTACK_PEERS):
+            idle.append(await connect(path))
+            held.push_async_callback(idle[-1].stream.aclose)
+            if says_hello:
+                await idle[-1].call("hello", version=1)
+            await trio.sleep(0.001)
+        began = trio.current_time()
+        operator = await connect(path)
+        held.push_async_callback(operator.stream.aclose)
+        await operator.call("hello", version=1)
+        assert len((await operator.call("list"))["domains"]) == 2
+        assert trio.current_time() - began < 2 * listener.IDLE_S
+        assert "it was idle" in await reason_of_the_end(idle[0])
+
+
+async def test_who_has_a_session_or_follows_events_keeps_its_place(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """However long it says nothing; where there is nobody else, the next one is refused."""
+    del autojump_clock
+    path = hypervisor_socket(tmp_path)
+    async with daemon(tmp_path), AsyncExitStack() as held:
+        for number in range(domain_sockets.MAX_TOOLSTACK_PEERS):
+            one = await connect(path)
+            held.push_async_callback(one.stream.aclose)
+            if number % 2:
+                await one.call("hello", version=1, session=f"s{number}")
+            else:
+                await one.call("hello", version=1)
+                await one.call("events", since=0)
+        await trio.sleep(100)
+        assert await (await connect(path)).next_message() is None
+        assert (await one.call("list"))["domains"]
+
+
+async def test_peers_that_never_say_hello_lose_their_places(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """All places taken by silence: they are told why they go, the first to the agent that comes, the others in time."""
+    del autojump_clock
+    async with daemon(tmp_path):
+        began = trio.current_time()
+        silent = [await connect(domain_socket(tmp_path, 1)) for _ in range(domain_sockets.MAX_DOMAIN_PEERS)]
+        await trio.testing.wait_all_tasks_blocked()
+        await greeted(tmp_path, 1)
+        assert trio.current_time() == began + listener.IDLE_S
+        reasons = [await reason_of_the_end(peer) for peer in silent]
+        assert sum("another one came" in reason for reason in reasons) == 1
+        assert reasons.count(f"no hello within {peers.HELLO_PATIENCE_S:g} s") == len(silent) - 1
+        assert trio.current_time() == began + peers.HELLO_PATIENCE_S
 
 
 async def test_half_a_hello_is_no_hello(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -284,5 +361,5 @@ def test_who_waits_to_be_let_in_has_not_crashed() -> None:
 
 def test_every_place_of_a_domain_has_its_descriptor() -> None:
     """What guests can hold open is counted when the daemon starts, so that none takes another's."""
-    assert 1 + hypervisor.MAX_DOMAIN_PEERS == sockets.DESCRIPTORS_PER_DOMAIN
-    assert hypervisor.MAX_TOOLSTACK_PEERS < sockets.DESCRIPTORS_APART
+    assert 1 + domain_sockets.MAX_DOMAIN_PEERS == sockets.DESCRIPTORS_PER_DOMAIN
+    assert domain_sockets.MAX_TOOLSTACK_PEERS < sockets.DESCRIPTORS_APART

@@ -13,6 +13,7 @@ from tests.daemons.runtime.manager import service_manager
 from tests.peer import HOST_SUPERFRAMES, connect, create
 from xbd.client.runtime_dir import hypervisor_socket
 from xbd.control.controller import Controller
+from xbd.control.domain_sockets import DomainSockets
 from xbd.daemons.hypervisor import SHUTDOWN_GRACE_S, serve
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.sd_notify import STATUS_PAUSE_S, ServiceManager
@@ -110,18 +111,24 @@ async def test_a_group_can_be_let_in_while_it_runs(tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         daemon = Served(tmp_path, nursery)
         host = await daemon.start()
-        host.doors.permit_group(OWN_GROUP)
+        host_sockets(host).permit_group(OWN_GROUP)
         with pytest.raises(ConfigError, match="no group is called"):
-            host.doors.permit_group("no-such-group-here")
+            host_sockets(host).permit_group("no-such-group-here")
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         await (await connect(path)).call("hello", version=1)
-        host.doors.permit_group(None)
+        host_sockets(host).permit_group(None)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         daemon.stop.set()
 
 
+def host_sockets(host: Controller) -> DomainSockets:
+    """Give the sockets of a host that has some."""
+    assert host.sockets is not None
+    return host.sockets
+
+
 async def is_served(path: Path) -> bool:
-    """Tell whether a toolstack that connects now is answered, rather than shown the door."""
+    """Tell whether a toolstack that connects now is answered, rather than turned away."""
     peer = await connect(path)
     try:
         await peer.stream.send_all(peer.pack("hello", {"version": 1}))
@@ -131,7 +138,7 @@ async def is_served(path: Path) -> bool:
 
 
 async def test_other_users_are_served_where_a_group_may_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the socket's mode has decided already; otherwise they are shown the door."""
+    """Then the socket's mode has decided already; otherwise they are turned away."""
     monkeypatch.setattr(sockets, "peer_uid", lambda connection: 12345 + connection.fileno())  # we are but one user here
     path = hypervisor_socket(tmp_path)
     async with trio.open_nursery() as nursery:
@@ -139,7 +146,7 @@ async def test_other_users_are_served_where_a_group_may_come(tmp_path: Path, mon
         host = await daemon.start()
         served = []
         for group in (None, OWN_GROUP, None):
-            host.doors.permit_group(group)
+            host_sockets(host).permit_group(group)
             served.append(await is_served(path))
         daemon.stop.set()
     assert served == [False, True, False]
@@ -163,7 +170,7 @@ async def test_who_may_use_a_passed_socket_is_not_the_daemon_s_affair(tmp_path: 
             host = await daemon.start(passed=keeper.dup())
             await (await connect(path)).call("hello", version=1)
             with pytest.raises(ConfigError, match="SocketGroup="):
-                host.doors.permit_group(OWN_GROUP)
+                host_sockets(host).permit_group(OWN_GROUP)
             daemon.stop.set()
         assert path.is_socket()
         waiting = await connect(path)

@@ -3,7 +3,7 @@
 import resource
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -135,8 +135,8 @@ async def test_who_breaks_the_protocol_is_dropped(tmp_path: Path, domid: int) ->
 async def test_a_domains_socket_is_that_domain(tmp_path: Path) -> None:
     """With its home and its rights; it ends when the domain is released, and the next of its number has one of its own."""
     async with serving(tmp_path, 5) as server, connected(server.path) as tool:
-        door = server.domains_dir / "5.sock"
-        async with connected(door) as guest:
+        path = server.domains_dir / "5.sock"
+        async with connected(path) as guest:
             await tool.ask(Operation.WRITE, b"/local/domain/5/data\0x")
             assert await guest.ask(Operation.READ, b"data\0") == b"EACCES\0"
             await tool.ask(Operation.SET_PERMS, b"/local/domain/5/data\0n5\0")
@@ -147,7 +147,7 @@ async def test_a_domains_socket_is_that_domain(tmp_path: Path) -> None:
         await tool.ask(Operation.INTRODUCE, b"6\0001\0001\0")
         assert [path.name for path in server.domains_dir.iterdir()] == ["6.sock"]
         await tool.ask(Operation.INTRODUCE, b"5\0001\0001\0")
-        async with connected(door) as guest:
+        async with connected(path) as guest:
             assert await guest.ask(Operation.READ, b"/local/domain/5/data\0") == b"EACCES\0"
 
 
@@ -162,19 +162,36 @@ async def test_a_domain_whose_socket_cannot_be_is_served_by_none(tmp_path: Path)
 
 
 async def test_a_domain_has_a_few_connections(tmp_path: Path) -> None:
-    """One more is refused, until one of them leaves."""
+    """One more is refused while all of them watch for something, until one of them leaves."""
     async with serving(tmp_path, 5) as server, trio.open_nursery():
-        door = server.domains_dir / "5.sock"
-        streams = [await trio.open_unix_socket(str(door)) for _ in range(MAX_DOMAIN_CONNECTIONS)]
+        path = server.domains_dir / "5.sock"
+        streams = [await trio.open_unix_socket(str(path)) for _ in range(MAX_DOMAIN_CONNECTIONS)]
         for stream in streams:
-            await Client(stream).ask(Operation.GET_DOMAIN_PATH, b"5\0")
-        async with connected(door) as more:
+            assert await Client(stream).ask(Operation.WATCH, b"/local/domain/5\0t\0") == OK
+        async with connected(path) as more:
             assert await more.is_dropped()
         for stream in streams:
             await stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
-        async with connected(door) as again:
+        async with connected(path) as again:
             assert await again.ask(Operation.GET_DOMAIN_PATH, b"5\0") == b"/local/domain/5\0"
+
+
+async def test_an_idle_connection_gives_way(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """Where all places are taken, the one that watches for nothing, and has asked nothing for longest, is closed."""
+    del autojump_clock
+    async with serving(tmp_path, 5) as server, AsyncExitStack() as held:
+        path = server.domains_dir / "5.sock"
+        watcher, idlest, idle, fourth = [await held.enter_async_context(connected(path)) for _ in range(4)]
+        assert await watcher.ask(Operation.WATCH, b"/local/domain/5\0t\0") == OK
+        for client in (idlest, idle, fourth):
+            await trio.sleep(0.1)
+            await client.ask(Operation.GET_DOMAIN_PATH, b"5\0")
+        more = await held.enter_async_context(connected(path))
+        assert await more.ask(Operation.GET_DOMAIN_PATH, b"5\0") == b"/local/domain/5\0"
+        assert await idlest.is_dropped()
+        for client in (idle, fourth):
+            assert await client.ask(Operation.GET_DOMAIN_PATH, b"5\0") == b"/local/domain/5\0"
 
 
 @pytest.mark.parametrize("domid", [0, 5])

@@ -148,6 +148,11 @@ class BalancerEndpoint(CallEndpoint):
         self._balancer = balancer
         self._reserved: str | None = None
 
+    @property
+    def keeps_place(self) -> bool:
+        """Whether it has reserved memory."""
+        return self._reserved is not None
+
     def take_pending(self) -> bytes:
         """Return nothing: a client that waits for its reservation polls."""
         return b""

@@ -2,7 +2,7 @@
 
 A `Controller` owns the machine and, per domain, a `DomainRecord`: its session, its settings, the notices to be
 sent to its agent, its last report. It is driven by endpoints (`xbd.control.endpoint`)
-and knows no socket; what the world must do with a domain's socket goes through `Doors`.
+and knows no socket; what the world must do with a domain's socket goes through `DomainSockets`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import xbd
 from xbd.abi import Command, DomainType, Result
 from xbd.control.client_sessions import ClientSessions
 from xbd.control.domain_record import DomainRecord, Wake
-from xbd.control.domain_sockets import Doors, NoDoors
+from xbd.control.domain_sockets import DomainSockets
 from xbd.control.event_log import EventLog
 from xbd.control.guest_settings import plan_guest
 from xbd.control.notices import Notices
@@ -37,10 +37,10 @@ class Controller:
     If the machine's state is saved, records and sessions are saved with it; the caller calls `commit` after each operation.
     """
 
-    def __init__(self, machine: Machine, *, name: str = "host", doors: Doors | None = None) -> None:
+    def __init__(self, machine: Machine, *, name: str = "host", sockets: DomainSockets | None = None) -> None:
         self.machine = machine
         self.name = name
-        self.doors: Doors = doors or NoDoors()
+        self.sockets = sockets
         self.subscribers: set[Wake] = set()
         self._records: dict[int, DomainRecord] = {}
         self._zombies: dict[int, str] = {}
@@ -117,8 +117,9 @@ class Controller:
             undo.callback(self._drop_saved, domid)
             with refused("the domain is not created"):
                 self._save_new(record)
-                self.doors.open(domid)
-            undo.callback(self.doors.close, domid)
+                if self.sockets is not None:
+                    self.sockets.open(domid)
+                    undo.callback(self.sockets.close, domid)
             self.machine.create(
                 name,
                 max_pages=max_pages,
@@ -143,23 +144,22 @@ class Controller:
             self.machine.image.drop_section(Kind.AGENT, domid)
 
     def restore(self) -> None:
-        """Take up what an earlier daemon saved of the domains of its machine, and open their doors.
+        """Take up what an earlier daemon saved of the domains of its machine, and open their sockets.
 
         Raises:
             DamagedState: it cannot be used.
-            HypercallError: a door cannot be opened.
+            HypercallError: a socket cannot be opened.
         """
         for domid in self.machine.domains():
             name = self.machine.domain(domid).name
             if domid not in self.machine.living_domains():
                 self._zombies[domid] = name
                 continue
-            saved = agent_section(self.machine.image, domid, new=False)
-            settings = DomainRecord.checked(domid, saved.read())
-            record = DomainRecord(domid, name, saved=saved, session=saved.session, **settings)
-            record.awaited = saved.session.load()
-            self._records[domid] = record
-            self.doors.open(domid)
+            self._records[domid] = DomainRecord.restored(
+                domid, name, agent_section(self.machine.image, domid, new=False)
+            )
+            if self.sockets is not None:
+                self.sockets.open(domid)
         self.clients.restore()
         # Read here, so that damage is refused at the start.
         _ = self.described
@@ -190,7 +190,8 @@ class Controller:
         del self._records[record.domid]
         record.gone = True
         self._drop_saved(record.domid)
-        self.doors.close(record.domid)
+        if self.sockets is not None:
+            self.sockets.close(record.domid)
         if zombie_pages:
             self._zombies[record.domid] = record.name
         self._event("destroyed", record, zombie_pages=zombie_pages)
@@ -310,10 +311,9 @@ class Controller:
 
     def reported(self, record: DomainRecord, untrusted_report: object) -> None:
         """Keep an agent's report of its guest. Raises BadArgument: it is no flat map."""
-        report = (
-            untrusted_report[0] if type(untrusted_report) is list and len(untrusted_report) == 1 else untrusted_report
-        )
-        record.report = fields.statistics("report", report)
+        if type(untrusted_report) is list and len(untrusted_report) == 1:
+            untrusted_report = untrusted_report[0]
+        record.report = fields.statistics("report", untrusted_report)
 
     def stopped(self, record: DomainRecord) -> None:
         """Note that a guest has stopped, as it was asked."""

@@ -55,8 +55,15 @@ class DomainRecord:
     missed_since: float | None = None
     saved: SavedAgent | None = None
 
+    @classmethod
+    def restored(cls, domid: int, name: str, saved: SavedAgent) -> "DomainRecord":
+        """Make the record of a domain that an earlier daemon saved. Raises DamagedState."""
+        record = cls(domid, name, saved=saved, session=saved.session, **cls._checked(domid, saved.read()))
+        record.awaited = saved.session.load()
+        return record
+
     @staticmethod
-    def checked(domid: int, raw: dict[str, Any]) -> dict[str, Any]:
+    def _checked(domid: int, raw: dict[str, Any]) -> dict[str, Any]:
         """Check the record of a domain that an earlier daemon saved; returns it. Raises DamagedState."""
         if raw.keys() != set(SAVED):
             raise DamagedState(f"d{domid}: its record is not what this version of xbd saves")

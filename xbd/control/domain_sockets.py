@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class Doors(Protocol):
+class DomainSockets(Protocol):
     """Where a domain's socket is opened and closed."""
 
     def open(self, domid: int) -> None:
@@ -14,16 +14,3 @@ class Doors(Protocol):
 
     def permit_group(self, group: str | None) -> None:
         """Let *group*, beside this user and root, use the toolstack's socket. Raises ConfigError: nothing has changed."""
-
-
-class NoDoors:
-    """A host that nobody connects to (tests, or endpoints driven by hand)."""
-
-    def open(self, domid: int) -> None:
-        """Do nothing."""
-
-    def close(self, domid: int) -> None:
-        """Do nothing."""
-
-    def permit_group(self, group: str | None) -> None:
-        """Do nothing."""

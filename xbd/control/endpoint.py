@@ -96,6 +96,11 @@ class Endpoint(ABC):
             self.admitted = True
             self._decoder = self._decoder.with_limits(CALL_LIMITS)
 
+    @property
+    def keeps_place(self) -> bool:
+        """Whether it may hold its place at a listener for as long as it likes, though it says nothing."""
+        return self.admitted
+
     @abstractmethod
     def take_pending(self) -> bytes:
         """Return notifications for the peer; empty when there are none."""
@@ -226,6 +231,11 @@ class CallEndpoint(Endpoint):
         self._admit()
         return {"version": VERSION, "host": self._name}
 
+    @property
+    @abstractmethod
+    def keeps_place(self) -> bool:
+        """Whether something of it is kept for it here."""
+
     @abstractmethod
     def _call(self, request: Request) -> dict[str, object]:
         """Do what a call asks. Raises HypercallError."""
@@ -239,6 +249,11 @@ class ToolstackEndpoint(CallEndpoint):
         self._host = host
         self._next_event: int | None = None
         self._session: Session | None = None
+
+    @property
+    def keeps_place(self) -> bool:
+        """Whether it has a session, or follows the events."""
+        return self._session is not None or self._next_event is not None
 
     def take_pending(self) -> bytes:
         """Return events that were not sent to a subscriber yet, at most `EVENTS_AT_ONCE`."""

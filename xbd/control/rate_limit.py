@@ -13,14 +13,22 @@ LINES_AT_ONCE: Final = 5
 LINES_PER_S: Final = 1 / 60
 # Who has waited as long as it was told has what it waited for, although sums of fractions are not exact.
 _ROUNDING: Final = 1e-6
-# By a guest's door. An agent connects once, and again when its connection or its host was lost. Each time is two events,
+# At a domain's socket. An agent connects once, and again when its connection or its host was lost. Each time is two events,
 # maybe a reboot of a guest in 4 KiB pieces, 120 ms for 16 GiB; so many at once, then one in two seconds: a guest that does
 # nothing but connect takes 6 % of a core with that, and needs hours to fill the event log.
 CONNECTS_AT_ONCE: Final = 16
 CONNECTS_PER_S: Final = 0.5
+# Of those who are gone again before they are let in: accepting and closing one takes some 20 us, so a guest that does
+# nothing else takes less than 1 % of a core. As many at once as wait in a listener's queue (`sockets.BACKLOG`).
+DEAD_AT_ONCE: Final = 1024
+DEAD_PER_S: Final = 200.0
+# What all sources of one kind may have logged together. One that goes on for ever takes its own share of it alone; a
+# thousand that come and go, each with its first lines, cannot flood the log.
+SHARED_LINES_AT_ONCE: Final = 50
+SHARED_LINES_PER_S: Final = 0.5
 
 
-class Allowance:
+class TokenBucket:
     """A store of permissions that fills up again (a token bucket).
 
     Args:
@@ -57,13 +65,17 @@ class SourceLog:
 
     Args:
         logger: structlog's.
+        shared: what sources of its kind may have logged together; None: nobody shares it.
         source: what each line says of where it comes from.
     """
 
-    def __init__(self, logger: structlog.typing.FilteringBoundLogger, **source: object) -> None:
+    def __init__(
+        self, logger: structlog.typing.FilteringBoundLogger, shared: TokenBucket | None = None, **source: object
+    ) -> None:
         self._logger = logger
         self._source = source
-        self._allowance = Allowance(LINES_AT_ONCE, LINES_PER_S)
+        self._bucket = TokenBucket(LINES_AT_ONCE, LINES_PER_S)
+        self._shared = shared
         self._suppressed = 0
 
     def warning(self, now: float, event: str, **details: object) -> None:
@@ -75,9 +87,15 @@ class SourceLog:
         self._write(self._logger.info, now, event, details)
 
     def _write(self, write: Callable[..., object], now: float, event: str, details: dict[str, object]) -> None:
-        if not self._allowance.take(now):
+        # Its own first: who has used that up takes nothing of what others share.
+        if not (self._bucket.take(now) and (self._shared is None or self._shared.take(now))):
             self._suppressed += 1
             return
         more = {"suppressed": self._suppressed} if self._suppressed else {}
         self._suppressed = 0
         write(event, **{**self._source, **details, **more})
+
+
+def shared_lines() -> TokenBucket:
+    """Make what sources of one kind may have logged together."""
+    return TokenBucket(SHARED_LINES_AT_ONCE, SHARED_LINES_PER_S)

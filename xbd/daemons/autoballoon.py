@@ -20,11 +20,12 @@ from xbd.control.rate_limit import SourceLog
 from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.check_in import CheckIn
-from xbd.daemons.runtime.listener import Door
+from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.lock import FileLock
-from xbd.daemons.runtime.peers import TOOLSTACK_PATIENCE_S, SocketTransport, converse
+from xbd.daemons.runtime.peers import TOOLSTACK_PATIENCE_S, converse
 from xbd.daemons.runtime.reconnect import FOLLOW_EVERY_S, Follower
 from xbd.daemons.runtime.service import Service, run_service
+from xbd.daemons.runtime.transport import Transport
 from xbd.errors import ConfigError, HypercallError
 from xbd.policy.model import Action, SetMax, SetTarget
 
@@ -46,7 +47,7 @@ class Autoballoon:
 
     def __init__(self, hypervisor_path: Path, config: AutoballoonConfig) -> None:
         self._path = hypervisor_path
-        self._door: Door | None = None
+        self._listener: Listener | None = None
         self._unshared = ""
         self._config = config
         self._balancer = Balancer(config.settings)
@@ -59,14 +60,14 @@ class Autoballoon:
 
     def permit(self) -> None:
         """Let those reserve who may use the hypervisor's socket, as things are now; what hinders it is logged once."""
-        door = self._door
-        if door is None:
+        listener = self._listener
+        if listener is None:
             return
         try:
             # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
-            door.anybody, unshared = sockets.permit_like(door.path, self._path), ""
+            listener.anybody, unshared = sockets.permit_like(listener.path, self._path), ""
         except ConfigError as error:
-            door.anybody, unshared = False, str(error)
+            listener.anybody, unshared = False, str(error)
         if unshared and unshared != self._unshared:
             _log.warning("socket_not_shared", reason=unshared)
         self._unshared = unshared
@@ -92,13 +93,13 @@ class Autoballoon:
             self.check_in.here()
             await _act(client, action)
 
-    def open_door(self, path: Path) -> Door:
+    def listen(self, path: Path) -> Listener:
         """Listen for those who reserve memory: whoever may use the hypervisor's socket. Raises ConfigError: it cannot be bound."""
-        self._door = Door(path, sockets.bind_unix(path), MAX_PEERS, self._serve_peer, TOOLSTACK_PATIENCE_S)
+        self._listener = Listener(path, sockets.bind_unix(path), MAX_PEERS, self._serve_peer, TOOLSTACK_PATIENCE_S)
         self.permit()
-        return self._door
+        return self._listener
 
-    async def _serve_peer(self, transport: SocketTransport, log: SourceLog) -> None:
+    async def _serve_peer(self, transport: Transport, log: SourceLog) -> None:
         await converse(transport, lambda wake: BalancerEndpoint(self._balancer, wake), log=log)
 
 
@@ -136,17 +137,17 @@ async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, conf
 
     async def start(service: Service) -> int:
         held = lock(path)
-        door: Door | None = None
+        listener: Listener | None = None
         try:
-            door = daemon.open_door(path)
+            listener = daemon.listen(path)
             daemon.check_in = service.check_in("balance", FOLLOW_EVERY_S)
             _log.info("autoballoon_ready", socket=str(path), balance=config.settings.balance.value)
             async with service.ready(lambda: "balancing") as nursery:
-                nursery.start_soon(door.serve)
+                nursery.start_soon(listener.serve)
                 await daemon.balance()
         finally:
-            if door is not None:
-                door.close()
+            if listener is not None:
+                listener.close()
             held.release()
         return 0
 

@@ -29,9 +29,10 @@ from xbd.control.agent import Agent
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.outside import calls
-from xbd.daemons.runtime.peers import Alarm, SocketTransport
+from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.reconnect import FOLLOW_EVERY_S, Follower
 from xbd.daemons.runtime.service import Service, run_service
+from xbd.daemons.runtime.transport import Transport
 from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, XbdError
 from xbd.protocol.views import DomainView
 from xbd.units import counted
@@ -61,7 +62,7 @@ def _new_session() -> str:
     return str(uuid.uuid4())
 
 
-def _connect(path: Path) -> SocketTransport:
+def _connect(path: Path) -> Transport:
     """Connect to a domain's socket. Raises NoHypervisor: nobody is there, or not yet, or no descriptor is left."""
     try:
         connection = calls.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -71,10 +72,10 @@ def _connect(path: Path) -> SocketTransport:
     if outcome:
         connection.close()
         raise explain_connect(path, OSError(outcome, os.strerror(outcome)))
-    return SocketTransport(connection)
+    return Transport(connection)
 
 
-async def carry(agent: Agent, transport: SocketTransport, found: Callable[[], None]) -> None:
+async def carry(agent: Agent, transport: Transport, found: Callable[[], None]) -> None:
     """Carry bytes between an agent and its connection until the guest has finished; *found* is called when it is let in.
 
     Raises:

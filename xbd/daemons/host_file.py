@@ -87,7 +87,8 @@ class HostFile:
         """Apply what [host] says of group, log and name; names what changed. Raises ConfigError: nothing has."""
         applied = []
         if read.group != self._in_force.group and self._may_decide("group"):
-            host.doors.permit_group(read.group)
+            if host.sockets is not None:
+                host.sockets.permit_group(read.group)
             applied.append("host.group")
         if read.log_level != self._in_force.log_level and self._may_decide("log_level"):
             log.configure(read.log_level or DEFAULT_LOG_LEVEL)

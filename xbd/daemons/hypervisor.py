@@ -17,133 +17,29 @@ from typing import Final
 import structlog
 import trio
 
-from xbd.client.runtime_dir import check_socket_path, domain_socket, hypervisor_socket
+from xbd.client.runtime_dir import check_socket_path, hypervisor_socket
 from xbd.control.controller import Controller
-from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
-from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, Allowance, SourceLog
+from xbd.daemons.domain_sockets import PASSED_SOCKET_S_GROUP, HostSockets, check_descriptors, remove_leftovers
 from xbd.daemons.host_file import HostFile
 from xbd.daemons.recorder import RecordedMachine
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.activation import take_passed_socket
 from xbd.daemons.runtime.check_in import CheckIn
-from xbd.daemons.runtime.disk_gate import Room
-from xbd.daemons.runtime.listener import Door
+from xbd.daemons.runtime.disk_gate import DiskGate
 from xbd.daemons.runtime.nurseries import plain_errors
-from xbd.daemons.runtime.outside import calls
-from xbd.daemons.runtime.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Alarm, Pace, SocketTransport, converse
+from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.state_dir import StateDir
-from xbd.errors import ConfigError, DamagedState, HypercallError, OutOfResources
+from xbd.errors import ConfigError, DamagedState
 from xbd.machine import Machine
 from xbd.units import counted, format_pages
 
 _log = structlog.get_logger(__name__)
 
-# One agent, and a few more that are told EBUSY while they try.
-MAX_DOMAIN_PEERS: Final = 4
-# Commands of scripts that run at once, followers of events, agent hosts, a policy daemon.
-MAX_TOOLSTACK_PEERS: Final = 256
 # Peers that read have their answers long before; one that does not is not waited for.
 SHUTDOWN_GRACE_S: Final = 2.0
 # How long nothing may be looked at, at the longest.
 WATCH_EVERY_S: Final = 20.0
-PASSED_SOCKET_S_GROUP: Final = (
-    "the socket was passed by the service manager, whose SocketGroup= says who may use it; leave `group` out"
-)
-
-
-class _Doors:
-    """The host's sockets: the toolstack's, and the domains' as `Controller` asks for them."""
-
-    def __init__(self, runtime_dir: Path, state: StateDir | None) -> None:
-        self._runtime_dir = runtime_dir
-        self._is_saved = state is not None
-        # Without a state directory there is always room.
-        self.room = None if state is None else Room(lambda: state.is_full)
-        self._doors: dict[int, Door] = {}
-        self._toolstack: Door | None = None
-        self.host: Controller | None = None
-        self.nursery: trio.Nursery | None = None
-
-    def _serve(self, door: Door) -> Door:
-        assert self.nursery is not None, "a socket was opened before the daemon runs"
-        self.nursery.start_soon(door.serve)
-        return door
-
-    def open_toolstack(self, group: str | None, passed: socket.socket | None) -> None:
-        """Listen on the toolstack's socket, the one *passed* if any. Raises ConfigError: it cannot be bound."""
-        host = self.host
-        assert host is not None, "the toolstack was let in before the daemon was complete"
-        path = hypervisor_socket(self._runtime_dir)
-        door = Door(
-            path,
-            passed or sockets.bind_unix(path, group=group),
-            MAX_TOOLSTACK_PEERS,
-            lambda transport, log: converse(transport, lambda wake: ToolstackEndpoint(host, wake), log=log),
-            TOOLSTACK_PATIENCE_S,
-            # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
-            anybody=group is not None or passed is not None,
-            passed=passed is not None,
-        )
-        self._toolstack = self._serve(door)
-
-    def permit_group(self, group: str | None) -> None:
-        """Let *group*, beside this user and root, use the toolstack's socket. Raises ConfigError: nothing has changed."""
-        door = self._toolstack
-        assert door is not None, "settings were reloaded before the daemon was complete"
-        if door.passed:
-            raise ConfigError(door.path, "group", PASSED_SOCKET_S_GROUP)
-        if group is not None:
-            sockets.let_group_enter(self._runtime_dir, group)
-        sockets.permit_group(door.path, group)
-        door.anybody = group is not None
-
-    def open(self, domid: int) -> None:
-        """Listen on a domain's socket. Raises HypercallError: it cannot be bound, or would not be after a restart."""
-        host = self.host
-        assert host is not None, "a domain was created before the daemon was complete"
-        domains = len(self._doors) + 1
-        zombies = len(host.machine.domains()) - len(host.machine.living_domains())
-        needed = sockets.descriptors_for(domains, zombies=zombies, saved=self._is_saved)
-        sockets.refuse_beyond_descriptors(f"no socket for d{domid}, with {counted(domains, 'domain')}", needed)
-        path = domain_socket(self._runtime_dir, domid)
-        try:
-            listener = sockets.bind_unix(path)
-        except ConfigError as error:
-            if isinstance(error.__cause__, OSError):
-                raise OutOfResources.because(f"no socket for d{domid}", error.__cause__) from error
-            raise HypercallError(f"no socket for d{domid}: {error}", "a free path", errno="EEXIST") from error
-        pace = Pace()
-
-        async def serve_peer(transport: SocketTransport, log: SourceLog) -> None:
-            await converse(transport, lambda wake: DomainEndpoint(host, domid, wake), self.room, pace=pace, log=log)
-
-        door = Door(
-            path,
-            listener,
-            MAX_DOMAIN_PEERS,
-            serve_peer,
-            DOMAIN_PATIENCE_S,
-            admission=Allowance(CONNECTS_AT_ONCE, CONNECTS_PER_S),
-        )
-        self._doors[domid] = self._serve(door)
-
-    def close(self, domid: int) -> None:
-        """End a domain's socket and its peers."""
-        self._doors.pop(domid).close()
-
-    def _all(self) -> list[Door]:
-        return [*([self._toolstack] if self._toolstack else []), *self._doors.values()]
-
-    def finish(self) -> None:
-        """Accept nobody any more; those who are here get the answers to what they have sent."""
-        for door in self._all():
-            door.finish()
-
-    def close_all(self) -> None:
-        """End all sockets."""
-        for door in self._all():
-            door.close()
 
 
 async def serve(
@@ -184,32 +80,32 @@ async def serve(
         ConfigError: another daemon runs there, a socket cannot be bound, or others could replace it.
         HypercallError: one of the domains cannot be created.
     """
-    _check_descriptors(machine, len(domains) + (dom0 is not None), saved=state is not None)
+    check_descriptors(machine, len(domains) + (dom0 is not None), saved=state is not None)
     check_socket_path(hypervisor_socket(runtime_dir))
     if passed is not None and group is not None:
         raise ConfigError(hypervisor_socket(runtime_dir), "group", PASSED_SOCKET_S_GROUP)
     lock = sockets.lock_runtime_dir(runtime_dir, group)
     stop = trio.Event() if stop is None else stop
     service = service or Service()
-    doors = _Doors(runtime_dir, state)
+    host_sockets = HostSockets(runtime_dir, state)
     try:
-        host = doors.host = _make_host(machine, name, doors, state)
-        _remove_leftovers(runtime_dir)
+        host = host_sockets.host = _make_host(machine, name, host_sockets, state)
+        remove_leftovers(runtime_dir)
         with plain_errors():
             async with trio.open_nursery() as nursery:
-                doors.nursery = nursery
+                host_sockets.nursery = nursery
                 _people(host, dom0, domains, state)
                 if state is not None:
                     state.begin()
-                doors.open_toolstack(group, passed)
+                host_sockets.open_toolstack(group, passed)
                 _log.info(
                     "hypervisor_ready",
                     socket=str(hypervisor_socket(runtime_dir)),
                     domains=len(machine.living_domains()),
                 )
-                await _until(stop, host, service, doors.room, task_status)
+                await _until(stop, host, service, host_sockets.disk_gate, task_status)
                 service.manager.stopping("letting peers finish, then a last audit")
-                doors.finish()
+                host_sockets.finish()
                 nursery.cancel_scope.deadline = trio.current_time() + SHUTDOWN_GRACE_S
     except BaseException:
         # Nothing that was saved has changed, unless the host was ready.
@@ -217,7 +113,7 @@ async def serve(
             state.close(in_order=False)
         raise
     finally:
-        doors.close_all()
+        host_sockets.close_all()
         lock.release()
     violations = _last_audit(host)
     if isinstance(machine, RecordedMachine):
@@ -241,9 +137,9 @@ def _refused_if_unusable(state: StateDir | None) -> Iterator[None]:
         raise ConfigError(where, "", f"cannot hold the host: {error.strerror}") from error
 
 
-def _make_host(machine: Machine, name: str, doors: _Doors, state: StateDir | None) -> Controller:
+def _make_host(machine: Machine, name: str, host_sockets: HostSockets, state: StateDir | None) -> Controller:
     with _refused_if_unusable(state):
-        return Controller(machine, name=name, doors=doors)
+        return Controller(machine, name=name, sockets=host_sockets)
 
 
 def _last_audit(host: Controller) -> list[str]:
@@ -272,15 +168,19 @@ def _people(
 
 
 async def _until(
-    stop: trio.Event, host: Controller, service: Service, room: Room | None, task_status: trio.TaskStatus[Controller]
+    stop: trio.Event,
+    host: Controller,
+    service: Service,
+    disk_gate: DiskGate | None,
+    task_status: trio.TaskStatus[Controller],
 ) -> None:
     """Wait for *stop*; meanwhile the manager is told how things stand, and that they move."""
     with _rung_by(host) as alarm:
         async with service.ready(lambda: describe(host), alarm.wait) as nursery:
             task_status.started(host)
             nursery.start_soon(_watch_agents, host, service.check_in("watch the agents", WATCH_EVERY_S))
-            if room is not None:
-                nursery.start_soon(room.watch)
+            if disk_gate is not None:
+                nursery.start_soon(disk_gate.watch)
             await stop.wait()
 
 
@@ -314,24 +214,6 @@ def describe(host: Controller) -> str:
     counts = host.machine.statistics()
     free, whole = format_pages(counts.free_frames), format_pages(counts.frames)
     return f"{counted(domains, 'domain')}, {counted(agents, 'agent')} connected; {free} of {whole} free"
-
-
-def _remove_leftovers(runtime_dir: Path) -> None:
-    """Remove what a killed daemon left; the lock says that none lives."""
-    for path in (runtime_dir / "domains").glob("*.sock"):
-        calls.unlink(path)
-
-
-def _check_descriptors(machine: Machine, new_domains: int, *, saved: bool) -> None:
-    """Refuse to begin with more domains, there already or to be made, than there are open files for. Raises ConfigError."""
-    sockets.raise_descriptor_limit()
-    domains = max(len(machine.living_domains()), new_domains)
-    zombies = len(machine.domains()) - len(machine.living_domains())
-    needed = sockets.descriptors_for(domains, zombies=zombies, saved=saved)
-    try:
-        sockets.refuse_beyond_descriptors(f"a host of {counted(domains, 'domain')} is not begun", needed)
-    except OutOfResources as error:
-        raise ConfigError("limit of open files", "", str(error)) from error
 
 
 async def run(

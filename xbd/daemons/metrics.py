@@ -2,7 +2,7 @@
 
 Each connection carries one request. h11 reads it, prometheus_client makes the page. Peers are kept apart and
 bounded: so many connections at once, a request of so many bytes within so many seconds, an answer that is taken within
-so many seconds. One that has not asked yet gives way when somebody else comes and there is no place left.
+so many seconds. One that has not asked yet gives way when another comes and there is no place left, as at every listener.
 """
 
 import socket
@@ -18,10 +18,10 @@ from xbd.client.client import open_client
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.metric_families import families
 from xbd.daemons.runtime import sockets
-from xbd.daemons.runtime.listener import Door
+from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.outside import calls
-from xbd.daemons.runtime.peers import SocketTransport
 from xbd.daemons.runtime.service import Service, run_service
+from xbd.daemons.runtime.transport import Transport
 from xbd.errors import PeerLost, XbdError
 from xbd.protocol.views import DomainView
 
@@ -101,7 +101,7 @@ class _Refused(Exception):
         self.headers = headers
 
 
-async def _read_request(transport: SocketTransport) -> tuple[h11.Request, bool] | None:
+async def _read_request(transport: Transport) -> tuple[h11.Request, bool] | None:
     """Read a request up to its body; says, too, whether all that came was read; None: the peer left. Raises _Refused."""
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
     try:
@@ -123,14 +123,14 @@ async def _read_request(transport: SocketTransport) -> tuple[h11.Request, bool] 
     return request, is_whole
 
 
-async def _answer(transport: SocketTransport, status: str, headers: Headers, body: bytes) -> None:
+async def _answer(transport: Transport, status: str, headers: Headers, body: bytes) -> None:
     """Send an answer. Raises PeerLost: it is not taken."""
     # As of a server that takes one request for each connection.
     lines = [f"HTTP/1.0 {status}", *(f"{name}: {value}" for name, value in headers), "Connection: close", "", ""]
     await transport.send("\r\n".join(lines).encode("latin-1") + body)
 
 
-async def _linger(transport: SocketTransport) -> None:
+async def _linger(transport: Transport) -> None:
     """Read what a peer still sends, for a while: a connection that is closed before that may lose the answer."""
     with trio.move_on_after(LINGER_S):
         while await transport.receive():
@@ -142,45 +142,27 @@ class MetricsServer:
 
     Args:
         hypervisor_path: the hypervisor's socket; it need not be there.
-        max_connections: how many are served at once.
+        max_connections: how many are served at once at each listener.
     """
 
     def __init__(self, hypervisor_path: Path, max_connections: int = MAX_CONNECTIONS) -> None:
         self._hypervisor_path = hypervisor_path
         self._max_connections = max_connections
-        self._connections = 0
-        # Those that have not asked yet, the oldest first: they give way.
-        self._silent: dict[SocketTransport, trio.CancelScope] = {}
 
-    def door_of(self, path: Path, bound: socket.socket, *, is_unix: bool) -> Door:
-        """Make the door of a bound socket; *path* is its file, or what a port is called in the log."""
-        # Room for those who come while the silent ones that gave way for them leave.
-        peers = 2 * self._max_connections
-        return Door(path, bound, peers, self.serve, TAKE_WITHIN_S, anybody=True, passed=not is_unix)
+    def listener_of(self, path: Path, bound: socket.socket, *, is_unix: bool) -> Listener:
+        """Serve at a bound socket; *path* is its file, or what a port is called in the log."""
+        return Listener(path, bound, self._max_connections, self.serve, TAKE_WITHIN_S, anybody=True, passed=not is_unix)
 
-    async def serve(self, transport: SocketTransport, log: SourceLog) -> None:
+    async def serve(self, transport: Transport, log: SourceLog) -> None:
         """Serve one connection to its end; nothing that its peer does is raised."""
-        if self._connections >= self._max_connections and not self._make_place():
-            log.warning(trio.current_time(), "peer_refused", peers=self._connections)
-            return
-        self._connections += 1
         try:
             if not await self._serve(transport, log):
                 await _linger(transport)
         except PeerLost:
             # It left, or does not read; nobody waits for an answer.
             pass
-        finally:
-            self._connections -= 1
 
-    def _make_place(self) -> bool:
-        """End the connection that has been silent for longest; False: all have asked for something."""
-        if not self._silent:
-            return False
-        self._silent.pop(next(iter(self._silent))).cancel()
-        return True
-
-    async def _serve(self, transport: SocketTransport, log: SourceLog) -> bool:
+    async def _serve(self, transport: Transport, log: SourceLog) -> bool:
         """Answer a request, if one comes; tells whether all was read that the peer has sent. Raises PeerLost."""
         try:
             read = await self._request(transport)
@@ -198,14 +180,14 @@ class MetricsServer:
             return False
         return is_whole
 
-    async def _request(self, transport: SocketTransport) -> tuple[h11.Request, bool] | None:
+    async def _request(self, transport: Transport) -> tuple[h11.Request, bool] | None:
         """Read a request within the time for it; None: there is none. Raises _Refused."""
-        with trio.move_on_after(REQUEST_WITHIN_S) as scope:
-            self._silent[transport] = scope
-            try:
-                return await _read_request(transport)
-            finally:
-                self._silent.pop(transport, None)
+        with trio.move_on_after(REQUEST_WITHIN_S):
+            read = await _read_request(transport)
+            # Who has asked keeps its place until it is answered.
+            transport.place.is_greeted = True
+            transport.place.begin_call()
+            return read
         return None
 
     async def _page(self, request: h11.Request, log: SourceLog) -> tuple[str, Headers, bytes]:
@@ -222,7 +204,7 @@ class MetricsServer:
 
 async def bind_tcp(host: str, port: int) -> list[socket.socket]:
     """Listen at a port of *host*'s addresses. Raises OSError, ValueError: it cannot be bound."""
-    # These are trio's; a door wants plain ones, which find out their family by themselves.
+    # These are trio's; a listener wants plain ones, which find out their family by themselves.
     listeners = await trio.open_tcp_listeners(port, host=host)
     bound = [calls.socket(fileno=listener.socket.detach()) for listener in listeners]
     for one in bound:
@@ -250,19 +232,21 @@ async def run_metrics(
 
     async def start(service: Service) -> int:
         places = (sockets.raise_descriptor_limit() - _DESCRIPTORS_APART) // _DESCRIPTORS_EACH
-        server = MetricsServer(hypervisor_path, max(1, min(MAX_CONNECTIONS, places)))
-        doors = []
+        server = MetricsServer(hypervisor_path, max(1, min(MAX_CONNECTIONS, places) // len(bound)))
+        listeners = []
         try:
             for one in bound:
                 is_unix = one.family == socket.AF_UNIX
-                doors.append(server.door_of(Path(one.getsockname() if is_unix else where), one, is_unix=is_unix))
+                listeners.append(
+                    server.listener_of(Path(one.getsockname() if is_unix else where), one, is_unix=is_unix)
+                )
             say(f"serving {where}")
             async with service.ready(lambda: f"serving {where}") as nursery:
-                for door in doors:
-                    nursery.start_soon(door.serve)
+                for listener in listeners:
+                    nursery.start_soon(listener.serve)
                 await trio.sleep_forever()
         finally:
-            for door in doors:
-                door.close()
+            for listener in listeners:
+                listener.close()
 
     return await run_service(start, reload="everything is said on the command line")

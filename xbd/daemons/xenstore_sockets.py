@@ -14,10 +14,11 @@ import structlog
 import trio
 
 from xbd.client.runtime_dir import check_socket_path
-from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, Allowance, SourceLog
+from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, SourceLog, TokenBucket, shared_lines
 from xbd.daemons.runtime import sockets
-from xbd.daemons.runtime.listener import Door
-from xbd.daemons.runtime.peers import Alarm, SocketTransport
+from xbd.daemons.runtime.listener import Listener
+from xbd.daemons.runtime.peers import Alarm
+from xbd.daemons.runtime.transport import Transport
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.errors import ConfigError, PeerLost, RemoteProtocolError
 from xbd.units import counted
@@ -42,24 +43,23 @@ _DIRECTORY_MODE: Final = 0o700
 class Peer:
     """One connected socket of a server's; *log* is where it is said why it was dropped."""
 
-    def __init__(
-        self, server: "XenstoreServer", transport: SocketTransport, connection: Connection, log: SourceLog
-    ) -> None:
+    def __init__(self, server: "XenstoreServer", transport: Transport, connection: Connection, log: SourceLog) -> None:
         self._server = server
         self._transport = transport
         self.connection = connection
         self._log = log
         self._decoder = Decoder()
-        self._rest = b""
         self._blocked = Alarm()
         self._drained = Alarm()
         self._scope = trio.CancelScope()
+        transport.place.is_greeted = True
+        transport.place.last_word = self._last_word
 
     async def serve(self) -> None:
         """Serve it until it leaves, breaks the protocol, or has to be closed."""
         with self._scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send_rest)
+                nursery.start_soon(self._drain)
                 try:
                     await self._receive()
                 except RemoteProtocolError as error:
@@ -67,14 +67,18 @@ class Peer:
                 nursery.cancel_scope.cancel()
 
     async def _receive(self) -> None:
+        place = self._transport.place
         while received := await self._transport.receive():
+            place.begin_call()
             self._decoder.feed(received)
             while await self._turn():
                 pass
+            # What it watches for may come at any time, and a transaction of its own is something that it has begun.
+            place.end_call(keeps=bool(self.connection.watches or self.connection.transactions))
 
     async def _turn(self) -> bool:
         """Answer a few requests; says whether there may be more."""
-        while self.connection.reason is None and (self._rest or not self.connection.may_ask):
+        while self.connection.reason is None and not (self._transport.is_clear and self.connection.may_ask):
             await self._drained.wait()
         if self.connection.reason is not None:
             # Its domain was released while it waited: what it still asks for is nobody's.
@@ -98,31 +102,26 @@ class Peer:
         if self.connection.reason is not None:
             self.drop()
             return
-        while not self._rest and self.connection.has_output:
-            self._rest = self.connection.take_output()
-            self._send_some()
-        if self._rest:
-            self._blocked.ring()
-
-    def _send_some(self) -> None:
         try:
-            self._rest = self._rest[self._transport.send_some(self._rest) :]
+            while self._transport.is_clear and self.connection.has_output:
+                self._transport.post(self.connection.take_output())
         except PeerLost:
             # The receiving side hears of it, too.
-            self._rest = b""
             self._scope.cancel()
+        if not self._transport.is_clear:
+            self._blocked.ring()
 
-    async def _send_rest(self) -> None:
+    async def _drain(self) -> None:
+        """Send what could not be sent at once, whenever there is something."""
         while True:
             await self._blocked.wait()
-            while self._rest:
-                try:
-                    await self._transport.writable()
-                except PeerLost:
-                    self._scope.cancel()
-                    return
-                self._send_some()
-                self.flush()
+            try:
+                while not self._transport.is_clear:
+                    await self._transport.drain()
+                    self.flush()
+            except PeerLost:
+                self._scope.cancel()
+                return
             self._drained.ring()
 
     def drop(self) -> None:
@@ -130,6 +129,11 @@ class Peer:
         if self.connection.reason != "it was closed":
             self._log.warning(trio.current_time(), "xenstore_peer_dropped", reason=self.connection.reason)
         self._scope.cancel()
+
+    def _last_word(self, reason: str) -> bytes:
+        """Log that its place was given away: the store's protocol has no message for that."""
+        self._log.warning(trio.current_time(), "xenstore_peer_dropped", reason=reason)
+        return b""
 
 
 class XenstoreServer:
@@ -149,19 +153,20 @@ class XenstoreServer:
         self.path = check_socket_path(path)
         self._file = file
         self._log = SourceLog(_log, socket=str(path))
+        self._shared_lines = shared_lines()
         self._peers: dict[int, Peer] = {}
-        self._tools: Door | None = None
-        # Whose each is: a number may go and come again between two looks, and the next domain gets a door of its own.
+        self._tools: Listener | None = None
+        # Whose each is: a number may go and come again between two looks, and the next domain gets a socket of its own.
         # None where there could be none: that was said, and is not tried again at each request.
-        self._doors: dict[int, tuple[Domain, Door | None]] = {}
+        self._domains: dict[int, tuple[Domain, Listener | None]] = {}
         self._nursery: trio.Nursery | None = None
 
     def deliver(self) -> None:
         """Write down what has changed, tell whom it concerns, and open and close what came and went with domains."""
         if self._file is not None:
             self._file.save()
-        if len(self._doors) != len(self.store.domains) - 1:
-            self.open_doors()
+        if len(self._domains) != len(self.store.domains) - 1:
+            self.open_sockets()
         for connection in self.store.take_woken():
             peer = self._peers.get(connection.number)
             if peer is not None:
@@ -173,10 +178,10 @@ class XenstoreServer:
             self.log_of(keys.get("domid")).warning(trio.current_time(), event, **keys)
 
     def log_of(self, domid: object) -> SourceLog:
-        """Say where it is logged what a domain causes: a few lines of each; what has no door shares the tools'."""
-        door = self._doors[domid][1] if isinstance(domid, int) and domid in self._doors else None
-        if door is not None:
-            return door.log
+        """Say where it is logged what a domain causes: a few lines of each; what has no socket shares the tools'."""
+        listener = self._domains[domid][1] if isinstance(domid, int) and domid in self._domains else None
+        if listener is not None:
+            return listener.log
         return self._log if self._tools is None else self._tools.log
 
     def status(self) -> str:
@@ -186,29 +191,30 @@ class XenstoreServer:
 
     # -- sockets
 
-    def bind(self) -> Door:
+    def bind(self) -> Listener:
         """Listen on the tools' socket; the directories are made. Raises ConfigError."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=_DIRECTORY_MODE)
             self.domains_dir.mkdir(exist_ok=True, mode=_DIRECTORY_MODE)
         except OSError as error:
             raise ConfigError(self.domains_dir, "", f"cannot be made: {error.strerror}") from error
-        return self._door(self.path, DOM0)
+        return self._listener(self.path, DOM0)
 
-    def _door(self, path: Path, domid: int) -> Door:
+    def _listener(self, path: Path, domid: int) -> Listener:
         """Listen for a domain. Raises ConfigError."""
 
-        async def serve_peer(transport: SocketTransport, log: SourceLog) -> None:
+        async def serve_peer(transport: Transport, log: SourceLog) -> None:
             await self._serve_peer(domid, transport, log)
 
-        return Door(
+        return Listener(
             path,
             sockets.bind_unix(path),
             MAX_DOMAIN_CONNECTIONS if domid else MAX_CONNECTIONS,
             serve_peer,
             _PATIENCE_S,
-            admission=Allowance(CONNECTS_AT_ONCE, CONNECTS_PER_S) if domid else None,
+            admission=TokenBucket(CONNECTS_AT_ONCE, CONNECTS_PER_S) if domid else None,
             names={"domid": domid},
+            shared_lines=self._shared_lines if domid else None,
         )
 
     @property
@@ -216,43 +222,43 @@ class XenstoreServer:
         """Where the domains' sockets are."""
         return self.path.parent / "domains"
 
-    async def serve(self, tools: Door) -> None:
-        """Serve the tools' door, and the domains', until cancelled; all are closed then."""
+    async def serve(self, tools: Listener) -> None:
+        """Serve the tools' socket, and the domains', until cancelled; all are closed then."""
         self._tools = tools
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self.open_doors()
+                self.open_sockets()
                 await tools.serve()
         finally:
             self._nursery = None
-            for domid in list(self._doors):
-                self._close_door(domid)
+            for domid in list(self._domains):
+                self._close_socket(domid)
             tools.close()
 
-    def open_doors(self) -> None:
+    def open_sockets(self) -> None:
         """Have a socket for each domain that there is, and none for those that are gone."""
         if self._nursery is None:
             return
         domains = self.store.domains
-        for domid in [domid for domid, (domain, _) in self._doors.items() if domains.get(domid) is not domain]:
-            self._close_door(domid)
-        for domid in domains.keys() - self._doors.keys() - {DOM0}:
+        for domid in [domid for domid, (domain, _) in self._domains.items() if domains.get(domid) is not domain]:
+            self._close_socket(domid)
+        for domid in domains.keys() - self._domains.keys() - {DOM0}:
             try:
-                door = self._door(self.domains_dir / f"{domid}.sock", domid)
+                listener = self._listener(self.domains_dir / f"{domid}.sock", domid)
             except ConfigError as error:
                 _log.error("xenstore_domain_unreachable", domid=domid, reason=str(error))
-                self._doors[domid] = (domains[domid], None)
+                self._domains[domid] = (domains[domid], None)
                 continue
-            self._doors[domid] = (domains[domid], door)
-            self._nursery.start_soon(door.serve)
+            self._domains[domid] = (domains[domid], listener)
+            self._nursery.start_soon(listener.serve)
 
-    def _close_door(self, domid: int) -> None:
-        _, door = self._doors.pop(domid)
-        if door is not None:
-            door.close()
+    def _close_socket(self, domid: int) -> None:
+        _, listener = self._domains.pop(domid)
+        if listener is not None:
+            listener.close()
 
-    async def _serve_peer(self, domid: int, transport: SocketTransport, log: SourceLog) -> None:
+    async def _serve_peer(self, domid: int, transport: Transport, log: SourceLog) -> None:
         connection = self.store.connect(domid)
         peer = self._peers[connection.number] = Peer(self, transport, connection, log)
         try:

@@ -87,7 +87,7 @@ class HostInStore:
                 began = trio.current_time()
                 domains = await client.list()
                 self._bridge.update([facts_of(one) for one in domains if one.state != ZOMBIE], calls.wall_clock())
-                self._server.open_doors()
+                self._server.open_sockets()
                 self._server.deliver()
                 await self._ask(client)
                 self.check_in.here()

@@ -1,8 +1,8 @@
-"""One conversation, the same on a memory stream and on a Unix socket, cut anywhere."""
+"""One conversation on a Unix socket, cut anywhere."""
 
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -12,40 +12,23 @@ import trio.testing
 from tests.peer import StreamPeer, create, small_host
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
-from xbd.daemons.runtime.peers import SocketTransport, StreamTransport, converse
+from xbd.daemons.runtime.peers import converse
+from xbd.daemons.runtime.transport import Transport
 from xbd.protocol.codec import Notification
 
 MakeEndpoint = Callable[[Callable[[], None]], Endpoint]
-Connect = Callable[[MakeEndpoint], AbstractAsyncContextManager[StreamPeer]]
 
 
 @asynccontextmanager
-async def on_memory(make_endpoint: MakeEndpoint) -> AsyncIterator[StreamPeer]:
-    """Converse on a memory stream."""
-    ours, theirs = trio.testing.memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(converse, StreamTransport(theirs), make_endpoint)
-        yield StreamPeer(ours)
-        await ours.aclose()
-
-
-@asynccontextmanager
-async def on_socket(make_endpoint: MakeEndpoint) -> AsyncIterator[StreamPeer]:
+async def conversing(make_endpoint: MakeEndpoint) -> AsyncIterator[StreamPeer]:
     """Converse on a Unix socket."""
     ours, theirs = socket.socketpair()
     theirs.settimeout(0)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(converse, SocketTransport(theirs), make_endpoint)
+        nursery.start_soon(converse, Transport(theirs), make_endpoint)
         yield StreamPeer(stream)
         await stream.aclose()
-
-
-@pytest.fixture(params=[on_memory, on_socket])
-def connect(request: pytest.FixtureRequest) -> Connect:
-    """Give each transport in turn."""
-    made: Connect = request.param
-    return made
 
 
 @pytest.fixture
@@ -61,9 +44,9 @@ def domain(host: Controller) -> MakeEndpoint:
     return lambda wake: DomainEndpoint(host, 1, wake)
 
 
-async def test_calls_are_answered_in_order(connect: Connect, host: Controller) -> None:
+async def test_calls_are_answered_in_order(host: Controller) -> None:
     """Eight pipelined batches come back in the order in which they were sent."""
-    async with connect(domain(host)) as peer:
+    async with conversing(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
         batches = [np.arange(n * 128, n * 128 + 128, dtype="<u8").tobytes() for n in range(8)]
         await peer.stream.send_all(b"".join(peer.pack("decrease", {"gfns": batch}) for batch in batches))
@@ -74,9 +57,9 @@ async def test_calls_are_answered_in_order(connect: Connect, host: Controller) -
     assert host.machine.domain_info(1).tot_pages == 1024
 
 
-async def test_a_call_cut_at_every_byte_is_answered_once(connect: Connect, host: Controller) -> None:
+async def test_a_call_cut_at_every_byte_is_answered_once(host: Controller) -> None:
     """Wherever a message is cut, it is handled when it is whole."""
-    async with connect(domain(host)) as peer:
+    async with conversing(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
         for byte in peer.pack("decrease", {"gfns": bytes(8)}):
             await peer.stream.send_all(bytes([byte]))
@@ -86,9 +69,9 @@ async def test_a_call_cut_at_every_byte_is_answered_once(connect: Connect, host:
     assert answer.untrusted_result == [1, None]
 
 
-async def test_notices_come_unasked(connect: Connect, host: Controller) -> None:
+async def test_notices_come_unasked(host: Controller) -> None:
     """A target reaches the agent without its asking."""
-    async with connect(domain(host)) as peer:
+    async with conversing(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
         host.call("set_target", {"domid": 1, "pages": 512})
         message = await peer.next_message()
@@ -96,9 +79,9 @@ async def test_notices_come_unasked(connect: Connect, host: Controller) -> None:
     assert message == Notification("target", [{"number": 1, "pages": 512}])
 
 
-async def test_events_come_unasked(connect: Connect, host: Controller) -> None:
+async def test_events_come_unasked(host: Controller) -> None:
     """A subscriber follows what happens, in order."""
-    async with connect(lambda wake: ToolstackEndpoint(host, wake)) as peer:
+    async with conversing(lambda wake: ToolstackEndpoint(host, wake)) as peer:
         await peer.call("hello", version=1)
         assert (await peer.call("events", since=0))["next"] == 2
         for superpages in (1, 2, 3):
@@ -112,9 +95,9 @@ async def test_events_come_unasked(connect: Connect, host: Controller) -> None:
     assert numbers == [2, 3, 4]
 
 
-async def test_garbage_is_told_and_the_connection_ends(connect: Connect, host: Controller) -> None:
+async def test_garbage_is_told_and_the_connection_ends(host: Controller) -> None:
     """The peer hears why, then the end; the domain waits for its agent."""
-    async with connect(domain(host)) as peer:
+    async with conversing(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
         await peer.stream.send_all(b"\xc1 no message at all")
         message = await peer.next_message()
@@ -124,9 +107,9 @@ async def test_garbage_is_told_and_the_connection_ends(connect: Connect, host: C
     assert host.call("info", {"domain": 1})["state"] == "waiting"
 
 
-async def test_a_peer_that_leaves_is_noted(connect: Connect, host: Controller) -> None:
+async def test_a_peer_that_leaves_is_noted(host: Controller) -> None:
     """Whoever closes its end is gone for the daemon, too."""
-    async with connect(domain(host)) as peer:
+    async with conversing(domain(host)) as peer:
         await peer.call("hello", version=1, session="a", last_seen=None)
         assert host.call("info", {"domain": 1})["state"] == "running"
 
@@ -150,7 +133,7 @@ async def test_a_peer_that_does_not_read_holds_up_nobody(
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     peer = StreamPeer(stream)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(converse, SocketTransport(theirs, patience_s=10), lambda wake: ToolstackEndpoint(host, wake))
+        nursery.start_soon(converse, Transport(theirs, patience_s=10), lambda wake: ToolstackEndpoint(host, wake))
         calls = peer.pack("hello", {"version": 1}) + b"".join(peer.pack("list", {}) for _ in range(3000))
         with pytest.raises(trio.BrokenResourceError):
             await _send_without_reading(stream, calls)

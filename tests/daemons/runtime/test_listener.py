@@ -1,4 +1,4 @@
-"""Who comes in at a domain's door at the very moment when the domain goes."""
+"""Who comes in at a domain's socket at the very moment when the domain goes."""
 
 import socket
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Whether there is room for what guests want done: while the disk of the state directory is full, their calls wait.
+"""Whether guests get their turns: while the disk of the state directory is full, their calls wait.
 
 A page of a mapped file that finds no place on its disk would end the daemon (SIGBUS). So the shell looks
 at the free space several times a second, and while there is too little no guest gets its turn: to a
@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 LOOK_EVERY_S: Final = 0.1
 
 
-class Room:
+class DiskGate:
     """Open while *is_full* says no; where it raises OSError, nobody can tell, and that counts as full."""
 
     def __init__(self, is_full: Callable[[], bool]) -> None:
@@ -38,7 +38,7 @@ class Room:
             await self._open.wait()
 
     async def watch(self) -> None:
-        """Look for ever."""
+        """Look for ever; a disk that cannot be looked at counts as full, which is said once."""
         while True:
             self._look()
             await trio.sleep(LOOK_EVERY_S)

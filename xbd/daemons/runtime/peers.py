@@ -5,26 +5,23 @@ other; between two turns every other task gets its turn. A second task, asleep m
 sends what the peer is to be told unasked. A peer that does not read holds up nobody but itself:
 its answers are not computed before the previous ones are taken, notices are coalesced, events wait
 in the host's log. One that does not read for as long as that is waited for is dropped, and so is one
-that does not say hello: a place at a door is for who has something to say.
+that does not say hello: a place is for who has something to say.
 """
 
 import math
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
 
 from xbd.control.endpoint import Endpoint
 from xbd.control.rate_limit import SourceLog
-from xbd.daemons.runtime import sockets
-from xbd.daemons.runtime.disk_gate import Room
-from xbd.daemons.runtime.outside import calls
+from xbd.daemons.runtime.disk_gate import DiskGate
+from xbd.daemons.runtime.transport import Place, Transport
 from xbd.errors import PeerLost, RemoteProtocolError
-from xbd.protocol.codec import RECEIVE_BYTES
 
 _log = structlog.get_logger(__name__)
 
@@ -43,117 +40,6 @@ RESTS: Final = 19
 LONGEST_REST_S: Final = 0.5
 # How long one that is dropped for its silence may take to be told so.
 _LAST_WORD_S: Final = 1.0
-
-
-class Transport(Protocol):
-    """A connection's bytes."""
-
-    async def receive(self) -> bytes:
-        """Wait for bytes, at most `RECEIVE_BYTES`; empty at the end. Always lets other tasks run."""
-
-    async def send(self, answers: bytes) -> None:
-        """Send all of it, before or after what other tasks send. Raises PeerLost."""
-
-    def close(self) -> None:
-        """End the connection."""
-
-
-class SocketTransport:
-    """A connected Unix socket, driven directly: a call costs one pass of the scheduler, not three.
-
-    Args:
-        connection: connected, non-blocking; owned from here on.
-        patience_s: how long a send may wait for the peer to read.
-    """
-
-    def __init__(self, connection: socket.socket, *, patience_s: float = math.inf) -> None:
-        self._socket = connection
-        self._patience_s = patience_s
-        self._sending = trio.Lock()
-
-    async def receive(self) -> bytes:
-        """Wait for bytes, at most `RECEIVE_BYTES`; empty at the end, also when somebody here has closed it."""
-        while True:
-            try:
-                await sockets.until_readable(self._socket)
-                return calls.receive(self._socket, RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except (OSError, trio.ClosedResourceError):
-                return b""
-
-    async def send(self, answers: bytes) -> None:
-        """Send all of it; where the socket's buffer has room, at once and without a pause. Raises PeerLost."""
-        sent = 0
-        if not self._sending.locked():
-            sent = self.send_some(answers)
-            if sent == len(answers):
-                return
-        with trio.move_on_after(self._patience_s) as waiting:
-            async with self._sending:
-                rest = memoryview(answers)[sent:]
-                while rest:
-                    await self.writable()
-                    rest = rest[self.send_some(rest) :]
-        if waiting.cancelled_caught:
-            raise PeerLost(f"the peer has not read for {self._patience_s} s")
-
-    async def writable(self) -> None:
-        """Wait until `send_some` can send something. Raises PeerLost."""
-        try:
-            await sockets.until_writable(self._socket)
-        except (OSError, trio.ClosedResourceError) as error:
-            raise PeerLost("the connection was closed") from error
-
-    def send_some(self, answers: bytes | memoryview) -> int:
-        """Send what can be sent at once; returns how many bytes that were. Raises PeerLost."""
-        try:
-            return calls.send(self._socket, answers)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise PeerLost(f"the peer is gone: {error.strerror}") from error
-
-    def send_last(self, message: bytes) -> None:
-        """Send a short message if that can be done at once; whoever ends does not wait for a peer."""
-        with suppress(PeerLost):
-            if not self._sending.locked():
-                self.send_some(message)
-
-    def finish(self) -> None:
-        """Take no more calls: what was received is answered, then the connection ends."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RD)
-
-    def close(self) -> None:
-        """End the connection."""
-        sockets.close(self._socket)
-
-
-class StreamTransport:
-    """Any trio stream as a transport."""
-
-    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
-        self._stream = stream
-        self._sending = trio.Lock()
-
-    async def receive(self) -> bytes:
-        """Wait for bytes, at most `RECEIVE_BYTES`; empty at the end."""
-        try:
-            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
-        except trio.BrokenResourceError:
-            return b""
-
-    async def send(self, answers: bytes) -> None:
-        """Send all of it."""
-        try:
-            async with self._sending:
-                await self._stream.send_all(answers)
-        except trio.BrokenResourceError as error:
-            raise PeerLost("the peer is gone") from error
-
-    def close(self) -> None:
-        """Leave the stream to who opened it."""
 
 
 class Alarm:
@@ -196,7 +82,7 @@ class Pace:
 async def converse(
     transport: Transport,
     make_endpoint: Callable[[Callable[[], None]], Endpoint],
-    room: Room | None = None,
+    disk_gate: DiskGate | None = None,
     *,
     pace: Pace | None = None,
     log: SourceLog | None = None,
@@ -206,18 +92,21 @@ async def converse(
     Args:
         transport: its bytes.
         make_endpoint: makes its endpoint, given what wakes this peer when there is something to tell.
-        room: it gets no turn while this is closed.
+        disk_gate: it gets no turn while this is closed.
         pace: what its guest's turns are paced by.
         log: where it is said that it was dropped.
     """
     log = log or SourceLog(_log)
     alarm = Alarm()
     endpoint = make_endpoint(alarm.ring)
+    transport.place.last_word = lambda reason: endpoint.drop(
+        RemoteProtocolError(reason, "a client that leaves, or has a session")
+    )
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell, transport, endpoint, alarm, nursery.cancel_scope)
             with trio.move_on_after(HELLO_PATIENCE_S) as greeting:
-                await _answer(transport, endpoint, room, greeting, pace)
+                await _answer(transport, endpoint, disk_gate, greeting, pace)
             if greeting.cancelled_caught:
                 await _drop_silent(transport, endpoint)
             nursery.cancel_scope.cancel()
@@ -236,25 +125,27 @@ async def _drop_silent(transport: Transport, endpoint: Endpoint) -> None:
 
 
 async def _answer(
-    transport: Transport, endpoint: Endpoint, room: Room | None, greeting: trio.CancelScope, pace: Pace | None
+    transport: Transport, endpoint: Endpoint, disk_gate: DiskGate | None, greeting: trio.CancelScope, pace: Pace | None
 ) -> None:
     """Receive, take turns, send; returns when the peer is gone or dropped. *greeting* ends with a hello that is accepted."""
-    greeted = False
+    place = transport.place
     try:
         while received := await transport.receive():
+            place.begin_call()
             endpoint.feed(received)
             while endpoint.more:
-                if room is not None and not room.is_open:
-                    await _wait_for(room, greeting)
+                if disk_gate is not None and not disk_gate.is_open:
+                    await _wait_for(disk_gate, greeting, place)
                 answers = await pace.turn(endpoint) if pace else endpoint.turn()
-                if not greeted and endpoint.admitted:
-                    greeted, greeting.deadline = True, math.inf
+                if not place.is_greeted and endpoint.admitted:
+                    place.is_greeted, greeting.deadline = True, math.inf
                 if answers:
                     await transport.send(answers)
                 if endpoint.dropped is not None:
                     return
                 if endpoint.more:
                     await trio.lowlevel.checkpoint()
+            place.end_call(keeps=endpoint.keeps_place)
     except PeerLost as error:
         _log.debug("peer_lost", reason=str(error))
 
@@ -264,11 +155,13 @@ def rest_after(turn_s: float) -> float:
     return min(max(turn_s - LONG_TURN_S, 0.0) * RESTS, LONGEST_REST_S)
 
 
-async def _wait_for(room: Room, greeting: trio.CancelScope) -> None:
-    """Wait until there is room; who waits for that is not silent."""
+async def _wait_for(disk_gate: DiskGate, greeting: trio.CancelScope, place: Place) -> None:
+    """Wait until guests get their turns; who waits for that is not silent."""
     left_s = greeting.deadline - trio.current_time()
     greeting.deadline = math.inf
-    await room.wait()
+    idle_since_s, place.idle_since_s = place.idle_since_s, None
+    await disk_gate.wait()
+    place.idle_since_s = None if idle_since_s is None else trio.current_time()
     greeting.deadline = trio.current_time() + left_s
 
 

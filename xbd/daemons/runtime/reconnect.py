@@ -62,7 +62,7 @@ class Follower:
         self._check_in = check_in or CheckIn(who)
         self._changed = changed
         self._greets = greets
-        self._log = SourceLog(_log, **source)
+        self._log = SourceLog(_log, None, **source)
         self._backoff = Backoff()
         self._found_at_s: float | None = None
         self._lost_is_said = False

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from xbd.control.domain_sockets import Doors
+from xbd.control.domain_sockets import DomainSockets
 from xbd.errors import DamagedState
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.options import Plan
@@ -24,7 +24,7 @@ _AT_START_SHARE: Final = 0.1
 _DOWN_MOST_S: Final = 0.3
 
 
-class DaemonContext(Context, Doors, Protocol):
+class DaemonContext(Context, DomainSockets, Protocol):
     """The part of `World` that the daemon uses, domain sockets included."""
 
 
@@ -52,7 +52,7 @@ class Daemon:
         self.host.commit()
 
     def _new_host(self, machine: Machine, limits: dict[int, Limits]) -> WatchedController:
-        host = WatchedController(machine, doors=self._world)
+        host = WatchedController(machine, sockets=self._world)
         host.oracles, host.limits = self.oracles, limits
         host.subscribers = OrderedSet()
         return host
