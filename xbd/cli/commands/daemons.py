@@ -130,7 +130,7 @@ def hypervisor_command(
     decided = [key for key, given in (("group", group), ("log_level", log_level)) if given]
     file = None if host_file is None else HostFile(host_file, config, decided)
     state_path = state_dir or config.state_dir
-    state = None if state_path is None else StateDir(absolute_path(state_path))
+    state = None if state_path is None else StateDir(_from_here(state_path))
     recorder = None if recording is None else Recorder(recording)
     machine = make_machine(state, config.superframes, config.settings, recorder)
     dom0 = None if config.dom0 is None else config.dom0.as_create()
@@ -162,6 +162,11 @@ def _plain_host(memory: str, strategy: str) -> HostConfig:
     if pages > MAX_HOST_PAGES:
         raise Failure(f"--memory {memory}: a host has at most {format_pages(MAX_HOST_PAGES)}")
     return HostConfig(pages, settings=STRATEGIES[strategy].host)
+
+
+def _from_here(path: Path) -> Path:
+    """Make a path absolute, and follow no links: whose they are is looked at. Raises ConfigError, as `absolute_path` does."""
+    return path if path.is_absolute() else absolute_path(Path()) / path
 
 
 def _runtime_dir(given: Path | None, config: HostConfig) -> Path:
