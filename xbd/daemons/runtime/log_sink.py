@@ -33,6 +33,7 @@ from typing import Final, TextIO, cast
 
 from xbd import log
 from xbd.daemons.runtime.outside import calls
+from xbd.protocol.backoff import Backoff
 
 STANDARD_ERROR: Final = 2
 # A line without an end is written out at this length, so that it does not grow for ever.
@@ -205,10 +206,9 @@ class LogSink(io.TextIOBase):
 
     def _retry(self) -> None:
         """Try until nothing is left."""
-        pause_s, never, is_done = FIRST_PAUSE_S, threading.Event(), False
+        pauses, never, is_done = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S), threading.Event(), False
         while not is_done:
-            never.wait(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            never.wait(pauses.next_s())
             with self._busy:
                 is_done = self._catch_up()
                 self._retrying = not is_done

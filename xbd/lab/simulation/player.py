@@ -11,6 +11,7 @@ from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.watched import WatchedGuest
+from xbd.protocol.backoff import Backoff
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
@@ -35,7 +36,7 @@ class Player:
         self.agent = self._new_agent()
         self.connection: Connection | None = None
         self.ended = False
-        self._pause_s = FIRST_PAUSE_S
+        self._pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._timer: float | None = None
         self._generation = 0
         self.connect_after(0.001)
@@ -79,8 +80,7 @@ class Player:
         return "hello"
 
     def _pause(self) -> None:
-        self.connect_after(self._pause_s)
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self.connect_after(self._pauses.next_s())
 
     def _drop(self) -> None:
         connection, self.connection = self.connection, None
@@ -136,7 +136,7 @@ class Player:
             self._pause()
             return
         if not was_booted and self.agent.guest is not None:
-            self._pause_s = FIRST_PAUSE_S
+            self._pauses.reset()
         self._send_and_set_timer(outgoing)
 
     def lost(self, connection: Connection) -> None:
