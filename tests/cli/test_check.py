@@ -34,6 +34,9 @@ def test_good_files_are_summed_up() -> None:
     ("text", "said"),
     [
         ("[host]\nmemory = '1g", "is not TOML"),
+        ("x = " + "[" * 100_000, "is not TOML: "),
+        ("x = " + "9" * 5000, "is not TOML: "),
+        ("#" * (16 << 20) + "\n", "cannot be read: it is longer than 16 MiB"),
         ("[autoballoon]\nheadroom = '3m'", "autoballoon.headroom: '3m' is not a multiple of 2 MiB"),
         ("[host]\nmemory = '3m'", "host.memory: '3m' is not a multiple of 2 MiB"),
         (

@@ -14,7 +14,8 @@ def top_table(text: str, path: Path | str) -> "Table":
     """Read a file's text; *path* is what errors call it. Raises ConfigError: it is no TOML."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Beside its own error tomllib lets through those of a number of too many digits, and of too deep a nesting.
         raise ConfigError(path, "", f"is not TOML: {error}") from error
     return Table(path, "", document)
 

@@ -42,7 +42,7 @@ def autoballoon_command(ctx: click.Context, config_path: Path | None, log_level:
     from xbd.daemons.autoballoon import run_autoballoon  # noqa: PLC0415 - the other command needs none of it
 
     service.begin(log_level)
-    config = AutoballoonConfig() if config_path is None else load_autoballoon_config(config_path)
+    config = AutoballoonConfig() if config_path is None else load_autoballoon_config(config_path, may_wait=True)
     path = find_socket(socket_path or group_socket(), os.environ)
     ctx.exit(trio.run(run_autoballoon, path, config, config_path))
 

@@ -11,9 +11,9 @@ import click
 from xbd.abi import MAX_DOMAINS
 from xbd.cli.common import EXIT_CONFIG
 from xbd.client.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
-from xbd.config.autoballoon import AutoballoonConfig
-from xbd.config.host import HostConfig
-from xbd.daemons.config_files import load_autoballoon_config, load_host_config
+from xbd.config.autoballoon import AutoballoonConfig, parse_autoballoon_config
+from xbd.config.host import HostConfig, parse_host_config
+from xbd.daemons.config_files import read_text
 from xbd.errors import ConfigError
 from xbd.units import counted, format_pages
 
@@ -43,20 +43,21 @@ class Verdict:
 def check_file(path: Path) -> Verdict:
     """Check a file as the daemon that reads it would: by itself, then what it names on this machine."""
     try:
-        if _is_for_autoballoon(path):
-            return Verdict(path, summary=summarise_autoballoon(load_autoballoon_config(path)))
-        config = load_host_config(path)
+        text = read_text(path, may_wait=True)
+        if _is_for_autoballoon(text):
+            return Verdict(path, summary=summarise_autoballoon(parse_autoballoon_config(text, path)))
+        config = parse_host_config(text, path)
         _check_here(path, config)
     except ConfigError as error:
         return Verdict(path, key=error.key, reason=error.reason)
     return Verdict(path, summary=summarise(config), remarks=config.remarks)
 
 
-def _is_for_autoballoon(path: Path) -> bool:
-    """Tell whether a file is one for `xbd autoballoon`; False for one that cannot be read: the host file's reader reports that."""
+def _is_for_autoballoon(text: str) -> bool:
+    """Tell a file for `xbd autoballoon` from a host file; the host file's reader reports what is no TOML."""
     try:
-        sections = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        sections = tomllib.loads(text)
+    except (ValueError, RecursionError):
         return False
     return "autoballoon" in sections and "host" not in sections
 

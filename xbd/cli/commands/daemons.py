@@ -124,7 +124,11 @@ def hypervisor_command(
         raise click.UsageError("either --config HOST.toml or --memory SIZE is needed, such as: --memory 16g")
     if host_file is not None and strategy is not None:
         raise click.UsageError("--strategy goes with --memory; with --config the host file says it")
-    config = load_host_config(host_file) if host_file else _plain_host(str(memory), strategy or DEFAULT_STRATEGY)
+    config = (
+        load_host_config(host_file, may_wait=True)
+        if host_file
+        else _plain_host(str(memory), strategy or DEFAULT_STRATEGY)
+    )
     directory = _runtime_dir(runtime_dir, config)
     log.configure(log_level or config.log_level or DEFAULT_LOG_LEVEL)
     decided = [key for key, given in (("group", group), ("log_level", log_level)) if given]

@@ -91,7 +91,7 @@ def _read_grid(path: Path, traces: Sequence[Path]) -> Grid:
         added = [read_trace(trace) for trace in traces]
     except TraceError as error:
         raise Failure(str(error)) from None
-    return parse_grid(read_text(path), path, read_trace, added)
+    return parse_grid(read_text(path, may_wait=True), path, read_trace, added)
 
 
 def _write(store: Store, grid: Grid, results: Results, provenance: Provenance) -> None:
