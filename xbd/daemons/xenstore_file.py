@@ -15,9 +15,9 @@ from typing import Final
 import structlog
 
 from xbd.daemons.runtime.lock import FileLock
-from xbd.daemons.runtime.outside import calls, open_to_read
+from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.owned_path import make_own_directory
-from xbd.daemons.runtime.state_files import write_all
+from xbd.daemons.runtime.state_files import open_regular, remove, write_all
 from xbd.errors import ConfigError, DamagedState
 from xbd.xenstore import saved
 from xbd.xenstore.store import Store
@@ -60,7 +60,7 @@ class StoreFile:
         except OSError as error:
             raise ConfigError(directory, "", f"cannot be the state directory: {error.strerror}") from error
         try:
-            self.store = saved.restore(self._read()) if self._path.exists() else Store()
+            self.store = self._read()
             self._rewrite()
         except OSError as error:
             self.close()
@@ -71,9 +71,13 @@ class StoreFile:
                 self._path, "", f"is damaged: {error}; move it away to begin with an empty store"
             ) from error
 
-    def _read(self) -> bytes:
-        with open_to_read(self._path) as file:
-            return file.read()
+    def _read(self) -> Store:
+        """Read what was saved; where no file was ever, an empty store. Raises OSError, DamagedState."""
+        # A link to nowhere is no file that was never there: what it leads to may come back.
+        if not os.path.lexists(self._path):
+            return Store()
+        with os.fdopen(open_regular(self._path, os.O_RDONLY), "rb") as file:
+            return saved.restore(file.read())
 
     def save(self) -> None:
         """Write down what has changed since the last time; nothing waits for the disk."""
@@ -124,6 +128,8 @@ class StoreFile:
             calls.replace(new, self._path)
         except BaseException:
             os.close(file)
+            # Half a file would take up a disk that has no room.
+            remove(new)
             raise
         if self._file >= 0:
             os.close(self._file)
