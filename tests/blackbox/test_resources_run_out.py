@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from tests.blackbox.host import SMALL, files_in, hypervisor
+from tests.blackbox.host_directory import FIXTURES, run_xbd, unpack
 from tests.blackbox.rpc import Caller, Refused
 
 # A shell that lowers a limit and then becomes the daemon.
@@ -171,3 +172,27 @@ def test_a_hello_on_a_full_disk_is_refused_or_answered(tmp_path: Path) -> None:
         with Caller(tmp_path / "run" / "hypervisor.sock", hello=False) as other:
             assert other.call("hello", version=1, session="new")["resumed"] is False
         assert_nothing_is_left(caller, tmp_path, 0)
+
+
+def test_a_dump_that_finds_no_room_is_not_left_there(tmp_path: Path) -> None:
+    """Also one so small that only its last write fails: exit 78, a sentence, and no half archive."""
+    state = unpack("state-ended.tar.gz", tmp_path / "state")
+    with small_disk(tmp_path / "disk"):
+        ballast = tmp_path / "disk" / "ballast"
+        length = fill(ballast)
+        for free in (0, 4096):
+            os.truncate(ballast, length - free)
+            done = run_xbd("dump", str(state), str(tmp_path / "disk" / "host.dump"))
+            assert done.returncode in {0, 78}
+            assert (tmp_path / "disk" / "host.dump").exists() == (done.returncode == 0)
+            assert (free > 0) or "host.dump: cannot be written: No space left on device" in done.stderr
+
+
+def test_a_dump_is_not_called_unreadable_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+    """`xbd restore` to a full disk names the directory and the disk, and leaves no file of the host."""
+    with small_disk(tmp_path / "disk"):
+        fill(tmp_path / "disk" / "ballast")
+        done = run_xbd("restore", str(FIXTURES / "host.dump"), str(tmp_path / "disk" / "state"))
+        assert (done.returncode, done.stdout) == (78, "")
+        assert "disk/state: cannot be written: No space left on device" in done.stderr
+        assert files_in(tmp_path / "disk") - {"ballast", "state/lock"} == set()

@@ -12,6 +12,8 @@ import os
 import struct
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -65,6 +67,8 @@ def dump_state(directory: Path, archive: Path) -> int:
         with open_new(archive) as raw:
             try:
                 _write_archive(raw, manifest, files, told)
+                # What finds no room only here must not leave half an archive, either.
+                raw.flush()
             except BaseException:
                 calls.unlink(archive)
                 raise
@@ -242,22 +246,42 @@ def _restore_file(tar: tarfile.TarFile, archive: Path, name: str, told: _Member,
     if stream is None:
         raise ConfigError(archive, "", f"{name} is missing")
     crc = 0
-    descriptor = calls.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with _writable(directory):
+        descriptor = calls.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        calls.truncate(descriptor, told.size_bytes)
+        with _writable(directory):
+            calls.truncate(descriptor, told.size_bytes)
         for first, end in told.extents:
             at = first
             while at < end:
                 piece = stream.read(min(_PIECE_BYTES, end - at))
                 if not piece:
                     raise ConfigError(archive, "", f"{name} is shorter than the manifest says")
-                calls.pwrite(descriptor, piece, at)
+                with _writable(directory):
+                    _write_at(descriptor, piece, at)
                 crc = zlib.crc32(piece, crc)
                 at += len(piece)
     finally:
         os.close(descriptor)
     if crc != told.crc:
         raise ConfigError(archive, "", f"{name} is damaged: its checksum differs")
+
+
+def _write_at(descriptor: int, piece: bytes, at: int) -> None:
+    """Write all of a piece: a disk that is nearly full takes the first part of it without an error. Raises OSError."""
+    rest = memoryview(piece)
+    while rest:
+        written = calls.pwrite(descriptor, rest, at)
+        rest, at = rest[written:], at + written
+
+
+@contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+    """Say of a disk that cannot be written that it is that, and not the archive. Raises ConfigError."""
+    try:
+        yield
+    except (OSError, OverflowError) as error:
+        raise ConfigError(directory, "", f"cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _remove(directory: Path) -> None:
