@@ -196,3 +196,21 @@ def test_a_dump_is_not_called_unreadable_where_there_is_no_room_for_it(tmp_path:
         assert (done.returncode, done.stdout) == (78, "")
         assert "disk/state: cannot be written: No space left on device" in done.stderr
         assert files_in(tmp_path / "disk") - {"ballast", "state/lock"} == set()
+
+
+def test_messages_that_no_memory_is_left_for_cost_their_senders_alone(tmp_path: Path) -> None:
+    """Under `ulimit -v` tools that each leave a message of 1 MiB unfinished are dropped; others are served."""
+    unfinished = b"\x94\x00\x05\xa4list\x91\xc6" + (1 << 20).to_bytes(4, "big") + bytes((1 << 20) - 100)
+    with saved_host(tmp_path, "-v 700000") as caller, ExitStack() as held:
+        domains, _ = create_until_refused(caller, max_pages=64 << 18)
+        dropped = 0
+        for _ in range(200):
+            one = held.enter_context(Caller(tmp_path / "run" / "hypervisor.sock"))
+            try:
+                one.socket.sendall(unfinished)
+            except OSError:
+                dropped += 1
+        assert dropped > 0
+        assert len(caller.call("list")["domains"]) == domains
+        held.close()
+        assert caller.call("audit") == {"violations": []}

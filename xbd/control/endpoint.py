@@ -58,13 +58,18 @@ class Endpoint(ABC):
         self.admitted = False
         self.dropped: RemoteProtocolError | None = None
         self.more = False
+        self._lacks_memory = False
 
     def feed(self, received: bytes | bytearray) -> None:
         """Take bytes as they came, at most `codec.RECEIVE_BYTES`; then take turns while `more` is set."""
         self.more = True
         # The decoder raises the same error again at next_message, in a turn, where it can be answered.
-        with suppress(RemoteProtocolError):
-            self._decoder.feed(received)
+        try:
+            with suppress(RemoteProtocolError):
+                self._decoder.feed(received)
+        except MemoryError:
+            # Of what came in nothing was done yet: it goes with this peer, and others are served.
+            self._lacks_memory = True
 
     def turn(self) -> bytes:
         """Handle messages up to a turn's cost; returns their answers. `more` tells whether another turn is needed."""
@@ -72,7 +77,7 @@ class Endpoint(ABC):
         spent = 0
         self.more = False
         try:
-            while (message := self._decoder.next_message()) is not None:
+            while (message := self._next_message()) is not None:
                 cost, answer = self._handle(message)
                 spent += cost
                 answers.append(answer)
@@ -82,6 +87,15 @@ class Endpoint(ABC):
         except RemoteProtocolError as error:
             answers.append(self.drop(error))
         return answers[0] if len(answers) == 1 else b"".join(answers)
+
+    def _next_message(self) -> Request | Response | Notification | None:
+        """Decode the next message. Raises RemoteProtocolError, also where the daemon has no memory for it."""
+        try:
+            if not self._lacks_memory:
+                return self._decoder.next_message()
+        except MemoryError:
+            self._lacks_memory = True
+        raise RemoteProtocolError("no memory is left to the daemon for this message", "the same later, or less at once")
 
     def drop(self, error: RemoteProtocolError) -> bytes:
         """Drop the peer; returns the last notification to send."""
