@@ -47,7 +47,8 @@ def refuse_shared_path(
         except FileNotFoundError:
             return
         if status.st_uid not in trusted:
-            where = what if not ahead else f"leads to {what} and"
+            is_it = not ahead and not stat.S_ISLNK(status.st_mode)
+            where = what if is_it else f"leads to {what} and"
             raise ConfigError(
                 at, "", f"{where} belongs to user {status.st_uid}, who could {harm}; use another directory"
             )
