@@ -9,7 +9,6 @@ from tests.blackbox.test_damaged_state import refusal
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.xfail(strict=True, reason="removing what a killed daemon left stops at a directory (_remove_leftovers)")
 def test_a_directory_in_the_place_of_a_domains_socket_is_refused(tmp_path: Path) -> None:
     """A sentence that names it, and exit 78; it is left as it was."""
     strange = tmp_path / "run" / "domains" / "5.sock"
