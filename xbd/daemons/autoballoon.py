@@ -93,7 +93,7 @@ class Autoballoon:
             self.check_in.here()
             await _act(client, action)
 
-    def listen(self, path: Path) -> Listener:
+    def open_listener(self, path: Path) -> Listener:
         """Listen for those who reserve memory: whoever may use the hypervisor's socket. Raises ConfigError: it cannot be bound."""
         self._listener = Listener(path, sockets.bind_unix(path), MAX_PEERS, self._serve_peer, TOOLSTACK_PATIENCE_S)
         self.permit()
@@ -139,7 +139,7 @@ async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, conf
         held = lock(path)
         listener: Listener | None = None
         try:
-            listener = daemon.listen(path)
+            listener = daemon.open_listener(path)
             daemon.check_in = service.check_in("balance", FOLLOW_EVERY_S)
             _log.info("autoballoon_ready", socket=str(path), balance=config.settings.balance.value)
             async with service.ready(lambda: "balancing") as nursery:

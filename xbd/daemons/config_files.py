@@ -31,7 +31,7 @@ def read_text(path: Path, *, may_wait: bool = False) -> str:
     try:
         # A pipe that nobody writes to would hold up whoever opens it.
         descriptor = calls.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if may_wait else os.O_NONBLOCK))
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - it was opened above, without waiting
+        with os.fdopen(descriptor, "rb") as file:
             mode = os.fstat(descriptor).st_mode
             if not (stat.S_ISREG(mode) or (may_wait and stat.S_ISFIFO(mode))):
                 raise ConfigError(path, "", f"cannot be read: {_strange(mode)}; write it to a file")
