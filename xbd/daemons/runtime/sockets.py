@@ -194,7 +194,10 @@ def _change_mode(path: Path, mode: int, *, keep: bool = False) -> None:
 
 def _give_to_group(path: Path, group: str) -> None:
     try:
-        calls.change_group(path, -1, grp.getgrnam(group).gr_gid)
+        gid = grp.getgrnam(group).gr_gid
+        # A service whose own group it is may not call chown at all (SystemCallFilter=~@privileged), and need not.
+        if path.stat().st_gid != gid:
+            calls.change_group(path, -1, gid)
     except KeyError as error:
         raise ConfigError(path, "group", f"no group is called {group!r}") from error
     except OSError as error:
