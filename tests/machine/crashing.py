@@ -89,10 +89,10 @@ class CrashingMachine(Machine):
         self.commit()
         return left
 
-    def reboot(self, domid: int) -> abi.BootInfo:
+    def reboot(self, domid: int, contacts: abi.Frames | None = None) -> abi.BootInfo:
         """Boot a domain again, after the rehearsal."""
         self._rehearse(lambda machine: machine.reboot(domid))
-        boot = super().reboot(domid)
+        boot = super().reboot(domid, contacts)
         self.commit()
         return boot
 

@@ -283,10 +283,10 @@ class Controller:
         """
         if record.crashed and session != record.session.name:
             raise NotPermitted(f"d{record.domid} has crashed and is preserved", "its own agent; or `xbd destroy` it")
-        if session != record.session.name or last_seen is None:
-            self.machine.reserve_reboot(record.domid)
+        domid, may_boot = record.domid, session != record.session.name or last_seen is None
+        contacts = self.machine.reserve_reboot(domid) if may_boot else None
         resumed = record.session.hello(msgid, session, last_seen) is Action.RESUME
-        boot = self.machine.boot_info(record.domid, resumed=True) if resumed else self.machine.reboot(record.domid)
+        boot = self.machine.boot_info(domid, resumed=True) if resumed else self.machine.reboot(domid, contacts)
         if not resumed:
             record.shutdown_asked = record.stopped = False
             record.report = None

@@ -112,7 +112,8 @@ def _level(note: str) -> int:
 
 
 def _coarse(deadline: float | None) -> float:
-    return math.inf if deadline is None else math.ceil(deadline / TIMER_GRAIN_S) * TIMER_GRAIN_S
+    # Never before the deadline, as the product may come out by a rounding: the guest would have nothing to do yet.
+    return math.inf if deadline is None else max(deadline, math.ceil(deadline / TIMER_GRAIN_S) * TIMER_GRAIN_S)
 
 
 async def live(path: Path, domid: int) -> None:

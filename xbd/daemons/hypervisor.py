@@ -96,7 +96,8 @@ async def serve(
                 host_sockets.nursery = nursery
                 _people(host, dom0, domains, state)
                 if state is not None:
-                    state.begin()
+                    with _refused_if_unusable(state):
+                        state.begin()
                 host_sockets.open_toolstack(group, passed)
                 _log.info(
                     "hypervisor_ready",

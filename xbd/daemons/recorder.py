@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 import structlog
 
 import xbd
-from xbd.abi import BootInfo, Command, Result
+from xbd.abi import BootInfo, Command, Frames, Result
 from xbd.daemons.runtime.outside import open_new
 from xbd.errors import ConfigError
 from xbd.machine import HostSettings, Machine
@@ -98,9 +98,9 @@ class RecordedMachine(Machine):
         self._did("destroy", domid)
         return left
 
-    def reboot(self, domid: int) -> BootInfo:
+    def reboot(self, domid: int, contacts: Frames | None = None) -> BootInfo:
         """Boot a domain anew."""
-        boot = super().reboot(domid)
+        boot = super().reboot(domid, contacts)
         self._did("reboot", domid)
         return boot
 

@@ -177,11 +177,11 @@ class Machine:
             its name is free at once.
         """
         domain = self.domain_table.living(domid)
-        provision.reserve_end(self.domain_table, self.host, domain, f"d{domid} is not destroyed")
+        contacts = provision.reserve_end(self.domain_table, self.host, domain, f"d{domid} is not destroyed")
         self.host.waiting.forget(domid)
         claims.release(self.host, domain)
         grants.release_mappings(self.domain_table, self.host, domain)
-        messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain))
+        messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain), contacts)
         mapping.release_everything(self.host, domain, grants.pages_in_use(domain))
         self.domain_table.retire(domain)
         left = domain.tot_pages
@@ -231,19 +231,20 @@ class Machine:
         """Tell the most pages a domain can ever have: its gfn space, rounded up to whole superframes."""
         return -(-self.domain(domid).p2m.gfn_count // SUPER_PAGES) * SUPER_PAGES
 
-    def reserve_reboot(self, domid: int) -> None:
-        """Reserve what `reboot` needs, so that it cannot fail. Raises NoSuchDomain, OutOfResources: nothing changed."""
-        provision.reserve_end(self.domain_table, self.host, self.domain_table.living(domid), f"d{domid} is not booted")
+    def reserve_reboot(self, domid: int) -> abi.Frames:
+        """Return the contacts that `reboot` needs, so that it cannot fail. Raises NoSuchDomain, OutOfResources."""
+        domain = self.domain_table.living(domid)
+        return provision.reserve_end(self.domain_table, self.host, domain, f"d{domid} is not booted")
 
-    def reboot(self, domid: int) -> abi.BootInfo:
+    def reboot(self, domid: int, contacts: abi.Frames | None = None) -> abi.BootInfo:
         """Zero a domain's memory, and return what its new guest is told at boot. Raises NoSuchDomain.
 
-        Its grants and mappings end; where others map its pages, their mappings are cut off (see `grants.cut_off`).
+        *contacts*: of `reserve_reboot`, else that is called. Its grants and mappings end; where others map its pages, their mappings are cut off (see `grants.cut_off`).
         """
         domain = self.domain_table.living(domid)
-        self.reserve_reboot(domid)
+        contacts = self.reserve_reboot(domid) if contacts is None else contacts
         self.host.waiting.forget(domid)
-        messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain))
+        messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain), contacts)
         grants.release_mappings(self.domain_table, self.host, domain)
         grants.cut_off(self.domain_table, self.host, domain)
         self.host.scrub_superframes(domain.p2m.leaf_supers())

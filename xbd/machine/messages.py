@@ -85,9 +85,11 @@ def contacts_of(domain_table: DomainTable, domain: Domain) -> Frames:
     return known
 
 
-def announce_departure(domain_table: DomainTable, domain: Domain, mappers: set[int]) -> None:
-    """Send an empty message, which means gone or rebooted, to a domain's contacts and to those that map its pages."""
-    known = contacts_of(domain_table, domain)
+def announce_departure(domain_table: DomainTable, domain: Domain, mappers: set[int], known: Frames) -> None:
+    """Send an empty message, which means gone or rebooted, to a domain's contacts and to those that map its pages.
+
+    *known*: the contacts, as `contacts_of` lists them.
+    """
     births = domain.peers.words[known].tolist()
     knew = {domid for domid, birth in zip(known.tolist(), births, strict=True) if domain_table.is_born(domid, birth)}
     for domid in sorted(knew | mappers):

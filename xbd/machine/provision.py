@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from xbd.abi import Frames
 from xbd.errors import OutOfResources
 from xbd.machine import grants, messages
 from xbd.machine.domain import Domain, P2m, domain_layout
@@ -83,16 +84,20 @@ def make_tables(
     return p2m, section
 
 
-def reserve_end(domain_table: DomainTable, host: FrameTable, domain: Domain, what: str) -> None:
-    """Reserve what the end, or the reboot, of a domain takes. Raises OutOfResources: nothing has changed."""
+def reserve_end(domain_table: DomainTable, host: FrameTable, domain: Domain, what: str) -> Frames:
+    """Reserve what the end, or the reboot, of a domain takes. Raises OutOfResources: nothing has changed.
+
+    Returns:
+        Whom it has exchanged messages with, (n,) int64: finding that takes an open file, which later there may be none of.
+    """
     with refused(what):
-        known = set(messages.contacts_of(domain_table, domain).tolist())
+        contacts = messages.contacts_of(domain_table, domain)
     kept = grants.pages_in_use(domain)
     single_pages = domain.tot_pages - (domain.leaves << SUPER_ORDER)
     written = int(np.count_nonzero(host.written[domain.p2m.leaf_supers()]))
     broken_blocks = np.unique(kept >> SUPER_ORDER)
     broken_blocks = broken_blocks[domain.p2m.leaf[broken_blocks] > 0]
-    neighbours = grants.mappers_of(domain) | known
+    neighbours = grants.mappers_of(domain) | set(contacts.tolist())
     notes_words = (
         _NOTES_APART
         + _NOTES_PER_ROW * (written + broken_blocks.size)
@@ -112,6 +117,7 @@ def reserve_end(domain_table: DomainTable, host: FrameTable, domain: Domain, wha
         domain_table.image.allocate(domain.section, *((row, row + SUPER_PAGES) for row in rows))
         for domid in neighbours & domain_table.domains.keys():
             _allocate_departure(domain_table, domain_table.domains[domid])
+    return contacts
 
 
 def _allocate_departure(domain_table: DomainTable, neighbour: Domain) -> None:

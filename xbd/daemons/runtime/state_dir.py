@@ -301,9 +301,15 @@ def make_machine(
     """
     if state is None or state.is_new:
         image = None if state is None else Image(state)
-        if recorder is not None:
-            return RecordedMachine(superframes, recorder, settings=settings, image=image)
-        return Machine(superframes, settings=settings, image=image)
+        try:
+            if recorder is not None:
+                return RecordedMachine(superframes, recorder, settings=settings, image=image)
+            return Machine(superframes, settings=settings, image=image)
+        except OSError as error:
+            if state is None:
+                raise
+            state.close(in_order=False)
+            raise ConfigError(state.path, "", f"cannot hold the host: {error.strerror}") from error
     if recorder is not None:
         state.close(in_order=False)
         raise ConfigError(
@@ -315,6 +321,9 @@ def make_machine(
     except DamagedState as error:
         state.close(in_order=False)
         raise ConfigError(state.path, "", f"the saved host cannot be used: {error}") from error
+    except OSError as error:
+        state.close(in_order=False)
+        raise ConfigError(state.path, "", f"the saved host cannot be read: {error.strerror}") from error
     _log.info(
         "state_recovered",
         directory=str(state.path),

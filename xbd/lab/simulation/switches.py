@@ -113,9 +113,9 @@ def _without_scrub(original: Anything) -> Anything:
 
 
 def _reboot_without_scrub(original: Anything) -> Anything:
-    def reboot(self: Machine, domid: int) -> Anything:
+    def reboot(self: Machine, domid: int, contacts: Frames | None = None) -> Anything:
         with _no_scrub():
-            return original(self, domid)
+            return original(self, domid, contacts)
 
     return reboot
 
