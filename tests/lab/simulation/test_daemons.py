@@ -1,0 +1,233 @@
+"""The simulation of the daemons: known seeds find nothing, the same seed is the same run, and what is missing is found."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.lab.simulation.test_simulation import ROOT, commit
+from xbd.cli.main import main
+from xbd.errors import BadArgument, ConfigError, HypercallError
+from xbd.lab.simulation.daemons.ledger import Keys, Ledger, Promise
+from xbd.lab.simulation.daemons.options import FAULTS, DaemonOptions, make_plan
+from xbd.lab.simulation.daemons.points import POINTS
+from xbd.lab.simulation.daemons.report import never_reached
+from xbd.lab.simulation.oracle import Violation
+from xbd.lab.simulation.outcome import seed_of
+from xbd.lab.simulation.shell import runs
+from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES, switched_off
+from xbd.lab.simulation.shell.runs import run
+from xbd.lab.simulation.shell.scheduler import NotSeeded, seeded
+
+SHORT_S = 6.0
+DIGEST_OF = """
+from xbd.lab.simulation.daemons.options import DaemonOptions
+from xbd.lab.simulation.shell.runs import run
+print(run(DaemonOptions({seed}, {seconds})).digest)
+"""
+# By mechanism: a seed that fails without it, and after how many seconds of faults.
+KNOWN: dict[str, tuple[int, float]] = {
+    "closed-listener": (0, 10.0),
+    "log-sink": (2, 10.0),
+    "state-json": (1, 10.0),
+    "checksums": (0, 10.0),
+    "whose-log": (17, 10.0),
+    "lock": (4, 10.0),
+    "rations": (2, 10.0),
+    "back-off": (0, 10.0),
+    "answer-window": (17, 10.0),
+    "refusals": (0, 10.0),
+    "start-refusals": (0, 10.0),
+    "undo": (20, 10.0),
+    "patience": (1, 10.0),
+    "store-save": (6, 10.0),
+}
+
+
+class TestRuns:
+    """Whole runs."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seed", range(3))
+    def test_fixed_seeds_find_nothing(self, seed: int) -> None:
+        """What was acknowledged is there, nothing is left, and every daemon ends only when it is told."""
+        assert run(DaemonOptions(seed, SHORT_S)).violation is None
+
+    @pytest.mark.slow
+    def test_the_seed_of_this_commit_finds_nothing(self) -> None:
+        """A seed derived from the commit finds nothing: each commit tries another one."""
+        options = DaemonOptions(seed_of(commit()), 2 * SHORT_S)
+
+        assert run(options).violation is None, options.command_line()
+
+    @pytest.mark.slow
+    def test_the_same_seed_is_the_same_run(self) -> None:
+        """Two runs of a seed have the same lines; a process with another hash seed has the same digest."""
+        traces: tuple[list[str], list[str]] = ([], [])
+        outcomes = [run(DaemonOptions(5, SHORT_S), lines.append) for lines in traces]
+        elsewhere = subprocess.run(  # noqa: S603 - it runs this very interpreter
+            [sys.executable, "-c", DIGEST_OF.format(seed=5, seconds=SHORT_S)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": "3"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+        assert traces[0] == traces[1]
+        assert outcomes[0] == outcomes[1]
+        assert elsewhere.stdout.strip() == outcomes[0].digest
+
+    @pytest.mark.slow
+    def test_without_faults_there_are_none(self) -> None:
+        """With all kinds of faults excluded none happens, people are served all the same, and no refusal is seen."""
+        outcome = run(DaemonOptions(1, SHORT_S, tuple(FAULTS)))
+
+        assert outcome.violation is None
+        assert outcome.happened == {}
+        assert outcome.reached["the scraper got a page of the host"] > 0
+        assert "a create was refused" not in outcome.reached
+
+    def test_a_plan_leaves_out_about_half_of_the_faults(self) -> None:
+        """Each seed has some kinds of faults and not others, and excluding one changes no other."""
+        plans = [make_plan(DaemonOptions(seed)) for seed in range(40)]
+        shares = {kind: sum(plan.rates[kind] > 0 for plan in plans) / len(plans) for kind in FAULTS}
+        excluded = make_plan(DaemonOptions(3, without=("disk",)))
+
+        assert all(0.2 < share < 0.8 for share in shares.values()), shares
+        assert dict(excluded.rates) == {**plans[3].rates, "disk": 0.0}
+
+    def test_every_point_that_a_run_reaches_is_listed(self) -> None:
+        """What a run notes is among the points, so that one which is never reached can be told."""
+        outcome = run(DaemonOptions(2, 2.0))
+
+        assert set(outcome.reached) <= POINTS
+        assert set(never_reached([outcome])) == POINTS - set(outcome.reached)
+
+
+class TestSwitches:
+    """A mechanism that is switched off is missed."""
+
+    def test_each_switch_has_a_known_seed(self) -> None:
+        """Every switch has an entry in KNOWN."""
+        assert KNOWN.keys() == DAEMON_SWITCHES.keys()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", KNOWN)
+    def test_a_mechanism_that_is_switched_off_is_missed(self, name: str) -> None:
+        """A run fails without the mechanism; a change of the code may change which seed does."""
+        seed, seconds = KNOWN[name]
+        seeds = (seed, *range(40))
+
+        assert any(run(DaemonOptions(one, seconds, off=(name,))).violation is not None for one in seeds)
+
+    def test_an_unknown_switch_is_refused(self) -> None:
+        """The refusal lists the known switches."""
+        with pytest.raises(BadArgument, match="no switch 'gravity'") as refused, switched_off(["gravity"]):
+            pass
+
+        assert "log-sink" in refused.value.expected
+
+
+class TestSeeding:
+    """The order of tasks, by what trio keeps private."""
+
+    def test_trio_can_be_seeded(self) -> None:
+        """What `shell.scheduler` touches of trio, a switch and a generator, is there, and is put back.
+
+        If this fails, trio has changed its scheduler: find in trio/_core/_run.py what its own test
+        (`_tests/test_scheduler_determinism.py`) sets now, and change `shell.scheduler` alone.
+        """
+        from trio._core import _run  # noqa: PLC0415 - what is tested is that it is there
+
+        before, state = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()
+        with seeded(7):
+            assert _run._ALLOW_DETERMINISTIC_SCHEDULING
+        assert (_run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()) == (before, state)
+
+    def test_a_trio_that_cannot_be_seeded_is_refused(self) -> None:
+        """The refusal names what is missing and where to mend it."""
+        with (
+            pytest.raises(NotSeeded, match="no _ALLOW_DETERMINISTIC_SCHEDULING and no _r"),
+            seeded(1, types.ModuleType("changed")),
+        ):
+            pass
+
+    def test_a_disk_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where no file system is in memory, a sentence says so, and what to do."""
+        monkeypatch.setattr(runs, "file_system_of", lambda _: "ext4")
+        with pytest.raises(ConfigError, match="no file system in memory"):
+            runs.memory_directory()
+
+    def test_the_kind_of_a_file_system_is_that_of_the_longest_mount(self) -> None:
+        """/proc is proc, and what is not there has none."""
+        assert runs.file_system_of(Path("/proc/self")) == "proc"
+        assert runs.file_system_of(Path("/proc/nowhere")) == ""
+
+
+class TestLedgers:
+    """What people were answered, and what must be there."""
+
+    def test_a_refusal_that_nothing_explains_is_a_violation(self) -> None:
+        """A name that is taken, though its owner was never told so, was created twice; a lack of memory is none."""
+        ledger = Ledger("op")
+        ledger.refused("op-1", "create", HypercallError("no room", errno="ENOSPC"))
+        with pytest.raises(Violation, match="create op-1 was refused"):
+            ledger.refused("op-1", "create", HypercallError("there is one", errno="EEXIST"))
+
+    def test_what_was_promised_must_be_listed(self) -> None:
+        """A domain that is gone is a violation; after a call without an answer either way is right, once."""
+        ledger = Ledger("op")
+        ledger.created("op-1", Promise(1, 512, 512))
+        with pytest.raises(Violation, match="the host has none, promised were op-1 d1"):
+            ledger.compare([])
+        ledger.unsure("op-1", None)
+        ledger.compare([])
+        assert ledger.promises == {}
+
+    def test_keys_are_what_was_written(self) -> None:
+        """Another value is a violation; one that was not safe may be the one before it."""
+        keys = Keys("xs")
+        keys.written("/a", b"1", is_safe=True)
+        with pytest.raises(Violation, match="/a is None"):
+            keys.compare("/a", None)
+        keys.written("/a", b"2", is_safe=False)
+        keys.compare("/a", b"1")
+
+
+class TestCommand:
+    """`xbd simulate --daemons`."""
+
+    @pytest.mark.slow
+    def test_a_run_is_told_and_traced(self, tmp_path: Path) -> None:
+        """The report has the digest and the points that were not reached; the trace has a line for each event."""
+        trace = tmp_path / "trace.txt"
+        options = ["simulate", "--daemons", "--seed", "1", "--seconds", "2", "--trace", str(trace)]
+        result = CliRunner().invoke(main, options)
+        outcome = json.loads(CliRunner().invoke(main, [*options, "--json"]).stdout)
+
+        assert result.exit_code == 0
+        assert f"seed 1: trace {outcome['digest']}" in result.stdout
+        assert "1 run, all is well" in result.stdout
+        assert len(trace.read_text().splitlines()) == outcome["events"] > 0
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--daemons", "--events", "5"], "--events goes without --daemons"),
+            (["--seconds", "5"], "--seconds goes with --daemons"),
+            (["--daemons", "--without", "wild"], "no fault 'wild' of daemons"),
+            (["--daemons", "--switch-off", "births"], "no switch 'births' of daemons"),
+        ],
+    )
+    def test_options_of_the_other_simulation_are_refused(self, options: list[str], said: str) -> None:
+        """An option that would do nothing is refused with a sentence."""
+        result = CliRunner().invoke(main, ["simulate", *options])
+
+        assert result.exit_code != 0
+        assert said in result.output

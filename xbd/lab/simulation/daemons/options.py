@@ -1,0 +1,99 @@
+"""The options of a simulation of the daemons, and the plan that is drawn from them and the seed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from xbd.errors import BadArgument
+from xbd.lab.simulation.rng import Rng
+
+# By name: what happens, and at most how often: of a hundred calls that it can happen to, or, for what happens at times
+# of its own, in a hundred seconds.
+CALL_FAULTS: Final[Mapping[str, tuple[str, float]]] = {
+    "accept": ("accepting fails, or the peer has left again", 10.0),
+    "descriptors": ("no descriptor is left: accept, open, socket", 3.0),
+    "disk": ("no place is left on the disk: open, fallocate, write, replace", 2.0),
+    "memory": ("no address space is left: mmap", 3.0),
+    "half-send": ("a send takes a part of the bytes, or none", 5.0),
+    "reset": ("a send or a receive finds the connection gone", 0.3),
+    "pieces": ("a receive gives a part of the bytes", 20.0),
+    "log": ("the log cannot be written, in part or at all", 20.0),
+}
+TIMED_FAULTS: Final[Mapping[str, tuple[str, float]]] = {
+    "full-disk": ("the file system says for a while that it is full", 5.0),
+    "drop": ("a daemon is dropped between two steps, as by SIGKILL, and started again", 15.0),
+    "drop-midway": ("the hypervisor is dropped at one of its next calls or notes", 15.0),
+    "stop": ("a daemon gets SIGTERM, and is started again", 10.0),
+    "reload": ("a daemon gets SIGHUP", 5.0),
+    "damage": ("a file of the state is missing, cut short or changed between two lives", 10.0),
+    "second": ("a second daemon is started where one runs", 5.0),
+    "clock": ("the wall clock jumps", 5.0),
+    "deaf": ("a client asks and asks, and never reads", 5.0),
+    "stranger": ("somebody sends garbage", 8.0),
+}
+FAULTS: Final[Mapping[str, tuple[str, float]]] = {**CALL_FAULTS, **TIMED_FAULTS}
+# Swarm testing: a kind is absent from this share of the runs, so that the others are also seen without it.
+_ABSENT_SHARE: Final = 0.5
+MOST_SECONDS: Final = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    """The options of one run.
+
+    *seconds*: of virtual time with faults, before they stop. *without*: names from `FAULTS`. *off*: names of switches.
+
+    Raises BadArgument: an unknown fault, or a length out of its range.
+    """
+
+    seed: int
+    seconds: float = 60.0
+    without: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.without:
+            if name not in FAULTS:
+                raise BadArgument(f"no fault {name!r} of daemons", ", ".join(FAULTS))
+        if not 0 < self.seconds <= MOST_SECONDS:
+            raise BadArgument(f"{self.seconds:g} seconds", f"above 0, up to {MOST_SECONDS:g}")
+
+    def command_line(self) -> str:
+        """Format the command that repeats this run."""
+        words = [f"xbd simulate --daemons --seed {self.seed} --seconds {self.seconds:g}"]
+        words += [f"--without {name}" for name in self.without]
+        words += [f"--switch-off {name}" for name in self.off]
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonPlan:
+    """The parameters of a run, drawn from its seed once.
+
+    *rates*: by fault: of a call, or of a second. *operators*, *store_clients*: how many there are. *superframes*: of
+    the host.
+    """
+
+    rates: Mapping[str, float]
+    operators: int
+    store_clients: int
+    superframes: int
+
+
+def make_plan(options: DaemonOptions) -> DaemonPlan:
+    """Draw a plan. What the options leave out is drawn too and ignored, so that leaving it out changes nothing else."""
+    rng = rng_for(options.seed, "plan")
+    rates = {}
+    for name, (_, most) in FAULTS.items():
+        absent, level = rng.bernoulli(_ABSENT_SHARE), rng.uniform(0.1, 1.0)
+        rates[name] = 0.0 if absent or name in options.without else level * most / 100
+    return DaemonPlan(
+        rates, operators=1 + rng.below(3), store_clients=1 + rng.below(2), superframes=rng.choice((24, 32, 48))
+    )
+
+
+def rng_for(seed: int, purpose: str) -> Rng:
+    """Make the generator of one purpose: drawing more for one changes no other."""
+    return Rng(np.random.default_rng([seed, *purpose.encode()]))

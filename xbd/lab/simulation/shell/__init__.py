@@ -1,0 +1,1 @@
+"""The tasks of the simulation of the daemons: scheduler, processes, calls that fail, and people."""

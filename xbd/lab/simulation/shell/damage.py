@@ -1,0 +1,110 @@
+"""A state directory between two lives: set apart as it was at an instant, damaged, looked at, and put back."""
+
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from xbd.daemons.runtime.state_files import HEADER_BYTES, LOG_BYTES, WORD_BYTES, data_extents, read_state
+from xbd.lab.simulation.rng import Rng
+
+# What every host has, whenever it was dropped.
+_ALWAYS: Final = ("state.json", "undo", "host-0", "daemon-0")
+
+
+def set_apart(directory: Path, gone: Path) -> None:
+    """Put a copy of a directory in its place; what the old one's owner still writes goes to *gone*."""
+    if not directory.exists():
+        return
+    copy = directory.with_name("copy")
+    copy.mkdir(mode=0o700)
+    for entry in sorted(os.scandir(directory), key=lambda one: one.name):
+        if entry.is_file():
+            copy_file(Path(entry.path), copy / entry.name)
+    shutil.rmtree(gone, ignore_errors=True)
+    directory.rename(gone)
+    copy.rename(directory)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, its holes as holes."""
+    with source.open("rb") as read, target.open("wb") as write:
+        size_bytes = os.fstat(read.fileno()).st_size
+        for first, end in data_extents(read.fileno(), 0, size_bytes):
+            piece = os.pread(read.fileno(), min(end, size_bytes) - first, first)
+            os.pwrite(write.fileno(), piece, first)
+        write.truncate(size_bytes)
+
+
+def fingerprint(directory: Path) -> dict[str, int]:
+    """Compute a checksum of each file of a directory but its lock."""
+    return {
+        path.name: zlib.crc32(path.read_bytes())
+        for path in sorted(directory.iterdir())
+        if path.is_file() and path.name != "lock"
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What was done to one file, and how to put it back."""
+
+    name: str
+    what: str
+    put_back: Callable[[], None]
+
+
+def damage(directory: Path, kept: Path, rng: Rng) -> Damage | None:
+    """Damage one file such that no start may accept it; None: there is no host yet.
+
+    The file as it was goes to *kept*, outside the directory.
+    """
+    told = read_state(directory)
+    if told is None or not told.is_committed:
+        return None
+    in_order = (directory / "checksums.json").exists()
+    sections = sorted(path.name for path in directory.iterdir() if "-" in path.name)
+    name = rng.choice([*_ALWAYS, *sections, "checksums.json"] if in_order else _ALWAYS)
+    path = directory / name
+    copy_file(path, kept)
+    what = rng.choice(("missing", "cut", "changed"))
+    if name == "checksums.json" and what == "missing":
+        what = "changed"  # without checksums it is the state of a daemon that was dropped, and is used
+    match what:
+        case "missing":
+            path.unlink()
+        case "cut":
+            _cut(path)
+        case _:
+            _change(path, rng, in_order=in_order)
+
+    def put_back() -> None:
+        path.unlink(missing_ok=True)
+        copy_file(kept, path)
+
+    return Damage(name, what, put_back)
+
+
+def _cut(path: Path) -> None:
+    size_bytes = path.stat().st_size
+    os.truncate(path, LOG_BYTES - WORD_BYTES if path.name == "undo" else size_bytes // 2)
+
+
+def _change(path: Path, rng: Rng, *, in_order: bool) -> None:
+    """Change one byte, of those that are always looked at."""
+    if path.suffix == ".json":
+        at = 0
+    elif path.name == "undo":
+        at = WORD_BYTES  # which host's log it is
+    elif in_order:
+        at = HEADER_BYTES + rng.below(path.stat().st_size - HEADER_BYTES)
+    else:
+        at = 1
+    with path.open("r+b") as file:
+        file.seek(at)
+        old = file.read(1)
+        file.seek(at)
+        file.write(bytes([old[0] ^ 0x5A]))

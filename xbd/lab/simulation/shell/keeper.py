@@ -1,0 +1,195 @@
+"""Keeps one daemon running, as a service manager does, and judges each of its ends."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from xbd.lab.simulation.daemons.trace import Trace
+from xbd.lab.simulation.oracle import Violation
+from xbd.lab.simulation.rng import Rng
+from xbd.lab.simulation.shell.damage import damage, fingerprint, set_apart
+from xbd.lab.simulation.shell.log_pipe import LogPipe
+from xbd.lab.simulation.shell.process import EXIT_CONFIG, EXIT_FAILED, End, Process
+
+# How long a daemon that ended is down.
+_DOWN_LEAST_S: Final = 0.05
+_DOWN_MOST_S: Final = 2.0
+_MIDWAY_MOST: Final = {"call": 60, "note": 30}
+# A start that is refused takes no virtual time at all.
+_REFUSED_WITHIN_S: Final = 30.0
+_SECOND_WITHIN_S: Final = 1.0
+_DAMAGES_MOST: Final = 8
+# What each daemon's lock says.
+_OTHER: Final = "another `xbd "
+
+Main = Callable[[Process], Awaitable[int]]
+
+
+class Keeper:
+    """One daemon and its lives.
+
+    Args:
+        name, main: of the daemon.
+        trace, rng: of the run.
+        state: the directory that is set apart when it is dropped, and damaged between lives; None: it has none.
+        damage_share: in what share of the restarts that is done.
+
+    Attributes: *process*: the present life, None: it is down. *up_since_s*: when that began.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        main: Main,
+        trace: Trace,
+        rng: Rng,
+        *,
+        state: Path | None = None,
+        damage_share: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.process: Process | None = None
+        self.up_since_s = 0.0
+        self.lives = 0
+        self._main = main
+        self._trace = trace
+        self._rng = rng
+        self._state = state
+        self._damage_share = damage_share
+        self._wanted = True
+        self._ended = trio.Event()
+        self._ended_in_order = False
+        self._last: Process | None = None
+
+    async def keep(self) -> None:
+        """Start it whenever it is down, until it is retired. Raises Violation."""
+        while self._wanted:
+            if self._rng.bernoulli(self._damage_share):
+                await self.start_damaged()
+            end = await self._live(self._new_process(self._main))
+            self._judge(end)
+            if self._wanted:
+                await trio.sleep(self._rng.uniform(_DOWN_LEAST_S, _DOWN_MOST_S))
+        self._ended.set()
+
+    def _new_process(self, main: Main) -> Process:
+        return Process(self.name, main, self._trace, LogPipe(), self._set_apart)
+
+    async def _live(self, process: Process) -> End:
+        self.lives += 1
+        self.process, self.up_since_s = process, trio.current_time()
+        self._trace.line(self.name, f"life {self.lives} begins")
+        if self._ended_in_order and self.name == "hypervisor":
+            self._trace.sometimes("the hypervisor was started on a state that ended in order")
+        try:
+            end = await process.run()
+        finally:
+            self.process = None
+        if end.code is None:
+            self._trace.line(self.name, "is gone")
+        else:
+            process.retry_log()
+            process.pipe.check(self.name)
+        self._ended_in_order = end.code == 0
+        if self._ended_in_order and self.name == "hypervisor":
+            self._trace.sometimes("the hypervisor ended in order")
+        self._last = process
+        return end
+
+    def _judge(self, end: End) -> None:
+        """Hold an end against what a daemon may end for. Raises Violation."""
+        last = self._last
+        assert last is not None, "an end without a life"
+        if end.code is None or (end.code == 0 and last.told):
+            return
+        if end.code in (EXIT_CONFIG, EXIT_FAILED) and end.sentence and last.struck and not last.is_ready:
+            self._trace.sometimes("a start was refused with a sentence")
+            return
+        raise Violation(f"{self.name} ended with {end.code} {end.sentence or 'and nothing said'}; nobody told it to")
+
+    def _set_apart(self) -> None:
+        if self._state is not None:
+            set_apart(self._state, self._state.with_name("gone"))
+
+    async def start_damaged(self) -> None:
+        """Start it on a damaged state, again and again; each time it must refuse that. Raises Violation."""
+        for _ in range(1 + self._rng.below(_DAMAGES_MOST) if self._damage_share else 0):
+            if self._state is not None and self._state.exists():
+                await self._damaged_start(self._state)
+
+    async def _damaged_start(self, state: Path) -> None:
+        """Damage a file, see that a start refuses it and leaves all as it was, and put the file back. Raises Violation."""
+        done = damage(state, state.with_name("kept"), self._rng)
+        if done is None:
+            return
+        self._trace.fault(self.name, "damage", f"{done.name} {done.what}")
+        before = fingerprint(state)
+        process = self._new_process(self._main)
+        process.immune = True
+        ended = self._ended_in_order
+        end = End(0, "nothing, and it is served")
+        with trio.move_on_after(_REFUSED_WITHIN_S):
+            end = await self._live(process)
+        if process.told or process.dropped:
+            done.put_back()
+            return
+        if end.code != EXIT_CONFIG or str(state) not in end.sentence:
+            raise Violation(f"a state whose {done.name} is {done.what} was not refused: {end.code} {end.sentence}")
+        if fingerprint(state) != before:
+            raise Violation(f"a state whose {done.name} is {done.what} was refused, and changed")
+        self._trace.sometimes("a damaged state was refused")
+        done.put_back()
+        self._ended_in_order = ended
+
+    def retry_log(self) -> None:
+        """Let what is left of its log be written, if that can be."""
+        if self.process is not None:
+            self.process.retry_log()
+
+    # -- what befalls it
+
+    def drop(self) -> None:
+        """Drop its process, if it has one."""
+        if self.process is not None and not self.process.immune:
+            self._trace.fault(self.name, "drop")
+            if self.name == "hypervisor" and not self.process.is_ready:
+                self._trace.sometimes("the hypervisor was dropped while it started")
+            self.process.drop()
+
+    def drop_midway(self) -> None:
+        """Drop it at one of its next calls or notes."""
+        if self.process is not None and not self.process.immune:
+            what = self._rng.choice(("call", "note"))
+            self.process.drop_at(1 + self._rng.below(_MIDWAY_MOST[what]), what)
+
+    def signal(self, number: int, kind: str) -> None:
+        """Send its process a signal, if it has one."""
+        if self.process is not None and not self.process.immune:
+            self._trace.fault(self.name, kind)
+            self.process.signal(number)
+
+    async def retire(self, number: int) -> None:
+        """Tell it to stop, and wait for that."""
+        self._wanted = False
+        if self.process is not None:
+            self.process.signal(number)
+        await self._ended.wait()
+
+    async def second(self) -> None:
+        """Start a second one where one runs: it must be refused, and the first go on. Raises Violation."""
+        first = self.process
+        if first is None or first.immune or not first.is_ready or first.told or first.dropped:
+            return
+        self._trace.fault(self.name, "second")
+        process = Process(f"second {self.name}", self._main, self._trace, LogPipe())
+        process.immune = True
+        with trio.move_on_after(_SECOND_WITHIN_S):
+            end = await process.run()
+            # By its lock, before it has touched anything of the first one's.
+            if end.code != EXIT_CONFIG or _OTHER not in end.sentence:
+                raise Violation(f"a second {self.name} was not refused by its lock: {end.code} {end.sentence}")
+            self._trace.sometimes("a second daemon was refused")
+            return
+        raise Violation(f"a second {self.name} runs beside the first")

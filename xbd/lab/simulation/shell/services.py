@@ -1,0 +1,155 @@
+"""The daemons that a simulation runs, each by the function that its command calls: the only place that knows them."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from xbd.client.runtime_dir import autoballoon_socket, hypervisor_socket
+from xbd.config.autoballoon import AutoballoonConfig
+from xbd.daemons import hypervisor
+from xbd.daemons.autoballoon import run_autoballoon
+from xbd.daemons.guests import run_guests
+from xbd.daemons.metrics import run_metrics
+from xbd.daemons.runtime import outside, sockets, state_dir
+from xbd.daemons.xenstored import run_xenstored
+from xbd.lab.simulation.daemons.trace import Trace
+from xbd.lab.simulation.shell.process import Process, signals_of_processes
+from xbd.lab.simulation.switches import constant, patched
+from xbd.machine import HostSettings
+from xbd.policy.model import Settings
+from xbd.units import MIB_PAGES
+
+# Variables of a service manager, under which the simulation itself may run: its daemons have none.
+_NOT_THEIRS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+# Whose domains the policy moves; operators' own are theirs alone.
+MINDED: Final = "auto-*"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a run's files are. *superframes*: of the host that is made there."""
+
+    base: Path
+    superframes: int
+
+    @property
+    def run(self) -> Path:
+        """The run-time directory."""
+        return self.base / "run"
+
+    @property
+    def state(self) -> Path:
+        """The hypervisor's state directory."""
+        return self.base / "state"
+
+    @property
+    def store(self) -> Path:
+        """The XenStore's state directory."""
+        return self.base / "store"
+
+    @property
+    def hypervisor(self) -> Path:
+        """The toolstack's socket."""
+        return hypervisor_socket(self.run)
+
+    @property
+    def autoballoon(self) -> Path:
+        """The socket of those who reserve memory."""
+        return autoballoon_socket(self.run)
+
+    @property
+    def xenstored(self) -> Path:
+        """The store's socket."""
+        return self.run / "xenstored" / "socket"
+
+    @property
+    def metrics(self) -> Path:
+        """The scraper's socket."""
+        return self.base / "metrics.sock"
+
+
+class Mains:
+    """What each daemon's process runs, by name."""
+
+    def __init__(self, places: Places, trace: Trace) -> None:
+        self._places = places
+        self._trace = trace
+        self.by_name = {
+            "hypervisor": self.hypervisor,
+            "guests": self.guests,
+            "autoballoon": self.autoballoon,
+            "xenstored": self.xenstored,
+            "metrics": self.metrics,
+        }
+
+    async def hypervisor(self, process: Process) -> int:
+        """Be `xbd hypervisor --state-dir`."""
+        state = state_dir.StateDir(self._places.state)
+        state.undo.on_note = lambda: process.reach("note")
+        if state.undone:
+            self._trace.sometimes("a step was undone")
+        try:
+            machine = state_dir.make_machine(state, self._places.superframes, HostSettings())
+            return await hypervisor.run(machine, self._places.run, state=state)
+        finally:
+            # As the end of a process does, whatever it was doing.
+            state.close(in_order=False)
+
+    async def guests(self, process: Process) -> int:
+        """Be `xbd guests`."""
+        del process
+        return await run_guests(self._places.hypervisor)
+
+    async def autoballoon(self, process: Process) -> int:
+        """Be `xbd autoballoon`."""
+        del process
+        settings = Settings(headroom_pages=2 * MIB_PAGES, threshold_pages=MIB_PAGES, min_interval_s=1.0)
+        config = AutoballoonConfig(settings, domains=(MINDED,))
+        return await run_autoballoon(self._places.hypervisor, config, None)
+
+    async def xenstored(self, process: Process) -> int:
+        """Be `xbd xenstored --state-dir`."""
+        del process
+        return await run_xenstored(self._places.hypervisor, self._places.xenstored, self._places.store)
+
+    async def metrics(self, process: Process) -> int:
+        """Be `xbd metrics --listen PATH`."""
+        bound = sockets.bind_unix(self._places.metrics)
+
+        def say(line: str) -> None:
+            process.is_ready = True
+            self._trace.line(process.name, line)
+
+        try:
+            return await run_metrics(self._places.hypervisor, [bound], "here", say)
+        finally:
+            # As the end of a process does.
+            bound.close()
+
+
+async def _at_once(work: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - it stands for trio's own
+    """Be `trio.to_thread.run_sync` without a thread, whose pace would be the machine's."""
+    del options
+    await trio.lowlevel.checkpoint()
+    return work(*args)
+
+
+@contextmanager
+def replaced_for_daemons(wall_clock: Any) -> Iterator[None]:  # noqa: ANN401 - a clock
+    """Give daemons the simulation's signals and time of day, no threads, and no service manager, for a block."""
+    kept = {name: os.environ.pop(name) for name in _NOT_THEIRS if name in os.environ}
+    try:
+        with (
+            patched(trio.to_thread, "run_sync", constant(_at_once)),
+            patched(time, "time", constant(wall_clock)),
+            outside.replaced(signals=signals_of_processes),
+        ):
+            yield
+    finally:
+        os.environ.update(kept)
