@@ -57,7 +57,7 @@ def test_autoballoon_goes_on_whatever_its_file_has_become(tmp_path: Path) -> Non
     with ExitStack() as daemons:
         daemons.enter_context(hypervisor(tmp_path))
         xbd = daemons.enter_context(beside(tmp_path, "autoballoon", "--config", str(file)))
-        assert_it_refuses(xbd, file, "reload_refused")
+        assert_it_refuses(xbd, file, "reload_failed")
 
 
 def test_a_daemon_starts_with_what_a_pipe_says(tmp_path: Path) -> None:
