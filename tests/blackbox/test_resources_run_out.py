@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.blackbox.daemons import until
 from tests.blackbox.host import SMALL, files_in, hypervisor
 from tests.blackbox.host_directory import FIXTURES, run_xbd, unpack
 from tests.blackbox.rpc import Caller, Refused
@@ -48,13 +49,27 @@ def assert_nothing_is_left(caller: Caller, directory: Path, domains: int) -> Non
 
 
 def assert_it_goes_on(caller: Caller, directory: Path, domains: int) -> None:
-    """Destroy one, create it anew, destroy all: everything works, however often `create` was refused."""
-    caller.call("destroy", domid="web-0")
+    """Destroy two, create one anew, destroy all: everything works, however often `create` was refused.
+
+    Two, for the daemon's own heap may have grown meanwhile by some of what one leaves.
+    """
+    for number in range(2):
+        caller.call("destroy", domid=f"web-{number}")
     assert caller.call("create", name="again", **SMALL) == {"domid": 1}
     caller.call("destroy", domid="again")
-    for number in range(1, domains):
+    for number in range(2, domains):
         caller.call("destroy", domid=f"web-{number}")
     assert_nothing_is_left(caller, directory, 0)
+
+
+def is_sound(caller: Caller) -> bool:
+    """Audit the host: whether nothing is wrong; False, too, where there is no memory for that yet."""
+    try:
+        return bool(caller.call("audit") == {"violations": []})
+    except Refused as refused:
+        if refused.told["errno"] != "ENOMEM":
+            raise
+        return False
 
 
 @contextmanager
@@ -73,7 +88,7 @@ def saved_host(directory: Path, limit: str, memory: str = "4g") -> Iterator[Call
 def small_disk(path: Path) -> Iterator[None]:
     """Have a disk of its own at *path*; skips the test where this user may not mount one."""
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_KIB}k", "none", path], check=False)  # noqa: S603, S607
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_KIB}k,mode=0700", "none", path], check=False)  # noqa: S603, S607
     if mounted.returncode != 0:
         pytest.skip("this user may not mount a disk")
     try:
@@ -213,4 +228,5 @@ def test_messages_that_no_memory_is_left_for_cost_their_senders_alone(tmp_path: 
         assert dropped > 0
         assert len(caller.call("list")["domains"]) == domains
         held.close()
-        assert caller.call("audit") == {"violations": []}
+        # What they had sent is given back when the daemon has seen them go.
+        until(lambda: is_sound(caller))
