@@ -1,13 +1,11 @@
 """Settings that every test shares, and how the tests are shared out among processes.
 
 `pytest` runs the suite in as many processes as there are processors, at most four; a run of files that are named
-needs none of that, and is begun at once. Tests of one module stay together, for the sake of what they share. Those
-that start processes of their own run one after the other in a single one: they would only take each other's time.
+needs none of that, and is begun at once. Tests of one module stay together, for the sake of what they share.
 """
 
 import os
 from collections.abc import Iterable, Iterator
-from types import ModuleType
 from typing import Final
 
 import pytest
@@ -22,8 +20,6 @@ settings.register_profile(
 settings.load_profile("xbd")
 
 MOST_WORKERS: Final = 4
-# Modules that start processes, and whoever uses them.
-_STARTERS: Final = frozenset({"subprocess", "multiprocessing", "pexpect", "xbd.testing.processes", "tests.processes"})
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -38,17 +34,7 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     for item in items:
         module = item.getparent(pytest.Module)
         assert module is not None, f"{item.nodeid} is in no module"
-        group = "processes" if starts_processes(module.obj) else module.nodeid
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def starts_processes(module: ModuleType) -> bool:
-    """Tell by what a module of tests has imported whether it starts processes."""
-    named = vars(module).values()
-    return any(
-        (one.__name__ if isinstance(one, ModuleType) else getattr(one, "__module__", None)) in _STARTERS
-        for one in named
-    )
+        item.add_marker(pytest.mark.xdist_group(module.nodeid))
 
 
 @pytest.fixture(autouse=True)

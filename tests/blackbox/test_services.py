@@ -242,7 +242,7 @@ def test_a_state_directory_that_others_can_change_is_refused(name: str, whose: s
             os.chown(state, STRANGER, -1, follow_symlinks=False)
     before, mode = tree(state), stat.S_IMODE(state.stat().st_mode)
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # noqa: S603
-    assert (ended.returncode, "the state directory" in ended.stderr, "chmod it" in ended.stderr) == (
+    assert (ended.returncode, "the state directory" in ended.stderr, "use another" in ended.stderr) == (
         EX_CONFIG,
         True,
         True,

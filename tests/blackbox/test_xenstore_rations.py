@@ -49,7 +49,9 @@ def test_a_flood_of_connects_leaves_few_lines_and_others_are_served(tmp_path: Pa
             with Store(tmp_path / "xenstored" / "domains" / "9.sock") as other:
                 assert other.ask((WRITE, b"/local/domain/9/data\0b"))
         lines = lines_about(xbd, "peer_refused", "peer_dropped", "descriptors_exhausted")
-        assert 0 < len(lines) <= LINES_AT_MOST, "".join(lines)
+        # Who breaks the protocol is named; who says nothing waits for a place, or gives it to the next one.
+        assert len(lines) <= LINES_AT_MOST, "".join(lines)
+        assert lines or not said
 
 
 def test_one_who_is_dropped_may_not_come_again_at_once_without_end(tmp_path: Path) -> None:
