@@ -94,7 +94,8 @@ def test_sigterm_at_any_moment_ends_it_and_leaves_nothing_in_the_way(daemon: Dae
                 assert end(process) in (0, -signal.SIGTERM), ticks
         with running_with(command, subprocess.DEVNULL) as process:
             until(lambda: daemon.serves(tmp_path / "host", own))
-            assert end(process) == 0
+            # A host may still list the agents of the one before, when this one has hardly begun.
+            assert end(process) in (0, -signal.SIGTERM)
 
 
 @every_daemon

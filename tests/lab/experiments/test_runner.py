@@ -160,10 +160,10 @@ def test_a_cell_that_cannot_run_is_named(tmp_path: Path, processes: int) -> None
 def test_a_process_that_fails_is_not_tried_again(tmp_path: Path) -> None:
     """An unexpected exception ends its process with a traceback; the cell is named, and the other processes are ended."""
     grid = tiny_grid(tmp_path)
-    broken = Grid("broken", "", tuple(replace(cell, strategy="none") for cell in grid.cells[:2]), grid.traces)
+    broken = Grid("broken", "", tuple(replace(cell, overcommit=float("nan")) for cell in grid.cells[:2]), grid.traces)
     pool = LocalPool(2)
 
-    with pytest.raises(CellFailed, match=r"none, churn.*exit code 1"):
+    with pytest.raises(CellFailed, match=r"churn.*exit code 1"):
         list(pool.run(jobs_of(broken)))
 
     assert pool.pids() == []
