@@ -54,6 +54,7 @@ def test_a_console_on_a_terminal() -> None:
 
 def test_the_lost_lines_are_said_in_the_form_of_the_log() -> None:
     """As JSON where the log is JSON, whatever its level; as a sentence where no log was set up."""
+    structlog.reset_defaults()
     assert log.lost_line(3) == "3 lines could not be written here, and are lost"
     log.configure("error", stream=io.StringIO())
     told = json.loads(log.lost_line(3))

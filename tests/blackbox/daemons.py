@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -17,6 +18,9 @@ from tests.blackbox.rpc import PATIENCE_S, Caller
 
 HOST: Final = '[host]\nmemory = "64m"\nstate_dir = "state"\n[[guest]]\nname = "web1"\nmaximum = "32m"\n'
 _LOOK_EVERY_S: Final = 0.02
+
+# Its type, its number, no transaction, the length of the path and its end (xen/include/public/io/xs_wire.h).
+XENSTORE_READ_OF_ROOT: Final = struct.pack("<4I", 2, 1, 0, 2) + b"/\0"
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -43,6 +47,18 @@ def connects(path: Path) -> bool:
     """Tell whether somebody listens at *path*."""
     with socket.socket(socket.AF_UNIX) as connection:
         return connection.connect_ex(os.fspath(path)) == 0
+
+
+def asked(path: Path, question: bytes) -> bool:
+    """Tell whether somebody who listens at *path* answers *question*."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PATIENCE_S)
+        try:
+            connection.connect(os.fspath(path))
+            connection.sendall(question)
+            return bool(connection.recv(1))
+        except OSError:
+            return False
 
 
 def domains(run: Path) -> dict[str, dict[str, Any]]:
@@ -95,12 +111,12 @@ DAEMONS: Final = (
     Daemon(
         "xenstored",
         lambda host, own: ["--socket", host, "xenstored", "--xenstore-socket", own / "xenstored.sock"],
-        lambda _, own: connects(own / "xenstored.sock"),
+        lambda _, own: asked(own / "xenstored.sock", XENSTORE_READ_OF_ROOT),
     ),
     Daemon(
         "metrics",
         lambda host, own: ["--socket", host, "metrics", "--listen", f"unix:{own / 'metrics.sock'}"],
-        lambda _, own: connects(own / "metrics.sock"),
+        lambda _, own: asked(own / "metrics.sock", b"GET /metrics HTTP/1.1\r\nHost: xbd\r\n\r\n"),
     ),
 )
 

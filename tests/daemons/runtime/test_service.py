@@ -67,6 +67,29 @@ async def test_a_signal_in_the_middle_of_its_start_ends_it(number: signal.Signal
     assert put_away
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_while_it_clears_up_changes_nothing(number: signal.Signals) -> None:
+    """Such as a second Ctrl-C: the clearing up goes on to its end, and it has ended with 0."""
+    cleared_up = False
+
+    async def start(service: Service) -> int:
+        nonlocal cleared_up
+        async with service.ready(lambda: "idle"):
+            send(signal.SIGTERM)
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    send(number)
+                    await wait_all_tasks_blocked()
+                cleared_up = True
+
+    with capture_logs() as said:
+        assert await run_service(start, reload="nothing") == 0
+    assert cleared_up
+    assert [line["event"] for line in said].count("stop_asked") == 1
+
+
 async def test_a_hang_up_reloads_and_what_fails_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

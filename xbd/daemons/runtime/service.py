@@ -141,18 +141,21 @@ async def run_service(
     service = Service(ServiceManager.from_environment(os.environ, os.getpid()))
     exit_code = 0
     hang_ups = Alarm()
+    # Signals are heard until the life has ended, its clearing up included: an impatient second SIGTERM, or a SIGHUP that
+    # comes meanwhile, must not have its default effect, which is to kill what is just saving its state.
     with plain_errors():
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as hearing:
             reloading = trio.CancelScope()
+            life = trio.CancelScope()
 
             def end(why: str) -> None:
                 reloading.cancel()
                 if stop is not None:
                     stop(why)
-                    return
-                _log.info("stop_asked", signal=why)
-                service.manager.stopping(farewell)
-                nursery.cancel_scope.cancel()
+                elif not life.cancel_called:
+                    _log.info("stop_asked", signal=why)
+                    service.manager.stopping(farewell)
+                    life.cancel()
 
             async def reload_when_asked() -> None:
                 with reloading:
@@ -160,12 +163,15 @@ async def run_service(
                         await hang_ups.wait()
                         await service.reload(reload)
 
-            await nursery.start(_hear, end, None if reload is None else hang_ups.ring)
-            nursery.start_soon(reload_when_asked)
-            if supervised:
-                nursery.start_soon(_end_when_orphaned, end)
-            exit_code = await start(service)
-            nursery.cancel_scope.cancel()
+            await hearing.start(_hear, end, None if reload is None else hang_ups.ring)
+            with life:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(reload_when_asked)
+                    if supervised:
+                        nursery.start_soon(_end_when_orphaned, end)
+                    exit_code = await start(service)
+                    nursery.cancel_scope.cancel()
+            hearing.cancel_scope.cancel()
     return exit_code
 
 
