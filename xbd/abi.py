@@ -7,15 +7,21 @@ Frame lists are (n,) int64 arrays of extent bases in here; on the wire they trav
 little-endian uint64 (see `xbd.protocol.methods`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from xbd.lazy import lazily
 
-Frames = NDArray[np.int64]
-Words = NDArray[np.uint64]
+if TYPE_CHECKING:
+    from xbd.arrays import Frames as Frames  # noqa: PLC0414 - so that it is a name of this module, too
+    from xbd.arrays import Words as Words  # noqa: PLC0414 - as above
+
+# Limits and types of domains are for those, too, who handle no arrays: they do not wait for numpy.
+__getattr__, __dir__ = lazily(__name__, {"xbd.arrays": ("Frames", "Words")})
 
 # One hypercall of Linux's driver carries one page of frame numbers: 512 extents.
 BATCH_EXTENTS = 512

@@ -11,8 +11,9 @@ In the order to read the modules: `client` (methods and events), `connection` (c
 session), `discovery` (finding the socket, and why there is none), `runtime_dir` (where sockets lie).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from xbd.lazy import lazily
 
 if TYPE_CHECKING:
     from xbd.abi import DomainType
@@ -36,26 +37,13 @@ __all__ = [
     "open_client",
 ]
 
-_MODULES: Final = {
-    "xbd.abi": ("DomainType",),
-    "xbd.client.client": ("Client", "open_client"),
-    "xbd.client.discovery": ("NoHypervisor", "NoPermission", "NotRunning", "find_socket"),
-    "xbd.errors": ("HypercallError", "PeerLost", "RemoteProtocolError", "XbdError"),
-    "xbd.protocol.views": ("DomainView",),
-}
-_HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used. Raises AttributeError: there is no such name."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public are {', '.join(__all__)}")
-    found: object = getattr(import_module(_HOMES[name]), name)
-    # From now on it is found without this function.
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    """List the public names, too, whether or not they were used."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "xbd.abi": ("DomainType",),
+        "xbd.client.client": ("Client", "open_client"),
+        "xbd.client.discovery": ("NoHypervisor", "NoPermission", "NotRunning", "find_socket"),
+        "xbd.errors": ("HypercallError", "PeerLost", "RemoteProtocolError", "XbdError"),
+        "xbd.protocol.views": ("DomainView",),
+    },
+)

@@ -6,24 +6,29 @@ Read `kernel` first (`Guest.step`: an event in, commands out), then `procedures`
 `workload` is what runs in the guest, `io` its block I/O.
 """
 
-from xbd.guest.events import (
-    Answered,
-    Demand,
-    Event,
-    LimitSet,
-    MemoryFreed,
-    MessagesWaiting,
-    ModeSet,
-    Note,
-    ShutdownAsked,
-    Step,
-    TargetSet,
-    Tick,
-)
-from xbd.guest.kernel import Guest
-from xbd.guest.mode import GuestMode, ModeKind, parse_mode
-from xbd.guest.settings import DRIVERS, BlockBackEnd, DriverSettings, GuestSettings, override_driver
-from xbd.guest.statistics import GuestStatistics
+from typing import TYPE_CHECKING
+
+from xbd.lazy import lazily
+
+if TYPE_CHECKING:
+    from xbd.guest.events import (
+        Answered,
+        Demand,
+        Event,
+        LimitSet,
+        MemoryFreed,
+        MessagesWaiting,
+        ModeSet,
+        Note,
+        ShutdownAsked,
+        Step,
+        TargetSet,
+        Tick,
+    )
+    from xbd.guest.kernel import Guest
+    from xbd.guest.mode import GuestMode, ModeKind, parse_mode
+    from xbd.guest.settings import DRIVERS, BlockBackEnd, DriverSettings, GuestSettings, override_driver
+    from xbd.guest.statistics import GuestStatistics
 
 __all__ = [
     "DRIVERS",
@@ -49,3 +54,27 @@ __all__ = [
     "override_driver",
     "parse_mode",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "xbd.guest.events": (
+            "Answered",
+            "Demand",
+            "Event",
+            "LimitSet",
+            "MemoryFreed",
+            "MessagesWaiting",
+            "ModeSet",
+            "Note",
+            "ShutdownAsked",
+            "Step",
+            "TargetSet",
+            "Tick",
+        ),
+        "xbd.guest.kernel": ("Guest",),
+        "xbd.guest.mode": ("GuestMode", "ModeKind", "parse_mode"),
+        "xbd.guest.settings": ("DRIVERS", "BlockBackEnd", "DriverSettings", "GuestSettings", "override_driver"),
+        "xbd.guest.statistics": ("GuestStatistics",),
+    },
+)

@@ -33,8 +33,7 @@ from xbd.guest.procedures import Procedure, Procedures
 from xbd.guest.settings import GuestSettings
 from xbd.guest.statistics import GuestStatistics, count
 from xbd.guest.workload.holdings import Pool
-from xbd.guest.workload.profiles import Driven, Workload
-from xbd.guest.workload.programs import Goals
+from xbd.guest.workload.profiles import Driven, Goals, Workload
 from xbd.guest.zone import Mobility, PageState
 from xbd.units import SUPER_PAGES
 

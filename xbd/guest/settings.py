@@ -6,7 +6,6 @@ from typing import Final
 
 from xbd.abi import BATCH_EXTENTS, MAX_IN_FLIGHT
 from xbd.errors import BadArgument
-from xbd.guest.balloon.queues import check_queue_names
 
 # Linux's former minimum_target() asked for 1/32 of the memory plus a constant, so that no target starves a guest.
 FLOOR_SHIFT: Final = 5
@@ -118,6 +117,8 @@ def _checked(name: str, chosen: object, default: object) -> object:
     """Check one setting against the type of its default."""
     if name == "queues":
         if isinstance(chosen, list | tuple) and chosen and all(isinstance(queue, str) for queue in chosen):
+            from xbd.guest.balloon.queues import check_queue_names  # noqa: PLC0415 - it needs numpy, the presets do not
+
             names = tuple(str(queue) for queue in chosen)
             check_queue_names(names)
             return names

@@ -7,9 +7,14 @@
 machine from its saved sections.
 """
 
-from xbd.machine.domain import DomainInfo, DomainState
-from xbd.machine.machine import HostStatistics, Machine
-from xbd.machine.settings import HOME_FILLS, TODAYS_XEN, HomeFill, HostSettings
+from typing import TYPE_CHECKING
+
+from xbd.lazy import lazily
+
+if TYPE_CHECKING:
+    from xbd.machine.domain import DomainInfo, DomainState
+    from xbd.machine.machine import HostStatistics, Machine
+    from xbd.machine.settings import HOME_FILLS, TODAYS_XEN, HomeFill, HostSettings
 
 __all__ = [
     "HOME_FILLS",
@@ -21,3 +26,12 @@ __all__ = [
     "HostStatistics",
     "Machine",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "xbd.machine.domain": ("DomainInfo", "DomainState"),
+        "xbd.machine.machine": ("HostStatistics", "Machine"),
+        "xbd.machine.settings": ("HOME_FILLS", "TODAYS_XEN", "HomeFill", "HostSettings"),
+    },
+)

@@ -5,17 +5,20 @@ a call against it. Everything that can be wrong becomes a `BadArgument` that nam
 was and what was expected. Errors are written for the wire, and read from it, here too.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final
 
 from xbd import errors
-from xbd.abi import MAX_EXTENTS, MAX_NAME_CHARS, Frames, Words
+from xbd.abi import MAX_EXTENTS, MAX_NAME_CHARS
 from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
 from xbd.protocol.quoting import quote
+
+if TYPE_CHECKING:
+    from xbd.abi import Frames, Words
 
 # What a message may hold of one text: a line to be shown to a person.
 MAX_TEXT_CHARS: Final = 1024
@@ -209,6 +212,8 @@ def frames(name: str, untrusted: object) -> Frames:
         raise BadArgument(f"{name} is of type {type(untrusted).__name__}", "bin, little-endian uint64")
     if len(untrusted) & 7 or len(untrusted) > 8 * MAX_EXTENTS:
         raise BadArgument(f"{name} has {len(untrusted)} bytes", f"8 for each gfn, at most {MAX_EXTENTS} gfns")
+    import numpy as np  # noqa: PLC0415 - clients read the tables that name this check, and do not wait for it
+
     if not untrusted:
         return np.zeros(0, dtype=np.int64)
     gfns: Frames = np.frombuffer(untrusted, dtype="<i8")
@@ -225,6 +230,8 @@ def words(name: str, untrusted: object) -> Words:
         raise BadArgument(f"{name} is of type {type(untrusted).__name__}", "bin, little-endian uint64")
     if len(untrusted) & 7 or len(untrusted) > 8 * MAX_EXTENTS:
         raise BadArgument(f"{name} has {len(untrusted)} bytes", f"8 for each word, at most {MAX_EXTENTS} words")
+    import numpy as np  # noqa: PLC0415 - as above
+
     content: Words = np.frombuffer(untrusted, dtype="<u8")
     return content
 

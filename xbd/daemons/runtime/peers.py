@@ -8,20 +8,25 @@ in the host's log. One that does not read for as long as that is waited for is d
 that does not say hello: a place is for who has something to say.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
-from xbd.control.endpoint import Endpoint
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.runtime.disk_gate import DiskGate
 from xbd.daemons.runtime.transport import Place, Transport
 from xbd.errors import PeerLost, RemoteProtocolError
+
+if TYPE_CHECKING:
+    # The endpoints of guests need numpy, and not every daemon has guests.
+    from xbd.control.endpoint import Endpoint
 
 _log = structlog.get_logger(__name__)
 

@@ -4,19 +4,25 @@ Read `profiles` first (what is wanted at each tick), then `programs` (how that i
 belongs to whom); `placement` decides which free page goes where, `trace` reads recorded guests.
 """
 
-from xbd.guest.workload.profiles import (
-    PROFILES,
-    Bursty,
-    Driven,
-    Idle,
-    Profile,
-    Steady,
-    UnmovableHeavy,
-    Workload,
-    make_workload,
-)
-from xbd.guest.workload.programs import Goals, Programs
-from xbd.guest.workload.trace import Trace, parse_trace
+from typing import TYPE_CHECKING
+
+from xbd.lazy import lazily
+
+if TYPE_CHECKING:
+    from xbd.guest.workload.profiles import (
+        PROFILES,
+        Bursty,
+        Driven,
+        Goals,
+        Idle,
+        Profile,
+        Steady,
+        UnmovableHeavy,
+        Workload,
+        make_workload,
+    )
+    from xbd.guest.workload.programs import Programs
+    from xbd.guest.workload.trace import Trace, parse_trace
 
 __all__ = [
     "PROFILES",
@@ -33,3 +39,23 @@ __all__ = [
     "make_workload",
     "parse_trace",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "xbd.guest.workload.profiles": (
+            "PROFILES",
+            "Bursty",
+            "Driven",
+            "Goals",
+            "Idle",
+            "Profile",
+            "Steady",
+            "UnmovableHeavy",
+            "Workload",
+            "make_workload",
+        ),
+        "xbd.guest.workload.programs": ("Programs",),
+        "xbd.guest.workload.trace": ("Trace", "parse_trace"),
+    },
+)

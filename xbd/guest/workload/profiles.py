@@ -4,14 +4,26 @@ A profile is a frozen description: it computes the goals of a tick, and the time
 holds no pages (see `programs`) and has no state: everything follows from the number of the tick.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Final, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from xbd.errors import BadArgument
-from xbd.guest.workload.programs import Goals
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """How many pages of each kind the programs want to hold, and how many of them to free and allocate anew."""
+
+    anon_pages: int
+    cache_pages: int
+    kernel_pages: int
+    churn_pages: int = 0
 
 
 class Workload(Protocol):

@@ -14,7 +14,6 @@ pages out of use hold `pages_lock`, so that no two of them ever mean the same pa
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -24,6 +23,7 @@ from xbd.frames import WHOLE
 from xbd.guest.procedures import Lock, Procedure, Request, load_words, store_words
 from xbd.guest.workload.holdings import Holdings, Picked, Pool
 from xbd.guest.workload.placement import FREED_PER_LISTED, huge_pages_of, share_out, split_listed
+from xbd.guest.workload.profiles import Goals
 from xbd.guest.zone import Mobility, PageState, Zone
 from xbd.units import SUPER_PAGES
 
@@ -38,16 +38,6 @@ _STATE: Final = {
 _PROCESSES: Final = (Pool.ANON, Pool.HUGE, Pool.LISTED)
 # Files are dropped whatever their age, while among processes the youngest are the first to end.
 _CACHE_YOUNG_SHARE: Final = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Goals:
-    """How many pages of each kind the programs want to hold, and how many of them to free and allocate anew."""
-
-    anon_pages: int
-    cache_pages: int
-    kernel_pages: int
-    churn_pages: int = 0
 
 
 class Programs:
