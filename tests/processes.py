@@ -2,11 +2,12 @@
 
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.forked import XBD, Forked
 
 # A hung process is killed then, so that a test fails instead of hanging; nothing is expected to take so long.
 WATCHDOG_S = 120.0
@@ -15,17 +16,23 @@ WATCHDOG_S = 120.0
 class Xbd:
     """A running `xbd` command; *said* is what it has written to stderr so far.
 
-    *launcher* is what runs `python -m xbd ...`, handed to it as its arguments, with the descriptors *pass_fds*.
+    *launcher* is what runs `python -m xbd ...`, handed to it as its arguments, with the descriptors *pass_fds*. Where
+    there is neither, it is forked off one that has imported all.
     """
 
+    process: "Forked | subprocess.Popen[str]"
+
     def __init__(self, arguments: Sequence[str], launcher: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> None:
-        self.process = subprocess.Popen(  # noqa: S603 - our own command
-            [*launcher, sys.executable, "-m", "xbd", *arguments],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            pass_fds=pass_fds,
-        )
+        if launcher or pass_fds:
+            self.process = subprocess.Popen(  # noqa: S603 - our own command
+                [*launcher, *XBD, *arguments],
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                pass_fds=pass_fds,
+            )
+        else:
+            self.process = Forked(arguments, stderr=subprocess.PIPE)
         self.said: list[str] = []
         self._watchdog = threading.Timer(WATCHDOG_S, self.process.kill)
         self._watchdog.start()

@@ -5,7 +5,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.blackbox.rpc import PATIENCE_S, Caller
+from tests.forked import XBD, Forked
 
 HOST: Final = '[host]\nmemory = "64m"\nstate_dir = "state"\n[[guest]]\nname = "web1"\nmaximum = "32m"\n'
 _LOOK_EVERY_S: Final = 0.02
 
 # Its type, its number, no transaction, the length of the path and its end (xen/include/public/io/xs_wire.h).
 XENSTORE_READ_OF_ROOT: Final = struct.pack("<4I", 2, 1, 0, 2) + b"/\0"
+
+Process = Forked | subprocess.Popen[bytes]
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -83,7 +85,7 @@ class Daemon:
     def command(self, host: Path, own: Path) -> list[str]:
         """Spell what starts it; a host file is written where it needs one."""
         (own / "host.toml").write_text(HOST)
-        return [sys.executable, "-m", "xbd", *map(str, self.arguments(host, own))]
+        return [*XBD, *map(str, self.arguments(host, own))]
 
 
 def _up_serves(host: Path, own: Path) -> bool:
@@ -122,11 +124,16 @@ DAEMONS: Final = (
 
 
 @contextmanager
-def running_with(
-    command: Sequence[str], stderr: int, within_s: float = 2 * PATIENCE_S
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command whose standard error is the descriptor *stderr*; it has ended in the end, or after *within_s*."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)  # noqa: S603
+def running_with(command: Sequence[str], stderr: int, within_s: float = 2 * PATIENCE_S) -> Iterator[Process]:
+    """Run a command whose standard error is the descriptor *stderr*; it has ended in the end, or after *within_s*.
+
+    One of `xbd` is forked off; another one, such as one that starts `xbd` with all its imports, is started.
+    """
+    process: Process
+    if tuple(command[: len(XBD)]) == XBD:
+        process = Forked(command[len(XBD) :], stderr=stderr)
+    else:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)  # noqa: S603
     watchdog = threading.Timer(within_s, process.kill)
     watchdog.start()
     try:
@@ -143,7 +150,7 @@ def running_with(
         watchdog.cancel()
 
 
-def end(process: subprocess.Popen[bytes]) -> int:
+def end(process: Process) -> int:
     """Ask a daemon to end and return its exit code. Raises subprocess.TimeoutExpired: it does not."""
     process.send_signal(signal.SIGTERM)
     return process.wait(PATIENCE_S)

@@ -2,10 +2,11 @@
 
 import os
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Final
+
+from tests import forked
 
 FIXTURES: Final = Path(__file__).parent.parent / "fixtures"
 # sysexits.h: EX_CONFIG, what every refusal of a state ends with.
@@ -51,11 +52,4 @@ def tree(directory: Path) -> dict[str, tuple[int, int, bytes]]:
 
 def run_xbd(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run an `xbd` command to its end; one that does not end is killed, and raises TimeoutExpired."""
-    return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "xbd", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=_PATIENCE_S,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    return forked.run(arguments, _PATIENCE_S)

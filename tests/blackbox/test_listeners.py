@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from typing import Final
 
 import pytest
 
-from tests.blackbox.daemons import answers, connects, end, running_with, until
+from tests import forked
+from tests.blackbox.daemons import Process, answers, connects, end, running_with, until
 from tests.blackbox.host import SMALL, hypervisor
 from tests.blackbox.rpc import PATIENCE_S, Caller
+from tests.forked import XBD
 from tests.processes import running
 
-XBD: Final = (sys.executable, "-m", "xbd")
 EXIT_CONFIG: Final = 78
 STRANGER: Final = 12345
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -74,7 +74,7 @@ def run(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def served(daemon: Listening, run: Path) -> Iterator[subprocess.Popen[bytes]]:
+def served(daemon: Listening, run: Path) -> Iterator[Process]:
     """Run a daemon until it answers at its socket; it must end in order, and leave no socket."""
     with running_with(daemon.command(run), subprocess.DEVNULL) as process:
         until(lambda: daemon.answers(run / daemon.socket))
@@ -86,9 +86,7 @@ def served(daemon: Listening, run: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def refusal(daemon: Listening, run: Path) -> str:
     """Start a daemon that must refuse to, with 78; returns what it says."""
-    told = subprocess.run(  # noqa: S603
-        daemon.command(run), capture_output=True, text=True, timeout=PATIENCE_S, check=False, stdin=subprocess.DEVNULL
-    )
+    told = forked.run(daemon.command(run)[len(XBD) :], PATIENCE_S)
     assert (told.returncode, told.stdout) == (EXIT_CONFIG, ""), told.stderr
     assert "Traceback" not in told.stderr
     return told.stderr
@@ -198,12 +196,7 @@ def test_xbd_list_is_answered_beside_idle_clients(run: Path, clients: int) -> No
     with hypervisor(run, memory="64m"), ExitStack() as held:
         for _ in range(clients):
             held.enter_context(Caller(run / "hypervisor.sock"))
-        told = subprocess.run(  # noqa: S603
-            [*XBD, "--socket", str(run / "hypervisor.sock"), "list"],
-            capture_output=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        told = forked.run(["--socket", str(run / "hypervisor.sock"), "list"], PATIENCE_S)
     assert told.returncode == 0, told.stderr
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.blackbox.daemons import DAEMONS, Daemon, answers, end, running_with, until
+from tests.blackbox.daemons import DAEMONS, Daemon, Process, answers, end, running_with, until
 from tests.blackbox.rpc import Caller
 
 pytestmark = pytest.mark.slow
@@ -61,7 +61,7 @@ def drained(reading: int) -> bytes:
     return read
 
 
-def ends_in_order(process: subprocess.Popen[bytes], own: Path) -> None:
+def ends_in_order(process: Process, own: Path) -> None:
     """Check that a daemon ends with 0, and that the state that it has saved, if any, has its checksums."""
     assert end(process) == 0
     if (own / "state").exists():

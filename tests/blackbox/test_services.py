@@ -1,13 +1,13 @@
 """What all daemons have in common, each tried as a process: their end, hang-ups, journal, lost hypervisors, directories of others."""
 
 import json
+import math
 import os
 import re
 import shutil
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,36 +15,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.blackbox.daemons import DAEMONS, Daemon, answers, domains, end, running_with, until
+from tests import forked
+from tests.blackbox.daemons import DAEMONS, Daemon, Process, answers, domains, end, running_with, until
 from tests.blackbox.host_directory import EX_CONFIG, tree
 from tests.blackbox.rpc import PATIENCE_S, Caller
 from tests.blackbox.users import needs_root
+from tests.forked import XBD
 
 pytestmark = pytest.mark.slow
 
 every_daemon = pytest.mark.parametrize("daemon", DAEMONS, ids=[daemon.name for daemon in DAEMONS])
 FOLLOWERS = [daemon for daemon in DAEMONS if daemon.name in ("guests", "guest", "autoballoon", "xenstored")]
-# How much of the processor it has had is where in its start a daemon is, however busy the machine is. A start takes about
-# half a second of it, so the last moments are after it.
-MOMENTS_TICKS = range(0, 90, 6)
+# How much of the processor it has had is where in its start a daemon is, however busy the machine is. Without imports a
+# start takes some 25 ms of it, so the last moments are after it.
+MOMENTS_MS = range(0, 45, 3)
 STRANGER = 12345
 LEVELS = {"error": "<3>", "warning": "<4>", "info": "<6>", "debug": "<7>"}
 
 
 @contextmanager
-def hypervisor(run: Path, *more: object) -> Iterator[subprocess.Popen[bytes]]:
+def hypervisor(run: Path, *more: object) -> Iterator[Process]:
     """Run a hypervisor with two domains, one of which wants an agent of its own; there is one at its socket then."""
-    command = [
-        sys.executable,
-        "-m",
-        "xbd",
-        "hypervisor",
-        "--memory",
-        "128m",
-        "--runtime-dir",
-        str(run),
-        *map(str, more),
-    ]
+    command = [*XBD, "hypervisor", "--memory", "128m", "--runtime-dir", str(run), *map(str, more)]
     with running_with(command, subprocess.DEVNULL) as process:
         until(lambda: answers(run / "hypervisor.sock"))
         if not domains(run):
@@ -61,22 +53,24 @@ def fresh(directory: Path) -> Path:
     return directory
 
 
-def used_ticks(process: subprocess.Popen[bytes]) -> int:
-    """Tell how much of the processor a process has had, in hundredths of a second; much, when it has ended."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return 10_000 if fields[0] == "Z" else int(fields[11]) + int(fields[12])
+def used_ms(process: Process) -> float:
+    """Tell how much of the processor a process's first thread has had; endless, when it has ended."""
+    try:
+        return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e6
+    except OSError:
+        return math.inf
 
 
-def until_used(process: subprocess.Popen[bytes], ticks: int) -> None:
-    """Wait until a process has had so much of the processor, or has been idle for a second."""
+def until_used(process: Process, ms: float) -> None:
+    """Wait until a process has had so much of the processor, or has been idle for a while."""
     deadline = time.monotonic() + PATIENCE_S
-    before, since = -1, time.monotonic()
-    while (used := used_ticks(process)) < ticks and time.monotonic() < deadline:
+    before, since = -1.0, time.monotonic()
+    while (used := used_ms(process)) < ms and time.monotonic() < deadline:
         if used != before:
             before, since = used, time.monotonic()
-        elif time.monotonic() > since + 1.0:
+        elif time.monotonic() > since + 0.3:
             return  # it is up, and idle
-        time.sleep(0.002)  # noqa: TID251 - another process gets there
+        time.sleep(0.001)  # noqa: TID251 - another process gets there
 
 
 @every_daemon
@@ -88,10 +82,10 @@ def test_sigterm_at_any_moment_ends_it_and_leaves_nothing_in_the_way(daemon: Dae
     with hypervisor(fresh(tmp_path / "host")):
         own = fresh(tmp_path / "own")
         command = daemon.command(tmp_path / "host", own)
-        for ticks in MOMENTS_TICKS:
+        for ms in MOMENTS_MS:
             with running_with(command, subprocess.DEVNULL) as process:
-                until_used(process, ticks)
-                assert end(process) in (0, -signal.SIGTERM), ticks
+                until_used(process, ms)
+                assert end(process) in (0, -signal.SIGTERM), ms
         # A host lists the agents of the one before for a moment, which would be taken for those of the next.
         until(lambda: not daemon.serves(tmp_path / "host", own))
         with running_with(command, subprocess.DEVNULL) as process:
@@ -225,7 +219,7 @@ STATES = {
 def test_a_state_directory_that_others_can_change_is_refused(name: str, whose: str, tmp_path: Path) -> None:
     """Exit code 78, in a sentence with what to do; nothing in it has changed."""
     own, state = fresh(tmp_path / "own"), fresh(tmp_path / "state")
-    command = [sys.executable, "-m", "xbd", *map(str, STATES[name](own, state))]
+    command = [*XBD, *map(str, STATES[name](own, state))]
     with running_with(command, subprocess.DEVNULL) as process:
         until(lambda: any(state.glob("*.json")) or any(state.glob("*.save")))
         until(lambda: (own / "s").exists() or answers(own / "run" / "hypervisor.sock"))
@@ -243,7 +237,7 @@ def test_a_state_directory_that_others_can_change_is_refused(name: str, whose: s
             state.symlink_to(tmp_path / "kept")
             os.chown(state, STRANGER, -1, follow_symlinks=False)
     before, mode = tree(state), stat.S_IMODE(state.stat().st_mode)
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # noqa: S603
+    ended = forked.run(command[len(XBD) :], PATIENCE_S)
     # A mode can be mended; another user's is not ours to mend.
     way_out = "use another directory" if "user" in whose else "chmod it"
     assert (ended.returncode, "the state directory" in ended.stderr, way_out in ended.stderr) == (
