@@ -42,6 +42,11 @@ def beside_the_hypervisor(path: Path) -> Callable[[], object]:
     return lock_autoballoon(path / "autoballoon.sock").release
 
 
+def binding(path: Path) -> Callable[[], object]:
+    """Use it as whoever binds a socket in it does meanwhile."""
+    return FileLock(path / ".socket.binding").release
+
+
 OWNERS: list[Use] = [runtime_dir, state_dir, store_dir]
 
 
@@ -53,6 +58,26 @@ def test_one_at_a_time(tmp_path: Path, use: Use) -> None:
         use(tmp_path)
     let_go()
     use(tmp_path)()
+
+
+@pytest.mark.parametrize("use", [*OWNERS, beside_the_hypervisor, binding])
+def test_one_at_a_time_though_its_lock_s_file_was_deleted(tmp_path: Path, use: Use) -> None:
+    """A second one is refused, and so is the third, which finds the file of the second; afterwards the next is let in."""
+    let_go = use(tmp_path)
+    (lock,) = (path for path in tmp_path.iterdir() if path.suffix in (".lock", ".binding") or path.name == "lock")
+    lock.unlink()
+    for _ in range(2):
+        with pytest.raises((ConfigError, BlockingIOError), match=r"another `xbd|in use by another|unavailable"):
+            use(tmp_path)
+    let_go()
+    use(tmp_path)()
+
+
+def test_locks_of_other_names_in_a_directory_do_not_matter(tmp_path: Path) -> None:
+    """A hypervisor, its autoballoon daemon, a host's state and a store may share a directory."""
+    held = [use(tmp_path) for use in (state_dir, runtime_dir, beside_the_hypervisor, store_dir)]
+    for let_go in held:
+        let_go()
 
 
 @pytest.mark.parametrize("use", OWNERS)

@@ -16,7 +16,7 @@ SOURCES = sorted(path for path in (ROOT / "xbd" / "daemons").rglob("*.py") if pa
 NOT_YET: frozenset[str] = frozenset()
 
 FUNCTIONS = frozenset(
-    {"fcntl.flock", "mmap.mmap", "trio.open_signal_receiver", "time.monotonic", "time.time"}
+    {"fcntl.fcntl", "fcntl.flock", "mmap.mmap", "trio.open_signal_receiver", "time.monotonic", "time.time"}
     | {"time.clock_gettime", "time.clock_gettime_ns", "time.monotonic_ns", "time.time_ns", "shutil.chown"}
     | {
         f"os.{name}"

@@ -1,12 +1,23 @@
-"""One daemon at a time: a lock that its process holds until it releases it, or ends."""
+"""One daemon at a time: a lock that its process holds until it releases it, or ends.
+
+It is held twice. The file is locked, which decides between two that come at once. And its directory is, for that name,
+because a file can be deleted under the one who holds it: whoever makes a new file and locks that is still refused. A
+directory can only be locked for reading, which any number may do at a time, but everybody can see that somebody does.
+"""
 
 import errno
 import fcntl
 import os
-from contextlib import suppress
+import struct
+import zlib
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Final
 
 from xbd.daemons.runtime.outside import calls
+
+# struct flock of man 2 fcntl: type, whence, start, length, pid.
+_RANGE: Final = struct.Struct("hhqqi")
 
 
 class FileLock:
@@ -18,31 +29,46 @@ class FileLock:
     Attributes: *is_new*: whether its file was not there before.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds it, if by a file that was deleted.
         OSError: the file cannot be made or opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.is_new = not path.exists()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        self._descriptor = calls.open(path, flags, 0o600)
-        try:
-            calls.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another one may have removed the file with its release, as it had found things, while this one was at it.
-            is_it = os.path.samestat(os.fstat(self._descriptor), path.stat())
-        except FileNotFoundError:
-            is_it = False
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        if not is_it:
-            os.close(self._descriptor)
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        with ExitStack() as opened:
+            directory = calls.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, directory)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+            file = calls.open(path, flags, 0o600)
+            opened.callback(os.close, file)
+            calls.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_at(path, file) or _is_held(directory, path.name):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            self._opened = opened.pop_all()
 
     def release(self, *, as_found: bool = False) -> None:
         """Let go of the lock; its file goes, too, if it was not there before and all is left *as_found*."""
         if as_found and self.is_new:
             with suppress(FileNotFoundError):
                 calls.unlink(self._path)
-        os.close(self._descriptor)
+        self._opened.close()
+
+
+def _is_at(path: Path, file: int) -> bool:
+    """Tell whether *file* is the one at *path*: another one may have removed that with its release, meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_held(directory: int, name: str) -> bool:
+    """Tell whether somebody else has locked a directory for *name*; if nobody has, it is locked. Of file systems without such locks: no."""
+    at = zlib.crc32(name.encode())
+    with suppress(OSError):
+        asked = _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
+        if _RANGE.unpack(calls.control(directory, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
+            return True
+        calls.control(directory, fcntl.F_OFD_SETLK, _RANGE.pack(fcntl.F_RDLCK, os.SEEK_SET, at, 1, 0))
+    return False

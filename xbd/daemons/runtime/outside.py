@@ -28,6 +28,7 @@ class Calls:
         "change_group",
         "change_mode",
         "connect",
+        "control",
         "duplicate",
         "fallocate",
         "flock",
@@ -78,6 +79,7 @@ class Calls:
         self.replace = os.replace
         self.unlink = os.unlink
         self.flock = fcntl.flock
+        self.control = fcntl.fcntl
         self.statvfs = os.statvfs
         self.change_mode = os.chmod
         self.change_group = os.chown

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from xbd.control.rate_limit import TokenBucket
 from xbd.daemons import domain_sockets, hypervisor
-from xbd.daemons.runtime import outside, sockets, state_dir, state_lock
+from xbd.daemons.runtime import lock, outside, sockets, state_dir, state_lock
 from xbd.daemons.runtime.log_sink import LogSink
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.runtime.state_files import SavedState
@@ -69,7 +69,10 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
         "what was changed between two lives is used", [(state_dir, "read_checksums", constant(_nothing))]
     ),
     "whose-log": Switch("the log of another host is used", [(state_dir, "check_log", _whose_ever_log)]),
-    "lock": Switch("two daemons share a directory", [(outside.calls, "flock", constant(_nothing))]),
+    "lock": Switch(
+        "two daemons share a directory",
+        [(outside.calls, "flock", constant(_nothing)), (lock, "_is_held", constant(lambda *_: False))],
+    ),
     "rations": Switch(
         "a guest's socket is accepted from without end", [(TokenBucket, "wait_s", constant(lambda *_: 0.0))]
     ),
