@@ -190,12 +190,34 @@ def test_a_signal_at_any_moment_ends_it_in_order(run: Path, daemon: Listening, w
         assert not path.exists()
 
 
-@pytest.mark.parametrize("clients", [255, 256, 1000])
-def test_xbd_list_is_answered_beside_idle_clients(run: Path, clients: int) -> None:
-    """However many toolstack clients have said hello and say nothing more."""
+def idle(caller: Caller, number: int) -> None:
+    """Say hello and nothing more."""
+    del number
+    caller.call("hello", version=1)
+
+
+def in_session(caller: Caller, number: int) -> None:
+    """Hold a session."""
+    caller.call("hello", version=1, session=f"session-{number}", last_seen=None)
+
+
+def subscribed(caller: Caller, number: int) -> None:
+    """Follow the events."""
+    del number
+    caller.call("hello", version=1)
+    caller.call("events", since=1)
+
+
+@pytest.mark.parametrize(
+    ("clients", "hold"), [(255, idle), (256, idle), (1000, idle), (256, in_session), (256, subscribed)]
+)
+def test_xbd_list_is_answered_beside_clients_that_stay(
+    run: Path, clients: int, hold: Callable[[Caller, int], None]
+) -> None:
+    """However many toolstack clients have come, and whatever they hold."""
     with hypervisor(run, memory="64m"), ExitStack() as held:
-        for _ in range(clients):
-            held.enter_context(Caller(run / "hypervisor.sock"))
+        for number in range(clients):
+            hold(held.enter_context(Caller(run / "hypervisor.sock", hello=False)), number)
         told = forked.run(["--socket", str(run / "hypervisor.sock"), "list"], PATIENCE_S)
     assert told.returncode == 0, told.stderr
 

@@ -112,7 +112,7 @@ class Endpoint(ABC):
 
     @property
     def keeps_place(self) -> bool:
-        """Whether it may hold its place at a listener for as long as it likes, though it says nothing."""
+        """Whether something of it is kept here: it may be idle, and gives its place up last, if at all (`Listener.yields`)."""
         return self.admitted
 
     @abstractmethod

@@ -63,6 +63,7 @@ class HostSockets:
             # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
             anybody=group is not None or passed is not None,
             passed=passed is not None,
+            yields=True,
         )
         self._toolstack = self._serve(listener)
 

@@ -1,19 +1,29 @@
 """Who comes in at a domain's socket at the very moment when the domain goes."""
 
 import socket
-from contextlib import suppress
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create
 from xbd.client.runtime_dir import domain_socket
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint
+from xbd.control.rate_limit import SourceLog
 from xbd.daemons.hypervisor import serve
+from xbd.daemons.runtime.listener import IDLE_S, Listener
+from xbd.daemons.runtime.outside import replaced
+from xbd.daemons.runtime.sockets import bind_unix
+from xbd.daemons.runtime.transport import Transport
+from xbd.errors import PeerLost
 from xbd.machine import Machine
 from xbd.protocol.codec import Notification
 from xbd.protocol.methods import VERSION
@@ -71,3 +81,108 @@ async def test_a_domain_that_goes_while_somebody_comes_in_takes_nobody_along(tmp
                 with suppress(ConnectionResetError):
                     assert newcomer.recv(1) == b""
         nursery.cancel_scope.cancel()
+
+
+# Beyond what the system keeps for a peer.
+_MUCH_BYTES: Final = 1 << 22
+
+
+async def hold(transport: Transport, log: SourceLog) -> None:
+    """Hold something for who says `h`, nothing for who says `-`, work for ever for `w`, and send `u` more than it reads."""
+    del log
+    transport.place.is_greeted = True
+    transport.place.last_word = str.encode
+    while said := await transport.receive():
+        transport.place.begin_call()
+        with suppress(PeerLost):
+            await transport.send(said if said != b"u" else bytes(_MUCH_BYTES))
+        if said == b"w":
+            await trio.sleep_forever()
+        transport.place.end_call(keeps=said == b"h")
+
+
+@contextmanager
+def coming(path: Path, uid: int, says: bytes) -> Iterator[socket.socket]:
+    """Connect as a user and say something."""
+    credentials = struct.pack("3i", 1, uid, uid)
+    with replaced(socket_option=lambda *_: credentials), socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(path))
+        peer.settimeout(0)
+        peer.sendall(says)
+        yield peer
+
+
+async def served(path: Path, held: list[tuple[int, bytes]], *, yields: bool) -> tuple[int | None, str, bool]:
+    """Fill a listener's places by (user, what it says), then let one more come.
+
+    Returns:
+        Who gave way, what it was told, and whether the newcomer was served.
+    """
+    listener = Listener(path, bind_unix(path), len(held), hold, 10.0, anybody=True, yields=yields)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listener.serve)
+        peers: list[socket.socket] = []
+        for uid, says in [*held, (7, b"-")]:
+            with coming(path, uid, says) as peer:
+                peers.append(peer.dup())
+                await trio.sleep(2 * IDLE_S)
+        *before, newcomer = peers
+        gone = {index: told for index, peer in enumerate(before) if (told := last_word(peer)) is not None}
+        is_served = False
+        with suppress(ConnectionResetError):
+            is_served = newcomer.recv(1) == b"-"
+        for peer in peers:
+            peer.close()
+        listener.close()
+        nursery.cancel_scope.cancel()
+    assert len(gone) <= 1
+    index, told = next(iter(gone.items()), (None, ""))
+    return index, told, is_served
+
+
+def last_word(peer: socket.socket) -> str | None:
+    """Read what a peer was told beyond its answer, if its connection has ended."""
+    read = b""
+    try:
+        while received := peer.recv(4096):
+            read += received
+    except BlockingIOError:
+        return None
+    return read[1:].decode()
+
+
+@pytest.mark.parametrize(
+    ("held", "gives_way"),
+    [
+        ([(1, b"h"), (1, b"h"), (1, b"h")], 0),
+        ([(1, b"h"), (2, b"h"), (2, b"h")], 1),
+        ([(1, b"h"), (1, b"-"), (1, b"h")], 1),
+        ([(1, b"-"), (2, b"h"), (2, b"h")], 1),
+        ([(1, b"h"), (2, b"w"), (2, b"w")], 0),
+    ],
+)
+async def test_of_those_who_hold_something_one_of_the_user_s_who_has_most_gives_way(
+    tmp_path: Path, autojump_clock: MockClock, held: list[tuple[int, bytes]], gives_way: int
+) -> None:
+    """One that holds nothing before one that does, else the one idle for longest; it is told why, and whose fault it is."""
+    del autojump_clock
+    index, told, is_served = await served(tmp_path / "socket", held, yields=True)
+    assert (index, is_served) == (gives_way, True)
+    count = [uid for uid, _ in held].count(held[gives_way][0])
+    assert told == (
+        "it was idle, and another one came when all 3 places were taken,"
+        f" {count} of them by user {held[gives_way][0]}, whose it is"
+    )
+
+
+async def test_who_does_not_read_is_idle_too(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Though it is owed an answer: it gets it no more, and its place is the newcomer's."""
+    del autojump_clock
+    index, _, is_served = await served(tmp_path / "socket", [(1, b"w"), (1, b"u"), (2, b"h")], yields=True)
+    assert (index, is_served) == (1, True)
+
+
+async def test_where_nobody_yields_who_holds_something_stays(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """As the agents at a domain's socket: the newcomer is refused."""
+    del autojump_clock
+    assert await served(tmp_path / "socket", [(1, b"h"), (1, b"h")], yields=False) == (None, "", False)

@@ -6,11 +6,13 @@ What goes wrong with accepting is logged and tried again.
 
 Nobody holds a place by silence. Where all are taken, whoever comes waits in the socket's queue until some idle peer's time
 is up (`Transport.place`), and gets the place of the one that has been idle for longest. Where none is idle it is refused.
+At a listener where even those *yield* who have something kept here (a session, a subscription, answers that they do not
+read), that is one of the user's who has most places, so that whoever takes more and more of them takes his own.
 """
 
-import math
 import os
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,7 @@ class Listener:
         patience_s: how long a peer may leave its answers unread.
         anybody: let in whoever could connect; else this user and root alone.
         passed: the socket's file is somebody else's, and stays; else it must be there.
+        yields: whether nobody keeps a place for ever, whatever is kept for him here.
         admission: how often one may come in at a guest's socket; None at the toolstack's. Who is gone again takes nothing of it.
         names: what each log line about it says, beside the socket's path.
         shared_lines: what this listener and others of its kind may have logged together.
@@ -60,6 +63,7 @@ class Listener:
     patience_s: float
     anybody: bool = False
     passed: bool = False
+    yields: bool = False
     admission: TokenBucket | None = None
     names: Mapping[str, object] = field(default_factory=dict)
     shared_lines: TokenBucket | None = None
@@ -137,20 +141,29 @@ class Listener:
         """Wait for a peer to leave or to have been idle for long enough, if there is one that may."""
         waited_until = trio.current_time() + IDLE_S
         while len(self.transports) >= self.max_peers:
-            idlest = min(self.transports, key=_idle_since_s)
-            if idlest.place.idle_since_s is None:
+            places = Counter(transport.place.uid for transport in self.transports)
+            quiet = [(one, since_s) for one in self.transports if (since_s := self._quiet_since_s(one)) is not None]
+            if not quiet:
                 return
-            ripe_at = min(idlest.place.idle_since_s + IDLE_S, waited_until)
+            # Of the user who has most places, and of his one that keeps nothing here; of several the one idle for longest.
+            first, since_s = max(quiet, key=lambda one: (places[one[0].place.uid], not one[0].place.is_held, -one[1]))
+            ripe_at = min(since_s + IDLE_S, waited_until)
             if trio.current_time() >= ripe_at:
-                self._give_place_away(idlest)
+                self._give_place_away(first, places[first.place.uid])
                 return
             self._peer_left = trio.Event()
             with trio.move_on_at(ripe_at):
                 await self._peer_left.wait()
         # The socket may have been closed meanwhile; accepting from it says so.
 
-    def _give_place_away(self, transport: Transport) -> None:
-        transport.give_place_away(f"it was idle, and another one came when all {self.max_peers} places were taken")
+    def _quiet_since_s(self, transport: Transport) -> float | None:
+        return transport.place.quiet_since_s(may_be_held=self.yields)
+
+    def _give_place_away(self, transport: Transport, of_its_user: int) -> None:
+        whose = f", {of_its_user} of them by user {transport.place.uid}, whose it is" if self.yields else ""
+        transport.give_place_away(
+            f"it was idle, and another one came when all {self.max_peers} places were taken{whose}"
+        )
         self.transports.discard(transport)
 
     def _admit(self, connection: socket.socket, peers: trio.Nursery) -> None:
@@ -161,6 +174,8 @@ class Listener:
             return
         transport = Transport(connection, patience_s=self.patience_s)
         transport.place.idle_since_s = trio.current_time()
+        if self.yields:
+            transport.place.uid = sockets.peer_uid(connection)
         self.transports.add(transport)
         peers.start_soon(self._serve_peer, transport)
 
@@ -196,8 +211,3 @@ class Listener:
         self.accepting.cancel()
         for transport in self.transports:
             transport.finish()
-
-
-def _idle_since_s(transport: Transport) -> float:
-    since_s = transport.place.idle_since_s
-    return math.inf if since_s is None else since_s

@@ -105,7 +105,7 @@ async def converse(
     alarm = Alarm()
     endpoint = make_endpoint(alarm.ring)
     transport.place.last_word = lambda reason: endpoint.drop(
-        RemoteProtocolError(reason, "a client that leaves, or has a session")
+        RemoteProtocolError(reason, "a client that leaves when it is done; it may connect again")
     )
     try:
         async with trio.open_nursery() as nursery:

@@ -26,13 +26,19 @@ class Place:
     """What a listener has to know of a peer to give its place to another one.
 
     Attributes:
-        idle_since_s: since when nothing keeps it here, by trio's clock; None: it keeps its place.
+        idle_since_s: since when it asks nothing, by trio's clock; None: a call of its own is in flight.
+        is_held: whether something of it is kept here, such as a session, so that it may be idle.
         is_greeted: whether it has said hello; until it has, nothing else that it says counts.
+        stalled_since_s: since when it leaves unread what it was sent; None: it reads.
+        uid: whose it is, where that matters.
         last_word: makes what it is told when its place is taken, given the reason.
     """
 
     idle_since_s: float | None = None
+    is_held: bool = False
     is_greeted: bool = False
+    stalled_since_s: float | None = None
+    uid: int = 0
     last_word: Callable[[str], bytes] = lambda _: b""
 
     def begin_call(self) -> None:
@@ -41,9 +47,15 @@ class Place:
             self.idle_since_s = None
 
     def end_call(self, *, keeps: bool) -> None:
-        """Be idle from now on, unless something *keeps* it."""
+        """Be idle from now on; something may *keep* it all the same."""
         if self.is_greeted:
-            self.idle_since_s = None if keeps else trio.current_time()
+            self.idle_since_s, self.is_held = trio.current_time(), keeps
+
+    def quiet_since_s(self, *, may_be_held: bool) -> float | None:
+        """Tell since when it has done nothing; None: it is at something, or keeps its place (unless it *may be held*)."""
+        if may_be_held and self.stalled_since_s is not None:
+            return self.stalled_since_s
+        return self.idle_since_s if may_be_held or not self.is_held else None
 
 
 class Transport:
@@ -106,6 +118,7 @@ class Transport:
         """Send what is kept, then *output*. A send that is cancelled leaves its rest to the next: no message is torn."""
         with trio.move_on_after(self._patience_s) as waiting:
             async with self._draining:
+                self.place.stalled_since_s = trio.current_time()
                 while self._unsent or output:
                     if not self._unsent:
                         self.post(output)
@@ -113,6 +126,7 @@ class Transport:
                         continue
                     await self._until_writable()
                     self._unsent = self._unsent[self._send_some(self._unsent) :]
+                self.place.stalled_since_s = None
         if waiting.cancelled_caught:
             raise PeerLost(f"the peer has not read for {self._patience_s} s")
 
