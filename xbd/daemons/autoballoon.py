@@ -19,11 +19,10 @@ from xbd.control.balancer import Balancer, BalancerEndpoint, managed_domains, sn
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.runtime import sockets
-from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.lock import FileLock
 from xbd.daemons.runtime.peers import TOOLSTACK_PATIENCE_S, converse
-from xbd.daemons.runtime.reconnect import FOLLOW_EVERY_S, Follower
+from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.transport import Transport
 from xbd.errors import ConfigError, HypercallError
@@ -41,8 +40,6 @@ class Autoballoon:
     Args:
         hypervisor_path: the hypervisor's socket.
         config: what the policy may do.
-
-    Attributes: *check_in*: what its looking comes by.
     """
 
     def __init__(self, hypervisor_path: Path, config: AutoballoonConfig) -> None:
@@ -51,7 +48,7 @@ class Autoballoon:
         self._unshared = ""
         self._config = config
         self._balancer = Balancer(config.settings)
-        self.check_in = CheckIn("balance")
+        self._follower = Follower("hypervisor", socket=str(hypervisor_path))
 
     def reload(self, config: AutoballoonConfig) -> None:
         """Go on by another configuration; reservations stay."""
@@ -74,14 +71,13 @@ class Autoballoon:
 
     async def balance(self) -> None:
         """Look and act for ever, through the hypervisor's restarts."""
-        follower = Follower("hypervisor", check_in=self.check_in, socket=str(self._path))
-        await follower.follow_hypervisor(self._path, self._session)
+        await self._follower.follow_hypervisor(self._path, self._session)
 
     async def _session(self, client: Client) -> None:
         while True:
             await self._look(client)
             # A long interval is the configuration's, and no sign of hanging.
-            with self.check_in.idle():
+            with self._follower.check_in.idle():
                 await trio.sleep(self._config.interval_s)
 
     async def _look(self, client: Client) -> None:
@@ -90,7 +86,7 @@ class Autoballoon:
         domains = managed_domains(await client.list(), self._config.domains)
         snapshot = snapshot_of(await client.host(), domains)
         for action in self._balancer.step(snapshot, trio.current_time()):
-            self.check_in.here()
+            self._follower.check_in.here()
             await _act(client, action)
 
     def open_listener(self, path: Path) -> Listener:
@@ -140,7 +136,6 @@ async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, conf
         listener: Listener | None = None
         try:
             listener = daemon.open_listener(path)
-            daemon.check_in = service.check_in("balance", FOLLOW_EVERY_S)
             _log.info("autoballoon_ready", socket=str(path), balance=config.settings.balance.value)
             async with service.ready(lambda: "balancing") as nursery:
                 nursery.start_soon(listener.serve)

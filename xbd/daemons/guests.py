@@ -27,10 +27,9 @@ from xbd.client.discovery import NoHypervisor, NoPermission, explain_connect
 from xbd.client.runtime_dir import check_socket_path, domain_socket
 from xbd.control.agent import Agent
 from xbd.daemons.runtime import sockets
-from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
-from xbd.daemons.runtime.reconnect import FOLLOW_EVERY_S, Follower
+from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.transport import Transport
 from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, XbdError
@@ -130,7 +129,7 @@ async def live(path: Path, domid: int) -> None:
         # Once it plays, it stays: the daemon may not have noticed yet that our own last connection is gone (Busy).
         return isinstance(error, NoPermission) or (isinstance(error, HypercallError) and agent.guest is None)
 
-    follower = Follower("connection", is_final=is_final, greets=False)
+    follower = Follower("connection", every_s=math.inf, is_final=is_final, greets=False)
 
     async def attempt() -> None:
         if agent.finished:
@@ -158,15 +157,13 @@ async def live(path: Path, domid: int) -> None:
 class AgentHost:
     """Runs an agent for each domain that wants one and has none, if its name is like the pattern *only*."""
 
-    def __init__(
-        self, socket_path: Path, nursery: trio.Nursery, only: str = "*", check_in: CheckIn | None = None
-    ) -> None:
+    def __init__(self, socket_path: Path, nursery: trio.Nursery, only: str = "*") -> None:
         self._socket = socket_path
         self._only = only
         self._nursery = nursery
-        self._check_in = check_in or CheckIn("follow the hypervisor")
         self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
         self._news = Alarm()
+        self._follower = Follower("hypervisor", changed=self._changed, socket=str(socket_path))
         self._hypervisor = "looking for the hypervisor"
         # Rings when `describe` may have something else to say.
         self.changed = Alarm()
@@ -175,22 +172,20 @@ class AgentHost:
         """Say in a line how things are."""
         return f"{counted(len(self._agents), 'agent')}; {self._hypervisor}"
 
+    def _changed(self) -> None:
+        self._hypervisor = f"{'connected to' if self._follower.is_found else 'trying again to reach'} the hypervisor"
+        self.changed.ring()
+
     async def follow(self) -> None:
         """Follow the hypervisor for ever, through its restarts."""
-
-        def changed() -> None:
-            self._hypervisor = f"{'connected to' if follower.is_found else 'trying again to reach'} the hypervisor"
-            self.changed.ring()
-
-        follower = Follower("hypervisor", check_in=self._check_in, changed=changed, socket=str(self._socket))
-        await follower.follow_hypervisor(self._socket, self._session)
+        await self._follower.follow_hypervisor(self._socket, self._session)
 
     async def _session(self, client: Client) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, client)
             self._news.ring()
             while True:
-                with self._check_in.idle():
+                with self._follower.check_in.idle():
                     await self._news.wait()
                 await self._look(client)
                 await trio.sleep(LOOK_PAUSE_S)
@@ -256,8 +251,7 @@ async def run_guests(socket_path: Path, only: str = "*", *, supervised: bool = F
         limit = sockets.raise_descriptor_limit()
         _log.info("guests_ready", socket=str(socket_path), guests_at_most=limit - DESCRIPTORS_APART)
         async with trio.open_nursery() as nursery:
-            check_in = service.check_in("follow the hypervisor", FOLLOW_EVERY_S)
-            agents = AgentHost(socket_path, nursery, only, check_in)
+            agents = AgentHost(socket_path, nursery, only)
             async with service.ready(agents.describe, agents.changed.wait):
                 await agents.follow()
         return 0
@@ -299,12 +293,11 @@ async def run_guest(socket_path: Path, name: str, *, wait: bool = False, supervi
             return "waits for the hypervisor" if found is None else f"plays {name} (d{found.domid})"
 
         async with service.ready(describe, changed.wait) as nursery:
-            check_in = service.check_in("follow the hypervisor", FOLLOW_EVERY_S)
-            found = found or await _wait_for(socket_path, name, check_in)
+            found = found or await _wait_for(socket_path, name)
             changed.ring()
             is_destroyed = trio.Event()
             playing = trio.CancelScope()
-            nursery.start_soon(_watch, socket_path, found, check_in, is_destroyed, playing)
+            nursery.start_soon(_watch, socket_path, found, is_destroyed, playing)
             with playing:
                 await live(domain_socket(socket_path.parent, found.domid), found.domid)
         return 1 if is_destroyed.is_set() else 0
@@ -317,23 +310,21 @@ def _needs_a_person(error: XbdError) -> bool:
     return isinstance(error, NoSuchDomain | NoPermission)
 
 
-async def _wait_for(socket_path: Path, name: str, check_in: CheckIn) -> DomainView:
+async def _wait_for(socket_path: Path, name: str) -> DomainView:
     """Try until the hypervisor can be asked about a domain. Raises XbdError: there is no such domain, or no permission."""
-    follower = Follower("hypervisor", is_final=_needs_a_person, check_in=check_in, socket=str(socket_path))
+    follower = Follower("hypervisor", is_final=_needs_a_person, socket=str(socket_path))
     return await follower.follow_hypervisor(socket_path, lambda client: client.info(name))
 
 
-async def _watch(
-    socket_path: Path, domain: DomainView, check_in: CheckIn, is_destroyed: trio.Event, playing: trio.CancelScope
-) -> None:
+async def _watch(socket_path: Path, domain: DomainView, is_destroyed: trio.Event, playing: trio.CancelScope) -> None:
     """End *playing* when a domain is no more."""
-    await _until_destroyed(socket_path, domain.name, domain.domid, check_in)
+    await _until_destroyed(socket_path, domain.name, domain.domid)
     _log.warning("domain_destroyed", guest=domain.name, domid=domain.domid)
     is_destroyed.set()
     playing.cancel()
 
 
-async def _until_destroyed(socket_path: Path, name: str, domid: int, check_in: CheckIn) -> None:
+async def _until_destroyed(socket_path: Path, name: str, domid: int) -> None:
     """Wait until the domain called *name* with number *domid* is no more, through restarts of the hypervisor."""
 
     async def session(client: Client) -> None:
@@ -343,12 +334,11 @@ async def _until_destroyed(socket_path: Path, name: str, domid: int, check_in: C
         except NoSuchDomain:
             return
         gone = ("destroyed", domid, name)
-        with check_in.idle():
+        with follower.check_in.idle():
             async with _events(client) as events:
                 async for event in events:
                     if (event.get("event"), event.get("domid"), event.get("name")) == gone:
                         return
 
-    follower = Follower("hypervisor", check_in=check_in, greets=False, socket=str(socket_path))
+    follower = Follower("hypervisor", greets=False, socket=str(socket_path))
     await follower.follow_hypervisor(socket_path, session)
-    check_in.end()

@@ -24,7 +24,7 @@ from xbd.daemons.host_file import HostFile
 from xbd.daemons.recorder import RecordedMachine
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.activation import take_passed_socket
-from xbd.daemons.runtime.check_in import CheckIn
+from xbd.daemons.runtime.check_in import SOON_S, CheckIn
 from xbd.daemons.runtime.disk_gate import DiskGate
 from xbd.daemons.runtime.nurseries import plain_errors
 from xbd.daemons.runtime.peers import Alarm
@@ -38,8 +38,6 @@ _log = structlog.get_logger(__name__)
 
 # Peers that read have their answers long before; one that does not is not waited for.
 SHUTDOWN_GRACE_S: Final = 2.0
-# How long nothing may be looked at, at the longest.
-WATCH_EVERY_S: Final = 20.0
 
 
 async def serve(
@@ -179,7 +177,7 @@ async def _until(
     with _rung_by(host) as alarm:
         async with service.ready(lambda: describe(host), alarm.wait) as nursery:
             task_status.started(host)
-            nursery.start_soon(_watch_agents, host, service.check_in("watch the agents", WATCH_EVERY_S))
+            nursery.start_soon(_watch_agents, host)
             if disk_gate is not None:
                 nursery.start_soon(disk_gate.watch)
             await stop.wait()
@@ -196,15 +194,15 @@ def _rung_by(host: Controller) -> Iterator[Alarm]:
         host.subscribers.discard(alarm.ring)
 
 
-async def _watch_agents(host: Controller, check_in: CheckIn) -> None:
+async def _watch_agents(host: Controller) -> None:
     """Let the host look whose agents have died, whenever something has happened or it is time."""
-    with _rung_by(host) as alarm:
+    with _rung_by(host) as alarm, CheckIn("watch the agents").watched() as check_in:
         while True:
             deadline = host.tick(trio.current_time())
             host.commit()
             check_in.here()
             # It looks at times where nothing happens, so that one can see that it does.
-            latest = trio.current_time() + WATCH_EVERY_S / 2
+            latest = trio.current_time() + SOON_S / 2
             with trio.move_on_at(latest if deadline is None else min(deadline, latest)):
                 await alarm.wait()
 

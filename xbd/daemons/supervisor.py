@@ -23,6 +23,7 @@ from xbd.client.client import open_client
 from xbd.client.discovery import NoHypervisor
 from xbd.client.retry import retry
 from xbd.client.runtime_dir import hypervisor_socket
+from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.errors import ConfigError, XbdError
 from xbd.protocol.backoff import Backoff
@@ -87,8 +88,9 @@ class Supervisor:
                 process = self._hypervisor = await self._start_hypervisor()
                 nursery.start_soon(self._watch_hypervisor, process)
                 if await self._ready(process):
-                    async with service.ready(lambda: "the hypervisor and its agents run"):
-                        await self._keep_agents(nursery)
+                    with CheckIn("keep the agents").watched() as check_in:
+                        async with service.ready(lambda: "the hypervisor and its agents run"):
+                            await self._keep_agents(nursery, check_in)
             finally:
                 self._ending.set()
                 with trio.CancelScope(shield=True):
@@ -121,26 +123,29 @@ class Supervisor:
     async def _watch_hypervisor(self, process: trio.Process) -> None:
         """End everything when the hypervisor dies, or start it again, if its state is saved and it comes back."""
         deaths = 0
-        while True:
-            code = await process.wait()
-            if self._ending.is_set():
-                return
-            how = how_it_ended(code)
-            # One that ends by itself has said why; only one that was killed, or had a bug, may do better another time.
-            if not self._saved or code in (0, _EXIT_CONFIG) or deaths >= DEATHS_IN_A_ROW:
-                self._say(
-                    f"the hypervisor died: {how}; " + ("giving up" if self._saved else "its domains are gone with it")
-                )
-                self._exit_code = code if code > 0 else 1
-                self._ending.set()
-                return
-            self._say(f"the hypervisor died: {how}; starting it again from its state")
-            with trio.move_on_after(RESTART_DELAY_S * deaths):
-                await self._ending.wait()
-            if self._ending.is_set():
-                return
-            process = self._hypervisor = await self._start_hypervisor()
-            deaths = 0 if await self._answers(process) else deaths + 1
+        with CheckIn("keep the hypervisor", READY_WITHIN_S).watched() as check_in:
+            while True:
+                with check_in.idle():
+                    code = await process.wait()
+                if self._ending.is_set():
+                    return
+                how = how_it_ended(code)
+                # One that ends by itself has said why; only one that was killed, or had a bug, may do better another time.
+                if not self._saved or code in (0, _EXIT_CONFIG) or deaths >= DEATHS_IN_A_ROW:
+                    self._say(
+                        f"the hypervisor died: {how}; "
+                        + ("giving up" if self._saved else "its domains are gone with it")
+                    )
+                    self._exit_code = code if code > 0 else 1
+                    self._ending.set()
+                    return
+                self._say(f"the hypervisor died: {how}; starting it again from its state")
+                with trio.move_on_after(RESTART_DELAY_S * deaths):
+                    await self._ending.wait()
+                if self._ending.is_set():
+                    return
+                process = self._hypervisor = await self._start_hypervisor()
+                deaths = 0 if await self._answers(process) else deaths + 1
 
     async def _answers(self, process: trio.Process) -> bool:
         """Wait until a hypervisor that was started answers; False when it died instead, or all is to end."""
@@ -171,7 +176,7 @@ class Supervisor:
         self._exit_code = 1
         return False
 
-    async def _keep_agents(self, nursery: trio.Nursery) -> None:
+    async def _keep_agents(self, nursery: trio.Nursery, check_in: CheckIn) -> None:
         """Keep the agents running until all is to end, or they keep dying."""
         self._say(f"hypervisor ready: xbd --socket {self._socket} list")
         nursery.start_soon(self._tell_when_running)
@@ -179,7 +184,8 @@ class Supervisor:
         while not self._ending.is_set():
             began = trio.current_time()
             self._agents = await _spawn("guests", "--socket", str(self._socket))
-            await _first_of(self._agents.wait, self._ending.wait)
+            with check_in.idle():
+                await _first_of(self._agents.wait, self._ending.wait)
             code = self._agents.returncode
             if code is None or self._ending.is_set():
                 return

@@ -15,10 +15,9 @@ import structlog
 import trio
 
 from xbd.client.client import Client
-from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
-from xbd.daemons.runtime.reconnect import FOLLOW_EVERY_S, Follower
+from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.daemons.xenstore_sockets import XenstoreServer
@@ -63,22 +62,18 @@ def used_kib(report: Mapping[str, object]) -> int | None:
 
 
 class HostInStore:
-    """The hypervisor at *path*, shown in a server's store, and asked for the targets that are written there.
-
-    Attributes: *check_in*: what its looking comes by.
-    """
+    """The hypervisor at *path*, shown in a server's store, and asked for the targets that are written there."""
 
     def __init__(self, path: Path, server: XenstoreServer) -> None:
         self._path = path
         self._server = server
         self._bridge = Bridge(server.store, lambda: str(uuid.uuid4()))
         self._news = server.bridge
-        self.check_in = CheckIn("show the host")
+        self._follower = Follower("hypervisor", socket=str(path))
 
     async def follow(self) -> None:
         """Show and ask for ever, through the hypervisor's restarts."""
-        follower = Follower("hypervisor", check_in=self.check_in, socket=str(self._path))
-        await follower.follow_hypervisor(self._path, self._session, resume=True)
+        await self._follower.follow_hypervisor(self._path, self._session, resume=True)
 
     async def _session(self, client: Client) -> None:
         async with trio.open_nursery() as nursery:
@@ -90,7 +85,7 @@ class HostInStore:
                 self._server.open_sockets()
                 self._server.deliver()
                 await self._ask(client)
-                self.check_in.here()
+                self._follower.check_in.here()
                 await trio.sleep(max(LOOK_PAUSE_S, trio.current_time() - began))
                 with trio.move_on_after(LOOK_EVERY_S):
                     await self._news.wait()
@@ -98,7 +93,7 @@ class HostInStore:
     async def _ask(self, client: Client) -> None:
         """Ask the hypervisor for what was written; what has no answer when the connection ends is asked again."""
         for request in self._bridge.requests():
-            self.check_in.here()
+            self._follower.check_in.here()
             match request:
                 case TargetRequest(domid, pages):
                     try:
@@ -145,7 +140,6 @@ async def run_xenstored(hypervisor_path: Path, path: Path, state_dir: Path | Non
         try:
             server = XenstoreServer(path, Store() if file is None else file.store, file)
             host = HostInStore(hypervisor_path, server)
-            host.check_in = service.check_in("show the host", FOLLOW_EVERY_S)
             tools = server.bind()
             _log.info("xenstored_ready", socket=str(path), nodes=len(server.store.tree))
             async with service.ready(server.status) as nursery:

@@ -13,8 +13,8 @@ from xbd.client.client import Client
 from xbd.client.runtime_dir import hypervisor_socket
 from xbd.control.rate_limit import LINES_AT_ONCE
 from xbd.daemons.hypervisor import serve
-from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.reconnect import STEADY_S, Follower
+from xbd.daemons.runtime.service import Service
 from xbd.errors import BadArgument, ConfigError, NoSuchDomain, PeerLost, XbdError
 from xbd.machine import Machine
 from xbd.protocol.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S
@@ -114,25 +114,25 @@ async def test_a_quiet_one_is_greeted_only_after_it_was_lost(autojump_clock: Moc
 async def test_a_real_hypervisor_is_lost_once_and_back_once(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Over its socket, a minute before its start and a minute between two lives of it; the task checks in all the while."""
     del autojump_clock
-    check_in = CheckIn("follow", at_least_every_s=2 * LONGEST_PAUSE_S)
+    service = Service()
+    follower = Follower("host", every_s=2 * LONGEST_PAUSE_S)
     found = trio.Event()
     states: list[bool] = []
 
     async def session(client: Client) -> None:
         assert await client.list() == []
         found.set()
-        with check_in.idle():
+        with follower.check_in.idle():
             while True:
                 await client.wait_for_events()
 
     with capture_logs() as said:
         async with trio.open_nursery() as nursery:
-            follower = Follower("host", check_in=check_in)
             nursery.start_soon(follower.follow_hypervisor, hypervisor_socket(tmp_path), session)
             for _ in range(2):
                 await trio.sleep(60)
                 states.append(follower.is_found)
-                assert not check_in.is_late(trio.current_time())
+                assert service.is_well()
                 stop, found = trio.Event(), trio.Event()
                 async with trio.open_nursery() as serving:
                     await serving.start(lambda stop=stop, **kwargs: serve(Machine(4), tmp_path, stop=stop, **kwargs))

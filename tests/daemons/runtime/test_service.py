@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,16 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.daemons.runtime.manager import Manager, service_manager
-from xbd.daemons.runtime.check_in import CheckIn
+from xbd.control.rate_limit import SourceLog, TokenBucket
+from xbd.daemons.runtime import disk_gate
+from xbd.daemons.runtime.check_in import SOON_S, CheckIn
+from xbd.daemons.runtime.disk_gate import DiskGate
+from xbd.daemons.runtime.listener import Listener
+from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.sd_notify import ServiceManager
 from xbd.daemons.runtime.service import LOOK_EVERY_S, Reload, Service, run_service
+from xbd.daemons.runtime.sockets import bind_unix
+from xbd.daemons.runtime.transport import Transport
 from xbd.errors import ConfigError, PeerLost
 
 WATCHDOG_S = 10.0
@@ -171,19 +180,20 @@ async def test_a_task_that_waits_for_ever_starves_the_watchdog(tmp_path: Path, a
     del autojump_clock
     awaited = trio.Event()
 
-    async def task(check_in: CheckIn) -> None:
-        for _ in range(3):
-            check_in.here()
-            await trio.sleep(WATCHDOG_S)
-        await awaited.wait()
-        while True:
-            check_in.here()
-            await trio.sleep(WATCHDOG_S)
+    async def task() -> None:
+        with CheckIn("work", 1.5 * WATCHDOG_S).watched() as check_in:
+            for _ in range(3):
+                check_in.here()
+                await trio.sleep(WATCHDOG_S)
+            await awaited.wait()
+            while True:
+                check_in.here()
+                await trio.sleep(WATCHDOG_S)
 
     with service_manager(tmp_path) as manager, capture_logs() as said:
         service = Service(ServiceManager(manager.address, WATCHDOG_S))
         async with service.ready(lambda: "busy") as nursery:
-            nursery.start_soon(task, service.check_in("work", 1.5 * WATCHDOG_S))
+            nursery.start_soon(task)
             await trio.sleep(4 * WATCHDOG_S - 1)
             assert "WATCHDOG" in kinds(manager)
             await trio.sleep(WATCHDOG_S)
@@ -199,16 +209,16 @@ async def test_a_task_that_waits_for_ever_starves_the_watchdog(tmp_path: Path, a
 async def test_a_task_that_is_idle_may_wait(autojump_clock: MockClock) -> None:
     """It says so; from the end of that on it is watched again, and one that has ended is not."""
     del autojump_clock
-    check_in = CheckIn("work", 5.0)
-    with check_in.idle():
-        await trio.sleep(1000)
-        assert not check_in.is_late(trio.current_time())
-    await trio.sleep(4)
-    assert not check_in.is_late(trio.current_time())
-    await trio.sleep(2)
-    assert check_in.is_late(trio.current_time())
-    check_in.end()
-    assert not check_in.is_late(trio.current_time())
+    service = Service()
+    with CheckIn("work", 5.0).watched() as check_in:
+        with check_in.idle():
+            await trio.sleep(1000)
+            assert service.is_well()
+        await trio.sleep(4)
+        assert service.is_well()
+        await trio.sleep(2)
+        assert not service.is_well()
+    assert service.is_well()
 
 
 async def test_a_task_that_hangs_is_said_without_a_service_manager(autojump_clock: MockClock) -> None:
@@ -217,9 +227,61 @@ async def test_a_task_that_hangs_is_said_without_a_service_manager(autojump_cloc
     with capture_logs() as said:
         service = Service()
         async with service.ready(lambda: "busy"):
-            service.check_in("work", 1.0)
-            await trio.sleep(3 * LOOK_EVERY_S)
+            with CheckIn("work", 1.0).watched():
+                await trio.sleep(3 * LOOK_EVERY_S)
     assert [line["event"] for line in said] == ["task_hangs"]
+
+
+@contextmanager
+def accepting(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[object]]]]:
+    """Accept, with a ration that grants nothing."""
+    listener = Listener(path, bind_unix(path), 1, unreached, 1.0, admission=TokenBucket(0, 1e-9))
+    with socket.socket(socket.AF_UNIX) as newcomer:
+        newcomer.connect(str(path))
+        yield f"accept at {path}", listener.serve
+    listener.close()
+
+
+async def unreached(transport: Transport, log: SourceLog) -> None:
+    """Serve nobody."""
+
+
+@contextmanager
+def looking_at_the_disk(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[object]]]]:
+    """Look whether a disk is full, and then not for long."""
+    del path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk_gate, "LOOK_EVERY_S", 1e9)
+        yield "look at the disk", DiskGate(lambda: False).watch
+
+
+@contextmanager
+def following(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[object]]]]:
+    """Follow a host, in a session that gets nowhere."""
+    del path
+    yield "follow the host", lambda: Follower("host", every_s=WATCHDOG_S).follow(trio.sleep_forever)
+
+
+@pytest.mark.parametrize("hanging", [accepting, looking_at_the_disk, following])
+async def test_each_kind_of_task_that_hangs_is_named(
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    hanging: Callable[[Path], AbstractContextManager[tuple[str, Callable[[], Awaitable[object]]]]],
+) -> None:
+    """And the watchdog is not fed."""
+    del autojump_clock
+    with service_manager(tmp_path) as manager, capture_logs() as said, hanging(tmp_path / "at") as (task, run):
+        service = Service(ServiceManager(manager.address, WATCHDOG_S))
+        async with service.ready(lambda: "busy") as nursery:
+            nursery.start_soon(run)
+            await trio.sleep(1)
+            assert service.is_well()
+            await trio.sleep(2 * SOON_S)
+            manager.take()
+            await trio.sleep(10 * WATCHDOG_S)
+            assert kinds(manager) == []
+            nursery.cancel_scope.cancel()
+    assert [line["task"] for line in said if line["event"] == "task_hangs"] == [task]
 
 
 async def test_a_supervised_one_ends_with_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:

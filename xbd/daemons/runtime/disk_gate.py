@@ -13,6 +13,8 @@ from typing import Final
 import structlog
 import trio
 
+from xbd.daemons.runtime.check_in import CheckIn
+
 _log = structlog.get_logger(__name__)
 
 # A turn takes some 50 us: between two looks a guest can touch a few MiB, of hundreds that are kept in reserve.
@@ -39,9 +41,11 @@ class DiskGate:
 
     async def watch(self) -> None:
         """Look for ever; a disk that cannot be looked at counts as full, which is said once."""
-        while True:
-            self._look()
-            await trio.sleep(LOOK_EVERY_S)
+        with CheckIn("look at the disk").watched() as check_in:
+            while True:
+                self._look()
+                check_in.here()
+                await trio.sleep(LOOK_EVERY_S)
 
     def _look(self) -> None:
         """Open or close the gate by what is free now; a change is logged."""

@@ -23,6 +23,7 @@ import trio
 
 from xbd.control.rate_limit import DEAD_AT_ONCE, DEAD_PER_S, SourceLog, TokenBucket
 from xbd.daemons.runtime import sockets
+from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.transport import Transport
 from xbd.errors import ConfigError
@@ -89,16 +90,17 @@ class Listener:
         """Accept and serve peers until `accepting` is cancelled and all have left, or `everything` is."""
         with self.everything:
             async with trio.open_nursery() as peers:
-                with self.accepting:
-                    await self._accept_for_ever(peers)
+                with self.accepting, CheckIn(f"accept at {self.path}").watched() as check_in:
+                    await self._accept_for_ever(peers, check_in)
         for transport in tuple(self.transports):
             transport.close()
 
-    async def _accept_for_ever(self, peers: trio.Nursery) -> None:
+    async def _accept_for_ever(self, peers: trio.Nursery, check_in: CheckIn) -> None:
         """Let peers in until the listening socket is closed, by whomever."""
         while True:
             try:
-                await sockets.until_readable(self.bound)
+                with check_in.idle():
+                    await sockets.until_readable(self.bound)
                 await self._until_admitted()
                 await self._until_there_is_a_place()
                 connection, _ = calls.accept(self.bound)

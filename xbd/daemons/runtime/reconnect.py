@@ -41,10 +41,12 @@ class Follower:
     Args:
         who: what the log's lines are called after: `<who>_lost`, `<who>_found`.
         is_final: which errors nobody waits out; they are raised.
-        check_in: told of each attempt.
+        every_s: for how long it may be busy with one thing while it is found; who needs longer hangs, and is named.
         changed: called when somebody was found or lost.
         greets: whether the first connection is worth a line, too.
         source: what each line says besides.
+
+    Attributes: *check_in*: the following task's; it comes by at each attempt, and whenever a session says so.
     """
 
     def __init__(
@@ -52,14 +54,14 @@ class Follower:
         who: str,
         *,
         is_final: Callable[[XbdError], bool] = _is_a_setting,
-        check_in: CheckIn | None = None,
+        every_s: float = FOLLOW_EVERY_S,
         changed: Callable[[], None] = lambda: None,
         greets: bool = True,
         **source: object,
     ) -> None:
         self._who = who
         self._is_final = is_final
-        self._check_in = check_in or CheckIn(who)
+        self.check_in = CheckIn(f"follow the {who}", every_s)
         self._changed = changed
         self._greets = greets
         self._log = SourceLog(_log, None, **source)
@@ -99,11 +101,12 @@ class Follower:
         """
 
         async def one() -> T:
-            self._check_in.here()
+            self.check_in.here()
             with plain_errors():
                 return await attempt()
 
-        return await retry(one, self._backoff, self._passes)
+        with self.check_in.watched():
+            return await retry(one, self._backoff, self._passes)
 
     def _passes(self, error: Exception) -> bool:
         """Tell whether an error is waited out; the log then says that somebody is lost."""

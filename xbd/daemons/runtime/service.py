@@ -18,7 +18,7 @@ import trio
 
 from xbd import log
 from xbd.daemons.runtime import log_sink, sockets
-from xbd.daemons.runtime.check_in import CheckIn
+from xbd.daemons.runtime.check_in import watch_from_here
 from xbd.daemons.runtime.malloc_trim import trim_now_and_then
 from xbd.daemons.runtime.nurseries import plain_errors
 from xbd.daemons.runtime.outside import calls
@@ -36,7 +36,7 @@ Reload = Callable[[], Awaitable[None]] | str | None
 
 
 class Service:
-    """How a daemon stands, and what it tells its service manager of that.
+    """How a daemon stands, and what it tells its service manager of that; it watches what is started after it is made.
 
     Args:
         manager: who started it; by default nobody who would listen.
@@ -45,20 +45,14 @@ class Service:
     def __init__(self, manager: ServiceManager | None = None) -> None:
         self.manager = manager or ServiceManager()
         self._describe: Callable[[], str] = lambda: "starting"
-        self._check_ins: list[CheckIn] = []
+        self._watched = watch_from_here()
         self._late: set[str] = set()
         self._is_ready = trio.Event()
-
-    def check_in(self, task: str, at_least_every_s: float) -> CheckIn:
-        """Watch a task from here on: one that does not come by for so long starves the watchdog."""
-        one = CheckIn(task, at_least_every_s)
-        self._check_ins.append(one)
-        return one
 
     def is_well(self) -> bool:
         """Tell whether all tasks have checked in; each one that has not is logged, once until it does again."""
         now = trio.current_time()
-        late = {one.task for one in self._check_ins if one.is_late(now)}
+        late = {one.task for one in self._watched if one.is_late(now)}
         for task in sorted(late - self._late):
             _log.error("task_hangs", task=task, reason="it waits for what does not come; the watchdog is not fed")
         for task in sorted(self._late - late):
