@@ -12,7 +12,7 @@ import trio.testing
 from tests.cli.views import told
 from xbd.cli.follow import follow, send_targets
 from xbd.cli.progress import Outcome
-from xbd.client.client import ANSWER_TIMEOUT_S, Client, open_client, serve_client
+from xbd.client.client import Client, open_client, serve_client
 from xbd.client.discovery import NoHypervisor, find_socket
 from xbd.control.targets import choose, parse_amount, plan
 from xbd.daemons.hypervisor import serve
@@ -26,6 +26,7 @@ from xbd.errors import (
     RemoteProtocolError,
 )
 from xbd.machine import Machine
+from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S
 from xbd.units import SUPER_PAGES
 
 
@@ -60,6 +61,9 @@ async def connected() -> AsyncIterator[tuple[Client, Daemon]]:
     here, there = trio.testing.memory_stream_pair()
     daemon = Daemon(there)
 
+    async def connect() -> trio.abc.Stream:
+        return here
+
     async def greet() -> None:
         msgid, method, params = await daemon.call()
         assert (method, params) == ("hello", {"version": 1})
@@ -67,7 +71,7 @@ async def connected() -> AsyncIterator[tuple[Client, Daemon]]:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(greet)
-        async with serve_client(here, "the daemon") as client:
+        async with serve_client(connect, "the daemon") as client:
             yield client, daemon
 
 

@@ -38,7 +38,7 @@ def test_what_was_answered_before_an_error_reaches_the_guest() -> None:
     link.settle()
 
     assert link.agent.guest is guest
-    assert link.agent._conversation.in_flight == 0
+    assert link.agent._session.in_flight == 0
     assert guest.check() == []
     assert guest.statistics().content_errors == 0
 

@@ -2,16 +2,11 @@
 
 from itertools import product
 
-import numpy as np
 import pytest
 
-from xbd.abi import MAX_IN_FLIGHT, Decrease, MemopResult, Populate
-from xbd.errors import BadArgument, Busy, LocalProtocolError, NoSuchDomain, RemoteProtocolError
-from xbd.protocol import codec, fields
-from xbd.protocol.commands import encode_result
-from xbd.protocol.session import TABLE, WINDOW_ANSWERS, Action, Conversation, Event, Session, State
-
-PAGE = np.array([7], dtype=np.int64)
+from xbd.errors import BadArgument, Busy, LocalProtocolError, RemoteProtocolError
+from xbd.protocol import codec
+from xbd.protocol.session import TABLE, WINDOW_ANSWERS, Action, Event, Session, State
 
 
 def live_session(hello_msgid: int = 0) -> Session:
@@ -131,102 +126,3 @@ def test_another_name_is_a_reboot() -> None:
         session.call(3)
     session.disconnect()
     assert session.hello(10, "a", 3) is Action.BOOT
-
-
-class TestConversation:
-    """The guest's side."""
-
-    def welcome(self, conversation: Conversation, *, resumed: bool = False) -> None:
-        """Answer its hello."""
-        conversation.accept_hello(codec.Response(0, None, {"resumed": resumed}))
-
-    def answer(self, msgid: int) -> codec.Response:
-        """Make the answer to a call of one extent."""
-        return codec.Response(msgid, None, [1, None])
-
-    def test_answers_are_matched_in_order(self) -> None:
-        """Each answer is the oldest call's, or an error."""
-        conversation = Conversation("a")
-        self.welcome(conversation)
-        conversation.call(Populate(PAGE))
-        conversation.call(Decrease(PAGE))
-
-        with pytest.raises(RemoteProtocolError, match="message id 2"):
-            conversation.answered(self.answer(2))
-        assert conversation.answered(self.answer(1)) == MemopResult(1)
-        assert conversation.answered(self.answer(2)) == MemopResult(1)
-        assert conversation.last_seen == 2
-        with pytest.raises(RemoteProtocolError):
-            conversation.answered(self.answer(3))
-
-    def test_no_more_than_eight_are_in_flight(self) -> None:
-        """The ninth call is our own mistake."""
-        conversation = Conversation("a")
-        self.welcome(conversation)
-        for _ in range(MAX_IN_FLIGHT):
-            conversation.call(Populate(PAGE))
-
-        with pytest.raises(LocalProtocolError):
-            conversation.call(Populate(PAGE))
-
-    def test_a_refused_hello_is_the_error_that_it_was(self) -> None:
-        """EBUSY comes out as Busy."""
-        refusal = fields.error_map(Busy("taken"))
-
-        with pytest.raises(Busy):
-            Conversation("a").accept_hello(codec.Response(0, refusal, None))
-        with pytest.raises(NoSuchDomain):
-            Conversation("a").accept_hello(codec.Response(0, fields.error_map(NoSuchDomain("gone")), None))
-        with pytest.raises(RemoteProtocolError):
-            Conversation("a").accept_hello(codec.Response(0, None, [1, 2]))
-
-    def test_both_sides_agree_after_a_loss_at_any_point(self) -> None:
-        """Wherever the connection breaks, each call is executed once and every answer arrives."""
-        for received, answers_seen in product(range(5), range(5)):
-            if answers_seen > received:
-                continue
-            session, conversation = Session(), Conversation("a")
-            executed: list[int] = []
-
-            def handle(
-                stream: bytes, session: Session = session, executed: list[int] = executed
-            ) -> list[codec.Response]:
-                decoder, answers = codec.Decoder(), []
-                decoder.feed(stream)
-                while isinstance(message := decoder.next_message(), codec.Request):
-                    kept = session.call(message.msgid)
-                    if kept is None:
-                        executed.append(message.msgid)
-                        kept = encode_result(message.msgid, MemopResult(1))
-                        session.answered(kept)
-                    reader = codec.Decoder()
-                    reader.feed(kept)
-                    answer = reader.next_message()
-                    assert isinstance(answer, codec.Response)
-                    answers.append(answer)
-                return answers
-
-            session.hello(0, "a", None)
-            self.welcome(conversation)
-            calls = [conversation.call(Populate(PAGE)) for _ in range(4)]
-            for answer in handle(b"".join(calls[:received]))[:answers_seen]:
-                conversation.answered(answer)
-            session.disconnect()
-
-            assert session.hello(0, "a", conversation.last_seen) is Action.RESUME
-            self.welcome(conversation, resumed=True)
-            for answer in handle(conversation.resend()):
-                conversation.answered(answer)
-            assert executed == [1, 2, 3, 4]
-            assert conversation.in_flight == 0
-
-    def test_a_reboot_leaves_nothing_in_flight(self) -> None:
-        """Where the daemon does not know the session, numbers begin anew."""
-        conversation = Conversation("a")
-        self.welcome(conversation)
-        conversation.call(Populate(PAGE))
-        self.welcome(conversation, resumed=False)
-
-        assert conversation.in_flight == 0
-        conversation.call(Populate(PAGE))
-        assert conversation.answered(self.answer(1)) == MemopResult(1)

@@ -1,4 +1,4 @@
-"""The loop that tries again: the client's, when its session is resumed, and that of every daemon that follows another."""
+"""The loop that tries again, of every daemon that follows another."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar

@@ -13,7 +13,6 @@ from xbd.abi import BootInfo, Command, Result
 from xbd.control.guest_settings import guest_from_map
 from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.guest import (
-    Answered,
     Event,
     Guest,
     LimitSet,
@@ -26,11 +25,13 @@ from xbd.guest import (
     Tick,
     parse_mode,
 )
+from xbd.guest import events as guest_events
 from xbd.protocol import fields
-from xbd.protocol.codec import ANSWER_LIMITS, Decoder, Notification, Response, encode_notification
+from xbd.protocol.client_session import Answered, Greeted
+from xbd.protocol.codec import Notification, encode_notification
 from xbd.protocol.commands import boot_from_wire
+from xbd.protocol.guest_session import GuestSession
 from xbd.protocol.methods import DOMAIN_NOTIFICATIONS
-from xbd.protocol.session import Conversation
 
 # A guest on its way to its target reports this often, so that a display of it is smooth.
 MOVING_REPORT_S: Final = 0.25
@@ -59,9 +60,7 @@ class Agent:
     def __init__(self, new_session: NewSession, make_guest: MakeGuest = guest_from_map) -> None:
         self._new_session = new_session
         self._make_guest = make_guest
-        self._conversation = Conversation(new_session())
-        self._decoder = Decoder(ANSWER_LIMITS)
-        self._is_admitted = False
+        self._session = GuestSession(new_session())
         self._waiting: deque[Command] = deque()
         self._step_deadline: float | None = None
         self._notice_number = 0
@@ -75,7 +74,7 @@ class Agent:
     @property
     def deadline(self) -> float | None:
         """Tell when to call `tick` at the latest; until hello is answered, nothing can be sent anyway."""
-        if not self._is_admitted:
+        if not self._session.is_greeted:
             return None
         if self._step_deadline is None or self._report_due is None:
             return self._report_due if self._step_deadline is None else self._step_deadline
@@ -83,12 +82,10 @@ class Agent:
 
     def connected(self) -> bytes:
         """Start on a new connection; returns the hello to send."""
-        self._decoder = Decoder(ANSWER_LIMITS)
-        self._is_admitted = False
         if self.guest is None:
             # An earlier hello may have opened the session although its answer never came; its map would be missing.
-            self._conversation = Conversation(self._new_session())
-        return self._conversation.hello()
+            self._session = GuestSession(self._new_session())
+        return self._session.connected()
 
     def forget(self) -> None:
         """Discard the guest: its session cannot be resumed, and the next hello boots a new one."""
@@ -98,7 +95,7 @@ class Agent:
 
     def leaving(self) -> bytes:
         """Return the notification that the agent stops although its guest has not crashed; nothing before hello was answered."""
-        return encode_notification("leaving", {}) if self._is_admitted else b""
+        return encode_notification("leaving", {}) if self._session.is_greeted else b""
 
     def take_notes(self) -> list[Note]:
         """Return the guest's notes since the last call."""
@@ -112,33 +109,30 @@ class Agent:
             RemoteProtocolError: it broke the protocol; close the connection.
             HypercallError: it refused hello.
         """
-        self._decoder.feed(received)
         outgoing: list[bytes] = []
         results: list[Result] = []
         try:
-            while (message := self._decoder.next_message()) is not None:
-                if type(message) is Response and self._is_admitted:
-                    results.append(self._conversation.answered(message))
+            for message in self._session.receive(received):
+                if type(message) is Answered:
+                    results.append(message.result)
                     continue
                 if results:
                     # Answers and events are applied in the order in which they came.
-                    self._step(Answered(results), now)
+                    self._step(guest_events.Answered(results), now)
                     results = []
-                if type(message) is Response:
-                    outgoing.append(self._hello_answered(message, now))
+                if type(message) is Greeted:
+                    outgoing.append(self._greeted(message, now))
                 elif type(message) is Notification:
                     self._notified(message, now)
-                else:
-                    raise RemoteProtocolError("a call from the hypervisor", "answers and notifications")
         finally:
             # Answers that came before the error are applied all the same: they will not come again.
             if results:
-                self._step(Answered(results), now)
+                self._step(guest_events.Answered(results), now)
         return b"".join(outgoing) + self._send(now)
 
     def tick(self, now: float) -> bytes:
         """Note that the deadline is reached; returns what to send, nothing before hello is answered."""
-        if not self._is_admitted:
+        if not self._session.is_greeted:
             return b""
         if self._step_deadline is not None and now >= self._step_deadline:
             self._step(Tick(), now)
@@ -146,15 +140,12 @@ class Agent:
 
     # -- what came in
 
-    def _hello_answered(self, response: Response, now: float) -> bytes:
-        untrusted = self._conversation.accept_hello(response)
+    def _greeted(self, greeting: Greeted, now: float) -> bytes:
+        untrusted, resumed = greeting
         boot = boot_from_wire(untrusted)
-        self._is_admitted = True
         self._notice_number = 0
-        resumed = untrusted.get("resumed") is True
         if resumed:
-            assert self.guest is not None, "a session that no guest runs in was resumed"
-            resent = self._conversation.resend()
+            resent = self._session.resend()
             self._step(TargetSet(boot.target_pages), now)
             self._step(LimitSet(boot.max_pages), now)
             # Messages may have come in while no connection could notify of them.
@@ -174,10 +165,6 @@ class Agent:
         return resent
 
     def _notified(self, notification: Notification, now: float) -> None:
-        if notification.method == "dropped":
-            raise RemoteProtocolError(f"the hypervisor ended the connection: {notification.untrusted_params!r:.500}")
-        if not self._is_admitted:
-            raise RemoteProtocolError(f"a notification {notification.method!r} before hello's answer", "that first")
         known = DOMAIN_NOTIFICATIONS.get(notification.method)
         if known is None:
             return  # a newer hypervisor may send notifications that this agent does not know
@@ -208,16 +195,16 @@ class Agent:
     def _send(self, now: float) -> bytes:
         """Pack commands as far as the window allows, and a report when one is due."""
         outgoing: list[bytes] = []
-        conversation = self._conversation
+        session = self._session
         # What is sent before a resumed hello is answered would be sent twice: `resend` covers it.
         while (
-            self._is_admitted
+            session.is_greeted
             and self._waiting
-            and (not conversation.in_flight or conversation.in_flight_bytes < UNANSWERED_BYTES)
+            and (not session.in_flight or session.in_flight_bytes < UNANSWERED_BYTES)
         ):
-            outgoing.append(conversation.call(self._waiting.popleft()))
+            outgoing.append(session.call(self._waiting.popleft()))
         guest = self.guest
-        if guest is not None and self._is_admitted:
+        if guest is not None and session.is_greeted:
             if self._report_due is not None and (now >= self._report_due or guest.shut_down):
                 outgoing.append(self._report(guest, now))
             if guest.shut_down and not self.finished:

@@ -1,21 +1,17 @@
-"""Sessions: the state by which calls go on after a lost connection, each executed exactly once.
+"""A server's side of a session: the state by which calls go on after a lost connection, each executed exactly once.
 
-The server's side, `Session`, decides for each hello and each call whether it is new, a repeat or out of
-order; it keeps the last answers, so that a repeated call is answered from them and not executed again.
-The client's side, `Conversation`, numbers its calls, matches answers and keeps what has to be sent again.
-Both are plain state; sending and receiving is the callers' part.
+It decides for each hello and each call whether it is new, a repeat or out of order; it keeps the last answers, so that
+a repeated call is answered from them and not executed again. It is plain state; sending and receiving is the callers'
+part. The client's side is `xbd.protocol.client_session`.
 """
 
 from collections import deque
 from enum import Enum, auto
-from typing import Final, cast
+from typing import Final
 
-from xbd.abi import MAX_IN_FLIGHT, Command, Result
+from xbd.abi import MAX_IN_FLIGHT
 from xbd.errors import BadArgument, Busy, LocalProtocolError, RemoteProtocolError
-from xbd.protocol.codec import MSGID_LIMIT, Response, encode_request
-from xbd.protocol.commands import command_to_wire, result_from_response
-from xbd.protocol.fields import error_from_map
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import MSGID_LIMIT
 
 # As many answers as calls may be in flight: whatever a lost connection swallowed is among them.
 WINDOW_ANSWERS: Final = MAX_IN_FLIGHT
@@ -170,80 +166,3 @@ class Session:
         except KeyError:
             raise LocalProtocolError(f"a session in state {self.state.name} cannot take {event.name}") from None
         return action
-
-
-class Conversation:
-    """A guest's side of its session: it numbers calls, matches answers, and keeps what has to be sent again.
-
-    Args:
-        session: a name that no other session of this domain has.
-    """
-
-    HELLO_MSGID: Final = 0
-
-    def __init__(self, session: str) -> None:
-        self.session = session
-        self.last_seen: int | None = None
-        self._next_msgid = self.HELLO_MSGID + 1
-        self._in_flight: deque[tuple[int, Command, bytes]] = deque()
-
-    @property
-    def in_flight(self) -> int:
-        """Count the calls that have no answer yet."""
-        return len(self._in_flight)
-
-    @property
-    def in_flight_bytes(self) -> int:
-        """Count the bytes of the calls that have no answer yet."""
-        return sum(len(packed) for _, _, packed in self._in_flight)
-
-    def hello(self) -> bytes:
-        """Pack the hello that opens this session, or resumes it on a new connection."""
-        params: dict[str, object] = {"version": VERSION, "session": self.session, "last_seen": self.last_seen}
-        return encode_request(self.HELLO_MSGID, "hello", params)
-
-    def accept_hello(self, response: Response) -> dict[str, object]:
-        """Take the answer to hello and return it, the boot map; unless it says `resumed`, forget the calls in flight.
-
-        Raises:
-            HypercallError: the daemon refused.
-            RemoteProtocolError: it is no answer to hello.
-        """
-        if response.untrusted_error is not None:
-            raise error_from_map(response.untrusted_error)
-        untrusted = response.untrusted_result
-        if response.msgid != self.HELLO_MSGID or not isinstance(untrusted, dict):
-            raise RemoteProtocolError(f"an answer {untrusted!r:.80} to hello", "what a booting guest is told")
-        if untrusted.get("resumed") is not True:
-            self._in_flight.clear()
-            self._next_msgid = self.HELLO_MSGID + 1
-            self.last_seen = self.HELLO_MSGID
-        return cast(dict[str, object], untrusted)
-
-    def call(self, command: Command) -> bytes:
-        """Pack *command* under the next message id. Raises LocalProtocolError with 8 in flight."""
-        if len(self._in_flight) >= MAX_IN_FLIGHT:
-            raise LocalProtocolError(f"{len(self._in_flight)} calls in flight, at most {MAX_IN_FLIGHT} may be")
-        method, params = command_to_wire(command)
-        packed = encode_request(self._next_msgid, method, params)
-        self._in_flight.append((self._next_msgid, command, packed))
-        self._next_msgid = (self._next_msgid + 1) % MSGID_LIMIT
-        return packed
-
-    def answered(self, response: Response) -> Result:
-        """Match an answer with the oldest call in flight, and return its result.
-
-        Raises:
-            RemoteProtocolError: nothing is in flight, it answers another call, or it is no answer to it.
-        """
-        if not self._in_flight or self._in_flight[0][0] != response.msgid:
-            due = self._in_flight[0][0] if self._in_flight else "none"
-            raise RemoteProtocolError(f"an answer to message id {response.msgid}", f"answers in order; due is {due}")
-        result = result_from_response(self._in_flight[0][1], response)
-        self._in_flight.popleft()
-        self.last_seen = response.msgid
-        return result
-
-    def resend(self) -> bytes:
-        """Return the calls without an answer, packed as they were, to be sent after a resumed hello."""
-        return b"".join(packed for _, _, packed in self._in_flight)

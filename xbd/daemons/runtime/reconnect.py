@@ -12,13 +12,13 @@ import structlog
 import trio
 
 from xbd.client.client import Client, open_client
-from xbd.client.connection import ANSWER_TIMEOUT_S
 from xbd.client.retry import retry
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.nurseries import plain_errors
 from xbd.errors import ConfigError, XbdError
 from xbd.protocol.backoff import Backoff
+from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S
 
 _log = structlog.get_logger(__name__)
 

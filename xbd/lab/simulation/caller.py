@@ -1,21 +1,19 @@
 """A client of the toolstack's socket: one call at a time, in one session over any number of connections."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from xbd.errors import Busy, HypercallError
+from xbd.errors import Busy, PeerLost, XbdError
 from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.oracle import Violation
-from xbd.protocol.codec import ANSWER_LIMITS, Decoder, Response, encode_request
-from xbd.protocol.fields import error_from_map
-from xbd.protocol.methods import VERSION
+from xbd.protocol.backoff import FIRST_PAUSE_S
+from xbd.protocol.client_session import Answered, Greeted
+from xbd.protocol.codec import Notification
+from xbd.protocol.toolstack_session import Outcome, ToolstackSession
 
-_PAUSE_S: Final = 0.05
-_HELLO: Final = 0
-# The result of a call, or its refusal.
-CallResult = dict[str, Any] | HypercallError
-Done = Callable[[CallResult], None]
+Done = Callable[[Outcome], None]
+_NO_DAEMON: Final = PeerLost("no daemon runs")
 
 
 class Caller:
@@ -28,52 +26,49 @@ class Caller:
         self._world = world
         self.name = name
         self._connection: Connection | None = None
-        self._decoder = Decoder(ANSWER_LIMITS)
-        self._session = world.new_session()
-        self._last_seen: int | None = None
-        self._msgid = _HELLO
-        self._greeted = False
-        self._call = b""
-        self._done: Done | None = None
-        self._reconnect()
+        self._session: ToolstackSession[Done] = ToolstackSession("the daemon", world.new_session())
+        self._connect_after(FIRST_PAUSE_S)
 
     @property
     def idle(self) -> bool:
         """Whether a call can be made now."""
-        return self._greeted and self._done is None
+        return self._session.is_greeted and not self._session.in_flight
 
     def call(self, method: str, params: dict[str, object], done: Done) -> None:
         """Make a call; *done* is called with its result or its refusal."""
         assert self.idle, f"{self.name} has a call in flight already"
         assert self._connection is not None, "a client without a connection cannot call"
-        self._msgid += 1
-        self._done = done
-        self._call = encode_request(self._msgid, method, params)
-        self._connection.send(self._call)
+        self._connection.send(self._session.make_call(method, params, done))
 
     # -- connecting
 
-    def _reconnect(self) -> None:
-        self._greeted = False
-        self._world.schedule.after(_PAUSE_S, f"{self.name} connect", self._connect)
+    def _connect_after(self, pause_s: float) -> None:
+        self._world.schedule.after(pause_s, f"{self.name} connect", self._connect)
 
     def _connect(self) -> str | None:
         if self._connection is not None:
             return None
         if not self._world.daemon_up:
-            self._reconnect()
+            self._lose(_NO_DAEMON)
             return "no daemon"
         self._connection = self._world.open_toolstack(self.name, self)
-        self._decoder = Decoder(ANSWER_LIMITS)
-        hello: dict[str, object] = {"version": VERSION, "session": self._session, "last_seen": self._last_seen}
-        self._connection.send(encode_request(_HELLO, "hello", hello))
+        self._connection.send(self._session.connected())
         return "hello"
 
-    def _drop(self) -> None:
+    def _lose(self, error: XbdError) -> None:
+        """Close the connection, if there is one, and connect again after a pause. Raises Violation: the session is over."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        self._reconnect()
+        if self._session.last_seen is None:
+            # A session that was never opened cannot be lost.
+            pause_s = FIRST_PAUSE_S
+        else:
+            try:
+                pause_s = self._session.lost(error, self._world.schedule.now)
+            except XbdError as final:
+                raise Violation(f"{self.name} has lost its session: {final}") from final
+        self._connect_after(pause_s)
 
     # -- the connection's client
 
@@ -81,44 +76,25 @@ class Caller:
         """Handle bytes from the daemon."""
         if connection is not self._connection:
             return
-        self._decoder.feed(piece)
-        while self._connection is connection and (message := self._decoder.next_message()) is not None:
-            if type(message) is not Response:
-                raise Violation(f"{self.name} received {message!r:.200}, expected answers only")
-            if self._greeted:
-                self._handle_answer(message)
-            else:
-                self._handle_hello(message, connection)
+        try:
+            for message in self._session.receive(piece):
+                self._handle(message, connection)
+        except Busy as error:
+            # The daemon may not have noticed yet that the last connection is gone.
+            self._lose(error)
+        except XbdError as error:
+            raise Violation(f"{self.name}: {error}") from error
 
     def lost(self, connection: Connection) -> None:
         """Reconnect after the connection was lost."""
         if connection is self._connection:
-            self._drop()
+            self._lose(PeerLost("the connection ended"))
 
-    def _handle_hello(self, response: Response, connection: Connection) -> None:
-        if response.untrusted_error is not None:
-            error = error_from_map(response.untrusted_error)
-            if not isinstance(error, Busy):
-                raise Violation(f"{self.name}: hello was refused: {error}")
-            # The daemon may not have noticed yet that the last connection is gone.
-            self._drop()
-            return
-        assert isinstance(response.untrusted_result, dict), "hello is answered with a map"
-        if self._last_seen is not None and not response.untrusted_result["resumed"]:
-            raise Violation(f"{self.name}: the daemon has lost its session")
-        self._greeted = True
-        if self._last_seen is None:
-            self._last_seen = _HELLO
-        if self._done is not None:
-            connection.send(self._call)
-
-    def _handle_answer(self, response: Response) -> None:
-        if response.msgid != self._msgid or self._done is None:
-            raise Violation(f"{self.name} got answer {response.msgid}, it waits for {self._msgid}")
-        done, self._done = self._done, None
-        self._last_seen = response.msgid
-        if response.untrusted_error is not None:
-            done(error_from_map(response.untrusted_error))
-        else:
-            assert isinstance(response.untrusted_result, dict), "calls are answered with maps"
-            done(response.untrusted_result)
+    def _handle(self, message: Greeted | Answered[Done, Outcome] | Notification, connection: Connection) -> None:
+        match message:
+            case Greeted(_, resumed=True):
+                connection.send(self._session.resend())
+            case Answered(done, outcome):
+                done(outcome)
+            case Notification():
+                raise Violation(f"{self.name} received {message!r:.200}, expected answers only")

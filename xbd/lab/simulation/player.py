@@ -11,10 +11,8 @@ from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.watched import WatchedGuest
-from xbd.protocol.backoff import Backoff
+from xbd.protocol.backoff import FIRST_PAUSE_S, Backoff
 
-FIRST_PAUSE_S: Final = 0.05
-LONGEST_PAUSE_S: Final = 2.0
 # Agents round their deadlines up.
 _GRAIN_S: Final = 0.001
 # Notes that a guest makes only if something is wrong.
@@ -36,7 +34,7 @@ class Player:
         self.agent = self._new_agent()
         self.connection: Connection | None = None
         self.ended = False
-        self._pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        self._pauses = Backoff()
         self._timer: float | None = None
         self._generation = 0
         self.connect_after(0.001)

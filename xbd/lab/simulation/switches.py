@@ -20,7 +20,8 @@ from xbd.machine import audit_grants, claims, domain, exchange, grants, inbox, m
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.machine import Machine
 from xbd.protocol import session
-from xbd.protocol.session import Action, Conversation, Event, Session, State
+from xbd.protocol.client_session import ClientSession
+from xbd.protocol.session import Action, Event, Session, State
 from xbd.storage.image import Column, Image, Kind, Section
 
 Anything = Any
@@ -215,7 +216,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
     "one-session": Switch("a second connection gets in beside a live one", [(session, "TABLE", _let_in)]),
     "resend": Switch(
         "a resumed agent does not send again what was in flight",
-        [(Conversation, "resend", constant(lambda _self: b""))],
+        [(ClientSession, "resend", constant(lambda _self: b""))],
     ),
     "notice-numbers": Switch("a notice that comes late is heeded", [(Agent, "_notified", _forget_notice_number)]),
     "scrub-on-free": Switch(

@@ -5,11 +5,12 @@ from typing import Any, Final
 
 from xbd.control.balancer import Balancer, snapshot_of
 from xbd.errors import HypercallError
-from xbd.lab.simulation.caller import Caller, CallResult
+from xbd.lab.simulation.caller import Caller
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.policy import Action, SetTarget, Settings
+from xbd.protocol.toolstack_session import Outcome
 from xbd.protocol.views import DomainView, domain_view
 from xbd.units import SUPER_PAGES
 
@@ -120,7 +121,7 @@ class Operator:
         self._world.trace_detail(f"operator {method} {params}")
         self._caller.call(method, params, lambda outcome: self._done(method, outcome))
 
-    def _done(self, method: str, outcome: CallResult) -> None:
+    def _done(self, method: str, outcome: Outcome) -> None:
         if method == "audit" and isinstance(outcome, dict) and outcome["violations"]:
             raise Violation(f"the daemon's own audit says: {outcome['violations'][0]}")
 
@@ -144,12 +145,12 @@ class Policy:
                 return "looks"
         return "waits"
 
-    def _handle_host(self, outcome: CallResult) -> None:
+    def _handle_host(self, outcome: Outcome) -> None:
         if isinstance(outcome, dict):
             self._host = outcome
             self._caller.call("list", {}, self._handle_domains)
 
-    def _handle_domains(self, outcome: CallResult) -> None:
+    def _handle_domains(self, outcome: Outcome) -> None:
         if isinstance(outcome, dict):
             domains: list[DomainView] = [domain_view(raw) for raw in outcome["domains"]]
             snapshot = snapshot_of(self._host, [domain for domain in domains if domain.state != "zombie"])
@@ -162,7 +163,7 @@ class Policy:
             method = "set_target" if isinstance(action, SetTarget) else "set_max"
             self._caller.call(method, {"domid": action.domid, "pages": action.pages}, self._handle_set)
 
-    def _handle_set(self, outcome: CallResult) -> None:
+    def _handle_set(self, outcome: Outcome) -> None:
         if isinstance(outcome, HypercallError):
             self._actions.clear()
         self._next_action()

@@ -21,13 +21,16 @@ from xbd.errors import Busy, HypercallError, PeerLost, RemoteProtocolError
 from xbd.lab.soak.oracle import Oracle
 from xbd.lab.soak.population import CHECKER, CHECKER_PAGES
 from xbd.lab.soak.shell.processes import SoakProcesses
-from xbd.protocol.codec import ANSWER_LIMITS, RECEIVE_BYTES, Decoder, Notification, Response
+from xbd.protocol.client_session import Answered, Greeted
+from xbd.protocol.codec import RECEIVE_BYTES, Notification
 from xbd.protocol.commands import boot_from_wire
-from xbd.protocol.session import Conversation
+from xbd.protocol.guest_session import GuestSession
 
 # Between two rounds of calls, to leave processor time to the guests.
 _PAUSE_S: Final = 0.01
 _RETRY_S: Final = 0.05
+
+Answers = AsyncIterator[Greeted | Answered[Command, Result]]
 
 
 class Checker:
@@ -42,8 +45,8 @@ class Checker:
         self._path = path
         self._rng = rng
         self._oracle = Oracle(CHECKER_PAGES, rng)
-        self._conversation = Conversation("witness")
-        self._in_flight: deque[tuple[Command, float]] = deque()
+        self._session = GuestSession("witness")
+        self._sent_at: deque[float] = deque()
         self._stream: trio.SocketStream | None = None
         self._booted = False
         self.finishing = trio.Event()
@@ -74,20 +77,21 @@ class Checker:
                 self.finished.set()
                 return
 
-    async def _converse(self, stream: trio.SocketStream, answers: AsyncIterator[Response]) -> None:
+    async def _converse(self, stream: trio.SocketStream, answers: Answers) -> None:
         """Continue the session on a new connection until it has finished."""
-        await stream.send_all(self._conversation.hello())
-        untrusted = self._conversation.accept_hello(await anext(answers))
-        if untrusted.get("resumed") is True:
+        await stream.send_all(self._session.connected())
+        greeting = await anext(answers)
+        assert isinstance(greeting, Greeted), "what comes first answers hello"
+        if greeting.resumed:
             self.resumptions += 1
-            await stream.send_all(self._conversation.resend())
+            await stream.send_all(self._session.resend())
         else:
             if self._booted:
                 self._processes.found("the session of the checker guest was not resumed: the guest was rebooted")
-            self._in_flight.clear()
-            self._oracle.boot(boot_from_wire(untrusted).runs)
+            self._sent_at.clear()
+            self._oracle.boot(boot_from_wire(greeting.answer).runs)
             self._booted = True
-        while self._in_flight:
+        while self._sent_at:
             await self._receive_answer(answers)
         await self._check(stream, answers)
         while not self.finishing.is_set():
@@ -95,39 +99,36 @@ class Checker:
                 command = self._oracle.draw()
                 if command is not None:
                     await self._send(stream, command)
-            while self._in_flight:
+            while self._sent_at:
                 await self._receive_answer(answers)
             await trio.sleep(_PAUSE_S)
         await self._check(stream, answers)
 
-    async def _receive(self, stream: trio.SocketStream) -> AsyncGenerator[Response, None]:
-        """Iterate over answers. Raises PeerLost, RemoteProtocolError."""
-        decoder = Decoder(ANSWER_LIMITS)
+    async def _receive(self, stream: trio.SocketStream) -> AsyncGenerator[Greeted | Answered[Command, Result], None]:
+        """Iterate over answers. Raises PeerLost, HypercallError, RemoteProtocolError."""
         while received := await stream.receive_some(RECEIVE_BYTES):
-            decoder.feed(received)
-            while (message := decoder.next_message()) is not None:
-                if isinstance(message, Response):
+            for message in self._session.receive(received):
+                if not isinstance(message, Notification):
                     yield message
-                elif isinstance(message, Notification) and message.method == "dropped":
-                    raise RemoteProtocolError(f"it was dropped: {message.untrusted_params!r:.300}")
         raise PeerLost("the connection ended")
 
     async def _send(self, stream: trio.SocketStream, command: Command) -> None:
-        packed = self._conversation.call(command)
-        self._in_flight.append((command, trio.current_time()))
+        packed = self._session.call(command)
+        self._sent_at.append(trio.current_time())
         await stream.send_all(packed)
 
-    async def _receive_answer(self, answers: AsyncIterator[Response]) -> Result:
-        result = self._conversation.answered(await anext(answers))
-        command, sent_at = self._in_flight.popleft()
-        self._processes.tally.took("witness", trio.current_time() - sent_at)
+    async def _receive_answer(self, answers: Answers) -> Result:
+        answer = await anext(answers)
+        assert isinstance(answer, Answered), "hello is answered once on a connection"
+        command, result = answer
+        self._processes.tally.took("witness", trio.current_time() - self._sent_at.popleft())
         self._processes.tally.operations["witness hypercalls"] += 1
         wrong = self._oracle.apply(command, result)
         if wrong is not None:
             self._processes.found(f"the checker guest: {wrong}")
         return result
 
-    async def _check(self, stream: trio.SocketStream, answers: AsyncIterator[Response]) -> None:
+    async def _check(self, stream: trio.SocketStream, answers: Answers) -> None:
         """Compare all its memory and its number of pages with the oracle."""
         for load in list(self._oracle.loads()):
             gfns = load.gfns

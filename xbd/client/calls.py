@@ -1,0 +1,216 @@
+"""What can be asked of a hypervisor: each method once, as the call that it makes and what it reads from the answer.
+
+The client of tasks (`client`) and the blocking one (`blocking`) have these methods alike; `remote` makes of each what
+the client that has it needs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, overload
+
+from xbd.abi import DomainType
+from xbd.errors import RemoteProtocolError, XbdError
+from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S, Outcome, Params
+from xbd.protocol.views import DomainView, domain_view
+
+# `audit` recomputes everything.
+AUDIT_TIMEOUT_S: Final = 3600.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[T]):
+    """A call to make, and how its answer is read. An answer that has not come after *timeout_s* is not waited for."""
+
+    method: str
+    params: Params = field(default_factory=dict)
+    read: Callable[[dict[str, Any]], T] = lambda answer: answer  # type: ignore[assignment,return-value]  # T is a map then
+    timeout_s: float = ANSWER_TIMEOUT_S
+
+    def result(self, outcome: Outcome) -> T:
+        """Read what the call came to. Raises XbdError: it was refused, lost, or answered with something else."""
+        if isinstance(outcome, XbdError):
+            raise outcome
+        return self.read(outcome)
+
+
+class Awaiting(ABC):
+    """A client whose methods are awaited."""
+
+    @abstractmethod
+    async def ask(self, request: Request[T]) -> T:
+        """Make a call, and return what its answer says."""
+
+
+class Blocking(ABC):
+    """A client whose methods return when they are answered."""
+
+    @abstractmethod
+    def ask(self, request: Request[T]) -> T:
+        """Make a call, and return what its answer says."""
+
+
+class remote(Generic[P, T]):  # noqa: N801 - a decorator, used as `property` is
+    """A method whose body says what to ask; it is asked by the client that has it."""
+
+    def __init__(self, make: Callable[Concatenate[Any, P], Request[T]]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    @overload
+    def __get__(self, client: None, owner: object) -> Self: ...
+    @overload
+    def __get__(self, client: Awaiting, owner: object) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, client: Blocking, owner: object) -> Callable[P, T]: ...
+    def __get__(self, client: Awaiting | Blocking | None, owner: object) -> object:
+        """Make the method of a client."""
+        if client is None:
+            return self
+
+        @wraps(self._make)
+        def method(*args: P.args, **kwargs: P.kwargs) -> object:
+            return client.ask(self._make(client, *args, **kwargs))
+
+        return method
+
+
+def _number(name: str) -> Callable[[dict[str, Any]], int]:
+    """Make what reads the number *name* from an answer; RemoteProtocolError: it is none."""
+
+    def read(answer: dict[str, Any]) -> int:
+        found = answer.get(name)
+        if type(found) is not int:
+            raise RemoteProtocolError(f"an answer with {name} {found!r:.80}", "a number")
+        return found
+
+    return read
+
+
+def _listed(name: str) -> Callable[[dict[str, Any]], list[object]]:
+    """Make what reads the list *name* from an answer; RemoteProtocolError: it is none."""
+
+    def read(answer: dict[str, Any]) -> list[object]:
+        found = answer.get(name)
+        if not isinstance(found, list):
+            raise RemoteProtocolError(f"an answer without {name}", f"{{{name}: [...]}}")
+        return found
+
+    return read
+
+
+def _nothing(_answer: Mapping[str, Any]) -> None:
+    """Read nothing from an answer: that there is one says it."""
+
+
+class HypervisorMethods:
+    """The methods of a hypervisor; each raises HypercallError, PeerLost and RemoteProtocolError as `call` does."""
+
+    @remote
+    def list(self) -> Request[Sequence[DomainView]]:
+        """Describe all domains, in the order of their domids."""
+        read = _listed("domains")
+        return Request("list", read=lambda answer: [domain_view(raw) for raw in read(answer)])
+
+    @remote
+    def info(self, domain: str | int) -> Request[DomainView]:
+        """Describe one domain."""
+        return Request("info", {"domain": domain}, domain_view)
+
+    @remote
+    def host(self) -> Request[dict[str, Any]]:
+        """Describe the host: its frames and settings, as the wire has them."""
+        return Request("host")
+
+    @remote
+    def create(
+        self,
+        name: str,
+        *,
+        max_pages: int,
+        target_pages: int,
+        min_pages: int = 0,
+        domain_type: DomainType = DomainType.PVH,
+        autostart: bool = True,
+        on_crash: str = "restart",
+        guest: Params | None = None,
+    ) -> Request[int]:
+        """Create a domain, and return its domid.
+
+        Args:
+            name: unique, and not all digits.
+            max_pages: its maximum, and its limit at first; in whole superpages, as all three sizes are.
+            target_pages: its target, at most *max_pages*.
+            min_pages: its minimum, at most *target_pages*; 0: none.
+            domain_type: how its guest talks to the hypervisor.
+            autostart: whether an agent is started for it.
+            on_crash: what happens when its agent dies: "restart", "destroy" or "preserve".
+            guest: the settings of its guest, as host files have them: strategy, workload, driver, seed, verify.
+        """
+        params = {
+            "name": name,
+            "type": domain_type.value,
+            "max_pages": max_pages,
+            "target_pages": target_pages,
+            "min_pages": min_pages,
+            "autostart": autostart,
+            "on_crash": on_crash,
+            "guest": dict(guest or {}),
+        }
+        return Request("create", params, _number("domid"))
+
+    @remote
+    def destroy(self, domain: str | int) -> Request[int]:
+        """End a domain at once; its memory goes back to the host.
+
+        Returns how many of its pages others still map; while there are any it stays, as a zombie.
+        """
+        return Request("destroy", {"domid": domain}, _number("zombie_pages"))
+
+    @remote
+    def shutdown(self, domain: str | int) -> Request[None]:
+        """Ask a domain's guest to stop."""
+        return Request("shutdown", {"domid": domain}, _nothing)
+
+    @remote
+    def set_target(self, domain: str | int, pages: int) -> Request[None]:
+        """Set a domain's target; its guest gets there at its own pace."""
+        return Request("set_target", {"domid": domain, "pages": pages}, _nothing)
+
+    @remote
+    def set_max(self, domain: str | int, pages: int) -> Request[None]:
+        """Set a domain's limit; if that is below what it holds, it gets nothing more until it has given enough back."""
+        return Request("set_max", {"domid": domain, "pages": pages}, _nothing)
+
+    @remote
+    def claim(self, domain: str | int, pages: int) -> Request[int]:
+        """Promise a domain that it can come to hold *pages*, or nothing (0); returns what of it is outstanding."""
+        return Request("claim", {"domid": domain, "pages": pages}, _number("claimed_pages"))
+
+    @remote
+    def guest_mode(self, domain: str | int, mode: str) -> Request[None]:
+        """Change how a guest behaves: `normal`, `stuck`, `slow 10MiB/s`, `floor 1G`, `ceiling 4G`, `lies`."""
+        return Request("guest_mode", {"domid": domain, "mode": mode}, _nothing)
+
+    @remote
+    def audit(self) -> Request[Sequence[str]]:
+        """Recompute everything; returns what does not hold, nothing when all does."""
+        read = _listed("violations")
+        return Request("audit", read=lambda answer: [str(one) for one in read(answer)], timeout_s=AUDIT_TIMEOUT_S)
+
+    @remote
+    def call(
+        self, method: str, params: Params | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> Request[dict[str, Any]]:
+        """Call any method; returns its answer, a map.
+
+        Raises:
+            HypercallError: the daemon refused; nothing was changed.
+            PeerLost: the connection ended, or no answer came in *timeout_s*.
+            RemoteProtocolError: the answer makes no sense.
+        """
+        return Request(method, params or {}, timeout_s=timeout_s)
