@@ -23,10 +23,17 @@ def small_host() -> Controller:
 
 def create(host: Controller, name: str = "web", *, superpages: int = 8, target: int = 4, **settings: object) -> int:
     """Make a domain; returns its domid."""
-    params = {"name": name, "max_pages": superpages * 512, "target_pages": target * 512, "guest": settings}
-    domid = host.call("create", params)["domid"]
+    domid = do(host, "create", name=name, max_pages=superpages * 512, target_pages=target * 512, guest=settings)[
+        "domid"
+    ]
     assert isinstance(domid, int)
     return domid
+
+
+def do(host: Controller, method: str, **params: object) -> dict[str, object]:
+    """Execute a toolstack's call as a step of its own; returns its answer."""
+    with host.step():
+        return host.call(method, params)
 
 
 class Caller:

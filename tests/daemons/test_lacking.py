@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.peer import do
 from xbd.control.controller import Controller
 from xbd.daemons import guests, hypervisor
 from xbd.daemons.runtime import sockets
@@ -35,8 +36,7 @@ def make_host(directory: Path) -> None:
     """Leave a host of one domain in a state directory."""
     state = StateDir(directory)
     host = Controller(make_machine(state, SUPERFRAMES, HostSettings()))
-    host.call("create", {"name": "web", "max_pages": 1024, "target_pages": 512})
-    host.commit()
+    do(host, "create", name="web", max_pages=1024, target_pages=512)
     state.begin()
     state.close(in_order=True)
 
@@ -104,15 +104,15 @@ def test_a_boot_opens_no_file_once_it_is_reserved(tmp_path: Path) -> None:
     """What a reboot needs is reserved, or refused; when it is under way, no descriptor can be lacking."""
     state = StateDir(tmp_path / "state")
     host = Controller(make_machine(state, SUPERFRAMES, HostSettings()))
-    host.call("create", {"name": "web", "max_pages": 1024, "target_pages": 512})
+    do(host, "create", name="web", max_pages=1024, target_pages=512)
     contacts = host.machine.reserve_reboot(1)
     with replaced(open=lacks(errno.EMFILE)):
-        assert host.machine.reboot(1, contacts).domid == 1
+        with host.step():
+            assert host.machine.reboot(1, contacts).domid == 1
         with pytest.raises(OutOfResources, match="d1 is not booted"):
             host.connect(host.record(1), 0, "a session", None, lambda: None)
         with pytest.raises(OutOfResources, match="d1 is not destroyed"):
             host.call("destroy", {"domid": 1})
-    host.commit()
     assert host.audit() == []
     state.close(in_order=False)
 

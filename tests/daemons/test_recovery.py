@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.control.link import Link, new_agent
-from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create, toolstack
+from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create, do, toolstack
 from xbd.control.controller import Controller
 from xbd.control.domain_record import AWAITED_S, CRASHED_AFTER_S
 from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
@@ -23,7 +23,6 @@ def saved_host() -> tuple[MemoryStore, Controller]:
     """Make a host whose state is saved."""
     store = MemoryStore()
     host = Controller(Machine(HOST_SUPERFRAMES, image=Image(store)))
-    host.commit()
     return store, host
 
 
@@ -33,8 +32,13 @@ def restarted(store: MemoryStore) -> Controller:
     store.roll_back()
     host = Controller(recover(store))
     host.restore()
-    host.commit()
     return host
+
+
+def tick(host: Controller, now: float) -> float | None:
+    """Let the daemon look whose agents have died, as a step of its own."""
+    with host.step():
+        return host.tick(now)
 
 
 def gfns(*numbers: int) -> bytes:
@@ -73,12 +77,10 @@ def test_a_guest_whose_daemon_dies_at_any_instant(seed: int) -> None:
     workload = {"profile": "steady", "used": 0.15}
     strategy = "stock" if seed % 2 else "full"
     domid = create(host, superpages=16, target=12, workload=workload, verify=True, strategy=strategy)
-    host.commit()
     link = MortalLink(store, host, domid, seed)
     link.settle()
     for target in (5, 14, 7, 16, 6):
-        link.host.call("set_target", {"domid": domid, "pages": target * 512})
-        link.host.commit()
+        do(link.host, "set_target", domid=domid, pages=target * 512)
         link.settle()
         link.advance(40)
 
@@ -95,7 +97,6 @@ def test_an_answer_that_was_lost_with_the_daemon_is_given_again() -> None:
     """A call that was done and whose answer never came is not done again after the restart."""
     store, host = saved_host()
     domid = create(host)
-    host.commit()
     guest = agent(host, domid)
     assert guest.call("decrease", gfns=gfns(5, 6)) == [2, None]
 
@@ -113,7 +114,6 @@ def test_the_last_eight_answers_outlive_the_daemon_and_no_more() -> None:
     """What was read is answered as it was then, not as it is now; before the window the session is lost."""
     store, host = saved_host()
     domid = create(host)
-    host.commit()
     guest = agent(host, domid)
     for word in range(1, WINDOW_ANSWERS // 2 + 2):
         guest.call("store", gfns=gfns(7), words=gfns(word))
@@ -139,8 +139,7 @@ def test_what_the_daemon_knew_of_a_guest_outlives_it() -> None:
         ("set_target", {"pages": 3 * 512}),
         ("shutdown", {}),
     ):
-        host.call(method, {"domid": domid, **more})
-        host.commit()
+        do(host, method, domid=domid, **more)
 
     host = restarted(store)
 
@@ -153,7 +152,6 @@ def test_events_go_on_numbering_where_the_last_daemon_ended() -> None:
     """A follower that asks from its next number on misses no later event and gets none twice."""
     store, host = saved_host()
     create(host)
-    host.commit()
     due = host.events.next_number
 
     host = restarted(store)
@@ -204,7 +202,6 @@ def test_sessions_of_clients_that_are_gone_make_room(monkeypatch: pytest.MonkeyP
         _client(host, session=name).endpoint.closed()
     _client(host, last_seen=0, session="a")
     _client(host, session="d")
-    host.commit()
 
     host = restarted(store)
 
@@ -221,8 +218,7 @@ def test_sessions_of_clients_that_are_gone_make_room(monkeypatch: pytest.MonkeyP
 def _lost(on_crash: str) -> tuple[MemoryStore, Controller, int]:
     """Make a guest whose agent has gone without a word."""
     store, host = saved_host()
-    params = {"name": "web", "max_pages": 2048, "target_pages": 1024, "on_crash": on_crash}
-    domid = host.call("create", params)["domid"]
+    domid = do(host, "create", name="web", max_pages=2048, target_pages=1024, on_crash=on_crash)["domid"]
     assert isinstance(domid, int)
     peer = agent(host, domid)
     peer.call("decrease", gfns=gfns(5))
@@ -233,7 +229,7 @@ def _lost(on_crash: str) -> tuple[MemoryStore, Controller, int]:
 def test_a_guest_that_is_restarted_waits_for_an_agent() -> None:
     """By default any agent may boot it anew, at once."""
     _, host, domid = _lost("restart")
-    assert host.tick(0.0) is None
+    assert tick(host, 0.0) is None
     assert host.domain_map(domid)["state"] == "waiting"
     agent(host, domid, session="another")
 
@@ -245,26 +241,24 @@ def test_after_a_restart_agents_that_may_come_back_are_waited_for() -> None:
     gone = create(host, "gone")
     leaving = agent(host, gone)
     leaving.send(encode_notification("leaving", {}))
-    host.commit()
     host = restarted(store)
     assert [host.domain_map(one)["state"] for one in (domid, gone)] == ["lost", "waiting"]
-    assert host.tick(50.0) == 50.0 + AWAITED_S
-    assert host.tick(51.9) == 52.0
-    assert host.tick(52.0) is None
+    assert tick(host, 50.0) == 50.0 + AWAITED_S
+    assert tick(host, 51.9) == 52.0
+    assert tick(host, 52.0) is None
     assert host.domain_map(domid)["state"] == "waiting"
     assert host.events.since(0)[-1]["event"] == "agent_lost"
     agent(host, domid, session="c")
-    assert host.tick(53.0) is None
+    assert tick(host, 53.0) is None
 
 
 def test_a_guest_that_is_destroyed_goes_when_its_agent_does_not_come_back() -> None:
     """Its agent has five seconds to resume; then the domain is gone, and so is what was saved of it."""
     store, host, domid = _lost("destroy")
-    assert host.tick(10.0) == 10.0 + CRASHED_AFTER_S
+    assert tick(host, 10.0) == 10.0 + CRASHED_AFTER_S
     assert host.domain_map(domid)["state"] == "lost"
-    assert host.tick(14.9) == 15.0
-    assert host.tick(15.0) is None
-    host.commit()
+    assert tick(host, 14.9) == 15.0
+    assert tick(host, 15.0) is None
     assert host.machine.domains() == []
     assert [event["event"] for event in host.events.since(0)][-2:] == ["crashed", "destroyed"]
     assert restarted(store).machine.domains() == []
@@ -273,9 +267,8 @@ def test_a_guest_that_is_destroyed_goes_when_its_agent_does_not_come_back() -> N
 def test_a_guest_that_is_preserved_stays_as_it_was() -> None:
     """Nobody else may boot it, through restarts of the daemon too; its own agent may still come back."""
     store, host, domid = _lost("preserve")
-    host.tick(0.0)
-    host.tick(CRASHED_AFTER_S)
-    host.commit()
+    tick(host, 0.0)
+    tick(host, CRASHED_AFTER_S)
     host = restarted(store)
     assert host.domain_map(domid)["state"] == "crashed"
     other = DirectPeer(DomainEndpoint(host, domid, lambda: None))
@@ -289,11 +282,11 @@ def test_a_guest_that_is_preserved_stays_as_it_was() -> None:
 def test_an_agent_that_comes_back_in_time_is_not_missed() -> None:
     """The five seconds begin anew with each loss, and with each restart of the daemon."""
     store, host, domid = _lost("destroy")
-    host.tick(0.0)
+    tick(host, 0.0)
     host = restarted(store)
-    assert host.tick(100.0) == 105.0
+    assert tick(host, 100.0) == 105.0
     agent(host, domid, last_seen=1).endpoint.closed()
-    assert host.tick(104.0) == 109.0
+    assert tick(host, 104.0) == 109.0
 
 
 def test_an_agent_that_says_goodbye_has_not_crashed() -> None:
@@ -302,7 +295,7 @@ def test_an_agent_that_says_goodbye_has_not_crashed() -> None:
     peer = agent(host, domid, last_seen=1)
     assert peer.send(encode_notification("leaving", {})) == []
     peer.endpoint.closed()
-    assert host.tick(0.0) is None
+    assert tick(host, 0.0) is None
     assert host.domain_map(domid)["state"] == "waiting"
 
 
@@ -312,4 +305,4 @@ def test_nobody_waits_for_the_agent_of_a_guest_that_was_shut_down() -> None:
     peer = toolstack(host)
     peer.call("shutdown", domid=domid)
     assert host.domain_map(domid)["state"] == "shutdown"
-    assert host.tick(0.0) is None
+    assert tick(host, 0.0) is None

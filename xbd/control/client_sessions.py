@@ -31,10 +31,12 @@ class ClientSessions:
         self._rows: dict[str, int] = {}
 
     def restore(self) -> None:
-        """Load what an earlier daemon saved. Raises DamagedState."""
+        """Load what is saved: by an earlier daemon, or before a step that is undone. Raises DamagedState."""
+        present = {self._rows[name]: session for name, session in self._sessions.items()}
+        self._sessions, self._rows, self._free_rows = {}, {}, list(range(MAX_CLIENTS))[::-1]
         for row in tuple(self._free_rows):
-            session = self._make(row)
-            if isinstance(session, SavedSession) and session.load():
+            session = present.get(row) or self._make(row)
+            if isinstance(session, SavedSession) and session.reload(is_live=session.state is State.LIVE):
                 if session.name in self._sessions:
                     raise DamagedState(f"two clients have the session {session.name!r}")
                 self._register(session, row)

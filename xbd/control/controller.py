@@ -1,7 +1,6 @@
 """The hypervisor daemon's core: the toolstack's methods, and the state of each domain's agent.
 
-A `Controller` owns the machine and, per domain, a `DomainRecord`: its session, its settings, the notices to be
-sent to its agent, its last report. It is driven by endpoints (`xbd.control.endpoint`)
+What it works on is its `HostState`: the machine and, per domain, a `DomainRecord`. It is driven by endpoints (`xbd.control.endpoint`)
 and knows no socket; what the world must do with a domain's socket goes through `DomainSockets`.
 """
 
@@ -12,13 +11,11 @@ from typing import Final
 
 import xbd
 from xbd.abi import Command, DomainType, Result
-from xbd.control.client_sessions import ClientSessions
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.control.domain_sockets import DomainSockets
-from xbd.control.event_log import EventLog
 from xbd.control.guest_settings import plan_guest
+from xbd.control.host_state import HostState
 from xbd.control.notices import Notices
-from xbd.control.saved import agent_section, daemon_section
 from xbd.errors import BadArgument, NotPermitted, OutOfResources
 from xbd.guest.mode import parse_mode
 from xbd.machine import Machine
@@ -28,29 +25,14 @@ from xbd.protocol.commands import boot_to_wire
 from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, VERSION
 from xbd.protocol.session import Action
 from xbd.protocol.views import DOM0
-from xbd.storage.image import Kind
 
 
-class Controller:
-    """One host: its machine, its domains' records, its events.
-
-    If the machine's state is saved, records and sessions are saved with it; the caller calls `commit` after each operation.
-    """
+class Controller(HostState):
+    """One host, as its toolstack and its agents use it."""
 
     def __init__(self, machine: Machine, *, name: str = "host", sockets: DomainSockets | None = None) -> None:
-        self.machine = machine
-        self.name = name
-        self.sockets = sockets
-        self.subscribers: set[Wake] = set()
-        self._records: dict[int, DomainRecord] = {}
-        self._zombies: dict[int, str] = {}
+        super().__init__(machine, name=name, sockets=sockets)
         self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
-        self._is_saved = machine.image.store.undo is not None
-        # A machine that was recovered from saved state has domains, whose records are restored from it too.
-        self.is_restored = self._is_saved and machine.image.is_recovered
-        self.saved = daemon_section(machine.image, new=not self.is_restored) if self._is_saved else None
-        self.clients = ClientSessions(self.saved)
-        self.events = EventLog(first_number=max(self.saved.next_event, 1) if self.saved else 1)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "list": self._list,
             "info": self._info,
@@ -133,53 +115,6 @@ class Controller:
         self._event("created", record, target_pages=target_pages, max_pages=max_pages, autostart=autostart)
         return {"domid": domid}
 
-    def _save_new(self, record: DomainRecord) -> None:
-        if self._is_saved:
-            record.saved = agent_section(self.machine.image, record.domid, new=True)
-            record.session = record.saved.session
-            record.save()
-
-    def _drop_saved(self, domid: int) -> None:
-        if (Kind.AGENT, domid) in self.machine.image.sections:
-            self.machine.image.drop_section(Kind.AGENT, domid)
-
-    def restore(self) -> None:
-        """Take up what an earlier daemon saved of the domains of its machine, and open their sockets.
-
-        Raises:
-            DamagedState: it cannot be used.
-            HypercallError: a socket cannot be opened.
-        """
-        for domid in self.machine.domains():
-            name = self.machine.domain(domid).name
-            if domid not in self.machine.living_domains():
-                self._zombies[domid] = name
-                continue
-            self._records[domid] = DomainRecord.restored(
-                domid, name, agent_section(self.machine.image, domid, new=False)
-            )
-            if self.sockets is not None:
-                self.sockets.open(domid)
-        self.clients.restore()
-        # Read here, so that damage is refused at the start.
-        _ = self.described
-        self.machine.image.sweep()
-
-    @property
-    def described(self) -> list[str]:
-        """Name the guests that the host file has described so far, where that is saved."""
-        return [] if self.saved is None else self.saved.described
-
-    def remember_described(self, names: list[str]) -> None:
-        """Save which guests the host file has described so far."""
-        if self.saved is not None:
-            self.saved.write_described(names)
-            self.commit()
-
-    def commit(self) -> None:
-        """Make everything since the last commit durable, even if this process is killed."""
-        self.machine.commit()
-
     def create_dom0(self, params: Mapping[str, object]) -> None:
         """Make the control domain, by the parameters of a `create` call. Raises HypercallError: nothing has changed."""
         self._create(**fields.check_params("create", TOOLSTACK_METHODS["create"].params, dict(params)), domid=DOM0)
@@ -187,14 +122,15 @@ class Controller:
     def _destroy(self, domid: int | str) -> dict[str, object]:
         record = self._not_dom0(domid, "destroyed")
         zombie_pages = self.machine.destroy(record.domid)
+        self._drop_saved(record.domid)
+        self._event("destroyed", record, zombie_pages=zombie_pages)
+        # The connections end last, when nothing can fail any more.
         del self._records[record.domid]
         record.gone = True
-        self._drop_saved(record.domid)
         if self.sockets is not None:
             self.sockets.close(record.domid)
         if zombie_pages:
             self._zombies[record.domid] = record.name
-        self._event("destroyed", record, zombie_pages=zombie_pages)
         return {"zombie_pages": zombie_pages}
 
     def _not_dom0(self, domid: int | str, ended: str) -> DomainRecord:
@@ -260,10 +196,6 @@ class Controller:
 
     # -- the guests' side, driven by their endpoints
 
-    def record(self, domid: int) -> DomainRecord:
-        """Find a domain's record. Raises NoSuchDomain, also for a zombie."""
-        return self._records[self.machine.living(domid).domid]
-
     def execute(self, record: DomainRecord, command: Command) -> Result:
         """Execute one turn of a guest's command."""
         result = self.machine.execute(record.domid, command)
@@ -289,17 +221,15 @@ class Controller:
         boot = self.machine.boot_info(domid, resumed=True) if resumed else self.machine.reboot(domid, contacts)
         if not resumed:
             record.shutdown_asked = record.stopped = False
-            record.report = None
             self._notices.deliver()
-        record.crashed = record.left = record.awaited = False
-        record.missed_since = None
+        record.crashed = record.left = False
         record.save()
-        # The answer has the present state, so earlier notices are not needed.
-        record.notices.clear()
-        record.wake = wake
         self._event("agent_connected", record, resumed=resumed)
         more = {"guest": record.guest, "mode": record.mode, "shutdown": record.shutdown_asked}
-        return {"resumed": resumed, **boot_to_wire(boot), **more}
+        answer = {"resumed": resumed, **boot_to_wire(boot), **more}
+        # What is not saved is changed last, when nothing can fail any more.
+        record.connected(wake, resumed=resumed)
+        return answer
 
     def disconnect(self, record: DomainRecord) -> None:
         """Note that a domain's agent has lost its connection; its session may be resumed."""
@@ -338,8 +268,8 @@ class Controller:
             if now < deadline:
                 due.append(deadline)
             elif record.on_crash == "restart":
-                record.awaited = False
                 self._event("agent_lost", record)
+                record.awaited = False
             else:
                 self._crash(record)
         renewed = self._notices.renew_offers(now)
@@ -354,46 +284,9 @@ class Controller:
             with suppress(OutOfResources):
                 self._destroy(record.domid)
 
-    def population(self) -> tuple[int, int]:
-        """Count the domains (without zombies), and those of them whose agents are connected."""
-        return len(self._records), sum(record.agent for record in self._records.values())
-
-    def domain_map(self, domid: int) -> dict[str, object]:
-        """Describe a domain for the wire. Raises NoSuchDomain."""
-        described = self.machine.domain_info(domid).as_map()
-        record = self._records.get(domid)
-        if record is None:
-            # A zombie: its record was dropped when it was destroyed.
-            nothing = {"agent": False, "autostart": False, "mode": "normal", "on_crash": "destroy"}
-            return described | nothing | {"guest": {}, "report": None}
-        described |= {"state": record.state, "on_crash": record.on_crash}
-        described |= {"agent": record.agent, "autostart": record.autostart, "mode": record.mode}
-        described |= {"guest": record.guest, "report": record.report}
-        return described
-
-    def audit(self) -> list[str]:
-        """Recompute everything; returns the violations found."""
-        unmatched = sorted(set(self.machine.living_domains()) ^ self._records.keys())
-        return self.machine.audit() + [
-            f"d{domid} is known to the machine or to the daemon alone" for domid in unmatched
-        ]
-
     def _check_settled(self, record: DomainRecord) -> None:
         domain = self.machine.domain(record.domid)
         if record.settling and domain.tot_pages == domain.target_pages:
             record.settling = False
             record.save()
             self._event("settled", record, pages=domain.tot_pages)
-
-    def _event(self, event: str, record: DomainRecord, **details: object) -> None:
-        self._announce(event, domid=record.domid, name=record.name, **details)
-
-    def _announce(self, event: str, **details: object) -> None:
-        self.events.add(event, **details)
-        if self.saved is not None:
-            self.saved.write_next_event(self.events.next_number)
-        self._wake_subscribers()
-
-    def _wake_subscribers(self) -> None:
-        for wake in self.subscribers:
-            wake()

@@ -8,6 +8,7 @@ from xbd.abi import ON_CRASH
 from xbd.control.saved import SavedAgent
 from xbd.errors import BadArgument, DamagedState
 from xbd.guest.mode import parse_mode
+from xbd.machine.domain import Domain
 from xbd.protocol import fields
 from xbd.protocol.session import Session, State
 
@@ -19,6 +20,15 @@ _CHECKS: Final[dict[str, fields.Check]] = {
     "guest": fields.settings,
     "mode": fields.text(),
     "on_crash": fields.choice(ON_CRASH),
+}
+# What is told of a domain that has no record any more.
+ZOMBIE_S_RECORD: Final[dict[str, object]] = {
+    "agent": False,
+    "autostart": False,
+    "mode": "normal",
+    "on_crash": "destroy",
+    "guest": {},
+    "report": None,
 }
 # An agent that lost its connection connects again within half a second; one that has not by then is taken for dead.
 CRASHED_AFTER_S: Final = 5.0
@@ -79,6 +89,35 @@ class DomainRecord:
         """Save the fields in `SAVED`, if the host's state is saved. Raises BadArgument: the settings are too long."""
         if self.saved is not None:
             self.saved.write({key: getattr(self, key) for key in SAVED})
+
+    def reload(self, domain: Domain) -> None:
+        """Take the saved values again, after a step was undone; what waits to be sent to its agent says how *domain* is now."""
+        assert self.saved is not None, "nothing is undone of a domain that is not saved"
+        for key, value in self._checked(self.domid, self.saved.read()).items():
+            setattr(self, key, value)
+        self.saved.session.reload(is_live=self.agent)
+        if not self.shutdown_asked:
+            self.notices.pop("shutdown", None)
+        now: dict[str, dict[str, object]] = {
+            "target": {"pages": domain.target_pages},
+            "limit": {"pages": domain.max_pages},
+            "mode": {"mode": self.mode},
+        }
+        for kind in now.keys() & self.notices.keys():
+            self.notices[kind] |= now[kind]
+
+    def connected(self, wake: Wake, *, resumed: bool) -> None:
+        """Note that an agent is connected; the answer to its hello has the present state, so earlier notices go."""
+        if not resumed:
+            self.report = None
+        self.awaited = False
+        self.missed_since = None
+        self.notices.clear()
+        self.wake = wake
+
+    def as_map(self) -> dict[str, object]:
+        """Describe for the wire what is not the machine's to tell."""
+        return {"state": self.state, **{key: getattr(self, key) for key in ZOMBIE_S_RECORD}}
 
     @property
     def agent(self) -> bool:

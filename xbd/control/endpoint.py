@@ -13,7 +13,7 @@ from typing import Final
 from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
 from xbd.control.client_sessions import answer_to_keep
 from xbd.control.controller import Controller
-from xbd.errors import BadArgument, Busy, HypercallError, RemoteProtocolError
+from xbd.errors import BadArgument, Busy, HypercallError, OutOfResources, RemoteProtocolError
 from xbd.protocol import fields
 from xbd.protocol.codec import (
     CALL_LIMITS,
@@ -86,6 +86,9 @@ class Endpoint(ABC):
                     break
         except RemoteProtocolError as error:
             answers.append(self.drop(error))
+        except OutOfResources as error:
+            # The step was undone: a peer that resumes its session sends the call again, and others are served.
+            answers.append(self.drop(RemoteProtocolError(error.message, error.expected)))
         return answers[0] if len(answers) == 1 else b"".join(answers)
 
     def _next_message(self) -> Request | Response | Notification | None:
@@ -149,8 +152,9 @@ class DomainEndpoint(Endpoint):
         """Leave the session to be resumed."""
         if self.admitted:
             self.admitted = False
-            self._host.disconnect(self._record)
-            self._host.commit()
+            # If that cannot be saved it is undone, but for the connection, which is gone.
+            with suppress(OutOfResources), self._host.step():
+                self._host.disconnect(self._record)
 
     def _handle(self, message: Request | Response | Notification) -> tuple[int, bytes]:
         if self._record.gone:
@@ -173,13 +177,14 @@ class DomainEndpoint(Endpoint):
         try:
             params = fields.check_params("hello", DOMAIN_METHODS["hello"].params, request.untrusted_params)
             check_version(params["version"])
-            boot = self._host.connect(self._record, request.msgid, params["session"], params["last_seen"], self._wake)
+            asked = request.msgid, params["session"], params["last_seen"]
+            with self._host.step():
+                boot = self._host.connect(self._record, *asked, self._wake)
         except HypercallError as error:
             self._refused_hellos += 1
             if self._refused_hellos > MAX_REFUSED_HELLOS:
                 raise RemoteProtocolError(f"{self._refused_hellos} hellos refused", "a new connection") from error
             return encode_error(request.msgid, fields.error_map(error))
-        self._host.commit()
         self._admit()
         return encode_response(request.msgid, boot)
 
@@ -189,21 +194,21 @@ class DomainEndpoint(Endpoint):
         if answer is not None:
             return MESSAGE_COST, answer
         cost = MESSAGE_COST
-        try:
-            command = command_from_params(request.method, request.untrusted_params)
-        except BadArgument as error:
-            answer = encode_error(request.msgid, fields.error_map(error))
-        else:
-            cost += extents_of(command)
-            answer = encode_result(request.msgid, self._host.execute(self._record, command))
-        session.answered(answer)
-        self._host.commit()
+        with self._host.step():
+            try:
+                command = command_from_params(request.method, request.untrusted_params)
+            except BadArgument as error:
+                answer = encode_error(request.msgid, fields.error_map(error))
+            else:
+                cost += extents_of(command)
+                answer = encode_result(request.msgid, self._host.execute(self._record, command))
+            session.answered(answer)
         return cost, answer
 
     def _notified(self, notification: Notification) -> None:
         if notification.method in ("stopped", "leaving"):
-            (self._host.stopped if notification.method == "stopped" else self._host.leaving)(self._record)
-            self._host.commit()
+            with self._host.step():
+                (self._host.stopped if notification.method == "stopped" else self._host.leaving)(self._record)
             return
         if notification.method != "report":
             raise RemoteProtocolError(
@@ -299,15 +304,25 @@ class ToolstackEndpoint(CallEndpoint):
         return answer | {"resumed": resumed}
 
     def _answer(self, request: Request) -> bytes:
-        session = self._session
         # Outside of sessions, and for the hello that opens one, nothing is kept.
-        kept = None if session is None or request.method == "hello" else session.call(request.msgid)
+        session = None if request.method == "hello" else self._session
+        kept = None if session is None else session.call(request.msgid)
         if kept:
             return kept
-        answer = super()._answer(request)
-        if session is not None and request.method != "hello" and kept is None:
-            session.answered(answer_to_keep(answer, changing=request.method in CHANGING_METHODS))
-        self._host.commit()
+        try:
+            return self._answer_in_a_step(request, super()._answer, None if kept is not None else session)
+        except OutOfResources as error:
+            refusal = encode_error(request.msgid, fields.error_map(error))
+            return self._answer_in_a_step(request, lambda _: refusal, None if kept is not None else session)
+
+    def _answer_in_a_step(
+        self, request: Request, answer_to: Callable[[Request], bytes], session: Session | None
+    ) -> bytes:
+        """Answer a call, and keep the answer for *session*. Raises OutOfResources: nothing has changed."""
+        with self._host.step():
+            answer = answer_to(request)
+            if session is not None:
+                session.answered(answer_to_keep(answer, changing=request.method in CHANGING_METHODS))
         return answer
 
     def _call(self, request: Request) -> dict[str, object]:

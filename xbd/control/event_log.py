@@ -30,6 +30,12 @@ class EventLog:
         self._events.append(msgpack.packb({"number": self.next_number, "event": event, **details}))
         self.next_number += 1
 
+    def forget_from(self, number: int) -> None:
+        """Forget the events from *number* on: what they tell was undone, and their numbers are given again."""
+        while self.next_number > number:
+            self._events.pop()
+            self.next_number -= 1
+
     def since(self, number: int, at_most: int | None = None) -> list[dict[str, object]]:
         """List the kept events from *number* on, oldest first, at most *at_most* of them."""
         start = max(number - self.first_number, 0)

@@ -20,7 +20,7 @@ from xbd.errors import BadArgument, DamagedState
 from xbd.machine.provision import refused
 from xbd.protocol.codec import MSGID_LIMIT
 from xbd.protocol.methods import MAX_EVENT_NUMBER, MAX_SESSION_CHARS
-from xbd.protocol.session import WINDOW_ANSWERS, Action, Session
+from xbd.protocol.session import WINDOW_ANSWERS, Action, Session, State
 from xbd.storage.image import Column, Image, Kind, Layout, Section
 
 # Message ids and the length of the name, then the name: a character has four bytes at most.
@@ -75,6 +75,15 @@ class SavedSession(Session):
         self._slot_count = 2 * window
         self._slots = slots.reshape(-1).data.cast("B")
         self._slot_bytes = slots.shape[1] * 8
+
+    def reload(self, *, is_live: bool) -> bool:
+        """Take the saved values, as `load`; *is_live*: a connection holds the session, and goes on with it."""
+        if not self.load():
+            self.restore("", 0, 0, None, 0)
+            self.state = State.NONE
+        elif is_live:
+            self.state = State.LIVE
+        return self.state is not State.NONE
 
     def load(self) -> bool:
         """Restore what an earlier daemon saved; tells whether there was a session. Raises DamagedState."""

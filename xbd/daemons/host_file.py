@@ -110,8 +110,8 @@ class HostFile:
         created = []
         for guest in guests:
             try:
-                host.call("create", guest.as_create())
-                host.commit()
+                with host.step():
+                    host.call("create", guest.as_create())
             except HypercallError as error:
                 _log.error("guest_not_created", guest=guest.name, reason=str(error))
             else:

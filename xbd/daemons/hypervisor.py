@@ -30,7 +30,7 @@ from xbd.daemons.runtime.nurseries import plain_errors
 from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.state_dir import StateDir
-from xbd.errors import ConfigError, DamagedState
+from xbd.errors import ConfigError, DamagedState, OutOfResources
 from xbd.machine import Machine
 from xbd.units import counted, format_pages
 
@@ -38,6 +38,8 @@ _log = structlog.get_logger(__name__)
 
 # Peers that read have their answers long before; one that does not is not waited for.
 SHUTDOWN_GRACE_S: Final = 2.0
+# When agents are watched again, if there was nothing left to watch with.
+AGAIN_S: Final = 1.0
 
 
 async def serve(
@@ -118,7 +120,6 @@ async def serve(
     if isinstance(machine, RecordedMachine):
         machine.end_recording()
     if state is not None:
-        host.commit()
         state.close(in_order=not violations)
     _log.info("hypervisor_stopped", violations=violations)
     return violations
@@ -158,12 +159,11 @@ def _people(
             host.restore()
     else:
         if dom0 is not None:
-            host.create_dom0(dom0)
-            host.commit()
+            with host.step():
+                host.create_dom0(dom0)
         for params in domains:
-            host.call("create", params)
-            host.commit()
-    host.commit()
+            with host.step():
+                host.call("create", params)
 
 
 async def _until(
@@ -198,8 +198,12 @@ async def _watch_agents(host: Controller) -> None:
     """Let the host look whose agents have died, whenever something has happened or it is time."""
     with _rung_by(host) as alarm, CheckIn("watch the agents").watched() as check_in:
         while True:
-            deadline = host.tick(trio.current_time())
-            host.commit()
+            try:
+                with host.step():
+                    deadline = host.tick(trio.current_time())
+            except OutOfResources as error:
+                _log.error("agents_not_watched", reason=str(error), again_in_s=AGAIN_S)
+                deadline = trio.current_time() + AGAIN_S
             check_in.here()
             # It looks at times where nothing happens, so that one can see that it does.
             latest = trio.current_time() + SOON_S / 2

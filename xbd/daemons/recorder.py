@@ -75,15 +75,32 @@ class RecordedMachine(Machine):
     ) -> None:
         super().__init__(superframes, settings=settings, image=image)
         self._recorder = recorder
+        # What the step that is under way has done.
+        self._done: list[Line] = []
         recorder.write(Header(superframes, asdict(self.settings), xbd.__version__).line())
 
     def _did(self, what: str, domid: int, **details: Any) -> None:  # noqa: ANN401 - numbers and texts
-        self._recorder.write_numbered({"do": what, "domain": domid, **details})
+        self._done.append({"do": what, "domain": domid, **details})
+
+    def commit(self) -> None:
+        """End the step: what it did is written down."""
+        super().commit()
+        self._write_down()
+
+    def _write_down(self) -> None:
+        for line in self._done:
+            self._recorder.write_numbered(line)
+        self._done.clear()
+
+    def become(self, derived: Machine) -> None:
+        """Go on after a step that was undone: what it did is not recorded."""
+        super().become(derived)
+        self._done.clear()
 
     def execute(self, domid: int, command: Command) -> Result:
         """Do one turn of a hypercall."""
         result = super().execute(domid, command)
-        self._recorder.write_numbered(command_to_line(domid, command) | {"answer": answer_to_line(result)})
+        self._done.append(command_to_line(domid, command) | {"answer": answer_to_line(result)})
         return result
 
     def create(self, name: str, **parameters: Any) -> int:  # noqa: ANN401 - as Machine's own
@@ -121,6 +138,7 @@ class RecordedMachine(Machine):
 
     def end_recording(self) -> None:
         """Write how it stands in the end, and close the file."""
+        self._write_down()
         counts = self.statistics()
         leaves = {str(domid): self.domain(domid).leaves for domid in self.domains()}
         self._recorder.write(

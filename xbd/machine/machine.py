@@ -297,6 +297,13 @@ class Machine:
         """End the step: nothing done since the last commit is rolled back any more; see `xbd.storage.image`."""
         self.image.commit()
 
+    def become(self, derived: "Machine") -> None:
+        """Take the tables of a machine that was derived from the same image; who waits for memory goes on waiting."""
+        derived.host.waiting = self.host.waiting
+        self.host, self.domain_table = derived.host, derived.domain_table
+        self._domains = self.domain_table.domains
+        self._operations = bind(self.domain_table, self.host)
+
     @property
     def has_news(self) -> bool:
         """Whether `take_woken`, `take_vanished` or `take_relieved` may return anything."""

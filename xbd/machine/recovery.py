@@ -36,15 +36,30 @@ def recover(store: Store) -> Machine:
     Raises:
         DamagedState: what is saved is impossible; the message says what, and of which domain.
     """
+    return _rebuild(Image(store))
+
+
+def undo_step(machine: Machine) -> None:
+    """Make a machine whose state is saved what it was at its last commit: roll the step back, derive the rest anew.
+
+    Raises:
+        DamagedState: what is saved is impossible; the machine is not to be used any more.
+    """
+    machine.image.roll_back()
+    machine.become(_rebuild(machine.image))
+
+
+def _rebuild(image: Image) -> Machine:
+    """Derive a machine from the sections of an image. Raises DamagedState."""
     try:
-        return _rebuild(Image(store))
+        return _derive(image)
     except _TRIPPED as error:
         # The checks below say what is wrong more plainly. But saved words can be anything: whatever exception they
         # cause here, the cause is the damaged state.
         raise DamagedState(f"what is saved does not fit together: {type(error).__name__}: {error}") from error
 
 
-def _rebuild(image: Image) -> Machine:
+def _derive(image: Image) -> Machine:
     superframes, settings = saved_host(image.open_section(Kind.HOST, 0))
     machine = Machine(superframes, settings=settings, image=image)
     for domid, birth in machine.domain_table.saved():

@@ -140,7 +140,7 @@ class Image:
         self.sections: dict[tuple[Kind, int], Section] = {}
         self._derived: dict[str, NDArray[Any]] = {}
         self._new: list[Section] = []
-        self._gone: list[tuple[Kind, int]] = []
+        self._gone: dict[tuple[Kind, int], Section] = {}
         # Whether what it holds was there before, saved by an earlier process.
         self.is_recovered = False
 
@@ -173,10 +173,12 @@ class Image:
         return section
 
     def open_section(self, kind: Kind, number: int) -> Section:
-        """Find a section that an earlier process left. Raises DamagedState: it is not there, or cannot be used."""
-        layout, words = self.store.open(kind, number)
-        self.is_recovered = True
-        section = self.sections[kind, number] = Section((kind, number), layout, words, self.store.undo)
+        """Find a section that is held, or that an earlier process left. Raises DamagedState: it cannot be used."""
+        section = self.sections.get((kind, number))
+        if section is None:
+            layout, words = self.store.open(kind, number)
+            self.is_recovered = True
+            section = self.sections[kind, number] = Section((kind, number), layout, words, self.store.undo)
         return section
 
     def drop_section(self, kind: Kind, number: int) -> None:
@@ -187,7 +189,7 @@ class Image:
             self._new.remove(section)
             self.store.discard(kind, number)
         elif self.store.undo is not None:
-            self._gone.append((kind, number))
+            self._gone[kind, number] = section
 
     def reserve(self, what: str, *, notes_words: int, scratch_bytes: int) -> None:
         """Reserve what a step may need before it changes anything, so that the step cannot fail half way.
@@ -225,6 +227,25 @@ class Image:
         first, end = section.span(name)
         pages = self.store.touched(section.key[0], section.key[1], section.words, first, end)
         return pages - first // PAGE_WORDS
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is noted: no step has written anything since the last commit."""
+        return self.store.undo is None or not self.store.undo.noted_words
+
+    def roll_back(self) -> None:
+        """Undo the step: saved cells and sections are as at the last commit; derived arrays are forgotten, to be made anew.
+
+        Only where the store has an undo log.
+        """
+        undo = self.store.undo
+        assert undo is not None, "there are no notes to roll back by"
+        self._derived.clear()
+        self.sections |= self._gone
+        self._gone.clear()
+        undo.roll_back(lambda kind, number: self.sections[Kind(kind), number].words)
+        for section in tuple(self._new):
+            self.drop_section(*section.key)
 
     def commit(self) -> None:
         """End the step: nothing done since the last commit is rolled back from here on."""

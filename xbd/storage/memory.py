@@ -54,8 +54,8 @@ class MemoryStore(Store):
         """Name the sections."""
         return set(self._sections)
 
-    def crash_after(self, notes: int) -> None:
-        """Raise `Crash` at the note number *notes* from here, before the cells that it is about are written."""
+    def crash_after(self, notes: int, error: type[BaseException] = Crash) -> None:
+        """Raise *error* at the note number *notes* from here, before the cells that it is about are written."""
         left = notes
 
         def count() -> None:
@@ -63,7 +63,7 @@ class MemoryStore(Store):
             left -= 1
             if left == 0:
                 self.undo.on_note = None
-                raise Crash
+                raise error
 
         self.undo.on_note = count
 

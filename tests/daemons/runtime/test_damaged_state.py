@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.blackbox.host_directory import copy_sparse, unpack
+from tests.peer import do
 from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
 from xbd.errors import ConfigError, DamagedState
@@ -25,17 +26,15 @@ def start(path: Path) -> None:
         host = Controller(make_machine(state, 16, HostSettings()))
         assert host.is_restored
         host.restore()
-        host.commit()
         state.begin()
         assert host.audit() == []
         for domid in host.machine.living_domains():
             host.domain_map(domid)
-            host.machine.reboot(domid)
-            host.commit()
+            with host.step():
+                host.machine.reboot(domid)
         assert host.audit() == []
         for domid in host.machine.living_domains():
-            host.call("destroy", {"domid": domid})
-            host.commit()
+            do(host, "destroy", domid=domid)
         assert host.audit() == []
     finally:
         state.close(in_order=False)

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create
+from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create, do
 from xbd.client.runtime_dir import domain_socket
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint
@@ -39,8 +39,7 @@ def test_what_came_in_for_a_domain_that_went_is_not_done(method: str) -> None:
     domid = create(host)
     peer = agent(host, domid) if method != "hello" else DirectPeer(DomainEndpoint(host, domid, lambda: None))
     # It is on its way to a target: that is looked at with each call.
-    host.call("set_target", {"domid": domid, "pages": 512})
-    host.commit()
+    do(host, "set_target", domid=domid, pages=512)
     gfns = np.arange(3, dtype="<u8").tobytes()
     params: dict[str, dict[str, object]] = {
         "hello": {"version": VERSION, "session": "late", "last_seen": None},
@@ -48,14 +47,12 @@ def test_what_came_in_for_a_domain_that_went_is_not_done(method: str) -> None:
         "store": {"gfns": gfns, "words": gfns},
     }
     call = peer.pack(method, params[method])
-    host.call("destroy", {"domid": domid})
-    host.commit()
+    do(host, "destroy", domid=domid)
     (dropped,) = peer.send(call)
 
     assert isinstance(dropped, Notification)
     assert "gone" in str(dropped.untrusted_params)
     peer.endpoint.closed()
-    host.commit()
     assert create(host, "heir") == domid
     assert host.audit() == []
 

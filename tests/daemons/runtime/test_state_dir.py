@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.machine.crashing import assert_same_state
+from tests.peer import do
 from xbd import abi
 from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
@@ -32,7 +33,6 @@ def begin(path: Path) -> tuple[StateDir, Controller]:
     host = Controller(make_machine(state, SUPERFRAMES, HostSettings()))
     if host.is_restored:
         host.restore()
-    host.commit()
     state.begin()
     return state, host
 
@@ -46,11 +46,11 @@ def die(state: StateDir) -> None:
 def fill(host: Controller) -> Machine:
     """Make two domains, one of them with a broken superpage and words in its pages."""
     for name in ("web", "db"):
-        host.call("create", {"name": name, "max_pages": PAGES, "target_pages": PAGES})
+        do(host, "create", name=name, max_pages=PAGES, target_pages=PAGES)
     gfns = np.arange(100, 700, dtype=np.int64)
-    host.machine.execute(1, abi.Store(gfns, np.arange(1, 601, dtype=np.uint64)))
-    host.machine.execute(1, abi.Decrease(gfns[50:60]))
-    host.commit()
+    with host.step():
+        host.machine.execute(1, abi.Store(gfns, np.arange(1, 601, dtype=np.uint64)))
+        host.machine.execute(1, abi.Decrease(gfns[50:60]))
     return host.machine
 
 
@@ -99,8 +99,7 @@ def test_domains_that_go_leave_no_file(tmp_path: Path) -> None:
     """Their files go with the step, and what an unfinished step made goes with the next start."""
     state, host = begin(tmp_path / "state")
     fill(host)
-    host.call("destroy", {"domid": "web"})
-    host.commit()
+    do(host, "destroy", domid="web")
     host.call("create", {"name": "late", "max_pages": PAGES, "target_pages": PAGES})  # and killed before the commit
     die(state)
 
@@ -114,10 +113,8 @@ def test_a_domain_of_a_number_that_was_used_before_begins_empty(tmp_path: Path) 
     """Nothing of the former domain's file is seen in the new one's."""
     state, host = begin(tmp_path / "state")
     fill(host)
-    host.call("destroy", {"domid": "web"})
-    host.commit()
-    host.call("create", {"name": "new", "max_pages": PAGES, "target_pages": 512})
-    host.commit()
+    do(host, "destroy", domid="web")
+    do(host, "create", name="new", max_pages=PAGES, target_pages=512)
     die(state)
 
     _, again = begin(tmp_path / "state")

@@ -236,8 +236,11 @@ class StateDir(Store):
     # -- beginning and end
 
     def begin(self) -> None:
-        """Note that the state is in use and will change: from here on it is there, and older checksums mean nothing."""
-        assert self.undo.noted_words == 0, "the state was begun in the middle of a step"
+        """Note that the state is in use and will change: from here on it is there, and older checksums mean nothing.
+
+        So is the log of the step in whose middle an earlier daemon died: it is undone for good.
+        """
+        self.undo.clear()
         if not self.is_new:
             # What a large domain's end once needed is not kept for ever.
             calls.truncate(self.path / "undo", LOG_BYTES)

@@ -253,8 +253,8 @@ def _nudge(world: Inspected) -> None:
         if domain.tot_pages != domain.target_pages and host.record(domid).state not in _ENDED:
             pages = domain.target_pages + (1 if domain.target_pages & 1 else -1)
             if max(domain.min_pages, 1) <= pages <= domain.max_pages:
-                host.call("set_target", [{"domid": domid, "pages": pages}])
-                host.commit()
+                with host.step():
+                    host.call("set_target", [{"domid": domid, "pages": pages}])
 
 
 def _make_possible(world: Inspected) -> None:
@@ -265,9 +265,9 @@ def _make_possible(world: Inspected) -> None:
     share = machine.host.heap.frame_count // max(len(living), 1)
     for domid in living:
         domain = machine.living(domid)
-        host.call("guest_mode", [{"domid": domid, "mode": "normal"}])
-        host.call("claim", [{"domid": domid, "pages": 0}])
         target = max(min(share, machine.ceiling(domid)), domain.min_pages, 1)
-        host.call("set_max", [{"domid": domid, "pages": machine.ceiling(domid)}])
-        host.call("set_target", [{"domid": domid, "pages": target}])
-        host.commit()
+        with host.step():
+            host.call("guest_mode", [{"domid": domid, "mode": "normal"}])
+            host.call("claim", [{"domid": domid, "pages": 0}])
+            host.call("set_max", [{"domid": domid, "pages": machine.ceiling(domid)}])
+            host.call("set_target", [{"domid": domid, "pages": target}])

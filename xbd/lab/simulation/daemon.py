@@ -48,8 +48,8 @@ class Daemon:
         self.oracles = Oracles()
         machine = Machine(plan.superframes, settings=plan.settings, image=Image(self.store))
         self.host = self._new_host(machine, {})
-        self._create_dom0(plan)
-        self.host.commit()
+        with self.host.step():
+            self._create_dom0(plan)
 
     def _new_host(self, machine: Machine, limits: dict[int, Limits]) -> WatchedController:
         host = WatchedController(machine, sockets=self._world)
@@ -68,7 +68,6 @@ class Daemon:
     def stop(self) -> None:
         """Stop in order, as on SIGTERM."""
         self._world.end_connections(in_order=True)
-        self.host.commit()
         self._down()
 
     def kill(self) -> None:
@@ -105,7 +104,6 @@ class Daemon:
             host.restore()
         except DamagedState as error:
             raise Violation(f"the daemon cannot be started again: {error}") from error
-        host.commit()
         self.host = host
         self.up = True
         self._check_limits(before)

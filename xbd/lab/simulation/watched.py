@@ -7,9 +7,11 @@ the domain then holds against its limit. A `WatchedGuest` passes its commands an
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any, Protocol
 
 from xbd.abi import Command, Populate, Refused, Result
+from xbd.control import step as control_step
 from xbd.control.controller import Controller
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.guest import Answered, Event, Step
@@ -114,6 +116,27 @@ class OrderedSet(set[Wake]):
         return iter(tuple(self._order))
 
 
+class WatchedStep(control_step.Step):
+    """A step of a `WatchedController`. Raises Crash instead of the commit if the daemon is to be killed here."""
+
+    __slots__ = ("_watched",)
+
+    def __init__(self, host: "WatchedController") -> None:
+        super().__init__(host)
+        self._watched = host
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Commit, and note what held then, or undo."""
+        if error is None and self._watched.dies_at_commit:
+            raise Crash
+        super().__exit__(kind, error, traceback)
+        if error is None:
+            self._watched.uncommitted_domid = None
+            self._watched.limits_before = self._watched.limits
+
+
 class WatchedController(Controller):
     """A controller that checks each command that it executes.
 
@@ -195,13 +218,9 @@ class WatchedController(Controller):
             self.limits = {domid: limits for domid, limits in self.limits.items() if domid not in gone}
         return deadline
 
-    def commit(self) -> None:
-        """Commit; raises Crash if the daemon is to be killed here."""
-        if self.dies_at_commit:
-            raise Crash
-        super().commit()
-        self.uncommitted_domid = None
-        self.limits_before = self.limits
+    def step(self) -> control_step.Step:
+        """Make a step at whose end the daemon may be killed."""
+        return WatchedStep(self)
 
 
 _SET_LIMITS = frozenset({"create", "destroy", "set_target", "set_max"})

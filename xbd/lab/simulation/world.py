@@ -164,8 +164,8 @@ class World:
         begun = []
         if not self.daemon.up:
             return "no daemon"
-        self.host.tick(self.schedule.now)
-        self.host.commit()
+        with self.host.step():
+            self.host.tick(self.schedule.now)
         for domid in self.host.machine.living_domains():
             record, birth = self.host.record(domid), self.host.machine.living(domid).birth
             player = self.player(domid)

@@ -1,0 +1,154 @@
+"""What a hypervisor daemon knows of its host: machine, records, events; how a step changes it, or is undone."""
+
+from xbd.control.client_sessions import ClientSessions
+from xbd.control.domain_record import ZOMBIE_S_RECORD, DomainRecord, Wake
+from xbd.control.domain_sockets import DomainSockets
+from xbd.control.event_log import EventLog
+from xbd.control.saved import SavedDaemon, agent_section, daemon_section
+from xbd.control.step import Step
+from xbd.errors import OutOfResources, XbdError
+from xbd.machine import Machine
+from xbd.machine.recovery import undo_step
+from xbd.storage.image import Kind
+
+
+class HostState:
+    """One host: its machine, its domains' records, its events.
+
+    If the machine's state is saved, records and sessions are saved with it. Whatever changes anything is called in a
+    `step`; what is not says so.
+    """
+
+    def __init__(self, machine: Machine, *, name: str = "host", sockets: DomainSockets | None = None) -> None:
+        self.machine = machine
+        self.name = name
+        self.sockets = sockets
+        self.subscribers: set[Wake] = set()
+        self._records: dict[int, DomainRecord] = {}
+        self._zombies: dict[int, str] = {}
+        self._step = Step(self)
+        self._is_saved = machine.image.store.undo is not None
+        # A machine that was recovered from saved state has domains, whose records are restored from it too.
+        self.is_restored = self._is_saved and machine.image.is_recovered
+        self.saved: SavedDaemon | None = None
+        if self.is_restored:
+            self.saved = daemon_section(machine.image, new=False)
+        elif self._is_saved:
+            with self._step:
+                self.saved = daemon_section(machine.image, new=True)
+        self.clients = ClientSessions(self.saved)
+        self.events = EventLog(first_number=self._saved_next_event())
+
+    def step(self) -> Step:
+        """Make the `with` block that changes the host: done whole, or undone if it raises; see `Step`."""
+        return self._step
+
+    def undo(self, error: Exception) -> None:
+        """Make everything as it was at the last commit, unless *error* says that nothing has changed, or nothing is saved.
+
+        Connections stay, but that of an agent whose domain was destroyed in the step: it connects again.
+
+        Raises:
+            OutOfResources: it is undone, and *error* was a lack of what the system gives.
+            DamagedState: it cannot be undone.
+        """
+        if not self._is_saved or (isinstance(error, XbdError) and self.machine.image.is_at_rest):
+            return
+        undo_step(self.machine)
+        living = set(self.machine.living_domains())
+        self._zombies.clear()
+        for domid in self._records.keys() - living:
+            self._records.pop(domid).gone = True
+            if self.sockets is not None:
+                self.sockets.close(domid)
+        for record in self._records.values():
+            record.reload(self.machine.domain(record.domid))
+        for domid in self.machine.domains():
+            if domid not in self._records:
+                self._take_up(domid)
+        self.clients.restore()
+        self.events.forget_from(self._saved_next_event())
+        if isinstance(error, (MemoryError, OSError)):
+            raise OutOfResources.because("it is undone", error) from error
+
+    def _save_new(self, record: DomainRecord) -> None:
+        if self._is_saved:
+            record.saved = agent_section(self.machine.image, record.domid, new=True)
+            record.session = record.saved.session
+            record.save()
+
+    def _drop_saved(self, domid: int) -> None:
+        if (Kind.AGENT, domid) in self.machine.image.sections:
+            self.machine.image.drop_section(Kind.AGENT, domid)
+
+    def restore(self) -> None:
+        """Take up what an earlier daemon saved of the domains of its machine, and open their sockets.
+
+        Raises:
+            DamagedState: it cannot be used.
+            HypercallError: a socket cannot be opened.
+        """
+        for domid in self.machine.domains():
+            self._take_up(domid)
+        self.clients.restore()
+        # Read here, so that damage is refused at the start.
+        _ = self.described
+        self.machine.image.sweep()
+
+    def _take_up(self, domid: int) -> None:
+        name = self.machine.domain(domid).name
+        if domid not in self.machine.living_domains():
+            self._zombies[domid] = name
+            return
+        self._records[domid] = DomainRecord.restored(domid, name, agent_section(self.machine.image, domid, new=False))
+        if self.sockets is not None:
+            self.sockets.open(domid)
+
+    def _saved_next_event(self) -> int:
+        return max(self.saved.next_event, 1) if self.saved else 1
+
+    @property
+    def described(self) -> list[str]:
+        """Name the guests that the host file has described so far, where that is saved."""
+        return [] if self.saved is None else self.saved.described
+
+    def remember_described(self, names: list[str]) -> None:
+        """Save which guests the host file has described so far; a step of its own."""
+        if self.saved is not None:
+            with self.step():
+                self.saved.write_described(names)
+
+    def record(self, domid: int) -> DomainRecord:
+        """Find a domain's record. Raises NoSuchDomain, also for a zombie."""
+        return self._records[self.machine.living(domid).domid]
+
+    def population(self) -> tuple[int, int]:
+        """Count the domains (without zombies), and those of them whose agents are connected."""
+        return len(self._records), sum(record.agent for record in self._records.values())
+
+    def domain_map(self, domid: int) -> dict[str, object]:
+        """Describe a domain for the wire. Raises NoSuchDomain."""
+        described = self.machine.domain_info(domid).as_map()
+        record = self._records.get(domid)
+        # A zombie's record was dropped when it was destroyed.
+        return described | (ZOMBIE_S_RECORD if record is None else record.as_map())
+
+    def audit(self) -> list[str]:
+        """Recompute everything; returns the violations found."""
+        unmatched = sorted(set(self.machine.living_domains()) ^ self._records.keys())
+        return self.machine.audit() + [
+            f"d{domid} is known to the machine or to the daemon alone" for domid in unmatched
+        ]
+
+    def _event(self, event: str, record: DomainRecord, **details: object) -> None:
+        self._announce(event, domid=record.domid, name=record.name, **details)
+
+    def _announce(self, event: str, **details: object) -> None:
+        self.events.add(event, **details)
+        if self.saved is not None:
+            self.saved.write_next_event(self.events.next_number)
+        self._wake_subscribers()
+
+    def _wake_subscribers(self) -> None:
+        for wake in self.subscribers:
+            wake()
