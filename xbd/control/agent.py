@@ -173,10 +173,14 @@ class Agent:
             event = _event(notification.method, params)
         except BadArgument as error:
             raise RemoteProtocolError(error.message, error.expected) from error
-        if params["number"] <= self._notice_number:
+        if self.is_overtaken(params["number"]):
             return
         self._notice_number = params["number"]
         self._step(event, now)
+
+    def is_overtaken(self, number: int) -> bool:
+        """Whether a notice of a higher number has come before this one, so that this one is not heeded."""
+        return number <= self._notice_number
 
     # -- what goes out
 

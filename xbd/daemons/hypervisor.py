@@ -96,7 +96,7 @@ async def serve(
                 host_sockets.nursery = nursery
                 _people(host, dom0, domains, state)
                 if state is not None:
-                    with _refused_if_unusable(state):
+                    with refused_if_unusable(state):
                         state.begin()
                 host_sockets.open_toolstack(group, passed)
                 _log.info(
@@ -126,7 +126,7 @@ async def serve(
 
 
 @contextmanager
-def _refused_if_unusable(state: StateDir | None) -> Iterator[None]:
+def refused_if_unusable(state: StateDir | None) -> Iterator[None]:
     """Turn what is wrong with a saved state into what a daemon says when it cannot start. Raises ConfigError."""
     where = "the saved state" if state is None else state.path
     try:
@@ -138,7 +138,7 @@ def _refused_if_unusable(state: StateDir | None) -> Iterator[None]:
 
 
 def _make_host(machine: Machine, name: str, host_sockets: HostSockets, state: StateDir | None) -> Controller:
-    with _refused_if_unusable(state):
+    with refused_if_unusable(state):
         return Controller(machine, name=name, sockets=host_sockets)
 
 
@@ -155,7 +155,7 @@ def _people(
 ) -> None:
     """Make a new host's domains, or take up a recovered one's. Raises HypercallError, ConfigError."""
     if host.is_restored:
-        with _refused_if_unusable(state):
+        with refused_if_unusable(state):
             host.restore()
     else:
         if dom0 is not None:

@@ -194,11 +194,12 @@ def populate_depopulate(host: FrameTable, domain: Domain, command: PopulateDepop
     fills, drains = fills[:TURN_EXTENTS], drains[:TURN_EXTENTS]
     done, stop = _pairs_valid(host, domain, drains, fills)
     if done:
-        _swap_small(host, domain, fills[:done], drains[:done])
+        swap_small(host, domain, fills[:done], drains[:done])
     return answer(done, asked, stop)
 
 
-def _swap_small(host: FrameTable, domain: Domain, fills: Frames, drains: Frames) -> None:
+def swap_small(host: FrameTable, domain: Domain, fills: Frames, drains: Frames) -> None:
+    """Populate the gfns *fills* and depopulate *drains*, (n,) int64 each, pair by pair; what is populated reads zero."""
     filled, drained = group_by_super(fills), group_by_super(drains)
     never = host.settings.home_fill == "never"
     found, missing = (None, None) if never else home_fill(host, domain, fills, filled)

@@ -103,7 +103,7 @@ def map_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, comma
     if domain.mappings is None:
         domain.mappings = MappingTable(domain.section)
     refs, gfns = command.refs[:TURN_EXTENTS], command.gfns[:TURN_EXTENTS]
-    valid, stop, entries = _valid_references(owner, owner.grants, domain, refs, readonly=command.readonly)
+    valid, stop, entries = valid_references(owner, owner.grants, domain, refs, readonly=command.readonly)
     if not valid and not _granted_anything(owner.grants, domain):
         raise _no_owner(command.owner)
     for most, reason in (
@@ -127,7 +127,7 @@ def _granted_anything(table: GrantTable, domain: Domain) -> bool:
     return bool(((table.to == domain.domid) & (table.birth == domain.birth) & (table.gfn > 0)).any())
 
 
-def _valid_references(
+def valid_references(
     owner: Domain, table: GrantTable, domain: Domain, refs: Frames, *, readonly: bool
 ) -> tuple[int, Stop, Frames]:
     """Count the references before the first that *domain* may not map; the owner's p2m entries of all, where known."""

@@ -15,7 +15,7 @@ from xbd.abi import INBOX_WORDS, SENDER_WORDS, Frames, Words, message_header, sp
 from xbd.errors import DamagedState
 from xbd.storage.image import Column
 
-_MESSAGES_MOST_WORDS: Final = INBOX_WORDS // 2
+MESSAGES_MOST_WORDS: Final = INBOX_WORDS // 2
 # Before the ring: where the oldest message begins, and how many words are in use.
 _FIRST: Final = 0
 _USED: Final = 1
@@ -34,7 +34,7 @@ class Inbox:
         self._ring: Words = column.words[_RING:].view(np.uint64)
         self._first = int(column.words[_FIRST])
         self.used_words = int(column.words[_USED])
-        if not (0 <= self._first < INBOX_WORDS and 0 <= self.used_words <= _MESSAGES_MOST_WORDS * 2):
+        if not (0 <= self._first < INBOX_WORDS and 0 <= self.used_words <= MESSAGES_MOST_WORDS * 2):
             raise DamagedState(f"an inbox of {self.used_words} words from {self._first} on makes no sense")
         self.shares: dict[int, int] = {}
         # Senders whose newest message here is the empty one: they need no second.
@@ -50,7 +50,7 @@ class Inbox:
     def has_room(self, sender: int, length: int) -> bool:
         """Say whether *sender* may put a message of *length* words."""
         within_share = self.shares.get(sender, 0) + length + 1 <= SENDER_WORDS
-        return within_share and self.used_words + length + 1 <= _MESSAGES_MOST_WORDS
+        return within_share and self.used_words + length + 1 <= MESSAGES_MOST_WORDS
 
     def put(self, sender: int, words: Words) -> None:
         """Append a message for which there is room; one without words says that *sender* is gone or has rebooted."""

@@ -42,7 +42,7 @@ def map_frames(
             _clear_homes(host, p2m, drained)
         adopters = blocks[(before == 0) & (p2m.home[blocks] == 0)]
         if adopters.size:
-            _adopt_homes(host, p2m, adopters, gfns, mfns)
+            adopt_homes(host, p2m, adopters, gfns, mfns)
 
 
 def _count_at_home(host: FrameTable, p2m: P2m, gfns: Frames, groups: Groups, mfns: Frames, *, sign: int) -> None:
@@ -59,7 +59,7 @@ def _count_at_home(host: FrameTable, p2m: P2m, gfns: Frames, groups: Groups, mfn
         host.add_at_home(group_by_super(mfns[at_home]), sign)
 
 
-def _adopt_homes(host: FrameTable, p2m: P2m, blocks: Frames, gfns: Frames, mfns: Frames) -> None:
+def adopt_homes(host: FrameTable, p2m: P2m, blocks: Frames, gfns: Frames, mfns: Frames) -> None:
     """Give blocks that were empty a home, where their first frame lies at its own offset in an unclaimed superframe."""
     owners = gfns >> SUPER_ORDER
     order = np.argsort(owners, kind="stable")

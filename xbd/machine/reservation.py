@@ -41,7 +41,7 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     """
     gfns, order = command.gfns, command.order
     check_extents(gfns, order, domain)
-    count, stop = _count_populatable(host, domain, gfns[:TURN_EXTENTS], order)
+    count, stop = count_populatable(host, domain, gfns[:TURN_EXTENTS], order)
     if count and order:
         mapping.map_leaves(host, domain, gfns[:count] >> SUPER_ORDER, host.heap.take_superframes(count))
     elif count:
@@ -55,7 +55,7 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     return answer(count, gfns.size, stop)
 
 
-def _count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int) -> tuple[int, Stop]:
+def count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int) -> tuple[int, Stop]:
     """Count the extents before the first that cannot be populated, and return the stop that it causes."""
     empty = gfns.size
     populated = domain.p2m.populated[gfns >> SUPER_ORDER]

@@ -5,6 +5,7 @@ import pytest
 from xbd.errors import BadArgument
 from xbd.lab.simulation.options import Options
 from xbd.lab.simulation.outcome import run
+from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
 from xbd.lab.simulation.switches import SWITCHES, switched_off
 from xbd.machine import grants
 
@@ -51,6 +52,14 @@ def first_found(name: str) -> Options | None:
 def test_each_switch_has_a_known_seed() -> None:
     """Every switch has an entry in KNOWN."""
     assert KNOWN.keys() == SWITCHES.keys()
+
+
+def test_a_switch_replaces_a_part_that_is_public() -> None:
+    """No switch reaches for a private name: a refactoring inside a module cannot switch a switch off."""
+    switches = [*SWITCHES.items(), *DAEMON_SWITCHES.items()]
+    private = [(name, part) for name, one in switches for _, part, _ in one.patches if part.startswith("_")]
+
+    assert private == []
 
 
 @pytest.mark.slow

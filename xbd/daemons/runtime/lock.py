@@ -43,7 +43,7 @@ class FileLock:
             file = calls.open(path, flags, 0o600)
             opened.callback(os.close, file)
             calls.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is_at(path, file) or _is_held(directory, path.name):
+            if not _is_at(path, file) or is_held(directory, path.name):
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
             self._opened = opened.pop_all()
 
@@ -63,7 +63,7 @@ def _is_at(path: Path, file: int) -> bool:
         return False
 
 
-def _is_held(directory: int, name: str) -> bool:
+def is_held(directory: int, name: str) -> bool:
     """Tell whether somebody else has locked a directory for *name*; if nobody has, it is locked. Of file systems without such locks: no."""
     at = zlib.crc32(name.encode())
     with suppress(OSError):

@@ -77,7 +77,7 @@ class LogSink(io.TextIOBase):
         mark: str = "",
     ) -> None:
         super().__init__()
-        self._writer = writer
+        self.writer = writer
         self._descriptor = descriptor
         self._tell = tell
         self._encoding = encoding
@@ -165,7 +165,7 @@ class LogSink(io.TextIOBase):
     def _catch_up(self) -> bool:
         """Write the rest of what was written in part, then say what was lost; False: something is left."""
         if self._unwritten:
-            self._unwritten = self._unwritten[self._write_now(self._unwritten) :]
+            self._unwritten = self._unwritten[self.write_now(self._unwritten) :]
         if self._lost_lines and not self._unwritten and self._begin(self._tell(self._lost_lines) + "\n"):
             self._lost_lines = 0
         return not self.owes
@@ -174,18 +174,18 @@ class LogSink(io.TextIOBase):
         """Write *text*, its rest later if need be; False: nothing of it was written."""
         marked = _UNMARKED.sub(self._mark, text) if self._mark else text
         encoded = marked.encode(self._encoding, "backslashreplace")
-        written = self._write_now(encoded)
+        written = self.write_now(encoded)
         if 0 < written < len(encoded):
             self._unwritten = encoded[written:]
         return written > 0
 
-    def _write_now(self, encoded: bytes) -> int:
+    def write_now(self, encoded: bytes) -> int:
         """Write what can be written at once; returns how many bytes that were."""
         written = 0
         try:
-            written = taken = self._writer(encoded)
+            written = taken = self.writer(encoded)
             while taken and written < len(encoded):
-                taken = self._writer(encoded[written:])
+                taken = self.writer(encoded[written:])
                 written += taken
         except OSError:
             # Nobody reads, no room, a terminal that was closed: there is nobody to tell, until there is again.

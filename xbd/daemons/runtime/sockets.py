@@ -246,20 +246,24 @@ async def until_readable(connection: socket.socket) -> None:
     Raises:
         trio.ClosedResourceError: it was closed, before this or meanwhile; any task may do so at any time.
     """
-    _refuse_closed(connection)
+    refuse_closed(connection)
     await trio.lowlevel.wait_readable(connection)
-    _refuse_closed(connection)
+    refuse_closed(connection)
 
 
 async def until_writable(connection: socket.socket) -> None:
     """Wait until a socket takes bytes. Raises trio.ClosedResourceError, as `until_readable` does."""
-    _refuse_closed(connection)
+    refuse_closed(connection)
     await trio.lowlevel.wait_writable(connection)
-    _refuse_closed(connection)
+    refuse_closed(connection)
 
 
-def _refuse_closed(connection: socket.socket) -> None:
-    # A closed socket has descriptor -1: to wait for that is an error of the event loop, which ends the whole daemon.
+def refuse_closed(connection: socket.socket) -> None:
+    """Refuse a socket that was closed: it has descriptor -1, to wait for which ends the event loop, and the daemon.
+
+    Raises:
+        trio.ClosedResourceError: it was closed.
+    """
     if connection.fileno() < 0:
         raise trio.ClosedResourceError("this socket was closed")
 

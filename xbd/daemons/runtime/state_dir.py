@@ -114,7 +114,7 @@ class StateDir(Store):
             self._checksums = read_checksums(self.path)
             self._log = self._read_log(told)
             self.undo = Undo(self._log, self._grow)
-            self._rewound = self._roll_back()
+            self._rewound = self.roll_back()
             self.undone = self._rewound.notes
 
     def _read_log(self, told: SavedState) -> Frames:
@@ -130,7 +130,7 @@ class StateDir(Store):
         for name in (*(section_name(*key) for key in self.kept()), "undo", "checksums.json"):
             remove(self.path / name)
 
-    def _roll_back(self) -> Rewound:
+    def roll_back(self) -> Rewound:
         """Undo the step in whose middle an earlier daemon died."""
         try:
             return self.undo.rewind(self._find)

@@ -20,7 +20,7 @@ def make_and_lock_state(path: Path) -> FileLock:
 def lock_state(path: Path) -> FileLock:
     """Take the lock of a state directory, whoever's it is. Raises ConfigError; what is there is left as it was."""
     try:
-        _refuse_strange(path)
+        refuse_strange(path)
         return FileLock(path / "lock")
     except BlockingIOError as error:
         raise ConfigError(
@@ -30,7 +30,7 @@ def lock_state(path: Path) -> FileLock:
         raise ConfigError(path, "", f"cannot be the state directory: {error.strerror}") from error
 
 
-def _refuse_strange(path: Path) -> None:
+def refuse_strange(path: Path) -> None:
     """Refuse a directory that has no state.json, and anything else than what is there before that is. Raises ConfigError."""
     names = {entry.name for entry in path.iterdir()}
     strange = sorted(names - {"lock", "state.new"})

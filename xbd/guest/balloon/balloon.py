@@ -32,7 +32,7 @@ class Balloon:
 
     def __init__(self, zone: Zone, queue_names: tuple[str, ...], *, unmovable: bool) -> None:
         check_queue_names(queue_names)
-        self._zone = zone
+        self.zone = zone
         self._mobility = Mobility.UNMOVABLE if unmovable else Mobility.MOVABLE
         self.queues: dict[str, BalloonQueue] = {name: QUEUES[name](zone.gfn_count) for name in queue_names}
         self.withheld = tuple(queue for queue in self.queues.values() if queue.purpose is Purpose.WITHHELD)
@@ -48,10 +48,10 @@ class Balloon:
         if self.blocks is None:
             pages = np.concatenate((boot.balloon_pages, expand_supers(boot.balloon_blocks)))
         else:
-            self._zone.adopt_blocks(boot.balloon_blocks, PageState.BALLOON_2M)
+            self.zone.adopt_blocks(boot.balloon_blocks, PageState.BALLOON_2M)
             self.blocks.put(boot.balloon_blocks << SUPER_ORDER)
             pages = boot.balloon_pages
-        self._zone.adopt(pages, PageState.BALLOON_4K)
+        self.zone.adopt(pages, PageState.BALLOON_4K)
         self.pages.put(pages)
 
     # -- queries
@@ -69,12 +69,12 @@ class Balloon:
     @property
     def slots_out(self) -> int:
         """Count the slots that are handed out."""
-        return self._zone.total(PageState.SLOT)
+        return self.zone.total(PageState.SLOT)
 
     def partly_ballooned(self) -> int:
         """Count the blocks with ballooned single pages beyond the least possible number: the score of compaction."""
-        blocks = np.count_nonzero(self._zone.counts[PageState.BALLOON_4K])
-        return int(blocks) - -(-self._zone.total(PageState.BALLOON_4K) // SUPER_PAGES)
+        blocks = np.count_nonzero(self.zone.counts[PageState.BALLOON_4K])
+        return int(blocks) - -(-self.zone.total(PageState.BALLOON_4K) // SUPER_PAGES)
 
     # -- inflation: isolate, (unback), settle
 
@@ -82,11 +82,11 @@ class Balloon:
         """Isolate up to *count* wholly free blocks for inflation; returns their first gfns."""
         if self.blocks is None or count <= 0:
             return np.zeros(0, dtype=np.int64)
-        return self._zone.allocate_blocks(count) << SUPER_ORDER
+        return self.zone.allocate_blocks(count) << SUPER_ORDER
 
     def isolate_pages(self, count: int) -> Frames:
         """Isolate up to *count* free pages for inflation."""
-        gfns = self._zone.allocate(count, self._mobility, PageState.ISOLATED)
+        gfns = self.zone.allocate(count, self._mobility, PageState.ISOLATED)
         return np.sort(gfns)[::-1] if self._mobility is Mobility.UNMOVABLE else gfns
 
     def settle_inflated(self, gfns: Frames, order: int) -> None:
@@ -111,7 +111,7 @@ class Balloon:
         if self.blocks is None or not self.blocks.extents:
             return False
         gfns = self.blocks.take(1)
-        self._zone.split_blocks(gfns >> SUPER_ORDER, PageState.BALLOON_2M, PageState.BALLOON_4K)
+        self.zone.split_blocks(gfns >> SUPER_ORDER, PageState.BALLOON_2M, PageState.BALLOON_4K)
         # Not merged again here: they were split to be used.
         self.pages.put(expand_supers(gfns >> SUPER_ORDER))
         return True
@@ -131,11 +131,11 @@ class Balloon:
         """Isolate just these ballooned single pages."""
         assert self.pages.migrates, "the pages of this queue do not migrate"
         self.pages.remove(gfns)
-        self._zone.change(gfns, PageState.BALLOON_4K, PageState.ISOLATED)
+        self.zone.change(gfns, PageState.BALLOON_4K, PageState.ISOLATED)
 
     def settle_migrated(self, old: Frames, new: Frames) -> None:
         """Free *old*, which is backed now, and queue *new*, which is unbacked now."""
-        self._zone.release(old, PageState.ISOLATED)
+        self.zone.release(old, PageState.ISOLATED)
         self._queue(new, 0)
 
     # -- slots: single pages that are handed out as they are, unpopulated
@@ -149,23 +149,23 @@ class Balloon:
             pass
         gfns = self.pages.take(count)
         assert gfns.size == count, f"{count} slots are wanted of a balloon of {gfns.size} pages"
-        self._zone.change(gfns, self.pages.state, PageState.SLOT)
+        self.zone.change(gfns, self.pages.state, PageState.SLOT)
         self.queues[name].put(gfns)
         return gfns
 
     def take_back(self, name: str, gfns: Frames) -> None:
         """Withhold slots of the queue *name* again, as any ballooned single pages."""
         self.queues[name].remove(gfns)
-        self._zone.change(gfns, PageState.SLOT, PageState.ISOLATED)
+        self.zone.change(gfns, PageState.SLOT, PageState.ISOLATED)
         self._queue(gfns, 0)
 
     # -- what all of these have in common
 
     def _change(self, gfns: Frames, order: int, old: PageState, new: PageState) -> None:
         if order:
-            self._zone.change_blocks(gfns >> SUPER_ORDER, old, new)
+            self.zone.change_blocks(gfns >> SUPER_ORDER, old, new)
         else:
-            self._zone.change(gfns, old, new)
+            self.zone.change(gfns, old, new)
 
     def _queue(self, gfns: Frames, order: int) -> None:
         if gfns.size == 0:
@@ -180,14 +180,14 @@ class Balloon:
         """Move blocks that these pages made wholly ballooned to the 2 MiB queue."""
         if self.blocks is None or not self.pages.migrates:
             return
-        counts = self._zone.counts[self.pages.state]
+        counts = self.zone.counts[self.pages.state]
         touched = gfns >> SUPER_ORDER
         whole = touched[counts[touched] == SUPER_PAGES]
         if whole.size == 0:
             return
         whole = np.unique(whole)
         self.pages.remove(expand_supers(whole))
-        self._zone.merge_blocks(whole, self.pages.state, self.blocks.state)
+        self.zone.merge_blocks(whole, self.pages.state, self.blocks.state)
         self.blocks.put(whole << SUPER_ORDER)
 
     # -- bookkeeping
@@ -199,17 +199,17 @@ class Balloon:
         for name, queue in self.queues.items():
             queued[queue.state] += queue.extents << queue.order
             members = queue.members()
-            states = self._zone.unit[members >> SUPER_ORDER] if queue.order else self._zone.state[members]
+            states = self.zone.unit[members >> SUPER_ORDER] if queue.order else self.zone.state[members]
             if (states != queue.state).any():
                 wrong.append(f"balloon: a page on the queue {name} is no {queue.state.name}")
         for state, pages in queued.items():
-            if pages != self._zone.total(state):
-                wrong.append(f"balloon: {pages} pages queued, {self._zone.total(state)} are {state.name}")
+            if pages != self.zone.total(state):
+                wrong.append(f"balloon: {pages} pages queued, {self.zone.total(state)} are {state.name}")
         if self.blocks is not None and self.pages.migrates:
-            whole = int(np.count_nonzero(self._zone.counts[self.pages.state] == SUPER_PAGES))
+            whole = int(np.count_nonzero(self.zone.counts[self.pages.state] == SUPER_PAGES))
             if whole:
                 wrong.append(f"balloon: {whole} whole blocks are on the queue of single pages")
-        held = self._zone.gfn_count - sum(queued.values())
-        if not self._zone.total(PageState.ISOLATED) and held != self.current_pages:
+        held = self.zone.gfn_count - sum(queued.values())
+        if not self.zone.total(PageState.ISOLATED) and held != self.current_pages:
             wrong.append(f"balloon: {self.current_pages} pages counted as populated, {held} are")
         return wrong

@@ -65,7 +65,7 @@ def constant(answer: Anything) -> Replacement:
     return lambda _original: answer
 
 
-def _nothing(*args: object, **kwargs: object) -> None:
+def nothing(*args: object, **kwargs: object) -> None:
     """Do nothing."""
     del args, kwargs
 
@@ -73,20 +73,13 @@ def _nothing(*args: object, **kwargs: object) -> None:
 # -- sessions
 
 
-def _execute_repeats(original: Anything) -> Anything:
-    def call(self: Session, msgid: int) -> bytes | None:
-        answer: bytes | None = original(self, msgid)
-        return answer if answer is None else None
+def execute_repeats(original: Callable[..., bytes | None]) -> Callable[[Session, int], None]:
+    """Make a `Session.call` that refuses what is out of turn, and knows of no call that it was done before."""
+
+    def call(self: Session, msgid: int) -> None:
+        original(self, msgid)
 
     return call
-
-
-def _forget_notice_number(original: Anything) -> Anything:
-    def notified(self: Agent, *message: object) -> None:
-        self._notice_number = 0
-        original(self, *message)
-
-    return notified
 
 
 def _let_in(original: Mapping[tuple[State, Event], tuple[Action, State]]) -> Anything:
@@ -101,7 +94,7 @@ def _let_in(original: Mapping[tuple[State, Event], tuple[Action, State]]) -> Any
 
 @contextmanager
 def _no_scrub() -> Iterator[None]:
-    with patched(FrameTable, "scrub", constant(_nothing)), patched(FrameTable, "scrub_superframes", constant(_nothing)):
+    with patched(FrameTable, "scrub", constant(nothing)), patched(FrameTable, "scrub_superframes", constant(nothing)):
         yield
 
 
@@ -123,7 +116,7 @@ def _reboot_without_scrub(original: Anything) -> Anything:
 
 def _swap_without_scrub(original: Anything) -> Anything:
     def swap(*arguments: object) -> None:
-        with patched(FrameTable, "scrub", constant(_nothing)):
+        with patched(FrameTable, "scrub", constant(nothing)):
             original(*arguments)
 
     return swap
@@ -205,27 +198,29 @@ def _without_undo(*columns: tuple[Kind, str]) -> Replacement:
 def _isolate_nothing(original: Anything) -> Anything:
     def isolate(self: Balloon, count: int) -> Frames:
         gfns: Frames = original(self, count)
-        self._zone.change(gfns, PageState.ISOLATED, PageState.FREE)
+        self.zone.change(gfns, PageState.ISOLATED, PageState.FREE)
         return gfns
 
     return isolate
 
 
 SWITCHES: Final[Mapping[str, Switch]] = {
-    "answer-window": Switch("a call that comes again is done again", [(Session, "call", _execute_repeats)]),
+    "answer-window": Switch("a call that comes again is done again", [(Session, "call", execute_repeats)]),
     "one-session": Switch("a second connection gets in beside a live one", [(session, "TABLE", _let_in)]),
     "resend": Switch(
         "a resumed agent does not send again what was in flight",
         [(ClientSession, "resend", constant(lambda _self: b""))],
     ),
-    "notice-numbers": Switch("a notice that comes late is heeded", [(Agent, "_notified", _forget_notice_number)]),
+    "notice-numbers": Switch(
+        "a notice that comes late is heeded", [(Agent, "is_overtaken", constant(lambda _agent, _number: False))]
+    ),
     "scrub-on-free": Switch(
         "what was in a frame is there when it is given back",
         [(FrameTable, "give", _without_scrub), (FrameTable, "give_superframes", _without_scrub)],
     ),
     "scrub-on-reboot": Switch("a rebooted guest finds its old words", [(Machine, "reboot", _reboot_without_scrub)]),
     "scrub-on-move": Switch(
-        "populate_depopulate gives a page with its old word", [(exchange, "_swap_small", _swap_without_scrub)]
+        "populate_depopulate gives a page with its old word", [(exchange, "swap_small", _swap_without_scrub)]
     ),
     "frame-references": Switch(
         "what others map can be given up",
@@ -236,13 +231,13 @@ SWITCHES: Final[Mapping[str, Switch]] = {
             (exchange, "referenced_blocks", _NO_BLOCK_REFERENCED),
         ],
     ),
-    "births": Switch("a grant reaches the next domain of a number", [(grants, "_valid_references", _by_number)]),
-    "cut-off": Switch("mappings go on into a rebooted owner's memory", [(grants, "cut_off", constant(_nothing))]),
+    "births": Switch("a grant reaches the next domain of a number", [(grants, "valid_references", _by_number)]),
+    "cut-off": Switch("mappings go on into a rebooted owner's memory", [(grants, "cut_off", constant(nothing))]),
     "zombies": Switch(
         "a destroyed domain's frames are freed though others map them",
         [(grants, "pages_in_use", constant(lambda _domain: np.zeros(0, dtype=np.int64)))],
     ),
-    "max-pages": Switch("a guest grows beyond its limit", [(reservation, "_count_populatable", _without_limit)]),
+    "max-pages": Switch("a guest grows beyond its limit", [(reservation, "count_populatable", _without_limit)]),
     "claims": Switch(
         "what is promised to one is given to another",
         [(claims, "free_frames_for", constant(lambda host, _domain: host.heap.free_frames))],
@@ -251,7 +246,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
         "a populated page is populated again",
         [(reservation, "first_taken", constant(lambda entries: int(entries.size)))],
     ),
-    "home-uniqueness": Switch("two blocks claim one superframe", [(mapping, "_adopt_homes", _adopt_anything)]),
+    "home-uniqueness": Switch("two blocks claim one superframe", [(mapping, "adopt_homes", _adopt_anything)]),
     "undo-p2m": Switch(
         "half of an operation stays in the p2m after a crash",
         [(Section, "column", _without_undo((Kind.DOMAIN, "blocks"), (Kind.DOMAIN, "entry")))],
@@ -270,7 +265,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
     "undo-limits": Switch(
         "a limit of a call that is undone stays", [(Section, "column", _without_undo((Kind.DOMAIN, "limits")))]
     ),
-    "commit": Switch("what is done can still be undone", [(Image, "commit", constant(_nothing))]),
+    "commit": Switch("what is done can still be undone", [(Image, "commit", constant(nothing))]),
     "isolation": Switch(
         "a page whose command is in flight can be used", [(Balloon, "isolate_pages", _isolate_nothing)]
     ),
@@ -292,7 +287,7 @@ _SIZES: Final = (
     (audit_grants, "MAX_GRANTS", _GRANTS),
     (domain, "MAX_MAPPINGS", _MAPPINGS),
     (inbox, "INBOX_WORDS", _INBOX_WORDS),
-    (inbox, "_MESSAGES_MOST_WORDS", _INBOX_WORDS // 2),
+    (inbox, "MESSAGES_MOST_WORDS", _INBOX_WORDS // 2),
     (inbox, "INBOX_COLUMN_WORDS", _RING_BEGINS + _INBOX_WORDS),
     (domain, "INBOX_COLUMN_WORDS", _RING_BEGINS + _INBOX_WORDS),
 )

@@ -13,16 +13,11 @@ from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.runtime.state_files import SavedState
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.errors import BadArgument
-from xbd.lab.simulation.switches import Switch, constant, patched
+from xbd.lab.simulation.switches import Switch, constant, execute_repeats, nothing, patched
 from xbd.machine import provision
 from xbd.protocol.backoff import Backoff
 from xbd.protocol.session import Session
 from xbd.storage.undo import Rewound
-
-
-def _nothing(*args: object, **kwargs: object) -> None:
-    """Do nothing."""
-    del args, kwargs
 
 
 @contextmanager
@@ -33,7 +28,7 @@ def _unguarded(*args: object) -> Iterator[None]:
 
 
 def _write_unguarded(self: LogSink, encoded: bytes) -> int:
-    return self._writer(encoded)
+    return self.writer(encoded)
 
 
 def _whose_ever_log(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,53 +40,45 @@ def _without_undoing(self: StateDir) -> Rewound:
     return Rewound(0, [])
 
 
-def _execute_again(original: Callable[..., bytes | None]) -> Callable[[Session, int], bytes | None]:
-    def call(self: Session, msgid: int) -> bytes | None:
-        original(self, msgid)
-        return None
-
-    return call
-
-
 DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     "closed-listener": Switch(
         "a task that waits for a socket that was closed ends the daemon",
-        [(sockets, "_refuse_closed", constant(_nothing))],
+        [(sockets, "refuse_closed", constant(nothing))],
     ),
     "log-sink": Switch(
-        "a log that cannot be written ends the daemon", [(LogSink, "_write_now", constant(_write_unguarded))]
+        "a log that cannot be written ends the daemon", [(LogSink, "write_now", constant(_write_unguarded))]
     ),
     "state-json": Switch(
         "a host whose state.json is missing is taken for a new one",
-        [(state_lock, "_refuse_strange", constant(_nothing))],
+        [(state_lock, "refuse_strange", constant(nothing))],
     ),
     "checksums": Switch(
-        "what was changed between two lives is used", [(state_dir, "read_checksums", constant(_nothing))]
+        "what was changed between two lives is used", [(state_dir, "read_checksums", constant(nothing))]
     ),
     "whose-log": Switch("the log of another host is used", [(state_dir, "check_log", _whose_ever_log)]),
     "lock": Switch(
         "two daemons share a directory",
-        [(outside.calls, "flock", constant(_nothing)), (lock, "_is_held", constant(lambda *_: False))],
+        [(outside.calls, "flock", constant(nothing)), (lock, "is_held", constant(lambda *_: False))],
     ),
     "rations": Switch(
         "a guest's socket is accepted from without end", [(TokenBucket, "wait_s", constant(lambda *_: 0.0))]
     ),
     "back-off": Switch("who lost the hypervisor tries without a pause", [(Backoff, "next_s", constant(lambda _: 0.0))]),
-    "answer-window": Switch("a call that is sent again is done again", [(Session, "call", _execute_again)]),
+    "answer-window": Switch("a call that is sent again is done again", [(Session, "call", execute_repeats)]),
     "refusals": Switch(
         "a create for which something is lacking ends the daemon", [(provision, "refused", constant(_unguarded))]
     ),
     "start-refusals": Switch(
         "a start for which something is lacking ends in a traceback",
-        [(hypervisor, "_refused_if_unusable", constant(_unguarded))],
+        [(hypervisor, "refused_if_unusable", constant(_unguarded))],
     ),
     "undo": Switch(
-        "half of a step stays when the hypervisor is dropped", [(StateDir, "_roll_back", constant(_without_undoing))]
+        "half of a step stays when the hypervisor is dropped", [(StateDir, "roll_back", constant(_without_undoing))]
     ),
     "patience": Switch(
         "a client that never reads keeps its place", [(domain_sockets, "TOOLSTACK_PATIENCE_S", constant(math.inf))]
     ),
-    "store-save": Switch("what is written into the store is not saved", [(StoreFile, "save", constant(_nothing))]),
+    "store-save": Switch("what is written into the store is not saved", [(StoreFile, "save", constant(nothing))]),
 }
 
 
