@@ -18,6 +18,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # From the lowest to the highest: a module imports its own package and those of lower rows, never one of its own row.
 ROWS = (
     ("abi", "arrays", "errors", "lazy", "units", "limits", "log", "shipped"),
+    ("target_rules",),
     ("frames",),
     ("storage",),
     ("machine", "guest", "policy", "xenstore", "protocol"),

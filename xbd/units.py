@@ -54,9 +54,19 @@ def parse_size_pages(text: str) -> int:
     return pages
 
 
+def round_up(pages: int, unit_pages: int = SUPER_PAGES) -> int:
+    """Round *pages* up to a multiple of a unit: whole superpages."""
+    return -(-pages // unit_pages) * unit_pages
+
+
+def round_down(pages: int, unit_pages: int = SUPER_PAGES) -> int:
+    """Round *pages* down to a multiple of a unit: whole superpages."""
+    return pages - pages % unit_pages
+
+
 def round_to_superpages(pages: int) -> int:
     """Round *pages* down to a multiple of 2 MiB, but up where that would be nothing."""
-    return max(pages // SUPER_PAGES, 1) * SUPER_PAGES
+    return max(round_down(pages), SUPER_PAGES)
 
 
 def format_pages(pages: int) -> str:

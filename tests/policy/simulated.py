@@ -20,8 +20,8 @@ from xbd.policy import (
     Verdict,
     step,
 )
-from xbd.policy.model import bounds_of, round_up
-from xbd.units import SUPER_PAGES
+from xbd.policy.model import bounds_of
+from xbd.units import SUPER_PAGES, round_up
 
 TICK_S = 1.0
 Demand = Callable[[float], int | None]

@@ -23,8 +23,8 @@ from xbd.policy import (
     reserve,
     step,
 )
-from xbd.policy.model import round_up
 from xbd.units import SUPER_PAGES as S
+from xbd.units import round_up
 
 _SETTINGS = st.builds(
     Settings,

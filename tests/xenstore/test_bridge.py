@@ -30,7 +30,7 @@ def bridged(*domains: DomainFacts) -> tuple[Bridge, StoreClient]:
 
 def test_what_is_shown_of_a_domain() -> None:
     """As libxl shows it: a guest reads its own, and writes what is its."""
-    _, client = bridged(replace(WEB, used_kib=1234))
+    _, client = bridged(replace(WEB, used_pages=300))
     home = b"/local/domain/3"
     shown = {
         home + b"/name": b"web",
@@ -39,7 +39,7 @@ def test_what_is_shown_of_a_domain() -> None:
         home + b"/memory/target": b"524288",
         home + b"/memory/static-max": b"1048576",
         home + b"/memory/videoram": b"0",
-        home + b"/memory/meminfo": b"1234",
+        home + b"/memory/meminfo": b"1200",
         b"/vm/uuid-1/name": b"web",
         b"/vm/uuid-1/uuid": b"uuid-1",
         b"/vm/uuid-1/start_time": b"1000.00",
@@ -64,7 +64,6 @@ def test_what_is_shown_of_a_domain() -> None:
         (b"262145", 256 * MIB),
         (b"264191", 256 * MIB),
         (b"1048576", 1024 * MIB),
-        (b"1050623", 1024 * MIB),
         (b"65536", 64 * MIB),
         (b"000262144", 256 * MIB),
     ],
@@ -88,6 +87,7 @@ def test_what_a_target_asks_for(written: bytes, pages: int) -> None:
         b"262144.0",
         b"\xd9\xa3",
         b"9" * 17,
+        b"1048577",
         b"1050624",
         b"65535",
         b"0",
@@ -99,10 +99,11 @@ def test_what_is_no_target(written: bytes) -> None:
     assert isinstance(decide(written, WEB), Refusal)
 
 
-def test_nobody_has_less_than_one_superpage() -> None:
-    """Also where a domain has no minimum."""
-    assert isinstance(decide(b"2047", replace(WEB, min_pages=0)), Refusal)
-    assert decide(b"2048", replace(WEB, min_pages=0)) == TargetRequest(3, SUPER_PAGES)
+def test_rounding_makes_nothing_of_no_target() -> None:
+    """Where a domain has no minimum, a target has a superpage at least, as on the command line; less than a page is none."""
+    free = replace(WEB, min_pages=0)
+    assert isinstance(decide(b"3", free), Refusal)
+    assert decide(b"4", free) == decide(b"2047", free) == decide(b"2048", free) == TargetRequest(3, SUPER_PAGES)
 
 
 def test_the_key_keeps_what_was_written() -> None:
@@ -164,8 +165,8 @@ def test_only_what_changes_is_written() -> None:
     client.events()
     bridge.update([WEB], 0.0)
     assert client.events() == []
-    bridge.update([replace(WEB, used_kib=5)], 0.0)
-    bridge.update([replace(WEB, used_kib=5)], 0.0)
+    bridge.update([replace(WEB, used_pages=5)], 0.0)
+    bridge.update([replace(WEB, used_pages=5)], 0.0)
     assert client.events() == [b"/local/domain/3/memory/meminfo t"]
 
 

@@ -9,12 +9,13 @@ from typing import Final
 import trio
 
 from xbd.cli.common import for_each
-from xbd.cli.progress import DEADLINE_S, STUCK_AFTER_S, Following, Outcome, anything_to_wait_for, observe_all
+from xbd.cli.progress import Following, Outcome, anything_to_wait_for, observe_all
 from xbd.cli.render import progress_lines
 from xbd.client.client import Client
 from xbd.control.targets import Change
 from xbd.errors import HypercallError
 from xbd.protocol.views import DomainView
+from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S
 from xbd.units import format_pages
 
 # Ten polls a second make a display that moves smoothly ...
@@ -70,7 +71,7 @@ async def follow(
     show: Show,
     *,
     stuck_after_s: float = STUCK_AFTER_S,
-    deadline_s: float = DEADLINE_S,
+    deadline_s: float = REFUSED_AFTER_S,
 ) -> None:
     """Poll the domains until none is moving: each has reached its target, is stuck, or has refused."""
     while True:

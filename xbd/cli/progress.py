@@ -11,12 +11,9 @@ from enum import StrEnum
 from typing import Final
 
 from xbd.protocol.views import DomainView
+from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S, is_reached
 from xbd.units import counted
 
-# A guest that backs off tries again after 2 s, then 4 s: 5 s without a page is more than bad luck.
-STUCK_AFTER_S: Final = 5.0
-# Four back-offs of a Linux driver; after that it has given up.
-DEADLINE_S: Final = 20.0
 GETS_NO_MORE: Final = "its guest gets no more memory"
 # `worker_state` of a driver that has stopped trying; and how often Linux's tries, for reports that do not say.
 _CANCELLED: Final = "cancelled"
@@ -85,7 +82,7 @@ class Following:
         now: float,
         *,
         stuck_after_s: float = STUCK_AFTER_S,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float = REFUSED_AFTER_S,
     ) -> None:
         """Update the outcome from the domain as listed at *now*; None: it is gone."""
         if self.settled:
@@ -94,7 +91,7 @@ class Following:
             self.outcome, self.reason = Outcome.GONE, "it was destroyed"
             return
         self.tot_pages = domain.tot_pages
-        if self.distance_pages == 0:
+        if is_reached(self.tot_pages, self.target_pages):
             self.outcome, self.reason = Outcome.REACHED, ""
         elif self.distance_pages < self.nearest_pages:
             self.nearest_pages, self.progressed_at = self.distance_pages, now
@@ -144,7 +141,7 @@ def observe_all(
     now: float,
     *,
     stuck_after_s: float = STUCK_AFTER_S,
-    deadline_s: float = DEADLINE_S,
+    deadline_s: float = REFUSED_AFTER_S,
 ) -> None:
     """Update all outcomes from the domains as listed at *now*."""
     by_domid = {domain.domid: domain for domain in domains}

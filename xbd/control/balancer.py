@@ -26,11 +26,8 @@ from xbd.protocol import fields
 from xbd.protocol.codec import Request
 from xbd.protocol.methods import AUTOBALLOON_METHODS
 from xbd.protocol.views import RUNNING, DomainView
-from xbd.units import SUPER_PAGES
+from xbd.target_rules import used_pages
 
-# The fields of a guest's report that tell how much it needs: what programs and kernel hold, without the page cache.
-_HELD: Final = ("movable_pages", "unmovable_pages")
-_CACHE: Final = "cache_pages"
 # A quarter; Qubes' qmemman adds 30 %.
 _SLACK_SHIFT: Final = 2
 
@@ -41,13 +38,8 @@ def demand_of(report: Mapping[str, object]) -> int | None:
     That is what it uses and a quarter more: otherwise a guest that has used up its memory could not show that it
     needs more.
     """
-    held = [report.get(name) for name in (*_HELD, _CACHE)]
-    if not all(type(pages) is int for pages in held):
-        return None
-    movable, unmovable, cache = held
-    assert type(movable) is int and type(unmovable) is int and type(cache) is int  # noqa: PT018 - seen above
-    used = movable + unmovable - cache
-    return used + (used >> _SLACK_SHIFT)
+    used = used_pages(report)
+    return None if used is None else used + (used >> _SLACK_SHIFT)
 
 
 def managed_domains(domains: Sequence[DomainView], patterns: Sequence[str]) -> list[DomainView]:
@@ -74,7 +66,7 @@ def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainView]) -> Sn
                 target_pages=domain.target_pages,
                 max_pages=domain.max_pages,
                 min_pages=domain.min_pages,
-                static_max_pages=domain.gfn_count - domain.gfn_count % SUPER_PAGES,
+                static_max_pages=domain.static_max_pages,
                 can_balloon=domain.state == RUNNING,
                 demand_pages=demand_of(domain.report),
             )

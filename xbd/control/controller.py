@@ -25,6 +25,7 @@ from xbd.protocol.commands import boot_to_wire
 from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, VERSION
 from xbd.protocol.session import Action
 from xbd.protocol.views import DOM0
+from xbd.target_rules import Bound, broken_bound, is_reached
 
 
 class Controller(HostState):
@@ -153,7 +154,7 @@ class Controller(HostState):
 
     def _set_target(self, domid: int | str, pages: int) -> dict[str, object]:
         domain = self.machine.domain(self.record(self.machine.find(domid)).domid)
-        if pages > domain.max_pages:
+        if broken_bound(pages, domain.min_pages, domain.max_pages) is Bound.MOST:
             raise BadArgument(
                 f"target {pages} pages is beyond the limit of d{domain.domid}",
                 f"at most {domain.max_pages} pages",
@@ -286,7 +287,7 @@ class Controller(HostState):
 
     def _check_settled(self, record: DomainRecord) -> None:
         domain = self.machine.domain(record.domid)
-        if record.settling and domain.tot_pages == domain.target_pages:
+        if record.settling and is_reached(domain.tot_pages, domain.target_pages):
             record.settling = False
             record.save()
             self._event("settled", record, pages=domain.tot_pages)

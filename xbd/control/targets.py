@@ -14,6 +14,7 @@ from typing import Final
 
 from xbd.errors import BadSize, XbdError
 from xbd.protocol.views import DOM0, ZOMBIE, DomainView
+from xbd.target_rules import Bound, broken_bound, limit_comes_first
 from xbd.units import format_pages, parse_size_pages, round_to_superpages
 
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -96,7 +97,7 @@ class Change:
     @property
     def grows(self) -> bool:
         """Whether max_pages is to be set before the target (growing), not after it (shrinking)."""
-        return self.target.pages > self.domain.max_pages
+        return limit_comes_first(self.target.pages, self.domain.max_pages)
 
 
 def is_guest(domain: DomainView) -> bool:
@@ -158,12 +159,13 @@ def plan(domains: Sequence[DomainView], amount: Amount) -> list[Change]:
     changes = [Change(domain, round_pages(amount.of(domain.static_max_pages))) for domain in domains]
     for change in changes:
         most = change.domain.static_max_pages
-        if max(change.target.pages, change.target.asked_pages) > most:
+        broken = broken_bound(max(change.target.pages, change.target.asked_pages), change.domain.min_pages, most)
+        if broken is Bound.MOST:
             raise BadRequest(
                 f"{change.domain.name}: {_BEYOND_STATIC_MAX}; "
                 f"{amount.text} is asked for, {format_pages(most)} is its maximum"
             )
-        if change.target.pages < change.domain.min_pages:
+        if broken is Bound.MINIMUM:
             raise BadRequest(
                 f"{change.domain.name}: {amount.text} is less than its minimum, {format_pages(change.domain.min_pages)}"
             )

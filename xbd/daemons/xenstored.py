@@ -6,7 +6,6 @@ hypervisor the store is served all the same, as it was last.
 """
 
 import uuid
-from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -23,7 +22,7 @@ from xbd.daemons.xenstore_file import StoreFile
 from xbd.daemons.xenstore_sockets import XenstoreServer
 from xbd.errors import HypercallError
 from xbd.protocol.views import ZOMBIE, DomainView
-from xbd.units import PAGE_KIB
+from xbd.target_rules import used_pages
 from xbd.xenstore.bridge import Bridge, DomainFacts, Refusal, TargetRequest
 from xbd.xenstore.store import Store
 
@@ -49,16 +48,8 @@ def facts_of(domain: DomainView) -> DomainFacts:
         max_pages=domain.max_pages,
         static_max_pages=domain.static_max_pages,
         stopped=domain.state in _STOPPED,
-        used_kib=used_kib(domain.report),
+        used_pages=used_pages(domain.report),
     )
-
-
-def used_kib(report: Mapping[str, object]) -> int | None:
-    """Read from a guest's untrusted report how much it uses, without its cache; None: it does not say."""
-    match report:
-        case {"movable_pages": int(movable), "unmovable_pages": int(unmovable), "cache_pages": int(cache)}:
-            return max(movable + unmovable - cache, 0) * PAGE_KIB
-    return None
 
 
 class HostInStore:

@@ -35,7 +35,7 @@ from xbd.guest.statistics import GuestStatistics, count
 from xbd.guest.workload.holdings import Pool
 from xbd.guest.workload.profiles import Driven, Goals, Workload
 from xbd.guest.zone import Mobility, PageState
-from xbd.units import SUPER_PAGES
+from xbd.units import round_down
 
 
 class Guest:
@@ -76,7 +76,7 @@ class Guest:
         """Give every gfn its first state; returns how many pages the kernel keeps for itself."""
         laid_out = lay_out(boot.runs, boot.gfn_count)
         # Pages that fill no whole block are the kernel's: they can never be part of a 2 MiB page.
-        ends_at = boot.gfn_count - boot.gfn_count % SUPER_PAGES
+        ends_at = round_down(boot.gfn_count)
         tail = laid_out.populated_pages[laid_out.populated_pages >= ends_at]
         self._zone.adopt_free(laid_out.populated_blocks, laid_out.populated_pages[laid_out.populated_pages < ends_at])
         self._zone.adopt(tail, PageState.UNMOVABLE)

@@ -10,18 +10,20 @@ import numpy as np
 
 from xbd import abi
 from xbd.abi import DomainType
-from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
+from xbd.errors import BadArgument, HypercallError, NoSuchDomain, OutOfFrames
 from xbd.frames import expand_supers, group_by_super
 from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
-from xbd.machine.domain import Domain, DomainInfo, DomainState, describe, is_domain_name
+from xbd.machine.creation import Asked, check_creation
+from xbd.machine.domain import Domain, DomainInfo, DomainState, describe
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.frame_table import FrameTable, host_layout, save_host
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
 from xbd.machine.settings import HostSettings
 from xbd.storage.image import Image, Kind
+from xbd.target_rules import Bound, broken_bound, static_max_pages
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 
@@ -90,20 +92,10 @@ class Machine:
         Source: xl create; the balloon of what is above target is xbd's own ("create", semantics).
         """
         gfn_count = max_pages if gfn_count is None else gfn_count
-        self._check_create(name, max_pages, target_pages, gfn_count)
-        if min_pages % SUPER_PAGES or not 0 <= min_pages <= target_pages:
-            raise BadArgument(f"minimum {min_pages} pages, target {target_pages}", "whole 2 MiB, at most the target")
-        domid = self.free_domid() if domid is None else domid
-        if domid in self._domains:
-            raise AlreadyExists(f"domid {domid} is taken by {self._domains[domid].name!r}")
-        if not 0 <= domid < abi.MAX_DOMAINS:
-            raise BadArgument(f"domid {domid}", f"0 to {abi.MAX_DOMAINS - 1}")
-        free = claims.free_frames_for(self.host, None)
-        if target_pages > free:
-            raise OutOfFrames(
-                f"domain {name!r} needs {target_pages} pages, the host has {free} free and unclaimed",
-                "a smaller target, or memory freed by other domains first",
-            )
+        if domid is None:
+            domid = self.free_domid()
+        asked = Asked(name, domid, max_pages, target_pages, min_pages, gfn_count)
+        check_creation(asked, self.domain_table, claims.free_frames_for(self.host, None))
         p2m, section = provision.make_tables(self.domain_table, self.host, domid, gfn_count, target_pages)
         domain = Domain(
             domid,
@@ -120,27 +112,6 @@ class Machine:
         self.domain_table.add(domain)
         self._build(domain, target_pages)
         return domid
-
-    def _check_create(self, name: str, max_pages: int, target_pages: int, gfn_count: int) -> None:
-        if not is_domain_name(name):
-            raise BadArgument(
-                f"domain name {name!r}", f"1 to {abi.MAX_NAME_CHARS} printable characters, not all digits"
-            )
-        named = self.domain_table.named(name)
-        if named is not None:
-            raise AlreadyExists(f"a domain named {name!r} exists (d{named})", "another name")
-        if max_pages % SUPER_PAGES or target_pages % SUPER_PAGES:
-            raise BadArgument(
-                f"target {target_pages} pages, maximum {max_pages} pages", f"multiples of {SUPER_PAGES} (2 MiB)"
-            )
-        if not 0 < target_pages <= max_pages:
-            raise BadArgument(f"target {target_pages} pages, maximum {max_pages} pages", "0 < target <= maximum")
-        # As in set_max_pages: the cap may reach the end of the last block, not beyond.
-        least = max(target_pages, max_pages - SUPER_PAGES + 1)
-        if not least <= gfn_count <= abi.MAX_DOMAIN_PAGES:
-            raise BadArgument(f"a gfn space of {gfn_count} pages", f"{least} to {abi.MAX_DOMAIN_PAGES}")
-        if len(self._domains) >= abi.MAX_DOMAINS:
-            raise OutOfFrames(f"{len(self._domains)} domains exist", f"at most {abi.MAX_DOMAINS}")
 
     def features(self, domain_type: DomainType) -> abi.Features:
         """Say what the host offers to a type of domain. Source: Xen memory_exchange refuses translated guests."""
@@ -209,14 +180,14 @@ class Machine:
     def set_target(self, domid: int, target_pages: int) -> None:
         """Note what a domain should hold; moving there is its guest's part. Raises NoSuchDomain, BadArgument."""
         domain = self.domain_table.living(domid)
-        if not 0 < target_pages <= self.ceiling(domid):
-            raise BadArgument(
-                f"target {target_pages} pages for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)"
-            )
-        if target_pages < domain.min_pages:
+        ceiling = self.ceiling(domid)
+        broken = broken_bound(target_pages, domain.min_pages, ceiling)
+        if broken is Bound.MINIMUM and target_pages > 0:
             raise BadArgument(
                 f"target {target_pages} pages for d{domid} is below its minimum", f"at least {domain.min_pages} pages"
             )
+        if broken is not None:
+            raise BadArgument(f"target {target_pages} pages for d{domid}", f"1 to {ceiling} (its static maximum)")
         domain.target_pages = target_pages
         domain.save()
 
@@ -229,7 +200,7 @@ class Machine:
 
     def ceiling(self, domid: int) -> int:
         """Tell the most pages a domain can ever have: its gfn space, rounded up to whole superframes."""
-        return -(-self.domain(domid).p2m.gfn_count // SUPER_PAGES) * SUPER_PAGES
+        return static_max_pages(self.domain(domid).p2m.gfn_count)
 
     def reserve_reboot(self, domid: int) -> abi.Frames:
         """Return the contacts that `reboot` needs, so that it cannot fail. Raises NoSuchDomain, OutOfResources."""

@@ -22,6 +22,7 @@ from xbd.machine.inbox import Inbox
 from xbd.machine.machine import Machine
 from xbd.machine.refcounts import reference
 from xbd.storage.image import Image, Kind, Section, Store
+from xbd.target_rules import static_max_pages
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 # What numpy and the checks raise when they are given garbage; see `recover`.
@@ -92,7 +93,7 @@ def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
         raise DamagedState(f"d{domid} is laid out as another version of xbd does")
     limits = [int(word) for word in section.column("limits").words[0, :8]]
     saved_birth, gfn_count, max_pages, target_pages, min_pages, claimed_pages, kind, state = limits
-    ceiling = -(-gfn_count // SUPER_PAGES) * SUPER_PAGES
+    ceiling = static_max_pages(gfn_count)
     if (
         saved_birth != birth
         or not 1 <= gfn_count <= MAX_DOMAIN_PAGES

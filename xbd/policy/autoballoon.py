@@ -48,11 +48,10 @@ from xbd.policy.model import (
     Snapshot,
     State,
     bounds_of,
-    round_down,
-    round_up,
 )
 from xbd.policy.progress import gap, observe, overdue, refuse
 from xbd.policy.reservations import judge
+from xbd.units import round_down, round_up
 
 
 def step(state: State, snapshot: Snapshot, now: float) -> tuple[State, list[Action]]:

@@ -21,7 +21,7 @@ Assumptions:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from xbd.policy.model import round_down
+from xbd.units import round_down
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,9 @@ from xbd.policy.model import (
     SetTarget,
     Settings,
     Verdict,
-    round_down,
-    round_up,
 )
 from xbd.policy.progress import aimed, retry_due
-from xbd.units import SUPER_PAGES
+from xbd.units import SUPER_PAGES, round_down, round_up
 
 
 @dataclass(slots=True)

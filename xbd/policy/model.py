@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Final
 
 from xbd.errors import BadArgument
-from xbd.units import MIB_PAGES, SUPER_PAGES
+from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S
+from xbd.units import MIB_PAGES, round_down, round_up
 
 # A domain without a minimum of its own keeps this part of its static maximum: a Linux guest's own tables
 # (struct pages, 1/64) and its kernel fit with room to spare, and what is left is worth taking.
@@ -68,8 +69,8 @@ class Settings:
     # A guest moves GiB/s; demand that rises and falls within seconds is not worth following.
     min_interval_s: float = 10.0
     # semantics.md section 5. A willing guest moves many times in 5 s; Linux's first back-offs (2, 4, 8 s) fit in 20 s.
-    stuck_after_s: float = 5.0
-    uncooperative_after_s: float = 20.0
+    stuck_after_s: float = STUCK_AFTER_S
+    uncooperative_after_s: float = REFUSED_AFTER_S
     # Twice Linux's longest back-off (32 s): a guest that can give again has noticed by then.
     retry_after_s: float = 60.0
     off: frozenset[Safety] = frozenset()
@@ -263,16 +264,6 @@ class State:
     def reservation(self, name: str) -> Reservation | None:
         """Find a reservation by its name."""
         return next((each for each in self.reservations if each.name == name), None)
-
-
-def round_up(pages: int) -> int:
-    """Round up to whole superpages."""
-    return -(-pages // SUPER_PAGES) * SUPER_PAGES
-
-
-def round_down(pages: int) -> int:
-    """Round down to whole superpages."""
-    return pages - pages % SUPER_PAGES
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ Assumptions:
 
 from dataclasses import replace
 
-from xbd.policy.model import DomainSnapshot, Progress, Safety, Settings, round_down, round_up
-from xbd.units import SUPER_PAGES
+from xbd.policy.model import DomainSnapshot, Progress, Safety, Settings
+from xbd.units import SUPER_PAGES, round_down, round_up
 
 
 def gap(tot_pages: int, aim_pages: int) -> int:

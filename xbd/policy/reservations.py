@@ -22,8 +22,8 @@ from xbd.policy.model import (
     Reservation,
     ReservationState,
     State,
-    round_down,
 )
+from xbd.units import round_down
 
 
 def reserve(state: State, name: str, pages: int, now: float) -> State:

@@ -9,6 +9,8 @@ granularity and their sum never exceeds the host: memory is never promised twice
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xbd.units import round_down, round_up
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -32,7 +34,7 @@ def share_out(host_pages: int, shares: Sequence[Share], granularity_pages: int =
         Target pages, one for each share, between *least* and *most*; their sum is at most
         *host_pages* unless the *least* alone exceed it.
     """
-    least = [_round_up(min(s.least, s.most), granularity_pages) for s in shares]
+    least = [round_up(min(s.least, s.most), granularity_pages) for s in shares]
     needed = [max(min(s.needed, s.most), low) for s, low in zip(shares, least, strict=True)]
     full = [max(min(s.needed + s.wanted, s.most), low) for s, low in zip(shares, least, strict=True)]
     if sum(full) <= host_pages:
@@ -41,11 +43,7 @@ def share_out(host_pages: int, shares: Sequence[Share], granularity_pages: int =
         exact = _interpolate(needed, full, host_pages)
     else:
         exact = _interpolate(least, needed, host_pages)
-    return [max(target - target % granularity_pages, low) for target, low in zip(exact, least, strict=True)]
-
-
-def _round_up(pages: int, granularity_pages: int) -> int:
-    return -(-pages // granularity_pages) * granularity_pages
+    return [max(round_down(target, granularity_pages), low) for target, low in zip(exact, least, strict=True)]
 
 
 def _interpolate(low: list[int], high: list[int], total: int) -> list[int]:

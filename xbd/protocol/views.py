@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from xbd.errors import RemoteProtocolError
-from xbd.units import SUPER_PAGES
+from xbd.target_rules import static_max_pages
 
 # Two of the states that a domain can be in; `methods` lists them all.
 RUNNING: Final = "running"
@@ -39,7 +39,7 @@ class DomainView:
     @property
     def static_max_pages(self) -> int:
         """Its maximum, in whole superframes (xl's static-max)."""
-        return -(-self.gfn_count // SUPER_PAGES) * SUPER_PAGES
+        return static_max_pages(self.gfn_count)
 
     @property
     def report(self) -> Mapping[str, Any]:

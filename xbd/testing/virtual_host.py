@@ -15,7 +15,8 @@ from xbd.abi import BootInfo, DomainType, Frames
 from xbd.guest import Answered, Event, Guest, GuestSettings, LimitSet, MemoryFreed, MessagesWaiting, TargetSet, Tick
 from xbd.guest.workload import Idle, Workload
 from xbd.machine import HostSettings, Machine
-from xbd.units import SUPER_PAGES
+from xbd.target_rules import limit_comes_first
+from xbd.units import round_up
 
 # More steps than this at one instant of virtual time are an endless loop.
 _ROUNDS_MAX = 1_000_000
@@ -125,17 +126,17 @@ class VirtualHost:
         return agent is not None and agent.settings.driver.wake_when_told
 
     def set_target(self, domid: int, pages: int) -> None:
-        """Set a domain's target as the toolstack does: shrinking target before limit, growing limit before target."""
-        growing = pages > self.machine.domain(domid).target_pages
-        if growing:
+        """Set a domain's target and limit as the toolstack does: the limit is first only where it would be the lower one."""
+        limit_first = limit_comes_first(pages, self.machine.domain(domid).max_pages)
+        if limit_first:
             self._set_limit(domid, pages)
         self.machine.set_target(domid, pages)
         self.send(domid, TargetSet(pages))
-        if not growing:
+        if not limit_first:
             self._set_limit(domid, pages)
 
     def _set_limit(self, domid: int, pages: int) -> None:
-        limit = max(-(-pages // SUPER_PAGES) * SUPER_PAGES, SUPER_PAGES)
+        limit = round_up(pages)
         self.machine.set_max_pages(domid, limit)
         self.send(domid, LimitSet(limit))
 

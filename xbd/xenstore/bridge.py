@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from xbd.units import PAGE_KIB, SUPER_PAGES
+from xbd.target_rules import Bound, broken_bound
+from xbd.units import PAGE_KIB, round_to_superpages
 from xbd.xenstore.codec import Decoder, Message, Operation
 from xbd.xenstore.domains import DOM0
 from xbd.xenstore.paths import home_of
@@ -44,7 +45,7 @@ _DOM0_CONTROL: Final = ((b"feature-poweroff", b"1"), (b"feature-reboot", b"1"), 
 
 @dataclass(frozen=True, slots=True)
 class DomainFacts:
-    """A domain as the host sees it; *used_kib* is what its guest reports, None if nothing."""
+    """A domain as the host sees it; *used_pages* is what its guest reports, None if nothing."""
 
     domid: int
     name: str
@@ -53,12 +54,12 @@ class DomainFacts:
     max_pages: int
     static_max_pages: int
     stopped: bool = False
-    used_kib: int | None = None
+    used_pages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TargetRequest:
-    """A client asked for this target of a domain, in pages, a multiple of 2 MiB."""
+    """A client asked for this target of a domain, in pages, whole superpages."""
 
     domid: int
     pages: int
@@ -77,17 +78,18 @@ def decide(written: bytes, facts: DomainFacts) -> TargetRequest | Refusal:
     """Decide whether what was written to a domain's memory/target is a target."""
     if not (written.isdigit() and len(written) <= _MOST_DIGITS):
         return Refusal(facts.domid, written, "not a decimal number of KiB")
-    pages = pages_of(written)
-    if pages > facts.max_pages:
-        return Refusal(facts.domid, written, f"beyond its limit of {facts.max_pages * PAGE_KIB} KiB")
-    if pages < max(facts.min_pages, SUPER_PAGES):
-        return Refusal(facts.domid, written, f"below its minimum of {max(facts.min_pages, SUPER_PAGES) * PAGE_KIB} KiB")
-    return TargetRequest(facts.domid, pages)
+    least_kib, most_kib = max(facts.min_pages, 1) * PAGE_KIB, facts.max_pages * PAGE_KIB
+    match broken_bound(int(written), least_kib, most_kib):
+        case Bound.MOST:
+            return Refusal(facts.domid, written, f"beyond its limit of {most_kib} KiB")
+        case Bound.MINIMUM:
+            return Refusal(facts.domid, written, f"below its minimum of {least_kib} KiB")
+    return TargetRequest(facts.domid, _pages_of(written))
 
 
-def pages_of(kib: bytes) -> int:
-    """Round a decimal number of KiB down to whole 2 MiB, in pages."""
-    return int(kib) // (SUPER_PAGES * PAGE_KIB) * SUPER_PAGES
+def _pages_of(kib: bytes) -> int:
+    """Tell the target that a decimal number of KiB asks for, in pages: whole superpages."""
+    return round_to_superpages(int(kib) // PAGE_KIB)
 
 
 class Bridge:
@@ -170,7 +172,7 @@ class Bridge:
 
     def _change(self, before: DomainFacts, facts: DomainFacts) -> None:
         self._show_target(facts)
-        if before.used_kib != facts.used_kib:
+        if before.used_pages != facts.used_pages:
             self._show_used(facts)
         if facts.stopped and not before.stopped:
             self._store.shut_down(facts.domid)
@@ -182,13 +184,13 @@ class Bridge:
         self._shown[facts.domid] = facts.target_pages
         path = home_of(facts.domid) + _TARGET
         node = self._store.tree.find(path)
-        if node and node.value.isdigit() and pages_of(node.value[:_MOST_DIGITS]) == facts.target_pages:
+        if node and node.value.isdigit() and _pages_of(node.value[:_MOST_DIGITS]) == facts.target_pages:
             return
         self._store.change(lambda view: view.write(path, _kib(facts.target_pages), None))
 
     def _show_used(self, facts: DomainFacts) -> None:
-        if facts.used_kib is not None:
-            path, used = home_of(facts.domid) + _USED, b"%d" % facts.used_kib
+        if facts.used_pages is not None:
+            path, used = home_of(facts.domid) + _USED, _kib(facts.used_pages)
             self._store.change(lambda view: view.write(path, used, None))
 
     def _ask(self, operation: Operation, path: bytes, token: bytes) -> None:

@@ -20,18 +20,19 @@ from xbd.cli.common import (
     with_client,
 )
 from xbd.cli.follow import pause_before_next_poll
-from xbd.cli.progress import DEADLINE_S, cancellation
+from xbd.cli.progress import cancellation
 from xbd.client.client import Client
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.control.targets import BadRequest, Rounded, can_be_destroyed, choose, is_any, parse_pages, round_pages
 from xbd.errors import HypercallError
 from xbd.protocol.views import DomainView
+from xbd.target_rules import REFUSED_AFTER_S, is_reached
 from xbd.units import format_pages
 
 Work = Callable[[DomainView], Coroutine[Any, Any, object]]
 # The conditions of `wait`, each a test of a domain as listed; None: it is gone.
 _CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
-    "target": lambda domain: domain is not None and domain.tot_pages == domain.target_pages,
+    "target": lambda domain: domain is not None and is_reached(domain.tot_pages, domain.target_pages),
     "running": lambda domain: domain is not None and domain.state == "running",
     "shutdown": lambda domain: domain is None or domain.state == "shutdown",
     "gone": lambda domain: domain is None,
@@ -268,7 +269,7 @@ def _for_named(
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
-    default=DEADLINE_S,
+    default=REFUSED_AFTER_S,
     show_default=True,
     metavar="SECONDS",
     help="Fail after this time.",

@@ -15,12 +15,13 @@ from xbd.cli.common import (
     with_client,
 )
 from xbd.cli.follow import LiveView, follow, send_targets, until_interrupted
-from xbd.cli.progress import DEADLINE_S, Following, Outcome
+from xbd.cli.progress import Following, Outcome
 from xbd.cli.render import outcome_lines, outcomes_json
 from xbd.client.client import Client
 from xbd.control.targets import Change, Rounded, choose, parse_amount, plan, round_pages
 from xbd.errors import HypercallError
 from xbd.protocol.views import DomainView
+from xbd.target_rules import REFUSED_AFTER_S
 from xbd.units import format_pages
 
 
@@ -32,7 +33,7 @@ from xbd.units import format_pages
 @click.option(
     "--deadline",
     type=click.FloatRange(min=0),
-    default=DEADLINE_S,
+    default=REFUSED_AFTER_S,
     show_default=True,
     metavar="SECONDS",
     help="With --wait: a domain that is stuck this long after its target was set has refused.",

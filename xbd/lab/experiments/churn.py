@@ -16,7 +16,7 @@ from xbd.guest import GuestSettings
 from xbd.guest.workload import make_workload
 from xbd.lab.experiments.grid import Cell, Churn
 from xbd.testing.virtual_host import VirtualHost
-from xbd.units import SUPER_PAGES
+from xbd.units import SUPER_PAGES, round_down
 
 # The random share of what can move between two guests that does move in a round: least and most.
 _MOVES_LEAST, _MOVES_MOST = 0.3, 1.0
@@ -35,7 +35,7 @@ class ChurnRun:
         superframes = int(scenario.total_pages / cell.overcommit) // SUPER_PAGES
         # Whole superframes, so that every strategy has the same to give.
         to_give = int(superframes * (1 - cell.slack)) * SUPER_PAGES
-        self._least = _round_down(int(scenario.memory_pages * scenario.least), self._unit)
+        self._least = round_down(int(scenario.memory_pages * scenario.least), self._unit)
         if to_give < scenario.guests * max(self._least, SUPER_PAGES):
             raise BadArgument(
                 f"{cell.label()}: {to_give} pages for {scenario.guests} guests", f"{self._least} pages for each"
@@ -51,7 +51,7 @@ class ChurnRun:
         return self.host.create(
             f"churn{number}",
             max_pages=self._scenario.memory_pages,
-            target_pages=_round_down(self._targets[number], SUPER_PAGES),
+            target_pages=round_down(self._targets[number]),
             domain_type=self._strategy.domain_type,
             settings=settings,
             workload=make_workload(self._scenario.profile, dict(self._scenario.options)),
@@ -82,7 +82,7 @@ class ChurnRun:
         moves = []
         for shrinks, grows, share in zip(order[::2], order[1::2], shares, strict=False):
             room = min(self._targets[shrinks] - self._least, self._scenario.memory_pages - self._targets[grows])
-            pages = _round_down(int(max(room, 0) * share), self._unit)
+            pages = round_down(int(max(room, 0) * share), self._unit)
             if pages:
                 moves.append((shrinks, grows, pages))
         return moves
@@ -97,10 +97,6 @@ class ChurnRun:
         holds = -(-self.host.machine.domain(self.domids[number]).tot_pages // self._unit) * self._unit
         self._set(number, min(max(holds, self._targets[number]), before))
         return before - self._targets[number]
-
-
-def _round_down(pages: int, unit: int) -> int:
-    return pages - pages % unit
 
 
 def _even(pages: int, count: int, unit: int) -> list[int]:

@@ -11,6 +11,7 @@ from statistics import median
 
 from xbd.guest import GuestStatistics
 from xbd.machine import DomainInfo
+from xbd.target_rules import is_reached
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import GIB_PAGES, SUPER_PAGES
 
@@ -62,7 +63,7 @@ class Meter:
                 self._missed += progress.since is not None
                 self._set += 1
                 progress.target_pages, progress.since = domain.target_pages, now
-            if progress.since is not None and domain.tot_pages == domain.target_pages:
+            if progress.since is not None and is_reached(domain.tot_pages, domain.target_pages):
                 self._waits_s.append(now - progress.since)
                 progress.since = None
 

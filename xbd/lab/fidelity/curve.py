@@ -16,7 +16,7 @@ from xbd.errors import BadArgument, TraceError
 from xbd.guest import Demand, GuestSettings
 from xbd.guest.workload import Driven, Trace
 from xbd.testing.virtual_host import VirtualHost
-from xbd.units import SUPER_PAGES
+from xbd.units import SUPER_PAGES, round_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def model_curve(trace: Trace, seed: int, watch: Callable[[float], None] | None =
         trace.name,
         max_pages=blocks * SUPER_PAGES,
         # Sizes are whole superframes; the few pages of a last, partial block stay ballooned.
-        target_pages=trace.total_pages - trace.total_pages % SUPER_PAGES,
+        target_pages=round_down(trace.total_pages),
         gfn_count=trace.total_pages,
         settings=GuestSettings(),
         workload=Driven(),

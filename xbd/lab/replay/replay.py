@@ -17,7 +17,7 @@ from xbd.guest.workload import Driven, Trace
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, find_variant
 from xbd.policy import Share, share_out
 from xbd.testing.virtual_host import VirtualHost
-from xbd.units import SUPER_PAGES
+from xbd.units import SUPER_PAGES, round_down, round_to_superpages, round_up
 
 # Free memory that a guest is left with beyond its demand, so that small growth need not wait for its balloon: 1/64.
 _RESERVE_SHARE = 64
@@ -115,8 +115,8 @@ class Replay:
     def _create(self, trace: Trace, target_pages: int) -> int:
         return self.host.create(
             f"{trace.name}.{len(self.host.domids())}",
-            max_pages=-(-trace.total_pages // SUPER_PAGES) * SUPER_PAGES,
-            target_pages=max(target_pages - target_pages % SUPER_PAGES, SUPER_PAGES),
+            max_pages=round_up(trace.total_pages),
+            target_pages=round_to_superpages(target_pages),
             gfn_count=trace.total_pages,
             domain_type=self._variant.domain_type or self.options.strategy.domain_type,
             settings=GuestSettings(self.options.strategy.driver, verify=self.options.verify),
@@ -172,7 +172,7 @@ class Replay:
     def _targets(self) -> list[int]:
         shares = []
         for trace, at in zip(self.traces, self._at, strict=True):
-            most = trace.total_pages - trace.total_pages % SUPER_PAGES
+            most = round_down(trace.total_pages)
             reserve = trace.total_pages // _RESERVE_SHARE
             needed = int(trace.anon_pages[at]) + reserve
             shares.append(Share(needed, int(trace.cache_pages[at]), max(most // _LEAST_SHARE, SUPER_PAGES), most))

@@ -1,0 +1,60 @@
+"""What a new domain may be: checked before anything is made."""
+
+from dataclasses import dataclass
+
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS
+from xbd.errors import AlreadyExists, BadArgument, OutOfFrames
+from xbd.machine.domain import is_domain_name
+from xbd.machine.domains import DomainTable
+from xbd.units import SUPER_PAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A domain that is asked for, in pages; *gfn_count* is its gfn space."""
+
+    name: str
+    domid: int
+    max_pages: int
+    target_pages: int
+    min_pages: int
+    gfn_count: int
+
+
+def check_creation(asked: Asked, domains: DomainTable, free_pages: int) -> None:
+    """Check a domain that is asked for, against those that there are and the pages that are free and unclaimed.
+
+    Raises:
+        BadArgument, AlreadyExists, OutOfFrames: it cannot be made.
+    """
+    if not is_domain_name(asked.name):
+        raise BadArgument(f"domain name {asked.name!r}", f"1 to {MAX_NAME_CHARS} printable characters, not all digits")
+    named = domains.named(asked.name)
+    if named is not None:
+        raise AlreadyExists(f"a domain named {asked.name!r} exists (d{named})", "another name")
+    _check_sizes(asked)
+    if len(domains.domains) >= MAX_DOMAINS:
+        raise OutOfFrames(f"{len(domains.domains)} domains exist", f"at most {MAX_DOMAINS}")
+    if asked.domid in domains.domains:
+        raise AlreadyExists(f"domid {asked.domid} is taken by {domains.domains[asked.domid].name!r}")
+    if not 0 <= asked.domid < MAX_DOMAINS:
+        raise BadArgument(f"domid {asked.domid}", f"0 to {MAX_DOMAINS - 1}")
+    if asked.target_pages > free_pages:
+        raise OutOfFrames(
+            f"domain {asked.name!r} needs {asked.target_pages} pages, the host has {free_pages} free and unclaimed",
+            "a smaller target, or memory freed by other domains first",
+        )
+
+
+def _check_sizes(asked: Asked) -> None:
+    most, target, least = asked.max_pages, asked.target_pages, asked.min_pages
+    if most % SUPER_PAGES or target % SUPER_PAGES:
+        raise BadArgument(f"target {target} pages, maximum {most} pages", f"multiples of {SUPER_PAGES} (2 MiB)")
+    if not 0 < target <= most:
+        raise BadArgument(f"target {target} pages, maximum {most} pages", "0 < target <= maximum")
+    # As in set_max_pages: the cap may reach the end of the last block, not beyond.
+    smallest = max(target, most - SUPER_PAGES + 1)
+    if not smallest <= asked.gfn_count <= MAX_DOMAIN_PAGES:
+        raise BadArgument(f"a gfn space of {asked.gfn_count} pages", f"{smallest} to {MAX_DOMAIN_PAGES}")
+    if least % SUPER_PAGES or not 0 <= least <= target:
+        raise BadArgument(f"minimum {least} pages, target {target} pages", "whole 2 MiB, at most the target")

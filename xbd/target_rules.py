@@ -1,0 +1,59 @@
+"""The rules about targets, one home for all who follow them: command line, XenStore, controller, policy, virtual host.
+
+A target lies between a domain's minimum and its limit, as it is asked for: what is beyond a bound is refused even
+where rounding would make it fit, for who asks would believe to have got it. What is within is rounded down to whole
+superpages, never to nothing (`xbd.units.round_to_superpages`). A driver, or a test, may set any number of pages: only
+people and their tools have theirs rounded. A domain has reached its target when it holds just that.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+from xbd.units import round_up
+
+# A guest that backs off tries again after 2 s, then 4 s: 5 s without a page is more than bad luck.
+STUCK_AFTER_S: Final = 5.0
+# Four back-offs of a Linux driver; after that it has given up.
+REFUSED_AFTER_S: Final = 20.0
+
+
+class Bound(Enum):
+    """The bound of a domain that a target breaks."""
+
+    MINIMUM = "minimum"
+    MOST = "most"
+
+
+def broken_bound(pages: int, min_pages: int, most_pages: int) -> Bound | None:
+    """Tell which bound a target breaks, if any; *most_pages* is the limit, or the static maximum where the limit follows.
+
+    All three may be counted in another unit than pages, the same one.
+    """
+    if pages > most_pages:
+        return Bound.MOST
+    return Bound.MINIMUM if pages < max(min_pages, 1) else None
+
+
+def static_max_pages(gfn_count: int) -> int:
+    """Compute the most that a domain may ever have: its gfn space, in whole superpages (xl's static-max)."""
+    return round_up(gfn_count)
+
+
+def limit_comes_first(pages: int, max_pages: int) -> bool:
+    """Whether a domain's limit is to be set before its target, to this many pages both, so that it is never the lower one."""
+    return pages > max_pages
+
+
+def is_reached(tot_pages: int, target_pages: int) -> bool:
+    """Whether a domain that holds so much has reached its target."""
+    return tot_pages == target_pages
+
+
+def used_pages(untrusted_report: Mapping[str, object]) -> int | None:
+    """Read from a guest's report what its programs and kernel hold, without the page cache; None: it does not say."""
+    counts = [untrusted_report.get(name) for name in ("movable_pages", "unmovable_pages", "cache_pages")]
+    movable, unmovable, cache = (count if type(count) is int else None for count in counts)
+    if movable is None or unmovable is None or cache is None:
+        return None
+    return max(movable + unmovable - cache, 0)
