@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
-COMMANDS = (
-    *(f"xbd.cli.commands.{name}" for name in ("autoballoon", "check", "daemons", "docs", "domains", "inspect")),
-    *(f"xbd.cli.commands.{name}" for name in ("memory", "metrics", "top", "xenstored")),
+# Commands that ask a daemon, or nobody; and daemons that have no arrays.
+CLIENTS = tuple(f"xbd.cli.commands.{name}" for name in ("docs", "domains", "inspect", "memory"))
+OTHERS = (
+    *(f"xbd.cli.commands.{name}" for name in ("autoballoon", "check", "daemons", "metrics", "top", "xenstored")),
+    *("xbd.client.client", "xbd.daemons.supervisor", "xbd.daemons.metrics"),
 )
 
 
@@ -21,8 +23,14 @@ def imported_by(*modules: str, names: str) -> list[str]:
     return run.stdout.split("\n")
 
 
-def test_a_command_that_asks_a_daemon_does_not_wait_for_numpy() -> None:
-    """No module of a client command imports numpy, nor do the supervisor, the metrics server and a host file's reader."""
-    found = imported_by(*COMMANDS, "xbd.client.client", "xbd.daemons.supervisor", "xbd.daemons.metrics", names="numpy")
+def test_a_client_command_waits_for_neither_numpy_nor_trio() -> None:
+    """Nor do the blocking client, and what is imported to run `xbd --version`; msgpack is for those who ask a daemon."""
+    found = imported_by("xbd.cli.main", names="numpy trio msgpack")
+    found += imported_by(*CLIENTS, "xbd.client.blocking", names="numpy trio")
 
     assert [line for line in found if line] == []
+
+
+def test_what_has_no_arrays_does_not_wait_for_numpy() -> None:
+    """No module of another command imports it, nor do the supervisor, the metrics server and a host file's reader."""
+    assert [line for line in imported_by(*OTHERS, names="numpy") if line] == []

@@ -30,11 +30,11 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await trio.to_thread.run_sync(work)
 
 
-async def with_daemon(directory: Path, work: Callable[[], T]) -> T:
-    """Run a real daemon of 16 MiB while *work* is done in a thread; return what that returns."""
+async def with_daemon(directory: Path, work: Callable[[], T], superframes: int = 8) -> T:
+    """Run a real daemon while *work* is done in a thread; return what that returns."""
     async with trio.open_nursery() as nursery:
         daemon = Daemon(directory)
-        await daemon.start(nursery, Machine(8))
+        await daemon.start(nursery, Machine(superframes))
         done = await in_thread(work)
         await daemon.kill()
     return done

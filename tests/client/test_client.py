@@ -10,11 +10,8 @@ import trio
 import trio.testing
 
 from tests.cli.views import told
-from xbd.cli.follow import follow, send_targets
-from xbd.cli.progress import Outcome
 from xbd.client.client import Client, open_client, serve_client
 from xbd.client.discovery import NoHypervisor, find_socket
-from xbd.control.targets import choose, parse_amount, plan
 from xbd.daemons.hypervisor import serve
 from xbd.errors import (
     AlreadyExists,
@@ -27,7 +24,6 @@ from xbd.errors import (
 )
 from xbd.machine import Machine
 from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S
-from xbd.units import SUPER_PAGES
 
 
 class Daemon:
@@ -313,30 +309,3 @@ async def test_the_daemon_refuses_and_nothing_has_changed(tmp_path: Path) -> Non
                 await refused()
         assert [domain.name for domain in await client.list()] == ["web1"]
         assert await client.audit() == []
-
-
-async def test_targets_of_many_domains_are_set_at_once(tmp_path: Path) -> None:
-    """max_pages follows the target, whichever way it goes."""
-    async with real_daemon(tmp_path) as client:
-        for number in range(20):
-            await client.create(f"web{number}", max_pages=4 * SUPER_PAGES, target_pages=2 * SUPER_PAGES)
-        await client.set_max("web3", 2 * SUPER_PAGES)
-        for text, supers in (("25%", 1), ("100%", 4), ("75%", 3)):
-            changes = plan(choose(await client.list(), ["*"]), parse_amount(text))
-            following = await send_targets(client, changes)
-            assert {one.outcome for one in following} == {Outcome.MOVING}
-            for domain in await client.list():
-                assert (domain.target_pages, domain.max_pages) == (supers * SUPER_PAGES, supers * SUPER_PAGES)
-
-
-async def test_without_agents_following_ends_with_all_stuck(tmp_path: Path) -> None:
-    """And says that nobody is there to move; those at their targets are there."""
-    async with real_daemon(tmp_path) as client:
-        await client.create("web1", max_pages=1024, target_pages=1024)
-        await client.create("web2", max_pages=512, target_pages=512)
-        following = await send_targets(client, plan(await client.list(), parse_amount("2m")))
-        views: list[int] = []
-        await follow(client, following, lambda shown: views.append(len(shown)), stuck_after_s=0.0)
-        assert [one.outcome for one in following] == [Outcome.STUCK, Outcome.REACHED]
-        assert "no agent is connected" in following[0].reason
-        assert views

@@ -3,20 +3,22 @@
 Exit codes: 0 done, 1 the thing asked for failed, 2 wrong usage, 78 wrong configuration, 130 Ctrl-C.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
-import trio
 
-from xbd.client.client import Client, open_client
-from xbd.client.discovery import find_socket
 from xbd.errors import ConfigError, DamagedState, HypercallError, RemoteProtocolError, XbdError
-from xbd.protocol.views import DomainView
+
+if TYPE_CHECKING:
+    from xbd.client.blocking import BlockingClient
+    from xbd.protocol.views import DomainView
 
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 78
@@ -170,15 +172,12 @@ def socket_option(command: _F) -> _F:
     )(command)
 
 
-def with_client(socket_path: str | None, work: Callable[[Client], Awaitable[_T]]) -> _T:
+def with_client(socket_path: str | None, work: Callable[[BlockingClient], _T]) -> _T:
     """Connect, do *work* with the client, and return what it returns."""
-    path = find_socket(socket_path or group_socket(), os.environ)
+    from xbd.client.blocking import connect  # noqa: PLC0415 - not every command asks a daemon
 
-    async def connected() -> _T:
-        async with open_client(path, resume=True) as client:
-            return await work(client)
-
-    return trio.run(connected)
+    with connect(socket_path or group_socket(), resume=True) as client:
+        return work(client)
 
 
 def group_socket() -> str | None:
@@ -197,21 +196,14 @@ def emit(as_json: bool, output: object, lines: Iterable[str]) -> None:  # noqa: 
         click.echo(line)
 
 
-async def for_each(
-    domains: Sequence[DomainView], work: Callable[[DomainView], Coroutine[Any, Any, object]]
-) -> dict[int, HypercallError]:
-    """Do *work* for all domains at once; returns the hypervisor's refusals by domid."""
+def for_each(domains: Sequence[DomainView], work: Callable[[DomainView], object]) -> dict[int, HypercallError]:
+    """Do *work* for all domains, one after the other; returns the hypervisor's refusals by domid."""
     refused: dict[int, HypercallError] = {}
-
-    async def one(domain: DomainView) -> None:
+    for domain in domains:
         try:
-            await work(domain)
+            work(domain)
         except HypercallError as error:
             refused[domain.domid] = error
-
-    async with trio.open_nursery() as nursery:
-        for domain in domains:
-            nursery.start_soon(one, domain)
     return refused
 
 

@@ -1,17 +1,16 @@
 """Setting the targets of many domains at once, and polling until they are there."""
 
+import math
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
-
-import trio
 
 from xbd.cli.common import for_each
 from xbd.cli.progress import Following, Outcome, anything_to_wait_for, observe_all
 from xbd.cli.render import progress_lines
-from xbd.client.client import Client
+from xbd.client.blocking import BlockingClient
 from xbd.control.targets import Change
 from xbd.errors import HypercallError
 from xbd.protocol.views import DomainView
@@ -26,35 +25,36 @@ _POLLING_SHARE: Final = 0.1
 Show = Callable[[Sequence[Following]], None]
 
 
-async def pause_before_next_poll(began: float) -> None:
-    """Wait until the next poll is due; *began* is when the last one started."""
-    took = trio.current_time() - began
-    await trio.sleep(max(POLL_EVERY_S, took / _POLLING_SHARE))
+def pause_before_next_poll(began_s: float, deadline_s: float = math.inf) -> None:
+    """Wait until the next poll is due, but for *deadline_s*; *began_s* is when the last one started (time.monotonic)."""
+    now_s = time.monotonic()
+    pause_s = min(max(POLL_EVERY_S, (now_s - began_s) / _POLLING_SHARE), deadline_s - now_s)
+    time.sleep(max(pause_s, 0.0))  # noqa: TID251 - a command has nothing else to do
 
 
-async def send_targets(client: Client, changes: Sequence[Change]) -> list[Following]:
+def send_targets(client: BlockingClient, changes: Sequence[Change]) -> list[Following]:
     """Set all targets at once. What the hypervisor refuses is an outcome of that domain's, not an error.
 
     The limit becomes the target itself (xl: target + 1 MiB). A domain that grows gets its limit raised first,
     one that shrinks gets its target first: so no domain is over its limit before its target shrinks.
     """
     by_domid = {change.domain.domid: change for change in changes}
-    now = trio.current_time()
+    now = time.monotonic()
     following = [
         Following(change.domain.domid, change.domain.name, change.domain.tot_pages, change.target.pages, now)
         for change in changes
     ]
 
-    async def send(domain: DomainView) -> None:
+    def send(domain: DomainView) -> None:
         change = by_domid[domain.domid]
         if change.grows:
-            await client.set_max(domain.domid, change.target.pages)
-            await client.set_target(domain.domid, change.target.pages)
+            client.set_max(domain.domid, change.target.pages)
+            client.set_target(domain.domid, change.target.pages)
         else:
-            await client.set_target(domain.domid, change.target.pages)
-            await client.set_max(domain.domid, change.target.pages)
+            client.set_target(domain.domid, change.target.pages)
+            client.set_max(domain.domid, change.target.pages)
 
-    refused = await for_each([change.domain for change in changes], send)
+    refused = for_each([change.domain for change in changes], send)
     for one in following:
         if one.domid in refused:
             one.refuse(_reason(refused[one.domid]))
@@ -65,8 +65,8 @@ def _reason(error: HypercallError) -> str:
     return f"the hypervisor refused: {error}"
 
 
-async def follow(
-    client: Client,
+def follow(
+    client: BlockingClient,
     following: Sequence[Following],
     show: Show,
     *,
@@ -75,36 +75,18 @@ async def follow(
 ) -> None:
     """Poll the domains until none is moving: each has reached its target, is stuck, or has refused."""
     while True:
-        began = trio.current_time()
-        domains = await client.list()
-        observe_all(following, domains, trio.current_time(), stuck_after_s=stuck_after_s, deadline_s=deadline_s)
+        began_s = time.monotonic()
+        domains = client.list()
+        observe_all(following, domains, time.monotonic(), stuck_after_s=stuck_after_s, deadline_s=deadline_s)
         show(following)
         if not anything_to_wait_for(following):
             break
-        await pause_before_next_poll(began)
+        pause_before_next_poll(began_s)
     short_of_memory = [one for one in following if one.lacks_memory and one.outcome in (Outcome.STUCK, Outcome.REFUSED)]
     if short_of_memory:
-        free_pages = int((await client.host())["free_frames"])
+        free_pages = int((client.host())["free_frames"])
         for one in short_of_memory:
             one.reason = f"{one.reason}; the host has {format_pages(free_pages)} free"
-
-
-async def until_interrupted(waiting: Coroutine[object, object, None]) -> bool:
-    """Wait for *waiting*, or for Ctrl-C; returns whether that came first."""
-    interrupted = False
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-
-            async def interrupt() -> None:
-                nonlocal interrupted
-                async for _ in signals:
-                    interrupted = True
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(interrupt)
-            await waiting
-            nursery.cancel_scope.cancel()
-    return interrupted
 
 
 class LiveView:

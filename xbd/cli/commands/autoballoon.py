@@ -1,25 +1,27 @@
 """Commands of automatic ballooning: autoballoon runs the daemon, reserve lets it free memory."""
 
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import trio
 
 from xbd.cli.common import Failure, group_socket, socket_option
-from xbd.client.client import Client, open_client
+from xbd.client.blocking import BlockingClient, connect
 from xbd.client.discovery import NotRunning, find_socket
 from xbd.client.runtime_dir import autoballoon_socket
 from xbd.config.autoballoon import AutoballoonConfig
 from xbd.control.targets import parse_pages, round_pages
-from xbd.daemons.config_files import load_autoballoon_config
-from xbd.daemons.runtime import service
 from xbd.units import format_pages
 
 # How often the daemon is asked for the reservation's state; its policy runs once a second by default.
 ASK_EVERY_S = 0.2
+# How long a command may take to end that is interrupted.
+_GRACE_S = 5.0
 
 
 @click.command("autoballoon")
@@ -39,7 +41,11 @@ def autoballoon_command(ctx: click.Context, config_path: Path | None, log_level:
     Without --config every key has its default; configs/autoballoon.toml describes them. SIGHUP reads the
     file again.
     """
-    from xbd.daemons.autoballoon import run_autoballoon  # noqa: PLC0415 - the other command needs none of it
+    import trio  # noqa: PLC0415 - the other command needs none of these
+
+    from xbd.daemons.autoballoon import run_autoballoon  # noqa: PLC0415
+    from xbd.daemons.config_files import load_autoballoon_config  # noqa: PLC0415
+    from xbd.daemons.runtime import service  # noqa: PLC0415
 
     service.begin(log_level)
     config = AutoballoonConfig() if config_path is None else load_autoballoon_config(config_path, may_wait=True)
@@ -60,39 +66,49 @@ def reserve_command(ctx: click.Context, size: str, command: tuple[str, ...], soc
     """
     rounded = round_pages(parse_pages(size))
     hypervisor = find_socket(socket_path or group_socket(), os.environ)
-    ctx.exit(trio.run(_reserve, autoballoon_socket(hypervisor.parent), rounded.pages, command))
+    ctx.exit(_reserve(autoballoon_socket(hypervisor.parent), rounded.pages, command))
 
 
-async def _reserve(path: Path, pages: int, command: Sequence[str]) -> int:
+def _reserve(path: Path, pages: int, command: Sequence[str]) -> int:
     try:
-        async with open_client(path) as client:
-            await client.call("reserve", {"pages": pages})
-            await _until_held(client, pages)
+        with connect(path) as client:
+            client.call("reserve", {"pages": pages})
+            _until_held(client, pages)
             click.echo(f"{format_pages(pages)} is free, and held", err=True)
-            if not command:
-                await trio.sleep_forever()
-            return await _run(command)
+            while not command:
+                signal.pause()
+            return _run(command)
     except NotRunning as error:
         raise Failure(f"no autoballoon daemon at {path}; start one with `xbd autoballoon`") from error
 
 
-async def _run(command: Sequence[str]) -> int:
+def _run(command: Sequence[str]) -> int:
     """Run a command to its end; returns its exit code. Raises Failure: it cannot be run."""
     try:
-        return (await trio.run_process(command, stdin=None, check=False)).returncode
+        process = subprocess.Popen(command)  # noqa: S603 - what the user gave is what is to be run
     except OSError as error:
         raise Failure(f"cannot run {command[0]}: {error.strerror}") from error
+    try:
+        return process.wait()
+    finally:
+        # Ctrl-C: it ends before what was reserved for it is given back.
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-async def _until_held(client: Client, pages: int) -> None:
+def _until_held(client: BlockingClient, pages: int) -> None:
     """Wait until the memory is held. Raises Failure: it cannot be."""
     while True:
-        answer = await client.call("reservation")
+        answer = client.call("reservation")
         if answer.get("state") == "held":
             return
         if answer.get("state") != "pending":
             raise Failure(_why(pages, answer))
-        await trio.sleep(ASK_EVERY_S)
+        time.sleep(ASK_EVERY_S)  # noqa: TID251 - a command has nothing else to do
 
 
 def _why(pages: int, answer: dict[str, Any]) -> str:

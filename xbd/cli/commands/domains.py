@@ -1,11 +1,10 @@
 """Commands that create, end and wait for domains: create, destroy, shutdown, guest-mode, wait."""
 
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import click
-import trio
 
 from xbd.abi import ON_CRASH, DomainType
 from xbd.cli.common import (
@@ -21,7 +20,7 @@ from xbd.cli.common import (
 )
 from xbd.cli.follow import pause_before_next_poll
 from xbd.cli.progress import cancellation
-from xbd.client.client import Client
+from xbd.client.blocking import BlockingClient
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.control.targets import BadRequest, Rounded, can_be_destroyed, choose, is_any, parse_pages, round_pages
 from xbd.errors import HypercallError
@@ -29,7 +28,7 @@ from xbd.protocol.views import DomainView
 from xbd.target_rules import REFUSED_AFTER_S, is_reached
 from xbd.units import format_pages
 
-Work = Callable[[DomainView], Coroutine[Any, Any, object]]
+Work = Callable[[DomainView], object]
 # The conditions of `wait`, each a test of a domain as listed; None: it is gone.
 _CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
     "target": lambda domain: domain is not None and is_reached(domain.tot_pages, domain.target_pages),
@@ -105,8 +104,8 @@ def create_command(
     settings = {"strategy": strategy, "workload": workload, "seed": seed, "verify": verify or None}
     guest = {key: setting for key, setting in settings.items() if setting is not None}
 
-    async def create(client: Client) -> int:
-        return await client.create(
+    def create(client: BlockingClient) -> int:
+        return client.create(
             name,
             max_pages=sizes.maximum.pages,
             target_pages=sizes.target.pages,
@@ -163,9 +162,9 @@ def destroy_command(names: tuple[str, ...], socket_path: str | None, *, as_json:
     """
     zombie_pages: dict[int, int] = {}
 
-    def destroy(client: Client) -> Work:
-        async def destroy_one(domain: DomainView) -> None:
-            zombie_pages[domain.domid] = await client.destroy(domain.domid)
+    def destroy(client: BlockingClient) -> Work:
+        def destroy_one(domain: DomainView) -> None:
+            zombie_pages[domain.domid] = client.destroy(domain.domid)
 
         return destroy_one
 
@@ -231,16 +230,16 @@ def _for_named(
     socket_path: str | None,
     names: tuple[str, ...],
     done: Callable[[DomainView], str],
-    work: Callable[[Client], Work],
+    work: Callable[[BlockingClient], Work],
     *,
     more: Callable[[DomainView], dict[str, object]] = lambda _: {},
     as_json: bool,
 ) -> None:
     """Do *work* for all named domains at once, print what was *done* (with *more* of it in JSON), and fail if any was refused."""
 
-    async def do_all(client: Client) -> tuple[list[DomainView], dict[int, HypercallError]]:
-        domains = choose(await client.list(), names)
-        return domains, await for_each(domains, work(client))
+    def do_all(client: BlockingClient) -> tuple[list[DomainView], dict[int, HypercallError]]:
+        domains = choose(client.list(), names)
+        return domains, for_each(domains, work(client))
 
     domains, refused = with_client(socket_path, do_all)
     output = [
@@ -290,14 +289,13 @@ def wait_command(
     A domain whose pages others still map is not gone yet. With --for gone a pattern does not match dom0.
     """
 
-    async def wait(client: Client) -> list[tuple[DomainView, DomainView | None]]:
-        listed = await client.list()
+    def wait(client: BlockingClient) -> list[tuple[DomainView, DomainView | None]]:
+        listed = client.list()
         # With --for gone a name may have none already; otherwise each name must be that of a domain.
         present = [name for name in names if condition != "gone" or _is_listed(listed, name)]
         domains = choose(listed, present, can_be_destroyed if condition == "gone" else is_any)
-        with trio.move_on_after(timeout):
-            await _until(client, domains, _CONDITIONS[condition])
-        now = {domain.domid: domain for domain in await client.list()}
+        _until(client, domains, _CONDITIONS[condition], time.monotonic() + timeout)
+        now = {domain.domid: domain for domain in client.list()}
         return [(domain, _same(now, domain)) for domain in domains]
 
     outcome = with_client(socket_path, wait)
@@ -323,13 +321,17 @@ def wait_command(
         ctx.exit(EXIT_FAILED)
 
 
-async def _until(client: Client, domains: Sequence[DomainView], is_met: Callable[[DomainView | None], bool]) -> None:
-    while True:
-        began = trio.current_time()
-        now = {domain.domid: domain for domain in await client.list()}
+def _until(
+    client: BlockingClient,
+    domains: Sequence[DomainView],
+    is_met: Callable[[DomainView | None], bool],
+    deadline_s: float,
+) -> None:
+    while (began_s := time.monotonic()) < deadline_s:
+        now = {domain.domid: domain for domain in client.list()}
         if all(is_met(_same(now, domain)) for domain in domains):
             return
-        await pause_before_next_poll(began)
+        pause_before_next_poll(began_s, deadline_s)
 
 
 def _is_listed(listed: Sequence[DomainView], name: str) -> bool:

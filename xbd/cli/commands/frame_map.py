@@ -10,7 +10,7 @@ import click
 
 from xbd.cli.common import Failure, client_options, emit, with_client
 from xbd.cli.map_view import BY, KINDS, Frames, frames_of, legend, owners, pixels, plain_lines, terminal_lines
-from xbd.client.client import Client
+from xbd.client.blocking import BlockingClient
 
 # What is left of a screen under the picture, for its legend.
 _LEGEND_LINES = 8
@@ -29,9 +29,9 @@ def map_command(by: str, width: int | None, png: Path | None, socket_path: str |
     those that are shattered in capitals, free ones as dots; by state '.', '#' and '+'.
     """
 
-    async def fetch(client: Client) -> tuple[Frames, dict[int, str]]:
-        frames = frames_of(await client.call("frames"))
-        return frames, {domain.domid: domain.name for domain in await client.list()}
+    def fetch(client: BlockingClient) -> tuple[Frames, dict[int, str]]:
+        frames = frames_of(client.call("frames"))
+        return frames, {domain.domid: domain.name for domain in client.list()}
 
     frames, names = with_client(socket_path, fetch)
     if png is not None:

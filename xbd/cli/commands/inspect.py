@@ -8,7 +8,7 @@ import click
 
 from xbd.cli.common import EXIT_FAILED, client_options, complete_domains, emit, with_client
 from xbd.cli.render import domain_details, domains_table, event_line, host_details
-from xbd.client.client import Client
+from xbd.client.blocking import BlockingClient
 from xbd.control.targets import choose, is_any
 from xbd.protocol.views import DomainView
 
@@ -78,13 +78,13 @@ def events_command(since: int, socket_path: str | None, *, no_follow: bool, as_j
         # One line each, not emit's layout: a stream is read line by line as it comes.
         click.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
 
-    async def follow(client: Client) -> None:
-        async for event in client.events(since, follow=not no_follow):
+    def follow(client: BlockingClient) -> None:
+        for event in client.events(since, follow=not no_follow):
             show(event)
 
     with_client(socket_path, follow)
 
 
-async def _chosen(client: Client, names: tuple[str, ...]) -> Sequence[DomainView]:
-    domains = await client.list()
+def _chosen(client: BlockingClient, names: tuple[str, ...]) -> Sequence[DomainView]:
+    domains = client.list()
     return choose(domains, names, is_any) if names else domains

@@ -14,10 +14,10 @@ from xbd.cli.common import (
     for_each,
     with_client,
 )
-from xbd.cli.follow import LiveView, follow, send_targets, until_interrupted
+from xbd.cli.follow import LiveView, follow, send_targets
 from xbd.cli.progress import Following, Outcome
 from xbd.cli.render import outcome_lines, outcomes_json
-from xbd.client.client import Client
+from xbd.client.blocking import BlockingClient
 from xbd.control.targets import Change, Rounded, choose, parse_amount, plan, round_pages
 from xbd.errors import HypercallError
 from xbd.protocol.views import DomainView
@@ -63,22 +63,21 @@ def mem_set_command(
     amount = parse_amount(size)
     view = LiveView()
 
-    async def set_all(client: Client) -> tuple[list[Change], list[Following], bool]:
-        changes = plan(choose(await client.list(), names), amount)
+    def set_all(client: BlockingClient) -> tuple[list[Change], list[Following], bool]:
+        changes = plan(choose(client.list(), names), amount)
         if not as_json:
             _say_rounding(changes)
         following: list[Following] = []
 
-        async def send_and_follow() -> None:
-            following.extend(await send_targets(client, changes))
-            if wait:
-                await follow(client, following, view.show, deadline_s=deadline)
-
         try:
-            interrupted = await until_interrupted(send_and_follow())
+            following.extend(send_targets(client, changes))
+            if wait:
+                follow(client, following, view.show, deadline_s=deadline)
+        except KeyboardInterrupt:
+            return changes, following, True
         finally:
             view.clear()
-        return changes, following, interrupted
+        return changes, following, False
 
     changes, following, interrupted = with_client(socket_path, set_all)
     asked = {change.domain.domid: change.target.asked_pages for change in changes}
@@ -104,14 +103,14 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
     names, size = _names_and_size(names_and_size)
     amount = parse_amount(size)
 
-    async def set_all(client: Client) -> tuple[list[Change], dict[int, HypercallError]]:
-        changes = plan(choose(await client.list(), names), amount)
+    def set_all(client: BlockingClient) -> tuple[list[Change], dict[int, HypercallError]]:
+        changes = plan(choose(client.list(), names), amount)
         pages = {change.domain.domid: change.target.pages for change in changes}
 
-        async def set_one(domain: DomainView) -> None:
-            await client.set_max(domain.domid, pages[domain.domid])
+        def set_one(domain: DomainView) -> None:
+            client.set_max(domain.domid, pages[domain.domid])
 
-        return changes, await for_each([change.domain for change in changes], set_one)
+        return changes, for_each([change.domain for change in changes], set_one)
 
     changes, refused = with_client(socket_path, set_all)
     output = [
@@ -141,10 +140,10 @@ def claim_command(name: str, size: str, socket_path: str | None, *, as_json: boo
     """
     amount = None if size == "none" else parse_amount(size)
 
-    async def claim(client: Client) -> tuple[DomainView, Rounded | None, int]:
-        (domain,) = choose(await client.list(), [name])
+    def claim(client: BlockingClient) -> tuple[DomainView, Rounded | None, int]:
+        (domain,) = choose(client.list(), [name])
         pages = None if amount is None else round_pages(amount.of(domain.static_max_pages))
-        return domain, pages, await client.claim(domain.domid, pages.pages if pages else 0)
+        return domain, pages, client.claim(domain.domid, pages.pages if pages else 0)
 
     domain, claimed, outstanding = with_client(socket_path, claim)
     output = {"domid": domain.domid, "name": domain.name, "outstanding_pages": outstanding}

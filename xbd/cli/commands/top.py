@@ -14,9 +14,10 @@ from typing import Final
 import click
 import trio
 
-from xbd.cli.common import RenamedChoice, client_options, complete_domains, emit, with_client
+from xbd.cli.common import RenamedChoice, client_options, complete_domains, emit, group_socket
 from xbd.cli.top_view import COLUMNS, Sample, ViewOptions, host_lines, row_map, rows_of, screen, sort_rows, table_lines
-from xbd.client.client import Client
+from xbd.client.client import Client, open_client
+from xbd.client.discovery import find_socket
 from xbd.control.targets import choose, is_any
 
 # The alternate screen without a cursor, and back.
@@ -65,7 +66,11 @@ def top_command(
         await trio.sleep(interval)
         return first, await _sample(client, names)
 
-    samples = with_client(socket_path, run)
+    async def connected() -> tuple[Sample, Sample] | None:
+        async with open_client(find_socket(socket_path or group_socket(), os.environ), resume=True) as client:
+            return await run(client)
+
+    samples = trio.run(connected)
     if samples is not None:
         previous, now = samples
         rows = sort_rows(rows_of(previous, now), by, reverse=False)

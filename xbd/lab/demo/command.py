@@ -17,6 +17,7 @@ import trio
 
 from xbd.cli.common import Failure
 from xbd.cli.follow import LiveView, follow, send_targets
+from xbd.client.blocking import connect
 from xbd.client.client import Client
 from xbd.control.targets import choose, parse_amount, plan
 from xbd.errors import XbdError
@@ -114,31 +115,35 @@ async def _run_strategy(strategy: str, seed: int, directory: Path, say: Say) -> 
     )
     say(f"{strategy}: starting a host of {memory_mib} MiB and {_GUESTS} guests of {_TARGET} (at most {_MEMORY})")
     async with running_host(host_toml, directory) as client:
+
+        async def move(names: Sequence[str], size: str) -> None:
+            await trio.to_thread.run_sync(_move, directory / "run", names, size)
+            await trio.sleep(_SETTLE_S)
+
         before = await _coverage(client)
         say(f"{strategy}: all shrink to {_SMALL} and grow back to {_TARGET}")
-        await _move(client, ["*"], _SMALL)
-        await _move(client, ["*"], _TARGET)
+        await move(["*"], _SMALL)
+        await move(["*"], _TARGET)
         round_trip = await _coverage(client)
         say(f"{strategy}: memory moves to and fro between the two halves, {_CHURN_ROUNDS} times")
         names = [domain.name for domain in await client.list()]
         halves = names[: _GUESTS // 2], names[_GUESTS // 2 :]
         for turn in range(_CHURN_ROUNDS):
-            await _move(client, halves[turn % 2], _SMALL)
-            await _move(client, halves[(turn + 1) % 2], _LARGE)
-        await _move(client, ["*"], _SMALL)
+            await move(halves[turn % 2], _SMALL)
+            await move(halves[(turn + 1) % 2], _LARGE)
+        await move(["*"], _SMALL)
         free = float((await client.host())["free_in_whole_superframes"])
-        await _move(client, ["*"], _TARGET)
+        await move(["*"], _TARGET)
         return await _sum_up(client, Coverage(before, round_trip, await _coverage(client)), free)
 
 
-async def _move(client: Client, names: Sequence[str], size: str) -> None:
+def _move(runtime_dir: Path, names: Sequence[str], size: str) -> None:
     """Set targets and follow the guests there; a guest that gives no more is left where it is."""
-    changes = plan(choose(await client.list(), names), parse_amount(size))
     view = LiveView()
-    following = await send_targets(client, changes)
-    await follow(client, following, view.show)
+    with connect(runtime_dir) as client:
+        following = send_targets(client, plan(choose(client.list(), names), parse_amount(size)))
+        follow(client, following, view.show)
     view.clear()
-    await trio.sleep(_SETTLE_S)
 
 
 async def _coverage(client: Client) -> float:
