@@ -12,6 +12,7 @@ import trio.testing
 from tests.peer import StreamPeer, create, small_host
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
+from xbd.daemons.runtime.outside import replaced
 from xbd.daemons.runtime.peers import converse
 from xbd.daemons.runtime.transport import Transport
 from xbd.protocol.codec import Notification
@@ -139,3 +140,18 @@ async def test_a_peer_that_does_not_read_holds_up_nobody(
             await _send_without_reading(stream, calls)
         await stream.aclose()
     assert theirs.fileno() == -1
+
+
+async def test_a_peer_for_whose_bytes_no_memory_is_left_is_let_go() -> None:
+    """As one that has left: nothing that it sent was done, and its session may be resumed."""
+
+    def receive(*_: object) -> bytes:
+        raise MemoryError
+
+    ours, theirs = socket.socketpair()
+    with ours, replaced(receive=receive):
+        theirs.settimeout(0)
+        ours.sendall(b"hello")
+        transport = Transport(theirs)
+        assert await transport.receive() == b""
+        transport.close()

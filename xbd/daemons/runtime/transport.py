@@ -76,14 +76,14 @@ class Transport:
         self._draining = trio.Lock()
 
     async def receive(self) -> bytes:
-        """Wait for bytes, at most `RECEIVE_BYTES`; empty at the end, also when somebody here has closed it."""
+        """Wait for bytes, at most `RECEIVE_BYTES`; empty at the end, also when somebody here has closed it, or no memory is left."""
         while True:
             try:
                 await sockets.until_readable(self._socket)
                 return calls.receive(self._socket, RECEIVE_BYTES)
             except BlockingIOError:
                 continue
-            except (OSError, trio.ClosedResourceError):
+            except (OSError, MemoryError, trio.ClosedResourceError):
                 return b""
 
     @property
