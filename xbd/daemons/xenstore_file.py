@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from xbd.daemons.runtime.lock import FileLock
+from xbd.daemons.runtime.lock import FileLock, refused
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.owned_path import make_own_directory
 from xbd.daemons.runtime.state_files import open_regular, remove, write_all
@@ -52,13 +52,10 @@ class StoreFile:
         self._whole = self._appended = 0
         self._file = -1
         self._lock: FileLock | None = None
-        try:
+        in_use = "another `xbd xenstored` keeps its store there; stop it first"
+        with refused(directory, in_use, "cannot be the state directory"):
             make_own_directory(directory, "the state directory", "replace what is saved")
             self._lock = FileLock(directory / "xenstore.lock")
-        except BlockingIOError as error:
-            raise ConfigError(directory, "", "another `xbd xenstored` keeps its store there; stop it first") from error
-        except OSError as error:
-            raise ConfigError(directory, "", f"cannot be the state directory: {error.strerror}") from error
         try:
             self.store = self._read()
             self._rewrite()

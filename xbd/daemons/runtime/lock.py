@@ -10,11 +10,13 @@ import fcntl
 import os
 import struct
 import zlib
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from xbd.daemons.runtime.outside import calls
+from xbd.errors import ConfigError
 
 # struct flock of man 2 fcntl: type, whence, start, length, pid.
 _RANGE: Final = struct.Struct("hhqqi")
@@ -53,6 +55,17 @@ class FileLock:
             with suppress(FileNotFoundError):
                 calls.unlink(self._path)
         self._opened.close()
+
+
+@contextmanager
+def refused(at: Path, in_use: str, unusable: str) -> Iterator[None]:
+    """Say of what is locked in the `with` block that it is *in use*, or *unusable*, with the system's reason. Raises ConfigError."""
+    try:
+        yield
+    except BlockingIOError as error:
+        raise ConfigError(at, "", in_use) from error
+    except OSError as error:
+        raise ConfigError(at, "", f"{unusable}: {error.strerror}") from error
 
 
 def _is_at(path: Path, file: int) -> bool:

@@ -8,15 +8,13 @@ import select
 import socket
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from xbd.client.runtime_dir import check_socket_path
-from xbd.daemons.runtime.lock import FileLock
+from xbd.daemons.runtime.lock import FileLock, refused
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.owned_path import make_own_directory, refuse_shared_path
 from xbd.errors import ConfigError, OutOfResources
@@ -68,19 +66,13 @@ def lock_runtime_dir(runtime_dir: Path, group: str | None) -> FileLock:
     Raises:
         ConfigError: another daemon runs there, or the directory cannot be used.
     """
-    domains = runtime_dir / "domains"
-    try:
-        for directory in (runtime_dir, domains):
+    in_use = "another `xbd hypervisor` runs here; stop it, or use another directory"
+    with refused(runtime_dir, in_use, "cannot be the run-time directory"):
+        for directory in (runtime_dir, runtime_dir / "domains"):
             make_own_directory(directory, _RUNTIME_DIR)
         if group:
             let_group_enter(runtime_dir, group)
         return FileLock(runtime_dir / "hypervisor.lock")
-    except BlockingIOError as error:
-        raise ConfigError(
-            runtime_dir, "", "another `xbd hypervisor` runs here; stop it, or use another directory"
-        ) from error
-    except OSError as error:
-        raise ConfigError(runtime_dir, "", f"cannot be the run-time directory: {error.strerror}") from error
 
 
 def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
@@ -93,26 +85,14 @@ def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
             to the group; what is there stays, and nothing new is left.
     """
     check_socket_path(path)
-    try:
+    with refused(path, "another daemon is just beginning to listen there; try again", "cannot listen there"):
         refuse_shared_path(path.parent)
-        with _alone_at(path):
+        lock = FileLock(path.with_name(f".{path.name}.binding"))
+        try:
             _remove_stale(path)
             return _bind(path, group)
-    except OSError as error:
-        raise ConfigError(path, "", f"cannot listen there: {error.strerror}") from error
-
-
-@contextmanager
-def _alone_at(path: Path) -> Iterator[None]:
-    """Keep other daemons from binding at *path*. Raises ConfigError: one is at it now; OSError: there is no such directory."""
-    try:
-        lock = FileLock(path.with_name(f".{path.name}.binding"))
-    except BlockingIOError as error:
-        raise ConfigError(path, "", "another daemon is just beginning to listen there; try again") from error
-    try:
-        yield
-    finally:
-        lock.release(as_found=True)
+        finally:
+            lock.release(as_found=True)
 
 
 def _bind(path: Path, group: str | None) -> socket.socket:

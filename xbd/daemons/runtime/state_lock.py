@@ -1,33 +1,29 @@
 """Who may use a state directory: one daemon at a time, and only one that finds in it what it expects."""
 
 from pathlib import Path
+from typing import Final
 
-from xbd.daemons.runtime.lock import FileLock
+from xbd.daemons.runtime.lock import FileLock, refused
 from xbd.daemons.runtime.owned_path import make_own_directory
 from xbd.daemons.runtime.state_files import is_of_state
 from xbd.errors import ConfigError
 
+_IN_USE: Final = "is in use by another `xbd hypervisor`; stop it, or use another directory"
+_UNUSABLE: Final = "cannot be the state directory"
+
 
 def make_and_lock_state(path: Path) -> FileLock:
     """Make a state directory and take its lock. Raises ConfigError; what is there is left as it was."""
-    try:
+    with refused(path, _IN_USE, _UNUSABLE):
         make_own_directory(path, "the state directory", "replace what is saved")
-    except OSError as error:
-        raise ConfigError(path, "", f"cannot be the state directory: {error.strerror}") from error
     return lock_state(path)
 
 
 def lock_state(path: Path) -> FileLock:
     """Take the lock of a state directory, whoever's it is. Raises ConfigError; what is there is left as it was."""
-    try:
+    with refused(path, _IN_USE, _UNUSABLE):
         refuse_strange(path)
         return FileLock(path / "lock")
-    except BlockingIOError as error:
-        raise ConfigError(
-            path, "", "is in use by another `xbd hypervisor`; stop it, or use another directory"
-        ) from error
-    except OSError as error:
-        raise ConfigError(path, "", f"cannot be the state directory: {error.strerror}") from error
 
 
 def refuse_strange(path: Path) -> None:
