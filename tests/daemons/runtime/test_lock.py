@@ -9,6 +9,7 @@ import pytest
 
 from xbd.daemons.autoballoon import lock as lock_autoballoon
 from xbd.daemons.runtime.lock import FileLock
+from xbd.daemons.runtime.outside import replaced
 from xbd.daemons.runtime.sockets import lock_runtime_dir
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.xenstore_file import StoreFile
@@ -131,3 +132,17 @@ def test_a_new_lock_s_file_goes_when_all_is_left_as_found(tmp_path: Path) -> Non
     FileLock(path).release()
     FileLock(path).release(as_found=True)
     assert path.exists()
+
+
+def test_a_lock_whose_file_cannot_be_removed_is_let_go_of_all_the_same(tmp_path: Path) -> None:
+    """The next one gets it, and no descriptor stays open."""
+
+    def unlink(*_: object) -> None:
+        raise PermissionError
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    lock = FileLock(tmp_path / "lock")
+    with replaced(unlink=unlink):
+        lock.release(as_found=True)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    FileLock(tmp_path / "lock").release()

@@ -51,10 +51,11 @@ class FileLock:
 
     def release(self, *, as_found: bool = False) -> None:
         """Let go of the lock; its file goes, too, if it was not there before and all is left *as_found*."""
-        if as_found and self.is_new:
-            with suppress(FileNotFoundError):
-                calls.unlink(self._path)
-        self._opened.close()
+        with self._opened:
+            if as_found and self.is_new:
+                # A file that stays is in nobody's way.
+                with suppress(OSError):
+                    calls.unlink(self._path)
 
 
 @contextmanager
