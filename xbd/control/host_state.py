@@ -6,7 +6,7 @@ from xbd.control.domain_sockets import DomainSockets
 from xbd.control.event_log import EventLog
 from xbd.control.saved import SavedDaemon, agent_section, daemon_section
 from xbd.control.step import Step
-from xbd.errors import OutOfResources, XbdError
+from xbd.errors import XbdError
 from xbd.machine import Machine
 from xbd.machine.recovery import undo_step
 from xbd.storage.image import Kind
@@ -43,17 +43,15 @@ class HostState:
         """Make the `with` block that changes the host: done whole, or undone if it raises; see `Step`."""
         return self._step
 
-    def undo(self, error: Exception) -> None:
+    def undo(self, error: Exception) -> bool:
         """Make everything as it was at the last commit, unless *error* says that nothing has changed, or nothing is saved.
 
         Connections stay, but that of an agent whose domain was destroyed in the step: it connects again.
 
-        Raises:
-            OutOfResources: it is undone, and *error* was a lack of what the system gives.
-            DamagedState: it cannot be undone.
+        Returns whether it was undone. Raises DamagedState: it cannot be.
         """
         if not self._is_saved or (isinstance(error, XbdError) and self.machine.image.is_at_rest):
-            return
+            return False
         undo_step(self.machine)
         living = set(self.machine.living_domains())
         self._zombies.clear()
@@ -68,8 +66,7 @@ class HostState:
                 self._take_up(domid)
         self.clients.restore()
         self.events.forget_from(self._saved_next_event())
-        if isinstance(error, (MemoryError, OSError)):
-            raise OutOfResources.because("it is undone", error) from error
+        return True
 
     def _save_new(self, record: DomainRecord) -> None:
         if self._is_saved:

@@ -1,9 +1,13 @@
 """A step of a host: the only thing that changes it, done whole or not at all."""
 
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
 
+from xbd.errors import OutOfResources
 from xbd.machine import Machine
+
+# What is raised when the system gives no more: no bug, and answered when the step is undone.
+LACKS: Final = (MemoryError, OSError)
 
 
 class Undoable(Protocol):
@@ -11,8 +15,8 @@ class Undoable(Protocol):
 
     machine: Machine
 
-    def undo(self, error: Exception) -> None:
-        """Make everything as it was at the last commit."""
+    def undo(self, error: Exception) -> bool:
+        """Make everything as it was at the last commit, where that can be and is needed; tells whether it was."""
 
 
 class Step:
@@ -41,5 +45,5 @@ class Step:
         """Commit, or undo. Raises OutOfResources: it is undone."""
         if error is None:
             self._host.machine.commit()
-        elif isinstance(error, Exception):
-            self._host.undo(error)
+        elif isinstance(error, Exception) and self._host.undo(error) and isinstance(error, LACKS):
+            raise OutOfResources.because("it is undone", error) from error

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
+from xbd.control import step
 from xbd.control.rate_limit import TokenBucket
 from xbd.daemons import domain_sockets, hypervisor
 from xbd.daemons.runtime import lock, outside, sockets, state_dir, state_lock
@@ -66,7 +67,8 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     "back-off": Switch("who lost the hypervisor tries without a pause", [(Backoff, "next_s", constant(lambda _: 0.0))]),
     "answer-window": Switch("a call that is sent again is done again", [(Session, "call", execute_repeats)]),
     "refusals": Switch(
-        "a create for which something is lacking ends the daemon", [(provision, "refused", constant(_unguarded))]
+        "a create for which something is lacking ends the daemon",
+        [(provision, "refused", constant(_unguarded)), (step, "LACKS", constant(()))],
     ),
     "start-refusals": Switch(
         "a start for which something is lacking ends in a traceback",
