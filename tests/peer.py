@@ -7,6 +7,8 @@ from typing import Any
 
 import trio
 
+from tests.schema import check_answer, check_notification
+from xbd.control.balancer import BalancerEndpoint
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
 from xbd.machine import Machine
@@ -14,11 +16,26 @@ from xbd.protocol import codec
 from xbd.protocol.codec import Message, Notification, Response
 
 HOST_SUPERFRAMES = 64
+# Which of the description's sockets each endpoint serves.
+SOCKETS: dict[type[Endpoint], str] = {
+    ToolstackEndpoint: "hypervisor.sock",
+    DomainEndpoint: "domains/N.sock",
+    BalancerEndpoint: "autoballoon.sock",
+}
+
+
+# When everything happens in tests that have no time.
+EVENT_TIME_S = 1_000_000_000.0
+
+
+def clock() -> float:
+    """Tell the time of tests."""
+    return EVENT_TIME_S
 
 
 def small_host() -> Controller:
     """Make a host of 128 MiB without sockets."""
-    return Controller(Machine(HOST_SUPERFRAMES))
+    return Controller(Machine(HOST_SUPERFRAMES), clock=clock)
 
 
 def create(host: Controller, name: str = "web", *, superpages: int = 8, target: int = 4, **settings: object) -> int:
@@ -37,9 +54,13 @@ def do(host: Controller, method: str, **params: object) -> dict[str, object]:
 
 
 class Caller:
-    """Numbers calls and takes messages apart; what carries them is a subclass's affair."""
+    """Numbers calls, takes messages apart, and holds what it is told against the protocol's description.
 
-    def __init__(self) -> None:
+    *socket*: which of the description's it speaks to; None: it speaks to something else.
+    """
+
+    def __init__(self, socket: str | None) -> None:
+        self.described = socket
         self.decoder = codec.Decoder(codec.ANSWER_LIMITS)
         self.msgid = -1
 
@@ -48,12 +69,24 @@ class Caller:
         self.msgid += 1
         return codec.encode_request(self.msgid, method, params)
 
+    def answer_of(self, method: str, answer: Response) -> Any:  # noqa: ANN401 - whatever the method answers
+        """Return an answer's result, or its error map; it is as described."""
+        told = answer.untrusted_result if answer.untrusted_error is None else answer.untrusted_error
+        if self.described is not None:
+            check_answer(self.described, method, told)
+        return told
+
+    def check_unasked(self, message: Message) -> None:
+        """Hold a notification against the description."""
+        if self.described is not None and isinstance(message, Notification):
+            check_notification(self.described, message.method, message.untrusted_params)
+
 
 class DirectPeer(Caller):
     """A peer whose bytes go straight into an endpoint."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__()
+        super().__init__(SOCKETS.get(type(endpoint)))
         self.endpoint = endpoint
 
     def send(self, stream: bytes) -> list[Message]:
@@ -69,6 +102,7 @@ class DirectPeer(Caller):
         self.decoder.feed(answers)
         messages = []
         while (message := self.decoder.next_message()) is not None:
+            self.check_unasked(message)
             messages.append(message)
         return messages
 
@@ -81,7 +115,7 @@ class DirectPeer(Caller):
         (answer,) = self.send(self.pack(method, params))
         assert isinstance(answer, Response)
         assert answer.msgid == self.msgid
-        return answer.untrusted_result if answer.untrusted_error is None else answer.untrusted_error
+        return self.answer_of(method, answer)
 
 
 def toolstack(host: Controller, wake: Callable[[], None] = lambda: None) -> DirectPeer:
@@ -101,8 +135,8 @@ def agent(host: Controller, domid: int, session: str = "a", last_seen: int | Non
 class StreamPeer(Caller):
     """A peer on a trio stream."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        super().__init__()
+    def __init__(self, stream: trio.abc.Stream, socket: str | None = None) -> None:
+        super().__init__(socket)
         self.stream = stream
         self.unasked: list[Notification] = []
 
@@ -116,6 +150,7 @@ class StreamPeer(Caller):
             if not received:
                 return None
             self.decoder.feed(received)
+        self.check_unasked(message)
         return message
 
     async def answer(self) -> Response:
@@ -130,7 +165,7 @@ class StreamPeer(Caller):
         await self.stream.send_all(self.pack(method, params))
         answer = await self.answer()
         assert answer.msgid == self.msgid
-        return answer.untrusted_result if answer.untrusted_error is None else answer.untrusted_error
+        return self.answer_of(method, answer)
 
 
 # What tests have opened and not closed; `conftest` does it for them.
@@ -143,4 +178,8 @@ async def connect(path: Path) -> StreamPeer:
     OPENED.append(connection)
     connection.settimeout(0)
     connection.connect(str(path))
-    return StreamPeer(trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
+    described = "domains/N.sock" if path.parent.name == "domains" else path.name
+    return StreamPeer(
+        trio.SocketStream(trio.socket.from_stdlib_socket(connection)),
+        described if described in SOCKETS.values() else None,
+    )

@@ -17,8 +17,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # From the lowest to the highest: a module imports its own package and those of lower rows, never one of its own row.
 ROWS = (
-    ("abi", "arrays", "errors", "lazy", "units", "limits", "log", "shipped"),
-    ("target_rules",),
+    ("abi", "arrays", "errors", "lazy", "units", "limits", "log", "quoting", "shipped"),
+    ("shapes", "target_rules"),
+    ("domain",),
     ("frames",),
     ("storage",),
     ("machine", "guest", "policy", "xenstore", "protocol"),

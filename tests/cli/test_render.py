@@ -110,10 +110,11 @@ coalesce                  : yes
 
 
 def test_an_event_is_a_line() -> None:
-    """Number, what, who, details; an event without a domain has none."""
-    event = {"number": 7, "event": "target", "domid": 3, "name": "web1", "pages": 65536}
-    assert render.event_line(event) == "     7 target           web1 (d3)                pages=65536"
-    assert render.event_line({"number": 8, "event": "stopped"}) == "     8 stopped"
+    """Number, time, what, who, details; an event without a domain has none, one of an older daemon no time."""
+    event = {"number": 7, "time": 1e9, "event": "target", "domid": 3, "name": "web1", "pages": 65536}
+    told = "     7 2001-09-09T01:46:40Z target           web1 (d3)                pages=65536"
+    assert render.event_line(event) == told
+    assert render.event_line({"number": 8, "event": "stopped"}) == "     8 -                    stopped"
 
 
 def following(number: int, held_mib: int, outcome: Outcome = Outcome.MOVING, reason: str = "") -> Following:

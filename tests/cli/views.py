@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from xbd.protocol.views import DomainView, domain_view
+from xbd.domain import DomainInfo, read_domain
 
 MIB = 256
 
@@ -34,6 +34,6 @@ def told(**changes: object) -> dict[str, Any]:
     } | changes
 
 
-def domain(**changes: object) -> DomainView:
+def domain(**changes: object) -> DomainInfo:
     """Make a view of a domain; see `told`."""
-    return domain_view(told(**changes))
+    return read_domain(told(**changes))

@@ -278,7 +278,7 @@ async def test_a_domain_lives_and_dies_by_the_client(tmp_path: Path) -> None:
         domid = await client.create("web1", max_pages=1024, target_pages=512, guest=settings)
         seen = await client.info("web1")
         assert (seen.domid, seen.tot_pages, seen.max_pages, seen.state) == (domid, 512, 1024, "waiting")
-        assert (seen.settings, seen.agent) == (settings, False)
+        assert (seen.guest, seen.agent) == (settings, False)
         await client.set_target("web1", 1024)
         await client.set_max(domid, 1024)
         await client.guest_mode("web1", "slow 10MiB/s")

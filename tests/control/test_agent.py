@@ -104,7 +104,7 @@ def test_a_shutdown_ends_the_guest_and_is_seen() -> None:
 
     assert link.agent.finished
     link.endpoint.closed()
-    assert link.host.domain_map(link.domid)["state"] == "shutdown"
+    assert link.host.domain_info(link.domid).state == "shutdown"
 
 
 def test_reports_are_coalesced(monkeypatch: pytest.MonkeyPatch) -> None:

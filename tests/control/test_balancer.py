@@ -50,7 +50,7 @@ def test_patterns_say_who_is_minded(patterns: list[str], domids: list[int]) -> N
 )
 def test_demand_is_read_from_what_a_guest_says_if_it_makes_sense(report: dict[str, object], pages: int | None) -> None:
     """All that it uses but its page cache, and a quarter more; nothing is made of a report that is not one."""
-    assert demand_of(report) == pages
+    assert demand_of(domain(report=report)) == pages
 
 
 def test_a_snapshot_says_who_can_balloon() -> None:

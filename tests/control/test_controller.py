@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.control.sockets import Groups
-from tests.peer import HOST_SUPERFRAMES, agent, create, small_host, toolstack
+from tests.peer import HOST_SUPERFRAMES, agent, clock, create, small_host, toolstack
 from xbd.control.controller import Controller
 from xbd.control.event_log import EventLog
 from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
@@ -95,7 +95,7 @@ def test_a_domain_without_a_socket_is_not_created() -> None:
         def open(self, domid: int) -> None:
             raise HypercallError(f"no socket for d{domid}", errno="ENFILE")
 
-    host = Controller(Machine(HOST_SUPERFRAMES), sockets=NoSockets())
+    host = Controller(Machine(HOST_SUPERFRAMES), sockets=NoSockets(), clock=clock)
 
     with pytest.raises(HypercallError, match="ENFILE"):
         create(host)
@@ -149,7 +149,7 @@ def test_subscribers_get_what_is_to_come() -> None:
 def test_a_subscriber_that_missed_events_is_dropped() -> None:
     """The log is bounded; who falls behind it is told so and dropped, rather than told half."""
     host = small_host()
-    host.events = EventLog(kept=3)
+    host.events = EventLog(clock, kept=3)
     peer = toolstack(host)
     peer.call("events")
     domid = create(host)

@@ -9,6 +9,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from tests.control.sockets import Groups
+from tests.peer import clock
 from xbd import log
 from xbd.config.host import HostConfig, parse_host_config
 from xbd.control.controller import Controller
@@ -104,7 +105,7 @@ class Running:
         self.path = path
         self.sockets = Groups()
         config = parse_host_config(text, path)
-        self.host = Controller(Machine(config.superframes), sockets=self.sockets)
+        self.host = Controller(Machine(config.superframes), sockets=self.sockets, clock=clock)
         for guest in config.guests:
             self.host.call("create", guest.as_create())
         self.file = HostFile(path, config, decided)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.machine.crashing import assert_same_sections, assert_same_state
-from tests.peer import DirectPeer, agent, create, do, small_host
+from tests.peer import DirectPeer, agent, clock, create, do, small_host
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
 from xbd.daemons.recorder import RecordedMachine, Recorder
@@ -63,7 +63,7 @@ class Saved:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.sockets = Sockets()
-        self.host = Controller(Machine(64, image=Image(self.store)), sockets=self.sockets)
+        self.host = Controller(Machine(64, image=Image(self.store)), sockets=self.sockets, clock=clock)
         self.web, self.db = create(self.host, "web"), create(self.host, "db")
         self.client = DirectPeer(ToolstackEndpoint(self.host, lambda: None))
         self.client.call("hello", version=1, session="s")
@@ -78,7 +78,7 @@ class Saved:
 
     def known(self) -> object:
         """What is known beside the machine's memory."""
-        records = [self.host.domain_map(domid) for domid in self.host.machine.domains()]
+        records = [self.host.domain_info(domid) for domid in self.host.machine.domains()]
         return records, self.host.events.since(0), self.host.events.next_number, set(self.sockets.domids)
 
     def is_as(self, before: MemoryStore) -> None:
@@ -204,7 +204,7 @@ def test_a_connection_that_ends_without_memory_is_at_its_end_all_the_same() -> N
     saved = Saved()
     saved.store.crash_after(1, MemoryError)
     saved.guest.endpoint.closed()
-    assert saved.host.domain_map(saved.web)["state"] == "waiting"
+    assert saved.host.domain_info(saved.web).state == "waiting"
     assert agent(saved.host, saved.web, last_seen=saved.guest.msgid).endpoint.admitted
 
 
@@ -254,7 +254,7 @@ def test_what_was_undone_is_not_recorded(tmp_path: Path) -> None:
     """A recording has the steps that were committed, and no others."""
     store = MemoryStore()
     recorder = Recorder(tmp_path / "recording")
-    host = Controller(RecordedMachine(64, recorder, image=Image(store)))
+    host = Controller(RecordedMachine(64, recorder, image=Image(store)), clock=clock)
     domid = create(host)
     begin_in_vain(host, "set_target", domid=domid, pages=512)
     do(host, "set_target", domid=domid, pages=1024)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.cli.views import MIB, domain
 from xbd.control.targets import BadRequest, can_be_destroyed, choose, is_any, is_guest, parse_amount, plan, round_pages
-from xbd.protocol.views import DomainView
+from xbd.domain import DomainInfo
 from xbd.units import SUPER_PAGES
 
 DOMAINS = [
@@ -56,7 +56,7 @@ WITH_DOM0 = [
         (["web9"], is_any, [9]),
     ],
 )
-def test_a_pattern_means_guests(names: list[str], meant: Callable[[DomainView], bool], domids: list[int]) -> None:
+def test_a_pattern_means_guests(names: list[str], meant: Callable[[DomainInfo], bool], domids: list[int]) -> None:
     """Whoever changes all guests by a pattern changes neither dom0 nor what is left of the dead; who looks sees all."""
     assert [chosen.domid for chosen in choose(WITH_DOM0, names, meant)] == domids
 

@@ -14,8 +14,8 @@ import trio
 from tests.processes import Xbd, running
 from xbd.client.client import Client, open_client
 from xbd.client.runtime_dir import autoballoon_socket
+from xbd.domain import DomainInfo
 from xbd.errors import BadArgument
-from xbd.protocol.views import DomainView
 from xbd.testing.processes import running_host
 
 MIB = 256
@@ -59,7 +59,7 @@ async def balanced(directory: Path, host_toml: str, policy: str = POLICY) -> Asy
             yield client, daemon
 
 
-async def until(client: Client, holds: Callable[[dict[str, DomainView]], bool]) -> dict[str, DomainView]:
+async def until(client: Client, holds: Callable[[dict[str, DomainInfo]], bool]) -> dict[str, DomainInfo]:
     """Wait until the domains, by name, are as they should be."""
     with trio.fail_after(_PATIENCE_S):
         while True:
@@ -69,17 +69,17 @@ async def until(client: Client, holds: Callable[[dict[str, DomainView]], bool]) 
             await trio.sleep(0.05)
 
 
-def held(domains: dict[str, DomainView]) -> list[int]:
+def held(domains: dict[str, DomainInfo]) -> list[int]:
     """List what the domains hold, in MiB."""
     return [domain.tot_pages // MIB for domain in domains.values()]
 
 
-def settled(domains: dict[str, DomainView]) -> bool:
+def settled(domains: dict[str, DomainInfo]) -> bool:
     """Whether every domain holds what it should."""
     return all(domain.tot_pages == domain.target_pages for domain in domains.values())
 
 
-def alike(domains: dict[str, DomainView]) -> bool:
+def alike(domains: dict[str, DomainInfo]) -> bool:
     """Whether all are settled, have grown, and none holds much more than another."""
     return settled(domains) and min(held(domains)) > 32 and max(held(domains)) - min(held(domains)) <= 4
 

@@ -9,13 +9,13 @@ import trio
 from tests.processes import Xbd, running
 from xbd.client.client import Client, open_client
 from xbd.client.runtime_dir import hypervisor_socket
-from xbd.protocol.views import DomainView
+from xbd.domain import DomainInfo
 
 # Nothing takes so long; a hung test ends then.
 PATIENCE_S = 60.0
 
 
-async def until(client: Client, **states: str) -> dict[str, DomainView]:
+async def until(client: Client, **states: str) -> dict[str, DomainInfo]:
     """Look at the domains until each is in its state."""
     with trio.fail_after(PATIENCE_S):
         while True:

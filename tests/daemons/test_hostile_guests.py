@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from tests.peer import HOST_SUPERFRAMES, DirectPeer, StreamPeer, agent, connect, create, small_host, toolstack
+from xbd import shapes
 from xbd.abi import MAX_WORDS, SENDER_WORDS
 from xbd.client.runtime_dir import domain_socket, hypervisor_socket
 from xbd.control import domain_record, endpoint, rate_limit
@@ -23,7 +24,7 @@ from xbd.control.endpoint import DomainEndpoint
 from xbd.daemons import domain_sockets, hypervisor
 from xbd.daemons.runtime import listener, peers, sockets
 from xbd.machine import Machine
-from xbd.protocol import codec, fields, session
+from xbd.protocol import codec, session
 from xbd.protocol.codec import Notification
 
 
@@ -273,8 +274,8 @@ def test_refused_hellos_are_counted() -> None:
 @pytest.mark.parametrize(
     "report",
     [
-        {f"{n:03}" + "k" * 1000: "v" * 1000 for n in range(fields.MAX_MAP_ENTRIES)},
-        {"chars": "\N{GRINNING FACE}" * fields.MAX_TEXT_CHARS, "more": 1},
+        {f"{n:03}" + "k" * 1000: "v" * 1000 for n in range(shapes.MAX_MAP_ENTRIES)},
+        {"chars": "\N{GRINNING FACE}" * shapes.MAX_TEXT_CHARS, "more": 1},
         {str(n): "x" * 50 for n in range(90)},
     ],
 )
@@ -285,7 +286,7 @@ def test_a_report_of_any_length_is_no_report(report: dict[str, object]) -> None:
     peer.send(codec.encode_notification("report", {"current_pages": 7}))
     peer.send(codec.encode_notification("report", report))
 
-    assert f"at most {fields.MAX_REPORT_BYTES}" in getattr(peer.endpoint.dropped, "hint", "")
+    assert f"at most {shapes.MAX_REPORT_BYTES}" in getattr(peer.endpoint.dropped, "hint", "")
     (told,) = toolstack(host).call("list")["domains"]
     assert told["report"] == {"current_pages": 7}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.peer import do
+from tests.peer import clock, do
 from xbd.control.controller import Controller
 from xbd.daemons import guests, hypervisor
 from xbd.daemons.runtime import sockets
@@ -35,7 +35,7 @@ def lacks(number: int) -> Callable[..., Any]:
 def make_host(directory: Path) -> None:
     """Leave a host of one domain in a state directory."""
     state = StateDir(directory)
-    host = Controller(make_machine(state, SUPERFRAMES, HostSettings()))
+    host = Controller(make_machine(state, SUPERFRAMES, HostSettings()), clock=clock)
     do(host, "create", name="web", max_pages=1024, target_pages=512)
     state.begin()
     state.close(in_order=True)
@@ -103,7 +103,7 @@ async def test_a_state_that_cannot_be_begun_is_refused(tmp_path: Path) -> None:
 def test_a_boot_opens_no_file_once_it_is_reserved(tmp_path: Path) -> None:
     """What a reboot needs is reserved, or refused; when it is under way, no descriptor can be lacking."""
     state = StateDir(tmp_path / "state")
-    host = Controller(make_machine(state, SUPERFRAMES, HostSettings()))
+    host = Controller(make_machine(state, SUPERFRAMES, HostSettings()), clock=clock)
     do(host, "create", name="web", max_pages=1024, target_pages=512)
     contacts = host.machine.reserve_reboot(1)
     with replaced(open=lacks(errno.EMFILE)):

@@ -15,7 +15,7 @@ from tests.cli.views import told
 from tests.processes import running
 from xbd.cli.main import main
 from xbd.daemons.metric_families import families
-from xbd.protocol.views import domain_view
+from xbd.domain import read_domain
 
 HOST = {
     "frames": 4096,
@@ -39,7 +39,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 def test_every_figure_of_a_domain_has_its_labels() -> None:
     """Gauges by domid and name, counters also by operation and outcome."""
-    domain = domain_view(told(claimed_pages=7, hypercalls={"decrease:done": 3, "populate:ENOMEM": 1}))
+    domain = read_domain(told(claimed_pages=7, hypercalls={"decrease:done": 3, "populate:ENOMEM": 1}))
     read = {
         (sample.name, *sample.labels.values()): sample.value for f in families(HOST, [domain]) for sample in f.samples
     }

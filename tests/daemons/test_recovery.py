@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.control.link import Link, new_agent
-from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create, do, toolstack
+from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, clock, create, do, toolstack
 from xbd.control.controller import Controller
 from xbd.control.domain_record import AWAITED_S, CRASHED_AFTER_S
 from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
@@ -22,7 +22,7 @@ PAGE = bytes(8)
 def saved_host() -> tuple[MemoryStore, Controller]:
     """Make a host whose state is saved."""
     store = MemoryStore()
-    host = Controller(Machine(HOST_SUPERFRAMES, image=Image(store)))
+    host = Controller(Machine(HOST_SUPERFRAMES, image=Image(store)), clock=clock)
     return store, host
 
 
@@ -30,7 +30,7 @@ def restarted(store: MemoryStore) -> Controller:
     """Let the daemon be killed, and the next one take up what it saved."""
     store.undo.on_note = None
     store.roll_back()
-    host = Controller(recover(store))
+    host = Controller(recover(store), clock=clock)
     host.restore()
     return host
 
@@ -230,7 +230,7 @@ def test_a_guest_that_is_restarted_waits_for_an_agent() -> None:
     """By default any agent may boot it anew, at once."""
     _, host, domid = _lost("restart")
     assert tick(host, 0.0) is None
-    assert host.domain_map(domid)["state"] == "waiting"
+    assert host.domain_info(domid).state == "waiting"
     agent(host, domid, session="another")
 
 
@@ -242,11 +242,11 @@ def test_after_a_restart_agents_that_may_come_back_are_waited_for() -> None:
     leaving = agent(host, gone)
     leaving.send(encode_notification("leaving", {}))
     host = restarted(store)
-    assert [host.domain_map(one)["state"] for one in (domid, gone)] == ["lost", "waiting"]
+    assert [host.domain_info(one).state for one in (domid, gone)] == ["lost", "waiting"]
     assert tick(host, 50.0) == 50.0 + AWAITED_S
     assert tick(host, 51.9) == 52.0
     assert tick(host, 52.0) is None
-    assert host.domain_map(domid)["state"] == "waiting"
+    assert host.domain_info(domid).state == "waiting"
     assert host.events.since(0)[-1]["event"] == "agent_lost"
     agent(host, domid, session="c")
     assert tick(host, 53.0) is None
@@ -256,7 +256,7 @@ def test_a_guest_that_is_destroyed_goes_when_its_agent_does_not_come_back() -> N
     """Its agent has five seconds to resume; then the domain is gone, and so is what was saved of it."""
     store, host, domid = _lost("destroy")
     assert tick(host, 10.0) == 10.0 + CRASHED_AFTER_S
-    assert host.domain_map(domid)["state"] == "lost"
+    assert host.domain_info(domid).state == "lost"
     assert tick(host, 14.9) == 15.0
     assert tick(host, 15.0) is None
     assert host.machine.domains() == []
@@ -270,12 +270,12 @@ def test_a_guest_that_is_preserved_stays_as_it_was() -> None:
     tick(host, 0.0)
     tick(host, CRASHED_AFTER_S)
     host = restarted(store)
-    assert host.domain_map(domid)["state"] == "crashed"
+    assert host.domain_info(domid).state == "crashed"
     other = DirectPeer(DomainEndpoint(host, domid, lambda: None))
     assert other.call("hello", version=1, session="another")["errno"] == NotPermitted.errno
     back = DirectPeer(DomainEndpoint(host, domid, lambda: None))
     assert back.call("hello", version=1, session="a", last_seen=1)["resumed"] is True
-    assert host.domain_map(domid)["state"] == "running"
+    assert host.domain_info(domid).state == "running"
     assert host.machine.domain(domid).tot_pages == 1023
 
 
@@ -296,7 +296,7 @@ def test_an_agent_that_says_goodbye_has_not_crashed() -> None:
     assert peer.send(encode_notification("leaving", {})) == []
     peer.endpoint.closed()
     assert tick(host, 0.0) is None
-    assert host.domain_map(domid)["state"] == "waiting"
+    assert host.domain_info(domid).state == "waiting"
 
 
 def test_nobody_waits_for_the_agent_of_a_guest_that_was_shut_down() -> None:
@@ -304,5 +304,5 @@ def test_nobody_waits_for_the_agent_of_a_guest_that_was_shut_down() -> None:
     _, host, domid = _lost("destroy")
     peer = toolstack(host)
     peer.call("shutdown", domid=domid)
-    assert host.domain_map(domid)["state"] == "shutdown"
+    assert host.domain_info(domid).state == "shutdown"
     assert tick(host, 0.0) is None

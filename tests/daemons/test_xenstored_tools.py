@@ -15,7 +15,7 @@ import trio
 from tests.daemons.runtime.manager import service_manager
 from tests.processes import Xbd, running
 from xbd.client.client import Client
-from xbd.protocol.views import DomainView
+from xbd.domain import DomainInfo
 from xbd.testing.processes import running_host
 
 MIB = 256
@@ -219,7 +219,7 @@ async def until(path: Path, node: str, value: str) -> None:
             await trio.sleep(0.02)
 
 
-async def settled(client: Client, domid: int, mib: int) -> DomainView:
+async def settled(client: Client, domid: int, mib: int) -> DomainInfo:
     """Wait until a domain holds so much."""
     with trio.fail_after(PATIENCE_S):
         while (domain := await client.info(domid)).tot_pages != mib * MIB:  # noqa: ASYNC110 - another process

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ from tests.docs.pages import DOCS, PAGES, ROOT, blocks_of, commands_of, names, p
 from xbd.cli.main import COMMANDS, main
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons import metric_families
-from xbd.protocol.methods import AUTOBALLOON_METHODS, DOMAIN_METHODS, TOOLSTACK_METHODS, Method
+from xbd.protocol.description import tables
 
 _INLINE: Final = re.compile(r"`([^`\n]+)`")
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -126,31 +126,9 @@ def test_every_page_is_in_the_index_and_says_what_it_is_for() -> None:
         assert path in linked or path.name == "index.md", path
 
 
-def parameters_in(cells: list[str]) -> set[str]:
-    """Name the parameters of a row: what is in code before the first colon of each."""
-    return {name for part in cells[1].split(",") for name in _INLINE.findall(part.partition(":")[0])}
-
-
-@pytest.mark.parametrize(
-    ("heading", "methods"),
-    [("What a toolstack calls", TOOLSTACK_METHODS), ("What a guest calls", DOMAIN_METHODS)],
-)
-def test_the_protocols_page_has_every_method(heading: str, methods: Mapping[str, Method]) -> None:
-    """The tables of the page name the methods and parameters that the daemon takes, and no others."""
-    told = {cells[0].strip("`"): parameters_in(cells) for cells in rows_of(DOCS / "protocol.md", heading)}
-
-    assert told == {name: set(method.params) for name, method in methods.items()}
-
-
-def test_the_protocols_page_has_the_reservations() -> None:
-    """The methods of autoballoon.sock are named with their parameters."""
-    line = next(
-        line for line in prose_of(DOCS / "protocol.md").splitlines() if line.startswith("On `autoballoon.sock`")
-    )
-
-    assert set(_INLINE.findall(line)) - {"autoballoon.sock"} == set(AUTOBALLOON_METHODS) | {
-        parameter for method in AUTOBALLOON_METHODS.values() for parameter in method.params
-    }
+def test_the_page_of_methods_is_what_the_command_prints() -> None:
+    """`xbd protocol > xbd/docs/methods.md` would change nothing."""
+    assert (DOCS / "methods.md").read_text(encoding="utf-8") == tables()
 
 
 def test_the_page_of_differences_has_every_strategy() -> None:

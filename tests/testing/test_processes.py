@@ -5,7 +5,7 @@ from pathlib import Path
 import trio
 
 from xbd.client.client import Client
-from xbd.protocol.views import DomainView
+from xbd.domain import DomainInfo
 from xbd.testing.processes import running_host
 
 _HOST = """
@@ -24,12 +24,12 @@ workload = { profile = "steady", io_pages_s = 128 }
 _PATIENCE_S = 60.0
 
 
-async def _until_served(client: Client, pages: int) -> DomainView:
+async def _until_served(client: Client, pages: int) -> DomainInfo:
     """Wait until dom0 has read and written so many pages."""
     with trio.fail_after(_PATIENCE_S):
         while True:
             dom0 = await client.info("dom0")
-            if min(dom0.report.get("io_pages_written", 0), dom0.report.get("io_pages_read", 0)) >= pages:
+            if min(dom0.reported.get("io_pages_written", 0), dom0.reported.get("io_pages_read", 0)) >= pages:
                 return dom0
             await trio.sleep(0.1)
 
@@ -41,7 +41,7 @@ async def test_dom0_serves_guests_whose_targets_change(tmp_path: Path) -> None:
             served = await _until_served(client, 1)
             for domain in await client.list():
                 await client.set_target(domain.domid, mib * 256)
-            await _until_served(client, served.report["io_pages_written"] + 64)
+            await _until_served(client, served.reported["io_pages_written"] + 64)
         guests = [domain for domain in await client.list() if domain.domid]
         for guest in guests:
             await client.destroy(guest.domid)
@@ -49,8 +49,9 @@ async def test_dom0_serves_guests_whose_targets_change(tmp_path: Path) -> None:
             while [domain.name for domain in await client.list()] != ["dom0"]:  # noqa: ASYNC110 - other processes
                 await trio.sleep(0.1)
         dom0 = await client.info("dom0")
-        assert (dom0.raw["mapped_grants"], dom0.report["io_mismatches"]) == (0, 0)
+        assert (dom0.mapped_grants, dom0.reported["io_mismatches"]) == (0, 0)
         assert (
-            sum(guest.report.get("io_mismatches", 0) + guest.report.get("content_errors", 0) for guest in guests) == 0
+            sum(guest.reported.get("io_mismatches", 0) + guest.reported.get("content_errors", 0) for guest in guests)
+            == 0
         )
         assert list(await client.audit()) == []

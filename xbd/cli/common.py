@@ -18,7 +18,7 @@ from xbd.errors import ConfigError, DamagedState, HypercallError, RemoteProtocol
 
 if TYPE_CHECKING:
     from xbd.client.blocking import BlockingClient
-    from xbd.protocol.views import DomainView
+    from xbd.domain import DomainInfo
 
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 78
@@ -196,7 +196,7 @@ def emit(as_json: bool, output: object, lines: Iterable[str]) -> None:  # noqa: 
         click.echo(line)
 
 
-def for_each(domains: Sequence[DomainView], work: Callable[[DomainView], object]) -> dict[int, HypercallError]:
+def for_each(domains: Sequence[DomainInfo], work: Callable[[DomainInfo], object]) -> dict[int, HypercallError]:
     """Do *work* for all domains, one after the other; returns the hypervisor's refusals by domid."""
     refused: dict[int, HypercallError] = {}
     for domain in domains:
@@ -207,7 +207,7 @@ def for_each(domains: Sequence[DomainView], work: Callable[[DomainView], object]
     return refused
 
 
-def fail_for(refused: dict[int, HypercallError], domains: Sequence[DomainView], what: str) -> None:
+def fail_for(refused: dict[int, HypercallError], domains: Sequence[DomainInfo], what: str) -> None:
     """Raise Failure naming each refused domain, if there is any."""
     if refused:
         lines = [f"{domain.name}: {what}: {refused[domain.domid]}" for domain in domains if domain.domid in refused]

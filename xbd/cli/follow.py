@@ -12,8 +12,8 @@ from xbd.cli.progress import Following, Outcome, anything_to_wait_for, observe_a
 from xbd.cli.render import progress_lines
 from xbd.client.blocking import BlockingClient
 from xbd.control.targets import Change
+from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
-from xbd.protocol.views import DomainView
 from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S
 from xbd.units import format_pages
 
@@ -45,7 +45,7 @@ def send_targets(client: BlockingClient, changes: Sequence[Change]) -> list[Foll
         for change in changes
     ]
 
-    def send(domain: DomainView) -> None:
+    def send(domain: DomainInfo) -> None:
         change = by_domid[domain.domid]
         if change.grows:
             client.set_max(domain.domid, change.target.pages)

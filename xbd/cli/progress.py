@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from xbd.protocol.views import DomainView
+from xbd.domain import DomainInfo
 from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S, is_reached
 from xbd.units import counted
 
@@ -78,7 +78,7 @@ class Following:
 
     def observe(
         self,
-        domain: DomainView | None,
+        domain: DomainInfo | None,
         now: float,
         *,
         stuck_after_s: float = STUCK_AFTER_S,
@@ -102,14 +102,14 @@ class Following:
             self.lacks_memory = False
             self.reason = self._why(domain)
 
-    def _why(self, domain: DomainView) -> str:
+    def _why(self, domain: DomainInfo) -> str:
         """Explain why it makes no progress, as far as its listing shows."""
         if not domain.agent:
             return f"no agent is connected (the domain is {domain.state}); start one with `xbd guest {self.name}`"
         if domain.target_pages != self.target_pages:
             return "somebody else has set another target meanwhile"
-        if domain.raw.get("mode", "normal") != "normal":
-            return f"its guest's mode is {domain.raw['mode']!r}; `xbd guest-mode {self.name} normal` ends that"
+        if domain.mode != "normal":
+            return f"its guest's mode is {domain.mode!r}; `xbd guest-mode {self.name} normal` ends that"
         cancelled = cancellation(domain)
         if self.target_pages > self.tot_pages:
             self.lacks_memory = True
@@ -119,9 +119,9 @@ class Following:
         return f"its guest gives up no more; `xbd info {self.name}` tells what it holds"
 
 
-def cancellation(domain: DomainView) -> str:
+def cancellation(domain: DomainInfo) -> str:
     """Explain, by the domain's report, that its balloon driver has stopped trying, and what helps; empty if it has not."""
-    report = domain.report
+    report = domain.reported
     if report.get("worker_state") != _CANCELLED:
         return ""
     retries = report.get("max_retry_count")
@@ -137,7 +137,7 @@ def cancellation(domain: DomainView) -> str:
 
 def observe_all(
     following: Iterable[Following],
-    domains: Iterable[DomainView],
+    domains: Iterable[DomainInfo],
     now: float,
     *,
     stuck_after_s: float = STUCK_AFTER_S,

@@ -5,10 +5,11 @@ and larger units.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from xbd.cli.progress import Following, Outcome, cancellation
-from xbd.protocol.views import DomainView
+from xbd.domain import DomainInfo
 from xbd.units import MIB_PAGES, PAGE_BYTES, format_pages
 
 # xl list: "%-40s %5s %5s", then what xbd has to say.
@@ -41,7 +42,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence
     ]
 
 
-def domains_table(domains: Sequence[DomainView]) -> list[str]:
+def domains_table(domains: Sequence[DomainInfo]) -> list[str]:
     """Draw `xbd list`: xl's columns Name, ID and Mem (MiB) where xl has them, then xbd's own."""
     rows = [
         (
@@ -58,9 +59,8 @@ def domains_table(domains: Sequence[DomainView]) -> list[str]:
     return table(_LIST_HEADER, rows, _LIST_WIDTHS)
 
 
-def domain_details(domain: DomainView) -> list[str]:
+def domain_details(domain: DomainInfo) -> list[str]:
     """Draw `xbd info NAME`."""
-    raw = domain.raw
     pairs: dict[str, object] = {
         "name": printable(domain.name),
         "domid": domain.domid,
@@ -74,21 +74,21 @@ def domain_details(domain: DomainView) -> list[str]:
         "maximum": size(domain.static_max_pages),
         "superpages": f"{domain.leaves} leaves of 2 MiB",
         "superpage_coverage": percent(domain.superpage_coverage),
-        "grants": raw.get("grants", 0),
-        "mapped_grants": raw.get("mapped_grants", 0),
-        "referenced_pages": raw.get("referenced_pages", 0),
-        "claimed": size(int(raw.get("claimed_pages", 0))),
-        "mode": raw.get("mode", "normal"),
-        "guest_settings": _in_one_line(domain.settings),
-        "hypercalls": _in_one_line(raw.get("hypercalls") or {}),
-        "extents_done": _in_one_line(raw.get("extents") or {}),
+        "grants": domain.grants,
+        "mapped_grants": domain.mapped_grants,
+        "referenced_pages": domain.referenced_pages,
+        "claimed": size(domain.claimed_pages),
+        "mode": domain.mode,
+        "guest_settings": _in_one_line(domain.guest),
+        "hypercalls": _in_one_line(domain.hypercalls),
+        "extents_done": _in_one_line(domain.extents),
     }
     cancelled = cancellation(domain)
     if cancelled:
         pairs["balloon"] = cancelled
     lines = key_values(pairs)
-    if domain.report:
-        lines += ["", "what its guest says of itself:", *_queue_lines(domain.report), *key_values(domain.report)]
+    if domain.reported:
+        lines += ["", "what its guest says of itself:", *_queue_lines(domain.reported), *key_values(domain.reported)]
     return lines
 
 
@@ -124,9 +124,14 @@ def key_values(pairs: Mapping[str, object]) -> list[str]:
 
 def event_line(event: Mapping[str, Any]) -> str:
     """Draw one event."""
-    rest = {key: entry for key, entry in event.items() if key not in ("number", "event", "domid", "name")}
+    rest = {key: entry for key, entry in event.items() if key not in ("number", "time", "event", "domid", "name")}
     who = f"{printable(str(event.get('name', '')))} (d{event['domid']})" if "domid" in event else ""
-    return f"{event['number']:>6} {event['event']:<16} {who:<24} {_in_one_line(rest)}".rstrip()
+    return f"{event['number']:>6} {_when(event.get('time')):<20} {event['event']:<16} {who:<24} {_in_one_line(rest)}".rstrip()
+
+
+def _when(time_s: object) -> str:
+    """Write a time in UTC, as `date -u` does with `-Iseconds`; a daemon of an earlier version tells none."""
+    return f"{datetime.fromtimestamp(time_s, tz=UTC):%FT%TZ}" if isinstance(time_s, float) else "-"
 
 
 def progress_lines(following: Sequence[Following], *, width: int, height: int) -> list[str]:

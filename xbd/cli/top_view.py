@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from xbd.cli.render import percent, printable
-from xbd.protocol.views import DomainView
+from xbd.domain import DomainInfo
 from xbd.units import MIB_PAGES
 
 Cell = str | float
@@ -21,19 +21,19 @@ class Sample:
 
     at_s: float
     host: Mapping[str, Any]
-    domains: Sequence[DomainView]
+    domains: Sequence[DomainInfo]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A domain, and how many operations it makes a second."""
 
-    domain: DomainView
+    domain: DomainInfo
     calls_s: float
 
     def queue_pages(self, name: str) -> int:
         """Read from the guest's untrusted report how many pages one of its queues holds."""
-        pages = self.domain.report.get(name)
+        pages = self.domain.reported.get(name)
         return pages if isinstance(pages, int) and not isinstance(pages, bool) else 0
 
 
@@ -79,8 +79,8 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "mode": Column(
         "MODE",
         -12,
-        lambda row: str(row.domain.raw.get("mode", "")),
-        lambda row: printable(str(row.domain.raw.get("mode", ""))),
+        lambda row: row.domain.mode,
+        lambda row: printable(row.domain.mode),
     ),
 }
 # Columns of numbers are sorted from the largest down, those of words from A up.
@@ -95,15 +95,15 @@ def rows_of(previous: Sample | None, now: Sample) -> list[Row]:
     return [Row(domain, _rate(before.get(domain.domid), domain, elapsed_s)) for domain in now.domains]
 
 
-def _rate(before: DomainView | None, now: DomainView, elapsed_s: float) -> float:
+def _rate(before: DomainInfo | None, now: DomainInfo, elapsed_s: float) -> float:
     if before is None or before.name != now.name or elapsed_s <= 0:
         return 0.0
     # Counts fall when a number has been given to another domain of the same name.
     return max(_calls(now) - _calls(before), 0) / elapsed_s
 
 
-def _calls(domain: DomainView) -> int:
-    return sum((domain.raw.get("hypercalls") or {}).values())
+def _calls(domain: DomainInfo) -> int:
+    return sum(domain.hypercalls.values())
 
 
 def sort_rows(rows: Sequence[Row], by: str, *, reverse: bool) -> list[Row]:

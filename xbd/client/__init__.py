@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from xbd.client.blocking import BlockingClient, connect
     from xbd.client.client import Client, open_client
     from xbd.client.discovery import NoHypervisor, NoPermission, NotRunning, find_socket
+    from xbd.domain import DomainInfo
     from xbd.errors import HypercallError, PeerLost, RemoteProtocolError, XbdError
-    from xbd.protocol.views import DomainView
 
 __all__ = [
     "BlockingClient",
     "Client",
+    "DomainInfo",
     "DomainType",
-    "DomainView",
     "HypercallError",
     "NoHypervisor",
     "NoPermission",
@@ -55,7 +55,7 @@ __getattr__, __dir__ = lazily(
         "xbd.client.blocking": ("BlockingClient", "connect"),
         "xbd.client.client": ("Client", "open_client"),
         "xbd.client.discovery": ("NoHypervisor", "NoPermission", "NotRunning", "find_socket"),
+        "xbd.domain": ("DomainInfo",),
         "xbd.errors": ("HypercallError", "PeerLost", "RemoteProtocolError", "XbdError"),
-        "xbd.protocol.views": ("DomainView",),
     },
 )

@@ -11,9 +11,9 @@ from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, overload
 
 from xbd.abi import DomainType
+from xbd.domain import DomainInfo, DomainSpec, read_domain
 from xbd.errors import RemoteProtocolError, XbdError
 from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S, Outcome, Params
-from xbd.protocol.views import DomainView, domain_view
 
 # `audit` recomputes everything.
 AUDIT_TIMEOUT_S: Final = 3600.0
@@ -111,15 +111,15 @@ class HypervisorMethods:
     """The methods of a hypervisor; each raises HypercallError, PeerLost and RemoteProtocolError as `call` does."""
 
     @remote
-    def list(self) -> Request[Sequence[DomainView]]:
+    def list(self) -> Request[Sequence[DomainInfo]]:
         """Describe all domains, in the order of their domids."""
         read = _listed("domains")
-        return Request("list", read=lambda answer: [domain_view(raw) for raw in read(answer)])
+        return Request("list", read=lambda answer: [read_domain(raw) for raw in read(answer)])
 
     @remote
-    def info(self, domain: str | int) -> Request[DomainView]:
+    def info(self, domain: str | int) -> Request[DomainInfo]:
         """Describe one domain."""
-        return Request("info", {"domain": domain}, domain_view)
+        return Request("info", {"domain": domain}, read_domain)
 
     @remote
     def host(self) -> Request[dict[str, Any]]:
@@ -151,17 +151,17 @@ class HypervisorMethods:
             on_crash: what happens when its agent dies: "restart", "destroy" or "preserve".
             guest: the settings of its guest, as host files have them: strategy, workload, driver, seed, verify.
         """
-        params = {
-            "name": name,
-            "type": domain_type.value,
-            "max_pages": max_pages,
-            "target_pages": target_pages,
-            "min_pages": min_pages,
-            "autostart": autostart,
-            "on_crash": on_crash,
-            "guest": dict(guest or {}),
-        }
-        return Request("create", params, _number("domid"))
+        spec = DomainSpec(
+            name,
+            max_pages,
+            target_pages,
+            min_pages,
+            domain_type,
+            autostart=autostart,
+            guest=guest or {},
+            on_crash=on_crash,
+        )
+        return Request("create", spec.as_params(), _number("domid"))
 
     @remote
     def destroy(self, domain: str | int) -> Request[int]:

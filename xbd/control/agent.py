@@ -32,6 +32,7 @@ from xbd.protocol.codec import Notification, encode_notification
 from xbd.protocol.commands import boot_from_wire
 from xbd.protocol.guest_session import GuestSession
 from xbd.protocol.methods import DOMAIN_NOTIFICATIONS
+from xbd.shapes import SETTINGS
 
 # A guest on its way to its target reports this often, so that a display of it is smooth.
 MOVING_REPORT_S: Final = 0.25
@@ -153,7 +154,7 @@ class Agent:
         else:
             resent = b""
             self.forget()
-            settings = fields.settings("guest", untrusted.get("guest"))
+            settings = SETTINGS.check("guest", untrusted.get("guest"))
             self.guest = self._make_guest(boot, settings)
             self._reported = {}
             self._step(Tick(), now)

@@ -10,6 +10,7 @@ from typing import Final
 
 from xbd.control.endpoint import CallEndpoint
 from xbd.control.targets import BadRequest, choose
+from xbd.domain import RUNNING, DomainInfo
 from xbd.errors import BadArgument, Busy
 from xbd.policy import autoballoon, reservations
 from xbd.policy.model import (
@@ -25,26 +26,24 @@ from xbd.policy.model import (
 from xbd.protocol import fields
 from xbd.protocol.codec import Request
 from xbd.protocol.methods import AUTOBALLOON_METHODS
-from xbd.protocol.views import RUNNING, DomainView
-from xbd.target_rules import used_pages
 
 # A quarter; Qubes' qmemman adds 30 %.
 _SLACK_SHIFT: Final = 2
 
 
-def demand_of(report: Mapping[str, object]) -> int | None:
-    """Read from a guest's untrusted report how many pages it needs; None: it has not reported it.
+def demand_of(domain: DomainInfo) -> int | None:
+    """Work out how many pages a guest needs, by its own untrusted report; None: it has not reported it.
 
     That is what it uses and a quarter more: otherwise a guest that has used up its memory could not show that it
     needs more.
     """
-    used = used_pages(report)
+    used = domain.used_pages
     return None if used is None else used + (used >> _SLACK_SHIFT)
 
 
-def managed_domains(domains: Sequence[DomainView], patterns: Sequence[str]) -> list[DomainView]:
+def managed_domains(domains: Sequence[DomainInfo], patterns: Sequence[str]) -> list[DomainInfo]:
     """Choose the domains that the policy manages; a pattern that matches none now is no error, one may be created later."""
-    found: dict[int, DomainView] = {}
+    found: dict[int, DomainInfo] = {}
     for pattern in patterns:
         try:
             found |= {domain.domid: domain for domain in choose(domains, [pattern])}
@@ -53,7 +52,7 @@ def managed_domains(domains: Sequence[DomainView], patterns: Sequence[str]) -> l
     return [found[domid] for domid in sorted(found)]
 
 
-def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainView]) -> Snapshot:
+def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainInfo]) -> Snapshot:
     """Make the policy's snapshot of a host."""
     return Snapshot(
         free_pages=_count(host, "free_frames"),
@@ -68,7 +67,7 @@ def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainView]) -> Sn
                 min_pages=domain.min_pages,
                 static_max_pages=domain.static_max_pages,
                 can_balloon=domain.state == RUNNING,
-                demand_pages=demand_of(domain.report),
+                demand_pages=demand_of(domain),
             )
             for domain in domains
         ),

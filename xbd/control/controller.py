@@ -10,12 +10,13 @@ from dataclasses import asdict
 from typing import Final
 
 import xbd
-from xbd.abi import Command, DomainType, Result
+from xbd.abi import Command, Result
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.control.domain_sockets import DomainSockets
 from xbd.control.guest_settings import plan_guest
 from xbd.control.host_state import HostState
 from xbd.control.notices import Notices
+from xbd.domain import DOM0, DomainSpec
 from xbd.errors import BadArgument, NotPermitted, OutOfResources
 from xbd.guest.mode import parse_mode
 from xbd.machine import Machine
@@ -24,21 +25,23 @@ from xbd.protocol import fields
 from xbd.protocol.commands import boot_to_wire
 from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, VERSION
 from xbd.protocol.session import Action
-from xbd.protocol.views import DOM0
+from xbd.shapes import STATISTICS
 from xbd.target_rules import Bound, broken_bound, is_reached
 
 
 class Controller(HostState):
     """One host, as its toolstack and its agents use it."""
 
-    def __init__(self, machine: Machine, *, name: str = "host", sockets: DomainSockets | None = None) -> None:
-        super().__init__(machine, name=name, sockets=sockets)
+    def __init__(
+        self, machine: Machine, *, clock: Callable[[], float], name: str = "host", sockets: DomainSockets | None = None
+    ) -> None:
+        super().__init__(machine, clock=clock, name=name, sockets=sockets)
         self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "list": self._list,
             "info": self._info,
             "host": self._describe,
-            "create": self._create,
+            "create": lambda **params: self._create(DomainSpec(**params)),
             "destroy": self._destroy,
             "shutdown": self._shutdown,
             "set_target": self._set_target,
@@ -69,32 +72,20 @@ class Controller(HostState):
     # -- the toolstack's methods; parameters are checked
 
     def _list(self) -> dict[str, object]:
-        return {"domains": [self.domain_map(domid) for domid in self.machine.domains()]}
+        return {"domains": [self.domain_info(domid).as_map() for domid in self.machine.domains()]}
 
     def _info(self, domain: int | str) -> dict[str, object]:
-        return self.domain_map(self.machine.find(domain))
+        return self.domain_info(self.machine.find(domain)).as_map()
 
     def _describe(self) -> dict[str, object]:
         counts = asdict(self.machine.statistics())
         settings = asdict(self.machine.settings)
         return {"name": self.name, "version": xbd.__version__, "protocol": VERSION, **counts, "settings": settings}
 
-    def _create(
-        self,
-        *,
-        name: str,
-        max_pages: int,
-        target_pages: int,
-        min_pages: int,
-        type: str,  # noqa: A002 - the wire's name for it
-        autostart: bool,
-        guest: dict[str, object],
-        on_crash: str,
-        domid: int | None = None,
-    ) -> dict[str, object]:
-        plan_guest(guest)  # refused now: the agent would find it later, and could not answer the caller
+    def _create(self, spec: DomainSpec, domid: int | None = None) -> dict[str, object]:
+        plan_guest(spec.guest)  # refused now: the agent would find it later, and could not answer the caller
         domid = self.machine.free_domid() if domid is None else domid
-        record = DomainRecord(domid, name, autostart, guest, on_crash=on_crash)
+        record = DomainRecord(domid, spec.name, spec.autostart, dict(spec.guest), on_crash=spec.on_crash)
         # The domain itself is created last, whole or not at all; if it is refused, the rest is undone.
         with ExitStack() as undo:
             undo.callback(self._drop_saved, domid)
@@ -104,21 +95,23 @@ class Controller(HostState):
                     self.sockets.open(domid)
                     undo.callback(self.sockets.close, domid)
             self.machine.create(
-                name,
-                max_pages=max_pages,
-                target_pages=target_pages,
-                min_pages=min_pages,
-                domain_type=DomainType(type),
+                spec.name,
+                max_pages=spec.max_pages,
+                target_pages=spec.target_pages,
+                min_pages=spec.min_pages,
+                domain_type=spec.type,
                 domid=domid,
             )
             undo.pop_all()
         self._records[domid] = record
-        self._event("created", record, target_pages=target_pages, max_pages=max_pages, autostart=autostart)
+        told = {"target_pages": spec.target_pages, "max_pages": spec.max_pages, "autostart": spec.autostart}
+        self._event("created", record, **told)
         return {"domid": domid}
 
     def create_dom0(self, params: Mapping[str, object]) -> None:
         """Make the control domain, by the parameters of a `create` call. Raises HypercallError: nothing has changed."""
-        self._create(**fields.check_params("create", TOOLSTACK_METHODS["create"].params, dict(params)), domid=DOM0)
+        checked = fields.check_params("create", TOOLSTACK_METHODS["create"].params, dict(params))
+        self._create(DomainSpec(**checked), DOM0)
 
     def _destroy(self, domid: int | str) -> dict[str, object]:
         record = self._not_dom0(domid, "destroyed")
@@ -244,7 +237,7 @@ class Controller(HostState):
         """Keep an agent's report of its guest. Raises BadArgument: it is no flat map."""
         if type(untrusted_report) is list and len(untrusted_report) == 1:
             untrusted_report = untrusted_report[0]
-        record.report = fields.statistics("report", untrusted_report)
+        record.report = STATISTICS.check("report", untrusted_report)
 
     def stopped(self, record: DomainRecord) -> None:
         """Note that a guest has stopped, as it was asked."""

@@ -6,30 +6,18 @@ from typing import Any, Final
 
 from xbd.abi import ON_CRASH
 from xbd.control.saved import SavedAgent
+from xbd.domain import CRASHED, LOST, RUNNING, SHUTDOWN, WAITING
 from xbd.errors import BadArgument, DamagedState
 from xbd.guest.mode import parse_mode
 from xbd.machine.domain import Domain
-from xbd.protocol import fields
 from xbd.protocol.session import Session, State
+from xbd.shapes import FLAG, SETTINGS, Shape, choice, text
 
 Wake = Callable[[], None]
 # The fields of a record that are saved; the name is saved by the machine.
 SAVED: Final = ("autostart", "guest", "mode", "shutdown_asked", "stopped", "settling", "on_crash", "crashed", "left")
 # How they are checked when they are read again; a field not named here is a boolean.
-_CHECKS: Final[dict[str, fields.Check]] = {
-    "guest": fields.settings,
-    "mode": fields.text(),
-    "on_crash": fields.choice(ON_CRASH),
-}
-# What is told of a domain that has no record any more.
-ZOMBIE_S_RECORD: Final[dict[str, object]] = {
-    "agent": False,
-    "autostart": False,
-    "mode": "normal",
-    "on_crash": "destroy",
-    "guest": {},
-    "report": None,
-}
+_SHAPES: Final[dict[str, Shape]] = {"guest": SETTINGS, "mode": text(), "on_crash": choice(ON_CRASH)}
 # An agent that lost its connection connects again within half a second; one that has not by then is taken for dead.
 CRASHED_AFTER_S: Final = 5.0
 # After a restart of the daemon agents come back within half a second; until then no other one may boot their guests.
@@ -79,7 +67,7 @@ class DomainRecord:
             raise DamagedState(f"d{domid}: its record is not what this version of xbd saves")
         try:
             for key, value in raw.items():
-                _CHECKS.get(key, fields.flag)(key, value)
+                _SHAPES.get(key, FLAG).check(key, value)
             parse_mode(raw["mode"])
         except BadArgument as error:
             raise DamagedState(f"d{domid}: its record makes no sense: {error.message}") from error
@@ -115,10 +103,6 @@ class DomainRecord:
         self.notices.clear()
         self.wake = wake
 
-    def as_map(self) -> dict[str, object]:
-        """Describe for the wire what is not the machine's to tell."""
-        return {"state": self.state, **{key: getattr(self, key) for key in ZOMBIE_S_RECORD}}
-
     @property
     def agent(self) -> bool:
         """Whether an agent is connected."""
@@ -138,12 +122,24 @@ class DomainRecord:
     def state(self) -> str:
         """Return the domain's state, as `xbd list` shows it."""
         if self.stopped:
-            return "shutdown"
+            return SHUTDOWN
         if self.agent:
-            return "running"
+            return RUNNING
         if self.crashed:
-            return "crashed"
-        return "lost" if self.is_missed else "waiting"
+            return CRASHED
+        return LOST if self.is_missed else WAITING
+
+    def told(self) -> dict[str, Any]:
+        """Say what is told of the domain beside its memory (parts of `DomainInfo`)."""
+        return {
+            "state": self.state,
+            "on_crash": self.on_crash,
+            "agent": self.agent,
+            "autostart": self.autostart,
+            "mode": self.mode,
+            "guest": self.guest,
+            "report": self.report,
+        }
 
     @property
     def is_missed(self) -> bool:

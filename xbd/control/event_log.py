@@ -4,6 +4,7 @@ Events are kept as they travel, in less than a third of what the maps would take
 """
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -14,9 +15,16 @@ KEPT_EVENTS: Final = 10_000
 
 
 class EventLog:
-    """The last `KEPT_EVENTS` events, each a map with `number` (from *first_number*, without gaps) and `event`."""
+    """The last *kept* events, each a map with `number` (from *first_number*, without gaps), `time` and `event`.
 
-    def __init__(self, kept: int = KEPT_EVENTS, *, first_number: int = 1) -> None:
+    Args:
+        clock: tells the time, in seconds since the epoch.
+        kept: how many.
+        first_number: of the first one.
+    """
+
+    def __init__(self, clock: Callable[[], float], kept: int = KEPT_EVENTS, *, first_number: int = 1) -> None:
+        self._clock = clock
         self._events: deque[bytes] = deque(maxlen=kept)
         self.next_number = first_number
 
@@ -27,7 +35,8 @@ class EventLog:
 
     def add(self, event: str, **details: object) -> None:
         """Number an event and keep it; the oldest may go."""
-        self._events.append(msgpack.packb({"number": self.next_number, "event": event, **details}))
+        told = {"number": self.next_number, "time": self._clock(), "event": event, **details}
+        self._events.append(msgpack.packb(told))
         self.next_number += 1
 
     def forget_from(self, number: int) -> None:

@@ -1,25 +1,31 @@
 """What a hypervisor daemon knows of its host: machine, records, events; how a step changes it, or is undone."""
 
+from collections.abc import Callable
+
 from xbd.control.client_sessions import ClientSessions
-from xbd.control.domain_record import ZOMBIE_S_RECORD, DomainRecord, Wake
+from xbd.control.domain_record import DomainRecord, Wake
 from xbd.control.domain_sockets import DomainSockets
 from xbd.control.event_log import EventLog
 from xbd.control.saved import SavedDaemon, agent_section, daemon_section
 from xbd.control.step import Step
+from xbd.domain import DomainInfo
 from xbd.errors import XbdError
 from xbd.machine import Machine
+from xbd.machine.domain import describe
 from xbd.machine.recovery import undo_step
 from xbd.storage.image import Kind
 
 
 class HostState:
-    """One host: its machine, its domains' records, its events.
+    """One host: its machine, its domains' records, its events, whose times *clock* tells in seconds since the epoch.
 
     If the machine's state is saved, records and sessions are saved with it. Whatever changes anything is called in a
     `step`; what is not says so.
     """
 
-    def __init__(self, machine: Machine, *, name: str = "host", sockets: DomainSockets | None = None) -> None:
+    def __init__(
+        self, machine: Machine, *, clock: Callable[[], float], name: str = "host", sockets: DomainSockets | None = None
+    ) -> None:
         self.machine = machine
         self.name = name
         self.sockets = sockets
@@ -37,7 +43,7 @@ class HostState:
             with self._step:
                 self.saved = daemon_section(machine.image, new=True)
         self.clients = ClientSessions(self.saved)
-        self.events = EventLog(first_number=self._saved_next_event())
+        self.events = EventLog(clock, first_number=self._saved_next_event())
 
     def step(self) -> Step:
         """Make the `with` block that changes the host: done whole, or undone if it raises; see `Step`."""
@@ -123,12 +129,11 @@ class HostState:
         """Count the domains (without zombies), and those of them whose agents are connected."""
         return len(self._records), sum(record.agent for record in self._records.values())
 
-    def domain_map(self, domid: int) -> dict[str, object]:
-        """Describe a domain for the wire. Raises NoSuchDomain."""
-        described = self.machine.domain_info(domid).as_map()
+    def domain_info(self, domid: int) -> DomainInfo:
+        """Describe a domain. Raises NoSuchDomain."""
         record = self._records.get(domid)
         # A zombie's record was dropped when it was destroyed.
-        return described | (ZOMBIE_S_RECORD if record is None else record.as_map())
+        return describe(self.machine.domain(domid), {} if record is None else record.told())
 
     def audit(self) -> list[str]:
         """Recompute everything; returns the violations found."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
+from xbd.domain import DOM0, ZOMBIE, DomainInfo
 from xbd.errors import BadSize, XbdError
-from xbd.protocol.views import DOM0, ZOMBIE, DomainView
 from xbd.target_rules import Bound, broken_bound, limit_comes_first
 from xbd.units import format_pages, parse_size_pages, round_to_superpages
 
@@ -91,7 +91,7 @@ def round_pages(pages: int) -> Rounded:
 class Change:
     """A new target for a domain: *domain* as it was listed, *target* what it should hold."""
 
-    domain: DomainView
+    domain: DomainInfo
     target: Rounded
 
     @property
@@ -100,25 +100,25 @@ class Change:
         return limit_comes_first(self.target.pages, self.domain.max_pages)
 
 
-def is_guest(domain: DomainView) -> bool:
+def is_guest(domain: DomainInfo) -> bool:
     """Whether it is a guest and no zombie: what a pattern matches for commands that change something."""
     return domain.domid != DOM0 and domain.state != ZOMBIE
 
 
-def can_be_destroyed(domain: DomainView) -> bool:
+def can_be_destroyed(domain: DomainInfo) -> bool:
     """Whether it can be destroyed, or is being so: a guest or a zombie."""
     return domain.domid != DOM0
 
 
-def is_any(domain: DomainView) -> bool:
+def is_any(domain: DomainInfo) -> bool:
     """Whether it is listed at all: what a pattern matches for commands that only read."""
     del domain
     return True
 
 
 def choose(
-    domains: Sequence[DomainView], names: Sequence[str], meant: Callable[[DomainView], bool] = is_guest
-) -> list[DomainView]:
+    domains: Sequence[DomainInfo], names: Sequence[str], meant: Callable[[DomainInfo], bool] = is_guest
+) -> list[DomainInfo]:
     """Find the domains that *names* mean: names, numbers and patterns; each once, in the order of domids.
 
     A pattern matches only domains for which *meant* is true; so does a zombie's name, which another domain may have by now.
@@ -126,7 +126,7 @@ def choose(
     Raises:
         BadRequest: a name that no domain has (in xl's words), a pattern that none matches.
     """
-    chosen: dict[int, DomainView] = {}
+    chosen: dict[int, DomainInfo] = {}
     for name in names:
         found = [
             domain for domain in domains if _names(name, domain, meant) or (meant(domain) and _matches(name, domain))
@@ -139,18 +139,18 @@ def choose(
     return [chosen[domid] for domid in sorted(chosen)]
 
 
-def _names(name: str, domain: DomainView, meant: Callable[[DomainView], bool]) -> bool:
+def _names(name: str, domain: DomainInfo, meant: Callable[[DomainInfo], bool]) -> bool:
     if name.isdecimal():
         return name == str(domain.domid)
     return name == domain.name and (domain.state != ZOMBIE or meant(domain))
 
 
-def _matches(name: str, domain: DomainView) -> bool:
+def _matches(name: str, domain: DomainInfo) -> bool:
     # A name may itself hold a bracket or a star; `_names` matches it when it is written exactly so.
     return bool(_WILDCARDS & set(name)) and fnmatchcase(domain.name, name)
 
 
-def plan(domains: Sequence[DomainView], amount: Amount) -> list[Change]:
+def plan(domains: Sequence[DomainInfo], amount: Amount) -> list[Change]:
     """Compute what each of *domains* should hold.
 
     Raises:

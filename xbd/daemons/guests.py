@@ -32,8 +32,8 @@ from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.transport import Transport
+from xbd.domain import DomainInfo
 from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, XbdError
-from xbd.protocol.views import DomainView
 from xbd.units import counted
 
 _log = structlog.get_logger(__name__)
@@ -204,7 +204,7 @@ class AgentHost:
                 scope.cancel()
                 del self._agents[domid]
         for domid, domain in domains.items():
-            wanted = domain.raw.get("autostart") is True and fnmatchcase(domain.name, self._only)
+            wanted = domain.autostart and fnmatchcase(domain.name, self._only)
             if wanted and domain.state == "waiting" and domid not in self._agents:
                 scope = trio.CancelScope()
                 self._agents[domid] = (domain.name, scope)
@@ -276,7 +276,7 @@ async def run_guest(socket_path: Path, name: str, *, wait: bool = False, supervi
     Raises:
         XbdError: there is no such domain, it has an agent, or the hypervisor cannot be reached.
     """
-    found: DomainView | None = None
+    found: DomainInfo | None = None
     try:
         async with open_client(socket_path) as client:
             found = await client.info(name)
@@ -310,13 +310,13 @@ def _needs_a_person(error: XbdError) -> bool:
     return isinstance(error, NoSuchDomain | NoPermission)
 
 
-async def _wait_for(socket_path: Path, name: str) -> DomainView:
+async def _wait_for(socket_path: Path, name: str) -> DomainInfo:
     """Try until the hypervisor can be asked about a domain. Raises XbdError: there is no such domain, or no permission."""
     follower = Follower("hypervisor", is_final=_needs_a_person, socket=str(socket_path))
     return await follower.follow_hypervisor(socket_path, lambda client: client.info(name))
 
 
-async def _watch(socket_path: Path, domain: DomainView, is_destroyed: trio.Event, playing: trio.CancelScope) -> None:
+async def _watch(socket_path: Path, domain: DomainInfo, is_destroyed: trio.Event, playing: trio.CancelScope) -> None:
     """End *playing* when a domain is no more."""
     await _until_destroyed(socket_path, domain.name, domain.domid)
     _log.warning("domain_destroyed", guest=domain.name, domid=domain.domid)

@@ -27,6 +27,7 @@ from xbd.daemons.runtime.activation import take_passed_socket
 from xbd.daemons.runtime.check_in import SOON_S, CheckIn
 from xbd.daemons.runtime.disk_gate import DiskGate
 from xbd.daemons.runtime.nurseries import plain_errors
+from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.state_dir import StateDir
@@ -139,7 +140,7 @@ def refused_if_unusable(state: StateDir | None) -> Iterator[None]:
 
 def _make_host(machine: Machine, name: str, host_sockets: HostSockets, state: StateDir | None) -> Controller:
     with refused_if_unusable(state):
-        return Controller(machine, name=name, sockets=host_sockets)
+        return Controller(machine, clock=calls.wall_clock, name=name, sockets=host_sockets)
 
 
 def _last_audit(host: Controller) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from xbd.protocol.views import DomainView
+from xbd.domain import DomainInfo
 
 # name: (key of the host's map, what it is)
 _HOST: Final = {
@@ -36,7 +36,7 @@ _DOMAIN: Final = {
 _LABELS: Final = ("domid", "name")
 
 
-def families(host: Mapping[str, Any] | None, domains: Sequence[DomainView]) -> Iterator[Metric]:
+def families(host: Mapping[str, Any] | None, domains: Sequence[DomainInfo]) -> Iterator[Metric]:
     """Describe a host and its domains; *host* None: it cannot be reached, which `xbd_up` says."""
     yield GaugeMetricFamily("xbd_up", "Whether the hypervisor answers.", value=float(host is not None))
     if host is None:
@@ -46,29 +46,29 @@ def families(host: Mapping[str, Any] | None, domains: Sequence[DomainView]) -> I
     for name, (key, what) in _DOMAIN.items():
         gauge = GaugeMetricFamily(name, what, labels=_LABELS)
         for domain in domains:
-            gauge.add_metric(_who(domain), float(domain.raw[key]))
+            gauge.add_metric(_who(domain), float(getattr(domain, key)))
         yield gauge
     yield _states(domains)
     yield _counted(domains, "xbd_domain_hypercalls", "Operations of the domain, by how they ended.", "hypercalls")
     yield _counted(domains, "xbd_domain_extents", "Extents done for it.", "extents")
 
 
-def _who(domain: DomainView) -> list[str]:
+def _who(domain: DomainInfo) -> list[str]:
     return [str(domain.domid), domain.name]
 
 
-def _states(domains: Sequence[DomainView]) -> Metric:
+def _states(domains: Sequence[DomainInfo]) -> Metric:
     gauge = GaugeMetricFamily("xbd_domain_state", "1 for the state that the domain is in.", labels=(*_LABELS, "state"))
     for domain in domains:
         gauge.add_metric([*_who(domain), domain.state], 1.0)
     return gauge
 
 
-def _counted(domains: Sequence[DomainView], name: str, what: str, key: str) -> Metric:
+def _counted(domains: Sequence[DomainInfo], name: str, what: str, key: str) -> Metric:
     """Make a counter of a domain's `operation:outcome` or `operation` counts."""
     counter = CounterMetricFamily(name, what, labels=(*_LABELS, "operation", "outcome"))
     for domain in domains:
-        for counted, count in (domain.raw.get(key) or {}).items():
+        for counted, count in getattr(domain, key).items():
             operation, _, outcome = counted.partition(":")
             counter.add_metric([*_who(domain), operation, outcome], float(count))
     return counter

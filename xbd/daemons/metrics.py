@@ -22,8 +22,8 @@ from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.transport import Transport
+from xbd.domain import DomainInfo
 from xbd.errors import PeerLost, XbdError
-from xbd.protocol.views import DomainView
 
 # Prometheus gives up a scrape after 10 s; a hypervisor that hangs for longer is not up.
 ANSWER_WITHIN_S: Final = 8.0
@@ -46,7 +46,7 @@ Headers = Sequence[tuple[str, str]]
 class _Look:
     """What a registry is told at one scrape."""
 
-    def __init__(self, host: Mapping[str, Any] | None, domains: Sequence[DomainView]) -> None:
+    def __init__(self, host: Mapping[str, Any] | None, domains: Sequence[DomainInfo]) -> None:
         self._host = host
         self._domains = domains
 
@@ -59,7 +59,7 @@ class _Look:
         return []
 
 
-async def look(path: Path) -> tuple[Mapping[str, Any] | None, Sequence[DomainView]]:
+async def look(path: Path) -> tuple[Mapping[str, Any] | None, Sequence[DomainInfo]]:
     """Ask the hypervisor at *path* for everything; (None, ()) where it does not answer."""
     try:
         with trio.fail_after(ANSWER_WITHIN_S):
@@ -70,7 +70,7 @@ async def look(path: Path) -> tuple[Mapping[str, Any] | None, Sequence[DomainVie
 
 
 def render(
-    host: Mapping[str, Any] | None, domains: Sequence[DomainView], request: h11.Request
+    host: Mapping[str, Any] | None, domains: Sequence[DomainInfo], request: h11.Request
 ) -> tuple[str, Headers, bytes]:
     """Make the page in the form that *request* asks for: status, headers, body.
 

@@ -143,13 +143,10 @@ class XenstoreServer:
         path: of the tools' socket; the domains' are in `domains`, beside it.
         store: what is served.
         file: where it is kept; None: nowhere.
-
-    Attributes: *bridge*: rung when the bridge's own connection has something to read.
     """
 
     def __init__(self, path: Path, store: Store, file: StoreFile | None = None) -> None:
         self.store = store
-        self.bridge = Alarm()
         self.path = check_socket_path(path)
         self._file = file
         self._log = SourceLog(_log, socket=str(path))
@@ -171,8 +168,6 @@ class XenstoreServer:
             peer = self._peers.get(connection.number)
             if peer is not None:
                 peer.flush()
-            else:
-                self.bridge.ring()
         while self.store.notes:
             event, keys = self.store.notes.popleft()
             self.log_of(keys.get("domid")).warning(trio.current_time(), event, **keys)

@@ -1,10 +1,11 @@
 """`xbd xenstored`: the store's sockets, and between the store and the hypervisor a client that shows and asks.
 
-It follows the hypervisor's events as hints to look at its domains again, and looks every so often besides, for
-what guests say of themselves; what is shown follows from how things are (`xbd.xenstore.bridge`). Without a
-hypervisor the store is served all the same, as it was last.
+It follows the hypervisor's events as hints to look at the domain that they are about again. What guests say of
+themselves is in no event: for that it looks at all of them every so often. What is shown follows from how things are
+(`xbd.xenstore.bridge`). Without a hypervisor the store is served all the same, as it was last.
 """
 
+import math
 import uuid
 from contextlib import aclosing
 from pathlib import Path
@@ -20,10 +21,9 @@ from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.daemons.xenstore_sockets import XenstoreServer
-from xbd.errors import HypercallError
-from xbd.protocol.views import ZOMBIE, DomainView
-from xbd.target_rules import used_pages
-from xbd.xenstore.bridge import Bridge, DomainFacts, Refusal, TargetRequest
+from xbd.domain import ZOMBIE
+from xbd.errors import HypercallError, NoSuchDomain
+from xbd.xenstore.bridge import Bridge, Refusal, TargetRequest
 from xbd.xenstore.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -32,24 +32,11 @@ _log = structlog.get_logger(__name__)
 LOOK_EVERY_S: Final = 1.0
 # A burst of events is answered by one look, and looking takes at most half of the daemon's time.
 LOOK_PAUSE_S: Final = 0.01
+# Of more domains that have changed it takes less to look at all at once than at each.
+LOOK_AT_MOST: Final = 16
 _HINTS: Final = frozenset(
     {"created", "destroyed", "vanished", "target", "max", "shutdown", "crashed", "agent_lost", "agent_connected"}
 )
-_STOPPED: Final = frozenset({"shutdown", "crashed"})
-
-
-def facts_of(domain: DomainView) -> DomainFacts:
-    """Say of a domain what the store shows."""
-    return DomainFacts(
-        domid=domain.domid,
-        name=domain.name,
-        target_pages=domain.target_pages,
-        min_pages=domain.min_pages,
-        max_pages=domain.max_pages,
-        static_max_pages=domain.static_max_pages,
-        stopped=domain.state in _STOPPED,
-        used_pages=used_pages(domain.report),
-    )
 
 
 class HostInStore:
@@ -58,8 +45,10 @@ class HostInStore:
     def __init__(self, path: Path, server: XenstoreServer) -> None:
         self._path = path
         self._server = server
-        self._bridge = Bridge(server.store, lambda: str(uuid.uuid4()))
-        self._news = server.bridge
+        self._news = Alarm()
+        self._bridge = Bridge(server.store, lambda: str(uuid.uuid4()), self._news.ring)
+        # Domids that events were about since they were last looked at.
+        self._changed: set[int] = set()
         self._follower = Follower("hypervisor", socket=str(path))
 
     async def follow(self) -> None:
@@ -68,18 +57,48 @@ class HostInStore:
 
     async def _session(self, client: Client) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_hear, client, self._news)
+            nursery.start_soon(self._hear, client)
+            looked_at_all = -math.inf
             while True:
                 began = trio.current_time()
-                domains = await client.list()
-                self._bridge.update([facts_of(one) for one in domains if one.state != ZOMBIE], calls.wall_clock())
+                if began - looked_at_all >= LOOK_EVERY_S or len(self._changed) > LOOK_AT_MOST:
+                    looked_at_all = began
+                    await self._look_at_all(client)
+                else:
+                    await self._look_at_changed(client)
                 self._server.open_sockets()
                 self._server.deliver()
                 await self._ask(client)
                 self._follower.check_in.here()
                 await trio.sleep(max(LOOK_PAUSE_S, trio.current_time() - began))
-                with trio.move_on_after(LOOK_EVERY_S):
+                with trio.move_on_at(looked_at_all + LOOK_EVERY_S):
                     await self._news.wait()
+
+    async def _hear(self, client: Client) -> None:
+        """Note for each event which domain may look different now."""
+        async with aclosing(client.events()) as events:
+            async for event in events:
+                if event.get("event") in _HINTS and type(domid := event.get("domid")) is int:
+                    self._changed.add(domid)
+                    self._news.ring()
+
+    async def _look_at_all(self, client: Client) -> None:
+        self._changed.clear()
+        domains = await client.list()
+        self._bridge.update([one for one in domains if one.state != ZOMBIE], calls.wall_clock())
+
+    async def _look_at_changed(self, client: Client) -> None:
+        while self._changed:
+            domid = self._changed.pop()
+            try:
+                domain = await client.info(domid)
+            except NoSuchDomain:
+                self._bridge.remove(domid)
+                continue
+            if domain.state == ZOMBIE:
+                self._bridge.remove(domid)
+            else:
+                self._bridge.show(domain, calls.wall_clock())
 
     async def _ask(self, client: Client) -> None:
         """Ask the hypervisor for what was written; what has no answer when the connection ends is asked again."""
@@ -104,14 +123,6 @@ class HostInStore:
         """Log that a written target is none: rarely, for who may write it may do so without end."""
         log = self._server.log_of(domid)
         log.warning(trio.current_time(), "xenstore_target_refused", domid=domid, **details)
-
-
-async def _hear(client: Client, news: Alarm) -> None:
-    """Ring for each event after which the domains may look different."""
-    async with aclosing(client.events()) as events:
-        async for event in events:
-            if event.get("event") in _HINTS:
-                news.ring()
 
 
 async def run_xenstored(hypervisor_path: Path, path: Path, state_dir: Path | None) -> int:

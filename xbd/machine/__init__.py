@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 from xbd.lazy import lazily
 
 if TYPE_CHECKING:
-    from xbd.machine.domain import DomainInfo, DomainState
+    from xbd.machine.domain import DomainState
     from xbd.machine.machine import HostStatistics, Machine
     from xbd.machine.settings import HOME_FILLS, TODAYS_XEN, HomeFill, HostSettings
 
 __all__ = [
     "HOME_FILLS",
     "TODAYS_XEN",
-    "DomainInfo",
     "DomainState",
     "HomeFill",
     "HostSettings",
@@ -30,7 +29,7 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "xbd.machine.domain": ("DomainInfo", "DomainState"),
+        "xbd.machine.domain": ("DomainState",),
         "xbd.machine.machine": ("HostStatistics", "Machine"),
         "xbd.machine.settings": ("HOME_FILLS", "TODAYS_XEN", "HomeFill", "HostSettings"),
     },

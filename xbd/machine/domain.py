@@ -6,14 +6,17 @@ blocks; so a domain of superpages touches no detail at all. An entry below 0 is 
 mapping of another domain's frame, -(handle + 1) (see `tables`); it is not populated.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import MAX_DOMAINS, MAX_GRANTS, MAX_MAPPINGS, MAX_NAME_CHARS, DomainType, Features, Frames
+from xbd.domain import DomainInfo
 from xbd.frames import expand_supers
 from xbd.machine.counts import COUNTS, Counts
 from xbd.machine.grant_tables import GRANT_WORDS, MAPPING_WORDS, GrantTable, MappingTable
@@ -212,44 +215,13 @@ class Domain:
         return SUPER_PAGES * self.leaves / self.tot_pages if self.tot_pages else 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class DomainInfo:
-    """A domain as the toolstack sees it.
-
-    *grants*: entries of its grant table in use; *mapped_grants*: what it maps of others; *referenced_pages*: its own
-    frames that others map; *claimed_pages*: outstanding of its claim. *hypercalls* by `operation:stop`, *extents* done by operation.
-    """
-
-    domid: int
-    name: str
-    type: str
-    state: str
-    gfn_count: int
-    tot_pages: int
-    target_pages: int
-    min_pages: int
-    max_pages: int
-    leaves: int
-    superpage_coverage: float
-    grants: int
-    mapped_grants: int
-    referenced_pages: int
-    claimed_pages: int
-    hypercalls: dict[str, int]
-    extents: dict[str, int]
-
-    def as_map(self) -> dict[str, Any]:
-        """Return it as a map for the wire, without asdict's deep copies: `list` needs a thousand of them."""
-        return {name: getattr(self, name) for name in DomainInfo.__dataclass_fields__}
-
-
-def describe(domain: Domain) -> DomainInfo:
-    """Take a snapshot of a domain."""
+def describe(domain: Domain, daemon_knows: Mapping[str, Any] = MappingProxyType({})) -> DomainInfo:
+    """Take a snapshot of a domain; *daemon_knows*: parts that the machine does not know, or not as well (its state)."""
     return DomainInfo(
+        **{"state": domain.state.value, **daemon_knows},
         domid=domain.domid,
         name=domain.name,
         type=domain.domain_type.value,
-        state=domain.state.value,
         gfn_count=domain.p2m.gfn_count,
         tot_pages=domain.tot_pages,
         target_pages=domain.target_pages,

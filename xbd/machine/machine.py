@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from xbd import abi
-from xbd.abi import DomainType
+from xbd.domain import DomainInfo
 from xbd.errors import BadArgument, HypercallError, NoSuchDomain, OutOfFrames
 from xbd.frames import expand_supers, group_by_super
 from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.creation import Asked, check_creation
-from xbd.machine.domain import Domain, DomainInfo, DomainState, describe
+from xbd.machine.domain import Domain, DomainState, describe
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.frame_table import FrameTable, host_layout, save_host
@@ -72,7 +72,7 @@ class Machine:
         target_pages: int,
         gfn_count: int | None = None,
         domid: int | None = None,
-        domain_type: DomainType = DomainType.PVH,
+        domain_type: abi.DomainType = abi.DomainType.PVH,
         min_pages: int = 0,
     ) -> int:
         """Make a domain and populate gfns 0..target, order 9 first; returns its domid.
@@ -113,11 +113,11 @@ class Machine:
         self._build(domain, target_pages)
         return domid
 
-    def features(self, domain_type: DomainType) -> abi.Features:
+    def features(self, domain_type: abi.DomainType) -> abi.Features:
         """Say what the host offers to a type of domain. Source: Xen memory_exchange refuses translated guests."""
-        if domain_type is DomainType.VIRTIO:
+        if domain_type is abi.DomainType.VIRTIO:
             return abi.Features(populate_depopulate=False, exchange=False, grants=False)
-        exchange = self.settings.exchange_translated or domain_type is DomainType.PV
+        exchange = self.settings.exchange_translated or domain_type is abi.DomainType.PV
         return abi.Features(populate_depopulate=self.settings.populate_depopulate, exchange=exchange)
 
     def free_domid(self) -> int:

@@ -65,7 +65,7 @@ async def _wait_for_socket(process: trio.Process, socket: Path, log: Path) -> No
 
 async def _wait_for_agents(client: Client) -> None:
     with trio.fail_after(_START_TIMEOUT_S):
-        while any(d.raw.get("autostart") and not d.agent for d in await client.list()):  # noqa: ASYNC110 - other processes
+        while any(d.autostart and not d.agent for d in await client.list()):  # noqa: ASYNC110 - other processes
             await trio.sleep(_POLL_EVERY_S)
 
 

@@ -1,31 +1,32 @@
 """The bridge between a host and its store: it shows the domains, and reads the targets that clients write.
 
-`update` takes the host's domains as they are now and writes only what differs, so watches fire for changes
-and nothing else. A client that writes a domain's `memory/target` asks for another target: `requests` returns
+`update` takes the host's domains as they are now, `show` and `remove` one that has changed; only what differs is
+written, so watches fire for changes and nothing else. A client that writes a domain's `memory/target` asks for another target: `requests` returns
 these, and a refusal with a reason for the log where the value is no target. The key keeps what was written,
 accepted or not, until the host's target changes: then it shows that.
 
 Source: /local/domain/N and /vm of a host of Xen 4.17 with libxl, and its permissions.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from xbd.domain import CRASHED, DOM0, SHUTDOWN, DomainInfo
 from xbd.target_rules import Bound, broken_bound
 from xbd.units import PAGE_KIB, round_to_superpages
-from xbd.xenstore.codec import Decoder, Message, Operation
-from xbd.xenstore.domains import DOM0
 from xbd.xenstore.paths import home_of
-from xbd.xenstore.permissions import Access, Entry, Permissions, parse_domid
+from xbd.xenstore.permissions import Access, Entry, Permissions
 from xbd.xenstore.store import Store
 from xbd.xenstore.transactions import Transaction
+from xbd.xenstore.watches import Watch
 
 _PRIVATE: Final[Permissions] = (Entry(int(Access.NONE), DOM0),)
 # No host has 16 digits of KiB.
 _MOST_DIGITS: Final = 16
 _TARGET: Final = b"/memory/target"
 _USED: Final = b"/memory/meminfo"
+_STOPPED: Final = frozenset({SHUTDOWN, CRASHED})
 # What a guest may write itself; the rest of its home it may only read.
 _OWN: Final = (
     (b"device/suspend/event-channel", b""),
@@ -41,20 +42,6 @@ _OWN: Final = (
     (b"error", b""),
 )
 _DOM0_CONTROL: Final = ((b"feature-poweroff", b"1"), (b"feature-reboot", b"1"), (b"feature-suspend", b"1"))
-
-
-@dataclass(frozen=True, slots=True)
-class DomainFacts:
-    """A domain as the host sees it; *used_pages* is what its guest reports, None if nothing."""
-
-    domid: int
-    name: str
-    target_pages: int
-    min_pages: int
-    max_pages: int
-    static_max_pages: int
-    stopped: bool = False
-    used_pages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +61,42 @@ class Refusal:
     reason: str
 
 
-def decide(written: bytes, facts: DomainFacts) -> TargetRequest | Refusal:
+def decide(written: bytes, domain: DomainInfo) -> TargetRequest | Refusal:
     """Decide whether what was written to a domain's memory/target is a target."""
     if not (written.isdigit() and len(written) <= _MOST_DIGITS):
-        return Refusal(facts.domid, written, "not a decimal number of KiB")
-    least_kib, most_kib = max(facts.min_pages, 1) * PAGE_KIB, facts.max_pages * PAGE_KIB
+        return Refusal(domain.domid, written, "not a decimal number of KiB")
+    least_kib, most_kib = max(domain.min_pages, 1) * PAGE_KIB, domain.max_pages * PAGE_KIB
     match broken_bound(int(written), least_kib, most_kib):
         case Bound.MOST:
-            return Refusal(facts.domid, written, f"beyond its limit of {most_kib} KiB")
+            return Refusal(domain.domid, written, f"beyond its limit of {most_kib} KiB")
         case Bound.MINIMUM:
-            return Refusal(facts.domid, written, f"below its minimum of {least_kib} KiB")
-    return TargetRequest(facts.domid, _pages_of(written))
+            return Refusal(domain.domid, written, f"below its minimum of {least_kib} KiB")
+    return TargetRequest(domain.domid, _pages_of(written))
 
 
 def _pages_of(kib: bytes) -> int:
     """Tell the target that a decimal number of KiB asks for, in pages: whole superpages."""
     return round_to_superpages(int(kib) // PAGE_KIB)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _TargetKey:
+    """Listens to a domain's memory/target: adds its domid to *heard*, and says so to *ring*."""
+
+    domid: int
+    heard: dict[int, None]
+    ring: Callable[[], None]
+
+    def may_hear(self, readers: Iterable[Permissions]) -> bool:
+        """Hear of all that there is, as dom0 does."""
+        del readers
+        return True
+
+    def hear(self, watch: Watch, path: bytes) -> None:
+        """Note that the key was written."""
+        del watch, path
+        self.heard[self.domid] = None
+        self.ring()
 
 
 class Bridge:
@@ -98,51 +105,62 @@ class Bridge:
     Args:
         store: may have been restored: its domains that no longer exist are removed by the first update.
         make_uuid: makes the name of a domain's /vm.
-
-    Attributes: *connection*: watches the targets; its events say that one was written.
+        ring: is called when a target was written.
     """
 
-    def __init__(self, store: Store, make_uuid: Callable[[], str]) -> None:
+    def __init__(self, store: Store, make_uuid: Callable[[], str], ring: Callable[[], None]) -> None:
         self._store = store
         self._make_uuid = make_uuid
-        self.connection = store.connect()
-        self._decoder = Decoder()
-        self._facts: dict[int, DomainFacts] = {}
+        self._ring = ring
+        self._watches: dict[int, Watch] = {}
+        self._domains: dict[int, DomainInfo] = {}
         # By domid, the key's value when it last agreed with the host.
         self._shown: dict[int, int] = {}
-        # Domids whose key was written, and that the host has neither agreed to nor refused yet.
-        self._written: dict[int, bytes] = {}
+        # Domids whose key was written since it was last looked at, in order; and those of which it was looked at, and that
+        # the host has neither agreed to nor refused yet.
+        self._heard: dict[int, None] = {}
+        self._written: dict[int, None] = {}
         self._restored = {domid for domid in store.domains if store.tree.find(home_of(domid) + b"/vm")}
         store.change(_show_host)
 
     # -- from the host
 
-    def update(self, domains: Sequence[DomainFacts], now_s: float) -> None:
+    def update(self, domains: Sequence[DomainInfo], now_s: float) -> None:
         """Show these domains, and remove all others; *now_s* is the start time of new ones."""
-        facts = {one.domid: one for one in domains}
-        for domid in sorted((self._facts.keys() | self._restored) - {DOM0}):
-            if domid not in facts or self._is_another(facts[domid]):
-                self._remove(domid)
+        there = {one.domid for one in domains}
+        for domid in sorted((self._domains.keys() | self._restored) - there):
+            self.remove(domid)
         for one in domains:
-            before = self._facts.get(one.domid)
-            if before is None:
-                self._add(one, now_s)
-            else:
-                self._change(before, one)
-            self._facts[one.domid] = one
+            self.show(one, now_s)
         self._restored.clear()
 
-    def _is_another(self, facts: DomainFacts) -> bool:
-        """Tell whether a domid was given to another domain since it was last looked at."""
-        before = self._facts.get(facts.domid)
-        if before is not None:
-            return before.name != facts.name
-        kept = self._store.tree.find(home_of(facts.domid) + b"/name")
-        return kept is None or kept.value != facts.name.encode()
+    def show(self, domain: DomainInfo, now_s: float) -> None:
+        """Show one domain as it is now; *now_s* is its start time, if it is new."""
+        if self._is_another(domain):
+            self.remove(domain.domid)
+        before = self._domains.get(domain.domid)
+        if before is None:
+            self._add(domain, now_s)
+        else:
+            self._change(before, domain)
+        self._domains[domain.domid] = domain
 
-    def _remove(self, domid: int) -> None:
-        self._facts.pop(domid, None)
+    def _is_another(self, domain: DomainInfo) -> bool:
+        """Tell whether a domid was given to another domain since it was last looked at."""
+        before = self._domains.get(domain.domid)
+        if before is not None:
+            return before.name != domain.name
+        kept = self._store.tree.find(home_of(domain.domid) + b"/name")
+        return domain.domid in self._restored and (kept is None or kept.value != domain.name.encode())
+
+    def remove(self, domid: int) -> None:
+        """Remove a domain that is gone; dom0 stays, and one that was not shown is none."""
+        if domid == DOM0 or (domid not in self._domains and domid not in self._restored):
+            return
+        self._domains.pop(domid, None)
         self._shown.pop(domid, None)
+        self._written.pop(domid, None)
+        self._heard.pop(domid, None)
         home = home_of(domid)
         node = self._store.tree.find(home + b"/vm")
 
@@ -151,50 +169,48 @@ class Bridge:
                 if path.startswith((b"/vm/", b"/local/domain/")) and view.find(path):
                     view.remove(path)
 
+        watch = self._watches.pop(domid, None)
+        if watch is not None:
+            self._store.watches.remove(watch)
         self._store.change(remove)
-        for key in [key for key in self.connection.watches if key[0] == home + _TARGET]:
-            self._ask(Operation.UNWATCH, key[0], key[1])
         if domid in self._store.domains:
             self._store.release(domid)
 
-    def _add(self, facts: DomainFacts, now_s: float) -> None:
-        home, domid = home_of(facts.domid), facts.domid
+    def _add(self, domain: DomainInfo, now_s: float) -> None:
+        home, domid = home_of(domain.domid), domain.domid
         node = self._store.tree.find(home + b"/vm")
-        uuid = node.value.rpartition(b"/")[2] if node and domid in self._restored else self._make_uuid().encode()
         if not (node and domid in self._restored):
-            self._store.change(lambda view: _show_domain(view, facts, uuid, now_s))
-        self._show_target(facts)
-        self._show_used(facts)
-        if (home + _TARGET, b"%d" % domid) not in self.connection.watches:
-            self._ask(Operation.WATCH, home + _TARGET, b"%d" % domid)
+            uuid = self._make_uuid().encode()
+            self._store.change(lambda view: _show_domain(view, domain, uuid, now_s))
+        self._show_target(domain)
+        self._show_used(domain)
+        key = _TargetKey(domid, self._heard, self._ring)
+        self._watches[domid] = self._store.watches.add(key, home + _TARGET, b"", 0)
         # Last, as libxl does: a client that is woken by it finds everything in place.
         self._store.introduce(domid)
 
-    def _change(self, before: DomainFacts, facts: DomainFacts) -> None:
-        self._show_target(facts)
-        if before.used_pages != facts.used_pages:
-            self._show_used(facts)
-        if facts.stopped and not before.stopped:
-            self._store.shut_down(facts.domid)
+    def _change(self, before: DomainInfo, domain: DomainInfo) -> None:
+        self._show_target(domain)
+        if before.used_pages != domain.used_pages:
+            self._show_used(domain)
+        if domain.state in _STOPPED and before.state not in _STOPPED:
+            self._store.shut_down(domain.domid)
 
-    def _show_target(self, facts: DomainFacts) -> None:
+    def _show_target(self, domain: DomainInfo) -> None:
         """Write the host's target, unless the key asks for just this."""
-        if self._shown.get(facts.domid) == facts.target_pages:
+        if self._shown.get(domain.domid) == domain.target_pages:
             return
-        self._shown[facts.domid] = facts.target_pages
-        path = home_of(facts.domid) + _TARGET
+        self._shown[domain.domid] = domain.target_pages
+        path = home_of(domain.domid) + _TARGET
         node = self._store.tree.find(path)
-        if node and node.value.isdigit() and _pages_of(node.value[:_MOST_DIGITS]) == facts.target_pages:
+        if node and node.value.isdigit() and _pages_of(node.value[:_MOST_DIGITS]) == domain.target_pages:
             return
-        self._store.change(lambda view: view.write(path, _kib(facts.target_pages), None))
+        self._store.change(lambda view: view.write(path, _kib(domain.target_pages), None))
 
-    def _show_used(self, facts: DomainFacts) -> None:
-        if facts.used_pages is not None:
-            path, used = home_of(facts.domid) + _USED, _kib(facts.used_pages)
+    def _show_used(self, domain: DomainInfo) -> None:
+        if domain.used_pages is not None:
+            path, used = home_of(domain.domid) + _USED, _kib(domain.used_pages)
             self._store.change(lambda view: view.write(path, used, None))
-
-    def _ask(self, operation: Operation, path: bytes, token: bytes) -> None:
-        self._store.handle(self.connection, Message(operation, 0, 0, path + b"\0" + token + b"\0"))
 
     # -- to the host
 
@@ -203,30 +219,27 @@ class Bridge:
 
         A request is returned again by the next call, unless it was `agreed` or `refused` by the host.
         """
-        self._decoder.feed(self.connection.take_output())
-        while (message := self._decoder.next_message()) is not None:
-            if message.operation == Operation.WATCH_EVENT:
-                path, token, _ = message.payload.split(b"\0")
-                self._written[parse_domid(token)] = path
-        for domid, path in list(self._written.items()):
-            decision = self._judge(domid, path)
+        self._written |= self._heard
+        self._heard.clear()
+        for domid in list(self._written):
+            decision = self._judge(domid)
             if not isinstance(decision, TargetRequest):
-                del self._written[domid]
+                self._written.pop(domid, None)
             if decision is not None:
                 yield decision
 
-    def _judge(self, domid: int, path: bytes) -> TargetRequest | Refusal | None:
+    def _judge(self, domid: int) -> TargetRequest | Refusal | None:
         """Decide on what a key says; None: it says nothing new, or its domain is gone."""
-        facts, node = self._facts.get(domid), self._store.tree.find(path)
-        if facts is None or node is None:
+        domain, node = self._domains.get(domid), self._store.tree.find(home_of(domid) + _TARGET)
+        if domain is None or node is None:
             return None
-        decision = decide(node.value, facts)
+        decision = decide(node.value, domain)
         return None if decision == TargetRequest(domid, self._shown.get(domid, -1)) else decision
 
     def agreed(self, request: TargetRequest) -> None:
         """Note that the host accepted a target, as the domain's key says it."""
         self._written.pop(request.domid, None)
-        if request.domid in self._facts:
+        if request.domid in self._domains:
             self._shown[request.domid] = request.pages
 
     def refused(self, request: TargetRequest) -> None:
@@ -263,22 +276,22 @@ def _show_host(view: Transaction) -> None:
         _put(view, home + b"/name", b"Domain-0", _PRIVATE)
 
 
-def _show_domain(view: Transaction, facts: DomainFacts, uuid: bytes, now_s: float) -> None:
+def _show_domain(view: Transaction, domain: DomainInfo, uuid: bytes, now_s: float) -> None:
     """Show a domain: its guest reads it all, and writes what is its own."""
-    home, domid = home_of(facts.domid), facts.domid
+    home, domid = home_of(domain.domid), domain.domid
     readable = _PRIVATE if domid == DOM0 else (*_PRIVATE, Entry(int(Access.READ), domid))
     vm = b"/vm/" + uuid
     shown = [
         (home, b""),
         (home + b"/vm", vm),
-        (home + b"/name", facts.name.encode()),
+        (home + b"/name", domain.name.encode()),
         (home + b"/domid", b"%d" % domid),
         (home + b"/memory", b""),
-        (home + b"/memory/static-max", _kib(facts.static_max_pages)),
-        (home + _TARGET, _kib(facts.target_pages)),
+        (home + b"/memory/static-max", _kib(domain.static_max_pages)),
+        (home + _TARGET, _kib(domain.target_pages)),
         (home + b"/memory/videoram", b"0"),
         (vm, b""),
-        (vm + b"/name", facts.name.encode()),
+        (vm + b"/name", domain.name.encode()),
         (vm + b"/uuid", uuid),
         (vm + b"/start_time", b"%.2f" % now_s),
     ]

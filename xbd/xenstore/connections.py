@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from xbd.xenstore import quota
-from xbd.xenstore.codec import Operation, encode
+from xbd.xenstore.codec import PAYLOAD_MAX, Operation, encode
 from xbd.xenstore.domains import DOM0, Domain
 from xbd.xenstore.paths import home_of
 from xbd.xenstore.permissions import Permissions, access_of, is_owner
@@ -82,9 +82,10 @@ class Connection:
         self.outstanding += 1
         self._queue(message)
 
-    def tell(self, payload: bytes) -> None:
-        """Queue an event, unless the same event waits already."""
-        if payload in self._events:
+    def hear(self, watch: Watch, path: bytes) -> None:
+        """Queue an event, unless the same event waits already, or is longer than a message may be (XSA-324)."""
+        payload = watch.event(path)
+        if payload in self._events or len(payload) > PAYLOAD_MAX:
             return
         self._events.add(payload)
         self._queue(encode(Operation.WATCH_EVENT, 0, 0, payload))

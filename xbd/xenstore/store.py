@@ -99,7 +99,7 @@ class Store:
             if operation == Operation.WATCH:
                 # The answer goes first: before it the client does not know that its watch is set.
                 watch = next(reversed(connection.watches.values()))
-                connection.tell(watch.event(watch.path))
+                connection.hear(watch, watch.path)
         if not connection.privileged:
             self._look_at_memory(connection)
 
@@ -188,13 +188,11 @@ class Store:
 
     def _tell(self, watches: list[Watch], path: bytes, readers: tuple[Permissions, ...]) -> None:
         for watch in watches:
-            connection = watch.listener
-            assert isinstance(connection, Connection), "only connections watch"
-            event = watch.event(path)
-            # An event that is longer than a message may be is not sent (XSA-324).
-            if len(event) <= PAYLOAD_MAX and connection.may_hear(readers):
-                connection.tell(event)
-                self._woken[connection.number] = connection
+            listener = watch.listener
+            if listener.may_hear(readers):
+                listener.hear(watch, path)
+                if isinstance(listener, Connection):
+                    self._woken[listener.number] = listener
 
     def _announce_special(self, name: bytes) -> None:
         node = self.tree.find(name)
@@ -336,7 +334,8 @@ class Store:
         """Recompute everything; name what does not hold."""
         violations = self.tree.check()
         held = sum(len(connection.watches) for connection in self._connections.values())
-        if held != len(self.watches):
-            violations.append(f"connections have {held} watches, {len(self.watches)} are kept")
+        kept = sum(isinstance(watch.listener, Connection) for watch in self.watches)
+        if held != kept:
+            violations.append(f"connections have {held} watches, {kept} are kept")
         violations += check_accounts(self._connections.values(), self.tree.accounts)
         return violations

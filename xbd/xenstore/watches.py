@@ -19,8 +19,8 @@ class Listener(Protocol):
     def may_hear(self, readers: Iterable[Permissions]) -> bool:
         """Tell whether one of these lists lets it read."""
 
-    def tell(self, payload: bytes) -> None:
-        """Queue an event."""
+    def hear(self, watch: "Watch", path: bytes) -> None:
+        """Take an event: *path*, which *watch* watches, has changed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.blackbox.host_directory import copy_sparse, unpack
-from tests.peer import do
+from tests.peer import clock, do
 from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
 from xbd.errors import ConfigError, DamagedState
@@ -23,13 +23,13 @@ def start(path: Path) -> None:
     """Go on with the host in a directory as the daemon does, end its domains, and audit it before and after."""
     state = StateDir(path)
     try:
-        host = Controller(make_machine(state, 16, HostSettings()))
+        host = Controller(make_machine(state, 16, HostSettings()), clock=clock)
         assert host.is_restored
         host.restore()
         state.begin()
         assert host.audit() == []
         for domid in host.machine.living_domains():
-            host.domain_map(domid)
+            host.domain_info(domid)
             with host.step():
                 host.machine.reboot(domid)
         assert host.audit() == []

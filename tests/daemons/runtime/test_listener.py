@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, create, do
+from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, clock, create, do
 from xbd.client.runtime_dir import domain_socket
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint
@@ -35,7 +35,7 @@ from xbd.storage.memory import MemoryStore
 def test_what_came_in_for_a_domain_that_went_is_not_done(method: str) -> None:
     """Its connection's task may have a last turn: the peer is dropped, and the record that is gone is left as it was."""
     store = MemoryStore()
-    host = Controller(Machine(HOST_SUPERFRAMES, image=Image(store)))
+    host = Controller(Machine(HOST_SUPERFRAMES, image=Image(store)), clock=clock)
     domid = create(host)
     peer = agent(host, domid) if method != "hello" else DirectPeer(DomainEndpoint(host, domid, lambda: None))
     # It is on its way to a target: that is looked at with each call.

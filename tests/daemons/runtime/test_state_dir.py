@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.machine.crashing import assert_same_state
-from tests.peer import do
+from tests.peer import clock, do
 from xbd import abi
 from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
@@ -30,7 +30,7 @@ PAGES = 4 * 512
 def begin(path: Path) -> tuple[StateDir, Controller]:
     """Begin, or go on with, the host in a directory, as the daemon does."""
     state = StateDir(path)
-    host = Controller(make_machine(state, SUPERFRAMES, HostSettings()))
+    host = Controller(make_machine(state, SUPERFRAMES, HostSettings()), clock=clock)
     if host.is_restored:
         host.restore()
     state.begin()

@@ -23,14 +23,14 @@ from xbd.cli.progress import cancellation
 from xbd.client.blocking import BlockingClient
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.control.targets import BadRequest, Rounded, can_be_destroyed, choose, is_any, parse_pages, round_pages
+from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
-from xbd.protocol.views import DomainView
 from xbd.target_rules import REFUSED_AFTER_S, is_reached
 from xbd.units import format_pages
 
-Work = Callable[[DomainView], object]
+Work = Callable[[DomainInfo], object]
 # The conditions of `wait`, each a test of a domain as listed; None: it is gone.
-_CONDITIONS: dict[str, Callable[[DomainView | None], bool]] = {
+_CONDITIONS: dict[str, Callable[[DomainInfo | None], bool]] = {
     "target": lambda domain: domain is not None and is_reached(domain.tot_pages, domain.target_pages),
     "running": lambda domain: domain is not None and domain.state == "running",
     "shutdown": lambda domain: domain is None or domain.state == "shutdown",
@@ -163,12 +163,12 @@ def destroy_command(names: tuple[str, ...], socket_path: str | None, *, as_json:
     zombie_pages: dict[int, int] = {}
 
     def destroy(client: BlockingClient) -> Work:
-        def destroy_one(domain: DomainView) -> None:
+        def destroy_one(domain: DomainInfo) -> None:
             zombie_pages[domain.domid] = client.destroy(domain.domid)
 
         return destroy_one
 
-    def done(domain: DomainView) -> str:
+    def done(domain: DomainInfo) -> str:
         pages = zombie_pages[domain.domid]
         return f"destroyed, but {pages} of its pages are still mapped by others" if pages else "destroyed"
 
@@ -229,15 +229,15 @@ def guest_mode_command(name: str, mode: tuple[str, ...], socket_path: str | None
 def _for_named(
     socket_path: str | None,
     names: tuple[str, ...],
-    done: Callable[[DomainView], str],
+    done: Callable[[DomainInfo], str],
     work: Callable[[BlockingClient], Work],
     *,
-    more: Callable[[DomainView], dict[str, object]] = lambda _: {},
+    more: Callable[[DomainInfo], dict[str, object]] = lambda _: {},
     as_json: bool,
 ) -> None:
     """Do *work* for all named domains at once, print what was *done* (with *more* of it in JSON), and fail if any was refused."""
 
-    def do_all(client: BlockingClient) -> tuple[list[DomainView], dict[int, HypercallError]]:
+    def do_all(client: BlockingClient) -> tuple[list[DomainInfo], dict[int, HypercallError]]:
         domains = choose(client.list(), names)
         return domains, for_each(domains, work(client))
 
@@ -289,7 +289,7 @@ def wait_command(
     A domain whose pages others still map is not gone yet. With --for gone a pattern does not match dom0.
     """
 
-    def wait(client: BlockingClient) -> list[tuple[DomainView, DomainView | None]]:
+    def wait(client: BlockingClient) -> list[tuple[DomainInfo, DomainInfo | None]]:
         listed = client.list()
         # With --for gone a name may have none already; otherwise each name must be that of a domain.
         present = [name for name in names if condition != "gone" or _is_listed(listed, name)]
@@ -323,8 +323,8 @@ def wait_command(
 
 def _until(
     client: BlockingClient,
-    domains: Sequence[DomainView],
-    is_met: Callable[[DomainView | None], bool],
+    domains: Sequence[DomainInfo],
+    is_met: Callable[[DomainInfo | None], bool],
     deadline_s: float,
 ) -> None:
     while (began_s := time.monotonic()) < deadline_s:
@@ -334,20 +334,20 @@ def _until(
         pause_before_next_poll(began_s, deadline_s)
 
 
-def _is_listed(listed: Sequence[DomainView], name: str) -> bool:
+def _is_listed(listed: Sequence[DomainInfo], name: str) -> bool:
     try:
         return bool(choose(listed, [name], can_be_destroyed))
     except BadRequest:
         return False
 
 
-def _same(now: dict[int, DomainView], domain: DomainView) -> DomainView | None:
+def _same(now: dict[int, DomainInfo], domain: DomainInfo) -> DomainInfo | None:
     """Find *domain* again; a number that was given to another since is not it."""
     found = now.get(domain.domid)
     return found if found is not None and found.name == domain.name else None
 
 
-def _wait_line(domain: DomainView, now: DomainView | None, condition: str, timeout: float) -> str:
+def _wait_line(domain: DomainInfo, now: DomainInfo | None, condition: str, timeout: float) -> str:
     if now is None:
         return f"{domain.name}: was destroyed meanwhile"
     held = f"it is {now.state}, holds {format_pages(now.tot_pages)}, its target is {format_pages(now.target_pages)}"

@@ -10,7 +10,7 @@ from xbd.cli.common import EXIT_FAILED, client_options, complete_domains, emit, 
 from xbd.cli.render import domain_details, domains_table, event_line, host_details
 from xbd.client.blocking import BlockingClient
 from xbd.control.targets import choose, is_any
-from xbd.protocol.views import DomainView
+from xbd.domain import DomainInfo
 
 
 @click.command("list")
@@ -23,7 +23,7 @@ def list_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bo
     leaves of its p2m.
     """
     domains = with_client(socket_path, lambda client: _chosen(client, names))
-    emit(as_json, [dict(domain.raw) for domain in domains], domains_table(domains))
+    emit(as_json, [domain.as_map() for domain in domains], domains_table(domains))
 
 
 @click.command("info")
@@ -36,7 +36,7 @@ def info_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bo
         emit(as_json, host, host_details(host))
         return
     domains = with_client(socket_path, lambda client: _chosen(client, names))
-    output = [dict(domain.raw) for domain in domains]
+    output = [domain.as_map() for domain in domains]
     lines: list[str] = []
     for domain in domains:
         lines += ([""] if lines else []) + domain_details(domain)
@@ -85,6 +85,6 @@ def events_command(since: int, socket_path: str | None, *, no_follow: bool, as_j
     with_client(socket_path, follow)
 
 
-def _chosen(client: BlockingClient, names: tuple[str, ...]) -> Sequence[DomainView]:
+def _chosen(client: BlockingClient, names: tuple[str, ...]) -> Sequence[DomainInfo]:
     domains = client.list()
     return choose(domains, names, is_any) if names else domains

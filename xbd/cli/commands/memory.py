@@ -19,8 +19,8 @@ from xbd.cli.progress import Following, Outcome
 from xbd.cli.render import outcome_lines, outcomes_json
 from xbd.client.blocking import BlockingClient
 from xbd.control.targets import Change, Rounded, choose, parse_amount, plan, round_pages
+from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
-from xbd.protocol.views import DomainView
 from xbd.target_rules import REFUSED_AFTER_S
 from xbd.units import format_pages
 
@@ -107,7 +107,7 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
         changes = plan(choose(client.list(), names), amount)
         pages = {change.domain.domid: change.target.pages for change in changes}
 
-        def set_one(domain: DomainView) -> None:
+        def set_one(domain: DomainInfo) -> None:
             client.set_max(domain.domid, pages[domain.domid])
 
         return changes, for_each([change.domain for change in changes], set_one)
@@ -140,7 +140,7 @@ def claim_command(name: str, size: str, socket_path: str | None, *, as_json: boo
     """
     amount = None if size == "none" else parse_amount(size)
 
-    def claim(client: BlockingClient) -> tuple[DomainView, Rounded | None, int]:
+    def claim(client: BlockingClient) -> tuple[DomainInfo, Rounded | None, int]:
         (domain,) = choose(client.list(), [name])
         pages = None if amount is None else round_pages(amount.of(domain.static_max_pages))
         return domain, pages, client.claim(domain.domid, pages.pages if pages else 0)

@@ -157,11 +157,11 @@ async def _sum_up(client: Client, coverage: Coverage, free_in_whole: float) -> S
     return StrategyResult(
         superpage_coverage=coverage,
         host_free_in_whole_superframes=round(free_in_whole, 4),
-        hypercalls=sum(sum(domain.raw["hypercalls"].values()) for domain in domains),
-        extents=sum(sum(domain.raw["extents"].values()) for domain in domains),
-        pages_moved=sum(int(domain.report.get("pages_moved", 0)) for domain in domains),
-        pages_migrated=sum(int(domain.report.get("pages_migrated", 0)) for domain in domains),
-        content_errors=sum(int(domain.report.get("content_errors", 0)) for domain in domains),
+        hypercalls=sum(sum(domain.hypercalls.values()) for domain in domains),
+        extents=sum(sum(domain.extents.values()) for domain in domains),
+        pages_moved=sum(int(domain.reported.get("pages_moved", 0)) for domain in domains),
+        pages_migrated=sum(int(domain.reported.get("pages_migrated", 0)) for domain in domains),
+        content_errors=sum(int(domain.reported.get("content_errors", 0)) for domain in domains),
         violations=list(await client.audit()),
     )
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from xbd.domain import DomainInfo
 from xbd.guest import GuestStatistics
-from xbd.machine import DomainInfo
 from xbd.target_rules import is_reached
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import GIB_PAGES, SUPER_PAGES

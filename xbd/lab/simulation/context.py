@@ -30,6 +30,10 @@ class Context(Protocol):
         """The daemon's core, as it is now."""
 
     @property
+    def now(self) -> float:
+        """The time, in seconds since the epoch of virtual time."""
+
+    @property
     def daemon_up(self) -> bool:
         """Whether the daemon runs."""
 

@@ -52,7 +52,7 @@ class Daemon:
             self._create_dom0(plan)
 
     def _new_host(self, machine: Machine, limits: dict[int, Limits]) -> WatchedController:
-        host = WatchedController(machine, sockets=self._world)
+        host = WatchedController(machine, clock=lambda: self._world.now, sockets=self._world)
         host.oracles, host.limits = self.oracles, limits
         host.subscribers = OrderedSet()
         return host

@@ -4,6 +4,7 @@ from collections import deque
 from typing import Any, Final
 
 from xbd.control.balancer import Balancer, snapshot_of
+from xbd.domain import DomainInfo, read_domain
 from xbd.errors import HypercallError
 from xbd.lab.simulation.caller import Caller
 from xbd.lab.simulation.context import Context
@@ -11,7 +12,6 @@ from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.policy import Action, SetTarget, Settings
 from xbd.protocol.toolstack_session import Outcome
-from xbd.protocol.views import DomainView, domain_view
 from xbd.units import SUPER_PAGES
 
 _MODES: Final = ("normal", "normal", "normal", "stuck", "lies", "slow 8MiB/s", "floor 6MiB", "ceiling 4MiB")
@@ -152,7 +152,7 @@ class Policy:
 
     def _handle_domains(self, outcome: Outcome) -> None:
         if isinstance(outcome, dict):
-            domains: list[DomainView] = [domain_view(raw) for raw in outcome["domains"]]
+            domains: list[DomainInfo] = [read_domain(raw) for raw in outcome["domains"]]
             snapshot = snapshot_of(self._host, [domain for domain in domains if domain.state != "zombie"])
             self._actions = deque(self._balancer.step(snapshot, self._world.schedule.now))
             self._next_action()

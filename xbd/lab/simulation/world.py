@@ -131,6 +131,11 @@ class World:
     # -- daemon, players and connections
 
     @property
+    def now(self) -> float:
+        """The time, in seconds since the epoch of virtual time."""
+        return self.schedule.now
+
+    @property
     def host(self) -> WatchedController:
         """The daemon's core, as it is now."""
         return self.daemon.host

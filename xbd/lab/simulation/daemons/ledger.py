@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
 from xbd.lab.simulation.oracle import Violation
-from xbd.protocol.views import DomainView
 
 # What a host may refuse a call for when it lacks something: nothing has changed then.
 LACKING: Final = frozenset({"ENOMEM", "ENOSPC", "EMFILE", "ENFILE", "EIO"})
@@ -62,7 +62,7 @@ class Ledger:
         """Whether every call has its answer, or was looked after."""
         return not self._unsure
 
-    def compare(self, listed: Iterable[DomainView]) -> None:
+    def compare(self, listed: Iterable[DomainInfo]) -> None:
         """Hold a list of the host's domains against what was promised. Raises Violation."""
         found = {
             one.name: Promise(one.domid, one.target_pages, one.max_pages)

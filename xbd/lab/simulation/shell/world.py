@@ -281,7 +281,7 @@ class World:
             if violations:
                 raise Violation(f"the audit finds {violations[0]}")
             for domain in await client.list():
-                if domain.raw.get("autostart") and domain.state in ("waiting", "lost"):
+                if domain.autostart and domain.state in ("waiting", "lost"):
                     return f"{domain.name} has no agent, and is {domain.state}"
         return ""
 

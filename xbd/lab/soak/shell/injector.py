@@ -11,6 +11,7 @@ import trio
 from xbd.client.client import open_client
 from xbd.client.discovery import NoHypervisor
 from xbd.client.runtime_dir import domain_socket
+from xbd.domain import DomainInfo
 from xbd.errors import HypercallError, NoSuchDomain, PeerLost
 from xbd.lab.bench.flooding import FLOOD_MAX_PAGES, FLOOD_PAGES
 from xbd.lab.bench.shell.flood import flood
@@ -22,7 +23,6 @@ from xbd.lab.soak.shell.processes import Member, SoakProcesses
 from xbd.lab.soak.shell.traffic import TimedClient, Traffic
 from xbd.protocol.codec import encode_request
 from xbd.protocol.methods import VERSION
-from xbd.protocol.views import DomainView
 
 _POLL_EVERY_S: Final = 0.03
 # How many calls a slow reader makes without reading an answer; each is a list of all domains.
@@ -48,7 +48,7 @@ class Injector:
         self._checker = checker
         self._flooding = trio.Lock()
         self._disk = trio.Lock()
-        self.seen: Sequence[DomainView] = ()
+        self.seen: Sequence[DomainInfo] = ()
         self._methods: Final[dict[str, Callable[[Fault], Awaitable[None]]]] = {
             "kill-daemon": self._kill_daemon,
             "kill-agents": self._kill_agents,

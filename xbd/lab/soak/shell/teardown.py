@@ -12,12 +12,12 @@ import trio
 from xbd.cli.progress import Following, observe_all
 from xbd.client.client import Client, open_client
 from xbd.daemons.runtime.state_files import is_of_state
+from xbd.domain import DOM0, DomainInfo
 from xbd.errors import NoSuchDomain
 from xbd.lab.soak import population
 from xbd.lab.soak.shell.checker import Checker
 from xbd.lab.soak.shell.processes import Member, SoakProcesses
 from xbd.lab.soak.shell.traffic import Traffic
-from xbd.protocol.views import DOM0, DomainView
 
 _POLL_EVERY_S: Final = 0.2
 # Long enough for the back-off of a Linux driver (32 s at most), and for all guests to boot at once.
@@ -119,11 +119,11 @@ class Teardown:
 
     # -- leaks
 
-    async def _destroy(self, client: Client, domain: DomainView) -> None:
+    async def _destroy(self, client: Client, domain: DomainInfo) -> None:
         try:
             await client.destroy(domain.domid)
         except NoSuchDomain:
-            if domain.raw.get("on_crash") != "destroy":
+            if domain.on_crash != "destroy":
                 self._processes.found(f"{domain.name} was gone before it was destroyed")
 
     async def _remove_guests(self, client: Client) -> None:
@@ -184,10 +184,10 @@ class Teardown:
                 processes.found(f"leaked: {count} {name}")
 
 
-def _dom0_mappings(dom0: DomainView) -> dict[str, int]:
+def _dom0_mappings(dom0: DomainInfo) -> dict[str, int]:
     """Count the pages of other domains that dom0's back end holds."""
-    slots, mapped = (int(dom0.report.get(name) or 0) for name in ("slots", "io_mapped_pages"))
-    return {"slots": slots, "mapped pages": mapped, "mapped grants": int(dom0.raw.get("mapped_grants") or 0)}
+    slots, mapped = (int(dom0.reported.get(name) or 0) for name in ("slots", "io_mapped_pages"))
+    return {"slots": slots, "mapped pages": mapped, "mapped grants": dom0.mapped_grants}
 
 
 def open_files(member: Member) -> Counter[str]:

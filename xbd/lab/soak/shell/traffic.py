@@ -9,11 +9,11 @@ import trio
 
 from xbd.client.client import Client, open_client
 from xbd.client.discovery import NoHypervisor
+from xbd.domain import ZOMBIE
 from xbd.errors import AlreadyExists, HypercallError, NoSuchDomain, PeerLost, XbdError
 from xbd.lab.soak import population
 from xbd.lab.soak.population import Spec, draw_guest, draw_target
 from xbd.lab.soak.shell.processes import Member, SoakProcesses
-from xbd.protocol.views import ZOMBIE
 
 MOVERS: Final = 4
 # The mean time between two target changes of a mover, and between two removals of a guest.

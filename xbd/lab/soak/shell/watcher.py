@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 import trio
 
+from xbd.domain import read_domain
 from xbd.lab.soak import population
 from xbd.lab.soak.options import Options
 from xbd.lab.soak.report import progress_line
@@ -16,7 +17,6 @@ from xbd.lab.soak.shell.injector import Injector
 from xbd.lab.soak.shell.processes import SoakProcesses
 from xbd.lab.soak.shell.traffic import TimedClient, Traffic
 from xbd.lab.soak.tally import Sample
-from xbd.protocol.views import domain_view
 
 _POLL_EVERY_S: Final = 1.0
 _AUDIT_EVERY_S: Final = 5.0
@@ -55,7 +55,7 @@ class Watcher:
 
     def _handle_domains(self, domains: list[dict[str, Any]]) -> None:
         tally = self._processes.tally
-        self._injector.seen = [domain_view(domain) for domain in domains]
+        self._injector.seen = [read_domain(domain) for domain in domains]
         self._domains = len(domains) + sum(domain["agent"] for domain in domains)
         tally.guests = sum(domain["name"] not in population.NOT_GUESTS for domain in domains)
         for domain in domains:

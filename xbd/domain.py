@@ -1,0 +1,196 @@
+"""A domain's two shapes: what it is made with (`DomainSpec`) and what is told of it (`DomainInfo`).
+
+Each part is declared once, here, with its bounds and its meaning. What the wire checks and documents, what a client
+gets, what the policy looks at and what the XenStore shows is made from these. What the machine and the daemon keep for
+themselves is theirs (`xbd.machine.domain`, `xbd.control.domain_record`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Final
+
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, ON_CRASH, DomainType
+from xbd.errors import BadArgument, RemoteProtocolError
+from xbd.quoting import quote
+from xbd.shapes import (
+    COUNTS,
+    FLAG,
+    REQUIRED,
+    SETTINGS,
+    SHARE,
+    STATISTICS,
+    Part,
+    Shape,
+    choice,
+    integer,
+    member,
+    optional,
+    parts_of,
+    text,
+)
+from xbd.target_rules import static_max_pages, used_pages
+
+# The control domain's number.
+DOM0: Final = 0
+# A mode's longest text, as `guest_mode` takes it.
+MAX_MODE_CHARS: Final = 64
+# Enough for any count that a host can have, and a whole number in every JSON reader.
+_MANY: Final = 1 << 53
+
+
+# Where a domain stands: its agent is connected; it has none; its agent is gone, and may come back; its agent died, and it
+# is kept as it is; it has stopped, as asked; it was destroyed, but others map pages of it.
+RUNNING: Final = "running"
+WAITING: Final = "waiting"
+LOST: Final = "lost"
+CRASHED: Final = "crashed"
+SHUTDOWN: Final = "shutdown"
+ZOMBIE: Final = "zombie"
+STATES: Final = (RUNNING, WAITING, LOST, CRASHED, SHUTDOWN, ZOMBIE)
+
+
+def _domain(name: str, untrusted: object) -> int | str:
+    if type(untrusted) is int and untrusted >= 0:
+        return untrusted
+    if type(untrusted) is str and 0 < len(untrusted) <= MAX_NAME_CHARS and untrusted.isprintable():
+        return untrusted
+    raise BadArgument(f"{name} is {quote(untrusted)}", "a domain's name or number")
+
+
+DOMID: Final = integer(0, MAX_DOMAINS - 1)
+NAME: Final = text(MAX_NAME_CHARS)
+MODE: Final = text(MAX_MODE_CHARS)
+PAGES: Final = integer(1, MAX_DOMAIN_PAGES)
+PAGES_OR_NONE: Final = integer(0, MAX_DOMAIN_PAGES)
+COUNT: Final = integer(0, _MANY)
+# A domain's number or its name.
+DOMAIN: Final = Shape(
+    _domain,
+    {"type": ["integer", "string"], "minimum": 0, "minLength": 1, "maxLength": MAX_NAME_CHARS, "format": "printable"},
+    (int, str),
+)
+_OPTIONAL_REPORT: Final = optional(STATISTICS)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """What a domain is made with: the parameters of `create`, and a host file's guest."""
+
+    name: Annotated[str, Part(NAME, "unique; not all digits")]
+    max_pages: Annotated[
+        int, Part(PAGES, "its maximum, and its limit at first, in whole superpages (multiples of 512)")
+    ]
+    target_pages: Annotated[
+        int, Part(PAGES, "its target: what it holds at first, in whole superpages, at most max_pages")
+    ]
+    min_pages: Annotated[
+        int, Part(PAGES_OR_NONE, "its minimum: no target is set below it, in whole superpages, at most target_pages")
+    ] = 0
+    type: Annotated[DomainType, Part(member(DomainType), "how its guest talks to the hypervisor")] = DomainType.PVH
+    autostart: Annotated[bool, Part(FLAG, "whether the agent host starts an agent for it")] = True
+    guest: Annotated[Mapping[str, object], Part(SETTINGS, "settings of its guest, kept and handed to its agent")] = (
+        field(default_factory=dict)
+    )
+    on_crash: Annotated[
+        str,
+        Part(
+            choice(ON_CRASH), "what becomes of it when its agent dies: another boots it, it ends, it is kept as it is"
+        ),
+    ] = "restart"
+
+    def as_params(self) -> dict[str, object]:
+        """Write it as the parameters of a `create` call."""
+        return {one.name: getattr(self, one.name) for one in fields(self)} | {
+            "type": self.type.value,
+            "guest": dict(self.guest),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DomainInfo:
+    """What is told of a domain; parts with defaults are the daemon's word, which the machine alone does not know.
+
+    *more* has what a daemon of another version tells beside it.
+    """
+
+    domid: Annotated[int, Part(DOMID, "its number")]
+    name: Annotated[str, Part(NAME, "its name")]
+    type: Annotated[str, Part(choice(tuple(DomainType)), "how its guest talks to the hypervisor")]
+    state: Annotated[
+        str,
+        Part(
+            choice(STATES),
+            "waiting: it has no agent; lost: its agent may come back; zombie: destroyed, others map pages of it",
+        ),
+    ]
+    gfn_count: Annotated[int, Part(PAGES, "its guest frame numbers: its static maximum in pages")]
+    tot_pages: Annotated[int, Part(PAGES_OR_NONE, "what it holds")]
+    target_pages: Annotated[int, Part(PAGES, "what it should hold")]
+    min_pages: Annotated[int, Part(PAGES_OR_NONE, "no target is set below it")]
+    max_pages: Annotated[int, Part(PAGES, "its limit: what it cannot exceed")]
+    leaves: Annotated[int, Part(COUNT, "superpages: leaves of 2 MiB")]
+    superpage_coverage: Annotated[float, Part(SHARE, "share of what it holds that lies in leaves")]
+    grants: Annotated[int, Part(COUNT, "entries of its grant table in use")] = 0
+    mapped_grants: Annotated[int, Part(COUNT, "pages of others that it maps")] = 0
+    referenced_pages: Annotated[int, Part(COUNT, "own pages that others map")] = 0
+    claimed_pages: Annotated[int, Part(PAGES_OR_NONE, "what is outstanding of its claim")] = 0
+    hypercalls: Annotated[Mapping[str, int], Part(COUNTS, "calls by operation:stop")] = field(default_factory=dict)
+    extents: Annotated[Mapping[str, int], Part(COUNTS, "extents done by operation")] = field(default_factory=dict)
+    on_crash: Annotated[str, Part(choice(ON_CRASH), "what becomes of it when its agent dies")] = "destroy"
+    agent: Annotated[bool, Part(FLAG, "whether an agent is connected")] = False
+    autostart: Annotated[bool, Part(FLAG, "whether the agent host starts an agent for it")] = False
+    mode: Annotated[str, Part(MODE, "how its guest behaves")] = "normal"
+    guest: Annotated[Mapping[str, object], Part(SETTINGS, "settings of its guest")] = field(default_factory=dict)
+    report: Annotated[
+        Mapping[str, Any] | None, Part(_OPTIONAL_REPORT, "what its agent last reported, not to be trusted, or nil")
+    ] = None
+    more: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def static_max_pages(self) -> int:
+        """Its maximum, in whole superframes (xl's static-max)."""
+        return static_max_pages(self.gfn_count)
+
+    @property
+    def reported(self) -> Mapping[str, Any]:
+        """The last statistics that its guest reported, untrusted; empty when there were none."""
+        return self.report or {}
+
+    @property
+    def used_pages(self) -> int | None:
+        """What its guest reports that it uses, without its page cache, untrusted; None: it does not say."""
+        return used_pages(self.reported)
+
+    def as_map(self) -> dict[str, object]:
+        """Write it for the wire, without asdict's deep copies: `list` needs a thousand of them."""
+        told = {name: getattr(self, name) for name in INFO_PARTS}
+        return {**told, **self.more} if self.more else told
+
+
+SPEC_PARTS: Final = parts_of(DomainSpec)
+INFO_PARTS: Final = parts_of(DomainInfo)
+# Of each part the types that are read, and whether it must be there.
+_READ: Final = {name: (part.shape.types, part.default is REQUIRED) for name, part in INFO_PARTS.items()}
+
+
+def read_domain(raw: object) -> DomainInfo:
+    """Read what a daemon tells of a domain.
+
+    A client trusts its daemon, which may be of another version: what is not known here is kept in `more`, and only
+    types are looked at.
+
+    Raises:
+        RemoteProtocolError: it is no map, or a part is missing or of another type.
+    """
+    if not isinstance(raw, dict):
+        raise RemoteProtocolError(f"a domain of type {type(raw).__name__}", "a map")
+    known: dict[str, Any] = {}
+    for name, (types, is_required) in _READ.items():
+        part = raw.get(name, REQUIRED)
+        if isinstance(part, types):
+            known[name] = part
+        elif is_required or part is not REQUIRED:
+            expected = " or ".join(kind.__name__ for kind in types)
+            raise RemoteProtocolError(f"a domain whose {name} is {raw.get(name)!r:.80}", f"of type {expected}")
+    more = {} if len(known) == len(raw) else {name: raw[name] for name in raw if name not in _READ}
+    return DomainInfo(**known, more=more)
