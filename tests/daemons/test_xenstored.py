@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.daemons.test_hypervisor import daemon
+from tests.peer import create
 from tests.xenstore.store_client import StoreClient
+from xbd.client.runtime_dir import hypervisor_socket
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.daemons.xenstore_sockets import MAX_DOMAIN_CONNECTIONS, XenstoreServer
+from xbd.daemons.xenstored import HostInStore
 from xbd.errors import ConfigError
 from xbd.xenstore.codec import Decoder, Message, Operation, encode
 from xbd.xenstore.saved import restore
@@ -254,6 +258,38 @@ async def test_many_clients_with_many_watches(tmp_path: Path) -> None:
 
 
 # -- what outlives the daemon
+
+
+async def test_it_looks_at_just_the_domain_that_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are listed once, at first; then what changes of one, or that it is gone, is shown without another list."""
+    monkeypatch.setattr("xbd.daemons.xenstored.LOOK_EVERY_S", 3600.0)
+    called: list[str] = []
+    async with daemon(tmp_path) as host, serving(tmp_path) as server, connected(server.path) as tool:
+        call = host.call
+
+        def count(method: str, untrusted_params: object) -> dict[str, object]:
+            called.append(method)
+            return call(method, untrusted_params)
+
+        async def until_shown(name: bytes, domid: int, expected: bytes) -> None:
+            path = b"/local/domain/%d/%b\0" % (domid, name)
+            while await tool.ask(Operation.READ, path) != expected:
+                assert await tool.event()
+
+        monkeypatch.setattr(host, "call", count)
+        create(host, "web"), create(host, "db")
+        await tool.ask(Operation.WATCH, b"/local/domain\0t\0")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(HostInStore(hypervisor_socket(tmp_path), server).follow)
+            await until_shown(b"memory/target", 2, b"8192")
+            called.clear()
+            host.call("set_target", {"domid": 2, "pages": 512})
+            await until_shown(b"memory/target", 2, b"2048")
+            host.call("destroy", {"domid": 1})
+            await until_shown(b"name", 1, b"ENOENT\0")
+            nursery.cancel_scope.cancel()
+    assert "list" not in called
+    assert {"set_target", "destroy", "info"} <= set(called)
 
 
 async def test_the_store_outlives_its_daemon(tmp_path: Path) -> None:

@@ -164,6 +164,36 @@ def test_a_request_is_made_until_the_host_has_answered() -> None:
     assert list(bridge.requests()) == []
 
 
+def test_what_is_written_while_the_host_is_asked_is_asked_next() -> None:
+    """The host's answer to the first is none to the second; each write rings."""
+    store = Store()
+    rung: list[None] = []
+    bridge, client = Bridge(store, lambda: "uuid", lambda: rung.append(None)), StoreClient(store)
+    bridge.update([WEB], 0.0)
+    client.write(TARGET, b"262144")
+    (first,) = bridge.requests()
+    assert isinstance(first, TargetRequest)
+    rung.clear()
+    client.write(TARGET, b"131072")
+    bridge.agreed(first)
+    assert (len(rung), list(bridge.requests())) == (1, [TargetRequest(3, 128 * MIB)])
+
+
+def test_one_domain_changes_alone() -> None:
+    """What is said of one leaves the others as they are shown; one that is gone goes alone, and only once."""
+    bridge, client = bridged(WEB, replace(WEB, domid=4, name="db"))
+    client.watch(b"/local/domain")
+    client.events()
+    bridge.show(replace(WEB, target_pages=256 * MIB), 0.0)
+    assert client.events() == [TARGET + b" t"]
+    for _ in range(2):
+        bridge.remove(4)
+        bridge.remove(0)
+    assert client.names(b"/local/domain") == [b"0", b"3"]
+    bridge.show(replace(WEB, name="other"), 0.0)
+    assert client.read(b"/local/domain/3/name") == b"other"
+
+
 def test_only_what_changes_is_written() -> None:
     """Looking again tells nobody; a guest that uses more is told of, and one that says nothing is not."""
     bridge, client = bridged(WEB)

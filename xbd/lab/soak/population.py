@@ -1,11 +1,11 @@
 """The guests of a soak: their settings, drawn at random, and the agent process that runs each."""
 
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from xbd.abi import DomainType
+from xbd.domain import DomainSpec
 from xbd.lab.bench.flooding import FLOOD_MAX_PAGES
 from xbd.units import MIB_PAGES, SUPER_PAGES, round_to_superpages
 
@@ -37,29 +37,7 @@ _TYPES: Final = (DomainType.PVH, DomainType.PVH, DomainType.PVH, DomainType.PV, 
 _ON_CRASH: Final = ("restart",) * 8 + ("destroy", "preserve")
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """One guest: the parameters of its `create`."""
-
-    name: str
-    max_pages: int
-    target_pages: int
-    domain_type: DomainType
-    on_crash: str
-    guest: dict[str, object] = field(hash=False)
-
-    @property
-    def group(self) -> str:
-        """The agent process that runs it, as its first letter."""
-        return self.name[0]
-
-    @property
-    def autostart(self) -> bool:
-        """Whether a process of `GROUPS` runs its agent."""
-        return self.group != SINGLE
-
-
-def draw_guest(number: int, rng: np.random.Generator, *, single: bool = False) -> Spec:
+def draw_guest(number: int, rng: np.random.Generator, *, single: bool = False) -> DomainSpec:
     """Draw guest number *number*; *single*: its agent has a process of its own."""
     group = SINGLE if single else GROUPS[number % len(GROUPS)]
     max_pages = int(rng.choice(_SIZES_MIB)) * MIB_PAGES
@@ -75,7 +53,15 @@ def draw_guest(number: int, rng: np.random.Generator, *, single: bool = False) -
         "seed": number,
     }
     on_crash = str(rng.choice(_ON_CRASH))
-    return Spec(f"{group}{number}", max_pages, draw_target(max_pages, rng), domain_type, on_crash, guest)
+    return DomainSpec(
+        f"{group}{number}",
+        max_pages,
+        draw_target(max_pages, rng),
+        type=domain_type,
+        autostart=not single,
+        guest=guest,
+        on_crash=on_crash,
+    )
 
 
 def draw_target(max_pages: int, rng: np.random.Generator) -> int:

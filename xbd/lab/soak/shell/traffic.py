@@ -9,10 +9,10 @@ import trio
 
 from xbd.client.client import Client, open_client
 from xbd.client.discovery import NoHypervisor
-from xbd.domain import ZOMBIE
+from xbd.domain import ZOMBIE, DomainSpec
 from xbd.errors import AlreadyExists, HypercallError, NoSuchDomain, PeerLost, XbdError
 from xbd.lab.soak import population
-from xbd.lab.soak.population import Spec, draw_guest, draw_target
+from xbd.lab.soak.population import draw_guest, draw_target
 from xbd.lab.soak.shell.processes import Member, SoakProcesses
 
 MOVERS: Final = 4
@@ -38,7 +38,7 @@ class Traffic:
         self._rng = rng
         self._number = 0
         self._single_agents: dict[str, tuple[Member, trio.CancelScope]] = {}
-        self.guests: dict[str, Spec] = {}
+        self.guests: dict[str, DomainSpec] = {}
         self.full = trio.Event()
 
     # -- clients
@@ -103,16 +103,7 @@ class Traffic:
         single = sum(name[0] == population.SINGLE for name in self.guests) < self._singles
         spec = draw_guest(self._number, self._rng, single=single)
         try:
-            await client.call(
-                "create",
-                name=spec.name,
-                type=spec.domain_type.value,
-                max_pages=spec.max_pages,
-                target_pages=spec.target_pages,
-                autostart=spec.autostart,
-                on_crash=spec.on_crash,
-                guest=spec.guest,
-            )
+            await client.call("create", **spec.as_params())
         except AlreadyExists:
             self._processes.found(f"{spec.name}, created once, existed already: a call was done twice")
         except HypercallError as error:
@@ -139,7 +130,7 @@ class Traffic:
             await self._end(client, "destroy", spec)
             await self._stop_agent(name)
 
-    async def _end(self, client: "TimedClient", how: str, spec: Spec) -> None:
+    async def _end(self, client: "TimedClient", how: str, spec: DomainSpec) -> None:
         try:
             await client.call(how, domid=spec.name)
         except NoSuchDomain:
