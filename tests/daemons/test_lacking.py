@@ -87,12 +87,19 @@ def test_a_saved_host_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     again.close(in_order=False)
 
 
-async def test_a_state_that_cannot_be_begun_is_refused(tmp_path: Path) -> None:
-    """A disk that is full when all else is ready ends the start with a sentence, and nothing is changed."""
+@pytest.mark.parametrize(
+    ("call", "number", "said"),
+    [
+        ("truncate", errno.ENOSPC, "cannot hold the host: No space"),
+        ("socket", errno.ENFILE, "the saved host cannot be taken up: ENFILE: no socket for d1"),
+    ],
+)
+async def test_a_state_that_cannot_be_begun_is_refused(tmp_path: Path, call: str, number: int, said: str) -> None:
+    """A full disk when all else is ready, or no descriptor for a domain's socket: a sentence, and nothing is changed."""
     make_host(tmp_path / "state")
     state = StateDir(tmp_path / "state")
     machine = make_machine(state, SUPERFRAMES, HostSettings())
-    with replaced(truncate=lacks(errno.ENOSPC)), pytest.raises(ConfigError, match="cannot hold the host: No space"):
+    with replaced(**{call: lacks(number)}), pytest.raises(ConfigError, match=said):
         await hypervisor.serve(machine, tmp_path / "run", state=state, stop=trio.Event())
 
     again = StateDir(tmp_path / "state")

@@ -31,7 +31,7 @@ from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.state_dir import StateDir
-from xbd.errors import ConfigError, DamagedState, OutOfResources
+from xbd.errors import ConfigError, DamagedState, HypercallError, OutOfResources
 from xbd.machine import Machine
 from xbd.units import counted, format_pages
 
@@ -134,6 +134,8 @@ def refused_if_unusable(state: StateDir | None) -> Iterator[None]:
         yield
     except DamagedState as error:
         raise ConfigError(where, "", f"the saved host cannot be used: {error}") from error
+    except HypercallError as error:
+        raise ConfigError(where, "", f"the saved host cannot be taken up: {error}") from error
     except OSError as error:
         raise ConfigError(where, "", f"cannot hold the host: {error.strerror}") from error
 

@@ -11,7 +11,7 @@ from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.lab.simulation.shell.damage import damage, fingerprint, set_apart
 from xbd.lab.simulation.shell.log_pipe import LogPipe
-from xbd.lab.simulation.shell.process import EXIT_CONFIG, EXIT_FAILED, End, Process
+from xbd.lab.simulation.shell.process import EXIT_CONFIG, End, Process
 
 # How long a daemon that ended is down.
 _DOWN_LEAST_S: Final = 0.05
@@ -104,7 +104,7 @@ class Keeper:
         assert last is not None, "an end without a life"
         if end.code is None or (end.code == 0 and last.told):
             return
-        if end.code in (EXIT_CONFIG, EXIT_FAILED) and end.sentence and last.struck and not last.is_ready:
+        if end.code == EXIT_CONFIG and end.sentence and last.struck and not last.is_ready:
             self._trace.sometimes("a start was refused with a sentence")
             return
         raise Violation(f"{self.name} ended with {end.code} {end.sentence or 'and nothing said'}; nobody told it to")
