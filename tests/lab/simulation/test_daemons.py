@@ -8,10 +8,12 @@ import types
 from pathlib import Path
 
 import pytest
+import structlog
 from click.testing import CliRunner
 
 from tests.lab.simulation.test_simulation import ROOT, commit
 from xbd.cli.main import main
+from xbd.daemons.runtime.outside import replaced
 from xbd.errors import BadArgument, ConfigError, HypercallError
 from xbd.lab.simulation.daemons.ledger import Keys, Ledger, Promise
 from xbd.lab.simulation.daemons.options import FAULTS, DaemonOptions, make_plan
@@ -21,6 +23,7 @@ from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.outcome import seed_of
 from xbd.lab.simulation.shell import runs
 from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES, switched_off
+from xbd.lab.simulation.shell.log_pipe import LogPipe, Routed, configure
 from xbd.lab.simulation.shell.runs import run
 from xbd.lab.simulation.shell.scheduler import NotSeeded, seeded
 
@@ -198,6 +201,31 @@ class TestLedgers:
             keys.compare("/a", None)
         keys.written("/a", b"2", is_safe=False)
         keys.compare("/a", b"1")
+
+
+class TestLogPipe:
+    """What came out of a log, held against what was written."""
+
+    def test_a_count_of_lost_lines_that_is_under_way_counts(self) -> None:
+        """Of a line that says how many were lost a part is out: those lines are told, and none is missing."""
+        pipe = LogPipe()
+        answers: list[int | None] = [None, 30, None]
+
+        def write_log(_: int, encoded: bytes) -> int:
+            if (most := answers.pop(0)) is None:
+                raise BlockingIOError
+            pipe.out += encoded[:most]
+            return most
+
+        before = structlog.get_config()
+        configure(Routed(lambda: pipe), lambda _, __, line: line)
+        with replaced(write_log=write_log):
+            pipe.write('{"event": "stopped"}\n')
+            pipe.retry()
+        structlog.configure(**before)
+
+        assert not answers
+        pipe.check("hypervisor")
 
 
 class TestCommand:
