@@ -1,5 +1,7 @@
 """Saving and restoring: everything, each change, and nothing of what is cut off."""
 
+from itertools import product
+
 import pytest
 
 from tests.xenstore.store_client import StoreClient, introduce, store_with
@@ -66,6 +68,25 @@ def test_what_is_cut_off_was_never_said() -> None:
         assert told(restore(whole + record[:length])) == before
     assert told(restore(whole + record[:-1] + b"?")) == before
     assert told(restore(whole + record)) == told(store)
+
+
+def test_what_is_spoilt_before_the_end_is_refused() -> None:
+    """A byte of the record of everything, or of one that others follow: what came after it is not given up in silence."""
+    store, dom0 = filled()
+    whole = encode_whole(store)
+    store.tree.journal = []
+    dom0.write(b"/new/deep", b"1")
+    assert store.tree.journal is not None
+    record = encode_changes(store.tree.journal)
+    for at, bit in product((*range(len(MAGIC), len(MAGIC) + 9), len(whole) - 1), range(8)):
+        for save in (whole, whole + record):
+            with pytest.raises(DamagedState, match="not what was written"):
+                restore(save[:at] + bytes([save[at] ^ 1 << bit]) + save[at + 1 :])
+    with pytest.raises(DamagedState, match="and others follow"):
+        restore(whole + record[:-1] + b"?" + record)
+    for length in range(len(MAGIC), len(whole)):
+        with pytest.raises(DamagedState, match="cut off"):
+            restore(whole[:length])
 
 
 @pytest.mark.parametrize("save", [b"", b"xbd xenstore 2\n", b"garbage", MAGIC[:-1]])

@@ -2,7 +2,8 @@
 
 A save begins with a record of everything, followed by one record for each request that changed something, so
 that a daemon that is killed at any instant loses nothing that it has answered. A record carries its length
-and a checksum; reading stops at the first one that is cut off. Watches and transactions are not saved: they
+and a checksum; reading stops at the last one if that is cut off or differs from its checksum, for it was never answered.
+Any other that differs is damage, as is a first one that is not whole: a save is never used without it. Watches and transactions are not saved: they
 end with their connections, and those with the daemon.
 """
 
@@ -52,14 +53,20 @@ def _frame(record: list[object]) -> bytes:
 
 
 def _records(save: bytes) -> Iterator[list[object]]:
+    """Read the records up to the first that is cut off. Raises DamagedState."""
     at = len(MAGIC)
     while at + _FRAME.size <= len(save):
         length, checksum = _FRAME.unpack_from(save, at)
         packed = save[at + _FRAME.size : at + _FRAME.size + length]
+        end = at + _FRAME.size + length
         if len(packed) < length or zlib.crc32(packed) != checksum:
-            return
+            if end < len(save):
+                raise DamagedState(f"the record at byte {at} is not what was written, and others follow it")
+            break
         yield msgpack.unpackb(packed)
-        at += _FRAME.size + length
+        at = end
+    if at == len(MAGIC):
+        raise DamagedState("its first record, which is everything, is cut off or is not what was written")
 
 
 def restore(save: bytes) -> Store:
