@@ -24,14 +24,21 @@ class Promise:
 class Ledger:
     """The domains of one owner, whose names nobody else uses.
 
+    Where somebody else sets their sizes, as the policy does, not *keeps_sizes*, only their numbers are compared.
+
     A call whose connection was lost for good may have been done or not: `unsure` says how the domain may be then,
     and the next look decides. Attributes: *promises*: by name.
     """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, *, keeps_sizes: bool = True) -> None:
         self.owner = owner
+        self.keeps_sizes = keeps_sizes
         self.promises: dict[str, Promise] = {}
         self._unsure: dict[str, list[Promise | None]] = {}
+
+    def promise(self, domid: int, target_pages: int, max_pages: int) -> Promise:
+        """Make what is compared of a domain."""
+        return Promise(domid, target_pages, max_pages) if self.keeps_sizes else Promise(domid, 0, 0)
 
     def created(self, name: str, promise: Promise) -> None:
         """Note a create that was answered. Raises Violation: one of that name was there."""
@@ -65,7 +72,7 @@ class Ledger:
     def compare(self, listed: Iterable[DomainInfo]) -> None:
         """Hold a list of the host's domains against what was promised. Raises Violation."""
         found = {
-            one.name: Promise(one.domid, one.target_pages, one.max_pages)
+            one.name: self.promise(one.domid, one.target_pages, one.max_pages)
             for one in listed
             if one.name.startswith(f"{self.owner}-") and one.state != "zombie"
         }

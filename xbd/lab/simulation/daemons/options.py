@@ -18,6 +18,8 @@ CALL_FAULTS: Final[Mapping[str, tuple[str, float]]] = {
     "memory": ("no address space is left: mmap", 3.0),
     "half-send": ("a send takes a part of the bytes, or none", 5.0),
     "reset": ("a send or a receive finds the connection gone", 0.3),
+    "cut": ("a client's send or receive finds its connection gone, after a part of it", 0.3),
+    "remove": ("a file cannot be removed", 3.0),
     "pieces": ("a receive gives a part of the bytes", 20.0),
     "log": ("the log cannot be written, in part or at all", 20.0),
 }
@@ -27,7 +29,9 @@ TIMED_FAULTS: Final[Mapping[str, tuple[str, float]]] = {
     "drop-midway": ("the hypervisor is dropped at one of its next calls or notes", 15.0),
     "stop": ("a daemon gets SIGTERM, and is started again", 10.0),
     "reload": ("a daemon gets SIGHUP", 5.0),
-    "damage": ("a file of the state is missing, cut short or changed between two lives", 10.0),
+    "damage": ("a file of a state is missing, cut short or changed between two lives", 10.0),
+    "exile": ("the agents reach nobody for a while, for up to an hour in a long run", 3.0),
+    "crowd": ("more clients than there is place for hold memory reserved", 2.0),
     "second": ("a second daemon is started where one runs", 5.0),
     "clock": ("the wall clock jumps", 5.0),
     "deaf": ("a client asks and asks, and never reads", 5.0),
@@ -36,6 +40,8 @@ TIMED_FAULTS: Final[Mapping[str, tuple[str, float]]] = {
 FAULTS: Final[Mapping[str, tuple[str, float]]] = {**CALL_FAULTS, **TIMED_FAULTS}
 # Swarm testing: a kind is absent from this share of the runs, so that the others are also seen without it.
 _ABSENT_SHARE: Final = 0.5
+_ANOTHER_HOST_SHARE: Final = 0.25
+_NAMES: Final = 3
 MOST_SECONDS: Final = 24 * 3600.0
 
 
@@ -72,14 +78,17 @@ class DaemonOptions:
 class DaemonPlan:
     """The parameters of a run, drawn from its seed once.
 
-    *rates*: by fault: of a call, or of a second. *operators*, *store_clients*: how many there are. *superframes*: of
-    the host.
+    *rates*: by fault: of a call, or of a second. *operators*, *store_clients*: how many there are, and *names*: how many
+    domains each operator may have. *superframes*: of the host. *has_another_host*: whether in the end another host is
+    served for a while.
     """
 
     rates: Mapping[str, float]
     operators: int
     store_clients: int
+    names: int
     superframes: int
+    has_another_host: bool
 
 
 def make_plan(options: DaemonOptions) -> DaemonPlan:
@@ -90,7 +99,12 @@ def make_plan(options: DaemonOptions) -> DaemonPlan:
         absent, level = rng.bernoulli(_ABSENT_SHARE), rng.uniform(0.1, 1.0)
         rates[name] = 0.0 if absent or name in options.without else level * most / 100
     return DaemonPlan(
-        rates, operators=1 + rng.below(3), store_clients=1 + rng.below(2), superframes=rng.choice((24, 32, 48))
+        rates,
+        operators=1 + rng.below(3),
+        store_clients=1 + rng.below(2),
+        names=_NAMES,
+        superframes=rng.choice((24, 32, 48)),
+        has_another_host=rng.bernoulli(_ANOTHER_HOST_SHARE),
     )
 
 

@@ -11,6 +11,10 @@ from typing import Final
 from xbd.daemons.runtime.state_files import HEADER_BYTES, LOG_BYTES, WORD_BYTES, data_extents, read_state
 from xbd.lab.simulation.rng import Rng
 
+_STORE: Final = "xenstore.save"
+_ZEROS: Final = bytes(HEADER_BYTES)
+# Magic, length and checksum of the record of everything.
+_FIRST_RECORD_BYTES: Final = 23
 # What every host has, whenever it was dropped.
 _ALWAYS: Final = ("state.json", "undo", "host-0", "daemon-0")
 
@@ -35,10 +39,11 @@ def _checksum(path: Path) -> int:
         size_bytes = os.fstat(file.fileno()).st_size
         found = zlib.crc32(b"%d" % size_bytes)
         for first, end in data_extents(file.fileno(), 0, size_bytes):
-            for at in range(first, min(end, size_bytes), HEADER_BYTES):
-                page = os.pread(file.fileno(), HEADER_BYTES, at)
-                if page.strip(b"\0"):
-                    found = zlib.crc32(b"%d " % at + page, found)
+            piece = os.pread(file.fileno(), min(end, size_bytes) - first, first)
+            for at in range(0, len(piece), HEADER_BYTES):
+                page = piece[at : at + HEADER_BYTES]
+                if page != _ZEROS[: len(page)]:
+                    found = zlib.crc32(b"%d " % (first + at) + page, found)
     return found
 
 
@@ -91,12 +96,32 @@ def damage(directory: Path, kept: Path, rng: Rng) -> Damage | None:
             _cut(path)
         case _:
             _change(path, rng, in_order=in_order)
+    return _done(path, what, kept)
 
+
+def damage_store(directory: Path, kept: Path, rng: Rng) -> Damage | None:
+    """Damage a XenStore's file such that no start may accept it; None: there is none yet.
+
+    A file that ends early is as one whose last write was cut off, and is used; so what differs is a byte of its beginning.
+    """
+    path = directory / _STORE
+    if not path.exists():
+        return None
+    copy_file(path, kept)
+    what = rng.choice(("cut", "changed"))
+    if what == "cut":
+        os.truncate(path, rng.below(_FIRST_RECORD_BYTES))
+    else:
+        _flip(path, rng.below(_FIRST_RECORD_BYTES))
+    return _done(path, what, kept)
+
+
+def _done(path: Path, what: str, kept: Path) -> Damage:
     def put_back() -> None:
         path.unlink(missing_ok=True)
         copy_file(kept, path)
 
-    return Damage(name, what, put_back)
+    return Damage(path.name, what, put_back)
 
 
 def _cut(path: Path) -> None:
@@ -114,6 +139,10 @@ def _change(path: Path, rng: Rng, *, in_order: bool) -> None:
         at = HEADER_BYTES + rng.below(path.stat().st_size - HEADER_BYTES)
     else:
         at = 1
+    _flip(path, at)
+
+
+def _flip(path: Path, at: int) -> None:
     with path.open("r+b") as file:
         file.seek(at)
         old = file.read(1)

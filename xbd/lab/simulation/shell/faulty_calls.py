@@ -26,6 +26,7 @@ _ERRORS: Final[Mapping[str, tuple[frozenset[str], tuple[int, ...]]]] = {
         (errno.ENOSPC, errno.EDQUOT, errno.EIO),
     ),
     "memory": (frozenset({"mmap"}), (errno.ENOMEM,)),
+    "remove": (frozenset({"unlink"}), (errno.EACCES, errno.EIO, errno.EROFS)),
     "reset": (frozenset({"send", "receive"}), (errno.ECONNRESET, errno.EPIPE)),
     "log": (frozenset({"write_log"}), (errno.EPIPE, errno.EAGAIN, errno.ENOSPC, errno.EIO)),
 }
@@ -46,13 +47,20 @@ class FaultyCalls:
         rng: what is drawn from.
         trace: of the run.
 
-    Attributes: *active*: whether faults happen. *is_full*: what statvfs says. *clock_ahead_s*: of the wall clock.
+    Attributes:
+        active: whether faults happen.
+        is_full: what statvfs says.
+        clock_ahead_s: of the wall clock.
+        exiled: which daemons reach nobody.
+        not_removed: the files whose removal failed; they may stay.
     """
 
     def __init__(self, rates: Mapping[str, float], rng: Rng, trace: Trace) -> None:
         self.active = False
         self.is_full = False
         self.clock_ahead_s = 0.0
+        self.exiled: set[str] = set()
+        self.not_removed: set[str] = set()
         self._rates = rates
         self._rng = rng
         self._trace = trace
@@ -77,6 +85,7 @@ class FaultyCalls:
         own: dict[str, Callable[..., Any]] = {
             "send": self._send,
             "receive": self._receive,
+            "connect": self._connect,
             "write_log": self._write_log,
             "statvfs": self._statvfs,
             "accept": self._accept,
@@ -112,9 +121,36 @@ class FaultyCalls:
         if self._happens(process, kind):
             number = self._rng.choice(_ERRORS[kind][1])
             self._trace.fault(process.name, kind, f"{name} {errno.errorcode[number]}")
+            if kind == "remove":
+                self.not_removed.add(os.fspath(args[0]))
             raise OSError(number, os.strerror(number))
 
+    def _refuse_exiled(self, process: Process | None) -> None:
+        """Raise the error of one who reaches nobody."""
+        if process is not None and process.name in self.exiled:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+    def _connect(self, original: Callable[..., int], process: Process | None, *args: Any) -> int:  # noqa: ANN401
+        is_exiled = process is not None and process.name in self.exiled
+        return errno.ECONNREFUSED if is_exiled else original(*args)
+
+    def strike_client(self) -> bool:
+        """Tell whether a client's connection is to be cut now. Raises OSError: its process was dropped, or is in exile."""
+        process = current.get()
+        if process is not None:
+            process.reach("call")
+            self._refuse_exiled(process)
+            if process.immune:
+                return False
+        if not self.active or not self._rng.bernoulli(self._rates["cut"]):
+            return False
+        self._trace.fault("a client" if process is None else process.name, "cut")
+        if process is not None:
+            process.struck += 1
+        return True
+
     def _send(self, original: Callable[..., int], process: Process | None, *args: Any) -> int:  # noqa: ANN401
+        self._refuse_exiled(process)
         connection, sent, *flags = args
         if len(sent) > 1 and self._happens(process, "half-send"):
             part = self._rng.below(len(sent))
@@ -127,6 +163,7 @@ class FaultyCalls:
     def _receive(
         self, original: Callable[..., bytes], process: Process | None, connection: socket.socket, most: int
     ) -> bytes:
+        self._refuse_exiled(process)
         if self._happens(process, "pieces"):
             self._trace.happened["pieces"] += 1
             most = 1 + self._rng.below(16)

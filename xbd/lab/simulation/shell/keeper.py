@@ -1,5 +1,6 @@
 """Keeps one daemon running, as a service manager does, and judges each of its ends."""
 
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ import trio
 from xbd.lab.simulation.daemons.trace import Trace
 from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
-from xbd.lab.simulation.shell.damage import damage, fingerprint, set_apart
+from xbd.lab.simulation.shell.damage import Damage, damage, fingerprint, set_apart
 from xbd.lab.simulation.shell.log_pipe import LogPipe
 from xbd.lab.simulation.shell.process import EXIT_CONFIG, End, Process
 
@@ -20,7 +21,7 @@ _MIDWAY_MOST: Final = {"call": 60, "note": 30}
 # A start that is refused takes no virtual time at all.
 _REFUSED_WITHIN_S: Final = 30.0
 _SECOND_WITHIN_S: Final = 1.0
-_DAMAGES_MOST: Final = 8
+_DAMAGES_MOST: Final = 3
 # What each daemon's lock says.
 _OTHER: Final = "another `xbd "
 
@@ -33,10 +34,13 @@ class Keeper:
     Args:
         name, main: of the daemon.
         trace, rng: of the run.
-        state: the directory that is set apart when it is dropped, and damaged between lives; None: it has none.
+        state: its directory; None: it has none.
+        is_mapped: whether its files are mapped into memory, so that they are set apart when it is dropped.
+        damages: damages its directory between lives.
         damage_share: in what share of the restarts that is done.
 
-    Attributes: *process*: the present life, None: it is down. *up_since_s*: when that began.
+    Attributes: *process*: the present life, None: it is down. *up_since_s*: when that began. *start_drop_share*: in what
+    share of its lives it is dropped at one of its first calls or notes.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Keeper:
         rng: Rng,
         *,
         state: Path | None = None,
+        is_mapped: bool = False,
+        damages: Callable[[Path, Path, Rng], Damage | None] = damage,
         damage_share: float = 0.0,
     ) -> None:
         self.name = name
@@ -57,7 +63,11 @@ class Keeper:
         self._trace = trace
         self._rng = rng
         self._state = state
+        self._is_mapped = is_mapped
+        self._damages = damages
         self._damage_share = damage_share
+        self.start_drop_share = 0.0
+        self._between: Callable[[], None] | None = None
         self._wanted = True
         self._ended = trio.Event()
         self._ended_in_order = False
@@ -68,8 +78,13 @@ class Keeper:
         while self._wanted:
             if self._rng.bernoulli(self._damage_share):
                 await self.start_damaged()
-            end = await self._live(self._new_process(self._main))
-            self._judge(end)
+            process = self._new_process(self._main)
+            if self._rng.bernoulli(self.start_drop_share):
+                self._drop_soon(process)
+            self._judge(await self._live(process))
+            if self._between is not None:
+                between, self._between = self._between, None
+                between()
             if self._wanted:
                 await trio.sleep(self._rng.uniform(_DOWN_LEAST_S, _DOWN_MOST_S))
         self._ended.set()
@@ -93,8 +108,8 @@ class Keeper:
             process.retry_log()
             process.pipe.check(self.name)
         self._ended_in_order = end.code == 0
-        if self._ended_in_order and self.name == "hypervisor":
-            self._trace.sometimes("the hypervisor ended in order")
+        if self._ended_in_order:
+            self._trace.sometimes(f"the {self.name} ended in order")
         self._last = process
         return end
 
@@ -106,11 +121,26 @@ class Keeper:
             return
         if end.code == EXIT_CONFIG and end.sentence and last.struck and not last.is_ready:
             self._trace.sometimes("a start was refused with a sentence")
+            if self.name == "xenstored":
+                self._trace.sometimes("a start of xenstored was refused with a sentence")
             return
         raise Violation(f"{self.name} ended with {end.code} {end.sentence or 'and nothing said'}; nobody told it to")
 
+    @property
+    def serves(self) -> bool:
+        """Whether it is up, and ready, and need not do anything else before."""
+        return self._between is None and self.process is not None and self.process.is_ready
+
+    async def restart(self, between: Callable[[], None]) -> None:
+        """Tell it to stop, do something while it is down, and wait until it serves again."""
+        self._between = between
+        assert self.process is not None, "it is told to stop while it serves"
+        self.process.signal(signal.SIGTERM)
+        while not self.serves:  # noqa: ASYNC110 - seen from outside
+            await trio.sleep(_DOWN_LEAST_S)
+
     def _set_apart(self) -> None:
-        if self._state is not None:
+        if self._state is not None and self._is_mapped:
             set_apart(self._state, self._state.with_name("gone"))
 
     async def start_damaged(self) -> None:
@@ -121,7 +151,7 @@ class Keeper:
 
     async def _damaged_start(self, state: Path) -> None:
         """Damage a file, see that a start refuses it and leaves all as it was, and put the file back. Raises Violation."""
-        done = damage(state, state.with_name("kept"), self._rng)
+        done = self._damages(state, state.with_name("kept"), self._rng)
         if done is None:
             return
         self._trace.fault(self.name, "damage", f"{done.name} {done.what}")
@@ -139,7 +169,7 @@ class Keeper:
             raise Violation(f"a state whose {done.name} is {done.what} was not refused: {end.code} {end.sentence}")
         if fingerprint(state) != before:
             raise Violation(f"a state whose {done.name} is {done.what} was refused, and changed")
-        self._trace.sometimes("a damaged state was refused")
+        self._trace.sometimes(f"a damaged state of the {self.name} was refused")
         done.put_back()
         self._ended_in_order = ended
 
@@ -154,15 +184,16 @@ class Keeper:
         """Drop its process, if it has one."""
         if self.process is not None and not self.process.immune:
             self._trace.fault(self.name, "drop")
-            if self.name == "hypervisor" and not self.process.is_ready:
-                self._trace.sometimes("the hypervisor was dropped while it started")
             self.process.drop()
 
     def drop_midway(self) -> None:
         """Drop it at one of its next calls or notes."""
         if self.process is not None and not self.process.immune:
-            what = self._rng.choice(("call", "note"))
-            self.process.drop_at(1 + self._rng.below(_MIDWAY_MOST[what]), what)
+            self._drop_soon(self.process)
+
+    def _drop_soon(self, process: Process) -> None:
+        what = self._rng.choice(("call", "note"))
+        process.drop_at(1 + self._rng.below(_MIDWAY_MOST[what]), what)
 
     def signal(self, number: int, kind: str) -> None:
         """Send its process a signal, if it has one."""
@@ -190,6 +221,6 @@ class Keeper:
             # By its lock, before it has touched anything of the first one's.
             if end.code != EXIT_CONFIG or _OTHER not in end.sentence:
                 raise Violation(f"a second {self.name} was not refused by its lock: {end.code} {end.sentence}")
-            self._trace.sometimes("a second daemon was refused")
+            self._trace.sometimes(f"a second {self.name} was refused")
             return
         raise Violation(f"a second {self.name} runs beside the first")

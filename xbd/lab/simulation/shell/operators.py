@@ -1,9 +1,9 @@
 """People at the toolstack's socket: they create, destroy and set all the time, and know what they were answered."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -18,6 +18,8 @@ from xbd.units import SUPER_PAGES
 
 _T = TypeVar("_T")
 _NAMES: Final = 3
+# Whose domains the policy moves; operators' own are theirs alone.
+MINDED: Final = "auto"
 _LEAST_SUPERFRAMES: Final = 2
 _MOST_SUPERFRAMES: Final = 5
 _PAUSE_S: Final = 0.3
@@ -37,11 +39,24 @@ class Operator:
         socket: the toolstack's.
         rng, trace: of the run.
         up_since_s: tells since when the hypervisor is up; None: it is not.
+        names: how many domains they may have.
+        sets_targets: whether they do, or leave that to the policy.
     """
 
-    def __init__(self, name: str, socket: Path, rng: Rng, trace: Trace, up_since_s: Callable[[], float | None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        socket: Path,
+        rng: Rng,
+        trace: Trace,
+        up_since_s: Callable[[], float | None],
+        *,
+        sets_targets: bool = True,
+        names: int = _NAMES,
+    ) -> None:
         self.name = name
-        self.ledger = Ledger(name)
+        self.ledger = Ledger(name, keeps_sizes=sets_targets)
+        self._names = names
         self._socket = socket
         self._rng = rng
         self._trace = trace
@@ -78,7 +93,7 @@ class Operator:
             await self._destroy(client, name)
 
     async def _act(self, client: Client) -> None:
-        name = f"{self.name}-{self._rng.below(_NAMES)}"
+        name = f"{self.name}-{self._rng.below(self._names)}"
         if self._just_destroyed and self._rng.bernoulli(0.5):
             name = self._just_destroyed
         promise = self.ledger.promises.get(name)
@@ -87,10 +102,10 @@ class Operator:
                 self._trace.sometimes("a name was used again at once")
             await self._create(client, name)
             return
-        choice = self._rng.below(10)
+        choice = self._rng.below(11)
         if choice < 4:
             await self._destroy(client, name)
-        elif choice < 6:
+        elif choice < 6 and self.ledger.keeps_sizes:
             await self._set_target(client, name, promise)
         elif choice < 7:
             await self._shut_down(client, name)
@@ -98,13 +113,15 @@ class Operator:
             violations = await self._timed(client.audit, "audit")
             if violations:
                 raise Violation(f"{self.name}: the audit finds {violations[0]}")
+        elif choice < 9 and self.ledger.keeps_sizes:
+            await self._overreach(client, name, promise)
         else:
             await self.look(client)
 
     async def _create(self, client: Client, name: str) -> None:
         most = (_LEAST_SUPERFRAMES + self._rng.below(_MOST_SUPERFRAMES - _LEAST_SUPERFRAMES)) * SUPER_PAGES
         target = most - self._rng.below(2) * SUPER_PAGES
-        new = Promise(-1, target, most)
+        new = self.ledger.promise(-1, target, most)
         guest = {"verify": True, "workload": self._rng.choice(("idle", "steady"))}
         try:
             domid = await self._timed(
@@ -117,7 +134,7 @@ class Operator:
             self._no_answer(name, new)
             raise
         else:
-            self.ledger.created(name, Promise(domid, target, most))
+            self.ledger.created(name, self.ledger.promise(domid, target, most))
 
     async def _destroy(self, client: Client, name: str) -> None:
         try:
@@ -145,6 +162,18 @@ class Operator:
             raise
         else:
             self.ledger.changed(name, new)
+
+    async def _overreach(self, client: Client, name: str, promise: Promise) -> None:
+        """Ask for more than a domain's limit. Raises Violation: that is not refused."""
+        pages = promise.max_pages + SUPER_PAGES
+        try:
+            await self._timed(lambda: client.set_target(name, pages), f"set_target {name} {pages}")
+        except HypercallError as error:
+            if error.errno != "EINVAL":
+                self.ledger.refused(name, "set_target", error)
+            self._trace.sometimes("a target beyond the limit was refused")
+        else:
+            raise Violation(f"{self.name}: {name} was given a target of {pages}, beyond its limit {promise.max_pages}")
 
     async def _shut_down(self, client: Client, name: str) -> None:
         try:
@@ -192,6 +221,7 @@ class Follower:
                 ):
                     async for event in events:
                         self._take(event["number"])
+                        self._note(event)
             except* (*LOST, HypercallError) as group:
                 self._trace.line("follower", f"lost: {_first(group)}")
             await trio.sleep(_PAUSE_S)
@@ -200,6 +230,17 @@ class Follower:
         if number <= self._last:
             raise Violation(f"event {number} came after event {self._last}")
         self._last = number
+
+    def _note(self, event: Mapping[str, Any]) -> None:
+        match event:
+            case {"event": "agent_connected", "resumed": bool(resumed)}:
+                self._trace.sometimes("an agent resumed its session" if resumed else "a guest booted")
+            case {"event": "shutdown"}:
+                self._trace.sometimes("a guest stopped as it was asked")
+            case {"event": "settled"}:
+                self._trace.sometimes("a guest reached its target")
+            case {"event": "target", "name": str(name)} if name.startswith(f"{MINDED}-"):
+                self._trace.sometimes("the policy moved a target")
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> BaseException:

@@ -128,6 +128,8 @@ class Process:
             if not count:
                 self._trace.fault(self.name, "drop-midway", f"at a {what}")
                 self._trace.sometimes(f"the hypervisor was dropped at a {what}")
+                if not self.is_ready:
+                    self._trace.sometimes("the hypervisor was dropped while it started")
                 self.drop()
         if self.dropped and what == "call":
             raise OSError(errno.EIO, "the process is gone")

@@ -12,6 +12,7 @@ import trio
 
 from xbd.client.runtime_dir import autoballoon_socket, hypervisor_socket
 from xbd.config.autoballoon import AutoballoonConfig
+from xbd.control.controller import Controller
 from xbd.daemons import hypervisor
 from xbd.daemons.autoballoon import run_autoballoon
 from xbd.daemons.guests import run_guests
@@ -19,16 +20,17 @@ from xbd.daemons.metrics import run_metrics
 from xbd.daemons.runtime import outside, sockets, state_dir
 from xbd.daemons.xenstored import run_xenstored
 from xbd.lab.simulation.daemons.trace import Trace
+from xbd.lab.simulation.shell.client_streams import connect_through
+from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
+from xbd.lab.simulation.shell.operators import MINDED
 from xbd.lab.simulation.shell.process import Process, signals_of_processes
 from xbd.lab.simulation.switches import constant, patched
 from xbd.machine import HostSettings
 from xbd.policy.model import Settings
-from xbd.units import MIB_PAGES
+from xbd.units import MIB_PAGES, SUPER_PAGES
 
 # Variables of a service manager, under which the simulation itself may run: its daemons have none.
 _NOT_THEIRS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-# Whose domains the policy moves; operators' own are theirs alone.
-MINDED: Final = "auto-*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ class Places:
     def state(self) -> Path:
         """The hypervisor's state directory."""
         return self.base / "state"
+
+    @property
+    def another(self) -> Path:
+        """The state directory of another host."""
+        return self.base / "another"
 
     @property
     def store(self) -> Path:
@@ -110,7 +117,7 @@ class Mains:
         """Be `xbd autoballoon`."""
         del process
         settings = Settings(headroom_pages=2 * MIB_PAGES, threshold_pages=MIB_PAGES, min_interval_s=1.0)
-        config = AutoballoonConfig(settings, domains=(MINDED,))
+        config = AutoballoonConfig(settings, domains=(f"{MINDED}-*",))
         return await run_autoballoon(self._places.hypervisor, config, None)
 
     async def xenstored(self, process: Process) -> int:
@@ -133,6 +140,16 @@ class Mains:
             bound.close()
 
 
+def make_another_host(places: Places, name: str) -> None:
+    """Leave the state of another host, with one domain, where `places.another` is."""
+    state = state_dir.StateDir(places.another)
+    host = Controller(state_dir.make_machine(state, places.superframes, HostSettings()), name="another")
+    host.call("create", {"name": name, "max_pages": 2 * SUPER_PAGES, "target_pages": SUPER_PAGES})
+    host.commit()
+    state.begin()
+    state.close(in_order=True)
+
+
 async def _at_once(work: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - it stands for trio's own
     """Be `trio.to_thread.run_sync` without a thread, whose pace would be the machine's."""
     del options
@@ -141,13 +158,16 @@ async def _at_once(work: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN40
 
 
 @contextmanager
-def replaced_for_daemons(wall_clock: Any) -> Iterator[None]:  # noqa: ANN401 - a clock
-    """Give daemons the simulation's signals and time of day, no threads, and no service manager, for a block."""
+def replaced_for_daemons(calls: FaultyCalls) -> Iterator[None]:
+    """Give daemons the simulation's signals, clients' connections and time of day, no threads, and no service manager."""
     kept = {name: os.environ.pop(name) for name in _NOT_THEIRS if name in os.environ}
     try:
         with (
             patched(trio.to_thread, "run_sync", constant(_at_once)),
-            patched(time, "time", constant(wall_clock)),
+            patched(trio, "open_unix_socket", connect_through(calls)),
+            patched(time, "time", constant(calls.wall_clock)),
+            # Where time is virtual, nothing takes any of the processor's; asking for it costs a call of the system.
+            patched(time, "thread_time", constant(lambda: 0.0)),
             outside.replaced(signals=signals_of_processes),
         ):
             yield

@@ -14,6 +14,8 @@ from xbd.protocol.codec import encode_request
 from xbd.protocol.methods import VERSION
 from xbd.xenstore.codec import Decoder, Message, Operation, encode
 
+# Theirs are not cut: what becomes of each is the daemons' doing.
+_connect: Final = trio.open_unix_socket
 _PAUSE_S: Final = 0.5
 _RECEIVE_BYTES: Final = 65536
 _KEYS: Final = 4
@@ -49,7 +51,7 @@ class StoreClient:
         """Work for ever, on one connection after the other. Raises Violation."""
         while True:
             try:
-                async with await trio.open_unix_socket(str(self._socket)) as stream:
+                async with await _connect(str(self._socket)) as stream:
                     decoder = Decoder()
                     await self.check(stream, decoder)
                     while True:
@@ -78,7 +80,7 @@ class StoreClient:
             await self._write(stream, decoder, path, b"%d" % self._rng.below(1_000_000))
 
     async def _read(self, stream: trio.SocketStream, decoder: Decoder, path: str) -> None:
-        answer = await self._ask(stream, decoder, Operation.READ, path.encode() + b"\0")
+        answer = await self.ask(stream, decoder, Operation.READ, path.encode() + b"\0")
         found = None if answer.operation == Operation.ERROR else answer.payload
         self._trace.line(self._name, f"read {path}: {found!r}")
         self.keys.compare(path, found)
@@ -87,7 +89,7 @@ class StoreClient:
         operation = Operation.RM if value is None else Operation.WRITE
         was_saved = self._is_saved()
         try:
-            answer = await self._ask(stream, decoder, operation, path.encode() + b"\0" + (value or b""))
+            answer = await self.ask(stream, decoder, operation, path.encode() + b"\0" + (value or b""))
         except _GONE:
             self.keys.unsure(path, value)
             raise
@@ -96,7 +98,19 @@ class StoreClient:
             raise Violation(f"{self._name}: {operation.name} {path} was refused: {answer.payload!r}")
         self.keys.written(path, value, is_safe=was_saved and self._is_saved())
 
-    async def _ask(self, stream: trio.SocketStream, decoder: Decoder, operation: Operation, payload: bytes) -> Message:
+    async def look_up(self, path: str) -> bytes | None:
+        """Read any path of the store on a connection of its own; None: there is none. Raises OSError, BrokenResourceError."""
+        async with await _connect(str(self._socket)) as stream:
+            answer = await self.ask(stream, Decoder(), Operation.READ, path.encode() + b"\0")
+            return None if answer.operation == Operation.ERROR else answer.payload
+
+    async def look(self) -> None:
+        """Hold the store against all that was written, on a connection of its own. Raises Violation, OSError."""
+        async with await _connect(str(self._socket)) as stream:
+            await self.check(stream, Decoder())
+
+    async def ask(self, stream: trio.SocketStream, decoder: Decoder, operation: Operation, payload: bytes) -> Message:
+        """Ask one thing. Raises Violation: the answer is another request's; OSError, BrokenResourceError."""
         self._request += 1
         await stream.send_all(encode(operation, self._request, 0, payload))
         while True:
@@ -116,7 +130,7 @@ async def scrape(socket: Path, trace: Trace) -> bool:
     """Fetch the page of the host's figures once; tells whether the host was up. Raises Violation, OSError."""
     page = b""
     with trio.move_on_after(_SCRAPED_WITHIN_S) as scope:
-        async with await trio.open_unix_socket(str(socket)) as stream:
+        async with await _connect(str(socket)) as stream:
             await stream.send_all(b"GET /metrics HTTP/1.0\r\n\r\n")
             while received := await stream.receive_some(_RECEIVE_BYTES):
                 page += received
@@ -145,7 +159,7 @@ async def scrape_for_ever(socket: Path, trace: Trace, rng: Rng) -> None:
 async def be_deaf(socket: Path, trace: Trace) -> None:
     """Ask without reading until no more is taken, then wait to be dropped. Raises Violation: one is not dropped."""
     try:
-        async with await trio.open_unix_socket(str(socket)) as stream:
+        async with await _connect(str(socket)) as stream:
             await stream.send_all(encode_request(0, "hello", {"version": VERSION}))
             with trio.move_on_after(_DEAF_WAITS_S) as scope:
                 for number in range(1, _DEAF_ASKS):
@@ -164,7 +178,7 @@ async def be_strange(places: list[Path], rng: Rng, trace: Trace) -> None:
     for _ in range(1 + rng.below(_STRANGERS_AT_ONCE)):
         garbage = bytes(rng.below(256) for _ in range(1 + rng.below(40)))
         try:
-            async with await trio.open_unix_socket(str(socket)) as stream:
+            async with await _connect(str(socket)) as stream:
                 await stream.send_all(garbage)
                 with trio.move_on_after(rng.uniform(0.0, 0.2)):
                     await stream.receive_some(_RECEIVE_BYTES)

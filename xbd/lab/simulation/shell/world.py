@@ -1,7 +1,6 @@
 """One run of the daemons' simulation: what is started, what befalls it, and what must hold when the faults have ended."""
 
 import gc
-import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,35 +9,29 @@ from typing import Any, Final
 import structlog
 import trio
 
-from xbd.client.client import open_client
-from xbd.daemons.runtime.state_dir import StateDir, make_machine
-from xbd.errors import ConfigError
 from xbd.lab.simulation.daemons.options import DaemonOptions, make_plan, rng_for
 from xbd.lab.simulation.daemons.points import LOGGED
 from xbd.lab.simulation.daemons.trace import Trace
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.shell import visitors
+from xbd.lab.simulation.shell.damage import damage, damage_store
 from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
+from xbd.lab.simulation.shell.healing import Healing, descriptors
 from xbd.lab.simulation.shell.keeper import Keeper
 from xbd.lab.simulation.shell.log_pipe import LogPipe, Routed, configure
-from xbd.lab.simulation.shell.operators import LOST, Follower, Operator
+from xbd.lab.simulation.shell.operators import MINDED, Follower, Operator
 from xbd.lab.simulation.shell.process import Process, current
+from xbd.lab.simulation.shell.reservers import Reserver
 from xbd.lab.simulation.shell.services import Mains, Places, replaced_for_daemons
 from xbd.lab.simulation.shell.spinning import SpinGuard
-from xbd.machine import HostSettings
-from xbd.xenstore.codec import Decoder
+from xbd.lab.simulation.shell.strikes import Strikes
 
 _RETRY_LOGS_EVERY_S: Final = 0.5
 # What nobody uses any more is collected at moments that are the same in each run of a seed.
 _COLLECT_EVERY_S: Final = 20.0
-_FULL_MOST_S: Final = 5.0
-_CLOCK_MOST_S: Final = 3600.0
 _DAMAGE_SHARE: Final = 5.0
-# By then everything must serve again after the faults: a daemon is down for at most 2 s, a session is given up after
-# 10, a peer that does not read after 10, an agent's pause is at most 30.
-_HEALED_WITHIN_S: Final = 90.0
 _STOPPED_WITHIN_S: Final = 90.0
-_POLL_S: Final = 0.5
+# In what share of the hypervisor's lives it is dropped while it starts, for each drop in the middle of a step in a second.
+_START_DROP_SHARE: Final = 2.0
 # How long people go on when the faults have ended.
 _AFTERWARDS_S: Final = 5.0
 
@@ -64,8 +57,16 @@ class World:
         self._store_is_saved = True
         self._keepers = {name: self._keeper(name, main) for name, main in mains.by_name.items()}
         self._operators = [
-            Operator(f"op{number}", self._places.hypervisor, self._rng(f"op{number}"), self.trace, self._up_since_s)
-            for number in range(self._plan.operators)
+            Operator(
+                name,
+                self._places.hypervisor,
+                self._rng(name),
+                self.trace,
+                self._up_since_s,
+                sets_targets=name != MINDED,
+                names=self._plan.names,
+            )
+            for name in (*(f"op{number}" for number in range(self._plan.operators)), MINDED)
         ]
         self._clients = [
             visitors.StoreClient(
@@ -77,20 +78,22 @@ class World:
             )
             for number in range(self._plan.store_clients)
         ]
-        self._people: trio.CancelScope | None = None
+        self._healing = Healing(self._places, self._keepers, self._operators, self._clients, self.trace)
 
     def _rng(self, purpose: str) -> Any:  # noqa: ANN401
         return rng_for(self._options.seed, purpose)
 
     def _keeper(self, name: str, main: Callable[[Process], Awaitable[int]]) -> Keeper:
-        saved = name == "hypervisor"
+        states = {"hypervisor": self._places.state, "xenstored": self._places.store}
         return Keeper(
             name,
             main,
             self.trace,
             self._rng(name),
-            state=self._places.state if saved else None,
-            damage_share=min(1.0, self._plan.rates["damage"] * _DAMAGE_SHARE) if saved else 0.0,
+            state=states.get(name),
+            is_mapped=name == "hypervisor",
+            damages=damage if name == "hypervisor" else damage_store,
+            damage_share=min(1.0, self._plan.rates["damage"] * _DAMAGE_SHARE),
         )
 
     def _up_since_s(self) -> float | None:
@@ -106,8 +109,8 @@ class World:
         self._places.run.mkdir(mode=0o700)
         # A trace's own file is opened by its first line.
         self.trace.line("world", f"begins with a host of {self._plan.superframes} superframes")
-        before = _descriptors()
-        with self._calls.in_place(), replaced_for_daemons(self._calls.wall_clock):
+        before = descriptors()
+        with self._calls.in_place(), replaced_for_daemons(self._calls):
             guard = SpinGuard()
             trio.lowlevel.add_instrument(guard)
             try:
@@ -117,7 +120,7 @@ class World:
                 trio.lowlevel.remove_instrument(guard)
             guard.check()
             gc.collect()
-            self._check_left(before)
+            self._healing.check_left(before, self._calls.not_removed)
 
     async def _live(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -127,17 +130,32 @@ class World:
             async with trio.open_nursery() as people:
                 self._start_people(people)
                 self._calls.active = True
+                hypervisor = self._keepers["hypervisor"]
+                hypervisor.start_drop_share = self._plan.rates["drop-midway"] * _START_DROP_SHARE
                 with trio.move_on_after(self._options.seconds):
-                    await self._strike()
+                    await Strikes(
+                        rates=self._plan.rates,
+                        make_rng=self._rng,
+                        keepers=self._keepers,
+                        calls=self._calls,
+                        places=self._places,
+                        trace=self.trace,
+                    ).strike()
                 self._calls.active = self._calls.is_full = False
+                hypervisor.start_drop_share = 0.0
                 self.trace.line("world", "the faults end")
                 await trio.sleep(_AFTERWARDS_S)
                 people.cancel_scope.cancel()
-            await self._heal()
+            await self._healing.heal()
+            if self._plan.rates["deaf"]:
+                await visitors.be_deaf(self._places.hypervisor, self.trace)
+            if self._plan.has_another_host:
+                await self._healing.visit_another_host()
             with trio.fail_after(_STOPPED_WITHIN_S):
                 for keeper in reversed(self._keepers.values()):
                     await keeper.retire(signal.SIGTERM)
-            await self._keepers["hypervisor"].start_damaged()
+            for name in ("hypervisor", "xenstored"):
+                await self._keepers[name].start_damaged()
             nursery.cancel_scope.cancel()
 
     def _start_people(self, nursery: trio.Nursery) -> None:
@@ -145,6 +163,7 @@ class World:
             nursery.start_soon(operator.work)
         for client in self._clients:
             nursery.start_soon(client.work)
+        nursery.start_soon(Reserver(self._places.autoballoon, self.trace, self._rng("reserver")).work)
         nursery.start_soon(Follower(self._places.hypervisor, self.trace).follow)
         nursery.start_soon(visitors.scrape_for_ever, self._places.metrics, self.trace, self._rng("scraper"))
 
@@ -178,148 +197,7 @@ class World:
         self.trace.line(who, f"{name} {event} {told}".rstrip())
         return line
 
-    # -- faults at times of their own
-
-    async def _strike(self) -> None:
-        """Do what befalls them at times that are drawn, until cancelled."""
-        hypervisor = self._keepers["hypervisor"]
-        deeds: dict[str, Callable[[], Awaitable[None] | None]] = {
-            "full-disk": self._fill_disk,
-            "drop": self._drop,
-            "drop-midway": hypervisor.drop_midway,
-            "stop": lambda: self._one("stop").signal(signal.SIGTERM, "stop"),
-            "reload": lambda: self._one("reload").signal(signal.SIGHUP, "reload"),
-            "second": self._start_second,
-            "clock": self._turn_clock,
-            "deaf": lambda: visitors.be_deaf(self._places.hypervisor, self.trace),
-            "stranger": self._strange,
-        }
-        self._rng_of = {kind: self._rng(f"fault {kind}") for kind in deeds}
-        async with trio.open_nursery() as nursery:
-            for kind, deed in deeds.items():
-                if self._plan.rates[kind]:
-                    nursery.start_soon(self._strike_one, kind, deed)
-            await trio.sleep_forever()
-
-    async def _strike_one(self, kind: str, deed: Callable[[], Awaitable[None] | None]) -> None:
-        while True:
-            await trio.sleep(self._rng_of[kind].exponential(1 / self._plan.rates[kind]))
-            doing = deed()
-            if doing is not None:
-                self.trace.happened[kind] += 1
-                await doing
-
-    def _one(self, kind: str) -> Keeper:
-        # The hypervisor is every second one's turn.
-        names = [*["hypervisor"] * 3, "guests", "autoballoon", "xenstored", "metrics"]
-        return self._keepers[self._rng_of[kind].choice(names)]
-
-    async def _start_second(self) -> None:
-        await self._keepers[self._rng_of["second"].choice(("hypervisor", "xenstored"))].second()
-
-    def _drop(self) -> None:
-        self._one("drop").drop()
-
-    async def _fill_disk(self) -> None:
-        self.trace.line("world", "the disk is full")
-        self._calls.is_full = True
-        await trio.sleep(self._rng_of["full-disk"].uniform(0.1, _FULL_MOST_S))
-        self._calls.is_full = False
-        self.trace.line("world", "the disk has room")
-
-    def _turn_clock(self) -> None:
-        self._calls.clock_ahead_s += self._rng_of["clock"].uniform(-_CLOCK_MOST_S, _CLOCK_MOST_S)
-        self.trace.fault("world", "clock")
-
-    async def _strange(self) -> None:
-        domains = [
-            path
-            for directory in (self._places.run, self._places.xenstored.parent)
-            for path in sorted((directory / "domains").glob("*.sock"))
-        ]
-        places = [self._places.hypervisor, self._places.autoballoon, self._places.xenstored, self._places.metrics]
-        await visitors.be_strange([*places, *domains], self._rng_of["stranger"], self.trace)
-
-    # -- afterwards
-
-    async def _heal(self) -> None:
-        """See that everything serves again, and that all is there that was promised. Raises Violation."""
-        why = "nothing was tried"
-        with trio.move_on_after(_HEALED_WITHIN_S):
-            # It looks from outside, where nobody is told that something has changed.
-            while why := await self._what_is_missing():  # noqa: ASYNC110
-                await trio.sleep(_POLL_S)
-        if why:
-            raise Violation(f"{_HEALED_WITHIN_S:g} s after the faults: {why}")
-        self.trace.line("world", "all serves again")
-        if self._plan.rates["deaf"]:
-            await visitors.be_deaf(self._places.hypervisor, self.trace)
-
-    async def _what_is_missing(self) -> str:
-        """Look once at everything; says what does not serve yet, or nothing."""
-        for name, keeper in self._keepers.items():
-            if keeper.process is None or not keeper.process.is_ready:
-                return f"{name} is down"
-        try:
-            missing = await self._missing_of_host()
-            for client in self._clients:
-                async with await trio.open_unix_socket(str(self._places.xenstored)) as stream:
-                    await client.check(stream, Decoder())
-            async with open_client(self._places.autoballoon):
-                pass  # it was greeted
-            if not await visitors.scrape(self._places.metrics, self.trace):
-                missing = missing or "the page of figures says that no host is up"
-        except (*LOST, OSError, trio.BrokenResourceError) as error:
-            return f"somebody is not answered: {type(error).__name__} {error}"
-        return missing
-
-    async def _missing_of_host(self) -> str:
-        async with open_client(self._places.hypervisor) as client:
-            for operator in self._operators:
-                await operator.look(client)
-            violations = await client.audit()
-            if violations:
-                raise Violation(f"the audit finds {violations[0]}")
-            for domain in await client.list():
-                if domain.autostart and domain.state in ("waiting", "lost"):
-                    return f"{domain.name} has no agent, and is {domain.state}"
-        return ""
-
-    def _check_left(self, before: dict[int, str]) -> None:
-        """See that nothing is left but what is saved, and that a next daemon can use that. Raises Violation."""
-        after = _descriptors()
-        left = sorted(after[number] for number in after.keys() - before.keys())
-        if left:
-            raise Violation(f"descriptors are left open: {left}")
-        files = sorted(
-            str(path.relative_to(self._places.base))
-            for path in self._places.base.rglob("*")
-            if path.is_socket() or path.suffix == ".new"
-        )
-        if files:
-            raise Violation(f"files are left: {files}")
-        try:
-            state = StateDir(self._places.state)
-            machine = make_machine(state, self._places.superframes, HostSettings())
-        except ConfigError as error:
-            raise Violation(f"what was saved cannot be used: {error}") from error
-        violations = machine.audit()
-        state.close(in_order=False)
-        if violations:
-            raise Violation(f"the audit of what was saved finds {violations[0]}")
-
 
 def _pipe_of_process() -> LogPipe | None:
     process = current.get()
     return None if process is None or process.dropped else process.pipe
-
-
-def _descriptors() -> dict[int, str]:
-    """List this process's open descriptors and what they are."""
-    found = {}
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - no paths are wanted
-        try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}").partition(":")[0]  # noqa: PTH115
-        except FileNotFoundError:
-            continue  # the one that the listing itself had open
-    return found

@@ -1,0 +1,70 @@
+"""Who asks the autoballoon daemon to free memory and hold it: some now and then, or more at once than have a place."""
+
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from xbd.client.client import Client, open_client
+from xbd.errors import HypercallError
+from xbd.lab.simulation.daemons.trace import Trace
+from xbd.lab.simulation.rng import Rng
+from xbd.lab.simulation.shell.operators import LOST
+from xbd.units import SUPER_PAGES
+
+_PAUSE_S: Final = 6.0
+_MOST_SUPERFRAMES: Final = 12
+_ASK_EVERY_S: Final = 0.5
+_WAITS_S: Final = 15.0
+_HOLDS_S: Final = 3.0
+# More than the daemon has places for, each of which a reservation keeps.
+_CROWD: Final = 66
+_CROWD_STAYS_S: Final = 2.0
+
+
+class Reserver:
+    """One who reserves memory at *socket*, holds it for a while, and begins again."""
+
+    def __init__(self, socket: Path, trace: Trace, rng: Rng) -> None:
+        self._socket = socket
+        self._trace = trace
+        self._rng = rng
+
+    async def work(self) -> None:
+        """Reserve for ever."""
+        while True:
+            await trio.sleep(self._rng.exponential(_PAUSE_S))
+            pages = (1 + self._rng.below(_MOST_SUPERFRAMES)) * SUPER_PAGES
+            try:
+                async with open_client(self._socket) as client:
+                    await client.call("reserve", {"pages": pages})
+                    await self._hold(client, pages)
+            except* (*LOST, HypercallError) as group:
+                self._trace.line("reserver", f"not reserved: {group.exceptions[0]}")
+
+    async def _hold(self, client: Client, pages: int) -> None:
+        with trio.move_on_after(_WAITS_S):
+            # A reservation is asked after, as `xbd reserve` does it; nobody is told.
+            while (state := (await client.call("reservation"))["state"]) == "pending":  # noqa: ASYNC110
+                await trio.sleep(_ASK_EVERY_S)
+            self._trace.line("reserver", f"{pages} pages: {state}")
+            held = state == "held"
+            self._trace.sometimes("a reservation was held" if held else "a reservation could not be held")
+            if held:
+                await trio.sleep(self._rng.exponential(_HOLDS_S))
+
+
+async def come_in_a_crowd(socket: Path, trace: Trace) -> None:
+    """Reserve from more connections than there are places for, and stay a while."""
+
+    async def one() -> None:
+        try:
+            async with open_client(socket) as client:
+                await client.call("reserve", {"pages": SUPER_PAGES})
+                await trio.sleep(_CROWD_STAYS_S)
+        except* (*LOST, HypercallError):
+            trace.sometimes("one of a crowd was turned away")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(_CROWD):
+            nursery.start_soon(one)
