@@ -27,7 +27,7 @@ from xbd.lab.simulation.shell.log_pipe import LogPipe, Routed, configure
 from xbd.lab.simulation.shell.runs import run
 from xbd.lab.simulation.shell.scheduler import NotSeeded, seeded
 
-SHORT_S = 6.0
+SHORT_S = 4.0
 DIGEST_OF = """
 from xbd.lab.simulation.daemons.options import DaemonOptions
 from xbd.lab.simulation.shell.runs import run
@@ -49,6 +49,12 @@ KNOWN: dict[str, tuple[int, float]] = {
     "undo": (20, 10.0),
     "patience": (1, 10.0),
     "store-save": (6, 10.0),
+    "places": (0, 10.0),
+    "stale-sockets": (0, 10.0),
+    "socket-files": (0, 10.0),
+    "put-back": (0, 10.0),
+    "event-numbers": (0, 10.0),
+    "store-damage": (0, 10.0),
 }
 
 
@@ -56,7 +62,7 @@ class TestRuns:
     """Whole runs."""
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("seed", range(20))
     def test_fixed_seeds_find_nothing(self, seed: int) -> None:
         """What was acknowledged is there, nothing is left, and every daemon ends only when it is told."""
         assert run(DaemonOptions(seed, SHORT_S)).violation is None
@@ -111,6 +117,31 @@ class TestRuns:
 
         assert set(outcome.reached) <= POINTS
         assert set(never_reached([outcome])) == POINTS - set(outcome.reached)
+
+
+class TestReports:
+    """What is said of many runs."""
+
+    @pytest.mark.slow
+    def test_a_switch_ends_at_the_first_seed_that_misses_it(self) -> None:
+        """Seeds beyond it are not waited for; what failed is shortened, and the command that is printed fails again."""
+        result = CliRunner().invoke(
+            main, ["simulate", "--daemons", "--seeds", "50", "--seconds", "3", "--switch-off", "socket-files", "--json"]
+        )
+        outcomes = json.loads(result.stdout)
+        found = [outcome for outcome in outcomes if outcome["violation"] is not None]
+        words = found[0]["shortest"]["command"].split()[1:]
+
+        assert len(outcomes) < 10
+        assert found[0]["shortest"]["events"] <= found[0]["events"]
+        assert CliRunner().invoke(main, words).exit_code == 1
+
+    def test_a_run_s_size_can_be_said(self) -> None:
+        """So many guests are shared out among the operators and the policy; with every fault none is absent."""
+        plan = make_plan(DaemonOptions(1, guests=30, operators=3, every_fault=True, without=("disk",)))
+
+        assert (plan.operators, plan.names) == (3, 8)
+        assert {kind for kind, rate in plan.rates.items() if not rate} == {"disk"}
 
 
 class TestSwitches:

@@ -89,7 +89,7 @@ def bind_unix(path: Path, *, group: str | None = None) -> socket.socket:
         refuse_shared_path(path.parent)
         lock = FileLock(path.with_name(f".{path.name}.binding"))
         try:
-            _remove_stale(path)
+            remove_stale(path)
             return _bind(path, group)
         finally:
             lock.release(as_found=True)
@@ -184,7 +184,7 @@ def _give_to_group(path: Path, group: str) -> None:
         raise ConfigError(path, "group", f"cannot be given to group {group!r}: {error.strerror}") from error
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
     """Remove a socket that nobody listens on; whatever else is there stays. Raises ConfigError, naming what it is."""
     try:
         mode = path.lstat().st_mode

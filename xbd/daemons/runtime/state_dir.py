@@ -145,7 +145,7 @@ class StateDir(Store):
         self._changed_ns[name] = (status.st_atime_ns, status.st_mtime_ns)
         return words
 
-    def _put_back(self) -> None:
+    def put_back(self) -> None:
         """Leave what was found: nobody went on with it."""
         if self._rewound.notes and self.undo.noted_words:
             self._rewound.put_back()
@@ -277,7 +277,7 @@ class StateDir(Store):
                 assert self.undo.noted_words == 0, "the state was closed in the middle of a step"
                 self._write_checksums()
             elif not self._is_begun:
-                self._put_back()
+                self.put_back()
         finally:
             lock.release(as_found=not self._is_begun)
 

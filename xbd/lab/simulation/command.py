@@ -6,20 +6,20 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from typing import Final, TextIO
+from typing import Final, TextIO, TypeVar
 
 import click
 
 from xbd.cli.common import Failure
 from xbd.errors import BadArgument, ConfigError
 from xbd.lab.simulation.daemons.options import FAULTS as DAEMON_FAULTS
-from xbd.lab.simulation.daemons.options import DaemonOptions
+from xbd.lab.simulation.daemons.options import MOST_DAEMON_GUESTS, MOST_OPERATORS, DaemonOptions
 from xbd.lab.simulation.daemons.report import DaemonOutcome
 from xbd.lab.simulation.daemons.report import render as render_daemons
-from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, LEAST_SUPERFRAMES, MOST_GUESTS, MOST_SUPERFRAMES, Options
+from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, LEAST_SUPERFRAMES, MOST_SUPERFRAMES, Options
 from xbd.lab.simulation.outcome import Outcome, run, shrink
 from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
 from xbd.lab.simulation.switches import SWITCHES
@@ -29,8 +29,11 @@ _DAEMON_SECONDS: Final = 60.0
 # Of cores and of daemons; each run refuses the other's.
 _EXCLUDABLE: Final = (*EXCLUDABLE, *DAEMON_FAULTS)
 _SWITCHES: Final = (*SWITCHES, *(name for name in DAEMON_SWITCHES if name not in SWITCHES))
-_OF_CORES: Final = ("events", "superframes", "guests", "compare_every")
-_OF_DAEMONS: Final = ("seconds",)
+_OF_CORES: Final = ("events", "superframes", "compare_every")
+_OF_DAEMONS: Final = ("seconds", "operators", "every_fault")
+AnyOptions = TypeVar("AnyOptions", Options, DaemonOptions)
+Found = TypeVar("Found", Outcome, DaemonOutcome)
+Render = Callable[[Sequence[Found], Sequence[tuple[Found, Found]]], str]
 
 
 @click.command("simulate")
@@ -51,7 +54,9 @@ _OF_DAEMONS: Final = ("seconds",)
     help="Size of the host. Default: drawn from the seed.",
 )
 @click.option(
-    "--guests", type=click.IntRange(1, MOST_GUESTS), help="Guests at a time, at most. Default: drawn from the seed."
+    "--guests",
+    type=click.IntRange(1, MOST_DAEMON_GUESTS),
+    help="Guests at a time, at most. Default: drawn from the seed.",
 )
 @click.option(
     "--without", multiple=True, type=click.Choice(_EXCLUDABLE), help="Leave out this kind of fault; may be repeated."
@@ -61,7 +66,7 @@ _OF_DAEMONS: Final = ("seconds",)
     "off",
     multiple=True,
     type=click.Choice(_SWITCHES),
-    help="Turn this safety mechanism off; may be repeated.",
+    help="Turn this safety mechanism off; may be repeated. Ends at the first seed that misses it.",
 )
 @click.option(
     "--compare-every",
@@ -76,6 +81,12 @@ _OF_DAEMONS: Final = ("seconds",)
     type=click.FloatRange(0, min_open=True),
     help="With --daemons: virtual seconds with faults, before they stop. [default: 60]",
 )
+@click.option(
+    "--operators",
+    type=click.IntRange(1, MOST_OPERATORS),
+    help="With --daemons: how many people create and destroy. Default: drawn from the seed.",
+)
+@click.option("--every-fault", is_flag=True, help="With --daemons: leave out no kind of fault of its own accord.")
 @click.option("--trace", type=click.File("w"), help="Write a line for each event; - is stdout.")
 @click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
@@ -91,6 +102,8 @@ def command(
     compare_every: int,
     daemons: bool,
     seconds: float | None,
+    operators: int | None,
+    every_fault: bool,
     trace: TextIO | None,
     processes: int | None,
     as_json: bool,
@@ -106,38 +119,29 @@ def command(
     if trace is not None and seeds > 1:
         raise click.UsageError("--trace is for one seed")
     _refuse_options_of_the_other(click.get_current_context(), daemons=daemons)
-    if daemons:
-        simulate_daemons(
-            [seed + number for number in range(seeds)],
-            seconds=seconds,
-            without=without,
-            off=off,
-            trace=trace,
-            processes=processes,
-            as_json=as_json,
-        )
-        return
+    seeds_of_run, kinds = range(seed, seed + seeds), tuple(dict.fromkeys(without))
+    write = None if trace is None else lambda line: click.echo(line, file=trace)
+    many = processes or os.cpu_count() or 1
     try:
-        first = Options(seed, events, superframes, guests, tuple(dict.fromkeys(without)), off, compare_every)
-    except BadArgument as error:
+        if daemons:
+            from xbd.lab.simulation.shell import runs  # noqa: PLC0415 - it needs the extra metrics
+
+            of_daemons = [
+                DaemonOptions(one, seconds or _DAEMON_SECONDS, kinds, off, guests, operators, every_fault)
+                for one in seeds_of_run
+            ]
+            if seeds == 1:
+                done_by_daemons = [runs.run(of_daemons[0], write)]
+            else:
+                done_by_daemons = _run_all(runs.run, of_daemons, many, until_found=bool(off))
+            _report(done_by_daemons, runs.shrink, render_daemons, as_json=as_json, alone=seeds == 1)
+            return
+        first = Options(seed, events, superframes, guests, kinds, off, compare_every)
+    except (BadArgument, ConfigError) as error:
         raise Failure(str(error)) from None
-    if seeds == 1:
-        done = [run(first, None if trace is None else lambda line: click.echo(line, file=trace))]
-    else:
-        every = [replace(first, seed=seed + number) for number in range(seeds)]
-        done = list(_in_parallel(every, processes or os.cpu_count() or 1))
-    failed = [(outcome, shrink(outcome)) for outcome in sorted(done, key=_by_seed) if outcome.violation is not None]
-    if as_json:
-        shortest = {outcome.options.seed: short.as_map() for outcome, short in failed}
-        outcomes = [
-            outcome.as_map() | {"shortest": shortest.get(outcome.options.seed)}
-            for outcome in sorted(done, key=_by_seed)
-        ]
-        click.echo(json.dumps(outcomes[0] if seeds == 1 else outcomes, indent=2))
-    else:
-        click.echo(render(done, failed))
-    if failed:
-        raise SystemExit(1)
+    of_cores = [replace(first, seed=one) for one in seeds_of_run]
+    done = [run(first, write)] if seeds == 1 else _run_all(run, of_cores, many, until_found=bool(off))
+    _report(done, shrink, render, as_json=as_json, alone=seeds == 1)
 
 
 def _refuse_options_of_the_other(context: click.Context, *, daemons: bool) -> None:
@@ -148,70 +152,51 @@ def _refuse_options_of_the_other(context: click.Context, *, daemons: bool) -> No
             raise click.UsageError(f"{option} goes {'without' if daemons else 'with'} --daemons")
 
 
-def simulate_daemons(
-    seeds: Sequence[int],
+def _report(
+    done: Sequence[Found],
+    shrink_one: Callable[[Found], Found],
+    render_all: Render[Found],
     *,
-    seconds: float | None,
-    without: tuple[str, ...],
-    off: tuple[str, ...],
-    trace: TextIO | None,
-    processes: int | None,
     as_json: bool,
+    alone: bool,
 ) -> None:
-    """Run the daemons on each seed and print what came of it; exit code 1 if anything was found."""
-    from xbd.lab.simulation.shell.runs import run as run_daemons  # noqa: PLC0415 - it needs the extra metrics
-
-    try:
-        every = [DaemonOptions(seed, seconds or _DAEMON_SECONDS, tuple(dict.fromkeys(without)), off) for seed in seeds]
-        if len(every) == 1:
-            done = [run_daemons(every[0], None if trace is None else lambda line: click.echo(line, file=trace))]
-        else:
-            done = sorted(
-                _daemons_in_parallel(every, processes or os.cpu_count() or 1), key=lambda one: one.options.seed
-            )
-    except (BadArgument, ConfigError) as error:
-        raise Failure(str(error)) from None
+    """Print what came of the runs, in the order of their seeds, or of one that is *alone*; exit code 1 if anything was found."""
+    failed = [(outcome, shrink_one(outcome)) for outcome in done if outcome.violation is not None]
     if as_json:
-        outcomes = [outcome.as_map() for outcome in done]
-        click.echo(json.dumps(outcomes[0] if len(outcomes) == 1 else outcomes, indent=2))
+        shortest = {outcome.options.seed: short.as_map() for outcome, short in failed}
+        outcomes = [outcome.as_map() | {"shortest": shortest.get(outcome.options.seed)} for outcome in done]
+        click.echo(json.dumps(outcomes[0] if alone else outcomes, indent=2))
     else:
-        click.echo(render_daemons(done))
-    if any(outcome.violation is not None for outcome in done):
+        click.echo(render_all(done, failed))
+    if failed:
         raise SystemExit(1)
 
 
-def _daemons_in_parallel(every: Sequence[DaemonOptions], processes: int) -> list[DaemonOutcome]:
-    """Run all of *every* in several processes: the order of tasks is one process's."""
-    from xbd.lab.simulation.shell.runs import run as run_daemons  # noqa: PLC0415
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(every)), mp_context=context) as executor:
-        return list(executor.map(run_daemons, every))
-
-
-def _by_seed(outcome: Outcome) -> int:
-    return outcome.options.seed
-
-
-def _in_parallel(every: Sequence[Options], processes: int) -> Iterator[Outcome]:
-    """Run all of *every* in several processes, in the order in which they end; show progress on a terminal."""
-    context = multiprocessing.get_context("spawn")
+def _run_all(
+    run_one: Callable[[AnyOptions], Found], every: Sequence[AnyOptions], processes: int, *, until_found: bool
+) -> list[Found]:
+    """Run all of *every* in several processes, or up to the first that fails; show progress on a terminal."""
+    done: list[Found] = []
     started = shown = time.monotonic()
-    found = 0
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(every)), mp_context=context) as executor:
-        for number, future in enumerate(as_completed([executor.submit(run, options) for options in every]), 1):
-            outcome = future.result()
-            found += outcome.violation is not None
+        running = [executor.submit(run_one, options) for options in every]
+        for number, future in enumerate(as_completed(running), 1):
+            done.append(future.result())
+            if until_found and done[-1].violation is not None:
+                executor.shutdown(cancel_futures=True)
+                break
             now = time.monotonic()
             if sys.stderr.isatty() and now - shown > _PROGRESS_EVERY_S:
                 shown = now
-                left_s = (now - started) / number * (len(every) - number)
+                found, left_s = sum(one.violation is not None for one in done), (now - started) / number
+                left_s *= len(every) - number
                 click.echo(
                     f"\r{number} of {len(every)} seeds, {found} failed, {left_s:,.0f} s to go ", nl=False, err=True
                 )
-            yield outcome
     if sys.stderr.isatty():
         click.echo("\r" + " " * 70 + "\r", nl=False, err=True)
+    return sorted(done, key=lambda outcome: outcome.options.seed)
 
 
 def render(done: Sequence[Outcome], failed: Sequence[tuple[Outcome, Outcome]]) -> str:

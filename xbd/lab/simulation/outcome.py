@@ -1,9 +1,10 @@
 """Do one run and return its outcome; shorten a run that failed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from traceback import extract_tb
+from typing import Protocol, TypeVar
 
 from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, Options
 from xbd.lab.simulation.oracle import Violation
@@ -63,16 +64,52 @@ def run(options: Options, write: Write | None = None) -> Outcome:
     return Outcome(options, world.events, world.schedule.now, world.digest, violation, world.healing, tally)
 
 
+class Found(Protocol):
+    """What is known of a run of any simulation, that it may be shortened."""
+
+    @property
+    def events(self) -> int:
+        """How much was done."""
+
+    @property
+    def violation(self) -> str | None:
+        """What was found."""
+
+
+AnyFound = TypeVar("AnyFound", bound=Found)
+
+
+def leave_out(
+    found: AnyFound,
+    kinds: Iterable[str],
+    run_without: Callable[[AnyFound, str], AnyFound],
+    limit: Callable[[AnyFound], AnyFound],
+) -> AnyFound:
+    """Leave out one kind of fault after the other, as long as the run still fails and is no longer.
+
+    Args:
+        found: a run that failed.
+        kinds: what may be left out.
+        run_without: runs again without a kind.
+        limit: makes a run end where it failed.
+    """
+    best = limit(found)
+    for kind in kinds:
+        tried = run_without(best, kind)
+        if tried.violation is not None and tried.events <= best.events:
+            best = limit(tried)
+    return best
+
+
 def shrink(found: Outcome, run_one: Callable[[Options], Outcome] = run) -> Outcome:
     """Search for a shorter run with fewer kinds of faults that also fails; the failure may be another one."""
-    best = _limit_events(found)
-    for name in EXCLUDABLE:
-        quiet = name in FAULTS and not best.tally.get(name)
-        if name in best.options.without or quiet:
-            continue
-        tried = run_one(replace(best.options, without=(*best.options.without, name)))
-        if tried.violation is not None and tried.events <= best.events:
-            best = _limit_events(tried)
+    loud = [name for name in EXCLUDABLE if name not in FAULTS or found.tally.get(name)]
+    best = leave_out(
+        found,
+        [name for name in loud if name not in found.options.without],
+        lambda best, name: run_one(replace(best.options, without=(*best.options.without, name))),
+        _limit_events,
+    )
     return _prefix(best, run_one)
 
 

@@ -42,6 +42,9 @@ FAULTS: Final[Mapping[str, tuple[str, float]]] = {**CALL_FAULTS, **TIMED_FAULTS}
 _ABSENT_SHARE: Final = 0.5
 _ANOTHER_HOST_SHARE: Final = 0.25
 _NAMES: Final = 3
+_SUPERFRAMES_PER_GUEST: Final = 3
+MOST_DAEMON_GUESTS: Final = 60
+MOST_OPERATORS: Final = 8
 MOST_SECONDS: Final = 24 * 3600.0
 
 
@@ -50,6 +53,8 @@ class DaemonOptions:
     """The options of one run.
 
     *seconds*: of virtual time with faults, before they stop. *without*: names from `FAULTS`. *off*: names of switches.
+    *guests* at a time, at most, and *operators*, who share them with the policy: None: drawn from the seed.
+    *every_fault*: no kind is absent but *without*.
 
     Raises BadArgument: an unknown fault, or a length out of its range.
     """
@@ -58,6 +63,9 @@ class DaemonOptions:
     seconds: float = 60.0
     without: tuple[str, ...] = ()
     off: tuple[str, ...] = ()
+    guests: int | None = None
+    operators: int | None = None
+    every_fault: bool = False
 
     def __post_init__(self) -> None:
         for name in self.without:
@@ -69,6 +77,8 @@ class DaemonOptions:
     def command_line(self) -> str:
         """Format the command that repeats this run."""
         words = [f"xbd simulate --daemons --seed {self.seed} --seconds {self.seconds:g}"]
+        words += [f"--{name} {value}" for name in ("guests", "operators") if (value := getattr(self, name)) is not None]
+        words += ["--every-fault"] if self.every_fault else []
         words += [f"--without {name}" for name in self.without]
         words += [f"--switch-off {name}" for name in self.off]
         return " ".join(words)
@@ -97,13 +107,17 @@ def make_plan(options: DaemonOptions) -> DaemonPlan:
     rates = {}
     for name, (_, most) in FAULTS.items():
         absent, level = rng.bernoulli(_ABSENT_SHARE), rng.uniform(0.1, 1.0)
-        rates[name] = 0.0 if absent or name in options.without else level * most / 100
+        rates[name] = 0.0 if (absent and not options.every_fault) or name in options.without else level * most / 100
+    operators, store_clients, superframes = 1 + rng.below(3), 1 + rng.below(2), rng.choice((24, 32, 48))
+    operators = options.operators or operators
+    names = _NAMES if options.guests is None else -(-options.guests // (operators + 1))
     return DaemonPlan(
         rates,
-        operators=1 + rng.below(3),
-        store_clients=1 + rng.below(2),
-        names=_NAMES,
-        superframes=rng.choice((24, 32, 48)),
+        operators,
+        store_clients,
+        names,
+        # A host that is as short of memory whatever number of guests it has.
+        superframes if options.guests is None else superframes // 24 + _SUPERFRAMES_PER_GUEST * options.guests,
         has_another_host=rng.bernoulli(_ANOTHER_HOST_SHARE),
     )
 

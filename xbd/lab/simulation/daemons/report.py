@@ -43,13 +43,14 @@ def never_reached(done: Sequence[DaemonOutcome]) -> list[str]:
     return sorted(POINTS - {point for outcome in done for point in outcome.reached})
 
 
-def render(done: Sequence[DaemonOutcome]) -> str:
-    """Format a report of runs, and how to repeat those that failed."""
+def render(done: Sequence[DaemonOutcome], failed: Sequence[tuple[DaemonOutcome, DaemonOutcome]]) -> str:
+    """Format a report of runs; *failed*: each failure with its shortest form."""
     lines: list[str] = []
-    failed = [outcome for outcome in done if outcome.violation is not None]
-    for outcome in failed:
+    for outcome, short in failed:
         lines.append(f"seed {outcome.options.seed} fails after {outcome.seconds:.3f} s: {outcome.violation}")
-        lines.append(f"  again: {outcome.options.command_line()}")
+        if short.violation != outcome.violation:
+            lines.append(f"  shortened: {short.violation}")
+        lines.append(f"  again: {short.options.command_line()}")
     happened: Counter[str] = Counter()
     for outcome in done:
         happened.update(outcome.happened)

@@ -7,18 +7,22 @@ from typing import Any, Final
 
 from xbd.control import step
 from xbd.control.rate_limit import TokenBucket
-from xbd.daemons import domain_sockets, hypervisor
+from xbd.control.saved import SavedDaemon
+from xbd.daemons import autoballoon, domain_sockets, hypervisor
 from xbd.daemons.runtime import lock, outside, sockets, state_dir, state_lock
+from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.log_sink import LogSink
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.runtime.state_files import SavedState
 from xbd.daemons.xenstore_file import StoreFile
-from xbd.errors import BadArgument
+from xbd.errors import BadArgument, DamagedState
 from xbd.lab.simulation.switches import Switch, constant, execute_repeats, nothing, patched
 from xbd.machine import provision
 from xbd.protocol.backoff import Backoff
 from xbd.protocol.session import Session
 from xbd.storage.undo import Rewound
+from xbd.xenstore import saved
+from xbd.xenstore.store import Store
 
 
 @contextmanager
@@ -39,6 +43,21 @@ def _whose_ever_log(original: Callable[..., Any]) -> Callable[..., Any]:
 def _without_undoing(self: StateDir) -> Rewound:
     self.undo.clear()
     return Rewound(0, [])
+
+
+def _close_only(self: Listener) -> None:
+    self.everything.cancel()
+    sockets.close(self.bound)
+
+
+def _restore_anything(original: Callable[[bytes], Store]) -> Callable[[bytes], Store]:
+    def restore(save: bytes) -> Store:
+        try:
+            return original(save)
+        except DamagedState:
+            return Store()
+
+    return restore
 
 
 DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
@@ -80,6 +99,17 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     "patience": Switch(
         "a client that never reads keeps its place", [(domain_sockets, "TOOLSTACK_PATIENCE_S", constant(math.inf))]
     ),
+    "places": Switch("more hold a place than there are", [(autoballoon, "MAX_PEERS", constant(10_000))]),
+    "stale-sockets": Switch(
+        "a socket that a daemon left which was killed keeps the next one out",
+        [(sockets, "remove_stale", constant(nothing))],
+    ),
+    "socket-files": Switch("a socket's file stays when it is closed", [(Listener, "close", constant(_close_only))]),
+    "put-back": Switch("a start that is refused changes the state", [(StateDir, "put_back", constant(nothing))]),
+    "event-numbers": Switch(
+        "events are numbered anew after a restart", [(SavedDaemon, "write_next_event", constant(nothing))]
+    ),
+    "store-damage": Switch("a damaged store is taken for an empty one", [(saved, "restore", _restore_anything)]),
     "store-save": Switch("what is written into the store is not saved", [(StoreFile, "save", constant(nothing))]),
 }
 

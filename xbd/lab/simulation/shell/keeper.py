@@ -151,7 +151,7 @@ class Keeper:
 
     async def _damaged_start(self, state: Path) -> None:
         """Damage a file, see that a start refuses it and leaves all as it was, and put the file back. Raises Violation."""
-        done = self._damages(state, state.with_name("kept"), self._rng)
+        done = self._damages(state, state.with_name(f"{state.name}-kept"), self._rng)
         if done is None:
             return
         self._trace.fault(self.name, "damage", f"{done.name} {done.what}")

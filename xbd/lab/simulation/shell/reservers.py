@@ -6,8 +6,10 @@ from typing import Final
 import trio
 
 from xbd.client.client import Client, open_client
+from xbd.daemons.autoballoon import MAX_PEERS
 from xbd.errors import HypercallError
 from xbd.lab.simulation.daemons.trace import Trace
+from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.lab.simulation.shell.operators import LOST
 from xbd.units import SUPER_PAGES
@@ -55,13 +57,19 @@ class Reserver:
 
 
 async def come_in_a_crowd(socket: Path, trace: Trace) -> None:
-    """Reserve from more connections than there are places for, and stay a while."""
+    """Reserve from more connections than there are places for, and stay a while. Raises Violation: all have got in."""
+    here = 0
 
     async def one() -> None:
+        nonlocal here
         try:
             async with open_client(socket) as client:
                 await client.call("reserve", {"pages": SUPER_PAGES})
+                here += 1
+                if here > MAX_PEERS:
+                    raise Violation(f"{here} reserve memory at once, of {MAX_PEERS} places")
                 await trio.sleep(_CROWD_STAYS_S)
+                here -= 1
         except* (*LOST, HypercallError):
             trace.sometimes("one of a crowd was turned away")
 

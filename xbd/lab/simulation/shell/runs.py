@@ -1,9 +1,11 @@
 """Do one run of the daemons and return its outcome."""
 
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,9 +14,10 @@ import trio
 import trio.testing
 
 from xbd.errors import ConfigError
-from xbd.lab.simulation.daemons.options import DaemonOptions
+from xbd.lab.simulation.daemons.options import FAULTS, DaemonOptions
 from xbd.lab.simulation.daemons.report import DaemonOutcome
 from xbd.lab.simulation.oracle import Violation
+from xbd.lab.simulation.outcome import leave_out
 from xbd.lab.simulation.shell.daemon_switches import switched_off
 from xbd.lab.simulation.shell.scheduler import seeded
 from xbd.lab.simulation.shell.world import World
@@ -86,6 +89,22 @@ def run(options: DaemonOptions, write: Callable[[str], None] | None = None) -> D
         dict(sorted(trace.happened.items())),
         dict(sorted(trace.reached.items())),
     )
+
+
+def shrink(found: DaemonOutcome) -> DaemonOutcome:
+    """Search for a shorter run with fewer kinds of faults that also fails; the failure may be another one."""
+    return leave_out(
+        found,
+        [kind for kind in FAULTS if found.happened.get(kind)],
+        lambda best, kind: run(replace(best.options, without=(*best.options.without, kind))),
+        _limit_seconds,
+    )
+
+
+def _limit_seconds(found: DaemonOutcome) -> DaemonOutcome:
+    """Let the faults end just after the failure."""
+    seconds = math.ceil(found.seconds * 1000 + 1) / 1000
+    return replace(found, options=replace(found.options, seconds=min(found.options.seconds, seconds)))
 
 
 def _first_of(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import trio
 from xbd.lab.simulation.oracle import Violation
 
 # Steps of tasks at one moment. The busiest moments have some thousands: all guests boot, and everybody asks.
-MOST_STEPS: Final = 150_000
+MOST_STEPS: Final = 30_000
 
 
 class SpinGuard(trio.abc.Instrument):
