@@ -50,10 +50,9 @@ KNOWN: dict[str, tuple[int, float]] = {
     "patience": (1, 10.0),
     "store-save": (6, 10.0),
     "places": (0, 10.0),
-    "stale-sockets": (0, 10.0),
-    "socket-files": (0, 10.0),
+    "stale-sockets": (1, 4.0),
+    "socket-files": (0, 4.0),
     "put-back": (0, 10.0),
-    "event-numbers": (0, 10.0),
     "store-damage": (0, 10.0),
 }
 

@@ -32,7 +32,6 @@ SEEN: Final = frozenset(
     {
         "a create was refused",
         "a destroy was refused",
-        "a target was refused",
         "a name was used again at once",
         "a call had no answer",
         "a session was lost for good",

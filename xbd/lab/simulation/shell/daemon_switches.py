@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from xbd.control import step
 from xbd.control.rate_limit import TokenBucket
-from xbd.control.saved import SavedDaemon
 from xbd.daemons import autoballoon, domain_sockets, hypervisor
 from xbd.daemons.runtime import lock, outside, sockets, state_dir, state_lock
 from xbd.daemons.runtime.listener import Listener
@@ -106,9 +105,6 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     ),
     "socket-files": Switch("a socket's file stays when it is closed", [(Listener, "close", constant(_close_only))]),
     "put-back": Switch("a start that is refused changes the state", [(StateDir, "put_back", constant(nothing))]),
-    "event-numbers": Switch(
-        "events are numbered anew after a restart", [(SavedDaemon, "write_next_event", constant(nothing))]
-    ),
     "store-damage": Switch("a damaged store is taken for an empty one", [(saved, "restore", _restore_anything)]),
     "store-save": Switch("what is written into the store is not saved", [(StoreFile, "save", constant(nothing))]),
 }

@@ -155,7 +155,6 @@ class Operator:
         try:
             await self._timed(lambda: client.set_target(name, pages), f"set_target {name} {pages}")
         except HypercallError as error:
-            self._trace.sometimes("a target was refused")
             self.ledger.refused(name, "set_target", error)
         except LOST:
             self._no_answer(name, new)
