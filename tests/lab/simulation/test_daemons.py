@@ -49,10 +49,9 @@ KNOWN: dict[str, tuple[int, float]] = {
     "undo": (20, 10.0),
     "patience": (1, 10.0),
     "store-save": (6, 10.0),
-    "places": (0, 10.0),
+    "places": (22, 10.0),
     "stale-sockets": (1, 4.0),
     "socket-files": (0, 4.0),
-    "put-back": (0, 10.0),
     "store-damage": (0, 10.0),
 }
 

@@ -104,7 +104,6 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
         [(sockets, "remove_stale", constant(nothing))],
     ),
     "socket-files": Switch("a socket's file stays when it is closed", [(Listener, "close", constant(_close_only))]),
-    "put-back": Switch("a start that is refused changes the state", [(StateDir, "put_back", constant(nothing))]),
     "store-damage": Switch("a damaged store is taken for an empty one", [(saved, "restore", _restore_anything)]),
     "store-save": Switch("what is written into the store is not saved", [(StoreFile, "save", constant(nothing))]),
 }

@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -123,6 +123,10 @@ class FaultyCalls:
             self._trace.fault(process.name, kind, f"{name} {errno.errorcode[number]}")
             if kind == "remove":
                 self.not_removed.add(os.fspath(args[0]))
+            if kind == "reset":
+                # It is gone indeed: no answer can reach the peer any more.
+                with suppress(OSError):
+                    args[0].shutdown(socket.SHUT_RDWR)
             raise OSError(number, os.strerror(number))
 
     def _refuse_exiled(self, process: Process | None) -> None:
