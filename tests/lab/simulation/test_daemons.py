@@ -43,7 +43,7 @@ KNOWN: dict[str, tuple[int, float]] = {
     "lock": (11, 10.0),
     "rations": (2, 10.0),
     "back-off": (0, 10.0),
-    "answer-window": (17, 10.0),
+    "answer-window": (7, 10.0),
     "refusals": (1, 10.0),
     "start-refusals": (0, 10.0),
     "undo": (20, 10.0),
