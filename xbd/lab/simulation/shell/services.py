@@ -143,9 +143,10 @@ class Mains:
 def make_another_host(places: Places, name: str) -> None:
     """Leave the state of another host, with one domain, where `places.another` is."""
     state = state_dir.StateDir(places.another)
-    host = Controller(state_dir.make_machine(state, places.superframes, HostSettings()), name="another")
-    host.call("create", {"name": name, "max_pages": 2 * SUPER_PAGES, "target_pages": SUPER_PAGES})
-    host.commit()
+    machine = state_dir.make_machine(state, places.superframes, HostSettings())
+    host = Controller(machine, clock=time.time, name="another")
+    with host.step():
+        host.call("create", {"name": name, "max_pages": 2 * SUPER_PAGES, "target_pages": SUPER_PAGES})
     state.begin()
     state.close(in_order=True)
 
