@@ -82,7 +82,16 @@ def damage(directory: Path, kept: Path, rng: Rng) -> Damage | None:
     if told is None or not told.is_committed:
         return None
     in_order = (directory / "checksums.json").exists()
-    sections = sorted(path.name for path in directory.iterdir() if "-" in path.name)
+    there = {path.name for path in directory.iterdir()}
+    # A section that is left of a domain that has gone, because its file could not be removed, is never read again.
+    sections = ["daemon-0", "host-0"]
+    sections += sorted(
+        name
+        for name in there
+        if {name.replace("domain", "agent"), name.replace("agent", "domain")} <= there
+        and "-" in name
+        and not name.endswith("-0")
+    )
     # Every second one of the few that are refused whatever became of the host: there are many sections.
     name = rng.choice([*sections, "checksums.json"] if in_order and rng.bernoulli(0.5) else _ALWAYS)
     path = directory / name
