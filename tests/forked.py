@@ -21,8 +21,6 @@ from typing import IO, Any, Final
 # How a command begins that has all its imports still to do.
 XBD: Final = (sys.executable, "-m", "xbd")
 _LONGEST_MESSAGE: Final = 1 << 17
-# The descriptors that a command has when it begins.
-_STANDARD: Final = (0, 1, 2)
 
 # Reads commands, forks for each, and tells pids and exit codes. What it forked leaves the loop and is that command.
 _SERVER: Final = """
@@ -167,7 +165,6 @@ class Forked:
         }
         directory = "/" if user is not None else os.getcwd()  # noqa: PTH109 - it goes into a message
         command = {"arguments": list(arguments), "environ": environ, "directory": directory, "user": user}
-        assert len(given) == len(_STANDARD)
         try:
             self.pid: Final = self._server.start(command, given)
         finally:

@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from xbd.daemons.runtime.state_files import HEADER_BYTES, LOG_BYTES, WORD_BYTES, data_extents, read_state
+from xbd.daemons.runtime.state_files import (
+    HEADER_BYTES,
+    LOG_BYTES,
+    WORD_BYTES,
+    data_extents,
+    read_state,
+    section_name,
+    sections_in,
+)
 from xbd.lab.simulation.rng import Rng
+from xbd.storage.image import Kind
 
 _STORE: Final = "xenstore.save"
 _ZEROS: Final = bytes(HEADER_BYTES)
@@ -82,15 +91,12 @@ def damage(directory: Path, kept: Path, rng: Rng) -> Damage | None:
     if told is None or not told.is_committed:
         return None
     in_order = (directory / "checksums.json").exists()
-    there = {path.name for path in directory.iterdir()}
+    there = set(sections_in(directory))
     # A section that is left of a domain that has gone, because its file could not be removed, is never read again.
-    sections = ["daemon-0", "host-0"]
-    sections += sorted(
-        name
-        for name in there
-        if {name.replace("domain", "agent"), name.replace("agent", "domain")} <= there
-        and "-" in name
-        and not name.endswith("-0")
+    sections = sorted(
+        section_name(kind, number)
+        for kind, number in there
+        if kind in (Kind.HOST, Kind.DAEMON) or {(Kind.DOMAIN, number), (Kind.AGENT, number)} <= there
     )
     # Every second one of the few that are refused whatever became of the host: there are many sections.
     name = rng.choice([*sections, "checksums.json"] if in_order and rng.bernoulli(0.5) else _ALWAYS)
