@@ -1,11 +1,13 @@
 """Who comes in at a domain's socket at the very moment when the domain goes."""
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -183,3 +185,22 @@ async def test_where_nobody_yields_who_holds_something_stays(tmp_path: Path, aut
     """As the agents at a domain's socket: the newcomer is refused."""
     del autojump_clock
     assert await served(tmp_path / "socket", [(1, b"h"), (1, b"h")], yields=False) == (None, "", False)
+
+
+@pytest.mark.parametrize(
+    "lack", [OSError(errno.EMFILE, "none left"), OSError(errno.ENOMEM, "no memory"), MemoryError()]
+)
+async def test_what_lacks_for_accepting_keeps_nobody_out_for_long(
+    tmp_path: Path, autojump_clock: MockClock, lack: Exception
+) -> None:
+    """No descriptor, no memory in the kernel, none in Python: whoever waits meanwhile gets in afterwards."""
+    del autojump_clock
+    lacking = iter([lack, lack])
+
+    def accept(bound: socket.socket) -> tuple[socket.socket, object]:
+        for error in lacking:
+            raise error
+        return bound.accept()
+
+    with replaced(accept=accept):
+        assert await served(tmp_path / "socket", [(1, b"-")], yields=True) == (0, ANY, True)

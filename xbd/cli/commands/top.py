@@ -6,7 +6,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -19,6 +19,7 @@ from xbd.cli.top_view import COLUMNS, Sample, ViewOptions, host_lines, row_map, 
 from xbd.client.client import Client, open_client
 from xbd.client.discovery import find_socket
 from xbd.control.targets import choose, is_any
+from xbd.daemons.runtime.signals import signals_heard
 
 # The alternate screen without a cursor, and back.
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"
@@ -150,13 +151,19 @@ async def _watch(client: Client, names: tuple[str, ...], options: ViewOptions, i
     shows = _Screen(options)
     # Before the terminal is switched, so that the error for an unknown domain is shown.
     shows.add(await _sample(client, names))
-    with _raw_terminal(), trio.open_signal_receiver(signal.SIGWINCH, signal.SIGTERM) as signals:
+    with _raw_terminal():
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_keep_sampling, client, names, shows, interval)
-            nursery.start_soon(_keep_drawing, shows)
-            nursery.start_soon(_handle_signals, signals, shows, nursery.cancel_scope)
-            await _read_keys(shows)
-            nursery.cancel_scope.cancel()
+
+            def hear(number: int) -> None:
+                if number == signal.SIGTERM:
+                    nursery.cancel_scope.cancel()
+                shows.changed.set()
+
+            async with signals_heard(hear, signal.SIGWINCH, signal.SIGTERM):
+                nursery.start_soon(_keep_sampling, client, names, shows, interval)
+                nursery.start_soon(_keep_drawing, shows)
+                await _read_keys(shows)
+                nursery.cancel_scope.cancel()
 
 
 async def _keep_sampling(client: Client, names: tuple[str, ...], shows: _Screen, interval: float) -> None:
@@ -169,13 +176,6 @@ async def _keep_drawing(shows: _Screen) -> None:
     while True:
         await shows.changed.wait()
         shows.draw()
-
-
-async def _handle_signals(signals: AsyncIterator[int], shows: _Screen, everything: trio.CancelScope) -> None:
-    async for signum in signals:
-        if signum == signal.SIGTERM:
-            everything.cancel()
-        shows.changed.set()
 
 
 async def _read_keys(shows: _Screen) -> None:

@@ -108,11 +108,11 @@ class Listener:
                 return
             except (BlockingIOError, ConnectionAbortedError):
                 continue
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 if self.bound.fileno() < 0:
                     return
                 event = "descriptors_exhausted" if sockets.is_out_of_descriptors(error) else "accept_failed"
-                self.log.warning(trio.current_time(), event, error=error.strerror)
+                self.log.warning(trio.current_time(), event, error=getattr(error, "strerror", "no memory left"))
                 await trio.sleep(ACCEPT_PAUSE_S)
                 continue
             connection.settimeout(0)
@@ -170,14 +170,14 @@ class Listener:
 
     def _admit(self, connection: socket.socket, peers: trio.Nursery) -> None:
         if len(self.transports) >= self.max_peers or not (self.anybody or sockets.is_permitted(connection)):
-            uid, peers_here = sockets.peer_uid(connection), len(self.transports)
+            uid, peers_here = sockets.peer_of(connection)[1], len(self.transports)
             self.log.warning(trio.current_time(), "peer_refused", uid=uid, peers=peers_here)
             connection.close()
             return
         transport = Transport(connection, patience_s=self.patience_s)
         transport.place.idle_since_s = trio.current_time()
         if self.yields:
-            transport.place.uid = sockets.peer_uid(connection)
+            transport.place.uid = sockets.peer_of(connection)[1]
         self.transports.add(transport)
         peers.start_soon(self._serve_peer, transport)
 

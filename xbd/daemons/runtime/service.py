@@ -1,6 +1,6 @@
 """What every daemon is around its own work: `run_service` starts it, tells who started it how it stands, and ends it.
 
-Signals are heard here and nowhere else. SIGTERM and SIGINT end a daemon, in its start as well; SIGHUP reads its
+SIGTERM and SIGINT end a daemon, in its start as well; SIGHUP reads its
 settings again, unless it is the last word of the terminal that it was started on. The service manager, where there is
 one, hears of all that (`xbd.daemons.runtime.sd_notify`), and its watchdog is fed as long as each long-lived task checks
 in (`xbd.daemons.runtime.check_in`).
@@ -24,6 +24,7 @@ from xbd.daemons.runtime.nurseries import plain_errors
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.sd_notify import ServiceManager
+from xbd.daemons.runtime.signals import signals_heard
 from xbd.errors import XbdError
 
 _log = structlog.get_logger(__name__)
@@ -137,55 +138,43 @@ async def run_service(
     hang_ups = Alarm()
     # Signals are heard until the life has ended, its clearing up included: an impatient second SIGTERM, or a SIGHUP that
     # comes meanwhile, must not have its default effect, which is to kill what is just saving its state.
-    with plain_errors():
-        async with trio.open_nursery() as hearing:
-            reloading = trio.CancelScope()
-            life = trio.CancelScope()
-
-            def end(why: str) -> None:
-                reloading.cancel()
-                if stop is not None:
-                    stop(why)
-                elif not life.cancel_called:
-                    _log.info("stop_asked", signal=why)
-                    service.manager.stopping(farewell)
-                    life.cancel()
-
-            async def reload_when_asked() -> None:
-                with reloading:
-                    while reload is not None:
-                        await hang_ups.wait()
-                        await service.reload(reload)
-
-            await hearing.start(_hear, end, None if reload is None else hang_ups.ring)
-            with life:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(reload_when_asked)
-                    if supervised:
-                        nursery.start_soon(_end_when_orphaned, end)
-                    exit_code = await start(service)
-                    nursery.cancel_scope.cancel()
-            hearing.cancel_scope.cancel()
-    return exit_code
-
-
-async def _hear(
-    end: Callable[[str], None], hang_up: Callable[[], None] | None, task_status: trio.TaskStatus[None]
-) -> None:
-    """Call *end* for each SIGTERM and SIGINT, *hang_up* for each SIGHUP, until cancelled.
-
-    A SIGHUP also comes when the terminal that the daemon was started on is closed: then it ends.
-    """
+    reloading = trio.CancelScope()
+    life = trio.CancelScope()
     on_terminal = sys.stderr.isatty()
-    with calls.signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-        task_status.started()
-        async for number in received:
-            # Where the terminal is gone nobody reads what is logged from here on; the log sink bears that.
-            is_last_word = number == signal.SIGHUP and on_terminal and not sys.stderr.isatty()
-            if number == signal.SIGHUP and hang_up is not None and not is_last_word:
-                hang_up()
-            else:
-                end(signal.Signals(number).name)
+
+    def hear(number: int) -> None:
+        # A SIGHUP also comes when the terminal that the daemon was started on is closed: then it ends. Nobody reads what
+        # is logged from there on; the log sink bears that.
+        is_last_word = number == signal.SIGHUP and on_terminal and not sys.stderr.isatty()
+        if number == signal.SIGHUP and reload is not None and not is_last_word:
+            hang_ups.ring()
+        else:
+            end(signal.Signals(number).name)
+
+    def end(why: str) -> None:
+        reloading.cancel()
+        if stop is not None:
+            stop(why)
+        elif not life.cancel_called:
+            _log.info("stop_asked", signal=why)
+            service.manager.stopping(farewell)
+            life.cancel()
+
+    async def reload_when_asked() -> None:
+        with reloading:
+            while reload is not None:
+                await hang_ups.wait()
+                await service.reload(reload)
+
+    async with signals_heard(hear, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        with life:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reload_when_asked)
+                if supervised:
+                    nursery.start_soon(_end_when_orphaned, end)
+                exit_code = await start(service)
+                nursery.cancel_scope.cancel()
+    return exit_code
 
 
 async def _end_when_orphaned(end: Callable[[str], None]) -> None:

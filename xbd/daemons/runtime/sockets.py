@@ -209,15 +209,15 @@ def has_left(connection: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def peer_uid(connection: socket.socket) -> int:
-    """Tell as whom the peer of *connection* ran when it connected."""
-    packed = calls.socket_option(connection, socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(packed)[1])
+def peer_of(connection: socket.socket) -> tuple[int, int]:
+    """Return the process that *connection*'s peer was when it connected, and the user that it ran as: pid and uid."""
+    pid, uid, _ = _UCRED.unpack(calls.socket_option(connection, socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid
 
 
 def is_permitted(connection: socket.socket) -> bool:
     """Tell whether the peer runs as this process's user or as root."""
-    return peer_uid(connection) in (0, os.geteuid())
+    return peer_of(connection)[1] in (0, os.geteuid())
 
 
 async def until_readable(connection: socket.socket) -> None:
@@ -255,6 +255,6 @@ def close(connection: socket.socket) -> None:
         connection.close()
 
 
-def is_out_of_descriptors(error: OSError) -> bool:
+def is_out_of_descriptors(error: Exception) -> bool:
     """Tell whether *error* says that this process, or the system, has no descriptor left."""
-    return error.errno in (errno.EMFILE, errno.ENFILE)
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)

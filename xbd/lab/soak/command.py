@@ -5,8 +5,6 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +15,7 @@ import trio
 from xbd.cli.common import EXIT_FAILED, Failure
 from xbd.client.client import open_client
 from xbd.client.runtime_dir import domain_socket
+from xbd.daemons.runtime.signals import signals_heard
 from xbd.errors import BadArgument, XbdError
 from xbd.lab.soak.options import KINDS, MOST_GUESTS, Options, parse_duration_s
 from xbd.lab.soak.population import CHECKER, CHECKER_PAGES
@@ -176,8 +175,15 @@ async def soak(options: Options, directory: Path) -> Report:
     """Soak a host in *directory* and return the report."""
     async with trio.open_nursery() as nursery:
         run = _Run(options, directory, nursery)
+
+        def hear(number: int) -> None:
+            """End the soak early; a second signal aborts it."""
+            if run.stop.is_set():
+                raise KeyboardInterrupt(signal.Signals(number).name)
+            run.stop.set()
+
         try:
-            async with _stopped_by_signals(run):
+            async with signals_heard(hear, signal.SIGINT, signal.SIGTERM):
                 try:
                     await run.run()
                 except* XbdError as group:
@@ -197,21 +203,3 @@ def first_of(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-@asynccontextmanager
-async def _stopped_by_signals(run: _Run) -> AsyncIterator[None]:
-    """End a soak early on SIGINT or SIGTERM; a second signal aborts it."""
-
-    async def receive(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                if run.stop.is_set():
-                    raise KeyboardInterrupt(signal.Signals(number).name)
-                run.stop.set()
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(receive)
-        yield
-        nursery.cancel_scope.cancel()

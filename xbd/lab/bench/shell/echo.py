@@ -6,7 +6,7 @@ It prints `ready` when it listens.
 """
 
 import sys
-from functools import partial
+from collections.abc import Awaitable, Callable
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import trio
@@ -14,17 +14,17 @@ import trio
 _RECEIVE_BYTES = 65_536
 
 
-async def serve_echo(path: str) -> None:
-    """Answer each request on a socket at *path*, one connection after the other, until cancelled."""
-    with trio.socket.socket(trio.socket.AF_UNIX) as listener:
-        await listener.bind(path)
-        listener.listen()
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        while True:
-            connection, _ = await listener.accept()
-            async with trio.SocketStream(connection) as stream:
-                await _answer(stream)
+Handler = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+async def serve(path: str, handler: Handler) -> None:
+    """Let *handler* serve each connection to a socket at *path*, until cancelled; prints `ready` when it listens."""
+    listener = trio.socket.socket(trio.socket.AF_UNIX)
+    await listener.bind(path)
+    listener.listen()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await trio.serve_listeners(handler, [trio.SocketListener(listener)])
 
 
 async def _answer(stream: trio.SocketStream) -> None:
@@ -36,4 +36,4 @@ async def _answer(stream: trio.SocketStream) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(partial(serve_echo, sys.argv[1]))
+    trio.run(serve, sys.argv[1], _answer)

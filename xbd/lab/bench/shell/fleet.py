@@ -5,7 +5,6 @@ and toolstack, all processes of their own, not the work inside a guest.
 """
 
 import socket
-import struct
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -15,6 +14,7 @@ import trio
 
 from xbd.client.client import Client
 from xbd.client.runtime_dir import hypervisor_socket
+from xbd.daemons.runtime import sockets
 from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.bench.shell.host import move
 from xbd.testing.processes import running_host
@@ -92,8 +92,7 @@ def _memory_kib(runtime_dir: Path) -> int:
     """Return the memory (Pss) of the daemon and the agents, mapped files included."""
     with socket.socket(socket.AF_UNIX) as to_daemon:
         to_daemon.connect(str(hypervisor_socket(runtime_dir)))
-        credentials = to_daemon.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    daemon = struct.unpack("3i", credentials)[0]
+        daemon, _ = sockets.peer_of(to_daemon)
     parent = _parent(daemon)
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return sum(_pss_kib(pid) for pid in pids if _parent(pid) == parent)

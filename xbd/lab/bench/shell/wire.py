@@ -8,7 +8,6 @@ on its server's core or not by how long the server takes, and the ratio would me
 
 import os
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import trio
 
 from xbd.client.client import Client
+from xbd.daemons.runtime import sockets
 from xbd.errors import PeerLost, XbdError
 from xbd.lab.bench.figures import Figure, summarize
 from xbd.protocol.methods import VERSION
@@ -34,22 +34,21 @@ _RECEIVE_BYTES = 65_536
 class BareClient:
     """One call at a time on one Unix socket, with nothing but trio and msgpack.
 
-    Attributes: *server_pid*: the process at the other end.
+    Attributes: *connection*: to the server; *server_pid*: the process at the other end.
     """
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        self.server_pid: int = struct.unpack("3i", credentials)[0]
+    def __init__(self, server: socket.socket) -> None:
+        self.connection = trio.SocketStream(trio.socket.from_stdlib_socket(server))
+        self.server_pid, _ = sockets.peer_of(server)
         self._unpacker = msgpack.Unpacker()
         self._msgid = 0
 
     async def call(self, method: str, params: dict[str, object]) -> object:
         """Call and wait for the answer. Raises XbdError: it is an error; PeerLost."""
         msgid, self._msgid = self._msgid, self._msgid + 1
-        await self._stream.send_all(msgpack.packb([0, msgid, method, [params]]))
+        await self.connection.send_all(msgpack.packb([0, msgid, method, [params]]))
         while True:
-            received = await self._stream.receive_some(_RECEIVE_BYTES)
+            received = await self.connection.receive_some(_RECEIVE_BYTES)
             if not received:
                 raise PeerLost(f"the connection ended while {method} was awaited")
             self._unpacker.feed(received)
@@ -65,9 +64,9 @@ class BareClient:
         while answered < count:
             calls = range(sent, min(count, answered + in_flight))
             if calls:
-                await self._stream.send_all(b"".join(msgpack.packb([0, msgid, method, [params]]) for msgid in calls))
+                await self.connection.send_all(b"".join(msgpack.packb([0, msgid, method, [params]]) for msgid in calls))
                 sent = calls.stop
-            received = await self._stream.receive_some(_RECEIVE_BYTES)
+            received = await self.connection.receive_some(_RECEIVE_BYTES)
             if not received:
                 raise PeerLost(f"the connection ended while {method} was awaited")
             self._unpacker.feed(received)
@@ -77,8 +76,11 @@ class BareClient:
 @asynccontextmanager
 async def connect(path: Path) -> AsyncIterator[BareClient]:
     """Connect to a socket."""
-    async with await trio.open_unix_socket(str(path)) as stream:
-        yield BareClient(stream)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(path))
+    client = BareClient(connection)
+    async with client.connection:
+        yield client
 
 
 @asynccontextmanager

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ import trio
 
 from xbd.errors import PeerLost, XbdError
 from xbd.lab.bench.figures import Figure, summarize
+from xbd.lab.bench.shell.echo import serve
 from xbd.lab.bench.shell.wire import cores_apart
 from xbd.xenstore.codec import HEADER, Operation, encode
 
@@ -68,7 +68,8 @@ async def measure_xenstore(directory: Path, rounds: int = _ROUNDS) -> dict[str, 
 async def _server(arguments: list[str], path: Path) -> AsyncIterator[tuple[int, socket.socket]]:
     """Run a server in a process of its own until the block ends; hands out its pid and a connection to it."""
     command = [sys.executable, *arguments]
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    nothing = subprocess.DEVNULL
+    process = await trio.lowlevel.open_process(command, stdin=nothing, stdout=nothing, stderr=nothing)
     try:
         with await _connect(process, path) as server:
             yield process.pid, server
@@ -108,16 +109,11 @@ def _ask(server: socket.socket, request: bytes) -> None:
         raise XbdError(f"a request was answered with {answer[:80]!r}")
 
 
-async def serve_echo(path: str) -> None:
-    """Answer each request on a socket at *path* with the bytes of its answer, until killed."""
-    with trio.socket.socket(trio.socket.AF_UNIX) as listener:
-        await listener.bind(path)
-        listener.listen()
-        connection, _ = await listener.accept()
-        async with trio.SocketStream(connection) as stream:
-            while received := await stream.receive_some(_RECEIVE_BYTES):
-                await stream.send_all(_ANSWERS[Operation(received[0])])
+async def _answer(stream: trio.SocketStream) -> None:
+    """Answer each request with the bytes of its answer."""
+    while received := await stream.receive_some(_RECEIVE_BYTES):
+        await stream.send_all(_ANSWERS[Operation(received[0])])
 
 
 if __name__ == "__main__":
-    trio.run(partial(serve_echo, sys.argv[1]))
+    trio.run(serve, sys.argv[1], _answer)

@@ -6,6 +6,7 @@ forward slowly for a while (`slow SECONDS`). It ends at the end of its standard 
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -55,9 +56,11 @@ class Relay:
 
     async def _serve(self, listener: trio.socket.SocketType, name: Path, scope: trio.CancelScope) -> None:
         with listener, scope:
-            while True:
-                connection, _ = await listener.accept()
-                self._nursery.start_soon(self._connect, trio.SocketStream(connection), self._host / name)
+            await trio.serve_listeners(
+                partial(self._connect, path=self._host / name),
+                [trio.SocketListener(listener)],
+                handler_nursery=self._nursery,
+            )
         (self._own / name).unlink(missing_ok=True)
 
     async def _connect(self, near: trio.SocketStream, path: Path) -> None:
