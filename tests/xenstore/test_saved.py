@@ -67,6 +67,7 @@ def test_what_is_cut_off_was_never_said() -> None:
     for length in range(len(record)):
         assert told(restore(whole + record[:length])) == before
     assert told(restore(whole + record[:-1] + b"?")) == before
+    assert told(restore(whole + bytes(999))) == before
     assert told(restore(whole + record)) == told(store)
 
 
@@ -78,18 +79,22 @@ def test_what_is_spoilt_before_the_end_is_refused() -> None:
     dom0.write(b"/new/deep", b"1")
     assert store.tree.journal is not None
     record = encode_changes(store.tree.journal)
-    for at, bit in product((*range(len(MAGIC), len(MAGIC) + 9), len(whole) - 1), range(8)):
+    for at, bit in product((*range(len(MAGIC), len(MAGIC) + 13), len(whole) - 1), range(8)):
         for save in (whole, whole + record):
             with pytest.raises(DamagedState, match="not what was written"):
                 restore(save[:at] + bytes([save[at] ^ 1 << bit]) + save[at + 1 :])
     with pytest.raises(DamagedState, match="and others follow"):
         restore(whole + record[:-1] + b"?" + record)
+    for at, bit in product(range(len(record)), range(8)):
+        spoilt = record[:at] + bytes([record[at] ^ 1 << bit]) + record[at + 1 :]
+        with pytest.raises(DamagedState, match="not what was written"):
+            restore(whole + spoilt + record)
     for length in range(len(MAGIC), len(whole)):
         with pytest.raises(DamagedState, match="cut off"):
             restore(whole[:length])
 
 
-@pytest.mark.parametrize("save", [b"", b"xbd xenstore 2\n", b"garbage", MAGIC[:-1]])
+@pytest.mark.parametrize("save", [b"", b"xbd xenstore 3\n", b"garbage", MAGIC[:-1]])
 def test_what_is_no_save(save: bytes) -> None:
     """It is refused, and says so."""
     with pytest.raises(DamagedState, match="begins with"):

@@ -1,10 +1,11 @@
 """Saving a store as bytes, and restoring it: the nodes with their permissions, and the domains.
 
 A save begins with a record of everything, followed by one record for each request that changed something, so
-that a daemon that is killed at any instant loses nothing that it has answered. A record carries its length
-and a checksum; reading stops at the last one if that is cut off or differs from its checksum, for it was never answered.
-Any other that differs is damage, as is a first one that is not whole: a save is never used without it. Watches and transactions are not saved: they
-end with their connections, and those with the daemon.
+that a daemon that is killed at any instant loses nothing that it has answered. A record carries its length, a checksum,
+and one of these two; reading stops at the last one if that is cut off or differs from its checksum, for it was never
+answered. Any other that differs is damage, as is a length that is not what was written, which would hide what follows,
+and a first record that is not whole: a save is never used without it. Watches and transactions are not saved: they end
+with their connections, and those with the daemon.
 """
 
 import struct
@@ -20,8 +21,11 @@ from xbd.xenstore.store import Store
 from xbd.xenstore.tree import Change, Node, Tree
 
 # Another number: an older or newer xbd cannot use it.
-MAGIC: Final = b"xbd xenstore 1\n"
-_FRAME: Final = struct.Struct("<II")
+MAGIC: Final = b"xbd xenstore 2\n"
+# The length of a record and its checksum, and the checksum of these; saves of the format before were without that.
+_HEAD: Final = struct.Struct("<II")
+_CHECK: Final = struct.Struct("<I")
+_FORMATS: Final = {MAGIC: _HEAD.size + _CHECK.size, b"xbd xenstore 1\n": _HEAD.size}
 _WHOLE, _CHANGES, _DOMAINS = "whole", "changes", "domains"
 
 
@@ -49,16 +53,22 @@ def _change(path: bytes, node: Node | None) -> list[object]:
 
 def _frame(record: list[object]) -> bytes:
     packed: bytes = msgpack.packb(record)
-    return _FRAME.pack(len(packed), zlib.crc32(packed)) + packed
+    head = _HEAD.pack(len(packed), zlib.crc32(packed))
+    return head + _CHECK.pack(zlib.crc32(head)) + packed
 
 
-def _records(save: bytes) -> Iterator[list[object]]:
+def _records(save: bytes, head_bytes: int) -> Iterator[list[object]]:
     """Read the records up to the first that is cut off. Raises DamagedState."""
     at = len(MAGIC)
-    while at + _FRAME.size <= len(save):
-        length, checksum = _FRAME.unpack_from(save, at)
-        packed = save[at + _FRAME.size : at + _FRAME.size + length]
-        end = at + _FRAME.size + length
+    while at + head_bytes <= len(save):
+        head, check = save[at : at + _HEAD.size], save[at + _HEAD.size : at + head_bytes]
+        if not any(save[at:]):
+            break  # a file that grew before its bytes were on the disk, when that lost its power, ends in zeros
+        if check and check != _CHECK.pack(zlib.crc32(head)):
+            raise DamagedState(f"the length of the record at byte {at} is not what was written")
+        length, checksum = _HEAD.unpack(head)
+        packed = save[at + head_bytes : at + head_bytes + length]
+        end = at + head_bytes + length
         if len(packed) < length or zlib.crc32(packed) != checksum:
             if end < len(save):
                 raise DamagedState(f"the record at byte {at} is not what was written, and others follow it")
@@ -75,11 +85,12 @@ def restore(save: bytes) -> Store:
     Raises:
         DamagedState: it is no save, of another format, or inconsistent.
     """
-    if not save.startswith(MAGIC):
+    head_bytes = _FORMATS.get(save[: len(MAGIC)])
+    if head_bytes is None:
         raise DamagedState(f"it begins with {save[: len(MAGIC)]!r}, expected {MAGIC!r}")
     store = Store()
     try:
-        for number, record in enumerate(_records(save)):
+        for number, record in enumerate(_records(save, head_bytes)):
             match record:
                 case ["whole", list(nodes), list(domains)] if number == 0:
                     store.tree.restore((path, value, _permissions(entries)) for path, value, entries in nodes)

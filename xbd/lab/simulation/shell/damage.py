@@ -22,8 +22,8 @@ from xbd.storage.image import Kind
 
 _STORE: Final = "xenstore.save"
 _ZEROS: Final = bytes(HEADER_BYTES)
-# Magic, length and checksum of the record of everything.
-_FIRST_RECORD_BYTES: Final = 23
+# Magic, and the length and checksums of the record of everything.
+_FIRST_RECORD_BYTES: Final = 27
 # What every host has, whenever it was dropped.
 _ALWAYS: Final = ("state.json", "undo", "host-0", "daemon-0")
 
