@@ -1,6 +1,9 @@
 """`xbd simulate`: its report, its exit code, its trace."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,3 +59,16 @@ def test_several_seeds_run_side_by_side() -> None:
 def test_a_trace_is_of_one_seed() -> None:
     """`--trace` with more than one seed is a usage error."""
     assert simulate("--seeds", "2", "--trace", "-").exit_code == 2
+
+
+def test_nobody_goes_on_when_the_command_is_gone() -> None:
+    """Killed, as it could not clear up after itself: the processes that it had started end as well."""
+    command = [sys.executable, "-m", "xbd", "simulate", "--seeds", "100", "--events", "100000", "--processes", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own command
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        # Two that run seeds, and the one that keeps track of their semaphores.
+        while len(children.read_text().split()) < 3:
+            time.sleep(0.05)  # noqa: TID251 - the command is in a process of its own
+        process.kill()
+        assert process.stdout is not None
+        assert process.stdout.read() == b"", "standard output ends with the last who has it"

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -179,7 +180,9 @@ def _run_all(
     done: list[Found] = []
     started = shown = time.monotonic()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(every)), mp_context=context) as executor:
+    with ProcessPoolExecutor(
+        min(processes, len(every)), mp_context=context, initializer=_end_with_the_command
+    ) as executor:
         running = [executor.submit(run_one, options) for options in every]
         for number, future in enumerate(as_completed(running), 1):
             done.append(future.result())
@@ -197,6 +200,18 @@ def _run_all(
     if sys.stderr.isatty():
         click.echo("\r" + " " * 70 + "\r", nl=False, err=True)
     return sorted(done, key=lambda outcome: outcome.options.seed)
+
+
+def _end_with_the_command() -> None:
+    """End this process of the pool when the command's is gone, however it ended: nobody would wait for what it does."""
+    command = multiprocessing.parent_process()
+    assert command is not None, "this is the command's own process"
+
+    def watch() -> None:
+        command.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def render(done: Sequence[Outcome], failed: Sequence[tuple[Outcome, Outcome]]) -> str:
