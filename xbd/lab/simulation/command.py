@@ -26,7 +26,7 @@ from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
 from xbd.lab.simulation.switches import SWITCHES
 
 _PROGRESS_EVERY_S = 0.5
-_DAEMON_SECONDS: Final = 60.0
+_DAEMON_SECONDS: Final = 20.0
 # Of cores and of daemons; each run refuses the other's.
 _EXCLUDABLE: Final = (*EXCLUDABLE, *DAEMON_FAULTS)
 _SWITCHES: Final = (*SWITCHES, *(name for name in DAEMON_SWITCHES if name not in SWITCHES))
@@ -80,7 +80,7 @@ Render = Callable[[Sequence[Found], Sequence[tuple[Found, Found]]], str]
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    help="With --daemons: virtual seconds with faults, before they stop. [default: 60]",
+    help="With --daemons: virtual seconds with faults, before they stop. [default: 20]",
 )
 @click.option(
     "--operators",
