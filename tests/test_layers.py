@@ -17,7 +17,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # From the lowest to the highest: a module imports its own package and those of lower rows, never one of its own row.
 ROWS = (
-    ("abi", "arrays", "errors", "lazy", "units", "limits", "log", "quoting", "shipped"),
+    ("abi", "arrays", "errors", "lazy", "units", "limits", "log", "settings", "shipped", "text"),
     ("shapes", "target_rules"),
     ("domain",),
     ("frames",),

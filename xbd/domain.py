@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 
 from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, ON_CRASH, DomainType
 from xbd.errors import BadArgument, RemoteProtocolError
-from xbd.quoting import quote
 from xbd.shapes import (
     COUNTS,
     FLAG,
@@ -29,6 +28,7 @@ from xbd.shapes import (
     text,
 )
 from xbd.target_rules import static_max_pages, used_pages
+from xbd.text import quote
 
 # The control domain's number.
 DOM0: Final = 0

@@ -67,6 +67,15 @@ class BadArgument(HypercallError):
     """EINVAL: the request makes no sense, whatever the state."""
 
 
+class BadSetting(BadArgument):
+    """EINVAL: something that was written for a setting cannot be; *key* is the path of it, *reason* a sentence without it."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}" if key else reason)
+        self.key = key
+        self.reason = reason
+
+
 class NoSuchDomain(HypercallError):
     """ESRCH: no domain has this domid or name."""
 
@@ -157,8 +166,8 @@ class TraceError(XbdError):
 class BadSize(XbdError):
     """A size that a person wrote cannot be read."""
 
-    def __init__(self, text: str, expected: str) -> None:
-        super().__init__(f"invalid memory size: {text!r} (expected {expected})")
+    def __init__(self, written: object, expected: str) -> None:
+        super().__init__(f"invalid memory size: {written!r:.80} (expected {expected})")
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> BadArgument:

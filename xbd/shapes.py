@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final, get_type_hints
 
 from xbd.errors import BadArgument
-from xbd.quoting import quote
+from xbd.text import quote
 
 # What a message may hold of one text: a line to be shown to a person.
 MAX_TEXT_CHARS: Final = 1024

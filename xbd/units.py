@@ -64,6 +64,22 @@ def round_down(pages: int, unit_pages: int = SUPER_PAGES) -> int:
     return pages - pages % unit_pages
 
 
+def parse_superpages(size: object) -> int:
+    """Read a size, as text or as a number of MiB, that has to be a multiple of 2 MiB; returns pages.
+
+    Raises:
+        BadSize: it is anything else; names what would be near it. Nothing is ever rounded.
+    """
+    if type(size) not in (int, str):
+        raise BadSize(size, 'such as 512 (MiB), "512m" or "2g"')
+    pages = parse_size_pages(str(size))
+    if pages % SUPER_PAGES:
+        down = pages // SUPER_PAGES * 2
+        near = " or ".join(f'"{mib}m"' for mib in (down, down + 2) if mib)
+        raise BadSize(size, f"a multiple of 2 MiB, such as {near}")
+    return pages
+
+
 def round_to_superpages(pages: int) -> int:
     """Round *pages* down to a multiple of 2 MiB, but up where that would be nothing."""
     return max(round_down(pages), SUPER_PAGES)

@@ -350,7 +350,7 @@ def test_a_strategy_says_the_type_of_a_domain(run: Run) -> None:
         (["web1", "--target", "2m"], "a domain named 'web1' exists"),
         (["77", "--target", "2m"], "not all digits"),
         (["big", "--target", "2g"], "ENOMEM"),
-        (["odd", "--target", "2m", "--workload", "nope"], "unknown workload 'nope'"),
+        (["odd", "--target", "2m", "--workload", "nope"], "guest.workload: 'nope' is not one of"),
         (["odd", "--target", "2m", "--minimum", "4m"], "--minimum 4m is more than --target 2m"),
     ],
 )

@@ -31,31 +31,6 @@ def test_what_is_said_is_set() -> None:
     assert (config.domains, config.interval_s) == (("web*", "dom0"), 0.5)
 
 
-@pytest.mark.parametrize(
-    ("text", "key", "reason"),
-    [
-        ("", "autoballoon", "there is no"),
-        ("[autoballon]\n", "autoballon", "did you mean"),
-        ("[autoballoon\n", "", "is not TOML"),
-        ('[autoballoon]\nheadrom = "1g"\n', "autoballoon.headrom", "did you mean 'headroom'"),
-        ('[autoballoon]\nheadroom = "1001k"\n', "autoballoon.headroom", "multiple of 2 MiB"),
-        ('[autoballoon]\nbalance = "just"\n', "autoballoon.balance", "one of"),
-        ('[autoballoon]\ninterval_s = "1s"\n', "autoballoon.interval_s", "a number"),
-        ("[autoballoon]\ninterval_s = 0\n", "autoballoon.interval_s", "from 0.1"),
-        ("[autoballoon]\ninterval_s = true\n", "autoballoon.interval_s", "a number"),
-        ('[autoballoon]\ndomains = "*"\n', "autoballoon.domains", "a list"),
-        ("[autoballoon]\ndomains = []\n", "autoballoon.domains", "a list"),
-        ("[autoballoon]\nstuck_after_s = 30\n", "autoballoon", "rise in this order"),
-        ("[autoballoon]\nmin_interval_s = 60\n", "autoballoon", "min_interval_s"),
-    ],
-)
-def test_each_mistake_is_named(text: str, key: str, reason: str) -> None:
-    """File, key and reason, so that it can be put right."""
-    with pytest.raises(ConfigError) as refusal:
-        parse_autoballoon_config(text, "f.toml")
-    assert (refusal.value.key, reason in str(refusal.value)) == (key, True)
-
-
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """Missing, or no text."""
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -41,38 +41,6 @@ def test_dom0_is_described_like_a_guest() -> None:
     assert small.min_pages == 64 * 256
 
 
-@pytest.mark.parametrize(
-    ("text", "key", "reason"),
-    [
-        (DOM0 + 'type = "virtio"\n', "dom0.type", "grants"),
-        (DOM0 + IO, "dom0.workload.io_pages_s", "for guests"),
-        (DOM0 + 'minimum = "1g"\n', "dom0.minimum", "more than the target"),
-        (DOM0 + 'name = "dom0"\n', "dom0.name", "is not a key"),
-        (DOM0 + "persistent_grants = 1\n", "dom0.persistent_grants", "true or false"),
-        (DOM0 + '[[guest]]\nname = "dom0"\nmaximum = "64m"\n', "guest.name", "control domain"),
-        (DOM0 + '[[guest]]\nname = "big"\nmaximum = "1600m"\n', "guest.target", "2.1 GiB together"),
-        (
-            DOM0 + '[[guest]]\nname = "kvm"\nmaximum = "64m"\ntype = "virtio"\n' + IO,
-            "guest[1].workload.io_pages_s",
-            "pvh",
-        ),
-        (DOM0 + '[[guest]]\nname = "web"\nmaximum = "64m"\ntype = "hvm"\n', "guest[1].type", "one of"),
-        (DOM0 + '[[guest]]\nname = "web"\nmaximum = "64m"\nminimum = "65m"\n', "guest[1].minimum", "multiple of 2 MiB"),
-        (
-            '[host]\nmemory = "1g"\n[[guest]]\nname = "web"\nmaximum = "64m"\n' + IO,
-            "guest.workload.io_pages_s",
-            "no [dom0]",
-        ),
-    ],
-)
-def test_what_cannot_be_of_dom0_and_types_is_named(text: str, key: str, reason: str) -> None:
-    """Each impossible combination is refused with its key and the reason."""
-    with pytest.raises(ConfigError) as refusal:
-        parse_host_config(text, "h")
-    assert refusal.value.key == key
-    assert reason in refusal.value.reason
-
-
 def test_the_strategies_span_host_and_guest() -> None:
     """`stock` is today's Xen with today's Linux, `full` all that xbd has."""
     stock = STRATEGIES["stock"]
@@ -193,61 +161,6 @@ def test_every_key_is_described(name: str) -> None:
     assert spelled_out.settings == as_is.settings
     for one, other in zip(spelled_out.guests, as_is.guests, strict=True):
         assert plan_guest(one.guest) == plan_guest(other.guest)
-
-
-@pytest.mark.parametrize(
-    ("text", "key", "reason"),
-    [
-        ("", "host", "there is no [host] section"),
-        ("memory = 1\n" + HOST, "memory", "is not a key of this section"),
-        ("host = 5\n", "host", "5 is not a table"),
-        ("[host]\n", "host.memory", "is missing"),
-        ("[host]\nmemory = true\n", "host.memory", "True is not a size"),
-        ("[host]\nmemory = 1.5\n", "host.memory", "1.5 is not a size"),
-        ('[host]\nmemory = "many"\n', "host.memory", "invalid memory size: 'many'"),
-        ('[host]\nmemory = "3m"\n', "host.memory", 'is not a multiple of 2 MiB; "2m" and "4m" are'),
-        ('[host]\nmemory = "100000t"\n', "host.memory", "invalid memory size"),
-        ('[host]\nmemory = "65t"\n', "host.memory", "is more than 64 TiB"),
-        (HOST + "keep_hols = true\n", "host.keep_hols", "did you mean 'keep_holes'?"),
-        (HOST + "keep_holes = 1\n", "host.keep_holes", "1 is not true or false"),
-        (HOST + 'home_fill = "often"\n', "host.home_fill", 'is not one of "always", "populate_depopulate", "never"'),
-        (HOST + 'strategy = "best"\n', "host.strategy", 'is not one of "stock", "huge-queue"'),
-        (HOST + "p2m.coalesc = true\n", "host.p2m.coalesc", "did you mean 'coalesce'?"),
-        (HOST + 'features = ["populate_depopulate"]\n', "host.features", "is not a table"),
-        (HOST + 'name = ""\n', "host.name", "is empty"),
-        (HOST + "name = 5\n", "host.name", "5 is not text in quotes"),
-        (HOST + "[guest]\n", "guest", "is not an array of tables; begin each with [[guest]]"),
-        (HOST + "guest = [1]\n[other]\n", "host.guest", "is not a key"),
-        ("guest = [1]\n" + HOST, "guest[1]", "is not a table"),
-        (HOST + "[[guest]]\nmaximum = 2\n", "guest[1].name", "is missing"),
-        (HOST + '[[guest]]\nname = "a"\n', "guest[1].maximum", "is missing"),
-        (GUEST + "count = 2\n", "guest[1].name", "put {n} where the number goes"),
-        (GUEST + "count = 0\n", "guest[1].count", "0 is not from 1 to"),
-        (GUEST + 'memory = "256m"\n', "guest[1].memory", "is the old name of 'maximum', which is given too"),
-        (DOM0 + "memory = 2\n", "dom0.memory", "is the old name of 'maximum', which is given too"),
-        (HOST + "[[guest]]\nname = 'a'\nmemory = '3m'\n", "guest[1].memory", "is not a multiple of 2 MiB"),
-        (GUEST + 'target = "512m"\n', "guest[1].target", "is more than the maximum"),
-        (GUEST.replace("web1", "17"), "guest[1].name", "not all digits"),
-        (GUEST.replace("web1", "x" * 65), "guest[1].name", "1 to 64 printable characters"),
-        (GUEST.replace("web1", "a\\tb"), "guest[1].name", "printable"),
-        (GUEST + "seed = -1\n", "guest[1].seed", "-1 is not from 0"),
-        (GUEST + 'workload = "quiet"\n', "guest[1].workload", "unknown workload 'quiet'"),
-        (GUEST + 'workload = "trace"\n', "guest[1].workload", "use `xbd replay TRACE.csv`"),
-        (GUEST + 'workload = { profile = "idle", used = 2 }\n', "guest[1].workload", "a share of the guest's memory"),
-        (GUEST + "workload = { used = 0.5 }\n", "guest[1].workload.profile", "is missing"),
-        (GUEST + "driver = { speed = 1 }\n", "guest[1].driver", "no setting 'speed'"),
-        (GUEST + GUEST[len(HOST) :], "guest.name", "two guests are called 'web1'"),
-        (GUEST.replace("256m", "2g"), "guest.target", "are 2 GiB together, the host has 1 GiB"),
-        ("[host\n", "", "is not TOML"),
-    ],
-)
-def test_what_cannot_be_is_refused_by_name(text: str, key: str, reason: str) -> None:
-    """The error names file, key and reason."""
-    with pytest.raises(ConfigError) as refusal:
-        parse(text)
-    assert refusal.value.key == key
-    assert reason in refusal.value.reason
-    assert str(refusal.value).startswith(f"host.toml: {key}" if key else "host.toml: ")
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

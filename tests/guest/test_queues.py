@@ -17,7 +17,7 @@ from xbd.guest.balloon.queues import (
     PageQueue,
     Purpose,
     StackQueue,
-    check_queue_names,
+    can_serve,
 )
 from xbd.guest.workload import Steady
 from xbd.guest.zone import Mobility, PageState, Zone
@@ -131,8 +131,9 @@ def test_a_marked_queue_holds_an_extent_once_and_counts_right(queue_class: type[
 )
 def test_a_choice_of_queues_that_cannot_work_is_refused(names: tuple[str, ...]) -> None:
     """There is just one queue of single pages, and every name is known."""
-    with pytest.raises(BadArgument):
-        check_queue_names(names)
+    assert not can_serve(names)
+    with pytest.raises(BadArgument, match=r"driver\.queues"):
+        override_driver(DRIVERS["full"], {"queues": names})
 
 
 # -- what is new is one class and one line of registration

@@ -18,7 +18,7 @@ from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
 from xbd.protocol import codec, fields, methods
 from xbd.protocol.codec import ANSWER_LIMITS, CALL_LIMITS, HELLO_LIMITS, Decoder, Limits, Message, Response
 from xbd.protocol.commands import boot_from_wire, boot_to_wire, command_from_params, result_from_response
-from xbd.quoting import QUOTED_CHARS, quote
+from xbd.text import QUOTED_CHARS, quote
 
 RIGHT = right_values([0, 1, 2, 40_000], ["web", "nobody"], 4096)
 TABLES = {

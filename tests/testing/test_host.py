@@ -60,7 +60,7 @@ def test_an_unknown_strategy_is_refused_with_the_known_ones(name: object, hint: 
 def test_an_unknown_workload_is_refused_with_the_known_ones() -> None:
     """The refusal of a profile lists the profiles, and no guest is made."""
     with xbd.testing.host("1g") as host:
-        with pytest.raises(BadArgument, match="unknown workload 'stedy'") as refused:
+        with pytest.raises(BadArgument, match="no workload 'stedy'; did you mean 'steady'") as refused:
             host.add("web", "512m", workload="stedy")
 
         assert "steady" in refused.value.expected

@@ -6,11 +6,11 @@ is a `ConfigError` that names file, key and reason.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from xbd.config.toml_table import top_table
-from xbd.errors import BadArgument, ConfigError
-from xbd.policy.model import MOST_PAGES, Balance, Settings
+from xbd.config.toml import load_toml, read_file
+from xbd.policy.model import Settings
+from xbd.settings import ListOf, Section, number, text
 
 # Listing a thousand domains takes the hypervisor a quarter of a second.
 INTERVAL_MIN_S: Final = 0.1
@@ -21,35 +21,23 @@ _DAY_S: Final = 86_400.0
 class AutoballoonConfig:
     """The daemon's settings: the policy's, the interval of its steps, and the *domains* (patterns) that it manages."""
 
-    settings: Settings = field(default_factory=Settings)
-    interval_s: float = 1.0
-    domains: tuple[str, ...] = ("*",)
+    settings: Annotated[Settings, Section(of=Settings, inline=True)] = field(default_factory=Settings)
+    interval_s: Annotated[float, number("how often the host is looked at", INTERVAL_MIN_S, _DAY_S, "seconds")] = 1.0
+    domains: Annotated[
+        tuple[str, ...],
+        ListOf(item=text(""), doc="names and patterns; a pattern means guests, dom0 must be named"),
+    ] = ("*",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoballoonFile:
+    """A whole file."""
+
+    autoballoon: Annotated[
+        AutoballoonConfig, Section(of=AutoballoonConfig, missing="there is no [autoballoon] section")
+    ]
 
 
 def parse_autoballoon_config(text: str, path: Path | str) -> AutoballoonConfig:
     """Read the file's text; *path* is what errors call it. Raises ConfigError."""
-    top = top_table(text, path)
-    table = top.table("autoballoon")
-    top.finish()
-    if table is None:
-        raise ConfigError(path, "autoballoon", "there is no [autoballoon] section")
-    default = Settings()
-    try:
-        settings = Settings(
-            headroom_pages=table.size("headroom", MOST_PAGES, default.headroom_pages),
-            balance=Balance(table.choice("balance", tuple(Balance), default.balance)),
-            threshold_pages=table.size("threshold", MOST_PAGES, default.threshold_pages),
-            min_interval_s=table.number("min_interval_s", 0, _DAY_S, default.min_interval_s),
-            stuck_after_s=table.number("stuck_after_s", 0, _DAY_S, default.stuck_after_s),
-            uncooperative_after_s=table.number("uncooperative_after_s", 0, _DAY_S, default.uncooperative_after_s),
-            retry_after_s=table.number("retry_after_s", 0, _DAY_S, default.retry_after_s),
-        )
-    except BadArgument as error:
-        raise table.error("", f"{error.message}; expected {error.expected}") from error
-    config = AutoballoonConfig(
-        settings,
-        interval_s=table.number("interval_s", INTERVAL_MIN_S, _DAY_S, 1.0),
-        domains=tuple(table.texts("domains", ["*"])),
-    )
-    table.finish()
-    return config
+    return read_file(AutoballoonFile, load_toml(text, path), path).autoballoon

@@ -5,29 +5,30 @@ every key. Whatever in it cannot be used is a `ConfigError` that names file, key
 are written as everywhere (`512`, `"512m"`, `"2g"`; a bare number is MiB), in multiples of 2 MiB.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, ON_CRASH, DomainType
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, ON_CRASH, DomainType
+from xbd.config.guest import MAX_SEED, OwnChoices
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
-from xbd.config.toml_table import Table, top_table
-from xbd.errors import BadArgument, ConfigError
-from xbd.guest import override_driver
-from xbd.guest.workload import make_workload
-from xbd.machine.settings import HOME_FILLS, HostSettings
+from xbd.config.toml import load_toml, read_file
+from xbd.errors import BadSetting, ConfigError
+from xbd.machine.settings import HostSettings
+from xbd.settings import Section, choice, flag, settings_of, size, text, whole
+from xbd.text import DOMAIN_NAME, is_domain_name, quote
 from xbd.units import GIB_PAGES, MIB_PAGES, SUPER_PAGES, counted, format_pages
 
 # A 4 TiB host has 2 Mi superframes; 64 TiB is what the tables of one process can hold with room.
 MAX_HOST_PAGES: Final = 64 * 1024 * GIB_PAGES
-_MAX_SEED: Final = (1 << 63) - 1
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 DOM0_NAME: Final = "dom0"
 # xl's own: below 128 MiB a dom0 is of little use.
 DOM0_MIN_PAGES: Final = 128 * MIB_PAGES
 # What a domain's `maximum` was called before; read for one more release.
 _OLD_MAXIMUM: Final = "memory"
+_NEEDS_GRANTS: Final = 'block I/O needs grants, which type "virtio" has not; "pvh" or "pv"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,42 +80,198 @@ class HostConfig:
         return self.memory_pages // SUPER_PAGES
 
 
+@dataclass(frozen=True, kw_only=True)
+class HostTable:
+    """The section [host]."""
+
+    memory_pages: Annotated[int, size("how much memory the machine has", MAX_HOST_PAGES, key="memory")]
+    name: Annotated[str, text("its name, as `xbd info` shows it")] = "host"
+    runtime_dir: Annotated[
+        str | None, text("where the sockets lie, relative to the file; left out: as $XDG_RUNTIME_DIR says")
+    ] = None
+    state_dir: Annotated[
+        str | None, text("where the host's state is saved, relative to the file; left out: nowhere")
+    ] = None
+    group: Annotated[str | None, text("whose members may use the toolstack's socket, beside this user and root")] = None
+    log_level: Annotated[str | None, choice("what is logged from; left out: info", LOG_LEVELS)] = None
+    strategy: Annotated[str, choice("how host and drivers go about memory; what is set beside it wins", STRATEGIES)] = (
+        DEFAULT_STRATEGY
+    )
+    home_fill: Annotated[str | None, settings_of(HostSettings)["home_fill"]] = None
+    keep_holes: Annotated[bool | None, settings_of(HostSettings)["keep_holes"]] = None
+    p2m: Annotated[Mapping[str, Any], Section(of=HostSettings, only=("coalesce",))] = field(default_factory=dict)
+    features: Annotated[
+        Mapping[str, Any], Section(of=HostSettings, only=("populate_depopulate", "exchange_translated"))
+    ] = field(default_factory=dict)
+
+    def settings(self) -> HostSettings:
+        """Make the host's settings: those of its strategy, and what the file overrides."""
+        own = {"home_fill": self.home_fill, "keep_holes": self.keep_holes, **self.p2m, **self.features}
+        given = {key: setting for key, setting in own.items() if setting is not None}
+        return replace(STRATEGIES[self.strategy].host, **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainTable(OwnChoices):
+    """What [dom0] and [[guest]] have in common. Raises BadSetting: sizes contradict each other, or type and workload do."""
+
+    max_pages: Annotated[
+        int,
+        size("what it can never hold more than", MAX_DOMAIN_PAGES, key="maximum", old_key=_OLD_MAXIMUM),
+    ]
+    target_pages: Annotated[
+        int | None, size("what it holds at first; left out: the maximum", MAX_DOMAIN_PAGES, key="target")
+    ] = None
+    min_pages: Annotated[
+        int | None,
+        size("no target is below it; left out: 128 MiB for dom0, else none", MAX_DOMAIN_PAGES, key="minimum"),
+    ] = None
+    autostart: Annotated[bool, flag("whether an agent is started for it")] = True
+    domain_type: Annotated[
+        DomainType | None,
+        choice(
+            "how it talks to the hypervisor; left out: pvh, or its strategy's",
+            tuple(DomainType),
+            DomainType,
+            key="type",
+        ),
+    ] = None
+    on_crash: Annotated[str, choice("what becomes of it when its agent dies", ON_CRASH)] = "restart"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, pages, bound, most_pages in (
+            ("target", self.first_pages, "maximum", self.max_pages),
+            ("minimum", self.min_pages or 0, "target", self.first_pages),
+        ):
+            if pages > most_pages:
+                raise BadSetting(key, f"{format_pages(pages)} is more than the {bound} ({format_pages(most_pages)})")
+
+    @property
+    def first_pages(self) -> int:
+        """What it holds at first."""
+        return self.max_pages if self.target_pages is None else self.target_pages
+
+    def domain(self, name: str, raw: Mapping[str, Any], host_strategy: str) -> GuestConfig:
+        """Make the domain of this table, of which *raw* is as it was written. Raises BadSetting."""
+        strategy = self.strategy or host_strategy
+        guest = {key: raw[key] for key in ("workload", "driver", "seed") if raw.get(key) not in (None, {})}
+        domain_type = self.domain_type or STRATEGIES[strategy].domain_type
+        if self.workload.io_pages_s and domain_type is DomainType.VIRTIO:
+            raise BadSetting("workload.io_pages_s", _NEEDS_GRANTS)
+        return GuestConfig(
+            name,
+            self.max_pages,
+            self.first_pages,
+            self.autostart,
+            {"workload": "idle", **guest, "strategy": strategy, "verify": self.verify},
+            self.min_pages or 0,
+            domain_type,
+            self.on_crash,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestTable(DomainTable):
+    """A section [[guest]]: as many guests as *count* says. Raises BadSetting."""
+
+    name: Annotated[str, text("with a count, {n} stands for 1, 2, 3, ...", missing="is missing; every guest has one")]
+    count: Annotated[int, whole("how many of them; number n gets seed + n - 1", 1, MAX_DOMAINS)] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count > 1 and "{n}" not in self.name:
+            reason = f"{self.name!r} for {self.count} guests; put {{n}} where the number goes, as in 'web{{n}}'"
+            raise BadSetting("name", reason)
+        if self.seed is not None and self.seed > MAX_SEED - self.count:
+            raise BadSetting(
+                "seed", f"{self.seed} is more than {MAX_SEED - self.count}, the most with a count of {self.count}"
+            )
+        for number in (1, self.count):
+            if not is_domain_name(self._name(number)):
+                raise BadSetting("name", f"{quote(self._name(number))} is not a name of {DOMAIN_NAME}")
+
+    def _name(self, number: int) -> str:
+        return self.name.replace("{n}", str(number))
+
+    def guests(self, raw: Mapping[str, Any], host_strategy: str) -> Iterator[GuestConfig]:
+        """Make the guests of this table, of which *raw* is as it was written. Raises BadSetting."""
+        template = self.domain("", raw, host_strategy)
+        for number in range(1, self.count + 1):
+            own_seed = {} if self.seed is None else {"seed": self.seed + number - 1}
+            yield replace(template, name=self._name(number), guest={**template.guest, **own_seed})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dom0Table(DomainTable):
+    """The section [dom0]: a domain like any other, whose guest serves the others' disks. Raises BadSetting."""
+
+    persistent_grants: Annotated[bool, flag("whether what a guest granted once stays granted and mapped")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.domain_type is DomainType.VIRTIO:
+            raise BadSetting("type", '"virtio" has no grants, and dom0 maps those of its guests; "pvh" or "pv"')
+        if self.workload.io_pages_s:
+            raise BadSetting("workload.io_pages_s", "is for guests; dom0 serves their disks and has none of its own")
+        if self.on_crash != "restart":
+            raise BadSetting("on_crash", f"{self.on_crash!r}; dom0 is always restarted: leave it out")
+
+    def dom0(self, raw: Mapping[str, Any], host_strategy: str) -> GuestConfig:
+        """Make dom0 of this table, of which *raw* is as it was written; its type is not its strategy's."""
+        own = replace(self, domain_type=self.domain_type or DomainType.PVH)
+        dom0 = own.domain(DOM0_NAME, raw, host_strategy)
+        min_pages = min(DOM0_MIN_PAGES, dom0.target_pages) if self.min_pages is None else self.min_pages
+        return replace(
+            dom0, min_pages=min_pages, guest={**dom0.guest, "block_back_end": {"persistent": self.persistent_grants}}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFile:
+    """A whole host file."""
+
+    host: Annotated[
+        HostTable, Section(of=HostTable, missing="there is no [host] section; it must at least say `memory`")
+    ]
+    dom0: Annotated[Dom0Table | None, Section(of=Dom0Table)] = None
+    guest: Annotated[tuple[GuestTable, ...], Section(of=GuestTable, many=True)] = ()
+
+
 def parse_host_config(text: str, path: Path | str) -> HostConfig:
     """Read the text of a host file; *path* is what errors call it, and what its relative paths are relative to.
 
     Raises:
         ConfigError: naming the key and the reason.
     """
-    top = top_table(text, path)
-    host = top.table("host")
-    if host is None:
-        raise ConfigError(path, "host", "there is no [host] section; it must at least say `memory`")
-    strategy = STRATEGIES[host.choice("strategy", STRATEGIES, DEFAULT_STRATEGY)]
-    directories = {key: host.text(key, None) for key in ("runtime_dir", "state_dir")}
+    raw = load_toml(text, path)
+    file = read_file(HostFile, raw, path)
+    host, raw_guests = file.host, raw.get("guest", [])
+    guests: list[GuestConfig] = []
+    for nth, table in enumerate(file.guest, start=1):
+        try:
+            guests += table.guests(raw_guests[nth - 1], host.strategy)
+        except BadSetting as error:
+            raise ConfigError(path, f"guest[{nth}].{error.key}", error.reason) from error
+    tables = [("dom0", raw.get("dom0", {})), *((f"guest[{nth}]", table) for nth, table in enumerate(raw_guests, 1))]
     config = HostConfig(
-        memory_pages=host.size("memory", MAX_HOST_PAGES),
-        name=host.text("name", None) or "host",
-        settings=_host_settings(host, strategy.host),
-        runtime_dir=_directory(path, directories["runtime_dir"]),
-        state_dir=_directory(path, directories["state_dir"]),
-        group=host.text("group", None),
-        log_level=host.choice("log_level", LOG_LEVELS, "") or None,
+        memory_pages=host.memory_pages,
+        name=host.name,
+        settings=host.settings(),
+        runtime_dir=_directory(path, host.runtime_dir),
+        state_dir=_directory(path, host.state_dir),
+        group=host.group,
+        log_level=host.log_level,
+        dom0=None if file.dom0 is None else file.dom0.dom0(raw["dom0"], host.strategy),
+        guests=tuple(guests),
+        remarks=_remarks([name for name, table in tables if _OLD_MAXIMUM in table]),
     )
-    host.finish()
-    dom0_table = top.table("dom0")
-    dom0 = None if dom0_table is None else _dom0(dom0_table, strategy.name)
-    guest_tables = top.tables("guest")
-    guests = tuple(guest for table in guest_tables for guest in _guests(table, strategy.name))
-    top.finish()
-    domain_tables = [*([] if dom0_table is None else [dom0_table]), *guest_tables]
-    config = replace(config, dom0=dom0, guests=guests, remarks=_remarks(domain_tables))
     _check_consistency(path, config)
     return config
 
 
-def _remarks(domain_tables: Sequence[Table]) -> tuple[str, ...]:
-    """Say that the maximum of domains is given by its old name, once for the whole file."""
-    old = [table.name for table in domain_tables if table.spelling("maximum", _OLD_MAXIMUM) == _OLD_MAXIMUM]
+def _remarks(old: list[str]) -> tuple[str, ...]:
+    """Say that the maximum of domains is given by its old name, once for the whole file; *old*: the sections."""
     if not old:
         return ()
     more = f" and {counted(len(old) - 1, 'other section')}" if len(old) > 1 else ""
@@ -128,109 +285,10 @@ def _directory(path: Path | str, named: str | None) -> Path | None:
     return None if named is None else Path(path).parent / Path(named).expanduser()
 
 
-def _host_settings(host: Table, preset: HostSettings) -> HostSettings:
-    """Read the host's settings: those of its strategy, and what the file overrides."""
-    features = host.table("features") or Table(host.path, "host.features", {})
-    p2m = host.table("p2m") or Table(host.path, "host.p2m", {})
-    settings = HostSettings(
-        populate_depopulate=features.flag("populate_depopulate", default=preset.populate_depopulate),
-        exchange_translated=features.flag("exchange_translated", default=preset.exchange_translated),
-        home_fill=host.choice("home_fill", HOME_FILLS, preset.home_fill),  # type: ignore[arg-type]  # one of them
-        coalesce=p2m.flag("coalesce", default=preset.coalesce),
-        keep_holes=host.flag("keep_holes", default=preset.keep_holes),
-    )
-    features.finish()
-    p2m.finish()
-    return settings
-
-
-def _guests(table: Table, host_strategy: str) -> Iterator[GuestConfig]:
-    """Read one [[guest]], and make as many guests of it as its `count` says."""
-    pattern = table.text("name", None)
-    if pattern is None:
-        raise table.error("name", "is missing; every guest has one")
-    count = table.whole("count", 1, MAX_DOMAINS, None) or 1
-    if count > 1 and "{n}" not in pattern:
-        raise table.error("name", f"{pattern!r} for {count} guests; put {{n}} where the number goes, as in 'web{{n}}'")
-    template = _domain(table, host_strategy, pattern, count, 0)
-    table.finish()
-    seed = template.guest.get("seed")
-    for number in range(1, count + 1):
-        name = pattern.replace("{n}", str(number))
-        if len(name) > MAX_NAME_CHARS or not name.isprintable() or name.isdecimal():
-            raise table.error("name", f"{name!r} must be 1 to {MAX_NAME_CHARS} printable characters, not all digits")
-        own_seed = {"seed": seed + number - 1} if isinstance(seed, int) else {}
-        yield replace(template, name=name, guest={**template.guest, **own_seed})
-
-
-def _dom0(table: Table, host_strategy: str) -> GuestConfig:
-    """Read [dom0]: a domain like any other, whose guest serves the others' disks."""
-    dom0 = _domain(table, host_strategy, DOM0_NAME, 1, DOM0_MIN_PAGES)
-    if dom0.domain_type is DomainType.VIRTIO:
-        raise table.error("type", '"virtio" has no grants, and dom0 maps those of its guests; "pvh" or "pv"')
-    if _io_pages_s(dom0):
-        raise table.error("workload.io_pages_s", "is for guests; dom0 serves their disks and has none of its own")
-    if dom0.on_crash != "restart":
-        raise table.error("on_crash", f"{dom0.on_crash!r}; dom0 is always restarted: leave it out")
-    persistent = table.flag("persistent_grants", default=False)
-    table.finish()
-    return replace(dom0, guest={**dom0.guest, "block_back_end": {"persistent": persistent}})
-
-
-def _domain(table: Table, host_strategy: str, name: str, count: int, least_pages: int) -> GuestConfig:
-    """Read the keys that dom0 and guests share; *least_pages*: the minimum where none is given."""
-    max_pages = table.size(table.spelling("maximum", _OLD_MAXIMUM), MAX_DOMAIN_PAGES)
-    target_pages = table.size("target", MAX_DOMAIN_PAGES, max_pages)
-    if target_pages > max_pages:
-        raise table.error(
-            "target",
-            f"{format_pages(target_pages)} is more than the maximum ({format_pages(max_pages)})",
-        )
-    min_pages = table.size("minimum", MAX_DOMAIN_PAGES, min(least_pages, target_pages))
-    if min_pages > target_pages:
-        raise table.error(
-            "minimum", f"{format_pages(min_pages)} is more than the target ({format_pages(target_pages)})"
-        )
-    autostart = table.flag("autostart", default=True)
-    seed = table.whole("seed", 0, _MAX_SEED - count, None)
-    settings = _guest_settings(table, host_strategy) | ({} if seed is None else {"seed": seed})
-    # dom0 maps what its guests grant, whatever their type.
-    usual_type = DomainType.PVH if name == DOM0_NAME else STRATEGIES[str(settings["strategy"])].domain_type
-    domain_type = DomainType(table.choice("type", tuple(DomainType), usual_type))
-    on_crash = table.choice("on_crash", ON_CRASH, "restart")
-    domain = GuestConfig(name, max_pages, target_pages, autostart, settings, min_pages, domain_type, on_crash)
-    if _io_pages_s(domain) and domain_type is DomainType.VIRTIO:
-        raise table.error("workload.io_pages_s", 'block I/O needs grants, which type "virtio" has not; "pvh" or "pv"')
-    return domain
-
-
 def _io_pages_s(domain: GuestConfig) -> float:
     """Tell the rate of block I/O of a domain's workload, in pages per second."""
     workload = domain.guest.get("workload")
-    rate = workload.get("io_pages_s", 0) if isinstance(workload, dict) else 0
-    return float(rate)
-
-
-def _guest_settings(table: Table, host_strategy: str) -> dict[str, object]:
-    """Read the settings of a guest's agent; checked here, so that a mistake shows before anything is started."""
-    settings: dict[str, object] = {"strategy": table.choice("strategy", STRATEGIES, host_strategy)}
-    settings["verify"] = table.flag("verify", default=False)
-    workload, options = table.name_and_options("workload", "profile", "idle")
-    if workload == "trace":
-        raise table.error("workload", "a trace needs somebody who plays it: use `xbd replay TRACE.csv`")
-    try:
-        make_workload(workload, options)
-    except BadArgument as error:
-        raise table.error("workload", f"{error.message}; expected {error.expected}") from error
-    settings["workload"] = {"profile": workload, **options} if options else workload
-    driver = table.plain("driver")
-    try:
-        override_driver(STRATEGIES[str(settings["strategy"])].driver, driver)
-    except BadArgument as error:
-        raise table.error("driver", f"{error.message}; expected {error.expected}") from error
-    if driver:
-        settings["driver"] = driver
-    return settings
+    return float(workload.get("io_pages_s", 0)) if isinstance(workload, dict) else 0.0
 
 
 def _check_consistency(path: Path | str, config: HostConfig) -> None:

@@ -1,11 +1,11 @@
 """Settings of a guest and of its balloon driver."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Final
 
 from xbd.abi import BATCH_EXTENTS, MAX_IN_FLIGHT
-from xbd.errors import BadArgument
+from xbd.settings import ListOf, Section, Setting, flag, number, whole
 
 # Linux's former minimum_target() asked for 1/32 of the memory plus a constant, so that no target starves a guest.
 FLOOR_SHIFT: Final = 5
@@ -17,38 +17,69 @@ KERNEL_PAGES: Final = 4096
 KERNEL_SHARE: Final = 50
 
 
+_MOST: Final = 1 << 31
+
+
+def _queue(raw: object) -> str | None:
+    """Accept the name of a queue; the import waits until one is written, for queues need numpy and the presets do not."""
+    from xbd.guest.balloon.queues import QUEUES  # noqa: PLC0415 - see above
+
+    return raw if isinstance(raw, str) and raw in QUEUES else None
+
+
+def _choice_of_queues(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Accept what a balloon can be made of."""
+    from xbd.guest.balloon.queues import can_serve  # noqa: PLC0415 - as in `_queue`
+
+    return names if can_serve(names) else None
+
+
 @dataclass(frozen=True, slots=True)
 class DriverSettings:
-    """The balloon driver; the defaults are the improved driver with Linux's numbers.
+    """The balloon driver; the defaults are the improved driver with Linux's numbers."""
 
-    *queues*: names of `balloon.queues.QUEUES`, in the order in which deflation serves them. *unmovable*: ballooned
-    pages are unmovable allocations, as in Linux today, taken in descending runs. *retry_max* is sysfs's
-    max_retry_count (0: for ever), *delay_max_s* its max_schedule_delay. *wake_on_free_pages*: a cancelled inflation
-    is tried again when so many pages became free (0: never, as in Linux). *floor_pages*: the driver aims no lower
-    (None: 1/32 of the gfns). *wake_when_told*: a worker that was refused memory tries again at once when its target is
-    set, also to the same value,
-    when its limit is set, or when the host has memory for it (False: only another target wakes it, as in Linux).
-    *slots_max_pages*: the most gfns handed out as slots at a time (None: an eighth of them; 0: none).
-    *vacate_blocks*: how many blocks are emptied at a time for an inflation that finds none wholly free (0: none; the
-    inflation goes on by single pages, and migration tidies up after it). *exchange_worker_s*: the
-    period of a worker that exchanges 512 ballooned single pages for a 2 MiB page (0: there is none).
-    """
-
-    queues: tuple[str, ...] = ("2m", "4k", "foreign")
-    migration: bool = True
-    unmovable: bool = False
-    batch_extents: int = BATCH_EXTENTS
-    commands_in_flight: int = MAX_IN_FLIGHT
-    delay_max_s: int = 32
-    retry_max: int = 4
-    wake_on_free_pages: int = 512
-    wake_when_told: bool = True
-    floor_pages: int | None = None
-    slots_max_pages: int | None = None
-    vacate_blocks: int = 64
-    compaction_check_s: float = 0.5
-    compaction_batches: int = 64
-    exchange_worker_s: float = 0.0
+    queues: Annotated[
+        tuple[str, ...],
+        ListOf(
+            item=Setting(expected='one of "2m", "4k", "stack", "foreign"', accept=_queue),
+            expected="queues each once, with just one of 4 KiB pages (4k or stack)",
+            accept=_choice_of_queues,
+            doc="in which order deflation serves them; each once, and one of 4 KiB pages",
+        ),
+    ] = ("2m", "4k", "foreign")
+    migration: Annotated[bool, flag("whether pages are moved to keep the balloon in 2 MiB pages")] = True
+    unmovable: Annotated[
+        bool, flag("whether ballooned pages are unmovable, as in Linux today, taken in descending runs")
+    ] = False
+    batch_extents: Annotated[int, whole("the most extents in one hypercall", 1, BATCH_EXTENTS)] = BATCH_EXTENTS
+    commands_in_flight: Annotated[int, whole("the most hypercalls under way", 1, MAX_IN_FLIGHT)] = MAX_IN_FLIGHT
+    delay_max_s: Annotated[int, whole("Linux's max_schedule_delay", 0, _MOST, "seconds")] = 32
+    retry_max: Annotated[int, whole("Linux's max_retry_count; 0: for ever", 0, _MOST)] = 4
+    wake_on_free_pages: Annotated[
+        int, whole("a cancelled inflation is tried again when so many became free; 0: never, as in Linux", 0, _MOST)
+    ] = 512
+    wake_when_told: Annotated[
+        bool,
+        flag(
+            "whether a worker that was refused memory tries again at once when its target or limit is set, or the host"
+            " has memory for it; false: only another target wakes it, as in Linux"
+        ),
+    ] = True
+    floor_pages: Annotated[
+        int | None, whole("the driver aims no lower; left out: 1/32 of the guest's frames", 0, _MOST)
+    ] = None
+    slots_max_pages: Annotated[
+        int | None, whole("the most frames handed out as slots; left out: an eighth of them; 0: none", 0, _MOST)
+    ] = None
+    vacate_blocks: Annotated[
+        int, whole("blocks emptied at a time for an inflation that finds none wholly free; 0: none", 0, _MOST)
+    ] = 64
+    compaction_check_s: Annotated[float, number("how often is looked for what to migrate", 0, _MOST, "seconds")] = 0.5
+    compaction_batches: Annotated[int, whole("batches migrated at a time", 0, _MOST)] = 64
+    exchange_worker_s: Annotated[
+        float,
+        number("the period of a worker that swaps 512 single pages for one; 0: there is none", 0, _MOST, "seconds"),
+    ] = 0.0
 
     def floor(self, gfn_count: int) -> int:
         """Return the pages below which the driver never goes."""
@@ -78,9 +109,9 @@ DRIVERS: Final[Mapping[str, DriverSettings]] = {
 
 @dataclass(frozen=True, slots=True)
 class BlockBackEnd:
-    """Settings of a guest that serves other domains' block I/O; *persistent*: pages granted once stay mapped."""
+    """Settings of a guest that serves other domains' block I/O."""
 
-    persistent: bool = False
+    persistent: Annotated[bool, flag("whether pages granted once stay granted and mapped")] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,37 +134,6 @@ class GuestSettings:
 
 
 def override_driver(driver: DriverSettings, options: Mapping[str, object]) -> DriverSettings:
-    """Return *driver* with some settings replaced; BadArgument names an unknown one or a wrong type."""
-    known = {f.name: getattr(driver, f.name) for f in fields(driver)}
-    checked: dict[str, object] = {}
-    for name, chosen in options.items():
-        if name not in known:
-            raise BadArgument(f"the balloon driver has no setting {name!r}", ", ".join(known))
-        checked[name] = _checked(name, chosen, known[name])
-    return replace(driver, **checked)  # type: ignore[arg-type]  # each was checked against the default's type
-
-
-def _checked(name: str, chosen: object, default: object) -> object:
-    """Check one setting against the type of its default."""
-    if name == "queues":
-        if isinstance(chosen, list | tuple) and chosen and all(isinstance(queue, str) for queue in chosen):
-            from xbd.guest.balloon.queues import check_queue_names  # noqa: PLC0415 - it needs numpy, the presets do not
-
-            names = tuple(str(queue) for queue in chosen)
-            check_queue_names(names)
-            return names
-        raise BadArgument(f"driver setting queues = {chosen!r}", "a list of queue names")
-    if isinstance(default, bool):
-        if isinstance(chosen, bool):
-            return chosen
-        raise BadArgument(f"driver setting {name} = {chosen!r}", "true or false")
-    if isinstance(chosen, bool) or not isinstance(chosen, int | float) or chosen < 0:
-        raise BadArgument(f"driver setting {name} = {chosen!r}", "a number, 0 or more")
-    if not isinstance(default, float) and not isinstance(chosen, int):
-        raise BadArgument(f"driver setting {name} = {chosen!r}", "a whole number")
-    least, most = {"batch_extents": (1, BATCH_EXTENTS), "commands_in_flight": (1, MAX_IN_FLIGHT)}.get(
-        name, (0, 1 << 31)
-    )
-    if not least <= chosen <= most:
-        raise BadArgument(f"driver setting {name} = {chosen!r}", f"{least} to {most}")
-    return chosen
+    """Return *driver* with some settings replaced. Raises BadSetting, under `driver`."""
+    overrides = Section(of=DriverSettings, only=()).check("driver", options)
+    return replace(driver, **overrides)  # type: ignore[arg-type]  # each was checked, and is one of its fields

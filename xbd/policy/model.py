@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final
 
 from xbd.errors import BadArgument
+from xbd.settings import choice, number, size
 from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S
 from xbd.units import MIB_PAGES, round_down, round_up
 
@@ -19,6 +20,7 @@ from xbd.units import MIB_PAGES, round_down, round_up
 DEFAULT_MIN_DIVISOR: Final = 8
 # A domain, a reservation, the host: no figure of any is larger (8 PiB), whatever a guest reports.
 MOST_PAGES: Final = 1 << 41
+_DAY_S: Final = 86_400.0
 
 
 class Balance(StrEnum):
@@ -48,31 +50,42 @@ class Safety(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an operator sets. Raises BadArgument for what makes no sense, naming the key.
+    """What an operator sets; *off*: safety mechanisms that are switched off, for tests of the policy.
 
-    Attributes:
-        headroom_pages: free memory that is never handed out.
-        balance: how memory is shared out.
-        threshold_pages: smaller changes are not sent, unless memory is needed.
-        min_interval_s: no domain's target is moved again within it, unless to free memory that is needed.
-        stuck_after_s: a domain without progress for so long is stuck, and left out.
-        uncooperative_after_s: after so long it is uncooperative, and its target is set to what it holds.
-        retry_after_s: what it refused is tried again after so long, with 2 MiB.
-        off: safety mechanisms that are switched off; for tests of the policy.
+    Raises BadArgument for what makes no sense, naming the key.
     """
 
     # Enough for dom0's own bursts (page tables, grants) and for starting a small domain without waiting.
-    headroom_pages: int = 128 * MIB_PAGES
-    balance: Balance = Balance.FAIR
+    headroom_pages: Annotated[int, size("free memory that is never handed out", MOST_PAGES, key="headroom")] = (
+        128 * MIB_PAGES
+    )
+    balance: Annotated[
+        Balance,
+        choice(
+            "how memory is shared out: to each the same part between its minimum and its maximum, or by what guests report",
+            tuple(Balance),
+            Balance,
+        ),
+    ] = Balance.FAIR
     # Below this a move costs more (hypercalls, shattered blocks, a guest's cache) than the balance is worth.
-    threshold_pages: int = 16 * MIB_PAGES
+    threshold_pages: Annotated[
+        int, size("smaller changes are not sent, unless memory is needed", MOST_PAGES, key="threshold")
+    ] = 16 * MIB_PAGES
     # A guest moves GiB/s; demand that rises and falls within seconds is not worth following.
-    min_interval_s: float = 10.0
+    min_interval_s: Annotated[
+        float, number("no target is moved again within it, unless to free memory that is needed", 0, _DAY_S, "seconds")
+    ] = 10.0
     # semantics.md section 5. A willing guest moves many times in 5 s; Linux's first back-offs (2, 4, 8 s) fit in 20 s.
-    stuck_after_s: float = STUCK_AFTER_S
-    uncooperative_after_s: float = REFUSED_AFTER_S
+    stuck_after_s: Annotated[
+        float, number("a domain without progress for so long is stuck, and left out", 0, _DAY_S, "seconds")
+    ] = STUCK_AFTER_S
+    uncooperative_after_s: Annotated[
+        float, number("after so long it has refused: its target becomes what it holds", 0, _DAY_S, "seconds")
+    ] = REFUSED_AFTER_S
     # Twice Linux's longest back-off (32 s): a guest that can give again has noticed by then.
-    retry_after_s: float = 60.0
+    retry_after_s: Annotated[
+        float, number("what it refused is tried again after so long, with 2 MiB", 0, _DAY_S, "seconds")
+    ] = 60.0
     off: frozenset[Safety] = frozenset()
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from xbd.protocol.codec import (
 )
 from xbd.protocol.fields import error_from_map
 from xbd.protocol.methods import VERSION
-from xbd.quoting import quote
+from xbd.text import quote
 
 HELLO_MSGID: Final = 0
 

@@ -14,7 +14,7 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from xbd.abi import MAX_EXTENTS
 from xbd.errors import LocalProtocolError, RemoteProtocolError
-from xbd.quoting import quote
+from xbd.text import quote
 
 # What one read of a socket asks for: 16 pages, a full window of eight 512-extent calls and then some.
 RECEIVE_BYTES: Final = 64 * 1024

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from xbd import errors
 from xbd.abi import MAX_EXTENTS
 from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
-from xbd.quoting import quote
 from xbd.shapes import MAX_TEXT_CHARS, REQUIRED, Part, binary
+from xbd.text import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from xbd.protocol.backoff import Backoff
 from xbd.protocol.client_session import Answered, CallT, ClientSession, Greeted
 from xbd.protocol.codec import Notification, Response
 from xbd.protocol.fields import error_from_map
-from xbd.quoting import quote
+from xbd.text import quote
 
 # A daemon that has not answered by then hangs.
 ANSWER_TIMEOUT_S: Final = 60.0

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from tests.lab.experiments.tiny_grid import TINY, TINY_CELLS, tiny_grid, trace_text, write_tiny
 from xbd.cli.main import main
 from xbd.config.strategies import STRATEGIES
-from xbd.errors import ConfigError, TraceError
+from xbd.errors import TraceError
 from xbd.guest.workload import parse_trace
 from xbd.lab.experiments.grid import OWN_BUDGET, Churn, Recorded
 from xbd.lab.experiments.plan import cut, parse_grid
@@ -88,43 +88,6 @@ def test_a_window_with_nothing_in_it_is_refused() -> None:
     assert cut(trace, 3, 5).samples == 1
     with pytest.raises(TraceError, match=r"no sample from 2\.5 to 3 s"):
         cut(trace, 2.5, 3)
-
-
-@pytest.mark.parametrize(
-    ("text", "key", "reason"),
-    [
-        ("[[grid]\n", "", "is not TOML"),
-        (_WORKLOAD, "grid", "is missing"),
-        ("[[grid]]\n", "workloads", "there is none"),
-        (f"{_LEAST}strategy = 1\n", "grid[1].strategy", "did you mean 'strategies'?"),
-        (f'{_LEAST}strategies = ["magic"]\n', "grid[1].strategies", "'magic' is not one of stock"),
-        (f'{_LEAST}workloads = ["x"]\n', "grid[1].workloads", "'x' is not one of w"),
-        (f'{_LEAST}budgets = ["x"]\n', "grid[1].budgets", "'x' is not one of own"),
-        (f"{_LEAST}slack = [0, 1]\n", "grid[1].slack", "is not a number from 0 to 0.9, or a list of them"),
-        (f"{_LEAST}slack = true\n", "grid[1].slack", "is not a number"),
-        (f"{_LEAST}overcommit = 0.5\n", "grid[1].overcommit", "is not a number from 1 to 16"),
-        (f"{_LEAST}overcommit = []\n", "grid[1].overcommit", "is not a number from 1 to 16"),
-        (f"{_LEAST}seeds = [1.5]\n", "grid[1].seeds", "is not a list of whole numbers"),
-        (f"{_LEAST}seeds = 3\n", "grid[1].seeds", "is not a list of whole numbers"),
-        (f"{_WORKLOAD}rounds = 0\n[[grid]]\n", "workload[1].rounds", "0 is not from 1"),
-        (f'{_WORKLOAD}traces = ["no.csv"]\n[[grid]]\n', "workload[1].traces", "No such file"),
-        (f'{_WORKLOAD}profile = "trace"\n[[grid]]\n', "workload[1].profile", "a trace is named by its file"),
-        (f'{_WORKLOAD}profile = "x"\n[[grid]]\n', "workload[1].profile", "unknown workload 'x'"),
-        (f'{_WORKLOAD}profile = {{ profile = "idle", io_pages_s = 1 }}\n[[grid]]\n', "workload[1].profile.io_pages_s", "dom0"),
-        (f"{_WORKLOAD}{_LEAST}", "workload.name", "two are called 'w'"),
-        (f'[[budget]]\nname = "own"\n{_LEAST}', "budget.name", "what each strategy does by itself"),
-        (f"[[budget]]\n{_LEAST}", "budget[1].name", "is missing"),
-        (f"[experiment]\ntitle = 1\n{_LEAST}", "experiment.title", "is not a key"),
-        (f"{_LEAST}[other]\n", "other", "is not a key"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_named(tmp_path: Path, text: str, key: str, reason: str) -> None:
-    """An error names the key and what is wrong with it."""
-    with pytest.raises(ConfigError) as caught:
-        parse_grid(text, tmp_path / "grid.toml", read_trace)
-
-    assert caught.value.key.endswith(key)
-    assert reason in caught.value.reason
 
 
 def test_the_command_exits_as_for_other_configurations(tmp_path: Path) -> None:

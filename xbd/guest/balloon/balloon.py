@@ -10,7 +10,7 @@ import numpy as np
 
 from xbd.abi import Frames
 from xbd.frames import expand_supers
-from xbd.guest.balloon.queues import QUEUES, BalloonQueue, Purpose, check_queue_names
+from xbd.guest.balloon.queues import QUEUES, BalloonQueue, Purpose, can_serve
 from xbd.guest.boot import BootMap
 from xbd.guest.procedures import Lock
 from xbd.guest.zone import Mobility, PageState, Zone
@@ -22,7 +22,7 @@ class Balloon:
 
     Args:
         zone: whose pages are ballooned.
-        queue_names: of `QUEUES`, in the order in which deflation serves them; BadArgument if they are no choice.
+        queue_names: of `QUEUES`, in the order in which deflation serves them; as `can_serve` demands.
         unmovable: inflate by unmovable allocations, in descending runs, as Linux does.
 
     Attributes: *queues*, by name. *withheld*: those that deflation serves, in its order; *pages* is the one of single
@@ -31,7 +31,7 @@ class Balloon:
     """
 
     def __init__(self, zone: Zone, queue_names: tuple[str, ...], *, unmovable: bool) -> None:
-        check_queue_names(queue_names)
+        assert can_serve(queue_names), f"no balloon can be made of queues {queue_names}"
         self.zone = zone
         self._mobility = Mobility.UNMOVABLE if unmovable else Mobility.MOVABLE
         self.queues: dict[str, BalloonQueue] = {name: QUEUES[name](zone.gfn_count) for name in queue_names}

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import Frames
-from xbd.errors import BadArgument
 from xbd.frames import FrameAllocator, sparse_zeros
 from xbd.guest.zone import PageState
 from xbd.units import SUPER_ORDER
@@ -223,15 +222,13 @@ QUEUES: Final[dict[str, type[BalloonQueue]]] = {
 }
 
 
-def check_queue_names(names: tuple[str, ...]) -> None:
-    """Refuse (BadArgument) what is no choice of queues.
+def can_serve(names: tuple[str, ...]) -> bool:
+    """Tell whether a balloon can be made of these queues.
 
-    That is an unknown name, one named twice, and not just one queue of withheld 4 KiB pages or more than one of any
-    other size. Of slots there may be any number of queues, or none.
+    They are known, each is there once, and of those that withhold memory just one is of 4 KiB pages and at most one of
+    any other size. Of slots there may be any number of queues, or none.
     """
-    unknown = [name for name in names if name not in QUEUES]
-    if unknown:
-        raise BadArgument(f"unknown balloon queue {unknown[0]!r}", ", ".join(QUEUES))
+    if len(set(names)) != len(names) or not set(names) <= set(QUEUES):
+        return False
     orders = [QUEUES[name].order for name in names if QUEUES[name].purpose is Purpose.WITHHELD]
-    if len(set(names)) != len(names) or len(set(orders)) != len(orders) or 0 not in orders:
-        raise BadArgument(f"balloon queues {', '.join(names)}", "each once, and just one of 4 KiB pages (4k or stack)")
+    return len(set(orders)) == len(orders) and 0 in orders

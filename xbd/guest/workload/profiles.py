@@ -7,13 +7,25 @@ holds no pages (see `programs`) and has no state: everything follows from the nu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Protocol
 
-from xbd.errors import BadArgument
+from xbd.errors import unknown_name
+from xbd.settings import number, read, whole
 
 if TYPE_CHECKING:
     import numpy as np
+
+# More pages of block I/O than any disk does; the ring bounds what is under way anyway.
+_IO_PAGES_S_MOST: Final = 1_000_000
+_Share = Annotated[
+    float,
+    replace(number("how much of its memory", 0, 1), expected="a share of the guest's memory, a number from 0 to 1"),
+]
+_Young = Annotated[float, number("the share of the youngest memory in what is freed", 0, 1)]
+_TickS = Annotated[float, number("the time between ticks", 0.01, 86_400, "seconds")]
+_PeriodTicks = Annotated[int, whole("the length of a period", 3, 1_000_000, "ticks")]
+_IoPagesS = Annotated[float, number("block I/O; needs dom0", 0, _IO_PAGES_S_MOST, "pages per second")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +68,12 @@ class Workload(Protocol):
 class Idle:
     """A guest that holds *used* of its memory and *cache* as page cache, and does nothing more."""
 
-    used: float = 0.1
-    cache: float = 0.05
-    kernel: float = 0.01
-    tick_s: float = 1.0
-    young_share: float = 0.5
-    io_pages_s: float = 0.0
+    used: _Share = 0.1
+    cache: _Share = 0.05
+    kernel: _Share = 0.01
+    tick_s: _TickS = 1.0
+    young_share: _Young = 0.5
+    io_pages_s: _IoPagesS = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
         """Return the same goals for every tick."""
@@ -77,13 +89,13 @@ class Idle:
 class Steady:
     """Holds *used* of the memory and frees and allocates *churn* of it anew each tick."""
 
-    used: float = 0.4
-    cache: float = 0.1
-    kernel: float = 0.02
-    churn: float = 0.01
-    tick_s: float = 1.0
-    young_share: float = 0.5
-    io_pages_s: float = 0.0
+    used: _Share = 0.4
+    cache: _Share = 0.1
+    kernel: _Share = 0.02
+    churn: _Share = 0.01
+    tick_s: _TickS = 1.0
+    young_share: _Young = 0.5
+    io_pages_s: _IoPagesS = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
         """Return steady goals, with churn from the second tick on."""
@@ -102,14 +114,14 @@ class Steady:
 class Bursty:
     """Sits at *low* of the memory and, in the last third of each period, jumps to about *high*."""
 
-    low: float = 0.15
-    high: float = 0.6
-    cache: float = 0.1
-    kernel: float = 0.02
-    period_ticks: int = 30
-    tick_s: float = 1.0
-    young_share: float = 0.7
-    io_pages_s: float = 0.0
+    low: _Share = 0.15
+    high: _Share = 0.6
+    cache: _Share = 0.1
+    kernel: _Share = 0.02
+    period_ticks: _PeriodTicks = 30
+    tick_s: _TickS = 1.0
+    young_share: _Young = 0.7
+    io_pages_s: _IoPagesS = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
         """Return goals for the phase that this tick is in; no two bursts are quite the same."""
@@ -127,14 +139,14 @@ class Bursty:
 class UnmovableHeavy:
     """Lets the kernel's own, unmovable memory swing between *kernel* and twice that, beside steady churn."""
 
-    used: float = 0.25
-    cache: float = 0.1
-    kernel: float = 0.1
-    churn: float = 0.01
-    period_ticks: int = 20
-    tick_s: float = 1.0
-    young_share: float = 0.3
-    io_pages_s: float = 0.0
+    used: _Share = 0.25
+    cache: _Share = 0.1
+    kernel: _Share = 0.1
+    churn: _Share = 0.01
+    period_ticks: _PeriodTicks = 20
+    tick_s: _TickS = 1.0
+    young_share: _Young = 0.3
+    io_pages_s: _IoPagesS = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
         """Return goals whose kernel share follows a triangle, with some noise."""
@@ -152,9 +164,9 @@ class UnmovableHeavy:
 class Driven:
     """A trace: holds what the last `Demand` event said; *kernel* of the anonymous pages are unmovable."""
 
-    kernel: float = 0.03
-    young_share: float = 0.5
-    io_pages_s: float = 0.0
+    kernel: _Share = 0.03
+    young_share: _Young = 0.5
+    io_pages_s: _IoPagesS = 0.0
     tick_s: ClassVar[float] = 0.0
 
     def goals(self, gfn_count: int, tick: int, rng: np.random.Generator) -> Goals:
@@ -173,8 +185,6 @@ class Driven:
 
 
 Profile = Idle | Steady | Bursty | UnmovableHeavy | Driven
-# More than any disk does; the ring bounds what is under way anyway.
-_IO_PAGES_S_MOST: Final = 1_000_000
 PROFILES: Final[dict[str, type[Profile]]] = {
     "idle": Idle,
     "steady": Steady,
@@ -190,32 +200,6 @@ def make_workload(profile: str, options: Mapping[str, object] | None = None) -> 
     Raises:
         BadArgument: for an unknown profile or option, or a value out of range, naming what is known.
     """
-    kind = PROFILES.get(profile)
-    if kind is None:
-        raise BadArgument(f"unknown workload {profile!r}", ", ".join(PROFILES))
-    known = {f.name: f.type for f in fields(kind)}
-    checked: dict[str, float | int] = {}
-    for name, number in (options or {}).items():
-        if name not in known:
-            raise BadArgument(f"workload {profile} has no option {name!r}", ", ".join(known))
-        checked[name] = _number(profile, name, number)
-    return kind(**checked)  # type: ignore[arg-type]  # each is checked against the dataclass's own fields above
-
-
-def _number(profile: str, name: str, number: object) -> float | int:
-    """Check one option: shares lie in [0, 1], times and periods are above 0, rates not below."""
-    where = f"workload {profile}: {name} = {number!r}"
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise BadArgument(where, "a number")
-    if name == "period_ticks":
-        if not isinstance(number, int) or not 3 <= number <= 1_000_000:
-            raise BadArgument(where, "a whole number of ticks, 3 to 1000000")
-    elif name == "tick_s":
-        if not 0.01 <= number <= 86_400:
-            raise BadArgument(where, "seconds, 0.01 to 86400")
-    elif name == "io_pages_s":
-        if not 0 <= number <= _IO_PAGES_S_MOST:
-            raise BadArgument(where, f"pages per second, 0 to {_IO_PAGES_S_MOST}")
-    elif not 0 <= number <= 1:
-        raise BadArgument(where, "a share of the guest's memory, 0 to 1")
-    return number
+    if profile not in PROFILES:
+        raise unknown_name("workload", profile, PROFILES)
+    return read(PROFILES[profile], options or {}, f"workload {profile}")

@@ -1,0 +1,56 @@
+"""What a guest can be told to be: the settings that a host file has for each, and that `create` takes as a map."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Final
+
+from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
+from xbd.errors import BadSetting
+from xbd.guest import BlockBackEnd, DriverSettings
+from xbd.guest.workload import PROFILES, Idle, Profile
+from xbd.settings import Section, Variant, choice, flag, whole
+
+MAX_SEED: Final = (1 << 63) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnChoices:
+    """What a host file and `create` have in common. Raises BadSetting: the driver's queues do not go together."""
+
+    strategy: Annotated[
+        str | None, choice("its balloon driver, by the name of a strategy; left out: full, or the host's", STRATEGIES)
+    ] = None
+    driver: Annotated[
+        Mapping[str, Any], Section(of=DriverSettings, only=(), doc="of its balloon driver, over what its strategy says")
+    ] = field(default_factory=dict)
+    workload: Annotated[
+        Profile,
+        Variant(
+            kinds={name: kind for name, kind in PROFILES.items() if name != "trace"},
+            hints={"trace": "a trace needs somebody who plays it: use `xbd replay TRACE.csv`"},
+            doc="what runs in it",
+        ),
+    ] = Idle()  # noqa: RUF009 - frozen
+    verify: Annotated[bool, flag("whether every content word is checked when its page is freed or moved")] = False
+    seed: Annotated[int | None, whole("what its chance is drawn from; left out: its domain's number", 0, MAX_SEED)] = (
+        None
+    )
+
+    def __post_init__(self) -> None:
+        self.planned_driver()
+
+    def planned_driver(self) -> DriverSettings:
+        """Make the settings of the balloon driver: the strategy's, and what is said of its own. Raises BadSetting."""
+        try:
+            return replace(STRATEGIES[self.strategy or DEFAULT_STRATEGY].driver, **self.driver)
+        except BadSetting as error:
+            raise BadSetting(f"driver.{error.key}", error.reason) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestChoices(OwnChoices):
+    """What `create` takes as `guest`."""
+
+    block_back_end: Annotated[
+        BlockBackEnd | None, Section(of=BlockBackEnd, doc="of a guest that serves the others' disks; left out: none")
+    ] = None
