@@ -16,6 +16,8 @@ from typing import Final, TextIO
 
 import structlog
 
+from xbd.text import printable
+
 # Of man 3 syslog; the journal takes them off again.
 _PRIORITIES: Final = {"critical": "<2>", "error": "<3>", "warning": "<4>", "info": "<6>", "debug": "<7>"}
 
@@ -47,6 +49,14 @@ def _mark(render: structlog.typing.Processor) -> structlog.typing.Processor:
     return marked
 
 
+def _printable(
+    logger: structlog.typing.WrappedLogger, method: str, told: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Make what peers and files said safe for a terminal; JSON quotes it anyway."""
+    del logger, method
+    return {key: printable(entry, lines=True) if isinstance(entry, str) else entry for key, entry in told.items()}
+
+
 def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
     """Set up logging for this process; a later call changes it for all loggers.
 
@@ -60,7 +70,11 @@ def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
         structlog.processors.add_log_level,
     ]
     if stream.isatty():
-        processors += [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False), structlog.dev.ConsoleRenderer()]
+        processors += [
+            _printable,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(),
+        ]
     else:
         processors += [
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -64,7 +64,7 @@ def text(doc: str, *, lines: bool = False, **names: str) -> Setting:
 
     def accept(raw: object) -> str | None:
         fits = isinstance(raw, str) and 0 < len(raw) <= _MOST_CHARS and (lines or raw.isprintable())
-        return printable(str(raw)) if fits else None
+        return printable(str(raw), lines=lines) if fits else None
 
     return Setting(expected=expected, accept=accept, doc=doc, **names)
 

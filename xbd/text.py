@@ -43,9 +43,10 @@ def quote(untrusted: object) -> str:
     return _QUOTER.repr(untrusted)[:QUOTED_CHARS]
 
 
-def printable(text: str) -> str:
-    """Replace every character that a terminal would act upon, or not show, by a question mark; line ends stay."""
-    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+def printable(text: str, *, lines: bool = False) -> str:
+    """Replace every character that a terminal would act upon by a question mark; with *lines* the ends of lines stay."""
+    kept = "\n" if lines else ""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == kept else "?" for c in text)
 
 
 def is_domain_name(name: str) -> bool:

@@ -19,26 +19,49 @@ def check(*paths: Path) -> Result:
 
 def test_good_files_are_summed_up() -> None:
     """On standard output, one line for each, exit 0."""
-    small, dom0, policy = (CONFIGS / f"{name}.toml" for name in ("small", "dom0", "autoballoon"))
-    result = check(small, dom0, policy)
+    names = ("small", "dom0", "autoballoon", "experiments/debate")
+    small, dom0, policy, debate = (CONFIGS / f"{name}.toml" for name in names)
+    result = check(small, dom0, policy, debate)
 
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
         f"{small}: all right: host 'small' of 8 GiB, 8 guests with 6.5 GiB at first, 1.5 GiB left",
         f"{dom0}: all right: host 'dom0-and-50' of 16 GiB, dom0 and 50 guests with 13.5 GiB at first, 2.5 GiB left",
         f"{policy}: all right: autoballoon of *, balance fair, headroom 128 MiB",
+        f"{debate}: all right: experiment 'Which balloon design is right?', 228 cells of 4 workloads",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("[autoballon]\n", "a file of autoballoon"),
+        ("[[grids]]\n", "an experiment's file"),
+        ("[[workload]]\nname = 'w'\ntraces = ['none.csv']\n[[grid]]\n", "an experiment's file"),
+        ("[[guests]]\n", "a host file"),
+        ("[colour]\n", "a host file"),
+        ("", "a host file"),
+    ],
+)
+def test_a_bad_file_is_said_to_be_taken_for_one_of_a_kind(tmp_path: Path, text: str, kind: str) -> None:
+    """By its sections, also where their names are slightly wrong; traces that it names are looked for."""
+    bad = tmp_path / "bad.toml"
+    bad.write_text(text)
+    result = check(bad)
+
+    assert result.exit_code == 78
+    assert result.stderr.endswith(f"(taken for {kind})\n")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("[host]\nmemory = '1g", "is not TOML"),
-        ("x = " + "[" * 100_000, "is not TOML: "),
+        ("x = " + "[" * 100_000, "is nested too deeply"),
         ("x = " + "9" * 5000, "is not TOML: "),
         ("#" * (16 << 20) + "\n", "cannot be read: it is longer than 16 MiB"),
-        ("[autoballoon]\nheadroom = '3m'", "autoballoon.headroom: '3m' is not a multiple of 2 MiB"),
-        ("[host]\nmemory = '3m'", "host.memory: '3m' is not a multiple of 2 MiB"),
+        ("[autoballoon]\nheadroom = '3m'", "autoballoon.headroom: invalid memory size: '3m'"),
+        ("[host]\nmemory = '3m'", "host.memory: invalid memory size: '3m'"),
         (
             "[host]\nmemory = '1g'\nstrateg = 'full'",
             "host.strateg: is not a key of this section; did you mean 'strategy'?",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 from xbd.errors import ConfigError, DamagedState, HypercallError, RemoteProtocolError, XbdError
+from xbd.text import printable
 
 if TYPE_CHECKING:
     from xbd.client.blocking import BlockingClient
@@ -33,7 +34,8 @@ class Failure(click.ClickException):
     """An error that the user gets as a sentence on stderr, and that ends the command with *exit_code*."""
 
     def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
-        super().__init__(message)
+        # Every error comes by here: what a file or a peer said in it may hold anything.
+        super().__init__(printable(message, lines=True))
         self.exit_code = exit_code  # type: ignore[misc]  # click declares it a class variable and reads the instance's
 
     def show(self, file: Any = None) -> None:  # noqa: ANN401 - click's signature

@@ -23,7 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "map": ("xbd.cli.commands.frame_map:map_command", "Draw the host's frames: whose, whole, shattered or free."),
     "events": ("xbd.cli.commands.inspect:events_command", "Follow what happens on the host."),
     "audit": ("xbd.cli.commands.inspect:audit_command", "Recompute everything; exit 1 if anything does not hold."),
-    "check": ("xbd.cli.commands.check:check_command", "Say what is wrong with host and autoballoon files."),
+    "check": ("xbd.cli.commands.check:check_command", "Say what is wrong with host, autoballoon and experiment files."),
     "docs": ("xbd.cli.commands.docs:docs_command", "Show the documents: all pages, or one."),
     "protocol": ("xbd.cli.commands.protocol:protocol_command", "Print the protocol of the sockets, for programs too."),
     "up": ("xbd.cli.commands.daemons:up_command", "Run a whole host from one file, in the foreground."),

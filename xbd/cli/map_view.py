@@ -12,8 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.cli.render import printable, table
+from xbd.cli.render import table
 from xbd.errors import RemoteProtocolError
+from xbd.text import printable
 
 Colours = NDArray[np.uint8]
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from xbd.cli.progress import Following, Outcome, cancellation
 from xbd.domain import DomainInfo
+from xbd.text import printable
 from xbd.units import MIB_PAGES, PAGE_BYTES, format_pages
 
 # xl list: "%-40s %5s %5s", then what xbd has to say.
@@ -208,11 +209,6 @@ def percent(share: float) -> str:
 def size(pages: int) -> str:
     """Write an amount of memory, with its exact number of pages."""
     return f"{format_pages(pages)} ({pages} pages)"
-
-
-def printable(text: str) -> str:
-    """Make raw text safe for a terminal: replace control characters."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _in_one_line(pairs: Mapping[str, object]) -> str:

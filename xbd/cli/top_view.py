@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from xbd.cli.render import percent, printable
+from xbd.cli.render import percent
 from xbd.domain import DomainInfo
+from xbd.text import printable
 from xbd.units import MIB_PAGES
 
 Cell = str | float
@@ -55,7 +56,7 @@ def _pages_column(title: str, width: int, pages: Callable[[Row], int]) -> Column
     return Column(title, width, pages, _mib(pages))
 
 
-# By name, as `--sort` takes them, in the order in which they are printable.
+# By name, as `--sort` takes them, in the order in which they are shown.
 COLUMNS: Final[Mapping[str, Column]] = {
     "name": Column("NAME", -16, lambda row: row.domain.name, lambda row: printable(row.domain.name)),
     "id": Column("ID", 5, lambda row: row.domain.domid, lambda row: str(row.domain.domid)),
@@ -115,7 +116,7 @@ def sort_rows(rows: Sequence[Row], by: str, *, reverse: bool) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class ViewOptions:
-    """How the table is printable: sorted *by* a column, from row *offset* on, and whether it is *paused*."""
+    """How the table is shown: sorted *by* a column, from row *offset* on, and whether it is *paused*."""
 
     by: str = "mem"
     reverse: bool = False

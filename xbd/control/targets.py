@@ -15,10 +15,10 @@ from typing import Final
 from xbd.domain import DOM0, ZOMBIE, DomainInfo
 from xbd.errors import BadSize, XbdError
 from xbd.target_rules import Bound, broken_bound, limit_comes_first
+from xbd.text import WILDCARDS
 from xbd.units import format_pages, parse_size_pages, round_to_superpages
 
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
-_WILDCARDS: Final = frozenset("*?[")
 # xl's own words, which scripts look for.
 _BEYOND_STATIC_MAX: Final = "memory_dynamic_max must be less than or equal to memory_static_max"
 _SIZE_HINT: Final = "write a number above 0 and b, k, m, g or t (a bare number is MiB), such as 512m or 2g"
@@ -131,7 +131,7 @@ def choose(
         found = [
             domain for domain in domains if _names(name, domain, meant) or (meant(domain) and _matches(name, domain))
         ]
-        if not found and _WILDCARDS & set(name):
+        if not found and WILDCARDS & set(name):
             raise BadRequest(f"no domain matches {name!r}; `xbd list` shows those that there are")
         if not found:
             raise BadRequest(f"{name} is an invalid domain identifier; `xbd list` shows those that there are")
@@ -146,8 +146,8 @@ def _names(name: str, domain: DomainInfo, meant: Callable[[DomainInfo], bool]) -
 
 
 def _matches(name: str, domain: DomainInfo) -> bool:
-    # A name may itself hold a bracket or a star; `_names` matches it when it is written exactly so.
-    return bool(_WILDCARDS & set(name)) and fnmatchcase(domain.name, name)
+    # Saved names may hold a bracket or a star, of before they were refused; `_names` matches one that is written so.
+    return bool(WILDCARDS & set(name)) and fnmatchcase(domain.name, name)
 
 
 def plan(domains: Sequence[DomainInfo], amount: Amount) -> list[Change]:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS
 from xbd.errors import AlreadyExists, BadArgument, OutOfFrames
-from xbd.machine.domain import is_domain_name
 from xbd.machine.domains import DomainTable
+from xbd.text import DOMAIN_NAME, is_domain_name, quote
 from xbd.units import SUPER_PAGES
 
 
@@ -28,7 +28,7 @@ def check_creation(asked: Asked, domains: DomainTable, free_pages: int) -> None:
         BadArgument, AlreadyExists, OutOfFrames: it cannot be made.
     """
     if not is_domain_name(asked.name):
-        raise BadArgument(f"domain name {asked.name!r}", f"1 to {MAX_NAME_CHARS} printable characters, not all digits")
+        raise BadArgument(f"domain name {quote(asked.name)}", DOMAIN_NAME)
     named = domains.named(asked.name)
     if named is not None:
         raise AlreadyExists(f"a domain named {asked.name!r} exists (d{named})", "another name")

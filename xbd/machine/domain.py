@@ -49,11 +49,6 @@ def domain_layout(gfn_count: int) -> Layout:
     )
 
 
-def is_domain_name(name: str) -> bool:
-    """Tell whether a domain may have that name: 1 to `MAX_NAME_CHARS` printable characters, not all digits."""
-    return 0 < len(name) <= MAX_NAME_CHARS and name.isprintable() and not name.isdecimal()
-
-
 class P2m:
     """gfn to mfn of one domain.
 

@@ -13,7 +13,7 @@ from xbd import errors
 from xbd.abi import MAX_EXTENTS
 from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
 from xbd.shapes import MAX_TEXT_CHARS, REQUIRED, Part, binary
-from xbd.text import quote
+from xbd.text import printable, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,11 +145,7 @@ def error_from_map(untrusted: object) -> HypercallError:
     match untrusted:
         case {"errno": str(errno), "message": str(message), "expected": str(expected)}:
             kind = _ERRORS_BY_ERRNO.get(errno, HypercallError)
-            return kind(_printable(message), _printable(expected), errno=_printable(errno))
+            told = [printable(part[:MAX_TEXT_CHARS]) for part in (message, expected, errno)]
+            return kind(told[0], told[1], errno=told[2])
         case _:
             raise RemoteProtocolError(f"an error {quote(untrusted)}", "a map of errno, message and expected")
-
-
-def _printable(untrusted: str) -> str:
-    """Make a peer's text safe to print: one line, no control characters, of bounded length."""
-    return "".join(char if char.isprintable() else "?" for char in untrusted[:MAX_TEXT_CHARS])

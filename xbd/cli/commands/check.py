@@ -1,10 +1,13 @@
-"""`xbd check`: what is wrong with host files, and those of autoballoon, without starting anything."""
+"""`xbd check`: what is wrong with files of any kind that xbd reads, without starting anything."""
 
 import grp
 import os
-import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -13,9 +16,26 @@ from xbd.cli.common import EXIT_CONFIG
 from xbd.client.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
 from xbd.config.autoballoon import AutoballoonConfig, parse_autoballoon_config
 from xbd.config.host import HostConfig, parse_host_config
+from xbd.config.toml import load_toml
 from xbd.daemons.config_files import read_text
 from xbd.errors import ConfigError
+from xbd.text import printable
 from xbd.units import counted, format_pages
+
+_HOST_FILE: Final = "a host file"
+_EXPERIMENT: Final = "an experiment's file"
+_AUTOBALLOON: Final = "a file of autoballoon"
+# Kinds of files, and what checks them: imported when there is one, as commands are.
+KINDS: Final = {
+    _HOST_FILE: "xbd.cli.commands.check:check_host",
+    _AUTOBALLOON: "xbd.cli.commands.check:check_autoballoon",
+    _EXPERIMENT: "xbd.lab.experiments.command:check_experiment",
+}
+_KIND_BY_SECTION: Final = {
+    "autoballoon": _AUTOBALLOON,
+    **dict.fromkeys(("host", "dom0", "guest"), _HOST_FILE),
+    **dict.fromkeys(("experiment", "workload", "budget", "grid"), _EXPERIMENT),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +55,42 @@ class Verdict:
 
     def as_line(self) -> str:
         """Write it as a line."""
-        if self.good:
-            return f"{self.path}: all right: {self.summary}"
-        return f"{self.path}: {self.key}: {self.reason}" if self.key else f"{self.path}: {self.reason}"
+        said = f"all right: {self.summary}" if self.good else self.reason
+        return printable(f"{self.path}: {self.key}: {said}" if self.key else f"{self.path}: {said}")
 
 
 def check_file(path: Path) -> Verdict:
-    """Check a file as the daemon that reads it would: by itself, then what it names on this machine."""
+    """Check a file as the command that reads it would: by itself, then what it names on this machine."""
+    kind = ""
     try:
         text = read_text(path, may_wait=True)
-        if _is_for_autoballoon(text):
-            return Verdict(path, summary=summarise_autoballoon(parse_autoballoon_config(text, path)))
-        config = parse_host_config(text, path)
-        _check_here(path, config)
+        kind = kind_of(load_toml(text, path))
+        module, _, function = KINDS[kind].partition(":")
+        summary, remarks = getattr(import_module(module), function)(text, path)
     except ConfigError as error:
-        return Verdict(path, key=error.key, reason=error.reason)
-    return Verdict(path, summary=summarise(config), remarks=config.remarks)
+        reason = f"{error.reason} (taken for {kind})" if kind else error.reason
+        return Verdict(path, key=error.key, reason=reason)
+    return Verdict(path, summary=summary, remarks=remarks)
 
 
-def _is_for_autoballoon(text: str) -> bool:
-    """Tell a file for `xbd autoballoon` from a host file; the host file's reader reports what is no TOML."""
-    try:
-        sections = tomllib.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return "autoballoon" in sections and "host" not in sections
+def kind_of(sections: Iterable[str]) -> str:
+    """Tell what a file of these sections is for, also where their names are slightly wrong; most likely a host file."""
+    for section in sections:
+        for known in get_close_matches(section, _KIND_BY_SECTION, n=1):
+            return _KIND_BY_SECTION[known]
+    return _HOST_FILE
+
+
+def check_host(text: str, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Check a host file; returns a summary and remarks. Raises ConfigError."""
+    config = parse_host_config(text, path)
+    _check_here(path, config)
+    return summarise(config), config.remarks
+
+
+def check_autoballoon(text: str, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Check a file of autoballoon; returns a summary and no remarks. Raises ConfigError."""
+    return summarise_autoballoon(parse_autoballoon_config(text, path)), ()
 
 
 def _check_here(path: Path, config: HostConfig) -> None:
@@ -99,9 +130,9 @@ def summarise_autoballoon(config: AutoballoonConfig) -> str:
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.pass_context
 def check_command(ctx: click.Context, paths: tuple[Path, ...]) -> None:
-    """Say what is wrong with host files and files of autoballoon, without starting anything.
+    """Say what is wrong with host files, files of autoballoon and of experiments, without starting anything.
 
-    For each the first mistake, as file, key and reason, on standard error; or that it is all right, with a
+    What kind a file is of, its sections tell. For each the first mistake, as file, key and reason, on standard error; or that it is all right, with a
     summary, and what should be changed in it before the next release. Exit code 78 if any of them cannot be used. Files to begin with come with xbd, in the directory that
     `python3 -c 'from xbd.shipped import shipped; print(shipped("configs"))'` prints.
     """

@@ -21,6 +21,7 @@ from xbd.lab.experiments.shell.runner import run_grid
 from xbd.lab.experiments.shell.store import Store
 from xbd.lab.experiments.shell.work import Pool, model_version
 from xbd.lab.replay.command import read_trace
+from xbd.units import counted
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -70,6 +71,13 @@ def command(
     _write(store, grid, results, provenance)
     if results.failed:
         raise Failure("\n".join(render_failures(results)))
+
+
+def check_experiment(text: str, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Check a grid file and its traces, for `xbd check`; returns a summary and no remarks. Raises ConfigError."""
+    grid = parse_grid(text, path, read_trace)
+    workloads = counted(len(grid.workloads), "workload")
+    return f"experiment {grid.name!r}, {counted(len(grid.cells), 'cell')} of {workloads}", ()
 
 
 def _pool(processes: int | None, scheduler: str | None) -> Pool:
