@@ -1,9 +1,11 @@
 """State directories: what a killed daemon leaves, what an orderly one leaves, and what is refused."""
 
+import io
 import json
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -290,7 +292,58 @@ def test_a_damaged_dump_is_refused_whole(tmp_path: Path, damage: Callable[[Path]
     with pytest.raises(ConfigError, match=r"host\.dump"):
         restore_state(tmp_path / "host.dump", tmp_path / "other")
 
-    assert [entry.name for entry in (tmp_path / "other").iterdir()] == ["lock"]
+    assert not (tmp_path / "other").exists()
+
+
+def _add(tar: tarfile.TarFile, name: str, size_bytes: int, kind: bytes = tarfile.REGTYPE, text: bytes = b"") -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.type, member.linkname = size_bytes, kind, name
+    tar.addfile(member, io.BytesIO(text or b"\1" * size_bytes))
+
+
+def _hostile(archive: Path, extents: object, *more: tuple[str, int, bytes]) -> None:
+    """Write a dump whose manifest names *extents* of its undo log, and then *more* members."""
+    told = {"size_bytes": 1 << 40, "extents": [], "crc": 0}
+    files = dict.fromkeys(("host-0", "daemon-0", "state.json"), told) | {"undo": told | {"extents": extents}}
+    text = json.dumps({"format": 1, "files": files}).encode()
+    with tarfile.open(archive, "w:gz") as tar:
+        _add(tar, "manifest.json", len(text), text=text)
+        for name, size_bytes, kind in more:
+            _add(tar, name, size_bytes, kind)
+
+
+@pytest.mark.parametrize(
+    ("extents", "more", "said"),
+    [
+        ([[0, 4 << 30]], (), "more than any host's state does"),
+        ([], (("undo", 300_000, tarfile.REGTYPE),), "unpacks to more than its manifest says"),
+        ([], (("undo", 300_000, tarfile.XHDTYPE),), "unpacks to more than its manifest says"),
+        ([], (("undo", 0, tarfile.SYMTYPE),), "which is no file of its manifest"),
+        ([], (("undo", 0, tarfile.LNKTYPE),), "which is no file of its manifest"),
+        ([], (("undo", 0, tarfile.REGTYPE), ("undo", 0, tarfile.REGTYPE)), "which is no file of its manifest"),
+        ([], (("\x1b[2J", 0, tarfile.REGTYPE),), r"x1b.2J' is in it"),
+        ([[0, 1 << 70]], (), "lies outside"),
+        ([[[[]]]], (), "lies outside"),
+        ([], (), "undo is missing|host-0 is missing"),
+    ],
+)
+def test_a_hostile_dump_is_refused_before_it_does_harm(
+    tmp_path: Path, extents: object, more: tuple[tuple[str, int, bytes], ...], said: str
+) -> None:
+    """What unpacks to too much, links, strange members: a sentence, and no directory and no lock is left behind."""
+    _hostile(tmp_path / "host.dump", extents, *more)
+    with pytest.raises(ConfigError, match=said):
+        restore_state(tmp_path / "host.dump", tmp_path / "other")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["host.dump"]
+
+
+def test_a_directory_that_was_there_is_left_as_it_was(tmp_path: Path) -> None:
+    """Empty, without a lock, after a dump that cannot be restored."""
+    (tmp_path / "other").mkdir(mode=0o700)
+    _hostile(tmp_path / "host.dump", [])
+    with pytest.raises(ConfigError, match="is missing"):
+        restore_state(tmp_path / "host.dump", tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_what_cannot_be_dumped_or_restored_says_why(tmp_path: Path) -> None:

@@ -6,17 +6,18 @@ just these parts, one after the other. Holes cost nothing, here as there. A step
 the daemon was killed is in it: whoever goes on with the host undoes it.
 """
 
+import errno
+import gzip
 import io
 import json
 import os
-import struct
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import xbd
 from xbd.daemons.runtime.lock import FileLock
@@ -34,11 +35,22 @@ from xbd.daemons.runtime.state_files import (
 from xbd.daemons.runtime.state_lock import lock_state, make_and_lock_state
 from xbd.errors import ConfigError, DamagedState
 from xbd.storage.image import Kind
+from xbd.text import quote
 
 _MANIFEST: Final = "manifest.json"
+_STATE: Final = "state.json"
+# What a daemon calls it, too, until it is whole.
+_UNFINISHED: Final = "state.new"
 _PIECE_BYTES: Final = 1 << 20
+# What is zeros from end to end is a hole to a dump: a page that was touched once and is empty again costs nothing.
+_CHUNK_BYTES: Final = 1 << 16
 # The extents of a host of terabytes have some MB.
-_MANIFEST_BYTES: Final = 1 << 30
+_MANIFEST_BYTES: Final = 1 << 26
+# A member's header is 512 bytes and its end is filled up to 512; tar's own end is 10 KiB.
+_FRAME_BYTES: Final = 1 << 14
+# Without zeros a host's state is packed to a tenth, and at most to a fiftieth; what is packed more would fill a disk.
+_MOST_RATIO: Final = 200
+_ALWAYS_BYTES: Final = 256 << 20
 # Of every host there are these, whatever domains it has.
 _ALWAYS: Final = ((Kind.HOST, 0), (Kind.DAEMON, 0))
 
@@ -87,22 +99,74 @@ def restore_state(archive: Path, directory: Path) -> int:
     """
     if not _is_empty(directory):
         raise ConfigError(directory, "", "is not empty; name one that is, or that is not there yet")
+    is_new = not directory.exists()
     lock = make_and_lock_state(directory)
     try:
-        with open_to_read(archive) as raw, tarfile.open(fileobj=raw, mode="r:gz") as tar:
-            manifest = _read_manifest(tar, archive)
-            for name, told in manifest.items():
-                _restore_file(tar, archive, name, told, directory)
-    except (OSError, tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError, struct.error) as error:
+        with open_to_read(archive) as raw, gzip.open(raw) as stream:
+            bounded = _Bounded(stream, archive, _MANIFEST_BYTES + _FRAME_BYTES)
+            with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|") as tar:  # it only reads
+                manifest = _read_manifest(tar, archive)
+                bounded.left_bytes = _refuse_too_much(manifest, archive, os.fstat(raw.fileno()).st_size, directory)
+                _restore_files(tar, archive, manifest, directory)
+    except BaseException as error:
+        _remove(directory)
+        lock.release(as_found=True)
+        if is_new:
+            with suppress(OSError):
+                directory.rmdir()
         # tarfile lets through what it trips over in headers that are garbage.
-        _remove(directory)
-        raise ConfigError(archive, "", f"is no dump that can be read: {error}") from error
-    except BaseException:
-        _remove(directory)
+        if isinstance(
+            error, OSError | tarfile.TarError | zlib.error | EOFError | ValueError | ArithmeticError | LookupError
+        ):
+            raise ConfigError(archive, "", f"is no dump that can be read: {error}") from error
         raise
-    finally:
-        lock.release(as_found=False)
+    lock.release(as_found=True)
     return len(manifest)
+
+
+class _Bounded:
+    """A stream of which no more than *left_bytes* are read: a small archive unpacks to anything. Raises ConfigError."""
+
+    def __init__(self, stream: gzip.GzipFile, archive: Path, left_bytes: int) -> None:
+        self._stream = stream
+        self._archive = archive
+        self.left_bytes = left_bytes
+
+    def read(self, most_bytes: int) -> bytes:
+        """Read on."""
+        piece = self._stream.read(most_bytes)
+        self.left_bytes -= len(piece)
+        if self.left_bytes < 0:
+            raise ConfigError(self._archive, "", "unpacks to more than its manifest says; it is no dump of a host")
+        return piece
+
+
+def _refuse_too_much(manifest: dict[str, _Member], archive: Path, packed_bytes: int, directory: Path) -> int:
+    """Refuse what no host's state is packed to, or what finds no place; returns how many bytes there are to read."""
+    held_bytes = sum(end - first for told in manifest.values() for first, end in told.extents)
+    if held_bytes > _ALWAYS_BYTES + _MOST_RATIO * packed_bytes:
+        said = f"{packed_bytes:,} bytes that unpack to {held_bytes:,}, more than any host's state does"
+        raise ConfigError(archive, "", f"holds {said}; it was damaged, or made to fill a disk")
+    free = calls.statvfs(directory)
+    if held_bytes > free.f_bavail * free.f_frsize:
+        said = f"{held_bytes:,} bytes are needed, {free.f_bavail * free.f_frsize:,} are free"
+        raise ConfigError(directory, "", f"cannot be written: {os.strerror(errno.ENOSPC)}: {said}")
+    return held_bytes + _FRAME_BYTES * (1 + len(manifest))
+
+
+def _restore_files(tar: tarfile.TarFile, archive: Path, manifest: dict[str, _Member], directory: Path) -> None:
+    """Write the members as they come; state.json gets its name last, so that half a host is none. Raises ConfigError."""
+    missing = dict(manifest)
+    while (member := tar.next()) is not None:
+        told = missing.pop(member.name, None)
+        stream = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+        if told is None or stream is None:
+            raise ConfigError(archive, "", f"{quote(member.name)} is in it, which is no file of its manifest")
+        _restore_file(stream, archive, member.name, told, directory)
+    for name in missing:
+        raise ConfigError(archive, "", f"{name} is missing")
+    with _writable(directory):
+        calls.replace(directory / _UNFINISHED, directory / _STATE)
 
 
 def _write_archive(raw: IO[bytes], manifest: bytes, files: list[Path], told: dict[str, Any]) -> None:
@@ -156,18 +220,24 @@ def _check_complete(directory: Path) -> None:
 def _describe(entry: Path) -> dict[str, Any]:
     with open_to_read(entry) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        extents = [(first, min(end, size_bytes)) for first, end in data_extents(file.fileno(), 0, size_bytes)]
+        extents: list[list[int]] = []
         crc = 0
-        for first, end in extents:
-            for at in range(first, end, _PIECE_BYTES):
-                crc = zlib.crc32(calls.pread(file.fileno(), min(_PIECE_BYTES, end - at), at), crc)
+        for first, end in data_extents(file.fileno(), 0, size_bytes):
+            for at in range(first, min(end, size_bytes), _CHUNK_BYTES):
+                piece = calls.pread(file.fileno(), min(_CHUNK_BYTES, min(end, size_bytes) - at), at)
+                if not piece.strip(b"\0"):
+                    continue
+                crc = zlib.crc32(piece, crc)
+                if not (extents and extents[-1][1] == at):
+                    extents.append([at, at])
+                extents[-1][1] = at + len(piece)
     return {"size_bytes": size_bytes, "extents": extents, "crc": crc}
 
 
 class _Parts:
     """The parts of a file that are no holes, to be read as one stream."""
 
-    def __init__(self, entry: Path, extents: list[tuple[int, int]]) -> None:
+    def __init__(self, entry: Path, extents: list[list[int]]) -> None:
         self.size_bytes = sum(end - first for first, end in extents)
         self._file = open_to_read(entry)
         self._extents = [tuple(extent) for extent in extents]
@@ -197,26 +267,28 @@ def _add(tar: tarfile.TarFile, name: str, stream: io.BytesIO, size_bytes: int) -
 
 
 def _read_manifest(tar: tarfile.TarFile, archive: Path) -> dict[str, _Member]:
-    """Read what the archive says that it holds; state.json comes last, so that half a host is none. Raises ConfigError."""
+    """Read what the archive says that it holds. Raises ConfigError."""
     member = tar.next()
-    stream = tar.extractfile(member) if member is not None and member.name == _MANIFEST else None
+    if member is None or member.name != _MANIFEST or not member.isreg() or member.size > _MANIFEST_BYTES:
+        raise ConfigError(archive, _MANIFEST, f"of at most {_MANIFEST_BYTES >> 20} MiB does not come first in it")
+    stream = tar.extractfile(member)
     try:
-        told = json.loads(stream.read(_MANIFEST_BYTES)) if stream is not None else {}
+        told = json.loads(stream.read()) if stream is not None else {}
     except (ValueError, RecursionError) as error:
         raise ConfigError(archive, _MANIFEST, f"is damaged: {error}") from error
     if not isinstance(told, dict) or type(told.get("format")) is not int or told["format"] != FORMAT:
         found = told.get("format") if isinstance(told, dict) else told
-        raise ConfigError(archive, "format", f"{found!r:.40}; this xbd, {xbd.__version__}, reads {FORMAT}")
+        raise ConfigError(archive, "format", f"{quote(found)}; this xbd, {xbd.__version__}, reads {FORMAT}")
     files = told.get("files")
     if not isinstance(files, dict):
         raise ConfigError(archive, _MANIFEST, "names no files")
     for name in files:
         if not is_of_state(name):
-            raise ConfigError(archive, _MANIFEST, f"names {name!r:.80}, which is no file of a state directory")
+            raise ConfigError(archive, _MANIFEST, f"names {quote(name)}, which is no file of a state directory")
     missing = [name for name in ("undo", *(section_name(*key) for key in _ALWAYS), "state.json") if name not in files]
     if missing:
         raise ConfigError(archive, _MANIFEST, f"{missing[0]} is missing")
-    return {name: _member(archive, name, files[name]) for name in sorted(files, key="state.json".__eq__)}
+    return {name: _member(archive, name, told) for name, told in files.items()}
 
 
 def _member(archive: Path, name: str, told: object) -> _Member:
@@ -231,23 +303,20 @@ def _member(archive: Path, name: str, told: object) -> _Member:
                         at = end
                     case _:
                         raise ConfigError(
-                            archive, _MANIFEST, f"{name}: its part {extent!r:.80} lies outside, or out of order"
+                            archive, _MANIFEST, f"{name}: its part {quote(extent)} lies outside, or out of order"
                         )
             return _Member(size_bytes, tuple(read), crc)
         case _:
             raise ConfigError(
-                archive, _MANIFEST, f"{name} is described by {told!r:.80}, not by size, parts and checksum"
+                archive, _MANIFEST, f"{name} is described by {quote(told)}, not by size, parts and checksum"
             )
 
 
-def _restore_file(tar: tarfile.TarFile, archive: Path, name: str, told: _Member, directory: Path) -> None:
-    member = tar.getmember(name) if name in tar.getnames() else None
-    stream = tar.extractfile(member) if member is not None else None
-    if stream is None:
-        raise ConfigError(archive, "", f"{name} is missing")
+def _restore_file(stream: IO[bytes], archive: Path, name: str, told: _Member, directory: Path) -> None:
+    path = directory / (_UNFINISHED if name == _STATE else name)
     crc = 0
     with _writable(directory):
-        descriptor = calls.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = calls.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with _writable(directory):
             calls.truncate(descriptor, told.size_bytes)
@@ -287,5 +356,5 @@ def _writable(directory: Path) -> Iterator[None]:
 def _remove(directory: Path) -> None:
     """Take away what was restored of a dump that turned out to be bad."""
     for entry in directory.iterdir():
-        if is_of_state(entry.name):
+        if is_of_state(entry.name) or entry.name == _UNFINISHED:
             calls.unlink(entry)
