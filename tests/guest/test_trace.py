@@ -40,6 +40,7 @@ def test_columns_that_replay_does_not_need_may_be_missing() -> None:
         (GOOD + "1.0,1000,-1,1,100,300\n", 4, "out of range"),
         (GOOD + "nan,1000,700,1,100,300\n", 4, "out of range"),
         (GOOD + "1.0,99999999999,700,1,100,300\n", 4, "out of range"),
+        (GOOD + f"1.0,{1 << 29},700,1,100,300\n", 4, "and 67108864 pages"),
         (GOOD + "0.1,1000,700,1,100,300\n", 4, "backwards"),
         (GOOD + "1.0,1001,700,1,100,300\n", 4, "total_pages changes"),
         (GOOD + "1.0,1000,700,1,301,300\n", 4, "more than total_pages"),

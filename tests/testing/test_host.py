@@ -4,7 +4,7 @@ import pytest
 
 import xbd.testing
 from xbd.config.strategies import STRATEGIES
-from xbd.errors import BadArgument, OutOfFrames
+from xbd.errors import BadArgument, BadSize, OutOfFrames
 from xbd.guest import ModeSet, parse_mode
 from xbd.units import MIB_PAGES
 
@@ -70,3 +70,20 @@ def test_an_unknown_workload_is_refused_with_the_known_ones() -> None:
 def test_what_is_public_is_listed() -> None:
     """The public names of `xbd.testing` are those of the documents."""
     assert xbd.testing.__all__ == ["Host", "host"]
+
+
+@pytest.mark.parametrize("size", ["3m", 3, 5, 1.5, None, True, "", "1k", b"2m", "many"], ids=repr)
+def test_a_size_is_never_rounded(size: object) -> None:
+    """What is no multiple of 2 MiB, or no size, is refused by a sentence, wherever a size is given; nothing is made."""
+    with pytest.raises(BadSize, match="invalid memory size"), xbd.testing.host(size):  # type: ignore[arg-type]  # whatever is passed
+        pass
+    with xbd.testing.host(16) as host:
+        with pytest.raises(BadSize, match="invalid memory size"):
+            host.add("a", size)  # type: ignore[arg-type]  # as above
+        with pytest.raises(BadSize, match="invalid memory size"):
+            host.add_dom0(size)  # type: ignore[arg-type]  # as above
+        if size is not None:
+            with pytest.raises(BadSize, match="invalid memory size"):
+                host.add("a", "8m", size)  # type: ignore[arg-type]  # as above
+        assert host.domids() == []
+        assert host.machine.statistics().frames == 16 * 256

@@ -20,12 +20,17 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from xbd.abi import Command, Frames, GrantResult, LoadResult, Refused, Result, Words
+from xbd.abi import MAX_EXTENTS, Command, Frames, GrantResult, LoadResult, Refused, Result, Words
 from xbd.errors import BadArgument
 from xbd.protocol.commands import command_from_params, command_to_wire
 from xbd.protocol.methods import DOMAIN_METHODS
+from xbd.text import quote
 
 FORMAT: Final = 1
+# As many as a host file may say (64 TiB).
+MAX_SUPERFRAMES: Final = 32 << 20
+# What a list of numbers is made of: 64 bits, signed or not.
+_HALF: Final = 1 << 63
 # A run of fewer numbers is shorter when it is written number by number.
 _RUN_LEAST: Final = 3
 _LISTS: Final = ("gfns", "gives", "gets", "populate", "depopulate", "refs", "words")
@@ -63,16 +68,22 @@ def runs_to_numbers(runs: object, *, words: bool = False) -> Frames | Words:
     """Read what `numbers_to_runs` wrote. Raises BadRecording."""
     parts: list[np.ndarray] = []
     if not isinstance(runs, list):
-        raise BadRecording(f"numbers {runs!r:.80}", "a list of numbers and of runs [first, count, step]")
+        raise BadRecording(f"numbers {quote(runs)}", "a list of numbers and of runs [first, count, step]")
+    left = MAX_EXTENTS
     for run in runs:
         match run:
-            case int(number):
+            case int(number) if -_HALF <= number < 2 * _HALF and left:
+                left -= 1
                 parts.append(np.array([number], dtype=np.uint64 if number >= 1 << 63 else np.int64).astype(np.int64))
-            case [int(first), int(count), int(step)] if 0 < count <= 1 << 20:
+            case [int(first), int(count), int(step)] if (
+                0 < count <= left and -_HALF <= first < 2 * _HALF and abs(step) < _HALF
+            ):
+                left -= count
                 begin = np.array([first], dtype=np.uint64 if first >= 1 << 63 else np.int64).astype(np.int64)
                 parts.append(begin + np.arange(count, dtype=np.int64) * step)
             case _:
-                raise BadRecording(f"numbers {run!r:.80}", "a number, or a run [first, count, step]")
+                expected = f"a number, or a run [first, count, step], at most {MAX_EXTENTS} numbers in all"
+                raise BadRecording(f"numbers {quote(run)}", expected)
     numbers = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
     return cast(Words, numbers.view(np.uint64)) if words else cast(Frames, numbers)
 
@@ -91,7 +102,7 @@ def command_from_line(line: Mapping[str, Any]) -> Command:
     """Read a hypercall. Raises BadRecording."""
     operation = line.get("operation")
     if not isinstance(operation, str) or operation not in DOMAIN_METHODS or operation == "hello":
-        raise BadRecording(f"operation {operation!r:.80}", f"one of {', '.join(DOMAIN_METHODS)}")
+        raise BadRecording(f"operation {quote(operation)}", f"one of {', '.join(DOMAIN_METHODS)}")
     params = {
         name: runs_to_numbers(param, words=name == "words").tobytes() if name in _LISTS else param
         for name, param in line.items()
@@ -133,7 +144,7 @@ def read_line(text: str) -> Line:
     """Read a line: a map. Raises BadRecording."""
     try:
         line = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRecording(f"not JSON: {error}", "a map") from error
     if not isinstance(line, dict):
         raise BadRecording(f"a {type(line).__name__}", "a map")
@@ -146,9 +157,10 @@ def read_header(line: Line) -> Header:
         case {"format": int(version), **_others} if version != FORMAT:
             raise BadRecording(f"format {version}", f"format {FORMAT}")
         case {"format": _, "superframes": int(superframes), "settings": dict(settings), "xbd": str(xbd)} if (
-            superframes > 0
+            0 < superframes <= MAX_SUPERFRAMES
         ):
             return Header(superframes, settings, xbd)
     raise BadRecording(
-        "a first line that does not describe a host", '{"format": 1, "superframes": ..., "settings": ...}'
+        f"a first line that does not describe a host of at most {MAX_SUPERFRAMES} superframes",
+        '{"format": 1, "superframes": ..., "settings": ..., "xbd": ...}',
     )

@@ -22,7 +22,7 @@ from xbd.config.strategies import DEFAULT_STRATEGY, Strategy, find_strategy
 from xbd.guest import BlockBackEnd, GuestSettings
 from xbd.guest.workload import Workload, make_workload
 from xbd.testing.virtual_host import VirtualHost
-from xbd.units import SUPER_PAGES, parse_size_pages
+from xbd.units import SUPER_PAGES, parse_superpages
 
 __all__ = ["Host", "host"]
 
@@ -37,8 +37,8 @@ class Host(VirtualHost):
     def add(
         self,
         name: str,
-        memory: str,
-        target: str | None = None,
+        memory: str | int,
+        target: str | int | None = None,
         *,
         workload: str | Workload = "idle",
         verify: bool = True,
@@ -49,7 +49,7 @@ class Host(VirtualHost):
 
         Args:
             name: of the domain.
-            memory: the most it may hold, such as `512m`; a multiple of 2 MiB.
+            memory: the most it may hold, such as `512m`, or a number of MiB; a multiple of 2 MiB.
             target: what it holds at first; None: all of *memory*.
             workload: the name of a profile, or a workload.
             verify: whether the guest checks every content word.
@@ -60,46 +60,46 @@ class Host(VirtualHost):
             BadSize, BadArgument, OutOfFrames: what was wrong, and for an unknown profile the known ones; nothing has
                 changed.
         """
-        max_pages = parse_size_pages(memory)
+        max_pages = parse_superpages(memory)
         return self.create(
             name,
             max_pages=max_pages,
-            target_pages=max_pages if target is None else parse_size_pages(target),
+            target_pages=max_pages if target is None else parse_superpages(target),
             settings=GuestSettings(self._strategy.driver, verify=verify, kernel_pages=kernel_pages),
             workload=make_workload(workload) if isinstance(workload, str) else workload,
             domain_type=domain_type or self._strategy.domain_type,
         )
 
-    def add_dom0(self, memory: str, target: str | None = None, *, persistent_grants: bool = False) -> int:
+    def add_dom0(self, memory: str | int, target: str | int | None = None, *, persistent_grants: bool = False) -> int:
         """Boot dom0, whose back end serves the disks of guests that do block I/O; returns its domid, 0.
 
         Sizes as in `add`. Raises as `add` does.
         """
-        max_pages = parse_size_pages(memory)
+        max_pages = parse_superpages(memory)
         return self.create(
             DOM0_NAME,
             domid=0,
             max_pages=max_pages,
-            target_pages=max_pages if target is None else parse_size_pages(target),
+            target_pages=max_pages if target is None else parse_superpages(target),
             settings=GuestSettings(self._strategy.driver, block_back_end=BlockBackEnd(persistent=persistent_grants)),
         )
 
 
 @contextmanager
-def host(memory: str = "1g", *, strategy: str = DEFAULT_STRATEGY, seed: int = 0) -> Iterator[Host]:
+def host(memory: str | int = "1g", *, strategy: str = DEFAULT_STRATEGY, seed: int = 0) -> Iterator[Host]:
     """Run a host with *memory* for the length of a `with` block, then audit it.
 
     Args:
-        memory: of the host, such as `4g`.
+        memory: of the host, such as `4g`, or a number of MiB; a multiple of 2 MiB.
         strategy: the name of a strategy, for the host and its guests: a key of `xbd.config.strategies.STRATEGIES`.
         seed: of all random numbers; the same seed gives the same run.
 
     Raises:
         BadArgument: there is no such strategy; names the closest one and all known ones. Nothing was made.
-        BadSize: *memory* is no size. Nothing was made.
+        BadSize: *memory* is no size, or no multiple of 2 MiB: nothing is ever rounded. Nothing was made.
         AssertionError: at the end, with every violation that the audit found.
     """
-    running = Host(parse_size_pages(memory) // SUPER_PAGES, find_strategy(strategy), seed)
+    running = Host(parse_superpages(memory) // SUPER_PAGES, find_strategy(strategy), seed)
     yield running
     violations = running.check()
     assert not violations, "the host does not add up: " + "; ".join(violations)

@@ -1,6 +1,7 @@
 """What was recorded of a host, done again on another: the same answers, or the differences counted."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -81,7 +82,7 @@ BROKEN = {
     "empty": ("", "is empty"),
     "no header": ('{"n": 1}\n', "does not describe a host"),
     "garbage": ("garbage\n", "line 1: not JSON"),
-    "unknown settings": ('{"format":1,"superframes":5,"settings":{"a":1},"xbd":"0"}\n', "settings a"),
+    "unknown settings": ('{"format":1,"superframes":5,"settings":{"a":1},"xbd":"0"}\n', "settings.a: is not a key"),
 }
 
 
@@ -108,13 +109,21 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None
     assert "line 2:" in result.output
 
 
-@pytest.mark.parametrize("override", ["home_fill=sometimes", "coalesce=1", "nosuch=true", "coalesce"])
-def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path, override: str) -> None:
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("home_fill=sometimes", 'home_fill: \'sometimes\' is not one of "always", "populate_depopulate", "never"'),
+        ("coalesce=1", "coalesce: '1' is not true or false"),
+        ("nosuch=true", "nosuch: is not a key of this section; known are populate_depopulate, exchange_translated, "),
+        ("coalesce", "coalesce: '' is not true or false"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path, override: str, said: str) -> None:
     """With those that do."""
     record(tmp_path / "r", steps=5)
     result = rerun(tmp_path / "r", "--set", override)
     assert result.exit_code == 1
-    assert "home_fill=always|populate_depopulate|never" in result.output
+    assert f"--set.{said}" in result.output
 
 
 class FullDisk:
@@ -158,3 +167,34 @@ def test_a_recording_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "r").write_text("precious")
     with pytest.raises(ConfigError, match="exists"):
         Recorder(tmp_path / "r")
+
+
+_HEAD = json.dumps({"format": 1, "superframes": 2, "settings": asdict(HostSettings()), "xbd": "0"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["[" * 100_000], "not JSON"),
+        ([_HEAD.replace(": 2,", f": {1 << 60},")], "does not describe a host of at most"),
+        ([_HEAD.replace('"always"', '["always"]')], "settings.home_fill: ['always'] is not one of"),
+        ([_HEAD, '{"do": ["create"], "domain": 1}'], "do ['create']"),
+        ([_HEAD, '{"do": "create", "domain": 1, "name": [1], "max_pages": 512, "target_pages": 512}'], "name is [1]"),
+        ([_HEAD, '{"do": "set_target", "domain": 1, "target_pages": 1e300}'], "target_pages is 1e+300"),
+        ([_HEAD, '{"do": "reboot", "domain": 1, "contacts": 5}'], "unknown parameter 'contacts'"),
+        (
+            [_HEAD, '{"domain": 1, "operation": "load", "gfns": [[0, 65000, 1], [0, 65000, 1]]}'],
+            "at most 65536 numbers",
+        ),
+        ([_HEAD, f'{{"domain": 1, "operation": "load", "gfns": [{1 << 80}]}}'], "at most 65536 numbers"),
+        ([_HEAD, '{"end": 5}'], "an end of 5"),
+        ([_HEAD, "x" * (1 << 24)], "longer than any operation"),
+    ],
+    ids=range(11),
+)
+def test_a_hostile_recording_is_refused_in_a_sentence(tmp_path: Path, lines: list[str], said: str) -> None:
+    """Depth, absurd sizes, values of other types: exit 1 with what is wrong, no traceback, no memory for it."""
+    (tmp_path / "r").write_text("\n".join(lines) + "\n")
+    result = rerun(tmp_path / "r")
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert said in result.stderr

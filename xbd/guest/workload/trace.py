@@ -10,8 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import MAX_DOMAIN_PAGES, Frames
+from xbd.abi import Frames
 from xbd.errors import TraceError
+from xbd.units import format_pages
 
 _TIME: Final = "t_s"
 _PAGES: Final = ("total_pages", "free_pages", "page_cache_pages")
@@ -19,6 +20,9 @@ _OPTIONAL: Final = "free_superframes"
 # A year of samples every two seconds is 16 million; beyond that the file is not a trace.
 _LINES_MAX: Final = 20_000_000
 _DAYS_MAX_S: Final = 366 * 86_400.0
+# Whoever plays a trace holds a page's tables of guest and host in one process; a guest as large as a domain can be would
+# take more memory than most machines have.
+MAX_TRACE_PAGES: Final = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,8 +84,9 @@ def _parse_rows(lines: list[str], name: str, header: list[str], wanted: list[int
             row = [float(cells[wanted[0]]), *(int(cells[column]) for column in wanted[1:])]
         except ValueError:
             raise TraceError(f"{name}: line {number}: not a number of seconds and whole pages: {line[:80]!r}") from None
-        if not 0 <= row[0] <= _DAYS_MAX_S or not all(0 <= pages <= MAX_DOMAIN_PAGES for pages in row[1:]):
-            raise TraceError(f"{name}: line {number}: a number is out of range: {line[:80]!r}")
+        if not 0 <= row[0] <= _DAYS_MAX_S or not all(0 <= pages <= MAX_TRACE_PAGES for pages in row[1:]):
+            said = f"up to {_DAYS_MAX_S:g} seconds and {MAX_TRACE_PAGES} pages ({format_pages(MAX_TRACE_PAGES)}) are played"
+            raise TraceError(f"{name}: line {number}: a number is out of range, {said}: {line[:80]!r}")
         rows.append(row)
     if not rows:
         raise TraceError(f"{name}: line 2: the trace has no samples")

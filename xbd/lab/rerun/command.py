@@ -3,19 +3,19 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from xbd.abi import DomainType
+from xbd.abi import MAX_DOMAINS, DomainType
 from xbd.cli.common import EXIT_FAILED, Failure
 from xbd.config.strategies import STRATEGIES
-from xbd.control.targets import parse_pages
-from xbd.errors import BadArgument, HypercallError
+from xbd.domain import NAME, PAGES_OR_NONE
+from xbd.errors import BadArgument, BadSetting, HypercallError
 from xbd.machine import HostSettings, Machine
-from xbd.machine.settings import HOME_FILLS
+from xbd.protocol.fields import check_params
 from xbd.protocol.recording import (
     CONTROL_OPERATIONS,
     BadRecording,
@@ -26,10 +26,32 @@ from xbd.protocol.recording import (
     read_header,
     read_line,
 )
-from xbd.units import SUPER_PAGES
+from xbd.settings import read, read_given
+from xbd.shapes import Part, member, optional
+from xbd.text import quote
+from xbd.units import SUPER_PAGES, parse_superpages
 
 # Further differences are only counted.
 SHOWN_DIFFERENCES: Final = 10
+# An exchange of as many extents as a call can have, no two of them in a run, has some 2 MB.
+_LINE_CHARS: Final = 1 << 24
+_ONE: Final = Part(PAGES_OR_NONE, "in pages")
+# What is recorded of operations that are no hypercalls, in the order in which the machine takes it.
+_PARAMS: Final[Mapping[str, Mapping[str, Part]]] = {
+    "create": {
+        "name": Part(NAME, "of the domain"),
+        "max_pages": _ONE,
+        "target_pages": _ONE,
+        "gfn_count": Part(optional(PAGES_OR_NONE), "in pages", default=None),
+        "min_pages": Part(PAGES_OR_NONE, "in pages", default=0),
+        "domain_type": Part(member(DomainType), "its type", default=DomainType.PVH),
+    },
+    "destroy": {},
+    "reboot": {},
+    "set_max_pages": {"max_pages": _ONE},
+    "set_target": {"target_pages": _ONE},
+    "claim": {"pages": _ONE},
+}
 
 
 @dataclass(slots=True)
@@ -66,12 +88,12 @@ def rerun(lines: Iterator[tuple[int, Line]], machine: Machine, audit_every: int)
     """Execute the lines after the header on *machine*. Raises BadRecording, naming the line."""
     outcome = Outcome()
     for number, line in lines:
-        if "end" in line:
-            outcome.recorded_end = line["end"]
-            continue
         try:
+            if "end" in line:
+                outcome.recorded_end = _end(line["end"])
+                continue
             _do(number, line, machine, outcome)
-        except BadRecording as error:
+        except BadArgument as error:
             raise BadRecording(f"line {number}: {error.message}", error.expected) from error
         if audit_every and number % audit_every == 0:
             outcome.violations += [f"after line {number}: {violation}" for violation in machine.audit()]
@@ -85,28 +107,36 @@ def rerun(lines: Iterator[tuple[int, Line]], machine: Machine, audit_every: int)
     return outcome
 
 
+def _end(raw: Any) -> Mapping[str, Any]:  # noqa: ANN401 - whatever the line says
+    """Check what a recording says of its end. Raises BadRecording."""
+    match raw:
+        case {"free_frames": int(), "free_superframes": int(), "leaves": dict(leaves), **others} if not others:
+            if all(type(count) is int for count in leaves.values()):
+                return dict(raw)
+    raise BadRecording(f"an end of {quote(raw)}", "free_frames, free_superframes, and leaves by domain")
+
+
 def _do(number: int, line: Line, machine: Machine, outcome: Outcome) -> None:
     domid = line.get("domain")
-    if type(domid) is not int:
-        raise BadRecording(f"domain {domid!r:.80}", "a number")
+    if type(domid) is not int or not 0 <= domid < MAX_DOMAINS:
+        raise BadRecording(f"domain {quote(domid)}", f"a number from 0 to {MAX_DOMAINS - 1}")
     if "do" not in line:
         answer = answer_to_line(machine.execute(domid, command_from_line(line)))
         outcome.compare(number, str(line["operation"]), line.get("answer"), answer)
         return
     what = line["do"]
-    if what not in CONTROL_OPERATIONS:
-        raise BadRecording(f"do {what!r:.80}", f"one of {', '.join(CONTROL_OPERATIONS)}")
-    params = {key: value for key, value in line.items() if key not in ("n", "do", "domain")}
+    if not isinstance(what, str) or what not in CONTROL_OPERATIONS:
+        raise BadRecording(f"do {quote(what)}", f"one of {', '.join(CONTROL_OPERATIONS)}")
+    raw = {key: value for key, value in line.items() if key not in ("n", "do", "domain")}
+    params = check_params(what, _PARAMS[what], raw)
     try:
         if what == "create":
-            machine.create(**{**params, "domain_type": DomainType(params.get("domain_type", "pvh")), "domid": domid})
+            machine.create(**params, domid=domid)
         else:
             getattr(machine, what)(domid, *params.values())
     except HypercallError as error:
         # Only operations that were done are recorded.
         outcome.compare(number, what, "done", str(error))
-    except (TypeError, ValueError) as error:
-        raise BadRecording(f"{what} with {params!r:.200}: {error}", f"the parameters of {what}") from error
     else:
         outcome.compare(number, what, "done", "done")
 
@@ -117,7 +147,9 @@ def read_lines(path: Path, truncated: list[int]) -> Iterator[tuple[int, Line]]:
     Raises BadRecording, naming the line.
     """
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, text in enumerate(file, 1):
+        for number, text in enumerate(iter(lambda: file.readline(_LINE_CHARS), ""), 1):
+            if len(text) == _LINE_CHARS:
+                raise BadRecording(f"line {number}: longer than any operation", f"at most {_LINE_CHARS} characters")
             try:
                 yield number, read_line(text)
             except BadRecording as error:
@@ -164,8 +196,11 @@ def command(
         outcome = rerun(lines, machine, audit_every)
     except OSError as error:
         raise Failure(f"{recording}: {error.strerror}") from error
+    except MemoryError as error:
+        raise Failure(f"{recording}: this machine has not the memory for a host of its size; give --memory") from error
     except BadArgument as error:
-        raise Failure(f"{recording}: {error.message} (expected {error.expected})") from error
+        expected = f" (expected {error.expected})" if error.expected else ""
+        raise Failure(f"{recording}: {error.message}{expected}") from error
     outcome.truncated_line = cut[0] if cut else None
     click.echo(json.dumps(_as_map(outcome), indent=1) if as_json else render(outcome, machine))
     if outcome.violations or not (changed or outcome.is_same):
@@ -174,25 +209,21 @@ def command(
 
 def _machine(header: Header, strategy: str | None, memory: str | None, overrides: tuple[str, ...]) -> Machine:
     """Make the machine for the rerun. Raises BadArgument."""
-    known = {setting.name for setting in fields(HostSettings)}
-    if set(header.settings) != known:
-        raise BadRecording(f"settings {', '.join(header.settings)}", ", ".join(sorted(known)))
-    settings = STRATEGIES[strategy].host if strategy else HostSettings(**header.settings)  # type: ignore[arg-type]  # by name
+    recorded = read(HostSettings, header.settings, "settings")
+    missing = asdict(recorded).keys() - header.settings.keys()
+    if missing:
+        raise BadSetting(f"settings.{min(missing)}", "is missing; a recording has all of them")
+    settings = STRATEGIES[strategy].host if strategy else recorded
     for override in overrides:
         settings = replace(settings, **_setting(override))
-    superframes = parse_pages(memory) // SUPER_PAGES if memory else header.superframes
+    superframes = parse_superpages(memory) // SUPER_PAGES if memory else header.superframes
     return Machine(superframes, settings=settings)
 
 
 def _setting(override: str) -> dict[str, Any]:
-    """Parse KEY=VALUE. Raises BadArgument."""
+    """Parse KEY=VALUE. Raises BadSetting."""
     key, _, value = override.partition("=")
-    if key == "home_fill" and value in HOME_FILLS:
-        return {key: value}
-    if key != "home_fill" and key in {setting.name for setting in fields(HostSettings)} and value in ("true", "false"):
-        return {key: value == "true"}
-    flags = ", ".join(f"{setting.name}=true|false" for setting in fields(HostSettings) if setting.name != "home_fill")
-    raise BadArgument(f"--set {override}", f"{flags}, or home_fill={'|'.join(HOME_FILLS)}")
+    return read_given(HostSettings, {key: {"true": True, "false": False}.get(value, value)}, "--set")
 
 
 def _as_map(outcome: Outcome) -> dict[str, Any]:
