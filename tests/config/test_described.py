@@ -1,0 +1,25 @@
+"""The keys of all files as `describe` lists them, held against the files that come along."""
+
+from pathlib import Path
+
+import pytest
+
+from xbd.config.autoballoon import AutoballoonFile
+from xbd.config.host import HostFile
+from xbd.lab.experiments.plan import ExperimentFile
+from xbd.settings import describe
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [(HostFile, "small"), (AutoballoonFile, "autoballoon"), (ExperimentFile, "experiments/debate")],
+)
+def test_every_key_has_a_meaning_and_is_in_the_file_that_shows_all(kind: type, file: str) -> None:
+    """What is declared is described, and written of in the shipped file; driver and profiles have their own places."""
+    text = (CONFIGS / f"{file}.toml").read_text()
+    rows = list(describe(kind))
+    assert [row.key for row in rows if not (row.doc and row.expected)] == []
+    own = [row.key for row in rows if ".driver." not in row.key and ".profile[" not in row.key]
+    assert [key for key in own if key.rpartition(".")[2] not in text] == []
