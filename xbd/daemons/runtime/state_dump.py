@@ -48,8 +48,9 @@ _CHUNK_BYTES: Final = 1 << 16
 _MANIFEST_BYTES: Final = 1 << 26
 # A member's header is 512 bytes and its end is filled up to 512; tar's own end is 10 KiB.
 _FRAME_BYTES: Final = 1 << 14
-# Without zeros a host's state is packed to a tenth, and at most to a fiftieth; what is packed more would fill a disk.
+# A dump leaves zeros out: those of hosts of 8 to 256 GiB with domains unpacked to 5 to 35 times what they were packed to.
 _MOST_RATIO: Final = 200
+# So much unpacks whatever the ratio: a host without domains is some KB, packed to a hundredth of that.
 _ALWAYS_BYTES: Final = 256 << 20
 # Of every host there are these, whatever domains it has.
 _ALWAYS: Final = ((Kind.HOST, 0), (Kind.DAEMON, 0))
