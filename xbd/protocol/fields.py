@@ -7,6 +7,8 @@ was and what was expected. Errors are written for the wire, and read from it, he
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from xbd import errors
@@ -17,6 +19,7 @@ from xbd.text import printable, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
     from xbd.abi import Frames, Words
 
@@ -64,38 +67,38 @@ def _names(params: Mapping[str, Part]) -> str:
 # -- lists of numbers
 
 
-def _frames(name: str, untrusted: object) -> Frames:
-    """Check for a list of extent bases: bin, little-endian uint64, each below 2**63; read in place, never copied.
+@cache
+def _numpy() -> ModuleType:
+    """Import numpy when the first list comes: clients read the tables that name these checks, and do not wait for it."""
+    return import_module("numpy")
 
-    Returns:
-        (n,) int64, read only, n at most `MAX_EXTENTS`. Range and alignment are checked by the machine.
-    """
+
+def _packed(name: str, untrusted: object, kind: str) -> Any:  # noqa: ANN401 - an array, of what the caller says
+    """Check for a list of numbers: bin, 8 bytes for each, at most `MAX_EXTENTS` of them; read in place, never copied."""
     if type(untrusted) is not bytes:
         raise BadArgument(f"{name} is of type {type(untrusted).__name__}", "bin, little-endian uint64")
     if len(untrusted) & 7 or len(untrusted) > 8 * MAX_EXTENTS:
-        raise BadArgument(f"{name} has {len(untrusted)} bytes", f"8 for each gfn, at most {MAX_EXTENTS} gfns")
-    import numpy as np  # noqa: PLC0415 - clients read the tables that name this check, and do not wait for it
-
-    if not untrusted:
-        return np.zeros(0, dtype=np.int64)
-    gfns: Frames = np.frombuffer(untrusted, dtype="<i8")
-    # As int64 what is 2**63 or more is negative; one reduction finds all of it.
-    if np.minimum.reduce(gfns) < 0:
-        index = int((gfns < 0).argmax())
-        raise BadArgument(f"{name}: gfn {int(gfns[index]) + (1 << 64):#x} at index {index}", "gfns below 2**63")
-    return gfns
+        raise BadArgument(f"{name} has {len(untrusted)} bytes", f"8 for each, at most {MAX_EXTENTS} of them")
+    return _numpy().frombuffer(untrusted, kind)
 
 
 def _words(name: str, untrusted: object) -> Words:
-    """Check for content words: bin, little-endian uint64, at most `MAX_EXTENTS` of them."""
-    if type(untrusted) is not bytes:
-        raise BadArgument(f"{name} is of type {type(untrusted).__name__}", "bin, little-endian uint64")
-    if len(untrusted) & 7 or len(untrusted) > 8 * MAX_EXTENTS:
-        raise BadArgument(f"{name} has {len(untrusted)} bytes", f"8 for each word, at most {MAX_EXTENTS} words")
-    import numpy as np  # noqa: PLC0415 - as above
+    """Check for content words, as (n,) uint64, read only."""
+    words: Words = _packed(name, untrusted, "<u8")
+    return words
 
-    content: Words = np.frombuffer(untrusted, dtype="<u8")
-    return content
+
+def _frames(name: str, untrusted: object) -> Frames:
+    """Check for a list of extent bases, each below 2**63, as (n,) int64, read only.
+
+    Range and alignment are checked by the machine.
+    """
+    gfns: Frames = _packed(name, untrusted, "<i8")
+    # As int64 what is 2**63 or more is negative; one reduction finds all of it.
+    if gfns.size and _numpy().minimum.reduce(gfns) < 0:
+        index = int((gfns < 0).argmax())
+        raise BadArgument(f"{name}: gfn {int(gfns[index]) + (1 << 64):#x} at index {index}", "gfns below 2**63")
+    return gfns
 
 
 # Extent bases or references: checked to be below 2**63; range and alignment are checked by the machine.
