@@ -158,6 +158,7 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
         (["mem-set", "web1", "256x"], 1, "invalid memory size: 256x"),
         (["create", "web1", "--target", "2g", "--maximum", "1g"], 1, "raise --maximum or lower --target"),
         (["hypervisor", "--memory", "100t"], 1, "at most 64 TiB"),
+        (["hypervisor", "--memory", "3m"], 1, 'a multiple of 2 MiB, such as "2m" or "4m"'),
         (["--socket", "/nonexistent/s", "list"], 1, "no hypervisor at /nonexistent/s"),
         (["list", "--socket", "/nonexistent/s"], 1, "start one with `xbd up HOST.toml`"),
         (["list", "--socket", "/" + "x" * 120], 78, "at most 107"),
@@ -363,8 +364,9 @@ def test_a_domain_that_cannot_be_is_not_created(run: Run, arguments: list[str], 
 
 
 def test_a_type_and_a_minimum_are_kept(run: Run) -> None:
-    """`info` shows them; a target below the minimum is refused with one sentence."""
-    assert run("create", "kvm1", "--target", "32m", "--minimum", "16m", "--type", "virtio", "--no-start").exit_code == 0
+    """`info` shows them, rounding is said; a target below the minimum is refused with one sentence."""
+    made = run("create", "kvm1", "--target", "32m", "--minimum", "17m", "--type", "virtio", "--no-start")
+    assert "minimum 16 MiB (17 MiB rounded to a multiple of 2 MiB)" in made.stdout
     kvm = told(run("info", "kvm1", "--json"))
     assert (kvm["type"], kvm["min_pages"]) == ("virtio", 4096)
     refused = run("mem-set", "kvm1", "8m")

@@ -15,7 +15,7 @@ from xbd.client.blocking import BlockingClient, connect
 from xbd.client.discovery import NotRunning, find_socket
 from xbd.client.runtime_dir import autoballoon_socket
 from xbd.config.autoballoon import AutoballoonConfig
-from xbd.control.targets import parse_pages, round_pages
+from xbd.control.targets import Rounded, parse_pages, round_pages
 from xbd.units import format_pages
 
 # How often the daemon is asked for the reservation's state; its policy runs once a second by default.
@@ -66,15 +66,15 @@ def reserve_command(ctx: click.Context, size: str, command: tuple[str, ...], soc
     """
     rounded = round_pages(parse_pages(size))
     hypervisor = find_socket(socket_path or group_socket(), os.environ)
-    ctx.exit(_reserve(autoballoon_socket(hypervisor.parent), rounded.pages, command))
+    ctx.exit(_reserve(autoballoon_socket(hypervisor.parent), rounded, command))
 
 
-def _reserve(path: Path, pages: int, command: Sequence[str]) -> int:
+def _reserve(path: Path, size: Rounded, command: Sequence[str]) -> int:
     try:
         with connect(path) as client:
-            client.call("reserve", {"pages": pages})
-            _until_held(client, pages)
-            click.echo(f"{format_pages(pages)} is free, and held", err=True)
+            client.call("reserve", {"pages": size.pages})
+            _until_held(client, size.pages)
+            click.echo(f"{size} is free, and held", err=True)
             while not command:
                 signal.pause()
             return _run(command)

@@ -14,12 +14,11 @@ from xbd.client.discovery import find_socket
 from xbd.client.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
 from xbd.config.host import LOG_LEVELS, MAX_HOST_PAGES, HostConfig
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
-from xbd.control.targets import parse_pages, round_pages
 from xbd.daemons.config_files import load_host_config
 from xbd.daemons.runtime import service
 from xbd.daemons.runtime.owned_path import refuse_shared_path
 from xbd.errors import ConfigError
-from xbd.units import format_pages
+from xbd.units import format_pages, parse_superpages
 
 _HOST_FILE = click.Path(dir_okay=False, path_type=Path)
 _log_option = click.option(
@@ -162,7 +161,7 @@ def _say(line: str) -> None:
 
 def _plain_host(memory: str, strategy: str) -> HostConfig:
     """Make a host without guests."""
-    pages = round_pages(parse_pages(memory)).pages
+    pages = parse_superpages(memory)
     if pages > MAX_HOST_PAGES:
         raise Failure(f"--memory {memory}: a host has at most {format_pages(MAX_HOST_PAGES)}")
     return HostConfig(pages, settings=STRATEGIES[strategy].host)

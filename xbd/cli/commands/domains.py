@@ -109,7 +109,7 @@ def create_command(
             name,
             max_pages=sizes.maximum.pages,
             target_pages=sizes.target.pages,
-            min_pages=sizes.min_pages,
+            min_pages=sizes.minimum.pages if sizes.minimum else 0,
             domain_type=chosen_type,
             autostart=not no_start,
             on_crash=on_crash,
@@ -122,10 +122,11 @@ def create_command(
         "name": name,
         "type": chosen_type.value,
         "target_pages": sizes.target.pages,
-        "min_pages": sizes.min_pages,
+        "min_pages": sizes.minimum.pages if sizes.minimum else 0,
         "max_pages": sizes.maximum.pages,
     }
-    emit(as_json, output, [f"created {name} (d{domid}), target {sizes.target}, maximum {sizes.maximum}"])
+    least = f", minimum {sizes.minimum}" if sizes.minimum else ""
+    emit(as_json, output, [f"created {name} (d{domid}), target {sizes.target}, maximum {sizes.maximum}{least}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class _Sizes:
 
     target: Rounded
     maximum: Rounded
-    min_pages: int
+    minimum: Rounded | None
 
 
 def _sizes(name: str, target: str, maximum: str | None, minimum: str | None) -> _Sizes:
@@ -142,11 +143,11 @@ def _sizes(name: str, target: str, maximum: str | None, minimum: str | None) -> 
     sizes = _Sizes(
         target=round_pages(parse_pages(target)),
         maximum=round_pages(parse_pages(maximum or target)),
-        min_pages=round_pages(parse_pages(minimum)).pages if minimum else 0,
+        minimum=round_pages(parse_pages(minimum)) if minimum else None,
     )
     if sizes.target.pages > sizes.maximum.pages:
         raise Failure(f"{name}: --target {target} is more than --maximum {maximum}; raise --maximum or lower --target")
-    if sizes.min_pages > sizes.target.pages:
+    if sizes.minimum and sizes.minimum.pages > sizes.target.pages:
         raise Failure(f"{name}: --minimum {minimum} is more than --target {target}; lower --minimum or raise --target")
     return sizes
 
