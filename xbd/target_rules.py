@@ -1,6 +1,6 @@
 """The rules about targets, one home for all who follow them: command line, XenStore, controller, policy, virtual host.
 
-A target lies between a domain's minimum and its limit, as it is asked for: what is beyond a bound is refused even
+A target lies between a domain's minimum and its limit, a limit between its minimum and its static maximum, as asked for: what is beyond a bound is refused even
 where rounding would make it fit, for who asks would believe to have got it. What is within is rounded down to whole
 superpages, never to nothing (`xbd.units.round_to_superpages`). A driver, or a test, may set any number of pages: only
 people and their tools have theirs rounded. A domain has reached its target when it holds just that.
@@ -26,7 +26,9 @@ class Bound(Enum):
 
 
 def broken_bound(pages: int, min_pages: int, most_pages: int) -> Bound | None:
-    """Tell which bound a target breaks, if any; *most_pages* is the limit, or the static maximum where the limit follows.
+    """Tell which bound a target or a limit breaks, if any.
+
+    *most_pages* is the limit, or the static maximum for a limit and where the limit follows the target.
 
     All three may be counted in another unit than pages, the same one.
     """

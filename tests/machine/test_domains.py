@@ -192,6 +192,19 @@ def test_limits_and_targets_stay_within_the_gfn_space() -> None:
     assert (info.max_pages, info.target_pages, info.tot_pages) == (100, 1024, 512)
 
 
+def test_neither_limit_nor_target_is_below_the_minimum() -> None:
+    """Whoever asks the machine for less than the minimum is refused, and nothing has changed."""
+    machine = Machine(3)
+    domid = machine.create("web", max_pages=1024, target_pages=1024, min_pages=512)
+    for setting in (machine.set_max_pages, machine.set_target):
+        with pytest.raises(BadArgument, match="below its minimum"):
+            setting(domid, 511)
+        setting(domid, 512)
+
+    info = machine.domain_info(domid)
+    assert (info.max_pages, info.target_pages) == (512, 512)
+
+
 def test_a_host_has_at_least_one_superframe() -> None:
     """A host of nothing is EINVAL."""
     with pytest.raises(BadArgument):

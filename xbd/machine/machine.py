@@ -166,30 +166,31 @@ class Machine:
     def set_max_pages(self, domid: int, max_pages: int) -> None:
         """Set a domain's cap; below tot_pages nothing can be populated until enough was given back.
 
-        Raises NoSuchDomain, BadArgument (beyond the gfn space): nothing changed.
-        Source: Xen XEN_DOMCTL_max_mem.
+        Raises NoSuchDomain, BadArgument (beyond the gfn space, or below its minimum): nothing changed.
+        Source: Xen XEN_DOMCTL_max_mem, which knows no minimum.
         """
-        domain = self.domain_table.living(domid)
-        if not 0 < max_pages <= self.ceiling(domid):
-            raise BadArgument(
-                f"limit {max_pages} pages for d{domid}", f"1 to {self.ceiling(domid)} (its static maximum)"
-            )
+        domain = self._bounded("limit", domid, max_pages)
         domain.max_pages = max_pages
         domain.save()
 
     def set_target(self, domid: int, target_pages: int) -> None:
         """Note what a domain should hold; moving there is its guest's part. Raises NoSuchDomain, BadArgument."""
-        domain = self.domain_table.living(domid)
-        ceiling = self.ceiling(domid)
-        broken = broken_bound(target_pages, domain.min_pages, ceiling)
-        if broken is Bound.MINIMUM and target_pages > 0:
-            raise BadArgument(
-                f"target {target_pages} pages for d{domid} is below its minimum", f"at least {domain.min_pages} pages"
-            )
-        if broken is not None:
-            raise BadArgument(f"target {target_pages} pages for d{domid}", f"1 to {ceiling} (its static maximum)")
+        domain = self._bounded("target", domid, target_pages)
         domain.target_pages = target_pages
         domain.save()
+
+    def _bounded(self, what: str, domid: int, pages: int) -> Domain:
+        """Return a domain that may have such a target or limit. Raises NoSuchDomain, BadArgument."""
+        domain = self.domain_table.living(domid)
+        ceiling = self.ceiling(domid)
+        broken = broken_bound(pages, domain.min_pages, ceiling)
+        if broken is Bound.MINIMUM and pages > 0:
+            raise BadArgument(
+                f"{what} {pages} pages for d{domid} is below its minimum", f"at least {domain.min_pages} pages"
+            )
+        if broken is not None:
+            raise BadArgument(f"{what} {pages} pages for d{domid}", f"1 to {ceiling} (its static maximum)")
+        return domain
 
     def claim(self, domid: int, pages: int) -> None:
         """Promise a domain that it can come to hold *pages*; 0 clears its claim. See `claims.claim`.

@@ -165,7 +165,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         is_changing=True,
     ),
     "set_max": Method(
-        "Set a domain's limit; may be below what it holds.",
+        "Set a domain's limit, from its minimum to its static maximum; may be below what it holds.",
         {"domid": _TARGETED, "pages": _pages("the limit")},
         _map(pages=_pages("the limit")),
         is_changing=True,

@@ -97,7 +97,7 @@ def mem_set_command(
 def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
     """Set the limit of DOMAINs, what the hypervisor lets them hold (max_pages), and leave their targets alone.
 
-    The limit is at most the domain's maximum, which was fixed when it was created. It may be below what the
+    The limit is at least the domain's minimum and at most its maximum, fixed when it was created. It may be below what the
     domain holds: then it gets nothing more until it has given enough back.
     """
     names, size = _names_and_size(names_and_size)
