@@ -6,8 +6,8 @@
         verify: Annotated[bool, flag("whether every content word is checked")] = False
 
 `read(Guest, {"maximum": "2g"}, "guest[1]")` makes one of what somebody wrote: a table of a file, a map that came over
-the wire. Whatever cannot be used is a `BadSetting` with the whole path of its key, unknown keys first. `describe` lists
-the keys for people and for programs. A field without a note of its kind is no key: only code sets it.
+the wire. Whatever cannot be used is a `BadSetting` with the whole path of its key, unknown keys first.
+A field without a note of its kind is no key: only code sets it.
 """
 
 import difflib
@@ -51,6 +51,10 @@ class Setting:
             written = str(raw).lower() if isinstance(raw, bool) else quote(raw)
             raise BadSetting(at, f"{written} is not {self.expected}")
         return accepted
+
+
+class Size(Setting):
+    """Pages, which people write as a size."""
 
 
 def flag(doc: str, **names: str) -> Setting:
@@ -111,7 +115,7 @@ def size(doc: str, most_pages: int, **names: str) -> Setting:
         return pages if pages <= most_pages else None
 
     expected = f'a size up to {format_pages(most_pages)}, such as 512 (MiB), "512m" or "2g"'
-    return Setting(expected=expected, accept=accept, doc=doc, **names)
+    return Size(expected=expected, accept=accept, doc=doc, **names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,11 +213,11 @@ def read(kind: type[_T], raw: object, at: str) -> _T:
     for name, setting in settings_of(declared).items():
         if name in required and name not in given:
             reason = setting.missing or f"is missing; it is {setting.expected}"
-            raise BadSetting(_path(at, setting.key or name), reason)
+            raise BadSetting(path_of(at, setting.key or name), reason)
     try:
         return kind(**given)
     except BadSetting as error:
-        raise BadSetting(_path(at, error.key), error.reason) from error
+        raise BadSetting(path_of(at, error.key), error.reason) from error
     except BadArgument as error:
         raise BadSetting(at, f"{error.message}; expected {error.expected}") from error
 
@@ -235,11 +239,11 @@ def read_given(kind: type, raw: object, at: str, only: tuple[str, ...] = ()) -> 
         if setting.old_key in raw:
             if key in raw:
                 reason = f"is the old name of {key!r}, which is given too; leave {setting.old_key!r} out"
-                raise BadSetting(_path(at, setting.old_key), reason)
+                raise BadSetting(path_of(at, setting.old_key), reason)
             key = setting.old_key
         # What may be left out for None may be given as nil, too.
         if key in raw and not (raw[key] is None and usual[name] is None):
-            given[name] = setting.check(_path(at, key), raw[key])
+            given[name] = setting.check(path_of(at, key), raw[key])
     return given
 
 
@@ -249,7 +253,7 @@ def _refuse_unknown(known: list[str], old: list[str], raw: Mapping[Any, object],
         if key not in known and key not in old:
             close = difflib.get_close_matches(str(key)[:_KEY_CHARS], known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-            raise BadSetting(_path(at, printable(str(key)[:_KEY_CHARS])), f"is not a key of this section; {hint}")
+            raise BadSetting(path_of(at, printable(str(key)[:_KEY_CHARS])), f"is not a key of this section; {hint}")
 
 
 def _keys(known: Mapping[str, Setting]) -> Iterator[tuple[str, str]]:
@@ -261,7 +265,8 @@ def _keys(known: Mapping[str, Setting]) -> Iterator[tuple[str, str]]:
             yield setting.key or name, setting.old_key
 
 
-def _path(at: str, key: str) -> str:
+def path_of(at: str, key: str) -> str:
+    """Join the path of a section and a key of it; either may be empty."""
     return f"{at}.{key}" if at and key else at or key
 
 
@@ -271,37 +276,3 @@ def settings_of(kind: type) -> dict[str, Setting]:
     hints = get_type_hints(kind, include_extras=True)
     notes = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in fields(kind)}
     return {name: note for name, of in notes.items() for note in of if isinstance(note, Setting)}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A key as people and programs are told of it; *default*: its value where it is left out, MISSING where it cannot be."""
-
-    key: str
-    expected: str
-    default: object
-    doc: str
-
-
-def describe(kind: type, at: str = "") -> Iterator[Row]:
-    """List the keys of a class with their paths, those of its sections after them."""
-    usual = {field.name: field.default for field in fields(kind)}
-    for name, setting in settings_of(kind).items():
-        path = _path(at, setting.key or name)
-        if isinstance(setting, Section):
-            rows = describe(setting.of, at if setting.inline else path + "[]" * setting.many)
-            yield from (row for row in rows if not setting.only or row.key.rpartition(".")[2] in setting.only)
-            yield from describe(setting.other, f"{path}[]") if setting.other else ()
-            continue
-        expected = setting.expected
-        if isinstance(setting, ListOf):
-            expected = (
-                f"{setting.item.expected}, or a list of them"
-                if setting.or_one
-                else f"a list, each {setting.item.expected}"
-            )
-        if isinstance(setting, Variant):
-            expected = f'one of {", ".join(setting.kinds)}; or a table {{ profile = "...", ... }}'
-        yield Row(path, expected, usual[name], setting.doc)
-        for variant, of in setting.kinds.items() if isinstance(setting, Variant) else ():
-            yield from describe(of, f"{path}[{variant}]")

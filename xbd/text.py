@@ -1,12 +1,13 @@
-"""Text that others wrote: quoted in errors, made safe to print, and what may be the name of a domain.
+"""Text that others wrote: quoted in errors, made safe to print; tables; and what may be the name of a domain.
 
 `repr` of a megabyte that came where a number belongs takes milliseconds, to show 80 characters of it;
 `quote` formats no more of it than is shown. What a file or a peer said is printed by `quote` or `printable`,
-never as it is: an escape sequence in it would reach the terminal.
+never as it is: an escape sequence in it would reach the terminal. `markdown_table` writes what is told of xbd itself.
 """
 
 import reprlib
 import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from xbd.abi import MAX_NAME_CHARS
@@ -47,6 +48,13 @@ def printable(text: str, *, lines: bool = False) -> str:
     """Replace every character that a terminal would act upon by a question mark; with *lines* the ends of lines stay."""
     kept = "\n" if lines else ""
     return text if text.isprintable() else "".join(c if c.isprintable() or c == kept else "?" for c in text)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Write a table as lines of Markdown, with an empty one behind it; no cell has a bar in it."""
+    for cells in (header, ("---",) * len(header), *rows):
+        yield f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
+    yield ""
 
 
 def is_domain_name(name: str) -> bool:

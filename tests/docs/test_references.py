@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks_of, commands_of, names, prose_of, rows_of
 from xbd.cli.main import COMMANDS, main
@@ -129,6 +130,13 @@ def test_every_page_is_in_the_index_and_says_what_it_is_for() -> None:
 def test_the_page_of_methods_is_what_the_command_prints() -> None:
     """`xbd protocol > xbd/docs/methods.md` would change nothing."""
     assert (DOCS / "methods.md").read_text(encoding="utf-8") == tables()
+
+
+def test_the_page_of_settings_is_what_the_command_prints() -> None:
+    """`xbd check --keys > xbd/docs/settings.md` would change nothing."""
+    printed = CliRunner().invoke(main, ["check", "--keys"], catch_exceptions=False).output
+
+    assert (DOCS / "settings.md").read_text(encoding="utf-8") == printed
 
 
 def test_the_page_of_differences_has_every_strategy() -> None:

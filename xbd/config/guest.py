@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final
 
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
-from xbd.errors import BadSetting
 from xbd.guest import BlockBackEnd, DriverSettings
 from xbd.guest.workload import PROFILES, Idle, Profile
 from xbd.settings import Section, Variant, choice, flag, whole
@@ -15,7 +14,7 @@ MAX_SEED: Final = (1 << 63) - 1
 
 @dataclass(frozen=True, kw_only=True)
 class OwnChoices:
-    """What a host file and `create` have in common. Raises BadSetting: the driver's queues do not go together."""
+    """What a host file and `create` have in common."""
 
     strategy: Annotated[
         str | None, choice("its balloon driver, by the name of a strategy; left out: full, or the host's", STRATEGIES)
@@ -36,15 +35,9 @@ class OwnChoices:
         None
     )
 
-    def __post_init__(self) -> None:
-        self.planned_driver()
-
     def planned_driver(self) -> DriverSettings:
-        """Make the settings of the balloon driver: the strategy's, and what is said of its own. Raises BadSetting."""
-        try:
-            return replace(STRATEGIES[self.strategy or DEFAULT_STRATEGY].driver, **self.driver)
-        except BadSetting as error:
-            raise BadSetting(f"driver.{error.key}", error.reason) from error
+        """Make the settings of the balloon driver: the strategy's, and what is said of its own."""
+        return replace(STRATEGIES[self.strategy or DEFAULT_STRATEGY].driver, **self.driver)
 
 
 @dataclass(frozen=True, kw_only=True)

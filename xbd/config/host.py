@@ -139,7 +139,6 @@ class DomainTable(OwnChoices):
     on_crash: Annotated[str, choice("what becomes of it when its agent dies", ON_CRASH)] = "restart"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for key, pages, bound, most_pages in (
             ("target", self.first_pages, "maximum", self.max_pages),
             ("minimum", self.min_pages or 0, "target", self.first_pages),

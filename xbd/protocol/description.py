@@ -4,7 +4,7 @@
 has no words for is said by `format` (see its key `encoding`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from xbd import abi
@@ -26,6 +26,7 @@ from xbd.protocol.methods import (
 )
 from xbd.protocol.session import WINDOW_ANSWERS
 from xbd.shapes import MAX_MAP_ENTRIES, MAX_REPORT_BYTES, MAX_TEXT_CHARS, Part, Schema, record
+from xbd.text import markdown_table
 
 Table = Mapping[str, Method]
 
@@ -185,12 +186,6 @@ def _power(number: int) -> str:
     return f"2^{number.bit_length() - 1}" if number >= 1 << 20 and number.bit_count() == 1 else f"{number:,}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    for cells in (header, ("---",) * len(header), *rows):
-        yield f"| {' | '.join(cells)} |".replace("|  |", "| |")
-    yield ""
-
-
 def _parts(owner: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Draw the rows of a map's parts; the owner is named in the first."""
     for name, part in schema.get("properties", {}).items():
@@ -211,17 +206,17 @@ def _socket(name: str, described: Mapping[str, Any]) -> Iterator[str]:
     methods = described["methods"]
     yield from (f"## {name}", "", f"For {described['description']}.", "")
     rows = ((f"`{one}`", method["description"], f"`{_kind(method['answer'])}`") for one, method in methods.items())
-    yield from _table(("method", "what it does", "answer"), rows)
+    yield from markdown_table(("method", "what it does", "answer"), rows)
     taken = (row for one, method in methods.items() for row in _parts(one, method["params"]))
-    yield from _table(("method", "parameter", "takes", "meaning"), taken)
+    yield from markdown_table(("method", "parameter", "takes", "meaning"), taken)
     answered = [row for one, method in methods.items() for row in _parts(one, method["answer"])]
-    yield from _table(("method", "in the answer", "is", "meaning"), answered)
+    yield from markdown_table(("method", "in the answer", "is", "meaning"), answered)
     for key, sentence in (("notifications_to_client", "It sends"), ("notifications_to_daemon", "It is sent")):
         noticed = described[key]
         if noticed:
             yield from (f"{sentence} notifications:", "")
             rows = ((f"`{one}`", of["description"], f"`{_kind(of['params'])}`") for one, of in noticed.items())
-            yield from _table(("notification", "means", "carries"), rows)
+            yield from markdown_table(("notification", "means", "carries"), rows)
 
 
 def tables() -> str:
@@ -237,11 +232,11 @@ def tables() -> str:
         *(line for name, described in told["sockets"].items() for line in _socket(name, described)),
         "## A domain",
         "",
-        *_table(("", "key", "is", "meaning"), _parts("domain", told["$defs"]["domain"])),
+        *markdown_table(("", "key", "is", "meaning"), _parts("domain", told["$defs"]["domain"])),
         "## Events",
         "",
-        *_table(("", "key", "is", "meaning"), _parts("each", record(EVENT_PARTS))),
-        *_table(
+        *markdown_table(("", "key", "is", "meaning"), _parts("each", record(EVENT_PARTS))),
+        *markdown_table(
             ("event", "means", "tells"),
             (
                 (
@@ -254,10 +249,10 @@ def tables() -> str:
         ),
         "## Errors",
         "",
-        *_table(("errno", "means"), ((f"`{errno}`", doc) for errno, doc in told["errors"]["errnos"].items())),
+        *markdown_table(("errno", "means"), ((f"`{errno}`", doc) for errno, doc in told["errors"]["errnos"].items())),
         "## Limits",
         "",
-        *_table(
+        *markdown_table(
             ("limit", "value", "of what"),
             ((name, _power(of["value"]), of["description"]) for name, of in told["limits"].items()),
         ),

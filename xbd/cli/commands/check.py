@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -25,11 +25,11 @@ from xbd.units import counted, format_pages
 _HOST_FILE: Final = "a host file"
 _EXPERIMENT: Final = "an experiment's file"
 _AUTOBALLOON: Final = "a file of autoballoon"
-# Kinds of files, and what checks them: imported when there is one, as commands are.
+# Kinds of files, what checks them and what declares their keys: imported when there is one, as commands are.
 KINDS: Final = {
-    _HOST_FILE: "xbd.cli.commands.check:check_host",
-    _AUTOBALLOON: "xbd.cli.commands.check:check_autoballoon",
-    _EXPERIMENT: "xbd.lab.experiments.command:check_experiment",
+    _HOST_FILE: ("xbd.cli.commands.check:check_host", "xbd.config.host:HostFile"),
+    _AUTOBALLOON: ("xbd.cli.commands.check:check_autoballoon", "xbd.config.autoballoon:AutoballoonFile"),
+    _EXPERIMENT: ("xbd.lab.experiments.command:check_experiment", "xbd.lab.experiments.plan:ExperimentFile"),
 }
 _KIND_BY_SECTION: Final = {
     "autoballoon": _AUTOBALLOON,
@@ -65,12 +65,16 @@ def check_file(path: Path) -> Verdict:
     try:
         text = read_text(path, may_wait=True)
         kind = kind_of(load_toml(text, path))
-        module, _, function = KINDS[kind].partition(":")
-        summary, remarks = getattr(import_module(module), function)(text, path)
+        summary, remarks = _find(KINDS[kind][0])(text, path)
     except ConfigError as error:
         reason = f"{error.reason} (taken for {kind})" if kind else error.reason
         return Verdict(path, key=error.key, reason=reason)
     return Verdict(path, summary=summary, remarks=remarks)
+
+
+def _find(name: str) -> Any:  # noqa: ANN401 - whatever is called so
+    module, _, found = name.partition(":")
+    return getattr(import_module(module), found)
 
 
 def kind_of(sections: Iterable[str]) -> str:
@@ -127,15 +131,25 @@ def summarise_autoballoon(config: AutoballoonConfig) -> str:
 
 
 @click.command("check")
-@click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("paths", metavar="FILE...", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--keys", "show_keys", is_flag=True, help="Print what each key of all kinds of files takes, as Markdown.")
 @click.pass_context
-def check_command(ctx: click.Context, paths: tuple[Path, ...]) -> None:
+def check_command(ctx: click.Context, paths: tuple[Path, ...], *, show_keys: bool) -> None:
     """Say what is wrong with host files, files of autoballoon and of experiments, without starting anything.
 
-    What kind a file is of, its sections tell. For each the first mistake, as file, key and reason, on standard error; or that it is all right, with a
-    summary, and what should be changed in it before the next release. Exit code 78 if any of them cannot be used. Files to begin with come with xbd, in the directory that
-    `python3 -c 'from xbd.shipped import shipped; print(shipped("configs"))'` prints.
+    What kind a file is of, its sections tell. For each the first mistake, as file, key and reason, on standard error; or
+    that it is all right, with a summary, and what should be changed in it before the next release. Exit code 78 if any
+    of them cannot be used. What every key takes, `xbd docs settings` shows. Files to begin with come with xbd, in the
+    directory that `python3 -c 'from xbd.shipped import shipped; print(shipped("configs"))'` prints.
     """
+    if bool(paths) == show_keys:
+        raise click.UsageError("name one or more files, or give --keys")
+    if show_keys:
+        from xbd.cli.settings_view import settings_page  # noqa: PLC0415 - checking needs no page
+
+        files = {kind: _find(declared) for kind, (_, declared) in KINDS.items()}
+        click.echo(settings_page(files), nl=False)
+        return
     verdicts = [check_file(path) for path in paths]
     for verdict in verdicts:
         click.echo(verdict.as_line(), err=not verdict.good)

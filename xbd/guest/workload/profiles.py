@@ -11,17 +11,30 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Protocol
 
 from xbd.errors import unknown_name
-from xbd.settings import number, read, whole
+from xbd.settings import Setting, number, read, whole
 
 if TYPE_CHECKING:
     import numpy as np
 
 # More pages of block I/O than any disk does; the ring bounds what is under way anyway.
 _IO_PAGES_S_MOST: Final = 1_000_000
-_Share = Annotated[
-    float,
-    replace(number("how much of its memory", 0, 1), expected="a share of the guest's memory, a number from 0 to 1"),
+
+
+def _share(doc: str) -> Setting:
+    """Make a setting of a share of a guest's memory."""
+    return replace(number(doc, 0, 1), expected="a share of the guest's memory, a number from 0 to 1")
+
+
+_Used = Annotated[float, _share("what its programs hold")]
+_Low = Annotated[float, _share("what its programs hold between bursts")]
+_High = Annotated[float, _share("about what they hold in a burst, the last third of a period")]
+_Cache = Annotated[float, _share("what is page cache")]
+_Kernel = Annotated[float, _share("what its kernel holds, which cannot be moved")]
+_Swinging = Annotated[float, _share("what its kernel holds at least; it swings up to twice that in each period")]
+_OfDemand = Annotated[
+    float, replace(_share("what of the anonymous memory cannot be moved"), expected="a number from 0 to 1")
 ]
+_Churn = Annotated[float, _share("what is freed and allocated anew in each tick")]
 _Young = Annotated[float, number("the share of the youngest memory in what is freed", 0, 1)]
 _TickS = Annotated[float, number("the time between ticks", 0.01, 86_400, "seconds")]
 _PeriodTicks = Annotated[int, whole("the length of a period", 3, 1_000_000, "ticks")]
@@ -68,9 +81,9 @@ class Workload(Protocol):
 class Idle:
     """A guest that holds *used* of its memory and *cache* as page cache, and does nothing more."""
 
-    used: _Share = 0.1
-    cache: _Share = 0.05
-    kernel: _Share = 0.01
+    used: _Used = 0.1
+    cache: _Cache = 0.05
+    kernel: _Kernel = 0.01
     tick_s: _TickS = 1.0
     young_share: _Young = 0.5
     io_pages_s: _IoPagesS = 0.0
@@ -89,10 +102,10 @@ class Idle:
 class Steady:
     """Holds *used* of the memory and frees and allocates *churn* of it anew each tick."""
 
-    used: _Share = 0.4
-    cache: _Share = 0.1
-    kernel: _Share = 0.02
-    churn: _Share = 0.01
+    used: _Used = 0.4
+    cache: _Cache = 0.1
+    kernel: _Kernel = 0.02
+    churn: _Churn = 0.01
     tick_s: _TickS = 1.0
     young_share: _Young = 0.5
     io_pages_s: _IoPagesS = 0.0
@@ -114,10 +127,10 @@ class Steady:
 class Bursty:
     """Sits at *low* of the memory and, in the last third of each period, jumps to about *high*."""
 
-    low: _Share = 0.15
-    high: _Share = 0.6
-    cache: _Share = 0.1
-    kernel: _Share = 0.02
+    low: _Low = 0.15
+    high: _High = 0.6
+    cache: _Cache = 0.1
+    kernel: _Kernel = 0.02
     period_ticks: _PeriodTicks = 30
     tick_s: _TickS = 1.0
     young_share: _Young = 0.7
@@ -139,10 +152,10 @@ class Bursty:
 class UnmovableHeavy:
     """Lets the kernel's own, unmovable memory swing between *kernel* and twice that, beside steady churn."""
 
-    used: _Share = 0.25
-    cache: _Share = 0.1
-    kernel: _Share = 0.1
-    churn: _Share = 0.01
+    used: _Used = 0.25
+    cache: _Cache = 0.1
+    kernel: _Swinging = 0.1
+    churn: _Churn = 0.01
     period_ticks: _PeriodTicks = 20
     tick_s: _TickS = 1.0
     young_share: _Young = 0.3
@@ -164,7 +177,7 @@ class UnmovableHeavy:
 class Driven:
     """A trace: holds what the last `Demand` event said; *kernel* of the anonymous pages are unmovable."""
 
-    kernel: _Share = 0.03
+    kernel: _OfDemand = 0.03
     young_share: _Young = 0.5
     io_pages_s: _IoPagesS = 0.0
     tick_s: ClassVar[float] = 0.0

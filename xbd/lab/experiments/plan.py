@@ -103,7 +103,7 @@ class ChurnTable(LoadTable):
         ),
     ] = Steady()  # noqa: RUF009 - frozen
     guests: Annotated[int, whole("how many on one host", 2, _MOST_GUESTS)] = USUAL_CHURN.guests
-    memory_pages: Annotated[int, size("of each guest", MAX_DOMAIN_PAGES, key="memory")]
+    memory_pages: Annotated[int, size("of each guest; not with traces", MAX_DOMAIN_PAGES, key="memory")]
     rounds: Annotated[int, whole("in each, targets move from guest to guest", 1, _MOST_ROUNDS)] = USUAL_CHURN.rounds
     round_s: Annotated[float, number("the length of a round", 1, _DAY_S, "seconds")] = USUAL_CHURN.round_s
     quiet_s: Annotated[
@@ -140,7 +140,13 @@ class ChurnTable(LoadTable):
 class TracesTable(LoadTable):
     """A section [[workload]] of recorded guests, all on one host. Raises BadSetting: the window is none."""
 
-    traces: Annotated[tuple[str, ...], ListOf(item=text(""), doc="files, relative to this one; a guest for each")]
+    traces: Annotated[
+        tuple[str, ...],
+        ListOf(
+            item=text(""),
+            doc="files, relative to this one; a guest for each, instead of the keys from profile to least",
+        ),
+    ]
     window_s: Annotated[
         tuple[float, ...],
         ListOf(item=number("", 0, _YEAR_S, "seconds"), doc="[FROM, TO], what of the traces is played"),
