@@ -107,7 +107,7 @@ class Running:
         config = parse_host_config(text, path)
         self.host = Controller(Machine(config.superframes), sockets=self.sockets, clock=clock)
         for guest in config.guests:
-            self.host.call("create", guest.as_create())
+            self.host.call("create", guest.as_params())
         self.file = HostFile(path, config, decided)
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final
 
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
-from xbd.guest import BlockBackEnd, DriverSettings
+from xbd.guest import BlockBackEnd, DriverSettings, GuestSettings
 from xbd.guest.workload import PROFILES, Idle, Profile
 from xbd.settings import Section, Variant, choice, flag, whole
 
@@ -35,10 +35,6 @@ class OwnChoices:
         None
     )
 
-    def planned_driver(self) -> DriverSettings:
-        """Make the settings of the balloon driver: the strategy's, and what is said of its own."""
-        return replace(STRATEGIES[self.strategy or DEFAULT_STRATEGY].driver, **self.driver)
-
 
 @dataclass(frozen=True, kw_only=True)
 class GuestChoices(OwnChoices):
@@ -47,3 +43,9 @@ class GuestChoices(OwnChoices):
     block_back_end: Annotated[
         BlockBackEnd | None, Section(of=BlockBackEnd, doc="of a guest that serves the others' disks; left out: none")
     ] = None
+
+    @property
+    def settings(self) -> GuestSettings:
+        """Make the guest's settings: its driver's are the strategy's, and what is said of its own."""
+        driver = replace(STRATEGIES[self.strategy or DEFAULT_STRATEGY].driver, **self.driver)
+        return GuestSettings(driver, verify=self.verify, block_back_end=self.block_back_end)

@@ -14,6 +14,7 @@ from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, ON_CRASH, DomainType
 from xbd.config.guest import MAX_SEED, OwnChoices
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.config.toml import load_toml, read_file
+from xbd.domain import DomainSpec
 from xbd.errors import BadSetting, ConfigError
 from xbd.machine.settings import HostSettings
 from xbd.settings import Section, choice, flag, settings_of, size, text, whole
@@ -32,33 +33,6 @@ _NEEDS_GRANTS: Final = 'block I/O needs grants, which type "virtio" has not; "pv
 
 
 @dataclass(frozen=True, slots=True)
-class GuestConfig:
-    """One guest, or dom0: its domain, and *guest*, the settings of its agent as `create` takes them."""
-
-    name: str
-    max_pages: int
-    target_pages: int
-    autostart: bool = True
-    guest: Mapping[str, object] = field(default_factory=dict)
-    min_pages: int = 0
-    domain_type: DomainType = DomainType.PVH
-    on_crash: str = "restart"
-
-    def as_create(self) -> dict[str, object]:
-        """Make the parameters of the `create` call for this domain."""
-        return {
-            "name": self.name,
-            "type": self.domain_type.value,
-            "max_pages": self.max_pages,
-            "target_pages": self.target_pages,
-            "min_pages": self.min_pages,
-            "autostart": self.autostart,
-            "guest": dict(self.guest),
-            "on_crash": self.on_crash,
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class HostConfig:
     """A host: *memory_pages* of it, its settings, its domains; the others are None where they are not given."""
 
@@ -69,8 +43,8 @@ class HostConfig:
     state_dir: Path | None = None
     group: str | None = None
     log_level: str | None = None
-    dom0: GuestConfig | None = None
-    guests: tuple[GuestConfig, ...] = ()
+    dom0: DomainSpec | None = None
+    guests: tuple[DomainSpec, ...] = ()
     # What its author should know though it is used as it is, such as that a key has another name now.
     remarks: tuple[str, ...] = field(default=(), compare=False)
 
@@ -151,22 +125,22 @@ class DomainTable(OwnChoices):
         """What it holds at first."""
         return self.max_pages if self.target_pages is None else self.target_pages
 
-    def domain(self, name: str, raw: Mapping[str, Any], host_strategy: str) -> GuestConfig:
+    def domain(self, name: str, raw: Mapping[str, Any], host_strategy: str) -> DomainSpec:
         """Make the domain of this table, of which *raw* is as it was written. Raises BadSetting."""
         strategy = self.strategy or host_strategy
         guest = {key: raw[key] for key in ("workload", "driver", "seed") if raw.get(key) not in (None, {})}
         domain_type = self.domain_type or STRATEGIES[strategy].domain_type
         if self.workload.io_pages_s and domain_type is DomainType.VIRTIO:
             raise BadSetting("workload.io_pages_s", _NEEDS_GRANTS)
-        return GuestConfig(
+        return DomainSpec(
             name,
-            self.max_pages,
-            self.first_pages,
-            self.autostart,
-            {"workload": "idle", **guest, "strategy": strategy, "verify": self.verify},
-            self.min_pages or 0,
-            domain_type,
-            self.on_crash,
+            max_pages=self.max_pages,
+            target_pages=self.first_pages,
+            min_pages=self.min_pages or 0,
+            type=domain_type,
+            autostart=self.autostart,
+            guest={"workload": "idle", **guest, "strategy": strategy, "verify": self.verify},
+            on_crash=self.on_crash,
         )
 
 
@@ -193,7 +167,7 @@ class GuestTable(DomainTable):
     def _name(self, number: int) -> str:
         return self.name.replace("{n}", str(number))
 
-    def guests(self, raw: Mapping[str, Any], host_strategy: str) -> Iterator[GuestConfig]:
+    def guests(self, raw: Mapping[str, Any], host_strategy: str) -> Iterator[DomainSpec]:
         """Make the guests of this table, of which *raw* is as it was written. Raises BadSetting."""
         template = self.domain("", raw, host_strategy)
         for number in range(1, self.count + 1):
@@ -216,7 +190,7 @@ class Dom0Table(DomainTable):
         if self.on_crash != "restart":
             raise BadSetting("on_crash", f"{self.on_crash!r}; dom0 is always restarted: leave it out")
 
-    def dom0(self, raw: Mapping[str, Any], host_strategy: str) -> GuestConfig:
+    def dom0(self, raw: Mapping[str, Any], host_strategy: str) -> DomainSpec:
         """Make dom0 of this table, of which *raw* is as it was written; its type is not its strategy's."""
         own = replace(self, domain_type=self.domain_type or DomainType.PVH)
         dom0 = own.domain(DOM0_NAME, raw, host_strategy)
@@ -246,7 +220,7 @@ def parse_host_config(text: str, path: Path | str) -> HostConfig:
     raw = load_toml(text, path)
     file = read_file(HostFile, raw, path)
     host, raw_guests = file.host, raw.get("guest", [])
-    guests: list[GuestConfig] = []
+    guests: list[DomainSpec] = []
     for nth, table in enumerate(file.guest, start=1):
         try:
             guests += table.guests(raw_guests[nth - 1], host.strategy)
@@ -284,7 +258,7 @@ def _directory(path: Path | str, named: str | None) -> Path | None:
     return None if named is None else Path(path).parent / Path(named).expanduser()
 
 
-def _io_pages_s(domain: GuestConfig) -> float:
+def _io_pages_s(domain: DomainSpec) -> float:
     """Tell the rate of block I/O of a domain's workload, in pages per second."""
     workload = domain.guest.get("workload")
     return float(workload.get("io_pages_s", 0)) if isinstance(workload, dict) else 0.0

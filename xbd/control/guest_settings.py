@@ -5,29 +5,16 @@ The map comes from a host file or from a toolstack's `create`; the daemon checks
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from xbd.abi import BootInfo
 from xbd.config.guest import GuestChoices
-from xbd.guest import Guest, GuestSettings
-from xbd.guest.workload import Workload
+from xbd.guest import Guest
 from xbd.settings import read
 
 
-@dataclass(frozen=True, slots=True)
-class GuestPlan:
-    """What a guest is to be: its settings, what it runs, and its seed (None: of its domid)."""
-
-    settings: GuestSettings
-    workload: Workload
-    seed: int | None
-
-
-def plan_guest(settings: Mapping[str, object]) -> GuestPlan:
-    """Read a guest's settings map, as `GuestChoices`. Raises BadSetting, with the path of the key under `guest`."""
-    chosen = read(GuestChoices, settings, "guest")
-    planned = GuestSettings(chosen.planned_driver(), verify=chosen.verify, block_back_end=chosen.block_back_end)
-    return GuestPlan(planned, chosen.workload, chosen.seed)
+def plan_guest(settings: Mapping[str, object]) -> GuestChoices:
+    """Read a guest's settings map. Raises BadSetting, with the path of the key under `guest`."""
+    return read(GuestChoices, settings, "guest")
 
 
 def guest_from_map(boot: BootInfo, settings: Mapping[str, object]) -> Guest:

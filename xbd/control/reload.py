@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
-from xbd.config.host import GuestConfig, HostConfig
+from xbd.config.host import HostConfig
+from xbd.domain import DomainSpec
 from xbd.units import format_pages
 
 _RESTART: Final = "begin a new host: restart the daemon, with an empty state directory if it has one"
@@ -33,7 +34,7 @@ class Difference:
 class ReloadPlan:
     """What a reload does: guests to *create*, and differences that are *left* as they are."""
 
-    create: tuple[GuestConfig, ...]
+    create: tuple[DomainSpec, ...]
     left: tuple[Difference, ...]
 
 
@@ -74,7 +75,7 @@ def _of_host(in_force: HostConfig, read: HostConfig) -> Iterator[Difference]:
         yield Difference("dom0", f"is described differently; it is made before all other domains: {_RESTART}")
 
 
-def _of_guests(known: Mapping[str, GuestConfig], read: HostConfig, living: Collection[str]) -> Iterator[Difference]:
+def _of_guests(known: Mapping[str, DomainSpec], read: HostConfig, living: Collection[str]) -> Iterator[Difference]:
     """List what differs of the guests, each difference by itself."""
     for guest in read.guests:
         before = known.get(guest.name)
@@ -92,7 +93,7 @@ def _of_guests(known: Mapping[str, GuestConfig], read: HostConfig, living: Colle
         yield Difference("guest", "is not described any more, and runs on; `xbd destroy` ends it", (name,))
 
 
-def _of_guest(before: GuestConfig, now: GuestConfig) -> Iterator[Difference]:
+def _of_guest(before: DomainSpec, now: DomainSpec) -> Iterator[Difference]:
     """List what differs of a guest that runs."""
     if now.target_pages != before.target_pages:
         reason = f"{format_pages(now.target_pages)} now; targets of running domains are moved with `xbd mem-set`"

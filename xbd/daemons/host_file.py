@@ -12,10 +12,11 @@ import structlog
 import trio
 
 from xbd import log
-from xbd.config.host import GuestConfig, HostConfig
+from xbd.config.host import HostConfig
 from xbd.control.controller import Controller
 from xbd.control.reload import plan_reload
 from xbd.daemons.config_files import load_host_config
+from xbd.domain import DomainSpec
 from xbd.errors import ConfigError, HypercallError
 
 _log = structlog.get_logger(__name__)
@@ -105,13 +106,13 @@ class HostFile:
             _log.warning("not_reloaded", key=f"host.{key}", reason=f"{option} on the command line decides it")
         return key not in self._decided
 
-    async def _create(self, host: Controller, guests: tuple[GuestConfig, ...]) -> list[GuestConfig]:
+    async def _create(self, host: Controller, guests: tuple[DomainSpec, ...]) -> list[DomainSpec]:
         """Create domains; those that cannot be are logged, and the next reload tries them again."""
         created = []
         for guest in guests:
             try:
                 with host.step():
-                    host.call("create", guest.as_create())
+                    host.call("create", guest.as_params())
             except HypercallError as error:
                 _log.error("guest_not_created", guest=guest.name, reason=str(error))
             else:

@@ -136,8 +136,8 @@ def hypervisor_command(
     state = None if state_path is None else StateDir(_from_here(state_path))
     recorder = None if recording is None else Recorder(recording)
     machine = make_machine(state, config.superframes, config.settings, recorder)
-    dom0 = None if config.dom0 is None else config.dom0.as_create()
-    domains = [guest.as_create() for guest in config.guests]
+    dom0 = None if config.dom0 is None else config.dom0.as_params()
+    domains = [guest.as_params() for guest in config.guests]
 
     async def serve() -> int:
         return await run(
