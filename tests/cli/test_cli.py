@@ -421,13 +421,13 @@ def test_the_map_says_what_the_host_says(run: Run, tmp_path: Path) -> None:
 def test_ctrl_c_ends_the_waiting_and_not_the_moving(run: Run, directory: Path) -> None:
     """Who is still on its way is named, the targets stay set, and the exit code is the shell's for Ctrl-C."""
     assert run("guest-mode", "web1", "slow 2MiB/s").exit_code == 0
-    with running("--socket", str(directory / "run"), "mem-set", "web1", "web2", "32m", "--wait") as waiting:
+    with running("--socket", str(directory / "run"), "mem-set", "web1", "web2", "16m", "--wait") as waiting:
         # Both have been told: one is there, the other moves, as slowly as it may.
-        while told(run("info", "web2", "--json"))["tot_pages"] != 8192:
+        while told(run("info", "web2", "--json"))["tot_pages"] != 4096:
             pass
         assert waiting.end() == 130
     assert any("interrupted; the targets stay set" in line for line in waiting.said)
-    assert told(run("info", "web1", "--json"))["target_pages"] == 8192
+    assert told(run("info", "web1", "--json"))["target_pages"] == 4096
     assert run("guest-mode", "web1", "normal").exit_code == 0
     assert run("mem-set", "web1", "web2", "64m", "--wait").exit_code == 0
 

@@ -139,7 +139,7 @@ async def is_served(path: Path) -> bool:
 
 async def test_other_users_are_served_where_a_group_may_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the socket's mode has decided already; otherwise they are turned away."""
-    monkeypatch.setattr(sockets, "peer_uid", lambda connection: 12345 + connection.fileno())  # we are but one user here
+    monkeypatch.setattr(sockets, "peer_of", lambda connection: (1, 12345 + connection.fileno()))  # we are but one user
     path = hypervisor_socket(tmp_path)
     async with trio.open_nursery() as nursery:
         daemon = Served(tmp_path, nursery)
