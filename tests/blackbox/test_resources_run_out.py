@@ -183,6 +183,10 @@ def test_a_hello_on_a_full_disk_is_refused_or_answered(tmp_path: Path) -> None:
         ):
             other.call("hello", version=1, session="new")
         assert refused.value.told["errno"] == "ENOSPC"
+        # Commands do without one.
+        assert run_xbd("--socket", str(tmp_path / "run"), "list").returncode == 0
+        made = run_xbd("--socket", str(tmp_path / "run"), "create", "web", "--target", "8m")
+        assert (made.returncode, "the domain is not created" in made.stderr) == (1, True)
         (tmp_path / "state" / "ballast").unlink()
         with Caller(tmp_path / "run" / "hypervisor.sock", hello=False) as other:
             assert other.call("hello", version=1, session="new")["resumed"] is False

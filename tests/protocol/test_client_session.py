@@ -12,15 +12,17 @@ from xbd.errors import (
     HypercallError,
     LocalProtocolError,
     NoSuchDomain,
+    OutOfResources,
     PeerLost,
     RemoteProtocolError,
     XbdError,
 )
 from xbd.protocol import codec, fields
 from xbd.protocol.backoff import LONGEST_PAUSE_S
-from xbd.protocol.client_session import Answered, Greeted
+from xbd.protocol.client_session import Answered, Greeted, HelloAgain
 from xbd.protocol.commands import encode_result
 from xbd.protocol.guest_session import GuestSession
+from xbd.protocol.methods import VERSION
 from xbd.protocol.session import Action, Session
 from xbd.protocol.toolstack_session import EVENTS_QUEUED, RESUME_WITHIN_S, EventQueue, ToolstackSession
 
@@ -263,3 +265,29 @@ def test_a_session_without_a_name_takes_answers_in_any_order() -> None:
     assert list(session.receive(received)) == [Answered("b", {}), Answered("a", {})]
     with pytest.raises(RemoteProtocolError, match="message id 1"):
         list(session.receive(codec.encode_response(1, {})))
+
+
+@pytest.mark.parametrize("errno", ["ENOSPC", "ENOMEM", "ENFILE"])
+def test_who_gets_no_session_for_lack_of_room_goes_on_without(errno: str) -> None:
+    """Hello is said again, without one: so a full disk keeps nobody from looking. A loss is the end then."""
+    session: ToolstackSession[str] = ToolstackSession("the daemon", "a")
+    session.connected()
+    refusal = codec.encode_error(0, fields.error_map(HypercallError("no session is opened", errno=errno)))
+    (again,) = session.receive(refusal)
+    assert isinstance(again, HelloAgain)
+    decoder = codec.Decoder()
+    decoder.feed(again.packed)
+    assert decoder.next_message() == codec.Request(0, "hello", [{"version": VERSION}])
+
+    (greeting_,) = session.receive(greeting())
+    assert isinstance(greeting_, Greeted)
+    with pytest.raises(PeerLost):
+        session.lost(PeerLost("cut"), 0.0)
+
+
+def test_a_hello_that_is_refused_for_another_reason_is_refused() -> None:
+    """As is one for which there is no room, where the session was open before: it cannot be resumed now."""
+    for session, error in ((opened(None), Busy("in use")), (opened(), OutOfResources("no room", errno="ENOSPC"))):
+        session.connected()
+        with pytest.raises(HypercallError):
+            list(session.receive(codec.encode_error(0, fields.error_map(error))))

@@ -22,7 +22,7 @@ from typing import Any
 from xbd.client.calls import Blocking, HypervisorMethods, Request, T
 from xbd.client.discovery import explain_connect, find_socket
 from xbd.errors import PeerLost, XbdError
-from xbd.protocol.client_session import Answered, Greeted
+from xbd.protocol.client_session import Answered, Greeted, HelloAgain
 from xbd.protocol.codec import RECEIVE_BYTES
 from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S, EventQueue, Outcome, ToolstackSession
 
@@ -165,6 +165,8 @@ class BlockingClient(HypervisorMethods, Blocking):
                     call.outcome = outcome
                 case Greeted(_, resumed=True):
                     self._send(self._session.resend(), until_s)
+                case HelloAgain(packed):
+                    self._send(packed, until_s)
 
     def _wait_until(self, until_s: float | None) -> None:
         """Set how long the socket waits. Raises PeerLost: it is closed."""

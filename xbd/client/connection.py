@@ -7,7 +7,7 @@ import trio
 
 from xbd.client.calls import Awaiting, Request, T
 from xbd.errors import PeerLost, XbdError
-from xbd.protocol.client_session import Answered, Greeted
+from xbd.protocol.client_session import Answered, Greeted, HelloAgain
 from xbd.protocol.codec import RECEIVE_BYTES, Notification
 from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S, CALLS_IN_FLIGHT, Outcome, ToolstackSession
 
@@ -133,6 +133,8 @@ class Connection(Awaiting):
                 case Greeted(_, resumed=True):
                     await self.stream.send_all(self.session.resend())
                     self._news.set()
+                case HelloAgain(packed):
+                    await self.stream.send_all(packed)
                 case Notification("event"):
                     self._news.set()
 

@@ -37,6 +37,12 @@ class Greeted(NamedTuple):
     resumed: bool
 
 
+class HelloAgain(NamedTuple):
+    """Hello was refused, for what another one may do without: send it, as it is *packed*."""
+
+    packed: bytes
+
+
 class Answered(NamedTuple, Generic[CallT, ResultT]):
     """A call was answered."""
 
@@ -102,7 +108,9 @@ class ClientSession(Generic[CallT, ResultT]):
         """Return the calls without an answer, packed as they were, to be sent after a hello that resumed the session."""
         return b"".join(packed for _, packed in self._in_flight.values())
 
-    def receive(self, received: bytes | bytearray) -> Iterator[Greeted | Answered[CallT, ResultT] | Notification]:
+    def receive(
+        self, received: bytes | bytearray
+    ) -> Iterator[Greeted | HelloAgain | Answered[CallT, ResultT] | Notification]:
         """Take bytes as they came; iterate over what they say, to the end.
 
         Raises:

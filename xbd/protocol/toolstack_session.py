@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from xbd.errors import Busy, HypercallError, PeerLost, RemoteProtocolError, XbdError
 from xbd.protocol.backoff import Backoff
-from xbd.protocol.client_session import Answered, CallT, ClientSession, Greeted
+from xbd.protocol.client_session import Answered, CallT, ClientSession, Greeted, HelloAgain
 from xbd.protocol.codec import Notification, Response
 from xbd.protocol.fields import error_from_map
 from xbd.text import quote
@@ -22,6 +22,8 @@ CALLS_IN_FLIGHT: Final = 64
 EVENTS_QUEUED: Final = 10_000
 # A daemon that restarts is there again after a second or three; one that is not after ten, is not restarting.
 RESUME_WITHIN_S: Final = 10.0
+# What a daemon lacks that cannot keep one session more: room on its disk, memory, descriptors.
+_NO_ROOM: Final = ("ENOSPC", "ENOMEM", "ENFILE")
 
 Params = Mapping[str, object]
 # What a call was answered with, or why it was not.
@@ -47,20 +49,30 @@ class ToolstackSession(ClientSession[CallT, Outcome]):
         self._backoff = Backoff()
         self._first_loss: XbdError | None = None
 
-    def receive(self, received: bytes | bytearray) -> Iterator[Greeted | Answered[CallT, Outcome] | Notification]:
+    def receive(
+        self, received: bytes | bytearray
+    ) -> Iterator[Greeted | HelloAgain | Answered[CallT, Outcome] | Notification]:
         """Take bytes as they came, as `ClientSession.receive`; events go to *events*, too.
+
+        Where the daemon has no room for a new session there is none, and a connection that is lost is the end.
 
         Raises:
             HypercallError: hello was refused.
             RemoteProtocolError: also where another host has answered hello, which does not know the session.
         """
-        for message in super().receive(received):
-            match message:
-                case Greeted(_, resumed):
-                    self._greeted(resumed=resumed)
-                case Notification("event", untrusted):
-                    self._told(untrusted)
-            yield message
+        try:
+            for message in super().receive(received):
+                match message:
+                    case Greeted(_, resumed):
+                        self._greeted(resumed=resumed)
+                    case Notification("event", untrusted):
+                        self._told(untrusted)
+                yield message
+        except HypercallError as error:
+            if error.errno not in _NO_ROOM or self.name is None or self.last_seen is not None:
+                raise
+            self.name = None
+            yield HelloAgain(self.connected())
 
     def _told(self, untrusted_params: object) -> None:
         match untrusted_params:

@@ -8,7 +8,7 @@ from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.oracle import Violation
 from xbd.protocol.backoff import FIRST_PAUSE_S
-from xbd.protocol.client_session import Answered, Greeted
+from xbd.protocol.client_session import Answered, Greeted, HelloAgain
 from xbd.protocol.codec import Notification
 from xbd.protocol.toolstack_session import Outcome, ToolstackSession
 
@@ -90,10 +90,14 @@ class Caller:
         if connection is self._connection:
             self._lose(PeerLost("the connection ended"))
 
-    def _handle(self, message: Greeted | Answered[Done, Outcome] | Notification, connection: Connection) -> None:
+    def _handle(
+        self, message: Greeted | HelloAgain | Answered[Done, Outcome] | Notification, connection: Connection
+    ) -> None:
         match message:
             case Greeted(_, resumed=True):
                 connection.send(self._session.resend())
+            case HelloAgain(packed):
+                connection.send(packed)
             case Answered(done, outcome):
                 done(outcome)
             case Notification():

@@ -21,7 +21,7 @@ from xbd.errors import Busy, HypercallError, PeerLost, RemoteProtocolError
 from xbd.lab.soak.oracle import Oracle
 from xbd.lab.soak.population import CHECKER, CHECKER_PAGES
 from xbd.lab.soak.shell.processes import SoakProcesses
-from xbd.protocol.client_session import Answered, Greeted
+from xbd.protocol.client_session import Answered, Greeted, HelloAgain
 from xbd.protocol.codec import RECEIVE_BYTES, Notification
 from xbd.protocol.commands import boot_from_wire
 from xbd.protocol.guest_session import GuestSession
@@ -30,7 +30,7 @@ from xbd.protocol.guest_session import GuestSession
 _PAUSE_S: Final = 0.01
 _RETRY_S: Final = 0.05
 
-Answers = AsyncIterator[Greeted | Answered[Command, Result]]
+Answers = AsyncIterator[Greeted | HelloAgain | Answered[Command, Result]]
 
 
 class Checker:
@@ -104,7 +104,9 @@ class Checker:
             await trio.sleep(_PAUSE_S)
         await self._check(stream, answers)
 
-    async def _receive(self, stream: trio.SocketStream) -> AsyncGenerator[Greeted | Answered[Command, Result], None]:
+    async def _receive(
+        self, stream: trio.SocketStream
+    ) -> AsyncGenerator[Greeted | HelloAgain | Answered[Command, Result], None]:
         """Iterate over answers. Raises PeerLost, HypercallError, RemoteProtocolError."""
         while received := await stream.receive_some(RECEIVE_BYTES):
             for message in self._session.receive(received):
