@@ -11,6 +11,7 @@ from tests.schema import check_answer, check_notification
 from xbd.control.balancer import BalancerEndpoint
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
+from xbd.domain import DomainSpec
 from xbd.machine import Machine
 from xbd.protocol import codec
 from xbd.protocol.codec import Message, Notification, Response
@@ -45,6 +46,12 @@ def create(host: Controller, name: str = "web", *, superpages: int = 8, target: 
     ]
     assert isinstance(domid, int)
     return domid
+
+
+def create_again(host: Controller, domid: int, name: str = "web", target_pages: int = 2048) -> None:
+    """Create a domain under the number of one that was destroyed, which a daemon does only when no other is left."""
+    with host.step():
+        host._create(DomainSpec(name, 4096, target_pages), domid)
 
 
 def do(host: Controller, method: str, **params: object) -> dict[str, object]:

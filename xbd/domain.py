@@ -61,6 +61,8 @@ DOMID: Final = integer(0, MAX_DOMAINS - 1)
 NAME: Final = text(MAX_NAME_CHARS)
 MODE: Final = text(MAX_MODE_CHARS)
 PAGES: Final = integer(1, MAX_DOMAIN_PAGES)
+# A domain's or a host's UUID, as it is written.
+UUID_TEXT: Final = text(36)
 PAGES_OR_NONE: Final = integer(0, MAX_DOMAIN_PAGES)
 COUNT: Final = integer(0, _MANY)
 # A domain's number or its name.
@@ -134,6 +136,8 @@ class DomainInfo:
     mapped_grants: Annotated[int, Part(COUNT, "pages of others that it maps")] = 0
     referenced_pages: Annotated[int, Part(COUNT, "own pages that others map")] = 0
     claimed_pages: Annotated[int, Part(PAGES_OR_NONE, "what is outstanding of its claim")] = 0
+    uuid: Annotated[str, Part(UUID_TEXT, "its UUID: no other domain has it, under whatever number or name")] = ""
+    birth: Annotated[int, Part(COUNT, "how many domains its host had made when it was made, itself included")] = 0
     hypercalls: Annotated[Mapping[str, int], Part(COUNTS, "calls by operation:stop")] = field(default_factory=dict)
     extents: Annotated[Mapping[str, int], Part(COUNTS, "extents done by operation")] = field(default_factory=dict)
     on_crash: Annotated[str, Part(choice(ON_CRASH), "what becomes of it when its agent dies")] = "destroy"
@@ -145,6 +149,14 @@ class DomainInfo:
         Mapping[str, Any] | None, Part(_OPTIONAL_REPORT, "what its agent last reported, not to be trusted, or nil")
     ] = None
     more: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def life(self) -> str:
+        """Tell it from all other domains, also from a later one of its number and name.
+
+        A daemon of an earlier version tells no UUID: then number and name have to do.
+        """
+        return self.uuid or f"{self.domid} {self.name}"
 
     @property
     def static_max_pages(self) -> int:
@@ -165,6 +177,12 @@ class DomainInfo:
         """Write it for the wire, without asdict's deep copies: `list` needs a thousand of them."""
         told = {name: getattr(self, name) for name in INFO_PARTS}
         return {**told, **self.more} if self.more else told
+
+
+def is_about(event: Mapping[str, object], domain: DomainInfo) -> bool:
+    """Tell whether an event is about a domain, and not about another one of its number and name."""
+    told = (event.get("domid"), event.get("name"), event.get("uuid", domain.uuid))
+    return told == (domain.domid, domain.name, domain.uuid)
 
 
 SPEC_PARTS: Final = parts_of(DomainSpec)

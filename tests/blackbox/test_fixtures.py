@@ -70,8 +70,11 @@ def resumed(path: Path, session: str, last_seen: int, next_msgid: int) -> Caller
     return caller
 
 
-def check_host(run: Path) -> None:
-    """Find everything of the fixture's host: domains, targets, words, grants, messages, kept answers; audit it."""
+def check_host(run: Path) -> list[str]:
+    """Find everything of the fixture's host: domains, targets, words, grants, messages, kept answers; audit it.
+
+    Returns the UUIDs that it has got.
+    """
     with resumed(run / "hypervisor.sock", "fixture-client", 1, 2) as asking:
         assert asking.call("create", **_CREATE_DB) == {"domid": 2}
         asking._next_msgid = 4
@@ -103,6 +106,9 @@ def check_host(run: Path) -> None:
         assert client.call("info", domain="db")["mapped_grants"] == 4
         assert client.call("events")["next"] >= 9
         assert client.call("audit") == {"violations": []}
+        uuids = [client.call("host")["uuid"], *(one["uuid"] for one in client.call("list")["domains"])]
+        assert len(set(uuids)) == len(uuids) == 4
+        return uuids
 
 
 def check_guests(run: Path) -> None:
@@ -126,9 +132,11 @@ def check_guests(run: Path) -> None:
 def test_a_state_directory_of_8f8bf7d_is_the_host_that_it_was(tmp_path: Path, how: str) -> None:
     """A host killed in mid-step and one ended in order go on, twice; the step that was half done was never begun."""
     state = unpack(f"state-{how}.tar.gz", tmp_path / "state")
+    uuids = []
     for round_ in range(2):
         with host_on(state, tmp_path / f"run{round_}") as run:
-            check_host(run)
+            uuids.append(check_host(run))
+    assert uuids[0] == uuids[1]
     with host_on(state, tmp_path / "run") as run:
         check_guests(run)
 

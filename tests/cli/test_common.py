@@ -60,8 +60,8 @@ def test_progress_is_drawn_over_itself_on_a_terminal(monkeypatch: pytest.MonkeyP
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     view = LiveView()
-    view.show([Following(1, "web1", 1024, 512, 0.0)])
-    view.show([Following(1, "web1", 1024, 512, 0.0)])
+    view.show([Following(1, "web1", "1 web1", 1024, 512, 0.0)])
+    view.show([Following(1, "web1", "1 web1", 1024, 512, 0.0)])
     view.clear()
     first, second, last = terminal.getvalue().split("\x1b[J")[1:]
     assert first.startswith("0 of 1 at their targets\nweb1 ")
@@ -75,6 +75,6 @@ def test_progress_is_not_drawn_where_nobody_looks(monkeypatch: pytest.MonkeyPatc
     pipe = io.StringIO()
     monkeypatch.setattr(sys, "stderr", pipe)
     view = LiveView()
-    view.show([Following(1, "web1", 1024, 512, 0.0)])
+    view.show([Following(1, "web1", "1 web1", 1024, 512, 0.0)])
     view.clear()
     assert pipe.getvalue() == ""

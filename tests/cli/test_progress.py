@@ -3,6 +3,7 @@
 import pytest
 
 from tests.cli.views import MIB, domain
+from xbd.cli.commands.domains import _same
 from xbd.cli.progress import Following, Outcome, anything_to_wait_for, cancellation, observe_all
 
 MOVING, REACHED, STUCK, REFUSED, GONE = Outcome
@@ -10,7 +11,7 @@ MOVING, REACHED, STUCK, REFUSED, GONE = Outcome
 
 def shrinking() -> Following:
     """Follow web1 from 512 to 256 MiB, told at 100 s."""
-    return Following(1, "web1", 512 * MIB, 256 * MIB, 100.0)
+    return Following(1, "web1", "1 web1", 512 * MIB, 256 * MIB, 100.0)
 
 
 def at(mib: int, **changes: object) -> list[object]:
@@ -71,7 +72,7 @@ def test_who_moves_at_the_deadline_may_go_on() -> None:
 
 def test_a_domain_at_its_target_needs_no_waiting() -> None:
     """Whatever the time."""
-    one = Following(1, "web1", 256 * MIB, 256 * MIB, 100.0)
+    one = Following(1, "web1", "1 web1", 256 * MIB, 256 * MIB, 100.0)
     assert one.share_done == 1.0
     assert look(one, 1000, 256) is REACHED
 
@@ -114,9 +115,19 @@ def test_another_target_meanwhile_is_noticed() -> None:
     assert "another target" in one.reason
 
 
+def test_another_domain_of_the_same_number_and_name_is_not_waited_for() -> None:
+    """The one that was meant is gone: said by `mem-set --wait`, and what `wait --for gone` waits for."""
+    one = shrinking()
+    again = domain(uuid="another")
+    observe_all([one], [again], 101)
+    assert (one.outcome, one.reason) == (Outcome.GONE, "it was destroyed")
+    assert _same({1: again}, domain()) is None
+    assert _same({1: again}, again) is again
+
+
 def test_waiting_ends_when_none_moves() -> None:
     """While one moves, the stuck ones are given their time, too."""
-    stuck, moving = shrinking(), Following(2, "web2", 512 * MIB, 256 * MIB, 100.0)
+    stuck, moving = shrinking(), Following(2, "web2", "2 web2", 512 * MIB, 256 * MIB, 100.0)
     domains = [*at(512), domain(domid=2, name="web2", tot_pages=300 * MIB)]
     observe_all([stuck, moving], domains, 106)  # type: ignore[arg-type]  # they are domains
     assert (stuck.outcome, moving.outcome) == (STUCK, MOVING)
@@ -132,7 +143,7 @@ def cancelled(**report: object) -> dict[str, object]:
 def test_a_cancelled_balloon_is_said_with_what_helps() -> None:
     """By what its guest reports: a driver that wakes by itself, and one as Linux's."""
     for wakes, helps in ((1, "it goes on when there is"), (0, "only for another target")):
-        one = Following(1, "web1", 128 * MIB, 256 * MIB, 100.0)
+        one = Following(1, "web1", "1 web1", 128 * MIB, 256 * MIB, 100.0)
         assert look(one, 106, 128, **cancelled(wake_when_told=wakes)) is STUCK
         assert "cancelled after 4 refusals: the host had no memory for it" in one.reason
         assert helps in one.reason

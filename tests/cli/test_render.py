@@ -119,7 +119,7 @@ def test_an_event_is_a_line() -> None:
 
 def following(number: int, held_mib: int, outcome: Outcome = Outcome.MOVING, reason: str = "") -> Following:
     """Follow webN from 512 to 256 MiB."""
-    one = Following(number, f"web{number}", 512 * MIB, 256 * MIB, 0.0)
+    one = Following(number, f"web{number}", f"{number} web{number}", 512 * MIB, 256 * MIB, 0.0)
     one.tot_pages, one.outcome, one.reason = held_mib * MIB, outcome, reason
     return one
 

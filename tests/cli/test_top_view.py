@@ -1,5 +1,7 @@
 """What `xbd top` shows, from two looks at a host."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,16 @@ def sample(at_s: float, calls: int = 0, count: int = 2) -> Sample:
         for number in range(1, count + 1)
     ]
     return Sample(at_s, HOST, domains)
+
+
+def test_rates_are_of_one_domain() -> None:
+    """What a domain's number and name belonged to before is not counted against it."""
+    before, now = (
+        Sample(at_s, HOST, [domain(uuid=uuid, hypercalls={"decrease:done": calls})])
+        for at_s, uuid, calls in ((0.0, "one", 100), (1.0, "other", 300))
+    )
+    assert [row.calls_s for row in rows_of(before, now)] == [0.0]
+    assert [row.calls_s for row in rows_of(now, replace(now, at_s=2.0))] == [0.0]
 
 
 def test_a_wide_terminal_shows_every_column() -> None:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from tests.control.sockets import Groups
-from tests.peer import HOST_SUPERFRAMES, agent, clock, create, small_host, toolstack
+from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, clock, create, create_again, do, small_host, toolstack
 from xbd.control.controller import Controller
+from xbd.control.endpoint import DomainEndpoint
 from xbd.control.event_log import EventLog
+from xbd.domain import is_about
 from xbd.errors import AlreadyExists, BadArgument, HypercallError, NoSuchDomain, OutOfFrames
 from xbd.machine import Machine
 from xbd.protocol.codec import Notification
@@ -122,6 +124,26 @@ def test_events_tell_a_domain_s_story() -> None:
     ]
     assert [event["number"] for event in told] == list(range(1, 10))
     assert all(event["name"] == "web" and event["domid"] == domid for event in told)
+
+
+def test_a_domain_is_told_from_the_next_one_of_its_number_and_name() -> None:
+    """By its UUID, in events too; an agent that means the one is refused by the other."""
+    host = small_host()
+    domid = create(host)
+    first = host.domain_info(domid)
+    do(host, "destroy", domid=domid)
+    create_again(host, domid)
+    second = host.domain_info(domid)
+
+    assert (first.domid, first.name, first.birth, second.birth) == (second.domid, second.name, 1, 2)
+    assert [event["uuid"] for event in host.events.since(0)] == [first.uuid, first.uuid, second.uuid]
+    assert [[is_about(event, one) for event in host.events.since(0)] for one in (first, second)] == [
+        [True, True, False],
+        [False, False, True],
+    ]
+    peer = DirectPeer(DomainEndpoint(host, domid, lambda: None))
+    assert peer.call("hello", version=1, session="a", uuid=first.uuid)["errno"] == "ESRCH"
+    assert peer.call("hello", version=1, session="a", uuid=second.uuid)["resumed"] is False
 
 
 def test_subscribers_get_what_is_to_come() -> None:

@@ -39,13 +39,14 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 def test_every_figure_of_a_domain_has_its_labels() -> None:
     """Gauges by domid and name, counters also by operation and outcome."""
-    domain = read_domain(told(claimed_pages=7, hypercalls={"decrease:done": 3, "populate:ENOMEM": 1}))
+    domain = read_domain(told(claimed_pages=7, uuid="a-uuid", hypercalls={"decrease:done": 3, "populate:ENOMEM": 1}))
     read = {
         (sample.name, *sample.labels.values()): sample.value for f in families(HOST, [domain]) for sample in f.samples
     }
 
     assert read["xbd_free_frames",] == 1024
     assert read["xbd_domain_claimed_pages", "1", "web1"] == 7
+    assert read["xbd_domain_info", "1", "web1", "a-uuid"] == 1
     assert read["xbd_domain_state", "1", "web1", "running"] == 1
     assert read["xbd_domain_hypercalls_total", "1", "web1", "populate", "ENOMEM"] == 1
     assert read["xbd_domain_extents_total", "1", "web1", "decrease", ""] == 1024

@@ -1,5 +1,8 @@
 """A daemon that dies and comes back with what it saved: agents and clients go on, and nothing is done twice."""
 
+import copy
+from uuid import UUID
+
 import numpy as np
 import pytest
 
@@ -146,6 +149,22 @@ def test_what_the_daemon_knew_of_a_guest_outlives_it() -> None:
     told = DirectPeer(DomainEndpoint(host, domid, lambda: None)).call("hello", version=1, session="a", last_seen=0)
     assert (told["mode"], told["max_pages"], told["target_pages"], told["shutdown"]) == ("stuck", 3584, 1536, True)
     assert told["guest"] == {"workload": {"profile": "steady", "used": 0.2}, "verify": True}
+
+
+def test_a_domain_is_the_same_after_a_restart_and_a_new_one_is_none_that_was() -> None:
+    """UUIDs are saved; a daemon that is given an earlier copy of the state makes others than were made since."""
+    store, host = saved_host()
+    domid = create(host, "web")
+    uuids = [host.uuid, host.domain_info(domid).uuid]
+    host = restarted(store)
+    assert [host.uuid, host.domain_info(domid).uuid] == uuids
+    made = []
+    for seed in (1, 2):
+        host = Controller(recover(copy.deepcopy(store)), clock=clock, seed=UUID(int=seed))
+        host.restore()
+        made.append(host.domain_info(create(host, "db")))
+    assert made[0].birth == made[1].birth
+    assert len({*uuids, *(one.uuid for one in made)}) == 4
 
 
 def test_events_go_on_numbering_where_the_last_daemon_ended() -> None:

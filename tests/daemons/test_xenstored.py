@@ -1,6 +1,7 @@
 """The store's sockets: many clients at once, ones that misbehave, domains' own, and what outlives the daemon."""
 
 import resource
+import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -153,6 +154,21 @@ async def test_a_domains_socket_is_that_domain(tmp_path: Path) -> None:
         await tool.ask(Operation.INTRODUCE, b"5\0001\0001\0")
         async with connected(path) as guest:
             assert await guest.ask(Operation.READ, b"/local/domain/5/data\0") == b"EACCES\0"
+
+
+async def test_who_came_for_a_domain_that_is_gone_gets_nothing_of_the_next(tmp_path: Path) -> None:
+    """A connection that was made to the one and is served after the other has its number is closed."""
+    async with serving(tmp_path, 5) as server:
+        early = socket.socket(socket.AF_UNIX)
+        early.connect(str(server.domains_dir / "5.sock"))
+        server.store.release(5)
+        server.store.introduce(5)
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(early)) as stream:
+            with pytest.raises((EOFError, trio.BrokenResourceError)):
+                await Client(stream).ask(Operation.GET_DOMAIN_PATH, b"5\0")
+        server.open_sockets()
+        async with connected(server.domains_dir / "5.sock") as guest:
+            assert await guest.ask(Operation.GET_DOMAIN_PATH, b"5\0") == b"/local/domain/5\0"
 
 
 async def test_a_domain_whose_socket_cannot_be_is_served_by_none(tmp_path: Path) -> None:

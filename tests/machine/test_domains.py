@@ -9,6 +9,9 @@ from tests.machine.twin import Twin, gfns, offsets
 from xbd import abi
 from xbd.errors import AlreadyExists, BadArgument, NoSuchDomain, OutOfFrames
 from xbd.machine import Machine
+from xbd.machine.recovery import recover
+from xbd.storage.image import Image
+from xbd.storage.memory import MemoryStore
 from xbd.units import SUPER_PAGES
 
 
@@ -51,7 +54,7 @@ def test_a_create_that_fails_leaves_nothing_behind() -> None:
 
 
 def test_destroy_leaves_nothing_behind() -> None:
-    """A hundred domains come and go, fragmented and written; host, names and domids are as new."""
+    """A hundred domains come and go, fragmented and written; the host and the names are as new."""
     machine = Machine(4)
     arrays = set(machine.image.arrays)
     for number in range(100):
@@ -60,13 +63,50 @@ def test_destroy_leaves_nothing_behind() -> None:
         machine.execute(domid, abi.Populate(gfns(range(1024, 1090))))
         machine.execute(domid, abi.Store(gfns(range(1024, 1030)), np.arange(6, dtype=np.uint64)))
         machine.destroy(domid)
-        assert domid == 1
 
     assert machine.domains() == []
     assert set(machine.image.arrays) == arrays
     assert (machine.statistics().free_frames, machine.statistics().free_superframes) == (2048, 4)
     assert not machine.host.content.any()
     assert machine.audit() == []
+
+
+def test_a_number_that_is_free_again_rests() -> None:
+    """Numbers rise; behind the last one the one comes that has been free the longest, also after a crash."""
+    store = MemoryStore()
+    machine = Machine(16, image=Image(store))
+
+    def create(domid: int | None = None) -> int:
+        made = machine.create(
+            f"web{machine.domain_table.births}", max_pages=SUPER_PAGES, target_pages=SUPER_PAGES, domid=domid
+        )
+        machine.commit()
+        return made
+
+    assert [create() for _ in range(4)] == [1, 2, 3, 4]
+    for domid in (4, 2):
+        machine.destroy(domid)
+        create()
+    machine.destroy(5)
+    machine.commit()
+    machine = recover(store)
+    assert (machine.domains(), create()) == ([1, 3, 6], 7)
+    assert create(abi.MAX_DOMAINS - 1) == abi.MAX_DOMAINS - 1
+    assert [create() for _ in range(3)] == [4, 2, 5]
+    assert create() == 8
+    assert machine.audit() == []
+
+
+def test_no_two_domains_are_the_same() -> None:
+    """What a domain is told by besides its number and name is never used again."""
+    machine = Machine(2)
+    told = []
+    for _ in range(3):
+        machine.create("web", max_pages=SUPER_PAGES, target_pages=SUPER_PAGES, domid=1)
+        told.append(machine.domain_info(1))
+        machine.destroy(1)
+    assert len({one.life for one in told}) == len({one.uuid for one in told}) == 3
+    assert [one.birth for one in told] == [1, 2, 3]
 
 
 def test_a_domain_that_follows_a_destroyed_one_reads_zero() -> None:
@@ -77,7 +117,7 @@ def test_a_domain_that_follows_a_destroyed_one_reads_zero() -> None:
     twin.store(domid, gfns(range(4, 1024)))
     twin.destroy(domid)
 
-    twin.create(2)
+    domid = twin.create(2)
     assert set(twin.load(domid, gfns(range(1024)))) == {0}
 
 
@@ -148,8 +188,8 @@ def test_names_and_domids_are_taken_once() -> None:
         machine.create("db", max_pages=512, target_pages=512, domid=9)
 
     assert machine.find("web") == machine.find("9") == machine.find(9) == domid == 9
-    assert machine.create("db", max_pages=512, target_pages=512) == 1
-    assert machine.domains() == [1, 9]
+    assert machine.create("db", max_pages=512, target_pages=512) == 10
+    assert machine.domains() == [9, 10]
 
 
 @pytest.mark.parametrize("name", ["nosuch", "7", 7, "", "-1", "\u0669"])

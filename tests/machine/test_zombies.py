@@ -60,7 +60,7 @@ def test_its_name_is_free_and_its_number_is_not(twin: Twin) -> None:
     assert machine.find("guest 1") == 4
     machine.execute(MAPPER, abi.UnmapGrant(gfns(SLOT)))
     assert machine.find("guest 1") == 4
-    assert machine.create("again", max_pages=SUPER_PAGES, target_pages=SUPER_PAGES) == OWNER
+    assert machine.create("again", max_pages=SUPER_PAGES, target_pages=SUPER_PAGES, domid=OWNER) == OWNER
     assert machine.audit() == []
 
 

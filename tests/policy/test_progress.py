@@ -71,6 +71,13 @@ def test_a_refusal_is_remembered_until_it_moves() -> None:
     assert _watch((81, 49 * S), before=refused).verdict is Verdict.WILLING
 
 
+def test_another_domain_of_the_same_number_begins_anew() -> None:
+    """What one has refused is not held against the next one."""
+    refused = refuse(_watch((0, 50 * S), (20, 50 * S)), 50 * S, _SETTINGS, 20)
+    assert observe(refused, _DOMAIN, _SETTINGS, 21).verdict is Verdict.UNCOOPERATIVE
+    assert observe(refused, replace(_DOMAIN, life="another"), _SETTINGS, 21).verdict is Verdict.WILLING
+
+
 def test_a_reboot_wipes_the_slate() -> None:
     """An agent that went and came back is judged anew."""
     refused = refuse(_watch((0, 50 * S), (20, 50 * S)), 50 * S, _SETTINGS, 20)

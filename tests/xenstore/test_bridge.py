@@ -1,7 +1,6 @@
 """The host in the store: what is shown of it, and what a write to a domain's target asks for."""
 
 from dataclasses import replace
-from itertools import count
 
 import pytest
 
@@ -14,7 +13,9 @@ from xbd.xenstore.saved import encode_whole, restore
 from xbd.xenstore.store import Store
 
 WEB = read_domain(
-    told(domid=3, name="web", min_pages=64 * MIB, max_pages=1024 * MIB, gfn_count=1024 * MIB, report=None)
+    told(
+        domid=3, name="web", uuid="uuid-1", min_pages=64 * MIB, max_pages=1024 * MIB, gfn_count=1024 * MIB, report=None
+    )
 )
 TARGET = b"/local/domain/3/memory/target"
 
@@ -26,8 +27,8 @@ def using(pages: int) -> DomainInfo:
 
 def bridged(*domains: DomainInfo) -> tuple[Bridge, StoreClient]:
     """Make a store with a bridge that has been told of these domains; and a privileged client."""
-    store, numbers = Store(), count(1)
-    bridge = Bridge(store, lambda: f"uuid-{next(numbers)}", lambda: None)
+    store = Store()
+    bridge = Bridge(store, lambda: None)
     client = StoreClient(store)
     bridge.update(domains, 1000.0)
     assert list(bridge.requests()) == []
@@ -168,7 +169,7 @@ def test_what_is_written_while_the_host_is_asked_is_asked_next() -> None:
     """The host's answer to the first is none to the second; each write rings."""
     store = Store()
     rung: list[None] = []
-    bridge, client = Bridge(store, lambda: "uuid", lambda: rung.append(None)), StoreClient(store)
+    bridge, client = Bridge(store, lambda: rung.append(None)), StoreClient(store)
     bridge.update([WEB], 0.0)
     client.write(TARGET, b"262144")
     (first,) = bridge.requests()
@@ -181,7 +182,7 @@ def test_what_is_written_while_the_host_is_asked_is_asked_next() -> None:
 
 def test_one_domain_changes_alone() -> None:
     """What is said of one leaves the others as they are shown; one that is gone goes alone, and only once."""
-    bridge, client = bridged(WEB, replace(WEB, domid=4, name="db"))
+    bridge, client = bridged(WEB, replace(WEB, domid=4, name="db", uuid="uuid-4"))
     client.watch(b"/local/domain")
     client.events()
     bridge.show(replace(WEB, target_pages=256 * MIB), 0.0)
@@ -190,7 +191,7 @@ def test_one_domain_changes_alone() -> None:
         bridge.remove(4)
         bridge.remove(0)
     assert client.names(b"/local/domain") == [b"0", b"3"]
-    bridge.show(replace(WEB, name="other"), 0.0)
+    bridge.show(replace(WEB, name="other", uuid="uuid-2"), 0.0)
     assert client.read(b"/local/domain/3/name") == b"other"
 
 
@@ -216,7 +217,7 @@ def test_domains_come_and_go() -> None:
     assert client.events() == [b"@introduceDomain t"]
     bridge.update([replace(WEB, state="shutdown")], 0.0)
     assert client.events() == [b"@releaseDomain t"]
-    bridge.update([replace(WEB, name="other")], 0.0)
+    bridge.update([replace(WEB, name="other", uuid="uuid-2")], 0.0)
     assert set(client.events()) == {b"@releaseDomain t", b"@introduceDomain t"}
     assert client.read(b"/local/domain/3/name") == b"other"
     assert client.names(b"/vm") == [b"uuid-2"]
@@ -225,6 +226,36 @@ def test_domains_come_and_go() -> None:
     assert (client.names(b"/local/domain"), client.names(b"/vm")) == ([b"0"], [])
     assert client.store.check() == []
     assert len(client.store.watches) == 2
+
+
+def test_the_next_domain_of_a_number_and_a_name_has_nothing_of_the_last() -> None:
+    """Not its data, sizes or UUID, nor its connection, which ends; who watches is told of both."""
+    bridge, client = bridged(WEB)
+    for name in (b"@introduceDomain", b"@releaseDomain"):
+        client.watch(name)
+    guest = StoreClient(client.store, 3)
+    assert guest.write(b"data/x", b"1") == b"OK\0"
+    client.events()
+    again = replace(WEB, uuid="uuid-2", birth=2, gfn_count=2048 * MIB, max_pages=2048 * MIB)
+    bridge.update([again], 0.0)
+    assert guest.connection.reason == "it was closed"
+    assert set(client.events()) == {b"@releaseDomain t", b"@introduceDomain t"}
+    assert client.read(b"/local/domain/3/memory/static-max") == b"2097152"
+    assert client.read(b"/local/domain/3/data/x") == "ENOENT"
+    assert client.names(b"/vm") == [b"uuid-2"]
+    assert client.read(b"/vm/uuid-2/birth") == b"2"
+    assert client.store.check() == []
+
+
+def test_another_host_s_dom0_takes_the_place_of_the_last() -> None:
+    """Its sizes and its UUID are shown; what tools keep in dom0's home stays."""
+    dom0 = replace(WEB, domid=0, name="Domain-0")
+    bridge, client = bridged(dom0)
+    client.write(b"/local/domain/0/backend/x", b"1")
+    bridge.update([replace(dom0, uuid="uuid-2", gfn_count=2048 * MIB, max_pages=2048 * MIB)], 0.0)
+    assert client.read(b"/local/domain/0/memory/static-max") == b"2097152"
+    assert (client.read(b"/local/domain/0/vm"), client.names(b"/vm")) == (b"/vm/uuid-2", [b"uuid-2"])
+    assert client.read(b"/local/domain/0/backend/x") == b"1"
 
 
 def test_dom0_is_a_domain_too() -> None:
@@ -236,15 +267,17 @@ def test_dom0_is_a_domain_too() -> None:
 
 def test_a_restored_store_goes_on() -> None:
     """Its domains keep their nodes and names; those that are no more, or are others now, go; clients' own stay."""
-    bridge, client = bridged(WEB, replace(WEB, domid=4, name="db"), replace(WEB, domid=5, name="old"))
+    bridge, client = bridged(
+        WEB, replace(WEB, domid=4, name="db", uuid="uuid-4"), replace(WEB, domid=5, name="old", uuid="uuid-5")
+    )
     client.write(b"/local/domain/3/data/x", b"1")
     client.write(TARGET, b"garbage")
     store = restore(encode_whole(bridge._store))
-    again = Bridge(store, lambda: "uuid-new", lambda: None)
+    again = Bridge(store, lambda: None)
     tool = StoreClient(store)
     tool.watch(b"@introduceDomain")
     tool.events()
-    again.update([WEB, replace(WEB, domid=5, name="new")], 0.0)
+    again.update([WEB, replace(WEB, domid=5, name="new", uuid="uuid-new")], 0.0)
     assert tool.read(b"/local/domain/3/data/x") == b"1"
     assert tool.read(b"/local/domain/3/vm") == b"/vm/uuid-1"
     assert tool.read(TARGET) == b"524288"
@@ -253,3 +286,19 @@ def test_a_restored_store_goes_on() -> None:
     assert set(tool.names(b"/vm")) == {b"uuid-1", b"uuid-new"}
     assert tool.events() == [b"@introduceDomain t"]
     assert store.check() == []
+
+
+def test_a_store_that_was_restored_is_another_host_s() -> None:
+    """A domain of the same number and name is another one, unless an earlier version saved the store, which knew no UUIDs."""
+    bridge, client = bridged(WEB)
+    client.write(b"/local/domain/3/data/x", b"1")
+    for save_of_before, kept in ((False, "ENOENT"), (True, b"1")):
+        if save_of_before:
+            client.rm(b"/vm/uuid-1/birth")
+        store = restore(encode_whole(bridge._store))
+        Bridge(store, lambda: None).update([replace(WEB, uuid="uuid-2", gfn_count=2048 * MIB)], 0.0)
+        tool = StoreClient(store)
+        assert tool.read(b"/local/domain/3/data/x") == kept
+        assert tool.read(b"/local/domain/3/memory/static-max") == b"2097152"
+        assert tool.names(b"/vm") == [b"uuid-2"]
+        assert store.check() == []

@@ -41,8 +41,8 @@ def send_targets(client: BlockingClient, changes: Sequence[Change]) -> list[Foll
     by_domid = {change.domain.domid: change for change in changes}
     now = time.monotonic()
     following = [
-        Following(change.domain.domid, change.domain.name, change.domain.tot_pages, change.target.pages, now)
-        for change in changes
+        Following(one.domain.domid, one.domain.name, one.domain.life, one.domain.tot_pages, one.target.pages, now)
+        for one in changes
     ]
 
     def send(domain: DomainInfo) -> None:

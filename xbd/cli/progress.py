@@ -34,13 +34,14 @@ class Outcome(StrEnum):
 class Following:
     """The progress of one domain towards its target.
 
-    Attributes: *start_pages* what it held when its target was set, *tot_pages* what it holds now, *nearest_pages* the
+    Attributes: *life* tells the domain from all others, *start_pages* what it held when its target was set, *tot_pages* what it holds now, *nearest_pages* the
     least distance to the target so far, *progressed_at* when that was reached, *set_at* when its target was set;
     *lacks_memory*: it is stuck because it gets no more memory, so the reason should say what the host has free.
     """
 
     domid: int
     name: str
+    life: str
     start_pages: int
     target_pages: int
     set_at: float
@@ -144,12 +145,9 @@ def observe_all(
     deadline_s: float = REFUSED_AFTER_S,
 ) -> None:
     """Update all outcomes from the domains as listed at *now*."""
-    by_domid = {domain.domid: domain for domain in domains}
+    by_life = {domain.life: domain for domain in domains}
     for one in following:
-        domain = by_domid.get(one.domid)
-        if domain is not None and domain.name != one.name:
-            domain = None  # its number was given to another since
-        one.observe(domain, now, stuck_after_s=stuck_after_s, deadline_s=deadline_s)
+        one.observe(by_life.get(one.life), now, stuck_after_s=stuck_after_s, deadline_s=deadline_s)
 
 
 def anything_to_wait_for(following: Sequence[Following]) -> bool:

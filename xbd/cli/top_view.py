@@ -92,14 +92,14 @@ _KEYS_HELP: Final = "q quit  s sort  r reverse  p pause  arrows scroll"
 def rows_of(previous: Sample | None, now: Sample) -> list[Row]:
     """Pair each domain with its rate of operations since the previous sample; 0 for one that is new."""
     elapsed_s = now.at_s - previous.at_s if previous else 0.0
-    before = {domain.domid: domain for domain in previous.domains} if previous else {}
-    return [Row(domain, _rate(before.get(domain.domid), domain, elapsed_s)) for domain in now.domains]
+    before = {domain.life: domain for domain in previous.domains} if previous else {}
+    return [Row(domain, _rate(before.get(domain.life), domain, elapsed_s)) for domain in now.domains]
 
 
 def _rate(before: DomainInfo | None, now: DomainInfo, elapsed_s: float) -> float:
-    if before is None or before.name != now.name or elapsed_s <= 0:
+    if before is None or elapsed_s <= 0:
         return 0.0
-    # Counts fall when a number has been given to another domain of the same name.
+    # A daemon of an earlier version does not tell a domain from the next one of its number and name: counts fall then.
     return max(_calls(now) - _calls(before), 0) / elapsed_s
 
 

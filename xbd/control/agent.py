@@ -51,6 +51,7 @@ class Agent:
     Args:
         new_session: makes session names that were never used before.
         make_guest: builds the guest from the boot map and its settings.
+        uuid: of its domain; it plays no other one. Empty: the daemon is of an earlier version, and does not take it.
 
     Attributes:
         guest: None until the hypervisor has answered hello.
@@ -58,10 +59,11 @@ class Agent:
         deadline: when to call `tick` at the latest; None: only bytes that come in need handling.
     """
 
-    def __init__(self, new_session: NewSession, make_guest: MakeGuest = guest_from_map) -> None:
+    def __init__(self, new_session: NewSession, make_guest: MakeGuest = guest_from_map, *, uuid: str = "") -> None:
         self._new_session = new_session
         self._make_guest = make_guest
-        self._session = GuestSession(new_session())
+        self._uuid = uuid
+        self._session = self._begin_session()
         self._waiting: deque[Command] = deque()
         self._step_deadline: float | None = None
         self._notice_number = 0
@@ -85,8 +87,11 @@ class Agent:
         """Start on a new connection; returns the hello to send."""
         if self.guest is None:
             # An earlier hello may have opened the session although its answer never came; its map would be missing.
-            self._session = GuestSession(self._new_session())
+            self._session = self._begin_session()
         return self._session.connected()
+
+    def _begin_session(self) -> GuestSession:
+        return GuestSession(self._new_session(), {"uuid": self._uuid} if self._uuid else {})
 
     def forget(self) -> None:
         """Discard the guest: its session cannot be resumed, and the next hello boots a new one."""

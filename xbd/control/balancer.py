@@ -68,6 +68,7 @@ def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainInfo]) -> Sn
                 static_max_pages=domain.static_max_pages,
                 can_balloon=domain.state == RUNNING,
                 demand_pages=demand_of(domain),
+                life=domain.life,
             )
             for domain in domains
         ),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import Final
+from uuid import UUID
 
 import xbd
 from xbd.abi import Command, Result
@@ -33,9 +34,15 @@ class Controller(HostState):
     """One host, as its toolstack and its agents use it."""
 
     def __init__(
-        self, machine: Machine, *, clock: Callable[[], float], name: str = "host", sockets: DomainSockets | None = None
+        self,
+        machine: Machine,
+        *,
+        clock: Callable[[], float],
+        name: str = "host",
+        sockets: DomainSockets | None = None,
+        seed: UUID | None = None,
     ) -> None:
-        super().__init__(machine, clock=clock, name=name, sockets=sockets)
+        super().__init__(machine, clock=clock, name=name, sockets=sockets, seed=seed)
         self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "list": self._list,
@@ -80,12 +87,20 @@ class Controller(HostState):
     def _describe(self) -> dict[str, object]:
         counts = asdict(self.machine.statistics())
         settings = asdict(self.machine.settings)
-        return {"name": self.name, "version": xbd.__version__, "protocol": VERSION, **counts, "settings": settings}
+        return {
+            "name": self.name,
+            "uuid": self.uuid,
+            "version": xbd.__version__,
+            "protocol": VERSION,
+            **counts,
+            "settings": settings,
+        }
 
     def _create(self, spec: DomainSpec, domid: int | None = None) -> dict[str, object]:
         plan_guest(spec.guest)  # refused now: the agent would find it later, and could not answer the caller
-        domid = self.machine.free_domid() if domid is None else domid
-        record = DomainRecord(domid, spec.name, spec.autostart, dict(spec.guest), on_crash=spec.on_crash)
+        domid = self.machine.domain_table.free_domid() if domid is None else domid
+        uuid = self._uuid_of(self.machine.domain_table.births + 1)
+        record = DomainRecord(domid, spec.name, uuid, spec.autostart, dict(spec.guest), on_crash=spec.on_crash)
         # The domain itself is created last, whole or not at all; if it is refused, the rest is undone.
         with ExitStack() as undo:
             undo.callback(self._drop_saved, domid)
@@ -101,6 +116,7 @@ class Controller(HostState):
                 min_pages=spec.min_pages,
                 domain_type=spec.type,
                 domid=domid,
+                uuid=uuid,
             )
             undo.pop_all()
         self._records[domid] = record
@@ -124,7 +140,7 @@ class Controller(HostState):
         if self.sockets is not None:
             self.sockets.close(record.domid)
         if zombie_pages:
-            self._zombies[record.domid] = record.name
+            self._zombies[record.domid] = record.name, record.uuid
         return {"zombie_pages": zombie_pages}
 
     def _not_dom0(self, domid: int | str, ended: str) -> DomainRecord:

@@ -30,6 +30,7 @@ class DomainRecord:
 
     domid: int
     name: str
+    uuid: str
     autostart: bool
     guest: dict[str, object]
     session: Session = field(default_factory=Session)
@@ -54,9 +55,10 @@ class DomainRecord:
     saved: SavedAgent | None = None
 
     @classmethod
-    def restored(cls, domid: int, name: str, saved: SavedAgent) -> "DomainRecord":
+    def restored(cls, domain: Domain, saved: SavedAgent) -> "DomainRecord":
         """Make the record of a domain that an earlier daemon saved. Raises DamagedState."""
-        record = cls(domid, name, saved=saved, session=saved.session, **cls._checked(domid, saved.read()))
+        known = cls._checked(domain.domid, saved.read())
+        record = cls(domain.domid, domain.name, domain.uuid, saved=saved, session=saved.session, **known)
         record.awaited = saved.session.load()
         return record
 

@@ -13,7 +13,7 @@ from typing import Final
 from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
 from xbd.control.client_sessions import answer_to_keep
 from xbd.control.controller import Controller
-from xbd.errors import BadArgument, Busy, HypercallError, OutOfResources, RemoteProtocolError
+from xbd.errors import BadArgument, Busy, HypercallError, NoSuchDomain, OutOfResources, RemoteProtocolError
 from xbd.protocol import fields
 from xbd.protocol.codec import (
     CALL_LIMITS,
@@ -177,6 +177,7 @@ class DomainEndpoint(Endpoint):
         try:
             params = fields.check_params("hello", DOMAIN_METHODS["hello"].params, request.untrusted_params)
             check_version(params["version"])
+            self._check_meant(params["uuid"])
             asked = request.msgid, params["session"], params["last_seen"]
             with self._host.step():
                 boot = self._host.connect(self._record, *asked, self._wake)
@@ -187,6 +188,13 @@ class DomainEndpoint(Endpoint):
             return encode_error(request.msgid, fields.error_map(error))
         self._admit()
         return encode_response(request.msgid, boot)
+
+    def _check_meant(self, uuid: str | None) -> None:
+        """Refuse an agent of another domain that had the same number before. Raises NoSuchDomain."""
+        if uuid is not None and uuid != self._record.uuid:
+            raise NoSuchDomain(
+                f"d{self._record.domid} is not {uuid}, but {self._record.uuid}", "an agent of this domain"
+            )
 
     def _call(self, request: Request) -> tuple[int, bytes]:
         session = self._record.session

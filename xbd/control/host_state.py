@@ -1,6 +1,7 @@
 """What a hypervisor daemon knows of its host: machine, records, events; how a step changes it, or is undone."""
 
 from collections.abc import Callable
+from uuid import UUID, uuid5
 
 from xbd.control.client_sessions import ClientSessions
 from xbd.control.domain_record import DomainRecord, Wake
@@ -17,21 +18,30 @@ from xbd.storage.image import Kind
 
 
 class HostState:
-    """One host: its machine, its domains' records, its events, whose times *clock* tells in seconds since the epoch.
+    """One host, *uuid*: its machine, its domains' records, its events, whose times *clock* tells in seconds since the epoch.
 
-    If the machine's state is saved, records and sessions are saved with it. Whatever changes anything is called in a
-    `step`; what is not says so.
+    UUIDs of new domains are made of *seed*. A daemon has another one at each start: numbers of births may come again,
+    where a state directory was replaced by an earlier copy of it. If the machine's state is saved, records and sessions
+    are saved with it. Whatever changes anything is called in a `step`; what is not says so.
     """
 
     def __init__(
-        self, machine: Machine, *, clock: Callable[[], float], name: str = "host", sockets: DomainSockets | None = None
+        self,
+        machine: Machine,
+        *,
+        clock: Callable[[], float],
+        name: str = "host",
+        sockets: DomainSockets | None = None,
+        seed: UUID | None = None,
     ) -> None:
         self.machine = machine
+        self._seed = seed or UUID(int=0)
         self.name = name
         self.sockets = sockets
         self.subscribers: set[Wake] = set()
         self._records: dict[int, DomainRecord] = {}
-        self._zombies: dict[int, str] = {}
+        # Name and UUID of each.
+        self._zombies: dict[int, tuple[str, str]] = {}
         self._step = Step(self)
         self._is_saved = machine.image.store.undo is not None
         # A machine that was recovered from saved state has domains, whose records are restored from it too.
@@ -42,7 +52,9 @@ class HostState:
         elif self._is_saved:
             with self._step:
                 self.saved = daemon_section(machine.image, new=True)
+                self.saved.write_host_uuid(str(self._seed))
         self.clients = ClientSessions(self.saved)
+        self.uuid = (self.saved and self.saved.host_uuid) or str(self._seed)
         self.events = EventLog(clock, first_number=self._saved_next_event())
 
     def step(self) -> Step:
@@ -99,16 +111,35 @@ class HostState:
         self.machine.image.sweep()
 
     def _take_up(self, domid: int) -> None:
-        name = self.machine.domain(domid).name
+        domain = self.machine.domain(domid)
         if domid not in self.machine.living_domains():
-            self._zombies[domid] = name
+            self._zombies[domid] = domain.name, domain.uuid
             return
-        self._records[domid] = DomainRecord.restored(domid, name, agent_section(self.machine.image, domid, new=False))
+        self._records[domid] = DomainRecord.restored(domain, agent_section(self.machine.image, domid, new=False))
         if self.sockets is not None:
             self.sockets.open(domid)
 
     def _saved_next_event(self) -> int:
         return max(self.saved.next_event, 1) if self.saved else 1
+
+    def _uuid_of(self, birth: int) -> str:
+        """Make the UUID of a domain."""
+        return str(uuid5(self._seed, str(birth)))
+
+    def give_uuids(self) -> None:
+        """Give UUIDs to a host, and its domains, that an earlier version saved without them; a step of its own."""
+        if self.saved is None or self.saved.host_uuid:
+            return
+        with self.step():
+            self.saved.write_host_uuid(str(self._seed))
+            for domid in self.machine.domains():
+                domain = self.machine.domain(domid)
+                domain.uuid = self._uuid_of(domain.birth)
+                domain.save_identity()
+                if domid in self._records:
+                    self._records[domid].uuid = domain.uuid
+                else:
+                    self._zombies[domid] = domain.name, domain.uuid
 
     @property
     def described(self) -> list[str]:
@@ -143,7 +174,7 @@ class HostState:
         ]
 
     def _event(self, event: str, record: DomainRecord, **details: object) -> None:
-        self._announce(event, domid=record.domid, name=record.name, **details)
+        self._announce(event, domid=record.domid, name=record.name, uuid=record.uuid, **details)
 
     def _announce(self, event: str, **details: object) -> None:
         self.events.add(event, **details)

@@ -20,7 +20,7 @@ class Notices:
     Args:
         machine: where the news comes from.
         records: the domains whose agents are notified, by domid.
-        zombies: names of the zombies by domid; those that are gone are removed.
+        zombies: names and UUIDs of the zombies by domid; those that are gone are removed.
         announce: is called with an event's kind and details.
         wake: is called when `renew_offers` has to be called again, though nothing else has happened.
     """
@@ -29,7 +29,7 @@ class Notices:
         self,
         machine: Machine,
         records: Mapping[int, DomainRecord],
-        zombies: dict[int, str],
+        zombies: dict[int, tuple[str, str]],
         announce: Callable[..., None],
         wake: Callable[[], None],
     ) -> None:
@@ -45,7 +45,8 @@ class Notices:
         for domid in self._machine.take_woken():
             self._records[domid].notify("messages")
         for domid in self._machine.take_vanished():
-            self._announce("vanished", domid=domid, name=self._zombies.pop(domid))
+            name, uuid = self._zombies.pop(domid)
+            self._announce("vanished", domid=domid, name=name, uuid=uuid)
         relieved = self._machine.take_relieved()
         for domid in relieved:
             self._records[domid].notify("memory")

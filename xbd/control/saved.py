@@ -1,7 +1,7 @@
 """What a daemon saves beside its machine: sessions with their last answers, and a record of each domain.
 
 Of each domain an agent section: its session, the answers that may be asked for again, and a record of
-settings. Of the daemon itself: the number of the next event, which guests its host file has described
+settings. Of the daemon itself: the number of the next event, the host's UUID, which guests its host file has described
 so far, and the sessions of toolstack clients. All of it is noted and committed with the step that it
 belongs to (`xbd.storage.image`), so that an operation and its answer are saved together or not at all.
 
@@ -21,7 +21,7 @@ from xbd.machine.provision import refused
 from xbd.protocol.codec import MSGID_LIMIT
 from xbd.protocol.methods import MAX_EVENT_NUMBER, MAX_SESSION_CHARS
 from xbd.protocol.session import WINDOW_ANSWERS, Action, Session, State
-from xbd.storage.image import Column, Image, Kind, Layout, Section
+from xbd.storage.image import PAGE_WORDS, Column, Image, Kind, Layout, Section
 
 # Message ids and the length of the name, then the name: a character has four bytes at most.
 SESSION_WORDS: Final = 8 + MAX_SESSION_CHARS * 4 // 8
@@ -174,7 +174,8 @@ def read_map(column: Column) -> dict[str, Any]:
     if length_bytes == 0:
         return {}
     try:
-        entries = msgpack.unpackb(column.words[1:].tobytes()[:length_bytes], raw=False)
+        # No more than what was written: what never was is a hole, and reading it would take a page on tmpfs.
+        entries = msgpack.unpackb(column.words[1 : 1 + -(-length_bytes // 8)].tobytes()[:length_bytes], raw=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise DamagedState(f"a record cannot be read: {error}") from error
     if not isinstance(entries, dict):
@@ -242,7 +243,21 @@ class SavedDaemon:
 
     def write_described(self, names: list[str]) -> None:
         """Save which guests the host file has described so far."""
-        write_map(self._described, {"guests": names})
+        write_map(self._described, {**read_map(self._described), "guests": names})
+
+    @property
+    def host_uuid(self) -> str:
+        """Tell the host's UUID; empty where an earlier version saved none. Raises DamagedState."""
+        uuid = read_map(self._described).get("uuid", "")
+        if not isinstance(uuid, str):
+            raise DamagedState("the host's UUID is no text")
+        return uuid
+
+    def write_host_uuid(self, uuid: str) -> None:
+        """Save the host's UUID. Raises OSError: there is no disk space for it, and nothing has changed."""
+        first, _ = self._section.span("described")
+        self._image.allocate(self._section, (first, first + PAGE_WORDS))
+        write_map(self._described, {**read_map(self._described), "uuid": uuid})
 
 
 def agent_section(image: Image, domid: int, *, new: bool) -> SavedAgent:

@@ -32,7 +32,7 @@ from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.transport import Transport
-from xbd.domain import DomainInfo
+from xbd.domain import DomainInfo, is_about
 from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, XbdError
 from xbd.units import counted
 
@@ -115,19 +115,22 @@ def _coarse(deadline: float | None) -> float:
     return math.inf if deadline is None else max(deadline, math.ceil(deadline / TIMER_GRAIN_S) * TIMER_GRAIN_S)
 
 
-async def live(path: Path, domid: int) -> None:
+async def live(directory: Path, domain: DomainInfo) -> None:
     """Play the guest of one domain until it shuts down; over any number of connections.
 
     Raises:
         Busy: another agent plays it.
+        NoSuchDomain: it is gone, and its number is another domain's.
         HypercallError: the hypervisor will not have it, whatever we do.
     """
-    structlog.contextvars.bind_contextvars(domid=domid)
-    agent = Agent(_new_session)
+    structlog.contextvars.bind_contextvars(domid=domain.domid)
+    path = domain_socket(directory, domain.domid)
+    agent = Agent(_new_session, uuid=domain.uuid)
 
     def is_final(error: XbdError) -> bool:
         # Once it plays, it stays: the daemon may not have noticed yet that our own last connection is gone (Busy).
-        return isinstance(error, NoPermission) or (isinstance(error, HypercallError) and agent.guest is None)
+        is_refused = isinstance(error, HypercallError) and agent.guest is None
+        return is_refused or isinstance(error, NoPermission | NoSuchDomain)
 
     follower = Follower("connection", every_s=math.inf, is_final=is_final, greets=False)
 
@@ -161,6 +164,7 @@ class AgentHost:
         self._socket = socket_path
         self._only = only
         self._nursery = nursery
+        # By domid, of which domain each is.
         self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
         self._news = Alarm()
         self._follower = Follower("hypervisor", changed=self._changed, socket=str(socket_path))
@@ -199,32 +203,31 @@ class AgentHost:
     async def _look(self, client: Client) -> None:
         """Start and end agents so that they fit the domains."""
         domains = {domain.domid: domain for domain in await client.list()}
-        for domid, (name, scope) in tuple(self._agents.items()):
-            if domid not in domains or domains[domid].name != name:
+        for domid, (life, scope) in tuple(self._agents.items()):
+            if domid not in domains or domains[domid].life != life:
                 scope.cancel()
                 del self._agents[domid]
         for domid, domain in domains.items():
             wanted = domain.autostart and fnmatchcase(domain.name, self._only)
             if wanted and domain.state == "waiting" and domid not in self._agents:
                 scope = trio.CancelScope()
-                self._agents[domid] = (domain.name, scope)
-                self._nursery.start_soon(self._play, domid, domain.name, scope)
+                self._agents[domid] = (domain.life, scope)
+                self._nursery.start_soon(self._play, domain, scope)
         self.changed.ring()
 
-    async def _play(self, domid: int, name: str, scope: trio.CancelScope) -> None:
-        structlog.contextvars.bind_contextvars(guest=name)
-        path = domain_socket(self._socket.parent, domid)
+    async def _play(self, domain: DomainInfo, scope: trio.CancelScope) -> None:
+        structlog.contextvars.bind_contextvars(guest=domain.name)
         with scope:
             try:
-                await live(path, domid)
+                await live(self._socket.parent, domain)
             except NoPermission as error:
                 # Trying again at once would only say so again; somebody may mend it.
                 _log.warning("agent_ended", reason=str(error), again_after_s=NO_PERMISSION_PAUSE_S)
                 await trio.sleep(NO_PERMISSION_PAUSE_S)
             except XbdError as error:
                 _log.warning("agent_ended", reason=str(error))
-        if self._agents.get(domid) == (name, scope):
-            del self._agents[domid]
+        if self._agents.get(domain.domid) == (domain.life, scope):
+            del self._agents[domain.domid]
             # It may have become somebody's to play in the meantime.
             self._news.ring()
 
@@ -299,7 +302,7 @@ async def run_guest(socket_path: Path, name: str, *, wait: bool = False, supervi
             playing = trio.CancelScope()
             nursery.start_soon(_watch, socket_path, found, is_destroyed, playing)
             with playing:
-                await live(domain_socket(socket_path.parent, found.domid), found.domid)
+                await live(socket_path.parent, found)
         return 1 if is_destroyed.is_set() else 0
 
     return await run_service(start, reload=NOTHING_TO_RELOAD, farewell="agents disconnect", supervised=supervised)
@@ -318,26 +321,25 @@ async def _wait_for(socket_path: Path, name: str) -> DomainInfo:
 
 async def _watch(socket_path: Path, domain: DomainInfo, is_destroyed: trio.Event, playing: trio.CancelScope) -> None:
     """End *playing* when a domain is no more."""
-    await _until_destroyed(socket_path, domain.name, domain.domid)
+    await _until_destroyed(socket_path, domain)
     _log.warning("domain_destroyed", guest=domain.name, domid=domain.domid)
     is_destroyed.set()
     playing.cancel()
 
 
-async def _until_destroyed(socket_path: Path, name: str, domid: int) -> None:
-    """Wait until the domain called *name* with number *domid* is no more, through restarts of the hypervisor."""
+async def _until_destroyed(socket_path: Path, domain: DomainInfo) -> None:
+    """Wait until a domain is no more, through restarts of the hypervisor."""
 
     async def session(client: Client) -> None:
         try:
-            if (await client.info(domid)).name != name:
+            if (await client.info(domain.domid)).life != domain.life:
                 return
         except NoSuchDomain:
             return
-        gone = ("destroyed", domid, name)
         with follower.check_in.idle():
             async with _events(client) as events:
                 async for event in events:
-                    if (event.get("event"), event.get("domid"), event.get("name")) == gone:
+                    if event.get("event") == "destroyed" and is_about(event, domain):
                         return
 
     follower = Follower("hypervisor", greets=False, socket=str(socket_path))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import structlog
 import trio
@@ -99,6 +100,7 @@ async def serve(
                 if state is not None:
                     with refused_if_unusable(state):
                         state.begin()
+                        host.give_uuids()
                 host_sockets.open_toolstack(group, passed)
                 _log.info(
                     "hypervisor_ready",
@@ -142,7 +144,7 @@ def refused_if_unusable(state: StateDir | None) -> Iterator[None]:
 
 def _make_host(machine: Machine, name: str, host_sockets: HostSockets, state: StateDir | None) -> Controller:
     with refused_if_unusable(state):
-        return Controller(machine, clock=calls.wall_clock, name=name, sockets=host_sockets)
+        return Controller(machine, clock=calls.wall_clock, name=name, sockets=host_sockets, seed=uuid4())
 
 
 def _last_audit(host: Controller) -> list[str]:

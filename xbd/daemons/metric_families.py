@@ -48,6 +48,12 @@ def families(host: Mapping[str, Any] | None, domains: Sequence[DomainInfo]) -> I
         for domain in domains:
             gauge.add_metric(_who(domain), float(getattr(domain, key)))
         yield gauge
+    info = GaugeMetricFamily(
+        "xbd_domain_info", "1; which domain has the number and the name.", labels=(*_LABELS, "uuid")
+    )
+    for domain in domains:
+        info.add_metric([*_who(domain), domain.uuid], 1.0)
+    yield info
     yield _states(domains)
     yield _counted(domains, "xbd_domain_hypercalls", "Operations of the domain, by how they ended.", "hypercalls")
     yield _counted(domains, "xbd_domain_extents", "Extents done for it.", "extents")

@@ -193,13 +193,14 @@ class XenstoreServer:
             self.domains_dir.mkdir(exist_ok=True, mode=_DIRECTORY_MODE)
         except OSError as error:
             raise ConfigError(self.domains_dir, "", f"cannot be made: {error.strerror}") from error
-        return self._listener(self.path, DOM0)
+        return self._listener(self.path, self.store.domains[DOM0])
 
-    def _listener(self, path: Path, domid: int) -> Listener:
+    def _listener(self, path: Path, domain: Domain) -> Listener:
         """Listen for a domain. Raises ConfigError."""
+        domid = domain.domid
 
         async def serve_peer(transport: Transport, log: SourceLog) -> None:
-            await self._serve_peer(domid, transport, log)
+            await self._serve_peer(domain, transport, log)
 
         return Listener(
             path,
@@ -242,7 +243,7 @@ class XenstoreServer:
             self._close_socket(domid)
         for domid in domains.keys() - self._domains.keys() - {DOM0}:
             try:
-                listener = self._listener(self.domains_dir / f"{domid}.sock", domid)
+                listener = self._listener(self.domains_dir / f"{domid}.sock", domains[domid])
             except ConfigError as error:
                 _log.error("xenstore_domain_unreachable", domid=domid, reason=str(error))
                 self._domains[domid] = (domains[domid], None)
@@ -255,8 +256,12 @@ class XenstoreServer:
         if listener is not None:
             listener.close()
 
-    async def _serve_peer(self, domid: int, transport: Transport, log: SourceLog) -> None:
-        connection = self.store.connect(domid)
+    async def _serve_peer(self, domain: Domain, transport: Transport, log: SourceLog) -> None:
+        if self.store.domains.get(domain.domid) is not domain:
+            # It came in while its domain went: the next one of that number is not its own.
+            log.info(trio.current_time(), "xenstore_peer_dropped", reason=f"d{domain.domid} is gone")
+            return
+        connection = self.store.connect(domain.domid)
         peer = self._peers[connection.number] = Peer(self, transport, connection, log)
         try:
             await peer.serve()

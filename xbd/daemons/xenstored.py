@@ -6,7 +6,6 @@ themselves is in no event: for that it looks at all of them every so often. What
 """
 
 import math
-import uuid
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -46,7 +45,7 @@ class HostInStore:
         self._path = path
         self._server = server
         self._news = Alarm()
-        self._bridge = Bridge(server.store, lambda: str(uuid.uuid4()), self._news.ring)
+        self._bridge = Bridge(server.store, self._news.ring)
         # Domids that events were about since they were last looked at.
         self._changed: set[int] = set()
         self._follower = Follower("hypervisor", socket=str(path))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,9 @@ from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 # A character of UTF-8 has four bytes at most; the name's length in bytes comes before it.
 _NAME_WORDS: Final = 1 + MAX_NAME_CHARS * 4 // 8
-# Spare words: a few more limits can be added without another layout.
+# The UUID's words lie behind those of the limits. Spare words: a few more can be added without another layout.
 LIMITS: Final = (1, 16)
+_UUID: Final = slice(8, 10)
 
 
 def domain_layout(gfn_count: int) -> Layout:
@@ -145,7 +147,7 @@ class Domain:
     domains of a host in the order of creation: a domid is used again, a birth is not. *peers* (`MAX_DOMAINS`,): by
     domid the birth
     of each domain that it exchanged messages with, else 0. *section*: its saved part; call `save` after changing a
-    limit, the claim or the state.
+    limit, the claim or the state. *uuid*: no other domain of any host has it.
     """
 
     domid: int
@@ -158,6 +160,7 @@ class Domain:
     domain_type: DomainType = DomainType.PVH
     features: Features = field(default_factory=Features)
     birth: int = 0
+    uuid: str = ""
     tot_pages: int = 0
     leaves: int = 0
     mapped: int = 0
@@ -191,8 +194,10 @@ class Domain:
         )
         self._limits.words[0, : len(limits)] = limits
 
-    def save_name(self) -> None:
-        """Write its name, which never changes."""
+    def save_identity(self) -> None:
+        """Write its UUID and its name, which never change."""
+        self._limits.note_row(0)
+        self._limits.words[0, _UUID] = np.frombuffer(UUID(self.uuid).bytes, dtype=np.int64)
         column = self.section.column("name")
         column.note_row(0)
         encoded = self.name.encode()
@@ -210,12 +215,20 @@ class Domain:
         return SUPER_PAGES * self.leaves / self.tot_pages if self.tot_pages else 1.0
 
 
+def saved_uuid(section: Section) -> str:
+    """Read a domain's UUID; where an earlier version saved none, its birth, which no other domain of its host has."""
+    words = section.column("limits").words[0]
+    return str(UUID(bytes=words[_UUID].tobytes()) if words[_UUID].any() else UUID(int=int(words[0])))
+
+
 def describe(domain: Domain, daemon_knows: Mapping[str, Any] = MappingProxyType({})) -> DomainInfo:
     """Take a snapshot of a domain; *daemon_knows*: parts that the machine does not know, or not as well (its state)."""
     return DomainInfo(
         **{"state": domain.state.value, **daemon_knows},
         domid=domain.domid,
         name=domain.name,
+        uuid=domain.uuid,
+        birth=domain.birth,
         type=domain.domain_type.value,
         gfn_count=domain.p2m.gfn_count,
         tot_pages=domain.tot_pages,

@@ -1,12 +1,17 @@
-"""The domains of a host, by number and by name, and the news of them that is still to be passed on."""
+"""The domains of a host, by number and by name, and the news of them that is still to be passed on.
 
+Numbers rise, as Xen's do; at the end they begin again, with the one that has been free the longest. So whoever still
+means a domain that is gone does not soon meet another under its number; only its UUID says for certain which one it is.
+"""
+
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 
 from xbd.abi import MAX_DOMAINS, DomainType
-from xbd.errors import BadArgument, DamagedState, NoSuchDomain
+from xbd.errors import BadArgument, DamagedState, NoSuchDomain, OutOfFrames
 from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import Domain, DomainState
 from xbd.storage.image import Image, Kind, Section
@@ -31,6 +36,9 @@ class DomainTable:
         self.woken: dict[int, None] = {}
         self.vanished: list[int] = []
         self._names: dict[str, int] = {}
+        # Numbers up to the highest that was ever given which no domain has, the one that has been free the longest first.
+        self._resting: OrderedDict[int, None] = OrderedDict()
+        self._highest_domid = 0
 
     @property
     def births(self) -> int:
@@ -45,9 +53,16 @@ class DomainTable:
     def saved(self) -> Iterator[tuple[int, int]]:
         """List the saved domains: domid and birth. Raises DamagedState: the numbers are impossible."""
         births = self._births.words[:_BIRTHS_SO_FAR]
-        domids = np.flatnonzero(births)
-        if not 0 <= self.births <= MAX_COUNT or np.unique(births[domids]).size != domids.size:
+        domids = np.flatnonzero(births > 0)
+        if (
+            not 0 <= self.births <= MAX_COUNT
+            or births.min() < -self.births
+            or np.unique(births[domids]).size != domids.size
+        ):
             raise DamagedState(f"the numbers of {domids.size} domains, of {self.births} so far, make no sense")
+        self._highest_domid = int(np.flatnonzero(births).max(initial=0))
+        free = 1 + np.flatnonzero(births[1 : self._highest_domid + 1] <= 0)
+        self._resting = OrderedDict.fromkeys(free[np.argsort(-births[free], kind="stable")].tolist())
         for domid in domids.tolist():
             birth = int(births[domid])
             if not 1 <= birth <= self.births:
@@ -55,7 +70,7 @@ class DomainTable:
             yield domid, birth
 
     def save_birth(self, domid: int, birth: int) -> None:
-        """Save the birth of the domain that has this domid; 0: none has it."""
+        """Save the birth of the domain that has this domid; below 0, none has it: how many births there were by its end."""
         self._births.note_row(domid)
         self._births.words[domid] = birth
 
@@ -68,12 +83,15 @@ class DomainTable:
         """Add a new domain, and save it."""
         self.save_birth(domain.domid, domain.birth)
         domain.save()
-        domain.save_name()
+        domain.save_identity()
         self.restore(domain)
 
     def restore(self, domain: Domain) -> None:
         """Add a domain that is saved already."""
         self.domains[domain.domid] = domain
+        self._resting.pop(domain.domid, None)
+        self._resting |= dict.fromkeys(range(self._highest_domid + 1, domain.domid))
+        self._highest_domid = max(self._highest_domid, domain.domid)
         if domain.state is not DomainState.ZOMBIE:
             self._names[domain.name] = domain.domid
 
@@ -98,6 +116,17 @@ class DomainTable:
         """Say whether the domain of that number and birth still lives."""
         domain = self.domains.get(domid)
         return domain is not None and domain.birth == birth and domain.state is not DomainState.ZOMBIE
+
+    def free_domid(self) -> int:
+        """Choose the number of a new guest: the next one, or the one that has been free the longest. Raises OutOfFrames.
+
+        Source: Xen do_domctl, XEN_DOMCTL_createdomain (its rover); that a freed number rests, libxl's domid history.
+        """
+        if self._highest_domid + 1 < MAX_DOMAINS:
+            return self._highest_domid + 1
+        if self._resting:
+            return next(iter(self._resting))
+        raise OutOfFrames(f"all numbers of guests, 1 to {MAX_DOMAINS - 1}, are taken", "a guest less")
 
     def partner(self, domain: Domain, domid: int) -> Domain:
         """Find the other domain that *domain* grants or sends something to.
@@ -125,7 +154,9 @@ class DomainTable:
     def remove(self, domain: Domain) -> None:
         """Remove a domain that holds no page, and its tables."""
         assert domain.tot_pages == 0, f"d{domain.domid} vanishes with {domain.tot_pages} pages"
-        self.save_birth(domain.domid, 0)
+        self.save_birth(domain.domid, -self.births)
+        if domain.domid:
+            self._resting[domain.domid] = None
         self.image.drop(f"domain.{domain.domid}.")
         self.image.drop_section(Kind.DOMAIN, domain.domid)
         del self.domains[domain.domid]

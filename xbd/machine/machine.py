@@ -5,12 +5,13 @@ clock and never waits; one call is one turn.
 """
 
 from dataclasses import dataclass
+from uuid import UUID
 
 import numpy as np
 
 from xbd import abi
 from xbd.domain import DomainInfo
-from xbd.errors import BadArgument, HypercallError, NoSuchDomain, OutOfFrames
+from xbd.errors import BadArgument, HypercallError, NoSuchDomain
 from xbd.frames import expand_supers, group_by_super
 from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
@@ -74,6 +75,7 @@ class Machine:
         domid: int | None = None,
         domain_type: abi.DomainType = abi.DomainType.PVH,
         min_pages: int = 0,
+        uuid: str | None = None,
     ) -> int:
         """Make a domain and populate gfns 0..target, order 9 first; returns its domid.
 
@@ -82,9 +84,10 @@ class Machine:
             max_pages: the cap, in whole superframes.
             target_pages: what it holds at first, in whole superframes, at most max_pages.
             gfn_count: the gfn space in pages (static maximum); default max_pages.
-            domid: default the lowest free one, from 1.
+            domid: default the next one, see `DomainTable.free_domid`.
             domain_type: which operations it has.
             min_pages: no target is set below it; in whole superframes, at most target_pages.
+            uuid: one that no other domain ever had; default its birth, which no other domain of this machine has.
 
         Raises:
             BadArgument, AlreadyExists, OutOfFrames, OutOfResources: nothing is left behind.
@@ -93,10 +96,11 @@ class Machine:
         """
         gfn_count = max_pages if gfn_count is None else gfn_count
         if domid is None:
-            domid = self.free_domid()
+            domid = self.domain_table.free_domid()
         asked = Asked(name, domid, max_pages, target_pages, min_pages, gfn_count)
         check_creation(asked, self.domain_table, claims.free_frames_for(self.host, None))
         p2m, section = provision.make_tables(self.domain_table, self.host, domid, gfn_count, target_pages)
+        birth = self.domain_table.next_birth()
         domain = Domain(
             domid,
             name,
@@ -107,7 +111,8 @@ class Machine:
             min_pages=min_pages,
             domain_type=domain_type,
             features=self.features(domain_type),
-            birth=self.domain_table.next_birth(),
+            birth=birth,
+            uuid=uuid or str(UUID(int=birth)),
         )
         self.domain_table.add(domain)
         self._build(domain, target_pages)
@@ -119,13 +124,6 @@ class Machine:
             return abi.Features(populate_depopulate=False, exchange=False, grants=False)
         exchange = self.settings.exchange_translated or domain_type is abi.DomainType.PV
         return abi.Features(populate_depopulate=self.settings.populate_depopulate, exchange=exchange)
-
-    def free_domid(self) -> int:
-        """Find the lowest number that no domain has, from 1. Raises OutOfFrames."""
-        for domid in range(1, abi.MAX_DOMAINS):
-            if domid not in self._domains:
-                return domid
-        raise OutOfFrames(f"all numbers of guests, 1 to {abi.MAX_DOMAINS - 1}, are taken", "a guest less")
 
     def _build(self, domain: Domain, pages: int) -> None:
         supers = self.host.heap.take_superframes(pages >> SUPER_ORDER)

@@ -15,7 +15,7 @@ from xbd.abi import MAX_DOMAIN_PAGES, MAX_GRANTS, MAX_NAME_CHARS, DomainType, Fr
 from xbd.errors import DamagedState, HypercallError
 from xbd.machine.audit import frames_at_home
 from xbd.machine.counts import MAX_COUNT
-from xbd.machine.domain import LIMITS, Domain, DomainState, P2m, domain_layout
+from xbd.machine.domain import LIMITS, Domain, DomainState, P2m, domain_layout, saved_uuid
 from xbd.machine.frame_table import FrameTable, saved_host
 from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.inbox import Inbox
@@ -121,6 +121,7 @@ def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
         domain_type=domain_type,
         features=machine.features(domain_type),
         birth=birth,
+        uuid=saved_uuid(section),
         claimed_pages=claimed_pages,
         state=tuple(DomainState)[state],
     )

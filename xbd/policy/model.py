@@ -123,6 +123,7 @@ class DomainSnapshot:
         static_max_pages: its dynamic maximum.
         can_balloon: its agent is connected, it is not shut down and no zombie.
         demand_pages: what its guest reports that it needs; None: nothing. Untrusted.
+        life: what tells it from every other domain; its number may be given to another one.
     """
 
     domid: int
@@ -133,6 +134,7 @@ class DomainSnapshot:
     static_max_pages: int
     can_balloon: bool = True
     demand_pages: int | None = None
+    life: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,7 @@ class Progress:
         refused_s: when it last refused, or was last tried.
         moved_s: when the policy last moved its target; None: never.
         able: it could balloon when last seen.
+        life: of which domain this is remembered.
     """
 
     aim_pages: int
@@ -243,6 +246,7 @@ class Progress:
     refused_s: float = 0.0
     moved_s: float | None = None
     able: bool = True
+    life: str = ""
 
     @property
     def refused(self) -> bool:

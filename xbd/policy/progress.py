@@ -31,12 +31,14 @@ def gap(tot_pages: int, aim_pages: int) -> int:
 
 
 def observe(before: Progress | None, domain: DomainSnapshot, settings: Settings, now: float) -> Progress:
-    """Update what is remembered of a domain (None: it is new)."""
+    """Update what is remembered of a domain; None, or what is remembered of another domain of its number: it is new."""
+    if before is not None and before.life != domain.life:
+        before = None
     able = domain.can_balloon or not settings.on(Safety.ABLE_ONLY)
     aim = min(domain.target_pages, domain.max_pages)
     if before is None or not able or not before.able:
         moved_s = None if before is None else before.moved_s
-        return Progress(aim, gap(domain.tot_pages, aim), now, able=able, moved_s=moved_s)
+        return Progress(aim, gap(domain.tot_pages, aim), now, able=able, moved_s=moved_s, life=domain.life)
     # A stuck domain is capped at what it holds; that does not mean that it has reached its aim.
     after = aimed(before, domain.tot_pages, domain.target_pages if before.stuck else aim, now)
     after = _forgive(after, domain.tot_pages)

@@ -7,6 +7,7 @@ with hello which answer came last, and gives again what came after it, so nothin
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 from xbd.errors import LocalProtocolError, RemoteProtocolError
@@ -58,6 +59,7 @@ class ClientSession(Generic[CallT, ResultT]):
         read: makes the result of a call from its answer; RemoteProtocolError: it is no answer to that.
         name: of the session, never used before; None: it ends with its connection.
         window: how many calls may be without an answer.
+        more: further parameters of hello.
 
     Attributes:
         last_seen: message id of the last answer; None until hello was answered.
@@ -65,7 +67,13 @@ class ClientSession(Generic[CallT, ResultT]):
     """
 
     def __init__(
-        self, where: str, read: Callable[[CallT, Response], ResultT], *, name: str | None, window: int
+        self,
+        where: str,
+        read: Callable[[CallT, Response], ResultT],
+        *,
+        name: str | None,
+        window: int,
+        more: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         self.where = where
         self.name = name
@@ -74,6 +82,7 @@ class ClientSession(Generic[CallT, ResultT]):
         self.is_greeted = False
         self.in_flight_bytes = 0
         self._read = read
+        self._more = more
         self._decoder = Decoder(ANSWER_LIMITS)
         self._next_msgid = HELLO_MSGID + 1
         self._in_flight: dict[int, tuple[CallT, bytes]] = {}
@@ -88,7 +97,7 @@ class ClientSession(Generic[CallT, ResultT]):
         self._decoder = Decoder(ANSWER_LIMITS)
         self.is_greeted = False
         session = {} if self.name is None else {"session": self.name, "last_seen": self.last_seen}
-        return encode_request(HELLO_MSGID, "hello", {"version": VERSION, **session})
+        return encode_request(HELLO_MSGID, "hello", {"version": VERSION, **session, **self._more})
 
     def make_call(self, method: str, params: Mapping[str, object], call: CallT) -> bytes:
         """Pack a call under the next message id; *call* comes back with its answer.

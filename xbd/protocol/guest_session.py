@@ -1,15 +1,23 @@
 """A guest's side of its session: its calls are the commands of `xbd.abi`, its results what they answer."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from xbd.abi import MAX_IN_FLIGHT, Command, Result
 from xbd.protocol.client_session import ClientSession
 from xbd.protocol.commands import command_to_wire, result_from_response
 
 
 class GuestSession(ClientSession[Command, Result]):
-    """The session of one boot of a guest. Args: *name*: one that no other session of this domain has."""
+    """The session of one boot of a guest.
 
-    def __init__(self, name: str) -> None:
-        super().__init__("the hypervisor", result_from_response, name=name, window=MAX_IN_FLIGHT)
+    Args:
+        name: one that no other session of this domain has.
+        more: further parameters of hello.
+    """
+
+    def __init__(self, name: str, more: Mapping[str, object] = MappingProxyType({})) -> None:
+        super().__init__("the hypervisor", result_from_response, name=name, window=MAX_IN_FLIGHT, more=more)
 
     def call(self, command: Command) -> bytes:
         """Pack *command* under the next message id. Raises LocalProtocolError with `MAX_IN_FLIGHT` in flight."""

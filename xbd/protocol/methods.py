@@ -19,7 +19,7 @@ from xbd.abi import (
     ON_CRASH,
     Stop,
 )
-from xbd.domain import COUNT, DOMAIN, DOMID, INFO_PARTS, MODE, NAME, PAGES, PAGES_OR_NONE, SPEC_PARTS
+from xbd.domain import COUNT, DOMAIN, DOMID, INFO_PARTS, MODE, NAME, PAGES, PAGES_OR_NONE, SPEC_PARTS, UUID_TEXT
 from xbd.errors import NotSupported
 from xbd.protocol.codec import MSGID_LIMIT
 from xbd.protocol.fields import FRAMES, WORDS
@@ -113,6 +113,7 @@ def _pages(doc: str) -> Part:
 _HOST_SCHEMA: Final = record(
     {
         "name": _HOST,
+        "uuid": Part(UUID_TEXT, "the host's UUID; one that is begun anew, without its saved state, is another host"),
         "version": Part(text(), "the daemon's own version"),
         "protocol": _SPEAKS,
         "frames": Part(COUNT, "4 KiB frames of the host"),
@@ -232,6 +233,7 @@ EVENT_PARTS: Final[Mapping[str, Part]] = {
     "event": Part(choice(tuple(EVENTS)), "what has happened"),
     "domid": Part(DOMID, "the domain's number"),
     "name": Part(NAME, "the domain's name"),
+    "uuid": Part(UUID_TEXT, "the domain's UUID"),
 }
 TOOLSTACK_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "event": Method("An event has happened.", body=EVENT_REF),
@@ -281,6 +283,7 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
             "version": _VERSION,
             "session": Part(text(MAX_SESSION_CHARS), "the session's name, of the client's making"),
             "last_seen": _LAST_SEEN,
+            "uuid": Part(optional(UUID_TEXT), "of the domain that is meant; any other one refuses", default=None),
         },
         _map(
             resumed=_RESUMED,

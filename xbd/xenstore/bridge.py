@@ -11,6 +11,7 @@ Source: /local/domain/N and /vm of a host of Xen 4.17 with libxl, and its permis
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID, uuid5
 
 from xbd.domain import CRASHED, DOM0, SHUTDOWN, DomainInfo
 from xbd.target_rules import Bound, broken_bound
@@ -104,13 +105,11 @@ class Bridge:
 
     Args:
         store: may have been restored: its domains that no longer exist are removed by the first update.
-        make_uuid: makes the name of a domain's /vm.
         ring: is called when a target was written.
     """
 
-    def __init__(self, store: Store, make_uuid: Callable[[], str], ring: Callable[[], None]) -> None:
+    def __init__(self, store: Store, ring: Callable[[], None]) -> None:
         self._store = store
-        self._make_uuid = make_uuid
         self._ring = ring
         self._watches: dict[int, Watch] = {}
         self._domains: dict[int, DomainInfo] = {}
@@ -137,7 +136,7 @@ class Bridge:
     def show(self, domain: DomainInfo, now_s: float) -> None:
         """Show one domain as it is now; *now_s* is its start time, if it is new."""
         if self._is_another(domain):
-            self.remove(domain.domid)
+            self._end(domain.domid)
         before = self._domains.get(domain.domid)
         if before is None:
             self._add(domain, now_s)
@@ -149,39 +148,54 @@ class Bridge:
         """Tell whether a domid was given to another domain since it was last looked at."""
         before = self._domains.get(domain.domid)
         if before is not None:
-            return before.name != domain.name
-        kept = self._store.tree.find(home_of(domain.domid) + b"/name")
-        return domain.domid in self._restored and (kept is None or kept.value != domain.name.encode())
+            return before.life != domain.life
+        return domain.domid in self._restored and not self._is_restored(domain)
+
+    def _is_restored(self, domain: DomainInfo) -> bool:
+        """Tell whether the nodes that a restored store has of a domid are this domain's."""
+        home = home_of(domain.domid)
+        vm = self._value(home + b"/vm")
+        if self._store.tree.find(vm + b"/birth") is None:
+            # An earlier version saved it, which made the UUIDs up and went by the names.
+            return self._value(home + b"/name") == domain.name.encode()
+        return vm == _vm_of(domain)
+
+    def _value(self, path: bytes) -> bytes:
+        node = self._store.tree.find(path)
+        return b"" if node is None else node.value
 
     def remove(self, domid: int) -> None:
         """Remove a domain that is gone; dom0 stays, and one that was not shown is none."""
-        if domid == DOM0 or (domid not in self._domains and domid not in self._restored):
-            return
+        if domid != DOM0 and (domid in self._domains or domid in self._restored):
+            self._end(domid)
+
+    def _end(self, domid: int) -> None:
+        """Forget a domain and remove its nodes; of dom0, whose home tools write in, only what names it."""
         self._domains.pop(domid, None)
         self._shown.pop(domid, None)
         self._written.pop(domid, None)
         self._heard.pop(domid, None)
         home = home_of(domid)
-        node = self._store.tree.find(home + b"/vm")
-
-        def remove(view: Transaction) -> None:
-            for path in (home, node.value if node else b""):
-                if path.startswith((b"/vm/", b"/local/domain/")) and view.find(path):
-                    view.remove(path)
-
         watch = self._watches.pop(domid, None)
         if watch is not None:
             self._store.watches.remove(watch)
-        self._store.change(remove)
+        self._remove_vm(home)
+        if domid == DOM0:
+            return
+        self._store.change(lambda view: view.remove(home) if view.find(home) else None)
         if domid in self._store.domains:
             self._store.release(domid)
 
+    def _remove_vm(self, home: bytes) -> None:
+        vm = self._value(home + b"/vm")
+        if vm.startswith(b"/vm/") and self._store.tree.find(vm):
+            self._store.change(lambda view: view.remove(vm))
+
     def _add(self, domain: DomainInfo, now_s: float) -> None:
         home, domid = home_of(domain.domid), domain.domid
-        node = self._store.tree.find(home + b"/vm")
-        if not (node and domid in self._restored):
-            uuid = self._make_uuid().encode()
-            self._store.change(lambda view: _show_domain(view, domain, uuid, now_s))
+        if self._value(home + b"/vm") != _vm_of(domain):
+            self._remove_vm(home)
+        self._store.change(lambda view: _show_domain(view, domain, now_s))
         self._show_target(domain)
         self._show_used(domain)
         key = _TargetKey(domid, self._heard, self._ring)
@@ -251,6 +265,11 @@ def _kib(pages: int) -> bytes:
     return b"%d" % (pages * PAGE_KIB)
 
 
+def _vm_of(domain: DomainInfo) -> bytes:
+    """Name the node of a domain below /vm; a daemon of an earlier version tells no UUID to make it of."""
+    return b"/vm/" + (domain.uuid or str(uuid5(UUID(int=0), domain.life))).encode()
+
+
 def _put(view: Transaction, path: bytes, value: bytes, permissions: Permissions) -> None:
     """Give a node this value and these permissions, unless it has them already: then no watch fires."""
     node = view.find(path)
@@ -276,11 +295,11 @@ def _show_host(view: Transaction) -> None:
         _put(view, home + b"/name", b"Domain-0", _PRIVATE)
 
 
-def _show_domain(view: Transaction, domain: DomainInfo, uuid: bytes, now_s: float) -> None:
-    """Show a domain: its guest reads it all, and writes what is its own."""
+def _show_domain(view: Transaction, domain: DomainInfo, now_s: float) -> None:
+    """Show a domain but for its target: its guest reads it all, and writes what is its own, which is left as it is."""
     home, domid = home_of(domain.domid), domain.domid
     readable = _PRIVATE if domid == DOM0 else (*_PRIVATE, Entry(int(Access.READ), domid))
-    vm = b"/vm/" + uuid
+    vm = _vm_of(domain)
     shown = [
         (home, b""),
         (home + b"/vm", vm),
@@ -288,13 +307,14 @@ def _show_domain(view: Transaction, domain: DomainInfo, uuid: bytes, now_s: floa
         (home + b"/domid", b"%d" % domid),
         (home + b"/memory", b""),
         (home + b"/memory/static-max", _kib(domain.static_max_pages)),
-        (home + _TARGET, _kib(domain.target_pages)),
         (home + b"/memory/videoram", b"0"),
         (vm, b""),
         (vm + b"/name", domain.name.encode()),
-        (vm + b"/uuid", uuid),
-        (vm + b"/start_time", b"%.2f" % now_s),
+        (vm + b"/uuid", vm.removeprefix(b"/vm/")),
+        (vm + b"/birth", b"%d" % domain.birth),
     ]
+    if view.find(vm + b"/start_time") is None:
+        shown.append((vm + b"/start_time", b"%.2f" % now_s))
     if domid != DOM0:
         shown += [(home + path, b"") for path in (b"/device", b"/device/suspend", b"/control")]
         shown += [
@@ -306,4 +326,5 @@ def _show_domain(view: Transaction, domain: DomainInfo, uuid: bytes, now_s: floa
     if domid != DOM0:
         own = (Entry(int(Access.NONE), domid),)
         for path, value in _OWN:
-            _put(view, home + b"/" + path, value, own)
+            if view.find(home + b"/" + path) is None:
+                _put(view, home + b"/" + path, value, own)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.machine.crashing import assert_same_state
-from tests.peer import clock, do
+from tests.peer import clock, create_again, do
 from xbd import abi
 from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
@@ -116,7 +116,7 @@ def test_a_domain_of_a_number_that_was_used_before_begins_empty(tmp_path: Path) 
     state, host = begin(tmp_path / "state")
     fill(host)
     do(host, "destroy", domid="web")
-    do(host, "create", name="new", max_pages=PAGES, target_pages=512)
+    create_again(host, 1, "new", 512)
     die(state)
 
     _, again = begin(tmp_path / "state")

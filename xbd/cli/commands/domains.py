@@ -345,7 +345,7 @@ def _is_listed(listed: Sequence[DomainInfo], name: str) -> bool:
 def _same(now: dict[int, DomainInfo], domain: DomainInfo) -> DomainInfo | None:
     """Find *domain* again; a number that was given to another since is not it."""
     found = now.get(domain.domid)
-    return found if found is not None and found.name == domain.name else None
+    return found if found is not None and found.life == domain.life else None
 
 
 def _wait_line(domain: DomainInfo, now: DomainInfo | None, condition: str, timeout: float) -> str:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
-from xbd.abi import Command, Populate, Refused, Result
+from xbd.abi import MAX_DOMAINS, Command, Populate, Refused, Result
 from xbd.control import step as control_step
 from xbd.control.controller import Controller
 from xbd.control.domain_record import DomainRecord, Wake
+from xbd.domain import DomainSpec
 from xbd.guest import Answered, Event, Step
 from xbd.lab.simulation.oracle import Oracle, Violation, same
 from xbd.machine import Machine
@@ -153,6 +154,11 @@ class WatchedController(Controller):
     limits_before: dict[int, Limits]
     uncommitted_domid: int | None = None
     dies_at_commit = False
+
+    def _create(self, spec: DomainSpec, domid: int | None = None) -> dict[str, object]:
+        """Create a domain, under the lowest number that is free: a daemon would come to it again only after all others."""
+        free = (number for number in range(1, MAX_DOMAINS) if number not in self.machine.domain_table.domains)
+        return super()._create(spec, next(free) if domid is None else domid)
 
     def execute(self, record: DomainRecord, command: Command) -> Result:
         """Execute a command. Raises Violation: another one is due, or the domain exceeds its limit."""

@@ -88,7 +88,9 @@ class Teardown:
                 target_pages = population.final_target(domain.static_max_pages)
                 await client.set_target(domain.domid, target_pages)
                 following.append(
-                    Following(domain.domid, domain.name, domain.tot_pages, target_pages, trio.current_time())
+                    Following(
+                        domain.domid, domain.name, domain.life, domain.tot_pages, target_pages, trio.current_time()
+                    )
                 )
 
         async def all_settled() -> bool:
