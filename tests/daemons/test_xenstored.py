@@ -14,6 +14,7 @@ from tests.daemons.test_hypervisor import daemon
 from tests.peer import create
 from tests.xenstore.store_client import StoreClient
 from xbd.client.runtime_dir import hypervisor_socket
+from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.daemons.xenstore_sockets import MAX_DOMAIN_CONNECTIONS, XenstoreServer
 from xbd.daemons.xenstored import HostInStore
@@ -306,6 +307,26 @@ async def test_it_looks_at_just_the_domain_that_has_changed(tmp_path: Path, monk
             nursery.cancel_scope.cancel()
     assert "list" not in called
     assert {"set_target", "destroy", "info"} <= set(called)
+
+
+async def test_a_limit_that_was_raised_counts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that is written after the raised limit was acknowledged is not refused by the limit of before."""
+    monkeypatch.setattr("xbd.daemons.xenstored.LOOK_EVERY_S", 3600.0)
+    async with daemon(tmp_path) as host, serving(tmp_path) as server, connected(server.path) as tool:
+        create(host, "web")
+        host.call("set_max", {"domid": 1, "pages": 2048})
+        changed = Alarm()
+        host.subscribers.add(changed.ring)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(HostInStore(hypervisor_socket(tmp_path), server).follow)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            for pages in (2560, 3072, 3584):
+                host.call("set_max", {"domid": 1, "pages": pages})
+                assert await tool.ask(Operation.WRITE, b"/local/domain/1/memory/target\0%d" % (pages * 4)) == OK
+                with trio.fail_after(PATIENCE_S):
+                    while host.domain_info(1).target_pages != pages:
+                        await changed.wait()
+            nursery.cancel_scope.cancel()
 
 
 async def test_the_store_outlives_its_daemon(tmp_path: Path) -> None:

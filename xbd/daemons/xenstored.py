@@ -101,22 +101,31 @@ class HostInStore:
 
     async def _ask(self, client: Client) -> None:
         """Ask the hypervisor for what was written; what has no answer when the connection ends is asked again."""
-        for request in self._bridge.requests():
+        for domid in self._bridge.written():
             self._follower.check_in.here()
-            match request:
-                case TargetRequest(domid, pages):
-                    try:
-                        await client.set_target(domid, pages)
-                    except HypercallError as error:
-                        # Its limit was lowered, or it has gone, since it was last looked at.
-                        self._bridge.refused(request)
-                        self._refused(domid, pages=pages, reason=str(error))
-                    else:
-                        self._bridge.agreed(request)
-                        log = self._server.log_of(domid)
-                        log.info(trio.current_time(), "xenstore_target", domid=domid, pages=pages)
-                case Refusal(domid, written, reason):
+            try:
+                decision = self._bridge.judge(await client.info(domid))
+            except NoSuchDomain:
+                # It goes from the store, with what was written, when it is looked at.
+                self._changed.add(domid)
+                continue
+            match decision:
+                case TargetRequest():
+                    await self._set_target(client, decision)
+                case Refusal(_, written, reason):
                     self._refused(domid, written=repr(written[:40]), reason=reason)
+
+    async def _set_target(self, client: Client, request: TargetRequest) -> None:
+        domid, pages = request.domid, request.pages
+        try:
+            await client.set_target(domid, pages)
+        except HypercallError as error:
+            # Its limit was lowered, or it has gone, since it was last looked at.
+            self._bridge.refused(request)
+            self._refused(domid, pages=pages, reason=str(error))
+        else:
+            self._bridge.agreed(request)
+            self._server.log_of(domid).info(trio.current_time(), "xenstore_target", domid=domid, pages=pages)
 
     def _refused(self, domid: int, **details: object) -> None:
         """Log that a written target is none: rarely, for who may write it may do so without end."""

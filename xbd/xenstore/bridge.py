@@ -1,14 +1,15 @@
 """The bridge between a host and its store: it shows the domains, and reads the targets that clients write.
 
 `update` takes the host's domains as they are now, `show` and `remove` one that has changed; only what differs is
-written, so watches fire for changes and nothing else. A client that writes a domain's `memory/target` asks for another target: `requests` returns
-these, and a refusal with a reason for the log where the value is no target. The key keeps what was written,
-accepted or not, until the host's target changes: then it shows that.
+written, so watches fire for changes and nothing else. A client that writes a domain's `memory/target` asks for another
+target: `written` names these domains, and `judge` makes a request of it, or a refusal with a reason for the log where
+the value is no target. The key keeps what was written, accepted or not, until the host's target changes: then it shows
+that.
 
 Source: /local/domain/N and /vm of a host of Xen 4.17 with libxl, and its permissions.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID, uuid5
@@ -228,27 +229,40 @@ class Bridge:
 
     # -- to the host
 
-    def requests(self) -> Iterator[TargetRequest | Refusal]:
-        """Return what clients asked for, one entry for each domain: what its key says now.
+    def written(self) -> list[int]:
+        """Name the domains whose keys ask for something else than was shown, and have no answer yet.
 
-        A request is returned again by the next call, unless it was `agreed` or `refused` by the host.
+        Whether that is a target is to be judged by the domain as it is after it was written: who wrote it may have been told
+        by the host what is not shown yet. A domain is named again by the next call, unless its request was `agreed` or
+        `refused` by the host.
         """
         self._written |= self._heard
         self._heard.clear()
-        for domid in list(self._written):
-            decision = self._judge(domid)
-            if not isinstance(decision, TargetRequest):
-                self._written.pop(domid, None)
-            if decision is not None:
-                yield decision
+        for domid in [domid for domid in self._written if not self._asks(domid)]:
+            del self._written[domid]
+        return list(self._written)
 
-    def _judge(self, domid: int) -> TargetRequest | Refusal | None:
-        """Decide on what a key says; None: it says nothing new, or its domain is gone."""
-        domain, node = self._domains.get(domid), self._store.tree.find(home_of(domid) + _TARGET)
-        if domain is None or node is None:
+    def _asks(self, domid: int) -> bool:
+        node = self._store.tree.find(home_of(domid) + _TARGET)
+        if domid not in self._domains or node is None:
+            return False
+        return not (node.value.isdigit() and _pages_of(node.value[:_MOST_DIGITS]) == self._shown.get(domid))
+
+    def judge(self, now: DomainInfo) -> TargetRequest | Refusal | None:
+        """Decide on what the key of a domain that was named says, by how the domain is *now*; None: it asks for nothing.
+
+        What was written since it was named is left for the next time.
+        """
+        domid = now.domid
+        if domid in self._heard or domid not in self._written:
             return None
-        decision = decide(node.value, domain)
-        return None if decision == TargetRequest(domid, self._shown.get(domid, -1)) else decision
+        before, node = self._domains.get(domid), self._store.tree.find(home_of(domid) + _TARGET)
+        decision = None if node is None or before is None or before.life != now.life else decide(node.value, now)
+        if decision == TargetRequest(domid, now.target_pages):
+            decision = None
+        if not isinstance(decision, TargetRequest):
+            del self._written[domid]
+        return decision
 
     def agreed(self, request: TargetRequest) -> None:
         """Note that the host accepted a target, as the domain's key says it."""
