@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,31 @@ async def test_reserve_holds_memory_while_a_command_runs(tmp_path: Path) -> None
             _command(tmp_path, "reserve", "400m", "false"), check=False, capture_stderr=True, stdout=subprocess.DEVNULL
         )
         assert (much.returncode, b"is the most that is possible" in much.stderr) == (1, True)
+
+
+_TOLD_TO_END = "trap 'kill $!; echo told to end; exit 0' TERM; echo begun; sleep 60 & wait"
+
+
+@pytest.mark.parametrize("command", [[], ["sh", "-c", _TOLD_TO_END]])
+async def test_who_holds_a_reservation_notices_that_it_is_gone(tmp_path: Path, command: list[str]) -> None:
+    """With autoballoon killed, `xbd reserve` says so and fails, and the command that it was for is told to end."""
+    async with balanced(tmp_path, guests()) as (client, daemon), trio.open_nursery() as nursery:
+        await until(client, alike)
+        reserve = _command(tmp_path, "reserve", "100m", *command)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "check": False}
+        process: trio.Process = await nursery.start(partial(trio.run_process, reserve, **pipes))
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert await process.stderr.receive_some() == b"100 MiB is free, and held\n"
+        if command:
+            assert await process.stdout.receive_some() == b"begun\n"
+        daemon.end(signal.SIGKILL)
+        with trio.fail_after(_PATIENCE_S):
+            said = b"".join([part async for part in process.stderr])
+            told = b"".join([part async for part in process.stdout])
+        assert await process.wait() == 1
+        assert b"100 MiB is no longer held" in said
+        assert (b"sh is told to end" in said, told) == (bool(command), b"told to end\n" if command else b"")
 
 
 def _command(directory: Path, *arguments: str) -> Sequence[str]:

@@ -1,12 +1,12 @@
 """Commands of automatic ballooning: autoballoon runs the daemon, reserve lets it free memory."""
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -16,10 +16,13 @@ from xbd.client.discovery import NotRunning, find_socket
 from xbd.client.runtime_dir import autoballoon_socket
 from xbd.config.autoballoon import AutoballoonConfig
 from xbd.control.targets import Rounded, parse_pages, round_pages
+from xbd.errors import PeerLost, RemoteProtocolError
 from xbd.units import format_pages
 
 # How often the daemon is asked for the reservation's state; its policy runs once a second by default.
 ASK_EVERY_S = 0.2
+# How often it is asked whether it still holds what it has freed.
+_LOOK_EVERY_S = 1.0
 # How long a command may take to end that is interrupted.
 _GRACE_S = 5.0
 
@@ -63,6 +66,9 @@ def reserve_command(ctx: click.Context, size: str, command: tuple[str, ...], soc
 
     Domains are shrunk as far as it takes, by the autoballoon daemon, which must run. What cannot be freed is
     said exactly: how much is possible, or which domains refuse. Exit 1 then, else COMMAND's exit code.
+
+    If the memory is no longer held, because that daemon has ended or hangs, this is said, COMMAND is told to end
+    (SIGTERM, and SIGKILL 5 s later), and the exit code is 1.
     """
     rounded = round_pages(parse_pages(size))
     hypervisor = find_socket(socket_path or group_socket(), os.environ)
@@ -75,23 +81,44 @@ def _reserve(path: Path, size: Rounded, command: Sequence[str]) -> int:
             client.call("reserve", {"pages": size.pages})
             _until_held(client, size.pages)
             click.echo(f"{size} is free, and held", err=True)
-            while not command:
-                signal.pause()
-            return _run(command)
+            return _run(command, client, size.pages) if command else _hold(client, size.pages)
     except NotRunning as error:
         raise Failure(f"no autoballoon daemon at {path}; start one with `xbd autoballoon`") from error
 
 
-def _run(command: Sequence[str]) -> int:
-    """Run a command to its end; returns its exit code. Raises Failure: it cannot be run."""
+def _hold(client: BlockingClient, pages: int) -> NoReturn:
+    """Hold what is reserved. Raises Failure: it is no longer held."""
+    while True:
+        _check_held(client, pages)
+        time.sleep(_LOOK_EVERY_S)  # noqa: TID251 - a command has nothing else to do
+
+
+def _check_held(client: BlockingClient, pages: int, then: str = "") -> None:
+    """Look whether what was reserved is still held. Raises Failure: it is not; *then* says what becomes of it."""
+    try:
+        state = client.call("reservation").get("state")
+        why = f"the reservation is {state}; was the autoballoon daemon restarted?" if state != "held" else ""
+    except (PeerLost, RemoteProtocolError) as error:
+        why = str(error)
+    if why:
+        raise Failure(f"{format_pages(pages)} is no longer held: {why}{then}")
+
+
+def _run(command: Sequence[str], client: BlockingClient, pages: int) -> int:
+    """Run a command to its end; returns its exit code. Raises Failure: it cannot be run, or no memory is held for it."""
     try:
         process = subprocess.Popen(command)  # noqa: S603 - what the user gave is what is to be run
     except OSError as error:
         raise Failure(f"cannot run {command[0]}: {error.strerror}") from error
     try:
-        return process.wait()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(_LOOK_EVERY_S)
+                _check_held(client, pages, f"; {command[0]} has ended with exit code {code}")
+                return code
+            _check_held(client, pages, f"; {command[0]} is told to end")
     finally:
-        # Ctrl-C: it ends before what was reserved for it is given back.
+        # It ends before what was reserved for it is given back (Ctrl-C), and where nothing is held for it any more.
         if process.poll() is None:
             process.terminate()
             try:
