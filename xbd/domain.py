@@ -15,6 +15,7 @@ from xbd.shapes import (
     COUNTS,
     FLAG,
     REQUIRED,
+    SECONDS,
     SETTINGS,
     SHARE,
     STATISTICS,
@@ -38,15 +39,16 @@ MAX_MODE_CHARS: Final = 64
 _MANY: Final = 1 << 53
 
 
-# Where a domain stands: its agent is connected; it has none; its agent is gone, and may come back; its agent died, and it
+# Where a domain stands: its agent is connected; it is, but has stopped to answer; it has none; its agent is gone, and may come back; its agent died, and it
 # is kept as it is; it has stopped, as asked; it was destroyed, but others map pages of it.
 RUNNING: Final = "running"
+SILENT: Final = "silent"
 WAITING: Final = "waiting"
 LOST: Final = "lost"
 CRASHED: Final = "crashed"
 SHUTDOWN: Final = "shutdown"
 ZOMBIE: Final = "zombie"
-STATES: Final = (RUNNING, WAITING, LOST, CRASHED, SHUTDOWN, ZOMBIE)
+STATES: Final = (RUNNING, SILENT, WAITING, LOST, CRASHED, SHUTDOWN, ZOMBIE)
 
 
 def _domain(name: str, untrusted: object) -> int | str:
@@ -122,7 +124,7 @@ class DomainInfo:
         str,
         Part(
             choice(STATES),
-            "waiting: it has no agent; lost: its agent may come back; zombie: destroyed, others map pages of it",
+            "silent: its agent does not answer; waiting: it has none; lost: its agent may come back; zombie: destroyed, others map pages of it",
         ),
     ]
     gfn_count: Annotated[int, Part(PAGES, "its guest frame numbers: its static maximum in pages")]
@@ -147,6 +149,9 @@ class DomainInfo:
     guest: Annotated[Mapping[str, object], Part(SETTINGS, "settings of its guest")] = field(default_factory=dict)
     report: Annotated[
         Mapping[str, Any] | None, Part(_OPTIONAL_REPORT, "what its agent last reported, not to be trusted, or nil")
+    ] = None
+    report_age_s: Annotated[
+        float | None, Part(optional(SECONDS), "how long ago it reported this, or said that it still holds, or nil")
     ] = None
     more: Mapping[str, object] = field(default_factory=dict)
 

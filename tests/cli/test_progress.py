@@ -97,6 +97,7 @@ def test_what_the_hypervisor_refused_is_settled() -> None:
     ("changes", "reason"),
     [
         ({"agent": False, "state": "waiting"}, "no agent is connected"),
+        ({"state": "silent"}, "its agent does not answer"),
         ({"mode": "stuck"}, "its guest's mode is 'stuck'"),
         ({}, "its guest gives up no more"),
     ],

@@ -43,7 +43,9 @@ def test_list_makes_room_for_what_is_wide() -> None:
 
 def test_info_shows_a_domain_as_xl_info_shows_a_host() -> None:
     """What the guest says of itself stands apart: it need not be true."""
-    seen = domain(report={"current_kb": 524288, "balloon_2m_pages": 1024, "balloon_4k_pages": 3, "slots": 40})
+    seen = domain(
+        report_age_s=3.2, report={"current_kb": 524288, "balloon_2m_pages": 1024, "balloon_4k_pages": 3, "slots": 40}
+    )
     assert (
         text(render.domain_details(seen))
         == """
@@ -68,7 +70,7 @@ guest_settings         : strategy=full
 hypercalls             : decrease:done=3
 extents_done           : decrease=1024
 
-what its guest says of itself:
+what its guest said of itself, 3 s ago:
 queue of 2 MiB pages   : 4 MiB (1024 pages)
 queue of 4 KiB pages   : 12 KiB (3 pages)
 queue of foreign pages : 160 KiB (40 pages)

@@ -124,4 +124,5 @@ def test_json_has_the_names_that_scripts_rely_on() -> None:
         "balloon_2m_pages": 1024,
         "balloon_4k_pages": 3,
         "slots": 0,
+        "report_age_s": None,
     }

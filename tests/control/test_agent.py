@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from tests.control.link import Link, new_agent
-from tests.peer import create, small_host
-from xbd.control.agent import MOVING_REPORT_S, SETTLED_REPORT_S, Agent
+from tests.peer import HOST_SUPERFRAMES, clock, create, small_host
+from xbd.control.agent import MOVING_REPORT_S, REPORT_EVERY_S, SETTLED_REPORT_S, Agent
+from xbd.control.controller import Controller
 from xbd.control.domain_record import DomainRecord
+from xbd.machine import Machine
 
 
 def _linked(**settings: Any) -> Link:  # noqa: ANN401 - whatever a guest can be set to
@@ -53,6 +55,43 @@ def test_cut_anywhere_nothing_is_lost_or_done_twice(seed: int) -> None:
 
     assert link.host.machine.domain(link.domid).tot_pages == 6 * 512
     _assert_in_order(link)
+
+
+def test_an_agent_that_stops_to_answer_shows_as_silent() -> None:
+    """One that has nothing new to say says so every ten seconds; one that is stopped is silent after thirty."""
+    now = [0.0]
+    host = Controller(Machine(HOST_SUPERFRAMES), clock=clock, monotonic=lambda: now[0])
+    domid = create(host)
+    agent = Agent(lambda: "session", uuid=host.domain_info(domid).uuid)
+    link = Link(host, domid, agent)
+    link.settle()
+    for _ in range(60):
+        link.advance(1)
+        now[0] += 1
+        seen = host.domain_info(domid)
+        assert (seen.state, seen.report is not None) == ("running", True)
+        assert seen.report_age_s is not None
+        assert seen.report_age_s <= REPORT_EVERY_S + 1
+    now[0] += 2 * REPORT_EVERY_S
+    assert host.domain_info(domid).state == "running"
+    now[0] += REPORT_EVERY_S
+    seen = host.domain_info(domid)
+    assert (seen.state, seen.agent, seen.report is not None) == ("silent", True, True)
+    assert seen.report_age_s is not None
+    assert seen.report_age_s >= 3 * REPORT_EVERY_S
+    link.advance(REPORT_EVERY_S)
+    assert host.domain_info(domid).state == "running"
+
+
+def test_an_agent_that_does_not_say_how_often_it_reports_is_never_silent() -> None:
+    """Agents of before report when there is something new."""
+    now = [0.0]
+    host = Controller(Machine(HOST_SUPERFRAMES), clock=clock, monotonic=lambda: now[0])
+    link = Link(host, create(host), new_agent())
+    link.settle()
+    now[0] = 1000.0
+    seen = host.domain_info(link.domid)
+    assert (seen.state, seen.report_age_s) == ("running", 1000.0)
 
 
 def test_a_session_that_is_not_known_any_more_is_a_reboot() -> None:

@@ -53,6 +53,21 @@ def test_demand_is_read_from_what_a_guest_says_if_it_makes_sense(report: dict[st
     assert demand_of(domain(report=report)) == pages
 
 
+def test_a_report_that_is_missing_is_none_of_a_guest_that_needs_nothing() -> None:
+    """A domain needs what it last needed; another one of its number and name has not said; one that is silent cannot balloon."""
+    balancer = Balancer(Settings())
+
+    def told(**changes: object) -> tuple[int | None, bool]:
+        (found,) = balancer.snapshot(HOST, [domain(uuid="one") if not changes else domain(**changes)]).domains
+        return found.demand_pages, found.can_balloon
+
+    used = {"movable_pages": 9, "unmovable_pages": 3, "cache_pages": 2}
+    assert told(uuid="one", report=used) == (12, True)
+    assert told() == told() == (12, True)
+    assert told(uuid="one", report={"movable_pages": 0, "unmovable_pages": 0}, state="silent") == (12, False)
+    assert told(uuid="other") == (None, True)
+
+
 def test_a_snapshot_says_who_can_balloon() -> None:
     """A domain without an agent holds what it holds; the others' bounds are the hypervisor's word."""
     snapshot = snapshot_of(HOST, DOMAINS[1:3])

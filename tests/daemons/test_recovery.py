@@ -151,6 +151,23 @@ def test_what_the_daemon_knew_of_a_guest_outlives_it() -> None:
     assert told["guest"] == {"workload": {"profile": "steady", "used": 0.2}, "verify": True}
 
 
+def test_the_report_of_an_idle_guest_comes_back_at_once() -> None:
+    """A daemon that has restarted knows none, and the guest has nothing new to say: it says it again when it is resumed."""
+    store, host = saved_host()
+    link = Link(host, create(host), new_agent())
+    link.settle()
+    link.advance(60)
+    reported = host.record(link.domid).report
+    assert reported is not None
+
+    link.host = restarted(store)
+    assert link.host.domain_info(link.domid).report is None
+    link.connect()
+    link.settle()
+
+    assert link.host.domain_info(link.domid).report == reported
+
+
 def test_a_domain_is_the_same_after_a_restart_and_a_new_one_is_none_that_was() -> None:
     """UUIDs are saved; a daemon that is given an earlier copy of the state makes others than were made since."""
     store, host = saved_host()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from xbd.domain import DomainInfo
+from xbd.domain import SILENT, DomainInfo
 from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S, is_reached
 from xbd.units import counted
 
@@ -103,10 +103,15 @@ class Following:
             self.lacks_memory = False
             self.reason = self._why(domain)
 
+    def _lacks_agent(self, domain: DomainInfo) -> str:
+        if domain.agent:
+            return "its agent does not answer; is its process stopped, or its machine overloaded?"
+        return f"no agent is connected (the domain is {domain.state}); start one with `xbd guest {self.name}`"
+
     def _why(self, domain: DomainInfo) -> str:
         """Explain why it makes no progress, as far as its listing shows."""
-        if not domain.agent:
-            return f"no agent is connected (the domain is {domain.state}); start one with `xbd guest {self.name}`"
+        if domain.state == SILENT or not domain.agent:
+            return self._lacks_agent(domain)
         if domain.target_pages != self.target_pages:
             return "somebody else has set another target meanwhile"
         if domain.mode != "normal":

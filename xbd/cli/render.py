@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from xbd.cli.progress import Following, Outcome, cancellation
-from xbd.domain import DomainInfo
+from xbd.domain import SILENT, DomainInfo
 from xbd.text import printable
 from xbd.units import MIB_PAGES, PAGE_BYTES, format_pages
 
@@ -65,9 +65,10 @@ def domain_details(domain: DomainInfo) -> list[str]:
     pairs: dict[str, object] = {
         "name": printable(domain.name),
         "domid": domain.domid,
+        **({"uuid": printable(domain.uuid)} if domain.uuid else {}),
         "type": domain.type,
         "state": domain.state,
-        "agent": "connected" if domain.agent else "none",
+        "agent": "does not answer" if domain.state == SILENT else "connected" if domain.agent else "none",
         "memory": size(domain.tot_pages),
         "target": size(domain.target_pages),
         "minimum": size(domain.min_pages),
@@ -89,7 +90,9 @@ def domain_details(domain: DomainInfo) -> list[str]:
         pairs["balloon"] = cancelled
     lines = key_values(pairs)
     if domain.reported:
-        lines += ["", "what its guest says of itself:", *_queue_lines(domain.reported), *key_values(domain.reported)]
+        age = "" if domain.report_age_s is None else f", {domain.report_age_s:.0f} s ago"
+        lines += ["", f"what its guest said of itself{age}:", *_queue_lines(domain.reported)]
+        lines += key_values(domain.reported)
     return lines
 
 

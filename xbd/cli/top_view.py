@@ -192,4 +192,5 @@ def row_map(row: Row) -> dict[str, object]:
         "balloon_2m_pages": row.queue_pages("balloon_2m_pages"),
         "balloon_4k_pages": row.queue_pages("balloon_4k_pages"),
         "slots": row.queue_pages("slots"),
+        "report_age_s": row.domain.report_age_s,
     }

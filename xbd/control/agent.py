@@ -38,6 +38,9 @@ from xbd.shapes import SETTINGS
 MOVING_REPORT_S: Final = 0.25
 # A settled one reports this often: a thousand of them share a core with their daemon.
 SETTLED_REPORT_S: Final = 2.0
+# It says at least so often that it is there: an agent that is stopped shows within half a minute. More often would cost:
+# a thousand idle guests send a hundred of these a second.
+REPORT_EVERY_S: Final = 10
 # No command is sent while so much is unanswered: less than a socket holds, so that both ends never wait to send.
 UNANSWERED_BYTES: Final = 64 * 1024
 
@@ -68,6 +71,8 @@ class Agent:
         self._step_deadline: float | None = None
         self._notice_number = 0
         self._reported: dict[str, int | str] = {}
+        # Whether anything has happened to the guest since it reported.
+        self._has_stepped = False
         self._report_due: float | None = None
         self._last_report = -SETTLED_REPORT_S
         self._notes: list[Note] = []
@@ -91,7 +96,8 @@ class Agent:
         return self._session.connected()
 
     def _begin_session(self) -> GuestSession:
-        return GuestSession(self._new_session(), {"uuid": self._uuid} if self._uuid else {})
+        more = {"uuid": self._uuid, "report_every_s": REPORT_EVERY_S} if self._uuid else {}
+        return GuestSession(self._new_session(), more)
 
     def forget(self) -> None:
         """Discard the guest: its session cannot be resumed, and the next hello boots a new one."""
@@ -150,6 +156,8 @@ class Agent:
         untrusted, resumed = greeting
         boot = boot_from_wire(untrusted)
         self._notice_number = 0
+        # Who answers may have forgotten it: a daemon that has restarted keeps no reports.
+        self._reported = {}
         if resumed:
             resent = self._session.resend()
             self._step(TargetSet(boot.target_pages), now)
@@ -161,7 +169,6 @@ class Agent:
             self.forget()
             settings = SETTINGS.check("guest", untrusted.get("guest"))
             self.guest = self._make_guest(boot, settings)
-            self._reported = {}
             self._step(Tick(), now)
         mode = untrusted.get("mode")
         if isinstance(mode, str) and (resumed or mode != "normal"):
@@ -194,11 +201,12 @@ class Agent:
         guest = self.guest
         assert guest is not None, "an event for a guest that has not booted"
         step = guest.step(event, now)
+        self._has_stepped = True
         self._waiting.extend(step.commands)
         self._notes.extend(step.notes)
         self._step_deadline = step.deadline
-        if self._report_due is None:
-            self._report_due = max(now, self._last_report + SETTLED_REPORT_S)
+        due = max(now, self._last_report + SETTLED_REPORT_S)
+        self._report_due = due if self._report_due is None else min(due, self._report_due)
         if type(event) in (TargetSet, ModeSet):
             self._report_due = now
 
@@ -223,15 +231,19 @@ class Agent:
         return b"".join(outgoing)
 
     def _report(self, guest: Guest, now: float) -> bytes:
-        """Pack the guest's statistics, unless they are those that were reported last."""
-        report = guest.report()
+        """Pack the guest's statistics, or, where it is due, that they are those that were reported last."""
+        report = guest.report() if self._has_stepped or not self._reported else self._reported
+        self._has_stepped = False
         self._last_report = now
         moving = report["current_pages"] != report["target_pages"]
         changed = report != self._reported
-        # While it moves, the next report is due soon; once settled, the next step sets when.
-        self._report_due = now + MOVING_REPORT_S if moving and changed else None
+        # While it moves, the next report is due soon; once settled, the next step sets when, or who expects one.
+        is_expected = bool(self._uuid)
+        self._report_due = (
+            now + MOVING_REPORT_S if moving and changed else now + REPORT_EVERY_S if is_expected else None
+        )
         if not changed:
-            return b""
+            return encode_notification("unchanged", {}) if is_expected else b""
         self._reported = report
         return encode_notification("report", cast(dict[str, object], report))
 

@@ -6,6 +6,7 @@ wants memory held free gets a reservation, which ends with its connection.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from xbd.control.endpoint import CallEndpoint
@@ -52,8 +53,10 @@ def managed_domains(domains: Sequence[DomainInfo], patterns: Sequence[str]) -> l
     return [found[domid] for domid in sorted(found)]
 
 
-def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainInfo]) -> Snapshot:
-    """Make the policy's snapshot of a host."""
+def snapshot_of(
+    host: Mapping[str, object], domains: Sequence[DomainInfo], demands: Mapping[str, int | None] = MappingProxyType({})
+) -> Snapshot:
+    """Make the policy's snapshot of a host; *demands* are those, by their lives, of domains that do not say now."""
     return Snapshot(
         free_pages=_count(host, "free_frames"),
         total_pages=_count(host, "frames"),
@@ -67,7 +70,7 @@ def snapshot_of(host: Mapping[str, object], domains: Sequence[DomainInfo]) -> Sn
                 min_pages=domain.min_pages,
                 static_max_pages=domain.static_max_pages,
                 can_balloon=domain.state == RUNNING,
-                demand_pages=demand_of(domain),
+                demand_pages=demand if (demand := demand_of(domain)) is not None else demands.get(domain.life),
                 life=domain.life,
             )
             for domain in domains
@@ -90,6 +93,17 @@ class Balancer:
         self.state = State(settings)
         self.now = 0.0
         self._names = 0
+        # What each domain has last reported that it needs, by its life.
+        self._demands: dict[str, int | None] = {}
+
+    def snapshot(self, host: Mapping[str, object], domains: Sequence[DomainInfo]) -> Snapshot:
+        """Make a snapshot of a host. A domain of which there is no report needs what it last needed, as far as is known.
+
+        A hypervisor that has restarted has no report until the agent is back; a guest that does not answer cannot balloon.
+        """
+        snapshot = snapshot_of(host, domains, self._demands)
+        self._demands = {domain.life: domain.demand_pages for domain in snapshot.domains}
+        return snapshot
 
     def step(self, snapshot: Snapshot, now: float) -> Sequence[Action]:
         """Run one step of the policy; returns the actions to carry out, in this order."""

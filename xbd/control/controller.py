@@ -41,8 +41,9 @@ class Controller(HostState):
         name: str = "host",
         sockets: DomainSockets | None = None,
         seed: UUID | None = None,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(machine, clock=clock, name=name, sockets=sockets, seed=seed)
+        super().__init__(machine, clock=clock, name=name, sockets=sockets, seed=seed, monotonic=monotonic)
         self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "list": self._list,
@@ -238,7 +239,7 @@ class Controller(HostState):
         more = {"guest": record.guest, "mode": record.mode, "shutdown": record.shutdown_asked}
         answer = {"resumed": resumed, **boot_to_wire(boot), **more}
         # What is not saved is changed last, when nothing can fail any more.
-        record.connected(wake, resumed=resumed)
+        record.connected(wake, self.now_s(), resumed=resumed)
         return answer
 
     def disconnect(self, record: DomainRecord) -> None:
@@ -253,7 +254,7 @@ class Controller(HostState):
         """Keep an agent's report of its guest. Raises BadArgument: it is no flat map."""
         if type(untrusted_report) is list and len(untrusted_report) == 1:
             untrusted_report = untrusted_report[0]
-        record.report = STATISTICS.check("report", untrusted_report)
+        record.reported(STATISTICS.check("report", untrusted_report), self.now_s())
 
     def stopped(self, record: DomainRecord) -> None:
         """Note that a guest has stopped, as it was asked."""

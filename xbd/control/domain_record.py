@@ -1,12 +1,13 @@
 """What the daemon knows of a domain beside its memory: its settings, its session, and the state of its agent."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from xbd.abi import ON_CRASH
 from xbd.control.saved import SavedAgent
-from xbd.domain import CRASHED, LOST, RUNNING, SHUTDOWN, WAITING
+from xbd.domain import CRASHED, LOST, RUNNING, SHUTDOWN, SILENT, WAITING
 from xbd.errors import BadArgument, DamagedState
 from xbd.guest.mode import parse_mode
 from xbd.machine.domain import Domain
@@ -20,6 +21,9 @@ SAVED: Final = ("autostart", "guest", "mode", "shutdown_asked", "stopped", "sett
 _SHAPES: Final[dict[str, Shape]] = {"guest": SETTINGS, "mode": text(), "on_crash": choice(ON_CRASH)}
 # An agent that lost its connection connects again within half a second; one that has not by then is taken for dead.
 CRASHED_AFTER_S: Final = 5.0
+# An agent that has said how often it reports at least, and has not for so many times as long, does not answer: a busy
+# machine may hold up one or two reports.
+SILENT_AFTER_REPORTS: Final = 3
 # After a restart of the daemon agents come back within half a second; until then no other one may boot their guests.
 AWAITED_S: Final = 2.0
 
@@ -39,6 +43,10 @@ class DomainRecord:
     notices: dict[str, dict[str, object]] = field(default_factory=dict)
     notice_number: int = 0
     report: dict[str, object] | None = None
+    # When that was reported, or confirmed; when its agent was last heard, and how often it reports at least, if it says so.
+    reported_at_s: float = 0.0
+    heard_at_s: float = 0.0
+    report_every_s: float = math.inf
     shutdown_asked: bool = False
     stopped: bool = False
     settling: bool = False
@@ -96,8 +104,14 @@ class DomainRecord:
         for kind in now.keys() & self.notices.keys():
             self.notices[kind] |= now[kind]
 
-    def connected(self, wake: Wake, *, resumed: bool) -> None:
+    def reported(self, report: dict[str, object] | None, now_s: float) -> None:
+        """Keep a report of its agent; None: the last one still holds."""
+        self.report = self.report if report is None else report
+        self.reported_at_s = self.heard_at_s = now_s
+
+    def connected(self, wake: Wake, now_s: float, *, resumed: bool) -> None:
         """Note that an agent is connected; the answer to its hello has the present state, so earlier notices go."""
+        self.heard_at_s = now_s
         if not resumed:
             self.report = None
         self.awaited = False
@@ -131,16 +145,19 @@ class DomainRecord:
             return CRASHED
         return LOST if self.is_missed else WAITING
 
-    def told(self) -> dict[str, Any]:
+    def told(self, now_s: float) -> dict[str, Any]:
         """Say what is told of the domain beside its memory (parts of `DomainInfo`)."""
+        is_silent = now_s - self.heard_at_s >= SILENT_AFTER_REPORTS * self.report_every_s
+        state = self.state
         return {
-            "state": self.state,
+            "state": SILENT if is_silent and state == RUNNING else state,
             "on_crash": self.on_crash,
             "agent": self.agent,
             "autostart": self.autostart,
             "mode": self.mode,
             "guest": self.guest,
             "report": self.report,
+            "report_age_s": None if self.report is None else now_s - self.reported_at_s,
         }
 
     @property

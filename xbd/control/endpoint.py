@@ -5,6 +5,7 @@ reaches a turn's budget, and returns the answers in one piece. `take_pending` re
 peer. When `dropped` is set, the connection is to be closed once the bytes returned last are sent.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -181,6 +182,7 @@ class DomainEndpoint(Endpoint):
             asked = request.msgid, params["session"], params["last_seen"]
             with self._host.step():
                 boot = self._host.connect(self._record, *asked, self._wake)
+            self._record.report_every_s = params["report_every_s"] or math.inf
         except HypercallError as error:
             self._refused_hellos += 1
             if self._refused_hellos > MAX_REFUSED_HELLOS:
@@ -217,6 +219,9 @@ class DomainEndpoint(Endpoint):
         if notification.method in ("stopped", "leaving"):
             with self._host.step():
                 (self._host.stopped if notification.method == "stopped" else self._host.leaving)(self._record)
+            return
+        if notification.method == "unchanged":
+            self._record.reported(None, self._host.now_s())
             return
         if notification.method != "report":
             raise RemoteProtocolError(

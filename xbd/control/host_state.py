@@ -20,7 +20,7 @@ from xbd.storage.image import Kind
 class HostState:
     """One host, *uuid*: its machine, its domains' records, its events, whose times *clock* tells in seconds since the epoch.
 
-    UUIDs of new domains are made of *seed*. A daemon has another one at each start: numbers of births may come again,
+    How old reports are is told by *monotonic*, in seconds, which nobody sets. UUIDs of new domains are made of *seed*. A daemon has another one at each start: numbers of births may come again,
     where a state directory was replaced by an earlier copy of it. If the machine's state is saved, records and sessions
     are saved with it. Whatever changes anything is called in a `step`; what is not says so.
     """
@@ -33,8 +33,10 @@ class HostState:
         name: str = "host",
         sockets: DomainSockets | None = None,
         seed: UUID | None = None,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
         self.machine = machine
+        self.now_s = monotonic or clock
         self._seed = seed or UUID(int=0)
         self.name = name
         self.sockets = sockets
@@ -164,7 +166,7 @@ class HostState:
         """Describe a domain. Raises NoSuchDomain."""
         record = self._records.get(domid)
         # A zombie's record was dropped when it was destroyed.
-        return describe(self.machine.domain(domid), {} if record is None else record.told())
+        return describe(self.machine.domain(domid), {} if record is None else record.told(self.now_s()))
 
     def audit(self) -> list[str]:
         """Recompute everything; returns the violations found."""

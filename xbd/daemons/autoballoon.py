@@ -15,7 +15,7 @@ import trio
 from xbd.client.client import Client
 from xbd.client.runtime_dir import autoballoon_socket, check_socket_path
 from xbd.config.autoballoon import AutoballoonConfig
-from xbd.control.balancer import Balancer, BalancerEndpoint, managed_domains, snapshot_of
+from xbd.control.balancer import Balancer, BalancerEndpoint, managed_domains
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.runtime import sockets
@@ -84,7 +84,7 @@ class Autoballoon:
         # Its group may be another since the last look: a hypervisor that was started again, or has reloaded its file.
         self.permit()
         domains = managed_domains(await client.list(), self._config.domains)
-        snapshot = snapshot_of(await client.host(), domains)
+        snapshot = self._balancer.snapshot(await client.host(), domains)
         for action in self._balancer.step(snapshot, trio.current_time()):
             self._follower.check_in.here()
             await _act(client, action)

@@ -144,7 +144,8 @@ def refused_if_unusable(state: StateDir | None) -> Iterator[None]:
 
 def _make_host(machine: Machine, name: str, host_sockets: HostSockets, state: StateDir | None) -> Controller:
     with refused_if_unusable(state):
-        return Controller(machine, clock=calls.wall_clock, name=name, sockets=host_sockets, seed=uuid4())
+        times = {"clock": calls.wall_clock, "monotonic": trio.current_time}
+        return Controller(machine, **times, name=name, sockets=host_sockets, seed=uuid4())
 
 
 def _last_audit(host: Controller) -> list[str]:

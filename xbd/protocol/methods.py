@@ -284,6 +284,11 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
             "session": Part(text(MAX_SESSION_CHARS), "the session's name, of the client's making"),
             "last_seen": _LAST_SEEN,
             "uuid": Part(optional(UUID_TEXT), "of the domain that is meant; any other one refuses", default=None),
+            "report_every_s": Part(
+                optional(integer(1, 3600)),
+                "how often it reports at least: when it does not for three times as long, it does not answer; nil: it need not",
+                default=None,
+            ),
         },
         _map(
             resumed=_RESUMED,
@@ -367,6 +372,7 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
 # From the guest to the daemon, which drops a peer that sends others.
 GUEST_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "report": Method("Its statistics, a flat map; the latest wins, a few a second at most.", body=STATISTICS.schema),
+    "unchanged": Method("Its last report still holds."),
     "leaving": Method("The agent goes, and the guest has not crashed: another agent may boot it."),
     "stopped": Method("It has stopped, as asked: the domain's state is shutdown from now on."),
 }

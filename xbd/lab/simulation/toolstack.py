@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Any, Final
 
-from xbd.control.balancer import Balancer, snapshot_of
+from xbd.control.balancer import Balancer
 from xbd.domain import DomainInfo, read_domain
 from xbd.errors import HypercallError
 from xbd.lab.simulation.caller import Caller
@@ -153,7 +153,7 @@ class Policy:
     def _handle_domains(self, outcome: Outcome) -> None:
         if isinstance(outcome, dict):
             domains: list[DomainInfo] = [read_domain(raw) for raw in outcome["domains"]]
-            snapshot = snapshot_of(self._host, [domain for domain in domains if domain.state != "zombie"])
+            snapshot = self._balancer.snapshot(self._host, [domain for domain in domains if domain.state != "zombie"])
             self._actions = deque(self._balancer.step(snapshot, self._world.schedule.now))
             self._next_action()
 
