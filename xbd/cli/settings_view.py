@@ -17,7 +17,7 @@ from xbd.text import markdown_table
 from xbd.units import MIB_PAGES, format_pages
 
 _ABOUT: Final = (
-    "What may be written for each key of xbd's files, and of the guest that `create` takes. Made by `xbd check --keys`;"
+    "What may be written for each key of xbd's files, and of a guest. Made by `xbd check --keys`;"
     " `xbd check FILE` says what is wrong with a file. Where there is no default, the meaning says what holds without the"
     " key, or its strategy does."
 )
