@@ -106,7 +106,9 @@ class RecordedMachine(Machine):
     def create(self, name: str, **parameters: Any) -> int:  # noqa: ANN401 - as Machine's own
         """Make a domain."""
         domid = super().create(name, **parameters)
-        self._did("create", domid, name=name, **{key: told for key, told in parameters.items() if key != "domid"})
+        # Nothing that is answered follows from its UUID, which is of chance.
+        told = {key: value for key, value in parameters.items() if key not in ("domid", "uuid")}
+        self._did("create", domid, name=name, **told)
         return domid
 
     def destroy(self, domid: int) -> int:
