@@ -2,7 +2,7 @@
 
 `host()` gives a whole host in one process on virtual time. Read `_host` first (sizes as text, one strategy, an audit at
 the end), then `virtual_host` (the machine, its guests and the order in which they step). `processes` runs a real host:
-daemon and agents as processes of their own. The lab and the project's own tests use both.
+daemon and agents as processes of their own. `oracle` says what a guest must hold by the answers that it got. The lab and the project's own tests use both.
 """
 
 from xbd.testing._host import Host, host

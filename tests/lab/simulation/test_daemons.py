@@ -19,13 +19,13 @@ from xbd.lab.simulation.daemons.ledger import Keys, Ledger, Promise
 from xbd.lab.simulation.daemons.options import FAULTS, DaemonOptions, make_plan
 from xbd.lab.simulation.daemons.points import POINTS
 from xbd.lab.simulation.daemons.report import never_reached
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.outcome import seed_of
 from xbd.lab.simulation.shell import runs
 from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES, switched_off
 from xbd.lab.simulation.shell.log_pipe import LogPipe, Routed, configure
 from xbd.lab.simulation.shell.runs import run
 from xbd.lab.simulation.shell.scheduler import NotSeeded, seeded
+from xbd.testing.oracle import Violation
 
 SHORT_S = 4.0
 DIGEST_OF = """

@@ -9,10 +9,11 @@ import pytest
 from xbd import abi
 from xbd.abi import BootInfo, Command, Frames, MemopResult, Result, Stop
 from xbd.lab.simulation.options import Options, make_plan
-from xbd.lab.simulation.oracle import Oracle, Violation, same
 from xbd.lab.simulation.outcome import Outcome, shrink
 from xbd.lab.simulation.rng import Purpose, Rng, Schedule, make_rngs
 from xbd.lab.simulation.stream import Stream
+from xbd.lab.simulation.watched import WatchedOracle
+from xbd.testing.oracle import Violation, same
 
 
 class Line:
@@ -98,13 +99,15 @@ class TestStream:
 class TestOracle:
     """What answers change, and which answers are violations."""
 
-    def booted(self, *runs: tuple[int, int]) -> Oracle:
+    def booted(self, *runs: tuple[int, int]) -> WatchedOracle:
         """Make the oracle of a guest of 1024 pages that booted with these runs populated."""
-        oracle = Oracle(1, 1, 1024)
+        oracle = WatchedOracle(1, 1, 1024)
         oracle.boot(BootInfo(1, "g", 1024, np.array(runs, dtype=np.int64).reshape(-1, 2), 1024, 1024))
         return oracle
 
-    def answer(self, oracle: Oracle, command: Command, result: Result, *, executed: Result | None = None) -> None:
+    def answer(
+        self, oracle: WatchedOracle, command: Command, result: Result, *, executed: Result | None = None
+    ) -> None:
         """Send, execute and answer a command."""
         oracle.issue([command])
         oracle.executed += 1

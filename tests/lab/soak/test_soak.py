@@ -10,19 +10,20 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from xbd.abi import Decrease, Load, LoadResult, MemopResult, Populate, Refused, Stop, Store
+from xbd.abi import Command, Decrease, Load, MemopResult, Populate, Refused, Result, Stop, Store
 from xbd.cli.main import main
 from xbd.control.guest_settings import plan_guest
 from xbd.daemons.runtime.sockets import bind_unix
 from xbd.errors import BadArgument
 from xbd.lab.soak import population
+from xbd.lab.soak.commands import CheckerCommands, check_stop
 from xbd.lab.soak.options import KINDS, Options, parse_duration_s
-from xbd.lab.soak.oracle import Oracle
 from xbd.lab.soak.report import Report, progress_line
 from xbd.lab.soak.schedule import plan_faults
 from xbd.lab.soak.shell.relay import Relay
 from xbd.lab.soak.tally import FINDINGS_KEPT, Sample, Tally, is_flat, slope_of, times_of
 from xbd.machine import Machine
+from xbd.testing.oracle import Oracle, Violation
 from xbd.units import SUPER_PAGES
 
 # -- options and plan
@@ -119,53 +120,56 @@ def test_in_the_end_all_guests_fit(guests: int) -> None:
     assert last + population.DOM0_PAGES + population.CHECKER_PAGES < population.host_memory_pages(guests)
 
 
-# -- the oracle of the checker guest
+# -- the checker guest
+
+
+def answer(oracle: Oracle, command: Command, result: Result) -> None:
+    """Send a command and answer it."""
+    oracle.issue([command])
+    oracle.answered(result)
+    check_stop(command, result)
 
 
 def test_the_oracle_agrees_with_a_machine() -> None:
     """After random commands on a real machine, pages and words of oracle and machine are equal."""
     machine = Machine(16)
     domid = machine.create("witness", max_pages=4 * SUPER_PAGES, target_pages=4 * SUPER_PAGES)
-    oracle = Oracle(4 * SUPER_PAGES, np.random.default_rng(3))
-    oracle.boot(machine.reboot(domid).runs)
+    oracle = Oracle(domid, 4 * SUPER_PAGES)
+    oracle.boot(machine.reboot(domid))
+    commands = CheckerCommands(oracle, np.random.default_rng(3))
     kinds = set()
     for _ in range(400):
-        command = oracle.draw()
+        command = commands.draw()
         assert command is not None
         kinds.add(type(command))
-        assert oracle.apply(command, machine.execute(domid, command)) is None
-    for load in oracle.loads():
-        assert oracle.apply(load, machine.execute(domid, load)) is None
+        answer(oracle, command, machine.execute(domid, command))
+    for load in commands.loads():
+        answer(oracle, load, machine.execute(domid, load))
 
     assert kinds == {Populate, Decrease, Store, Load}
     assert oracle.tot_pages == machine.domain(domid).tot_pages
 
 
-def test_the_oracle_has_one_call_in_flight_on_each_block() -> None:
+def test_the_checker_has_one_call_in_flight_on_each_block() -> None:
     """With a call on every block nothing is drawn; an answer frees its block."""
-    oracle = Oracle(2 * SUPER_PAGES, np.random.default_rng(0))
-    first, second = oracle.draw(), oracle.draw()
+    oracle = Oracle(1, 2 * SUPER_PAGES)
+    commands = CheckerCommands(oracle, np.random.default_rng(0))
+    for _ in range(2):
+        command = commands.draw()
+        assert isinstance(command, Populate)
+        oracle.issue([command])
 
-    assert isinstance(first, Populate)
-    assert second is not None
-    assert oracle.draw() is None
-    assert oracle.apply(first, MemopResult(0, Stop.ENOMEM)) is None
+    assert commands.draw() is None
+    oracle.answered(MemopResult(0, Stop.ENOMEM))
     assert oracle.tot_pages == 0
-    assert oracle.draw() is not None
+    assert commands.draw() is not None
 
 
-def test_the_oracle_reports_wrong_results() -> None:
-    """A word that was not written, a refusal, and a stop for no reason are reported."""
-    oracle = Oracle(SUPER_PAGES, np.random.default_rng(0))
-    gfns = np.arange(3)
-    oracle.apply(Populate(gfns), MemopResult(3))
-    oracle.apply(Store(gfns, np.array([7, 8, 9], dtype=np.uint64)), MemopResult(2, Stop.BUDGET))
-
-    assert oracle.apply(Load(gfns), LoadResult(3, None, np.array([7, 8, 0], dtype=np.uint64))) is None
-    wrong = oracle.apply(Load(gfns), LoadResult(3, None, np.array([7, 7, 0], dtype=np.uint64)))
-    assert wrong == "1 of 3 words are not what was written: g0x1 holds 7, expected 8"
-    assert "EINVAL" in str(oracle.apply(Load(gfns), Refused("EINVAL", "no")))
-    assert "EEXIST" in str(oracle.apply(Populate(gfns), MemopResult(1, Stop.EEXIST)))
+@pytest.mark.parametrize("result", [Refused("EINVAL", "no"), MemopResult(0, Stop.E2BIG)])
+def test_the_checker_is_refused_nothing_but_memory(result: Result) -> None:
+    """A refusal, and a stop for another reason than memory, are wrong for each of its commands."""
+    with pytest.raises(Violation, match=r"EINVAL|E2BIG"):
+        answer(Oracle(1, SUPER_PAGES), Populate(np.arange(3)), result)
 
 
 # -- counters and reports

@@ -14,7 +14,7 @@ were asked for are done, the faults stop; then every domain must reach its targe
 
 Not simulated: sockets, tasks, clocks and files. `xbd soak` runs those.
 
-Read `world` first (one run), then `oracle` and `checks` (what is checked), `faults` and `options` (what goes wrong, and
+Read `world` first (one run), then `xbd.testing.oracle` and `checks` (what is checked), `faults` and `options` (what goes wrong, and
 how often), `player` and `toolstack` (who acts), `daemon` (crash and restart), `connection` (bytes). `outcome` runs one
 seed and shortens a failure; `switches` turns single safety mechanisms off, to show that their absence is found.
 """

@@ -6,11 +6,11 @@ from typing import Final
 from xbd.errors import Busy, PeerLost, XbdError
 from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
-from xbd.lab.simulation.oracle import Violation
 from xbd.protocol.backoff import FIRST_PAUSE_S
 from xbd.protocol.client_session import Answered, Greeted, HelloAgain
 from xbd.protocol.codec import Notification
 from xbd.protocol.toolstack_session import Outcome, ToolstackSession
+from xbd.testing.oracle import Violation
 
 Done = Callable[[Outcome], None]
 _NO_DAEMON: Final = PeerLost("no daemon runs")

@@ -5,15 +5,17 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from xbd.abi import EndGrant, Grant, MapGrant, UnmapGrant
 from xbd.guest import Guest
 from xbd.guest.mode import ModeKind
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.hostile import HostileGuest
-from xbd.lab.simulation.oracle import Granted, Oracle, Violation
 from xbd.lab.simulation.player import Player
+from xbd.lab.simulation.watched import WatchedOracle
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainState
+from xbd.testing.oracle import Granted, Violation
 
 # The healing must be done by then: Linux's longest back-off is half of that.
 _HEAL_S: Final = 60.0
@@ -105,7 +107,7 @@ def _compare_guest_view(world: Inspected, player: Player) -> None:
         )
 
 
-def _compare_oracle(world: Inspected, domain: Domain, oracle: Oracle) -> None:
+def _compare_oracle(world: Inspected, domain: Domain, oracle: WatchedOracle) -> None:
     if not oracle.booted:
         return
     entries = domain.p2m.lookup(np.arange(oracle.gfn_count, dtype=np.int64))
@@ -125,9 +127,9 @@ def _compare_oracle(world: Inspected, domain: Domain, oracle: Oracle) -> None:
         raise Violation(
             f"d{domain.domid}: gfn {int(known[at]):#x} holds {int(words[at]):#x}, {int(oracle.words[known[at]]):#x} was written"
         )
-    if not oracle.grants_in_doubt and (grants := _grants(domain)) != oracle.grants:
+    if not oracle.has_in_doubt(Grant, EndGrant) and (grants := _grants(domain)) != oracle.grants:
         raise Violation(f"d{domain.domid} has the grants {grants}, by the answers {oracle.grants}")
-    if not oracle.slots_in_doubt and (slots := _slots(domain)) != oracle.slots:
+    if not oracle.has_in_doubt(MapGrant, UnmapGrant) and (slots := _slots(domain)) != oracle.slots:
         raise Violation(f"d{domain.domid} has the slots {slots}, by the answers {oracle.slots}")
 
 

@@ -8,9 +8,8 @@ from xbd.abi import BootInfo
 from xbd.guest import Guest
 from xbd.lab.simulation.connection import Client, Connection
 from xbd.lab.simulation.options import Plan
-from xbd.lab.simulation.oracle import Oracle
 from xbd.lab.simulation.rng import Schedule
-from xbd.lab.simulation.watched import WatchedController
+from xbd.lab.simulation.watched import WatchedController, WatchedOracle
 
 
 class Context(Protocol):
@@ -43,10 +42,10 @@ class Context(Protocol):
     def new_session(self) -> str:
         """Return a session name that was not used before."""
 
-    def oracle(self, domid: int) -> Oracle:
+    def oracle(self, domid: int) -> WatchedOracle:
         """Find a living domain's oracle."""
 
-    def make_guest(self, boot: BootInfo, settings: Mapping[str, object], oracle: Oracle) -> Guest:
+    def make_guest(self, boot: BootInfo, settings: Mapping[str, object], oracle: WatchedOracle) -> Guest:
         """Build the guest of a domain; its commands and answers go through *oracle*."""
 
     def open_domain(self, domid: int, birth: int, client: Client) -> Connection | None:

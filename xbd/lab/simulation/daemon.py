@@ -7,13 +7,13 @@ from xbd.control.domain_sockets import DomainSockets
 from xbd.errors import DamagedState
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.options import Plan
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.lab.simulation.watched import Limits, Oracles, OrderedSet, WatchedController
 from xbd.machine import Machine
 from xbd.machine.recovery import recover
 from xbd.storage.image import Image
 from xbd.storage.memory import MemoryStore
+from xbd.testing.oracle import Violation
 from xbd.units import SUPER_PAGES
 
 # It is killed at one of the next this many notes in the undo log. An operation makes a few: they span several operations.

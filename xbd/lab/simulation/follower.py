@@ -4,11 +4,11 @@ from typing import Any
 
 from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
-from xbd.lab.simulation.oracle import Violation
 from xbd.protocol.backoff import Backoff
 from xbd.protocol.client_session import Answered, Greeted
 from xbd.protocol.codec import Notification
 from xbd.protocol.toolstack_session import EventQueue, ToolstackSession
+from xbd.testing.oracle import Violation
 
 
 class Follower:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from xbd import abi
 from xbd.abi import MAX_IN_FLIGHT, BootInfo, Command, Frames
 from xbd.guest import Answered, Event, LimitSet, ShutdownAsked, Step, TargetSet
-from xbd.lab.simulation.oracle import Oracle
 from xbd.lab.simulation.rng import Rng
+from xbd.testing.oracle import Oracle
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 _PAUSE_S: Final = 0.1

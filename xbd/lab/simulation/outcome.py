@@ -7,9 +7,9 @@ from traceback import extract_tb
 from typing import Protocol, TypeVar
 
 from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, Options
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.switches import small_tables, switched_off
 from xbd.lab.simulation.world import World, Write
+from xbd.testing.oracle import Violation
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from xbd.errors import Busy, HypercallError, NotPermitted, ProtocolError
 from xbd.guest import Guest
 from xbd.lab.simulation.connection import Connection
 from xbd.lab.simulation.context import Context
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.watched import WatchedGuest
 from xbd.protocol.backoff import FIRST_PAUSE_S, Backoff
+from xbd.testing.oracle import Violation
 
 # Agents round their deadlines up.
 _GRAIN_S: Final = 0.001

@@ -8,10 +8,10 @@ from xbd.domain import DomainInfo, read_domain
 from xbd.errors import HypercallError
 from xbd.lab.simulation.caller import Caller
 from xbd.lab.simulation.context import Context
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.policy import Action, SetTarget, Settings
 from xbd.protocol.toolstack_session import Outcome
+from xbd.testing.oracle import Violation
 from xbd.units import SUPER_PAGES
 
 _MODES: Final = ("normal", "normal", "normal", "stuck", "lies", "slow 8MiB/s", "floor 6MiB", "ceiling 4MiB")

@@ -1,24 +1,26 @@
 """The daemon's core and the guests, wrapped so that every command and answer is checked.
 
 A `WatchedController` checks each command that it executes against what the domain's guest has sent, and the pages that
-the domain then holds against its limit. A `WatchedGuest` passes its commands and answers to the domain's `Oracle`.
+the domain then holds against its limit. A `WatchedGuest` passes its commands and answers to the domain's oracle, a
+`WatchedOracle`, which knows what the daemon has done, too.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol
 
-from xbd.abi import MAX_DOMAINS, Command, Populate, Refused, Result
+from xbd.abi import MAX_DOMAINS, BootInfo, Command, Populate, Refused, Result
 from xbd.control import step as control_step
 from xbd.control.controller import Controller
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.domain import DomainSpec
 from xbd.guest import Answered, Event, Step
-from xbd.lab.simulation.oracle import Oracle, Violation, same
 from xbd.machine import Machine
 from xbd.storage.memory import Crash
+from xbd.testing.oracle import Oracle, Violation, same
 
 # Commands that change neither the owner of a frame nor who can reach it.
 _NO_OWNERSHIP_CHANGE = frozenset({"Load", "Send", "Receive", "Store"})
@@ -69,6 +71,49 @@ class WatchedGuest:
         return self.inner.report()
 
 
+class WatchedOracle(Oracle):
+    """An oracle that is also told what the daemon executes.
+
+    Attributes: *birth*: of the domain. *reboot_pending*: a hello is in transit that may reboot it. *executed*: how many
+    of this session's commands the daemon has done; *results*: of those whose answers the guest has not got.
+    """
+
+    def __init__(self, domid: int, birth: int, gfn_count: int) -> None:
+        super().__init__(domid, gfn_count)
+        self.birth = birth
+        self.reboot_pending = False
+        self.executed = 0
+        self.results: deque[Result] = deque()
+        self._answered = 0
+
+    def boot(self, boot: BootInfo) -> None:
+        """Reset to what a booting guest was told. Raises Violation: a page that is not in doubt has changed."""
+        super().boot(boot)
+        self.results.clear()
+        self._answered = self.executed = 0
+        self.reboot_pending = False
+
+    def next_to_execute(self) -> Command | None:
+        """Return the command that the daemon must execute next; None: it has executed all that were sent."""
+        at = self.executed - self._answered
+        return self._issued[at] if 0 <= at < len(self._issued) else None
+
+    def answered(self, result: Result) -> None:
+        """Check an answer and apply it. Raises Violation: it is not that of the execution, or does not fit."""
+        if not self.results:
+            name = type(self._issued[0]).__name__
+            raise Violation(f"d{self.domid} got an answer to a {name} that was never executed")
+        executed = self.results.popleft()
+        if not same(executed, result):
+            raise Violation(f"d{self.domid} was answered {result} where the result was {executed}")
+        self._answered += 1
+        super().answered(result)
+
+    def maybe_done(self) -> list[Command]:
+        """List the commands that were executed and not yet answered."""
+        return list(islice(self._issued, self.executed - self._answered))
+
+
 class Oracles:
     """The oracles of a host's domains, by domid: living domains, and dead ones whose domid has no new domain.
 
@@ -76,15 +121,15 @@ class Oracles:
     """
 
     def __init__(self) -> None:
-        self._oracles: dict[int, Oracle] = {}
+        self._oracles: dict[int, WatchedOracle] = {}
         self.tally: Counter[str] = Counter()
 
-    def of(self, machine: Machine, domid: int) -> Oracle:
+    def of(self, machine: Machine, domid: int) -> WatchedOracle:
         """Find a living domain's oracle; makes one for a new domain, also if it reuses a domid."""
         domain = machine.living(domid)
         oracle = self._oracles.get(domid)
         if oracle is None or oracle.birth != domain.birth:
-            oracle = self._oracles[domid] = Oracle(domid, domain.birth, domain.p2m.gfn_count)
+            oracle = self._oracles[domid] = WatchedOracle(domid, domain.birth, domain.p2m.gfn_count)
         return oracle
 
 

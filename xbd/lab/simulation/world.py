@@ -20,11 +20,10 @@ from xbd.lab.simulation.faults import Faults
 from xbd.lab.simulation.follower import Follower
 from xbd.lab.simulation.hostile import HostileGuest, SharedGrants
 from xbd.lab.simulation.options import Options, Plan, make_plan
-from xbd.lab.simulation.oracle import Oracle
 from xbd.lab.simulation.player import Player
 from xbd.lab.simulation.rng import Action, Purpose, Schedule, make_rngs
 from xbd.lab.simulation.toolstack import HOSTILE_PREFIX, Operator, Policy
-from xbd.lab.simulation.watched import WatchedController, WatchedGuest
+from xbd.lab.simulation.watched import WatchedController, WatchedGuest, WatchedOracle
 from xbd.storage.memory import Crash
 
 # How often the agent host looks for domains without an agent.
@@ -154,7 +153,7 @@ class World:
         player = self._players.get(domid)
         return None if player is None or player.ended else player
 
-    def oracle(self, domid: int) -> Oracle:
+    def oracle(self, domid: int) -> WatchedOracle:
         """Find a living domain's oracle."""
         return self.daemon.oracles.of(self.host.machine, domid)
 
@@ -187,7 +186,7 @@ class World:
         self._sessions += 1
         return f"s{self._sessions}"
 
-    def make_guest(self, boot: BootInfo, settings: Mapping[str, object], oracle: Oracle) -> Guest:
+    def make_guest(self, boot: BootInfo, settings: Mapping[str, object], oracle: WatchedOracle) -> Guest:
         """Build the guest of a domain; its commands and answers go through *oracle*."""
         oracle.boot(boot)
         if boot.name.startswith(HOSTILE_PREFIX) and boot.domain_type is not DomainType.VIRTIO:

@@ -6,7 +6,7 @@ from typing import Final
 
 from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
-from xbd.lab.simulation.oracle import Violation
+from xbd.testing.oracle import Violation
 
 # What a host may refuse a call for when it lacks something: nothing has changed then.
 LACKING: Final = frozenset({"ENOMEM", "ENOSPC", "EMFILE", "ENFILE", "EIO"})

@@ -13,9 +13,9 @@ import trio
 from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S
 from xbd.daemons.runtime import outside, sockets
 from xbd.lab.simulation.daemons.trace import Trace
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.lab.simulation.shell.process import Process, current
+from xbd.testing.oracle import Violation
 
 # By fault: the calls that it can happen to, and the errors of which one is drawn.
 _ERRORS: Final[Mapping[str, tuple[frozenset[str], tuple[int, ...]]]] = {

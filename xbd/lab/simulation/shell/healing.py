@@ -10,12 +10,12 @@ from xbd.client.client import open_client
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
 from xbd.errors import ConfigError
 from xbd.lab.simulation.daemons.trace import Trace
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.shell import visitors
 from xbd.lab.simulation.shell.keeper import Keeper
 from xbd.lab.simulation.shell.operators import LOST, Operator
 from xbd.lab.simulation.shell.services import Places, make_another_host
 from xbd.machine import HostSettings
+from xbd.testing.oracle import Violation
 
 # By then everything must serve again after the faults: a daemon is down for at most 2 s, a session is given up after
 # 10, a peer that does not read after 10, an agent's pause is at most 30.

@@ -8,11 +8,11 @@ from typing import Final
 import trio
 
 from xbd.lab.simulation.daemons.trace import Trace
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.lab.simulation.shell.damage import Damage, damage, fingerprint, set_apart
 from xbd.lab.simulation.shell.log_pipe import LogPipe
 from xbd.lab.simulation.shell.process import EXIT_CONFIG, End, Process
+from xbd.testing.oracle import Violation
 
 # How long a daemon that ended is down.
 _DOWN_LEAST_S: Final = 0.05

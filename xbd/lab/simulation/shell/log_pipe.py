@@ -13,7 +13,7 @@ import structlog
 from xbd import log
 from xbd.daemons.runtime.log_sink import STANDARD_ERROR, LogSink
 from xbd.daemons.runtime.outside import calls
-from xbd.lab.simulation.oracle import Violation
+from xbd.testing.oracle import Violation
 
 _LOST: Final = "log_lines_lost"
 

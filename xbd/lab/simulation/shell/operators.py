@@ -12,8 +12,8 @@ from xbd.client.discovery import NoHypervisor
 from xbd.errors import Busy, HypercallError, PeerLost, ProtocolError
 from xbd.lab.simulation.daemons.ledger import Ledger, Promise
 from xbd.lab.simulation.daemons.trace import Trace
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
+from xbd.testing.oracle import Violation
 from xbd.units import SUPER_PAGES
 
 _T = TypeVar("_T")

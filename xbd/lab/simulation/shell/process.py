@@ -18,8 +18,8 @@ import trio
 
 from xbd.errors import ConfigError, XbdError
 from xbd.lab.simulation.daemons.trace import Trace
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.shell.log_pipe import LogPipe
+from xbd.testing.oracle import Violation
 
 EXIT_CONFIG: Final = 78
 EXIT_FAILED: Final = 1

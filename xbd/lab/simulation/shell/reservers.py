@@ -9,9 +9,9 @@ from xbd.client.client import Client, open_client
 from xbd.daemons.autoballoon import MAX_PEERS
 from xbd.errors import HypercallError
 from xbd.lab.simulation.daemons.trace import Trace
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.lab.simulation.shell.operators import LOST
+from xbd.testing.oracle import Violation
 from xbd.units import SUPER_PAGES
 
 _PAUSE_S: Final = 6.0

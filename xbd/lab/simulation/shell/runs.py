@@ -16,11 +16,11 @@ import trio.testing
 from xbd.errors import ConfigError
 from xbd.lab.simulation.daemons.options import FAULTS, DaemonOptions
 from xbd.lab.simulation.daemons.report import DaemonOutcome
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.outcome import leave_out
 from xbd.lab.simulation.shell.daemon_switches import switched_off
 from xbd.lab.simulation.shell.scheduler import seeded
 from xbd.lab.simulation.shell.world import World
+from xbd.testing.oracle import Violation
 
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - a directory of its own is made in it
 _TMPFS: Final = "tmpfs"

@@ -4,7 +4,7 @@ from typing import Final
 
 import trio
 
-from xbd.lab.simulation.oracle import Violation
+from xbd.testing.oracle import Violation
 
 # Steps of tasks at one moment. The busiest moments have some thousands: all guests boot, and everybody asks.
 MOST_STEPS: Final = 30_000

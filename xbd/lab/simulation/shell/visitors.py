@@ -8,10 +8,10 @@ import trio
 
 from xbd.lab.simulation.daemons.ledger import Keys
 from xbd.lab.simulation.daemons.trace import Trace
-from xbd.lab.simulation.oracle import Violation
 from xbd.lab.simulation.rng import Rng
 from xbd.protocol.codec import encode_request
 from xbd.protocol.methods import VERSION
+from xbd.testing.oracle import Violation
 from xbd.xenstore.codec import Decoder, Message, Operation, encode
 
 # Theirs are not cut: what becomes of each is the daemons' doing.

@@ -6,8 +6,8 @@ every word and the number of pages with the oracle.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +18,14 @@ from xbd.abi import MAX_IN_FLIGHT, Command, Load, Refused, Result
 from xbd.client.client import open_client
 from xbd.client.discovery import NoHypervisor
 from xbd.errors import Busy, HypercallError, PeerLost, RemoteProtocolError
-from xbd.lab.soak.oracle import Oracle
+from xbd.lab.soak.commands import CheckerCommands, check_stop
 from xbd.lab.soak.population import CHECKER, CHECKER_PAGES
 from xbd.lab.soak.shell.processes import SoakProcesses
 from xbd.protocol.client_session import Answered, Greeted, HelloAgain
 from xbd.protocol.codec import RECEIVE_BYTES, Notification
 from xbd.protocol.commands import boot_from_wire
 from xbd.protocol.guest_session import GuestSession
+from xbd.testing.oracle import Oracle, Violation
 
 # Between two rounds of calls, to leave processor time to the guests.
 _PAUSE_S: Final = 0.01
@@ -44,11 +45,11 @@ class Checker:
         self._processes = processes
         self._path = path
         self._rng = rng
-        self._oracle = Oracle(CHECKER_PAGES, rng)
+        self._oracle = Oracle(int(path.stem), CHECKER_PAGES)
+        self._commands = CheckerCommands(self._oracle, rng)
         self._session = GuestSession("witness")
         self._sent_at: deque[float] = deque()
         self._stream: trio.SocketStream | None = None
-        self._booted = False
         self.finishing = trio.Event()
         self.finished = trio.Event()
         self.resumptions = 0
@@ -86,17 +87,17 @@ class Checker:
             self.resumptions += 1
             await stream.send_all(self._session.resend())
         else:
-            if self._booted:
+            if self._oracle.booted:
                 self._processes.found("the session of the checker guest was not resumed: the guest was rebooted")
             self._sent_at.clear()
-            self._oracle.boot(boot_from_wire(greeting.answer).runs)
-            self._booted = True
+            with self._reporting():
+                self._oracle.boot(boot_from_wire(greeting.answer))
         while self._sent_at:
             await self._receive_answer(answers)
         await self._check(stream, answers)
         while not self.finishing.is_set():
             for _ in range(int(self._rng.integers(1, MAX_IN_FLIGHT + 1))):
-                command = self._oracle.draw()
+                command = self._commands.draw()
                 if command is not None:
                     await self._send(stream, command)
             while self._sent_at:
@@ -116,6 +117,7 @@ class Checker:
 
     async def _send(self, stream: trio.SocketStream, command: Command) -> None:
         packed = self._session.call(command)
+        self._oracle.issue([command])
         self._sent_at.append(trio.current_time())
         await stream.send_all(packed)
 
@@ -125,14 +127,21 @@ class Checker:
         command, result = answer
         self._processes.tally.took("witness", trio.current_time() - self._sent_at.popleft())
         self._processes.tally.operations["witness hypercalls"] += 1
-        wrong = self._oracle.apply(command, result)
-        if wrong is not None:
-            self._processes.found(f"the checker guest: {wrong}")
+        with self._reporting():
+            self._oracle.answered(result)
+            check_stop(command, result)
         return result
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except Violation as violation:
+            self._processes.found(f"the checker guest: {violation}")
 
     async def _check(self, stream: trio.SocketStream, answers: Answers) -> None:
         """Compare all its memory and its number of pages with the oracle."""
-        for load in list(self._oracle.loads()):
+        for load in list(self._commands.loads()):
             gfns = load.gfns
             while gfns.size:
                 await self._send(stream, Load(gfns))

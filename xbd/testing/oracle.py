@@ -1,15 +1,16 @@
-"""What one domain must hold according to the answers that its guest got: pages, content words, grants and slots.
+"""What one guest must hold according to the answers that it got: pages, content words, grants and slots.
 
-An oracle sees only what the guest sends and what it is answered. Commands without an answer are *in doubt*: they may
-have been done or not. Everything else must be the same on the machine at any time, and every answer must fit what the
-oracle knows. So a command that is lost or done twice, and a page that is lost or leaked, is found.
+An oracle is fed with what a guest sends (`issue`) and what it is answered (`answered`). Commands without an answer are
+*in doubt*: they may have been done or not. Everything else must be the same on the host at any time, and every answer
+must fit what the oracle knows. So a command that is lost or done twice, and a page that is lost or leaked, is found.
+Checker guest of the soak, simulation of the cores and tests use it; the simulation's `WatchedOracle` also sees which
+commands the daemon has done. It is no model of the host: it does not say what a host must answer (tests' naive hosts do).
 
 The content word of a page that is granted writable is unknown until the owner has written it again: others may write it.
 """
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -36,17 +37,14 @@ class Granted:
 
 
 class Oracle:
-    """The expected state of one domain.
+    """The expected state of one guest, that of domain *domid*.
 
     Attributes: by gfn *populated*, the content *words*, and *words_unknown*. *grants* by reference; *slots*: by gfn
-    where the domain maps a grant, (owner, reference). *booted*: a guest has booted. *reboot_pending*: a hello is in
-    transit that may reboot it. *executed*: how many of this session's commands the daemon has done; *results*: of
-    those whose answers the guest has not got.
+    where the domain maps a grant, (owner, reference). *booted*: a guest has booted.
     """
 
-    def __init__(self, domid: int, birth: int, gfn_count: int) -> None:
+    def __init__(self, domid: int, gfn_count: int) -> None:
         self.domid = domid
-        self.birth = birth
         self.gfn_count = gfn_count
         self.populated: NDArray[np.bool_] = np.zeros(gfn_count, dtype=np.bool_)
         self.words: Words = np.zeros(gfn_count, dtype=np.uint64)
@@ -54,11 +52,7 @@ class Oracle:
         self.grants: dict[int, Granted] = {}
         self.slots: dict[int, tuple[int, int]] = {}
         self.booted = False
-        self.reboot_pending = False
-        self.executed = 0
-        self.results: deque[Result] = deque()
         self._issued: deque[Command] = deque()
-        self._answered = 0
 
     # -- the guest's side
 
@@ -74,10 +68,8 @@ class Oracle:
         self.words_unknown[:] = False
         self.grants.clear()
         self.slots.clear()
-        self.results.clear()
         self._issued.clear()
-        self._answered = self.executed = 0
-        self.booted, self.reboot_pending = True, False
+        self.booted = True
 
     def issue(self, commands: list[Command]) -> None:
         """Record commands that the guest has sent."""
@@ -91,20 +83,9 @@ class Oracle:
         """List the commands without an answer."""
         return list(self._issued)
 
-    def next_to_execute(self) -> Command | None:
-        """Return the command that the daemon must execute next; None: it has executed all that were sent."""
-        at = self.executed - self._answered
-        return self._issued[at] if 0 <= at < len(self._issued) else None
-
     def answered(self, result: Result) -> None:
-        """Check an answer and apply it. Raises Violation: it does not fit what is known."""
+        """Check the answer to the oldest command without one and apply it. Raises Violation: it does not fit what is known."""
         command = self._issued.popleft()
-        self._answered += 1
-        if not self.results:
-            raise Violation(f"d{self.domid} got an answer to a {type(command).__name__} that was never executed")
-        executed = self.results.popleft()
-        if not same(executed, result):
-            raise Violation(f"d{self.domid} was answered {result} where the result was {executed}")
         if isinstance(result, abi.Refused):
             return
         if isinstance(command, _BACKING):
@@ -157,21 +138,22 @@ class Oracle:
     def _backed(self, bases: Frames, order: int, done: int, stop: Stop | None) -> None:
         gfns = expand_extents(bases[:done], order)
         self._expect(~self.populated[gfns], "was given pages that it has")
-        if any(gfn in self.slots for gfn in gfns.tolist()) if self.slots else False:
+        if self.slots and not self.slots.keys().isdisjoint(gfns.tolist()):
             raise Violation(f"d{self.domid} was given pages where it maps others'")
         self._fill(gfns)
         if stop is Stop.EEXIST:
             extent = expand_extents(bases[done : done + 1], order)
-            if not self.populated[extent].any() and not any(gfn in self.slots for gfn in extent.tolist()):
+            if not self.populated[extent].any() and self.slots.keys().isdisjoint(extent.tolist()):
                 raise Violation(f"d{self.domid} got the answer that gfn {int(bases[done]):#x} is populated; it is not")
 
     def _unbacked(self, bases: Frames, order: int, done: int, stop: Stop | None) -> None:
         gfns = expand_extents(bases[:done], order)
         self._expect(self.populated[gfns], "gave pages that it did not have")
         self.populated[gfns] = False
-        if stop is Stop.ENOENT and self.populated[expand_extents(bases[done : done + 1], order)].all():
+        extent = expand_extents(bases[done : done + 1], order)
+        if stop is Stop.ENOENT and self.populated[extent].all():
             raise Violation(f"d{self.domid} got the answer that gfn {int(bases[done]):#x} is not populated; it is")
-        if stop is Stop.EBUSY and not self._granted(expand_extents(bases[done : done + 1], order)):
+        if stop is Stop.EBUSY and not any(grant.gfn in extent for grant in self.grants.values()):
             raise Violation(
                 f"d{self.domid} got the answer that others map gfn {int(bases[done]):#x}, which it granted nobody"
             )
@@ -196,10 +178,8 @@ class Oracle:
         wrong = known & (self.words[read] != words)
         if wrong.any():
             at = int(wrong.argmax())
-            gfn = int(read[at])
-            raise Violation(
-                f"d{self.domid} read {int(words[at]):#x} at gfn {gfn:#x}, where {int(self.words[gfn]):#x} was left"
-            )
+            gfn, left = int(read[at]), int(self.words[read[at]])
+            raise Violation(f"d{self.domid} read {int(words[at]):#x} at gfn {gfn:#x}, where {left:#x} was left")
         if stop is Stop.EFAULT and self.populated[gfns[done]]:
             raise Violation(f"d{self.domid} could not read gfn {int(gfns[done]):#x}, which is populated")
 
@@ -217,15 +197,18 @@ class Oracle:
 
     # -- queries
 
+    @property
+    def tot_pages(self) -> int:
+        """The number of populated pages."""
+        return int(np.count_nonzero(self.populated))
+
     def in_doubt(self) -> NDArray[np.bool_]:
-        """Mark the gfns named in commands that were executed and not yet answered: (gfns,) bool."""
+        """Mark the gfns named in commands that may have been done and are not yet answered: (gfns,) bool."""
         doubt = np.zeros(self.gfn_count, dtype=np.bool_)
-        for command in self._executed():
+        for command in self.maybe_done():
             match command:
-                case abi.Populate(gfns, order) | abi.Decrease(gfns, order):
-                    parts = [expand_extents(gfns, order)]
-                case abi.Deflate(gfns, order) | abi.Inflate(gfns, order):
-                    parts = [expand_extents(gfns, order)]
+                case abi.Populate() | abi.Decrease() | abi.Deflate() | abi.Inflate():
+                    parts = [expand_extents(command.gfns, command.order)]
                 case abi.Exchange(gives, gets, out_order, in_order):
                     parts = [expand_extents(gives, out_order), expand_extents(gets, in_order)]
                 case abi.PopulateDepopulate(gets, gives, order):
@@ -238,23 +221,13 @@ class Oracle:
                 doubt[self._inside(part)] = True
         return doubt
 
-    def _executed(self) -> list[Command]:
-        """List the commands that were executed and not yet answered."""
-        return list(islice(self._issued, self.executed - self._answered))
+    def maybe_done(self) -> list[Command]:
+        """List the commands that may have been done and are not yet answered."""
+        return self.in_flight
 
-    @property
-    def grants_in_doubt(self) -> bool:
-        """Whether an executed Grant or EndGrant is not yet answered."""
-        return any(isinstance(command, abi.Grant | abi.EndGrant) for command in self._executed())
-
-    @property
-    def slots_in_doubt(self) -> bool:
-        """Whether an executed MapGrant or UnmapGrant is not yet answered."""
-        return any(isinstance(command, abi.MapGrant | abi.UnmapGrant) for command in self._executed())
-
-    def _granted(self, gfns: Frames) -> bool:
-        named = set(gfns.tolist())
-        return any(grant.gfn in named for grant in self.grants.values())
+    def has_in_doubt(self, *kinds: type[Command]) -> bool:
+        """Tell whether a command of one of these kinds may have been done and is not yet answered."""
+        return any(isinstance(command, kinds) for command in self.maybe_done())
 
     def _inside(self, gfns: Frames) -> Frames:
         """Leave out gfns beyond the gfn space: commands that name them are refused."""
