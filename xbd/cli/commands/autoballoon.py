@@ -23,6 +23,8 @@ from xbd.units import format_pages
 ASK_EVERY_S = 0.2
 # How often it is asked whether it still holds what it has freed.
 _LOOK_EVERY_S = 1.0
+# A daemon that takes longer for that answer hangs, and sees to nothing.
+_ANSWER_WITHIN_S = 10.0
 # How long a command may take to end that is interrupted.
 _GRACE_S = 5.0
 
@@ -96,7 +98,7 @@ def _hold(client: BlockingClient, pages: int) -> NoReturn:
 def _check_held(client: BlockingClient, pages: int, then: str = "") -> None:
     """Look whether what was reserved is still held. Raises Failure: it is not; *then* says what becomes of it."""
     try:
-        state = client.call("reservation").get("state")
+        state = client.call("reservation", timeout_s=_ANSWER_WITHIN_S).get("state")
         why = f"the reservation is {state}; was the autoballoon daemon restarted?" if state != "held" else ""
     except (PeerLost, RemoteProtocolError) as error:
         why = str(error)
