@@ -3,7 +3,15 @@
 import pytest
 
 from xbd.errors import BadSize
-from xbd.units import SUPER_PAGES, counted, format_pages, parse_size_bytes, parse_size_pages, round_to_superpages
+from xbd.units import (
+    SUPER_PAGES,
+    counted,
+    exact_size,
+    format_pages,
+    parse_size_bytes,
+    parse_size_pages,
+    round_to_superpages,
+)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +102,19 @@ def test_pages_are_written_in_the_largest_unit(pages: int, text: str) -> None:
 def test_things_are_counted_for_a_person(count: int, text: str) -> None:
     """One of them is no plural."""
     assert counted(count, "guest") == text
+
+
+@pytest.mark.parametrize(
+    ("pages", "text"),
+    [
+        (0, "0 KiB"),
+        (3, "12 KiB"),
+        (512, "2 MiB"),
+        (513, "2.0 MiB (513 pages)"),
+        (263_680, "1,030 MiB"),
+        (1 << 18, "1 GiB"),
+    ],
+)
+def test_a_size_in_an_error_is_exact(pages: int, text: str) -> None:
+    """Two sizes that differ by a page do not look the same, and none looks rounded."""
+    assert exact_size(pages) == text

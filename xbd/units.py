@@ -95,6 +95,14 @@ def format_pages(pages: int) -> str:
     return f"{size_bytes // 1024} KiB"
 
 
+def exact_size(pages: int) -> str:
+    """Write *pages* exactly, for a person who typed a size: in the largest unit that divides it, else with their number."""
+    for unit_pages, suffix in ((GIB_PAGES, "GiB"), (MIB_PAGES, "MiB")):
+        if pages and pages % unit_pages == 0:
+            return f"{pages // unit_pages:,} {suffix}"
+    return format_pages(pages) if abs(pages) < MIB_PAGES else f"{format_pages(pages)} ({pages} pages)"
+
+
 def counted(count: int, noun: str) -> str:
     """Count things for a person: "1 guest", "2 guests"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,5 +1,7 @@
 """The client library: against a scripted daemon on memory streams, and against the real one on its socket."""
 
+import errno
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ import trio.testing
 
 from tests.cli.views import told
 from xbd.client.client import Client, open_client, serve_client
-from xbd.client.discovery import NoHypervisor, find_socket
+from xbd.client.discovery import NoHypervisor, explain_connect, find_socket
 from xbd.daemons.hypervisor import serve
 from xbd.errors import (
     AlreadyExists,
@@ -252,12 +254,30 @@ async def test_no_hypervisor_is_said_with_the_next_step(tmp_path: Path) -> None:
     for path, words in (
         (tmp_path / "none", "there is no such socket; start one"),
         (left, "nobody listens"),
-        (other, "nobody listens"),
-        (other / "below", "is it a hypervisor's socket"),
+        (other, "that is no socket"),
+        (other / "below", "cannot connect to the hypervisor"),
     ):
         with pytest.raises(NoHypervisor, match=words):
             async with open_client(path):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("autoballoon.sock", FileNotFoundError(), "no autoballoon daemon at .*; start one with `xbd autoballoon`"),
+        ("autoballoon.sock", BlockingIOError(), "the autoballoon daemon at .* takes nobody in"),
+        (
+            "autoballoon.sock",
+            OSError(errno.EMFILE, "too many"),
+            "cannot connect to the autoballoon daemon at .*too many",
+        ),
+        ("domains/5.sock", FileNotFoundError(), "the domain is gone, or its hypervisor"),
+    ],
+)
+def test_the_daemon_that_was_asked_is_named(name: str, error: OSError, words: str) -> None:
+    """By its socket: what helps one of them does not help another."""
+    assert re.search(words, str(explain_connect(Path("/run/xbd") / name, error)))
 
 
 @asynccontextmanager

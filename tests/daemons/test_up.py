@@ -121,9 +121,24 @@ def test_a_dead_hypervisor_ends_everything(host_file: str) -> None:
         up.wait_until_it_says("2 guests are running")
         children = children_of(up.process.pid)
         os.kill(children["hypervisor"], signal.SIGKILL)
-        up.wait_until_it_says("the hypervisor died: killed by SIGKILL")
+        up.wait_until_it_says("the hypervisor died: killed by SIGKILL; its domains are gone with it")
         assert up.process.wait() == 1
         assert not is_alive(children["guests"])
+
+
+async def test_nothing_is_lost_with_a_hypervisor_that_never_answered(
+    host_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Domains that there never were are not said to be gone."""
+
+    async def refusing(*_arguments: str) -> trio.Process:
+        return await trio.lowlevel.open_process([sys.executable, "-c", "raise SystemExit(78)"])
+
+    monkeypatch.setattr(supervisor, "_spawn", refusing)
+    said: list[str] = []
+    up = supervisor.Supervisor(Path(host_file), Path(host_file).parent / "run", 2, said.append, saved=False)
+    assert await up.run() == 78
+    assert "the hypervisor died: exit code 78; it had made no domain that anybody could use" in said
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_what_is_claimed_is_not_there_for_others() -> None:
     blocks = pages(2, 3) * SUPER_PAGES
     assert machine.execute(second, Populate(blocks, 9)) == MemopResult(1, Stop.ENOMEM)
     assert machine.execute(second, Populate(pages(4 * SUPER_PAGES, 3))) == MemopResult(0, Stop.ENOMEM)
-    with pytest.raises(OutOfFrames, match="0 free and unclaimed"):
+    with pytest.raises(OutOfFrames, match="0 KiB free and unclaimed"):
         machine.create("third", max_pages=SUPER_PAGES, target_pages=SUPER_PAGES)
     assert machine.audit() == []
 
@@ -97,7 +97,7 @@ def test_a_second_claim_is_refused_while_one_is_outstanding() -> None:
     """It is neither added nor exchanged; 0 clears the first."""
     machine, first, _ = two_domains()
     machine.claim(first, 3 * SUPER_PAGES)
-    with pytest.raises(BadArgument, match="512 pages are outstanding"):
+    with pytest.raises(BadArgument, match="2 MiB are outstanding"):
         machine.claim(first, 4 * SUPER_PAGES)
     with pytest.raises(NoSuchDomain):
         machine.claim(99, 0)
@@ -133,3 +133,12 @@ def test_promises_are_kept_whatever_others_do(steps: list[tuple[str, bool, int, 
             assert result.done
             empty = empty[result.done :]
         assert machine.domain_info(domid).claimed_pages == 0
+
+
+def test_a_refused_claim_is_said_in_the_unit_that_people_type() -> None:
+    """`xbd claim d1 16g` is answered in GiB and MiB, not in pages."""
+    machine, first, _ = two_domains()
+    with pytest.raises(BadArgument) as refused:
+        machine.claim(first, 16 << 18)
+    assert "a claim of 16 GiB" in str(refused.value)
+    assert "pages" not in str(refused.value)

@@ -44,7 +44,7 @@ def test_a_create_that_fails_leaves_nothing_behind() -> None:
     machine = Machine(3)
     machine.create("first", max_pages=1024, target_pages=1024)
     arrays = set(machine.image.arrays)
-    with pytest.raises(OutOfFrames, match="1024 pages, the host has 512 free"):
+    with pytest.raises(OutOfFrames, match="4 MiB, the host has 2 MiB free"):
         machine.create("second", max_pages=1024, target_pages=1024)
 
     assert machine.domains() == [1]
@@ -154,8 +154,8 @@ def test_runs_join_blocks_and_pieces(blocks: tuple[int, ...]) -> None:
         ({"name": "x" * 65}, "name"),
         ({"name": "12"}, "name"),
         ({"name": "a\nb"}, "name"),
-        ({"max_pages": 1000}, "multiples of 512"),
-        ({"target_pages": 100}, "multiples of 512"),
+        ({"max_pages": 1000}, "multiples of 2 MiB"),
+        ({"target_pages": 100}, "multiples of 2 MiB"),
         ({"target_pages": 0}, "0 < target"),
         ({"target_pages": -512}, "0 < target"),
         ({"target_pages": 2048}, "0 < target"),

@@ -101,7 +101,7 @@ def test_it_does_nothing_and_nothing_is_done_to_it(twin: Twin) -> None:
     assert isinstance(sent, abi.Refused)
     assert sent.errno == "ESRCH"
     for operation in (twin.machine.destroy, twin.machine.reboot, twin.machine.boot_info, twin.machine.living):
-        with pytest.raises(NoSuchDomain, match="1 of its pages are still mapped"):
+        with pytest.raises(NoSuchDomain, match="4 KiB of it are still mapped"):
             operation(OWNER)
     for setting in (twin.machine.set_target, twin.machine.set_max_pages):
         with pytest.raises(NoSuchDomain):

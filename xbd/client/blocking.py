@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from xbd.client.calls import Blocking, HypervisorMethods, Request, T
-from xbd.client.discovery import explain_connect, find_socket
+from xbd.client.discovery import daemon_at, explain_connect, find_socket
 from xbd.errors import PeerLost, XbdError
 from xbd.protocol.client_session import Answered, Greeted, HelloAgain
 from xbd.protocol.codec import RECEIVE_BYTES
@@ -212,7 +212,7 @@ def connect(path: Path | str | None = None, *, resume: bool = False) -> Iterator
     """
     found = find_socket(path, os.environ)
     name = str(uuid.uuid4()) if resume else None
-    client = BlockingClient(found, ToolstackSession(f"the hypervisor at {found}", name))
+    client = BlockingClient(found, ToolstackSession(f"the {daemon_at(found)[0]} at {found}", name))
     try:
         client.greet()
         yield client

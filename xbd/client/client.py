@@ -19,7 +19,7 @@ import trio
 
 from xbd.client.calls import HypervisorMethods
 from xbd.client.connection import Connect, Connection
-from xbd.client.discovery import explain_connect
+from xbd.client.discovery import daemon_at, explain_connect
 from xbd.client.runtime_dir import check_socket_path
 from xbd.protocol.toolstack_session import EventQueue, ToolstackSession
 
@@ -68,7 +68,7 @@ async def open_client(path: Path | str, *, resume: bool = False) -> AsyncIterato
             raise explain_connect(path, error) from error
 
     name = str(uuid.uuid4()) if resume else None
-    async with serve_client(connect, f"the hypervisor at {path}", name) as client:
+    async with serve_client(connect, f"the {daemon_at(path)[0]} at {path}", name) as client:
         yield client
 
 

@@ -6,6 +6,7 @@ import pwd
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from xbd.client.runtime_dir import (
     SYSTEM_RUNTIME_DIR,
@@ -15,6 +16,22 @@ from xbd.client.runtime_dir import (
     hypervisor_socket,
 )
 from xbd.errors import XbdError
+
+# What is at a socket of such a name, and how to get one.
+_DAEMONS: Final = {
+    "autoballoon.sock": ("autoballoon daemon", "start one with `xbd autoballoon`"),
+    "hypervisor.sock": (
+        "hypervisor",
+        "start one with `xbd up HOST.toml` or `xbd hypervisor`, or name its socket with --socket or $XBD_SOCKET",
+    ),
+}
+
+
+def daemon_at(path: Path) -> tuple[str, str]:
+    """Tell who is meant to listen at a socket, by its name, and how to get there one who does."""
+    if path.parent.name == "domains":
+        return "hypervisor", "the domain is gone, or its hypervisor; `xbd list` shows those that there are"
+    return _DAEMONS.get(path.name, _DAEMONS["hypervisor.sock"])
 
 
 class NoHypervisor(XbdError):
@@ -60,22 +77,32 @@ def refuse_forbidden(path: Path) -> None:
 
 def explain_connect(path: Path, error: OSError) -> NoHypervisor:
     """Make the error that says why connecting failed, and what to do."""
+    who, how = daemon_at(path)
     match error:
         case FileNotFoundError():
-            return NotRunning(
-                f"no hypervisor at {path}: there is no such socket; "
-                f"start one with `xbd up HOST.toml` or `xbd hypervisor`, or name its socket with --socket or $XBD_SOCKET"
-                f"{_hint_at_system(path)}"
-            )
+            return NotRunning(f"no {who} at {path}: there is no such socket; {how}{_hint_at_system(path)}")
+        case ConnectionRefusedError() if _is_other_file(path):
+            return NoHypervisor(f"no {who} at {path}: that is no socket; {how}")
         case ConnectionRefusedError():
             return NotRunning(
-                f"no hypervisor at {path}: nobody listens there, it may have been left by one that is gone; "
-                f"start it again with `xbd up HOST.toml` or `xbd hypervisor`"
+                f"no {who} at {path}: nobody listens there, it may have been left by one that is gone; {how}"
+            )
+        case BlockingIOError():
+            return NoHypervisor(
+                f"the {who} at {path} takes nobody in: too many wait there already; does it hang? (see its log)"
             )
         case PermissionError():
             return NoPermission(_explain_permission(path))
         case _:
-            return NoHypervisor(f"cannot connect to {path}: {error.strerror or error}; is it a hypervisor's socket?")
+            return NoHypervisor(f"cannot connect to the {who} at {path}: {error.strerror or error}")
+
+
+def _is_other_file(path: Path) -> bool:
+    """Tell whether something else than a socket is there."""
+    try:
+        return not stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _hint_at_system(path: Path) -> str:

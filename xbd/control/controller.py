@@ -28,6 +28,7 @@ from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, VERSION
 from xbd.protocol.session import Action
 from xbd.shapes import STATISTICS
 from xbd.target_rules import Bound, broken_bound, is_reached
+from xbd.units import exact_size
 
 
 class Controller(HostState):
@@ -166,8 +167,8 @@ class Controller(HostState):
         domain = self.machine.domain(self.record(self.machine.find(domid)).domid)
         if broken_bound(pages, domain.min_pages, domain.max_pages) is Bound.MOST:
             raise BadArgument(
-                f"target {pages} pages is beyond the limit of d{domain.domid}",
-                f"at most {domain.max_pages} pages",
+                f"target {exact_size(pages)} is beyond the limit of d{domain.domid}",
+                f"at most {exact_size(domain.max_pages)}",
             )
         self.machine.set_target(domain.domid, pages)
         record = self.record(domain.domid)

@@ -66,6 +66,7 @@ class Supervisor:
         self._guests = guests
         self._say = say
         self._saved = saved
+        self._has_answered = False
         self._ending = trio.Event()
         self._impatient = trio.Event()
         self._hypervisor: trio.Process | None = None
@@ -132,10 +133,7 @@ class Supervisor:
                 how = how_it_ended(code)
                 # One that ends by itself has said why; only one that was killed, or had a bug, may do better another time.
                 if not self._saved or code in (0, _EXIT_CONFIG) or deaths >= DEATHS_IN_A_ROW:
-                    self._say(
-                        f"the hypervisor died: {how}; "
-                        + ("giving up" if self._saved else "its domains are gone with it")
-                    )
+                    self._say(f"the hypervisor died: {how}; {self._what_is_lost()}")
                     self._exit_code = code if code > 0 else 1
                     self._ending.set()
                     return
@@ -147,6 +145,12 @@ class Supervisor:
                 process = self._hypervisor = await self._start_hypervisor()
                 deaths = 0 if await self._answers(process) else deaths + 1
 
+    def _what_is_lost(self) -> str:
+        """Say what became of the domains of a hypervisor that is not started again."""
+        if self._saved:
+            return "giving up; what it saved is kept"
+        return "its domains are gone with it" if self._has_answered else "it had made no domain that anybody could use"
+
     async def _answers(self, process: trio.Process) -> bool:
         """Wait until a hypervisor that was started answers; False when it died instead, or all is to end."""
         answers = False
@@ -154,7 +158,7 @@ class Supervisor:
         async def ask() -> None:
             nonlocal answers
             async with open_client(self._socket):
-                answers = True
+                answers = self._has_answered = True
 
         async def until_it_answers() -> None:
             # Not there yet, or no longer: whatever it says, it is asked again.

@@ -9,6 +9,7 @@ Source: Xen domain_set_outstanding_pages and domain_adjust_tot_pages, common/pag
 from xbd.errors import BadArgument, OutOfFrames
 from xbd.machine.domain import Domain
 from xbd.machine.frame_table import FrameTable
+from xbd.units import exact_size
 
 
 def claim(host: FrameTable, domain: Domain, pages: int) -> None:
@@ -23,17 +24,18 @@ def claim(host: FrameTable, domain: Domain, pages: int) -> None:
         return
     if domain.claimed_pages:
         raise BadArgument(
-            f"d{domain.domid} has a claim of which {domain.claimed_pages} pages are outstanding", "0 first, to clear it"
+            f"d{domain.domid} has a claim of which {exact_size(domain.claimed_pages)} are outstanding",
+            "0 first (`xbd claim DOMAIN none`), to clear it",
         )
     if not domain.tot_pages < pages <= domain.max_pages:
         raise BadArgument(
-            f"a claim of {pages} pages for d{domain.domid}",
-            f"more than it holds, {domain.tot_pages}, and at most its limit, {domain.max_pages}",
+            f"a claim of {exact_size(pages)} for d{domain.domid}",
+            f"more than it holds, {exact_size(domain.tot_pages)}, and at most its limit, {exact_size(domain.max_pages)}",
         )
     outstanding, free = pages - domain.tot_pages, free_frames_for(host, domain)
     if outstanding > free:
         raise OutOfFrames(
-            f"d{domain.domid} claims {outstanding} pages more, {free} are free and unclaimed",
+            f"d{domain.domid} claims {exact_size(outstanding)} more, {exact_size(free)} are free and unclaimed",
             "a smaller claim, or memory freed by other domains first",
         )
     domain.claimed_pages = outstanding

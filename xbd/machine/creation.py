@@ -6,7 +6,7 @@ from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS
 from xbd.errors import AlreadyExists, BadArgument, OutOfFrames
 from xbd.machine.domains import DomainTable
 from xbd.text import DOMAIN_NAME, is_domain_name, quote
-from xbd.units import SUPER_PAGES
+from xbd.units import SUPER_PAGES, exact_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +41,26 @@ def check_creation(asked: Asked, domains: DomainTable, free_pages: int) -> None:
         raise BadArgument(f"domid {asked.domid}", f"0 to {MAX_DOMAINS - 1}")
     if asked.target_pages > free_pages:
         raise OutOfFrames(
-            f"domain {asked.name!r} needs {asked.target_pages} pages, the host has {free_pages} free and unclaimed",
+            f"domain {asked.name!r} needs {exact_size(asked.target_pages)}, "
+            f"the host has {exact_size(free_pages)} free and unclaimed",
             "a smaller target, or memory freed by other domains first",
         )
 
 
 def _check_sizes(asked: Asked) -> None:
     most, target, least = asked.max_pages, asked.target_pages, asked.min_pages
+    sizes = f"target {exact_size(target)}, maximum {exact_size(most)}"
     if most % SUPER_PAGES or target % SUPER_PAGES:
-        raise BadArgument(f"target {target} pages, maximum {most} pages", f"multiples of {SUPER_PAGES} (2 MiB)")
+        raise BadArgument(sizes, "multiples of 2 MiB")
     if not 0 < target <= most:
-        raise BadArgument(f"target {target} pages, maximum {most} pages", "0 < target <= maximum")
+        raise BadArgument(sizes, "0 < target <= maximum")
     # As in set_max_pages: the cap may reach the end of the last block, not beyond.
     smallest = max(target, most - SUPER_PAGES + 1)
     if not smallest <= asked.gfn_count <= MAX_DOMAIN_PAGES:
-        raise BadArgument(f"a gfn space of {asked.gfn_count} pages", f"{smallest} to {MAX_DOMAIN_PAGES}")
+        raise BadArgument(
+            f"a gfn space of {exact_size(asked.gfn_count)}", f"{exact_size(smallest)} to {exact_size(MAX_DOMAIN_PAGES)}"
+        )
     if least % SUPER_PAGES or not 0 <= least <= target:
-        raise BadArgument(f"minimum {least} pages, target {target} pages", "whole 2 MiB, at most the target")
+        raise BadArgument(
+            f"minimum {exact_size(least)}, target {exact_size(target)}", "whole 2 MiB, at most the target"
+        )

@@ -15,6 +15,7 @@ from xbd.errors import BadArgument, DamagedState, NoSuchDomain, OutOfFrames
 from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import Domain, DomainState
 from xbd.storage.image import Image, Kind, Section
+from xbd.units import exact_size
 
 # The row behind those of the domids: the number of births so far.
 _BIRTHS_SO_FAR: Final = MAX_DOMAINS
@@ -107,7 +108,7 @@ class DomainTable:
         domain = self.domain(domid)
         if domain.state is DomainState.ZOMBIE:
             raise NoSuchDomain(
-                f"d{domid} was destroyed; {domain.tot_pages} of its pages are still mapped by other domains",
+                f"d{domid} was destroyed; {exact_size(domain.tot_pages)} of it are still mapped by other domains",
                 "a domain that lives; this one vanishes when those let go",
             )
         return domain

@@ -25,7 +25,7 @@ from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
 from xbd.machine.settings import HostSettings
 from xbd.storage.image import Image, Kind
 from xbd.target_rules import Bound, broken_bound, static_max_pages
-from xbd.units import SUPER_ORDER, SUPER_PAGES
+from xbd.units import SUPER_ORDER, SUPER_PAGES, exact_size
 
 
 def _refused(error: HypercallError) -> abi.Refused:
@@ -184,10 +184,13 @@ class Machine:
         broken = broken_bound(pages, domain.min_pages, ceiling)
         if broken is Bound.MINIMUM and pages > 0:
             raise BadArgument(
-                f"{what} {pages} pages for d{domid} is below its minimum", f"at least {domain.min_pages} pages"
+                f"{what} {exact_size(pages)} for d{domid} is below its minimum",
+                f"at least {exact_size(domain.min_pages)}",
             )
         if broken is not None:
-            raise BadArgument(f"{what} {pages} pages for d{domid}", f"1 to {ceiling} (its static maximum)")
+            raise BadArgument(
+                f"{what} {exact_size(pages)} for d{domid}", f"a page to {exact_size(ceiling)} (its static maximum)"
+            )
         return domain
 
     def claim(self, domid: int, pages: int) -> None:

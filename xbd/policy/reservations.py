@@ -23,7 +23,7 @@ from xbd.policy.model import (
     ReservationState,
     State,
 )
-from xbd.units import round_down
+from xbd.units import exact_size, round_down
 
 
 def reserve(state: State, name: str, pages: int, now: float) -> State:
@@ -36,7 +36,7 @@ def reserve(state: State, name: str, pages: int, now: float) -> State:
     if state.reservation(name) is not None:
         raise AlreadyExists(f"there is a reservation {name!r}", "another name, or its release first")
     if not 0 < pages <= MAX_RESERVATION_PAGES:
-        raise BadArgument(f"a reservation of {pages} pages", f"1 to {MAX_RESERVATION_PAGES}")
+        raise BadArgument(f"a reservation of {exact_size(pages)}", f"a page to {exact_size(MAX_RESERVATION_PAGES)}")
     if len(state.reservations) >= MAX_RESERVATIONS:
         raise BadArgument(f"{MAX_RESERVATIONS} reservations exist", "one of them to be released first")
     return replace(state, reservations=(*state.reservations, Reservation(name, pages, now)))

@@ -12,7 +12,7 @@ import click
 
 from xbd.cli.common import Failure, group_socket, socket_option
 from xbd.client.blocking import BlockingClient, connect
-from xbd.client.discovery import NotRunning, find_socket
+from xbd.client.discovery import find_socket
 from xbd.client.runtime_dir import autoballoon_socket
 from xbd.config.autoballoon import AutoballoonConfig
 from xbd.control.targets import Rounded, parse_pages, round_pages
@@ -78,14 +78,11 @@ def reserve_command(ctx: click.Context, size: str, command: tuple[str, ...], soc
 
 
 def _reserve(path: Path, size: Rounded, command: Sequence[str]) -> int:
-    try:
-        with connect(path) as client:
-            client.call("reserve", {"pages": size.pages})
-            _until_held(client, size.pages)
-            click.echo(f"{size} is free, and held", err=True)
-            return _run(command, client, size.pages) if command else _hold(client, size.pages)
-    except NotRunning as error:
-        raise Failure(f"no autoballoon daemon at {path}; start one with `xbd autoballoon`") from error
+    with connect(path) as client:
+        client.call("reserve", {"pages": size.pages})
+        _until_held(client, size.pages)
+        click.echo(f"{size} is free, and held", err=True)
+        return _run(command, client, size.pages) if command else _hold(client, size.pages)
 
 
 def _hold(client: BlockingClient, pages: int) -> NoReturn:
