@@ -146,6 +146,9 @@ class DomainInfo:
     agent: Annotated[bool, Part(FLAG, "whether an agent is connected")] = False
     autostart: Annotated[bool, Part(FLAG, "whether the agent host starts an agent for it")] = False
     mode: Annotated[str, Part(MODE, "how its guest behaves")] = "normal"
+    target_set_by: Annotated[
+        str | None, Part(optional(NAME), "who set its target last; nil: not known since the daemon was started")
+    ] = None
     guest: Annotated[Mapping[str, object], Part(SETTINGS, "settings of its guest")] = field(default_factory=dict)
     report: Annotated[
         Mapping[str, Any] | None, Part(_OPTIONAL_REPORT, "what its agent last reported, not to be trusted, or nil")

@@ -4,9 +4,15 @@ A target lies between a domain's minimum and its limit, a limit between its mini
 where rounding would make it fit, for who asks would believe to have got it. What is within is rounded down to whole
 superpages, never to nothing (`xbd.units.round_to_superpages`). A driver, or a test, may set any number of pages: only
 people and their tools have theirs rounded. A domain has reached its target when it holds just that.
+
+Progress toward a target is judged here, too (`Approach`): what brings a domain nearer than ever is progress, and without
+any it is stuck. Two things differ for a reason. The policy tolerates less than a superpage below an aim, since it moves
+whole ones. And it counts refusal from the last progress, for a domain that is slow is no refusal, where a command that
+waits counts it from when the target was set, for its user has given it a deadline.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -50,6 +56,24 @@ def limit_comes_first(pages: int, max_pages: int) -> bool:
 def is_reached(tot_pages: int, target_pages: int) -> bool:
     """Whether a domain that holds so much has reached its target."""
     return tot_pages == target_pages
+
+
+@dataclass(frozen=True, slots=True)
+class Approach:
+    """The nearest that a domain has come to its target, and since when it has come no nearer."""
+
+    nearest_pages: int
+    since_s: float
+
+    def seen(self, distance_pages: int, now_s: float) -> "Approach":
+        """Note how far it is at *now_s*; at its target the clock stands, and begins when it leaves that."""
+        if 0 < self.nearest_pages <= distance_pages or distance_pages == self.nearest_pages == 0:
+            return self
+        return Approach(distance_pages, now_s)
+
+    def is_stuck(self, now_s: float, stuck_after_s: float = STUCK_AFTER_S) -> bool:
+        """Whether it is away from its target, and has come no nearer for so long."""
+        return self.nearest_pages > 0 and now_s - self.since_s >= stuck_after_s
 
 
 def used_pages(untrusted_report: Mapping[str, object]) -> int | None:

@@ -174,11 +174,11 @@ def socket_option(command: _F) -> _F:
     )(command)
 
 
-def with_client(socket_path: str | None, work: Callable[[BlockingClient], _T]) -> _T:
-    """Connect, do *work* with the client, and return what it returns."""
+def with_client(socket_path: str | None, work: Callable[[BlockingClient], _T], command: str = "") -> _T:
+    """Connect, do *work* with the client, and return what it returns; *command*: which one sets targets so."""
     from xbd.client.blocking import connect  # noqa: PLC0415 - not every command asks a daemon
 
-    with connect(socket_path or group_socket(), resume=True) as client:
+    with connect(socket_path or group_socket(), resume=True, client=f"xbd {command}" if command else None) as client:
         return work(client)
 
 

@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from xbd.cli.common import for_each
-from xbd.cli.progress import Following, Outcome, anything_to_wait_for, observe_all
+from xbd.cli.progress import Following, anything_to_wait_for, observe_all
 from xbd.cli.render import progress_lines
 from xbd.client.blocking import BlockingClient
 from xbd.control.targets import Change
 from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
 from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S
-from xbd.units import format_pages
 
 # Ten polls a second make a display that moves smoothly ...
 POLL_EVERY_S: Final = 0.1
@@ -76,17 +75,12 @@ def follow(
     """Poll the domains until none is moving: each has reached its target, is stuck, or has refused."""
     while True:
         began_s = time.monotonic()
-        domains = client.list()
-        observe_all(following, domains, time.monotonic(), stuck_after_s=stuck_after_s, deadline_s=deadline_s)
+        domains, host = client.list(), client.host()
+        observe_all(following, domains, time.monotonic(), host=host, stuck_after_s=stuck_after_s, deadline_s=deadline_s)
         show(following)
         if not anything_to_wait_for(following):
             break
         pause_before_next_poll(began_s)
-    short_of_memory = [one for one in following if one.lacks_memory and one.outcome in (Outcome.STUCK, Outcome.REFUSED)]
-    if short_of_memory:
-        free_pages = int((client.host())["free_frames"])
-        for one in short_of_memory:
-            one.reason = f"{one.reason}; the host has {format_pages(free_pages)} free"
 
 
 class LiveView:

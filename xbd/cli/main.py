@@ -14,6 +14,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "shutdown": ("xbd.cli.commands.domains:shutdown_command", "Ask the guests of domains to stop."),
     "list": ("xbd.cli.commands.inspect:list_command", "List the domains."),
     "info": ("xbd.cli.commands.inspect:info_command", "Tell all about the host or some domains."),
+    "explain": (
+        "xbd.cli.commands.inspect:explain_command",
+        "Say why a domain holds what it holds, and not its target.",
+    ),
     "mem-set": ("xbd.cli.commands.memory:mem_set_command", "Set how much memory domains should hold."),
     "mem-max": ("xbd.cli.commands.memory:mem_max_command", "Set the limit of domains: what they may hold now."),
     "claim": ("xbd.cli.commands.memory:claim_command", "Promise a domain memory that it does not hold yet."),
@@ -63,6 +67,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "shutdown": ("xbd shutdown web1 && xbd wait web1 --for shutdown",),
     "list": ("xbd list", "xbd list 'web*' --json"),
     "info": ("xbd info", "xbd info dom0"),
+    "explain": ("xbd explain web1", "xbd explain 'web*' --json"),
     "mem-set": ("xbd mem-set 'web*' db1 50% --wait", "xbd mem-set dom0 1g"),
     "mem-max": ("xbd mem-max web1 1g",),
     "claim": ("xbd claim big 32g", "xbd claim big none"),

@@ -5,19 +5,17 @@ that is still stuck at its deadline (20 s after its target was set) has *refused
 target the hypervisor refused has refused at once. Waiting ends when no domain is moving.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from xbd.domain import SILENT, DomainInfo
-from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S, is_reached
-from xbd.units import counted
+from xbd.control.explain import why_stuck
+from xbd.domain import DomainInfo
+from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S, Approach, is_reached
 
-GETS_NO_MORE: Final = "its guest gets no more memory"
-# `worker_state` of a driver that has stopped trying; and how often Linux's tries, for reports that do not say.
-_CANCELLED: Final = "cancelled"
-_LINUX_RETRIES: Final = 4
+_ANOTHER: Final = "somebody else has set another target meanwhile"
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class Outcome(StrEnum):
@@ -34,9 +32,9 @@ class Outcome(StrEnum):
 class Following:
     """The progress of one domain towards its target.
 
-    Attributes: *life* tells the domain from all others, *start_pages* what it held when its target was set, *tot_pages* what it holds now, *nearest_pages* the
-    least distance to the target so far, *progressed_at* when that was reached, *set_at* when its target was set;
-    *lacks_memory*: it is stuck because it gets no more memory, so the reason should say what the host has free.
+    Attributes: *life* tells the domain from all others, *start_pages* what it held when its target was set,
+    *tot_pages* what it holds now, *approach* how near it has
+    come and when, *set_at* when its target was set.
     """
 
     domid: int
@@ -46,16 +44,13 @@ class Following:
     target_pages: int
     set_at: float
     tot_pages: int = field(init=False)
-    nearest_pages: int = field(init=False)
-    progressed_at: float = field(init=False)
+    approach: Approach = field(init=False)
     outcome: Outcome = Outcome.MOVING
     reason: str = ""
-    lacks_memory: bool = False
 
     def __post_init__(self) -> None:
         self.tot_pages = self.start_pages
-        self.nearest_pages = self.distance_pages
-        self.progressed_at = self.set_at
+        self.approach = Approach(self.distance_pages, self.set_at)
 
     @property
     def distance_pages(self) -> int:
@@ -82,10 +77,11 @@ class Following:
         domain: DomainInfo | None,
         now: float,
         *,
+        host: Mapping[str, Any] = _NOTHING,
         stuck_after_s: float = STUCK_AFTER_S,
         deadline_s: float = REFUSED_AFTER_S,
     ) -> None:
-        """Update the outcome from the domain as listed at *now*; None: it is gone."""
+        """Update the outcome from the domain as listed at *now*, None: it is gone; *host*: as told then, for the reason."""
         if self.settled:
             return
         if domain is None:
@@ -94,51 +90,14 @@ class Following:
         self.tot_pages = domain.tot_pages
         if is_reached(self.tot_pages, self.target_pages):
             self.outcome, self.reason = Outcome.REACHED, ""
-        elif self.distance_pages < self.nearest_pages:
-            self.nearest_pages, self.progressed_at = self.distance_pages, now
+            return
+        before, self.approach = self.approach, self.approach.seen(self.distance_pages, now)
+        if self.approach is not before:
             self.outcome, self.reason = Outcome.MOVING, ""
-        elif now - self.progressed_at >= stuck_after_s:
-            late = now - self.set_at >= deadline_s
-            self.outcome = Outcome.REFUSED if late else Outcome.STUCK
-            self.lacks_memory = False
-            self.reason = self._why(domain)
-
-    def _lacks_agent(self, domain: DomainInfo) -> str:
-        if domain.agent:
-            return "its agent does not answer; is its process stopped, or its machine overloaded?"
-        return f"no agent is connected (the domain is {domain.state}); start one with `xbd guest {self.name}`"
-
-    def _why(self, domain: DomainInfo) -> str:
-        """Explain why it makes no progress, as far as its listing shows."""
-        if domain.state == SILENT or not domain.agent:
-            return self._lacks_agent(domain)
-        if domain.target_pages != self.target_pages:
-            return "somebody else has set another target meanwhile"
-        if domain.mode != "normal":
-            return f"its guest's mode is {domain.mode!r}; `xbd guest-mode {self.name} normal` ends that"
-        cancelled = cancellation(domain)
-        if self.target_pages > self.tot_pages:
-            self.lacks_memory = True
-            return cancelled or GETS_NO_MORE
-        if cancelled:
-            return cancelled
-        return f"its guest gives up no more; `xbd info {self.name}` tells what it holds"
-
-
-def cancellation(domain: DomainInfo) -> str:
-    """Explain, by the domain's report, that its balloon driver has stopped trying, and what helps; empty if it has not."""
-    report = domain.reported
-    if report.get("worker_state") != _CANCELLED:
-        return ""
-    retries = report.get("max_retry_count")
-    times = retries if type(retries) is int and retries > 0 else _LINUX_RETRIES
-    grows = domain.target_pages > domain.tot_pages
-    refused_by = "the host had no memory for it" if grows else "it had no free memory to give"
-    if report.get("wake_when_told"):
-        helps = "it goes on when there is, or when it is told its target again"
-    else:
-        helps = "as Linux's, it tries again only for another target: neither the same one nor free memory wakes it"
-    return f"its balloon was cancelled after {counted(times, 'refusal')}: {refused_by}; {helps}"
+        elif self.approach.is_stuck(now, stuck_after_s):
+            self.outcome = Outcome.REFUSED if now - self.set_at >= deadline_s else Outcome.STUCK
+            is_ours = domain.target_pages == self.target_pages
+            self.reason = why_stuck(domain, host) if is_ours else _ANOTHER
 
 
 def observe_all(
@@ -146,13 +105,14 @@ def observe_all(
     domains: Iterable[DomainInfo],
     now: float,
     *,
+    host: Mapping[str, Any] = _NOTHING,
     stuck_after_s: float = STUCK_AFTER_S,
     deadline_s: float = REFUSED_AFTER_S,
 ) -> None:
     """Update all outcomes from the domains as listed at *now*."""
     by_life = {domain.life: domain for domain in domains}
     for one in following:
-        one.observe(by_life.get(one.life), now, stuck_after_s=stuck_after_s, deadline_s=deadline_s)
+        one.observe(by_life.get(one.life), now, host=host, stuck_after_s=stuck_after_s, deadline_s=deadline_s)
 
 
 def anything_to_wait_for(following: Sequence[Following]) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from xbd.cli.progress import Following, Outcome, cancellation
+from xbd.cli.progress import Following, Outcome
+from xbd.control.explain import hindrances
 from xbd.domain import SILENT, DomainInfo
 from xbd.text import printable
 from xbd.units import MIB_PAGES, PAGE_BYTES, format_pages
@@ -85,9 +86,9 @@ def domain_details(domain: DomainInfo) -> list[str]:
         "hypercalls": _in_one_line(domain.hypercalls),
         "extents_done": _in_one_line(domain.extents),
     }
-    cancelled = cancellation(domain)
-    if cancelled:
-        pairs["balloon"] = cancelled
+    for reason in hindrances(domain):
+        if reason.code == "cancelled":
+            pairs["balloon"] = reason.text
     lines = key_values(pairs)
     if domain.reported:
         age = "" if domain.report_age_s is None else f", {domain.report_age_s:.0f} s ago"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from xbd.cli.render import percent
+from xbd.control.explain import why_not
 from xbd.domain import DomainInfo
 from xbd.text import printable
 from xbd.units import MIB_PAGES
@@ -27,10 +28,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A domain, and how many operations it makes a second."""
+    """A domain, how many operations it makes a second, and *why* it is not at its target."""
 
     domain: DomainInfo
     calls_s: float
+    why: str = ""
 
     def queue_pages(self, name: str) -> int:
         """Read from the guest's untrusted report how many pages one of its queues holds."""
@@ -83,9 +85,11 @@ COLUMNS: Final[Mapping[str, Column]] = {
         lambda row: row.domain.mode,
         lambda row: printable(row.domain.mode),
     ),
+    # As `xbd explain` says it, as far as the line goes.
+    "why": Column("WHY NOT AT TARGET", -60, lambda row: row.why, lambda row: printable(row.why)),
 }
 # Columns of numbers are sorted from the largest down, those of words from A up.
-_WORDS: Final = frozenset({"name", "id", "state", "mode"})
+_WORDS: Final = frozenset({"name", "id", "state", "mode", "why"})
 _KEYS_HELP: Final = "q quit  s sort  r reverse  p pause  arrows scroll"
 
 
@@ -93,7 +97,10 @@ def rows_of(previous: Sample | None, now: Sample) -> list[Row]:
     """Pair each domain with its rate of operations since the previous sample; 0 for one that is new."""
     elapsed_s = now.at_s - previous.at_s if previous else 0.0
     before = {domain.life: domain for domain in previous.domains} if previous else {}
-    return [Row(domain, _rate(before.get(domain.life), domain, elapsed_s)) for domain in now.domains]
+    return [
+        Row(domain, _rate(before.get(domain.life), domain, elapsed_s), why_not(domain, now.host))
+        for domain in now.domains
+    ]
 
 
 def _rate(before: DomainInfo | None, now: DomainInfo, elapsed_s: float) -> float:

@@ -39,7 +39,8 @@ class _Call:
 class BlockingClient(HypervisorMethods, Blocking):
     """A connection to a hypervisor; made by `connect`."""
 
-    def __init__(self, path: Path, session: ToolstackSession[_Call]) -> None:
+    def __init__(self, path: Path, session: ToolstackSession[_Call], patience_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._patience_s = patience_s
         self._path = path
         self._session = session
         self._turn = threading.Lock()
@@ -50,6 +51,8 @@ class BlockingClient(HypervisorMethods, Blocking):
         """Connect. Raises NoHypervisor."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            # Where too many wait already, connecting waits, too.
+            connection.settimeout(self._patience_s)
             connection.connect(str(self._path))
         except BaseException as error:
             connection.close()
@@ -108,13 +111,13 @@ class BlockingClient(HypervisorMethods, Blocking):
         Raises:
             HypercallError, PeerLost, RemoteProtocolError: as for `ask`.
         """
-        until_s = self._session.give_up_at_s or time.monotonic() + ANSWER_TIMEOUT_S
+        until_s = self._session.give_up_at_s or time.monotonic() + self._patience_s
         try:
             self._send(self._session.connected(), until_s)
             while not self._session.is_greeted:
                 self._receive(until_s)
         except TimeoutError as error:
-            raise self._hangs("hello", ANSWER_TIMEOUT_S) from error
+            raise self._hangs("hello", self._patience_s) from error
 
     def _hangs(self, method: str, timeout_s: float) -> PeerLost:
         return PeerLost(f"{self._session.where} has not answered `{method}` for {timeout_s:g} s; is it hanging?")
@@ -198,12 +201,20 @@ class BlockingClient(HypervisorMethods, Blocking):
 
 
 @contextmanager
-def connect(path: Path | str | None = None, *, resume: bool = False) -> Iterator[BlockingClient]:
+def connect(
+    path: Path | str | None = None,
+    *,
+    resume: bool = False,
+    client: str | None = None,
+    patience_s: float = ANSWER_TIMEOUT_S,
+) -> Iterator[BlockingClient]:
     """Connect to a hypervisor and say hello.
 
     Args:
         path: its socket, or the directory of that; None: where `xbd list` looks, too.
         resume: open a session, and resume it when the connection is lost; calls wait meanwhile.
+        client: what it calls itself: `xbd explain` says who set a target last.
+        patience_s: how long it may take to be let in.
 
     Raises:
         NoHypervisor: it cannot be connected to; the sentence says why, and what to do.
@@ -212,9 +223,10 @@ def connect(path: Path | str | None = None, *, resume: bool = False) -> Iterator
     """
     found = find_socket(path, os.environ)
     name = str(uuid.uuid4()) if resume else None
-    client = BlockingClient(found, ToolstackSession(f"the {daemon_at(found)[0]} at {found}", name))
+    session: ToolstackSession[_Call] = ToolstackSession(f"the {daemon_at(found)[0]} at {found}", name, client=client)
+    connection = BlockingClient(found, session, patience_s)
     try:
-        client.greet()
-        yield client
+        connection.greet()
+        yield connection
     finally:
-        client.close()
+        connection.close()

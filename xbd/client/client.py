@@ -48,12 +48,13 @@ class Client(HypervisorMethods, Connection):
 
 
 @asynccontextmanager
-async def open_client(path: Path | str, *, resume: bool = False) -> AsyncIterator[Client]:
+async def open_client(path: Path | str, *, resume: bool = False, client: str | None = None) -> AsyncIterator[Client]:
     """Connect to the hypervisor at *path* and say hello.
 
     Args:
         path: its socket.
         resume: open a session, and resume it when the connection is lost; calls wait meanwhile.
+        client: what it calls itself: `xbd explain` says who set a target last.
 
     Raises:
         NoHypervisor: it cannot be connected to; the sentence says why, and what to do.
@@ -68,25 +69,28 @@ async def open_client(path: Path | str, *, resume: bool = False) -> AsyncIterato
             raise explain_connect(path, error) from error
 
     name = str(uuid.uuid4()) if resume else None
-    async with serve_client(connect, f"the {daemon_at(path)[0]} at {path}", name) as client:
-        yield client
+    async with serve_client(connect, f"the {daemon_at(path)[0]} at {path}", name, client=client) as connected:
+        yield connected
 
 
 @asynccontextmanager
-async def serve_client(connect: Connect, where: str, session: str | None = None) -> AsyncIterator[Client]:
+async def serve_client(
+    connect: Connect, where: str, session: str | None = None, *, client: str | None = None
+) -> AsyncIterator[Client]:
     """Run a client on the connection that *connect* makes; the last one is closed in the end.
 
     Args:
         connect: makes a connection, and the next one of a session that is resumed.
         where: what errors call the other end.
         session: its name, never used before; None: it ends with its connection.
+        client: as for `open_client`.
     """
-    client = Client(await connect(), ToolstackSession(where, session), connect)
+    connection = Client(await connect(), ToolstackSession(where, session, client=client), connect)
     try:
-        await client.greet()
+        await connection.greet()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.receive_all)
-            yield client
+            nursery.start_soon(connection.receive_all)
+            yield connection
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # The receiving task reports its errors to the callers, so the only error in the group is the caller's own.
@@ -94,4 +98,4 @@ async def serve_client(connect: Connect, where: str, session: str | None = None)
             raise group.exceptions[0] from group.exceptions[0].__cause__
         raise
     finally:
-        await trio.aclose_forcefully(client.stream)
+        await trio.aclose_forcefully(connection.stream)

@@ -4,6 +4,7 @@ The policy decides (`xbd.policy.autoballoon`); here the list of domains becomes 
 wants memory held free gets a reservation, which ends with its connection.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -17,8 +18,10 @@ from xbd.policy import autoballoon, reservations
 from xbd.policy.model import (
     Action,
     CannotFree,
+    Decision,
     DomainSnapshot,
     DomainsUncooperative,
+    Progress,
     Reservation,
     Settings,
     Snapshot,
@@ -196,7 +199,24 @@ class BalancerEndpoint(CallEndpoint):
         state = self._balancer.state
         return {
             "domains": {str(domid): progress.verdict.value for domid, progress in state.progress.items()},
+            "details": {str(domid): self._details(domid, progress) for domid, progress in state.progress.items()},
             "reservations": [reservation_map(reservation) for reservation in state.reservations],
             "headroom_pages": state.settings.headroom_pages,
             "balance": state.settings.balance.value,
+        }
+
+    def _details(self, domid: int, progress: Progress) -> dict[str, object]:
+        """Say how the policy sees a domain, and why it does not move it."""
+        state = self._balancer.state
+        decision = state.decisions.get(domid, Decision())
+        rests_s = progress.refused_s + state.settings.retry_after_s - self._balancer.now if progress.refused else 0.0
+        return {
+            "life": progress.life,
+            "verdict": progress.verdict.value,
+            "aim_pages": progress.aim_pages,
+            "goal_pages": decision.goal_pages,
+            "least_pages": progress.least_pages,
+            "most_pages": progress.most_pages,
+            "rests_s": math.ceil(max(rests_s, 0.0)),
+            "kept": decision.kept.value,
         }

@@ -30,6 +30,9 @@ from xbd.shapes import STATISTICS
 from xbd.target_rules import Bound, broken_bound, is_reached
 from xbd.units import exact_size
 
+# Who sets a target without saying who it is.
+ANY_CLIENT: Final = "a client"
+
 
 class Controller(HostState):
     """One host, as its toolstack and its agents use it."""
@@ -61,8 +64,8 @@ class Controller(HostState):
             "audit": lambda: {"violations": self.audit()},
         }
 
-    def call(self, method: str, untrusted_params: object) -> dict[str, object]:
-        """Execute a toolstack's call, and return its answer.
+    def call(self, method: str, untrusted_params: object, client: str = ANY_CLIENT) -> dict[str, object]:
+        """Execute a call of a toolstack's *client*, and return its answer.
 
         Raises:
             HypercallError: unknown method, wrong parameters, or the machine's refusal; nothing has changed.
@@ -75,6 +78,8 @@ class Controller(HostState):
             with refused(f"{method} cannot be answered"):
                 return handler(**params)
         answer = handler(**params)
+        if method == "set_target":
+            self.record(self.machine.find(params["domid"])).target_set_by = client
         self._notices.deliver()
         return answer
 
@@ -121,6 +126,7 @@ class Controller(HostState):
                 uuid=uuid,
             )
             undo.pop_all()
+        record.target_set_by = "create"
         self._records[domid] = record
         told = {"target_pages": spec.target_pages, "max_pages": spec.max_pages, "autostart": spec.autostart}
         self._event("created", record, **told)

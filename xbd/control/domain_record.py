@@ -61,6 +61,8 @@ class DomainRecord:
     # When its agent was first missed; None: it is here, or not missed.
     missed_since: float | None = None
     saved: SavedAgent | None = None
+    # Who set its target last; None: a client of an earlier daemon.
+    target_set_by: str | None = None
 
     @classmethod
     def restored(cls, domain: Domain, saved: SavedAgent) -> "DomainRecord":
@@ -155,6 +157,7 @@ class DomainRecord:
             "agent": self.agent,
             "autostart": self.autostart,
             "mode": self.mode,
+            "target_set_by": self.target_set_by,
             "guest": self.guest,
             "report": self.report,
             "report_age_s": None if self.report is None else now_s - self.reported_at_s,

@@ -13,7 +13,7 @@ from typing import Final
 
 from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
 from xbd.control.client_sessions import answer_to_keep
-from xbd.control.controller import Controller
+from xbd.control.controller import ANY_CLIENT, Controller
 from xbd.errors import BadArgument, Busy, HypercallError, NoSuchDomain, OutOfResources, RemoteProtocolError
 from xbd.protocol import fields
 from xbd.protocol.codec import (
@@ -281,6 +281,7 @@ class ToolstackEndpoint(CallEndpoint):
         self._host = host
         self._next_event: int | None = None
         self._session: Session | None = None
+        self._client = ANY_CLIENT
 
     @property
     def keeps_place(self) -> bool:
@@ -307,8 +308,9 @@ class ToolstackEndpoint(CallEndpoint):
 
     def _hello(self, request: Request) -> dict[str, object]:
         params = fields.check_params("hello", TOOLSTACK_METHODS["hello"].params, request.untrusted_params)
-        session, last_seen = params.pop("session"), params.pop("last_seen")
+        session, last_seen, client = params.pop("session"), params.pop("last_seen"), params.pop("client")
         answer = super()._hello(request._replace(untrusted_params=params))
+        self._client = client or ANY_CLIENT
         if session is None:
             return answer | {"resumed": False}
         if self._session is not None:
@@ -341,7 +343,7 @@ class ToolstackEndpoint(CallEndpoint):
     def _call(self, request: Request) -> dict[str, object]:
         if request.method == "events":
             return self._subscribe(request.untrusted_params)
-        return self._host.call(request.method, request.untrusted_params)
+        return self._host.call(request.method, request.untrusted_params, self._client)
 
     def _subscribe(self, untrusted: object) -> dict[str, object]:
         since = fields.check_params("events", TOOLSTACK_METHODS["events"].params, untrusted)["since"]

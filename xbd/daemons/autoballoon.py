@@ -71,7 +71,7 @@ class Autoballoon:
 
     async def balance(self) -> None:
         """Look and act for ever, through the hypervisor's restarts."""
-        await self._follower.follow_hypervisor(self._path, self._session)
+        await self._follower.follow_hypervisor(self._path, self._session, client="autoballoon")
 
     async def _session(self, client: Client) -> None:
         while True:

@@ -52,7 +52,7 @@ class HostInStore:
 
     async def follow(self) -> None:
         """Show and ask for ever, through the hypervisor's restarts."""
-        await self._follower.follow_hypervisor(self._path, self._session, resume=True)
+        await self._follower.follow_hypervisor(self._path, self._session, resume=True, client="xenstored")
 
     async def _session(self, client: Client) -> None:
         async with trio.open_nursery() as nursery:

@@ -41,6 +41,7 @@ from xbd.policy.cases import Case
 from xbd.policy.model import (
     Action,
     Balance,
+    Decision,
     Reservation,
     ReservationState,
     Safety,
@@ -51,6 +52,7 @@ from xbd.policy.model import (
 )
 from xbd.policy.progress import gap, observe, overdue, refuse
 from xbd.policy.reservations import judge
+from xbd.target_rules import Approach
 from xbd.units import round_down, round_up
 
 
@@ -84,7 +86,15 @@ def step(state: State, snapshot: Snapshot, now: float) -> tuple[State, list[Acti
     actions = [action for case in cases if case.domain.domid not in grown for action in case.actions]
     actions += [action for case in cases if case.domain.domid in grown for action in case.actions]
     progress = {case.domain.domid: case.settled() for case in cases}
-    return replace(state, progress=MappingProxyType(progress), reservations=reservations), actions
+    waits = _waits(host)
+    decisions = {case.domain.domid: Decision(case.goal, case.kept(waits=waits)) for case in cases}
+    after = replace(
+        state,
+        progress=MappingProxyType(progress),
+        reservations=reservations,
+        decisions=MappingProxyType(decisions),
+    )
+    return after, actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,7 @@ def _refused(case: Case, spare: int) -> int:
     if settings.on(Safety.HOLD_UNREACHABLE):
         case.hold(case.bounds.clamp(pages))
         left = gap(tot, case.target)
-        case.progress = replace(case.progress, aim_pages=case.target, gap_pages=left, since_s=case.now, stuck=left > 0)
+        case.progress = replace(case.progress, aim_pages=case.target, approach=Approach(left, case.now), stuck=left > 0)
     return max(case.room - room, 0)
 
 
@@ -178,6 +188,11 @@ def _growers(host: _Host) -> list[Case]:
     ]
 
 
+def _waits(host: _Host) -> bool:
+    """Whether growing waits for a willing domain that still gives memory up."""
+    return host.settings.on(Safety.TWO_PHASES) and any(case.willing and case.owing for case in host.cases)
+
+
 def _grow(host: _Host) -> set[int]:
     """Grow domains below their share, all by the same fraction if there is not enough; return those that grew.
 
@@ -185,7 +200,7 @@ def _grow(host: _Host) -> set[int]:
     nothing.
     """
     growers = _growers(host)
-    waiting = host.settings.on(Safety.TWO_PHASES) and any(case.willing and case.owing for case in host.cases)
+    waiting = _waits(host)
     budget = max(host.budget(), 0)
     grown: set[int] = set()
     if not waiting and host.settings.on(Safety.BUDGET):

@@ -7,6 +7,7 @@ from xbd.policy.model import (
     Action,
     Bounds,
     DomainSnapshot,
+    Kept,
     Progress,
     Safety,
     SetMax,
@@ -134,6 +135,20 @@ class Case:
             self._set_target(pages)
             if self.limit != pages:
                 self._set_max(pages)
+
+    def kept(self, *, waits: bool) -> Kept:
+        """Say why its target was left alone in this step, if it was; *waits*: growing waits for others."""
+        has_its_goal = self.goal == self.target or self.target < self.goal <= self.allowed
+        causes = (
+            (not self.progress.able, Kept.UNABLE),
+            (bool(self.actions), Kept.MOVED),
+            (not self.takes_part, Kept.STUCK),
+            (has_its_goal, Kept.AT_GOAL),
+            (not self.rested, Kept.INTERVAL),
+            (not self.significant(self.goal), Kept.THRESHOLD),
+            (waits, Kept.TWO_PHASES),
+        )
+        return next((kept for holds, kept in causes if holds), Kept.HEADROOM)
 
     def _move(self, pages: int) -> None:
         tried = self.tries(pages)

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 from xbd.errors import BadArgument
 from xbd.settings import choice, number, size
-from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S
+from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S, Approach
 from xbd.units import MIB_PAGES, round_down, round_up
 
 # A domain without a minimum of its own keeps this part of its static maximum: a Linux guest's own tables
@@ -226,8 +226,7 @@ class Progress:
 
     Attributes:
         aim_pages: the target that its progress is judged by.
-        gap_pages: the closest that it came to it.
-        since_s: when it last came closer, or was there, or got a new aim.
+        approach: the closest that it came to it, and when it last came closer, or was there, or got a new aim.
         stuck: it has made no progress for stuck_after_s.
         least_pages: what it would not go below; None: nothing refused.
         most_pages: what it would not go above; None: nothing refused.
@@ -238,8 +237,7 @@ class Progress:
     """
 
     aim_pages: int
-    gap_pages: int
-    since_s: float
+    approach: Approach
     stuck: bool = False
     least_pages: int | None = None
     most_pages: int | None = None
@@ -263,6 +261,27 @@ class Progress:
         return Verdict.STUCK if self.stuck else Verdict.WILLING
 
 
+class Kept(StrEnum):
+    """Why a step left a domain's target alone, if it did."""
+
+    MOVED = "moved"  # it did not
+    AT_GOAL = "at-goal"  # it has what it should have
+    HEADROOM = "headroom"  # what is free beyond headroom, claims and reservations does not suffice
+    THRESHOLD = "threshold"  # the change is too small
+    INTERVAL = "interval"  # it was moved just before
+    TWO_PHASES = "two-phases"  # others give up first
+    UNABLE = "unable"  # it cannot balloon
+    STUCK = "stuck"  # it makes no progress
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a step decided about a domain: what it should hold, and why it was not told to."""
+
+    goal_pages: int = 0
+    kept: Kept = Kept.UNABLE
+
+
 def _nothing() -> Mapping[int, Progress]:
     return MappingProxyType({})
 
@@ -271,12 +290,13 @@ def _nothing() -> Mapping[int, Progress]:
 class State:
     """What the policy carries from step to step; an empty one can start on any host at any time.
 
-    Attributes: *progress* by domid; *reservations* in the order in which they were asked for.
+    Attributes: *progress* by domid; *decisions* of the last step by domid, which are only told, never read by a step; *reservations* in the order in which they were asked for.
     """
 
     settings: Settings = field(default_factory=Settings)
     progress: Mapping[int, Progress] = field(default_factory=_nothing)
     reservations: tuple[Reservation, ...] = ()
+    decisions: Mapping[int, Decision] = field(default_factory=dict)
 
     def reservation(self, name: str) -> Reservation | None:
         """Find a reservation by its name."""

@@ -19,6 +19,7 @@ Assumptions:
 from dataclasses import replace
 
 from xbd.policy.model import DomainSnapshot, Progress, Safety, Settings
+from xbd.target_rules import Approach
 from xbd.units import SUPER_PAGES, round_down, round_up
 
 
@@ -38,35 +39,33 @@ def observe(before: Progress | None, domain: DomainSnapshot, settings: Settings,
     aim = min(domain.target_pages, domain.max_pages)
     if before is None or not able or not before.able:
         moved_s = None if before is None else before.moved_s
-        return Progress(aim, gap(domain.tot_pages, aim), now, able=able, moved_s=moved_s, life=domain.life)
+        return Progress(aim, Approach(gap(domain.tot_pages, aim), now), able=able, moved_s=moved_s, life=domain.life)
     # A stuck domain is capped at what it holds; that does not mean that it has reached its aim.
     after = aimed(before, domain.tot_pages, domain.target_pages if before.stuck else aim, now)
     after = _forgive(after, domain.tot_pages)
-    if after.gap_pages and now - after.since_s >= settings.stuck_after_s and settings.on(Safety.LEAVE_OUT_STUCK):
+    if after.approach.is_stuck(now, settings.stuck_after_s) and settings.on(Safety.LEAVE_OUT_STUCK):
         target = domain.target_pages
-        return replace(after, stuck=True, aim_pages=target, gap_pages=gap(domain.tot_pages, target))
+        approach = replace(after.approach, nearest_pages=gap(domain.tot_pages, target))
+        return replace(after, stuck=True, aim_pages=target, approach=approach)
     return after
 
 
 def aimed(before: Progress, tot_pages: int, aim_pages: int, now: float) -> Progress:
     """Judge a domain by its old aim, then give it this one, which may be the same."""
     distance = gap(tot_pages, before.aim_pages)
-    progressed = distance == 0 or before.gap_pages == 0 or distance < before.gap_pages
+    approach = before.approach.seen(distance, now)
     if aim_pages == before.aim_pages:
-        # At rest the clock need not run: it starts when there is a gap.
-        if not progressed or distance == before.gap_pages == 0:
-            return before
-        return replace(before, gap_pages=distance, since_s=now, stuck=False)
-    same_way = (aim_pages > tot_pages) == (before.aim_pages > tot_pages)
+        return before if approach is before.approach else replace(before, approach=approach, stuck=False)
     left = gap(tot_pages, aim_pages)
-    if progressed or not same_way or left == 0:
-        return replace(before, aim_pages=aim_pages, gap_pages=left, since_s=now, stuck=False)
-    return replace(before, aim_pages=aim_pages, gap_pages=left, stuck=before.stuck)
+    same_way = (aim_pages > tot_pages) == (before.aim_pages > tot_pages)
+    if approach is not before.approach or distance == 0 or not same_way or left == 0:
+        return replace(before, aim_pages=aim_pages, approach=Approach(left, now), stuck=False)
+    return replace(before, aim_pages=aim_pages, approach=replace(approach, nearest_pages=left))
 
 
 def overdue(progress: Progress, settings: Settings, now: float) -> bool:
     """Whether a stuck domain's time is up."""
-    return progress.able and progress.stuck and now - progress.since_s >= settings.uncooperative_after_s
+    return progress.able and progress.stuck and now - progress.approach.since_s >= settings.uncooperative_after_s
 
 
 def refuse(progress: Progress, tot_pages: int, settings: Settings, now: float) -> Progress:

@@ -23,6 +23,7 @@ from xbd.domain import COUNT, DOMAIN, DOMID, INFO_PARTS, MODE, NAME, PAGES, PAGE
 from xbd.errors import NotSupported
 from xbd.protocol.codec import MSGID_LIMIT
 from xbd.protocol.fields import FRAMES, WORDS
+from xbd.protocol.policy_status import DETAILS
 from xbd.shapes import (
     COUNTS,
     FLAG,
@@ -135,6 +136,9 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
             "version": _VERSION,
             "session": Part(optional(text(MAX_SESSION_CHARS)), "a name of the client's making", default=None),
             "last_seen": _LAST_SEEN,
+            "client": Part(
+                optional(NAME), "what it is, such as `xbd mem-set`: told of the targets that it sets", default=None
+            ),
         },
         _map(version=_SPEAKS, host=_HOST, resumed=_RESUMED),
     ),
@@ -268,6 +272,7 @@ AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
         "Describe how the policy judges each domain, and all reservations.",
         answer=_map(
             domains=_VERDICTS,
+            details=DETAILS,
             reservations=array_of(_RESERVATION),
             headroom_pages=Part(COUNT, "free memory that is never handed out"),
             balance=Part(choice(("fair", "demand")), "how memory is shared out"),

@@ -36,14 +36,17 @@ class ToolstackSession(ClientSession[CallT, Outcome]):
     Args:
         where: what errors call the other end.
         name: of a session that is to be resumed, never used before.
+        client: what it calls itself.
 
     Attributes:
         events: those that are followed; None: none are.
         give_up_at_s: until when it may be resumed, while it is lost.
     """
 
-    def __init__(self, where: str, name: str | None = None) -> None:
-        super().__init__(where, _outcome, name=name, window=CALLS_IN_FLIGHT)
+    def __init__(self, where: str, name: str | None = None, *, client: str | None = None) -> None:
+        super().__init__(
+            where, _outcome, name=name, window=CALLS_IN_FLIGHT, more={} if client is None else {"client": client}
+        )
         self.events: EventQueue | None = None
         self.give_up_at_s: float | None = None
         self._backoff = Backoff()

@@ -19,9 +19,9 @@ from xbd.cli.common import (
     with_client,
 )
 from xbd.cli.follow import pause_before_next_poll
-from xbd.cli.progress import cancellation
 from xbd.client.blocking import BlockingClient
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
+from xbd.control.explain import why_stuck
 from xbd.control.targets import BadRequest, Rounded, can_be_destroyed, choose, is_any, parse_pages, round_pages
 from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
@@ -289,18 +289,24 @@ def wait_command(
 
     A domain whose pages others still map is not gone yet. With --for gone a pattern does not match dom0.
     """
+    is_met = _CONDITIONS[condition]
 
-    def wait(client: BlockingClient) -> list[tuple[DomainInfo, DomainInfo | None]]:
+    def wait(client: BlockingClient) -> list[tuple[DomainInfo, DomainInfo | None, str]]:
         listed = client.list()
         # With --for gone a name may have none already; otherwise each name must be that of a domain.
         present = [name for name in names if condition != "gone" or _is_listed(listed, name)]
         domains = choose(listed, present, can_be_destroyed if condition == "gone" else is_any)
-        _until(client, domains, _CONDITIONS[condition], time.monotonic() + timeout)
+        _until(client, domains, is_met, time.monotonic() + timeout)
         now = {domain.domid: domain for domain in client.list()}
-        return [(domain, _same(now, domain)) for domain in domains]
+        host = client.host()
+
+        def why_not(found: DomainInfo | None) -> str:
+            return "" if found is None or is_met(found) or condition != "target" else why_stuck(found, host)
+
+        return [(domain, found := _same(now, domain), why_not(found)) for domain in domains]
 
     outcome = with_client(socket_path, wait)
-    met = {domain.domid: _CONDITIONS[condition](now) for domain, now in outcome}
+    met = {domain.domid: is_met(now) for domain, now, _ in outcome}
     output = [
         {
             "domid": domain.domid,
@@ -309,14 +315,14 @@ def wait_command(
             "state": "gone" if now is None else now.state,
             "tot_pages": None if now is None else now.tot_pages,
             "target_pages": None if now is None else now.target_pages,
-            "reason": "" if now is None or met[domain.domid] else cancellation(now),
+            "reason": why,
         }
-        for domain, now in outcome
+        for domain, now, why in outcome
     ]
     emit(
         as_json,
         output,
-        [_wait_line(domain, now, condition, timeout) for domain, now in outcome if not met[domain.domid]],
+        [_wait_line(domain, now, condition, timeout, why) for domain, now, why in outcome if not met[domain.domid]],
     )
     if not all(met.values()):
         ctx.exit(EXIT_FAILED)
@@ -348,11 +354,9 @@ def _same(now: dict[int, DomainInfo], domain: DomainInfo) -> DomainInfo | None:
     return found if found is not None and found.life == domain.life else None
 
 
-def _wait_line(domain: DomainInfo, now: DomainInfo | None, condition: str, timeout: float) -> str:
+def _wait_line(domain: DomainInfo, now: DomainInfo | None, condition: str, timeout: float, why: str) -> str:
     if now is None:
         return f"{domain.name}: was destroyed meanwhile"
     held = f"it is {now.state}, holds {format_pages(now.tot_pages)}, its target is {format_pages(now.target_pages)}"
     wanted = "at its target" if condition == "target" else condition
-    cancelled = cancellation(now) if condition == "target" else ""
-    why = f"; {cancelled}" if cancelled else ""
-    return f"{domain.name}: not {wanted} after {timeout:g} s: {held}{why}"
+    return f"{domain.name}: not {wanted} after {timeout:g} s: {held}{'; ' if why else ''}{why}"

@@ -1,4 +1,4 @@
-"""Commands that only read: list, info, events, audit."""
+"""Commands that only read: list, info, explain, events, audit."""
 
 import json
 from collections.abc import Sequence
@@ -7,10 +7,14 @@ from typing import Any
 import click
 
 from xbd.cli.common import EXIT_FAILED, client_options, complete_domains, emit, with_client
+from xbd.cli.policy_status import autoballoon_status
 from xbd.cli.render import domain_details, domains_table, event_line, host_details
 from xbd.client.blocking import BlockingClient
+from xbd.control.explain import hindrances, target_reasons
 from xbd.control.targets import choose, is_any
 from xbd.domain import DomainInfo
+from xbd.text import printable
+from xbd.units import format_pages
 
 
 @click.command("list")
@@ -43,6 +47,45 @@ def info_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bo
     # One domain that is named, not matched, is one object; scripts need not unpack a list.
     single = len(names) == 1 and len(output) == 1 and names[0] in (domains[0].name, str(domains[0].domid))
     emit(as_json, output[0] if single else output, lines)
+
+
+@click.command("explain")
+@click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
+@client_options
+def explain_command(name: str, socket_path: str | None, *, as_json: bool) -> None:
+    """Say why DOMAIN's target is what it is, and why it does not hold that, if it does not.
+
+    DOMAIN is a name, a number or a pattern. What a guest reports is its own word. In JSON each reason has a code that
+    stays; its text may change.
+    """
+
+    def ask(client: BlockingClient) -> tuple[Sequence[DomainInfo], dict[str, Any]]:
+        return _chosen(client, (name,)), client.host()
+
+    domains, host = with_client(socket_path, ask)
+    status = autoballoon_status(socket_path)
+    output, lines = [], []
+    for domain in domains:
+        why_target = target_reasons(domain, status.of(domain))
+        why_not = hindrances(domain, host)
+        held = (
+            f"{domain.name} holds {format_pages(domain.tot_pages)}, its target is {format_pages(domain.target_pages)}"
+        )
+        lines += [printable(held), *(f"  {printable(reason.text)}" for reason in (*why_target, *why_not))]
+        output.append(
+            {
+                "domid": domain.domid,
+                "name": domain.name,
+                "tot_pages": domain.tot_pages,
+                "target_pages": domain.target_pages,
+                "target_set_by": domain.target_set_by,
+                "target": [reason._asdict() for reason in why_target],
+                "hindrances": [reason._asdict() for reason in why_not],
+            }
+        )
+    if status.trouble:
+        lines.append(f"what autoballoon decides is not known: {status.trouble}")
+    emit(as_json, {"domains": output, "autoballoon": status.trouble or ("runs" if status.runs else "none")}, lines)
 
 
 @click.command("audit")

@@ -15,9 +15,11 @@ from xbd.cli.common import (
     with_client,
 )
 from xbd.cli.follow import LiveView, follow, send_targets
+from xbd.cli.policy_status import autoballoon_status
 from xbd.cli.progress import Following, Outcome
 from xbd.cli.render import outcome_lines, outcomes_json
 from xbd.client.blocking import BlockingClient
+from xbd.control.explain import governed
 from xbd.control.targets import Change, Rounded, choose, parse_amount, plan, round_pages
 from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
@@ -62,13 +64,19 @@ def mem_set_command(
     names, size = _names_and_size(names_and_size)
     amount = parse_amount(size)
     view = LiveView()
+    status = autoballoon_status(socket_path)
+    rival: dict[int, str] = {}
 
     def set_all(client: BlockingClient) -> tuple[list[Change], list[Following], bool]:
         changes = plan(choose(client.list(), names), amount)
         if not as_json:
             _say_rounding(changes)
         following: list[Following] = []
-
+        rival.update({one.domain.domid: one.domain.name for one in changes if status.of(one.domain) is not None})
+        if rival and not as_json:
+            click.echo(governed(list(rival.values())), err=True)
+        if status.trouble and not as_json:
+            click.echo(f"whether autoballoon governs them is not known: {status.trouble}", err=True)
         try:
             following.extend(send_targets(client, changes))
             if wait:
@@ -79,9 +87,12 @@ def mem_set_command(
             view.clear()
         return changes, following, False
 
-    changes, following, interrupted = with_client(socket_path, set_all)
+    changes, following, interrupted = with_client(socket_path, set_all, "mem-set")
     asked = {change.domain.domid: change.target.asked_pages for change in changes}
-    emit(as_json, outcomes_json(following, asked, waited=wait), outcome_lines(following, waited=wait))
+    outcomes = [
+        {**outcome, "governed": outcome["domid"] in rival} for outcome in outcomes_json(following, asked, waited=wait)
+    ]
+    emit(as_json, outcomes, outcome_lines(following, waited=wait))
     if interrupted:
         done = "the targets stay set, and the guests go on moving" if following else "some targets may be set"
         click.echo(f"interrupted; {done}", err=True)

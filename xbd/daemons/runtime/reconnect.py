@@ -116,7 +116,7 @@ class Follower:
         return True
 
     async def follow_hypervisor(
-        self, path: Path, session: Callable[[Client], Awaitable[T]], *, resume: bool = False
+        self, path: Path, session: Callable[[Client], Awaitable[T]], *, resume: bool = False, client: str | None = None
     ) -> T:
         """Run *session* with a client of the hypervisor at *path*, anew after each loss, until one returns.
 
@@ -124,14 +124,15 @@ class Follower:
             path: its socket.
             session: what is done while connected.
             resume: as for `open_client`.
+            client: as for `open_client`.
 
         Raises:
             XbdError: one that is final.
         """
 
         async def attempt() -> T:
-            async with open_client(path, resume=resume) as client:
+            async with open_client(path, resume=resume, client=client) as connected:
                 self.found()
-                return await session(client)
+                return await session(connected)
 
         return await self.follow(attempt)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from xbd.abi import MAX_DOMAINS, BootInfo, Command, Populate, Refused, Result
 from xbd.control import step as control_step
-from xbd.control.controller import Controller
+from xbd.control.controller import ANY_CLIENT, Controller
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.domain import DomainSpec
 from xbd.guest import Answered, Event, Step
@@ -236,11 +236,11 @@ class WatchedController(Controller):
             self.oracles.of(self.machine, record.domid).reboot_pending = True
         return answer
 
-    def call(self, method: str, untrusted_params: object) -> dict[str, object]:
+    def call(self, method: str, untrusted_params: object, client: str = ANY_CLIENT) -> dict[str, object]:
         """Do a toolstack's call, and record the limits that it sets."""
         if method not in _NOT_AUDITED:
             self.changed = self.shared = True
-        answer = super().call(method, untrusted_params)
+        answer = super().call(method, untrusted_params, client)
         if method in _SET_LIMITS:
             assert isinstance(untrusted_params, list), "simulated toolstacks send their parameters as a list of one map"
             self._record_limits(method, dict(untrusted_params[0]), answer)

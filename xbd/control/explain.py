@@ -1,0 +1,174 @@
+"""Why a domain holds what it holds: its reasons, from what the daemons tell of it; pure.
+
+A reason has a stable code, for programs, and a sentence. `xbd explain`, `xbd mem-set --wait`, `xbd wait` and `xbd top`
+show these. What a guest reports is its own word and is called so; a number that makes no sense is left out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from xbd.domain import RUNNING, ZOMBIE, DomainInfo
+from xbd.units import counted, format_pages
+
+# How often Linux's driver tries before it gives up, for reports that do not say.
+_LINUX_RETRIES: Final = 4
+_NOTHING: Final[Mapping[str, Any]] = {}
+# Why the policy left a domain alone: `Kept` in `xbd.policy.cases`, in words.
+_POLICY: Final = {
+    "headroom": "it should get more, but what is free beyond headroom, claims and reservations does not suffice",
+    "threshold": "the change would be smaller than the policy's threshold",
+    "interval": "it was moved just before; it is left alone until the policy's min_interval_s has passed",
+    "two-phases": "it should get more, and waits until others have given up what they are to give",
+    "unable": "it cannot balloon: no agent runs",
+    "stuck": "it makes no progress, so the policy does not ask it for more",
+}
+
+
+class Reason(NamedTuple):
+    """One reason: a *code* that stays, and a *text* for people, which may change."""
+
+    code: str
+    text: str
+
+
+def target_reasons(domain: DomainInfo, policy: Mapping[str, Any] | None) -> list[Reason]:
+    """Say why its target is what it is; *policy*: what the autoballoon daemon's status says of it, None: it does not govern it."""
+    target = format_pages(domain.target_pages)
+    if domain.target_set_by:
+        reasons = [Reason("target-set-by", f"its target, {target}, was set by {domain.target_set_by}")]
+    else:
+        reasons = [
+            Reason("target-set-by", f"who set its target, {target}, is not known since the hypervisor was started")
+        ]
+    if domain.target_pages == domain.min_pages:
+        reasons.append(Reason("minimum", f"its target is its minimum, {target}: none is set below that"))
+    return reasons if policy is None else [*reasons, *_policy_reasons(domain, policy)]
+
+
+def _policy_reasons(domain: DomainInfo, policy: Mapping[str, Any]) -> Iterator[Reason]:
+    yield Reason("governed", governed([domain.name]))
+    verdict, goal = policy.get("verdict"), _count(policy, "goal_pages")
+    if goal is not None:
+        yield Reason("policy-goal", f"the policy finds it {verdict} and would have it hold {format_pages(goal)}")
+    for key, code, words in (("least_pages", "refused-floor", "below"), ("most_pages", "refused-ceiling", "above")):
+        if (refused := _count(policy, key)) is not None:
+            rest = _count(policy, "rests_s") or 0
+            when = f"in {rest} s" if rest else "as soon as there is a reason"
+            yield Reason(code, f"it refused to go {words} {format_pages(refused)}; it is asked again {when}")
+    kept = policy.get("kept")
+    if isinstance(kept, str) and kept in _POLICY:
+        yield Reason(f"policy-{kept}", _POLICY[kept])
+
+
+def governed(names: Sequence[str]) -> str:
+    """Say that the autoballoon daemon may set other targets."""
+    who = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"autoballoon governs {who} and may set another target; leave out of its `domains` setting what is to keep its own"
+
+
+def hindrances(domain: DomainInfo, host: Mapping[str, Any] = _NOTHING) -> list[Reason]:
+    """Say why it does not hold what its target says, the most decisive first; nothing where it does.
+
+    Args:
+        domain: as it is told now.
+        host: as it is told; without it nothing is said of what the host has.
+    """
+    if domain.tot_pages == domain.target_pages:
+        return []
+    if not domain.agent or domain.state != RUNNING:
+        return [_no_agent(domain)]
+    reasons = []
+    if domain.mode != "normal":
+        mode = f"its guest's mode is {domain.mode!r}; `xbd guest-mode {domain.name} normal` ends that"
+        reasons.append(Reason("mode", mode))
+    grows = domain.target_pages > domain.tot_pages
+    reasons += _worker(domain, "the host had no memory for it" if grows else "it had no free memory to give")
+    reasons += _growing(domain, host) if grows else _shrinking(domain)
+    if not reasons:
+        moves = "gets" if grows else "gives up"
+        reasons.append(
+            Reason("moving", f"nothing hinders it that can be seen: its guest {moves} memory at its own pace")
+        )
+    return reasons
+
+
+def why_stuck(domain: DomainInfo, host: Mapping[str, Any] = _NOTHING) -> str:
+    """Say in one sentence why a domain makes no progress toward its target."""
+    reasons = [reason for reason in hindrances(domain, host) if reason.code != "moving"]
+    if reasons:
+        return "; ".join(reason.text for reason in reasons)
+    if domain.target_pages > domain.tot_pages:
+        return "its guest gets no more memory, and what it reports does not say why"
+    return f"its guest gives up no more, and what it reports does not say why; `xbd info {domain.name}` shows it"
+
+
+def why_not(domain: DomainInfo, host: Mapping[str, Any] = _NOTHING) -> str:
+    """Say in short why a domain is not at its target: the most decisive reason; nothing where it is."""
+    return next((reason.text for reason in hindrances(domain, host)), "")
+
+
+def _no_agent(domain: DomainInfo) -> Reason:
+    if domain.state == ZOMBIE:
+        kept = format_pages(domain.tot_pages)
+        return Reason("zombie", f"it was destroyed, and others still map {kept} of it; it vanishes when they let go")
+    if domain.agent:
+        return Reason("agent-silent", "its agent does not answer; is its process stopped, or its machine overloaded?")
+    helps = f"start one with `xbd guest {domain.name}`"
+    return Reason("no-agent", f"no agent is connected (the domain is {domain.state}); {helps}")
+
+
+def _worker(domain: DomainInfo, refused_by: str) -> Iterator[Reason]:
+    """Say what its balloon's worker waits for, by its report."""
+    report = domain.reported
+    match report.get("worker_state"):
+        case "cancelled":
+            times = counted(_count(report, "max_retry_count") or _LINUX_RETRIES, "refusal")
+            if report.get("wake_when_told"):
+                helps = "it goes on when there is, or when it is told its target again"
+            else:
+                helps = (
+                    "as Linux's, it tries again only for another target: neither the same one nor free memory wakes it"
+                )
+            yield Reason("cancelled", f"its balloon was cancelled after {times}: {refused_by}; {helps}")
+        case "again":
+            delay = _count(report, "schedule_delay")
+            when = f" in at most {delay} s" if delay else " later"
+            yield Reason("backing-off", f"its balloon was refused memory and tries again{when}: {refused_by}")
+        case "wait":
+            yield Reason("slots", "its balloon waits until slots come back: all that it could get back is out as slots")
+
+
+def _growing(domain: DomainInfo, host: Mapping[str, Any]) -> Iterator[Reason]:
+    missing = domain.target_pages - domain.tot_pages
+    if domain.max_pages < domain.target_pages:
+        limit = format_pages(domain.max_pages)
+        yield Reason("limit", f"its limit, {limit}, is below its target; `xbd mem-max {domain.name}` raises it")
+    free, claimed = _count(host, "free_frames"), _count(host, "claimed_frames") or 0
+    if free is not None and free - claimed + domain.claimed_pages < missing:
+        others = max(claimed - domain.claimed_pages, 0)
+        taken = f", {format_pages(others)} of that claimed for others" if others else ""
+        lacks = f"it lacks {format_pages(missing)}, the host has {format_pages(free)} free{taken}"
+        yield Reason("host-full", f"{lacks}; `xbd mem-set` others to less")
+    slots = _count(domain.reported, "slots")
+    if slots and domain.gfn_count - slots < domain.target_pages:
+        yield Reason("slots", f"{format_pages(slots)} of it are slots for pages of other domains")
+
+
+def _shrinking(domain: DomainInfo) -> Iterator[Reason]:
+    used, aim = domain.used_pages, _count(domain.reported, "aim_pages")
+    if used is not None and used > domain.target_pages:
+        holds = f"its programs and kernel hold {format_pages(used)}, by its report"
+        yield Reason("guest-holds", f"{holds}, which is more than its target, {format_pages(domain.target_pages)}")
+    if aim is not None and aim > domain.target_pages and domain.mode == "normal":
+        yield Reason("driver-floor", f"its balloon driver goes no lower than {format_pages(aim)}")
+    if domain.referenced_pages:
+        mapped = format_pages(domain.referenced_pages)
+        yield Reason("mapped-by-others", f"others map {mapped} of it, which it cannot give up before they let go")
+    if domain.mapped_grants:
+        yield Reason("maps-others", f"it maps {counted(domain.mapped_grants, 'page')} of others in its slots")
+
+
+def _count(untrusted: Mapping[str, Any], key: str) -> int | None:
+    """Read a number of something; None: there is none that makes sense."""
+    found = untrusted.get(key)
+    return found if type(found) is int and found > 0 else None
