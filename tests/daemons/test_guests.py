@@ -86,3 +86,25 @@ async def test_a_shut_down_guest_ends_its_process(tmp_path: Path) -> None:
                         while guest.process.poll() is None:  # noqa: ASYNC110 - another process
                             await trio.sleep(0.02)
                     assert guest.end() == exit_code
+
+
+@pytest.mark.slow
+async def test_a_guest_is_not_played_on_for_another_domain(tmp_path: Path) -> None:
+    """Where a host was begun anew, a domain of the same number and name is another one: `xbd guest` ends with 1."""
+    socket = str(hypervisor_socket(tmp_path))
+    hypervisor = ("hypervisor", "--memory", "64m", "--runtime-dir", str(tmp_path))
+    with running(*hypervisor) as first:
+        first.wait_until_it_says("hypervisor_ready")
+        async with open_client(socket) as client:
+            await client.create("web", max_pages=1024, target_pages=1024, autostart=False)
+            with running("guest", "web", "--socket", socket) as guest:
+                await until(client, web="running")
+                kill(first)
+                with running(*hypervisor) as second:
+                    second.wait_until_it_says("hypervisor_ready")
+                    async with open_client(socket) as again:
+                        await again.create("web", max_pages=1024, target_pages=1024, autostart=False)
+                        assert await trio.to_thread.run_sync(guest.process.wait) == guest.end() == 1
+                        assert "domain_destroyed" in guest.said[-1]
+                        assert (await again.info("web")).state == "waiting"
+                    assert second.end() == 0

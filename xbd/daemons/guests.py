@@ -302,7 +302,11 @@ async def run_guest(socket_path: Path, name: str, *, wait: bool = False, supervi
             playing = trio.CancelScope()
             nursery.start_soon(_watch, socket_path, found, is_destroyed, playing)
             with playing:
-                await live(socket_path.parent, found)
+                try:
+                    await live(socket_path.parent, found)
+                except NoSuchDomain:
+                    # Who watches the domain finds that, too, says so, and ends this.
+                    await trio.sleep_forever()
         return 1 if is_destroyed.is_set() else 0
 
     return await run_service(start, reload=NOTHING_TO_RELOAD, farewell="agents disconnect", supervised=supervised)
