@@ -138,17 +138,17 @@ class Case:
 
     def kept(self, *, waits: bool) -> Kept:
         """Say why its target was left alone in this step, if it was; *waits*: growing waits for others."""
-        has_its_goal = self.goal == self.target or self.target < self.goal <= self.allowed
-        causes = (
-            (not self.progress.able, Kept.UNABLE),
-            (bool(self.actions), Kept.MOVED),
-            (not self.takes_part, Kept.STUCK),
-            (has_its_goal, Kept.AT_GOAL),
-            (not self.rested, Kept.INTERVAL),
-            (not self.significant(self.goal), Kept.THRESHOLD),
-            (waits, Kept.TWO_PHASES),
-        )
-        return next((kept for holds, kept in causes if holds), Kept.HEADROOM)
+        if self.actions or not self.progress.able:
+            return Kept.MOVED if self.progress.able else Kept.UNABLE
+        if not self.takes_part:
+            return Kept.STUCK
+        if self.goal == self.target or self.target < self.goal <= self.allowed:
+            return Kept.AT_GOAL
+        if not self.rested:
+            return Kept.INTERVAL
+        if not self.significant(self.goal):
+            return Kept.THRESHOLD
+        return Kept.TWO_PHASES if waits else Kept.HEADROOM
 
     def _move(self, pages: int) -> None:
         tried = self.tries(pages)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from xbd.errors import BadArgument
 from xbd.settings import choice, number, size
@@ -274,8 +274,7 @@ class Kept(StrEnum):
     STUCK = "stuck"  # it makes no progress
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What a step decided about a domain: what it should hold, and why it was not told to."""
 
     goal_pages: int = 0
