@@ -52,15 +52,14 @@ class Traffic:
     async def retry(self, work: Callable[["TimedClient"], Awaitable[None]]) -> None:
         """Run *work* with a client until it returns; again with a new client when the session is lost."""
         while True:
-            opened = False
+            opened: TimedClient | None = None
             try:
-                async with self.client() as client:
-                    opened = True
-                    await work(client)
+                async with self.client() as opened:
+                    await work(opened)
                     return
             except (NoHypervisor, PeerLost) as error:
-                # Before hello is answered there is nothing to resume.
-                if opened:
+                # Before hello is answered there is nothing to resume, nor where there was no room for a session.
+                if opened is not None and opened.has_session:
                     self._processes.found(f"a client's session was lost: {error}")
                 await trio.sleep(_RETRY_S)
 
@@ -199,6 +198,11 @@ class TimedClient:
     def __init__(self, client: Client, processes: SoakProcesses) -> None:
         self._client = client
         self._processes = processes
+
+    @property
+    def has_session(self) -> bool:
+        """Whether it is resumed when its connection is lost."""
+        return self._client.session.name is not None
 
     async def call(self, method: str, **params: object) -> dict[str, Any]:
         """Make a call, time and count it; see `Client.call`."""
