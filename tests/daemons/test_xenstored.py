@@ -113,6 +113,18 @@ async def test_it_answers_and_tells(tmp_path: Path) -> None:
     assert not server.path.exists()
 
 
+async def test_requests_are_traced_into_a_file(tmp_path: Path) -> None:
+    """CONTROL logfile names it; what is no file ends the trace, and nothing else."""
+    async with serving(tmp_path) as server, connected(server.path) as one:
+        for path in (tmp_path / "trace", tmp_path, tmp_path / "trace"):
+            assert await one.ask(Operation.CONTROL, b"logfile\0%s\0" % bytes(path)) == OK
+            assert await one.ask(Operation.READ, b"/none\0") == b"ENOENT\0"
+            assert server.store.trace.on is (path != tmp_path)
+    lines = [line.split(" ", 1)[1] for line in (tmp_path / "trace").read_text().splitlines()]
+    assert lines[:2] == [r"IN d0 READ b'/none\x00'", r"OUT d0 ERROR b'ENOENT\x00'"]
+    assert len(lines) == 4
+
+
 async def test_bytes_come_in_any_pieces(tmp_path: Path) -> None:
     """One at a time, or many requests at once; answers come in order."""
     async with serving(tmp_path) as server, connected(server.path) as client:

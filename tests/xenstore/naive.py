@@ -100,13 +100,15 @@ class Naive:
         """List the names of a node's children."""
         return {one.rpartition("/")[2] for one in nodes if one != "/" and above(one) == path}
 
-    def _find(self, nodes: dict[str, NaiveNode], client: NaiveClient, path: str, letter: str) -> NaiveNode | str:
+    def _find(
+        self, nodes: dict[str, NaiveNode], client: NaiveClient, path: str, letter: str, *, owned: bool = False
+    ) -> NaiveNode | str:
         node = self._look(nodes, path)
-        if node is not None:
-            return node if allows(node, client.domid, letter) else "EACCES"
-        for one in lineage(path)[1:]:
-            if (node := self._look(nodes, one)) is not None:
-                return "ENOENT" if allows(node, client.domid, letter) else "EACCES"
+        if node and allows(node, client.domid, letter) and (not owned or client.domid in (0, node.permissions[0][1])):
+            return node
+        for one in [*lineage(path)[1:], "/"]:
+            if (higher := self._look(nodes, one)) is not None:
+                return "ENOENT" if node is None and allows(higher, client.domid, letter) else "EACCES"
         raise AssertionError(path)
 
     # -- operations
@@ -153,12 +155,10 @@ class Naive:
 
     def rm(self, client: NaiveClient, transaction: int, path: str) -> str:
         """RM."""
-        if path == "/":
-            return "EINVAL"
         nodes = self._view(client, transaction)
         found = self._find(nodes, client, path, "w")
-        if found == "EACCES":
-            return "EACCES"
+        if found == "EACCES" or path == "/":
+            return "EACCES" if found == "EACCES" else "EINVAL"
         if found == "ENOENT":
             return "OK" if above(path) in nodes else "ENOENT"
         self._look(nodes, above(path))
@@ -173,11 +173,9 @@ class Naive:
     def permit(self, client: NaiveClient, transaction: int, path: str, permissions: Permissions) -> str:
         """SET_PERMS."""
         nodes = self._view(client, transaction)
-        found = self._find(nodes, client, path, "w")
+        found = self._find(nodes, client, path, "w", owned=True)
         if isinstance(found, str):
             return found
-        if client.domid not in (0, found.permissions[0][1]):
-            return "EACCES"
         if client.domid and permissions[0][1] != found.permissions[0][1]:
             return "EPERM"
         nodes[path] = NaiveNode(found.value, permissions, self._next())
@@ -219,7 +217,7 @@ class Naive:
             if path in transaction.nodes:
                 merged[path] = transaction.nodes[path]
         self.nodes = merged
-        self._tell(transaction.happened, before)
+        self._tell(transaction.happened, before, held=True)
         return "OK"
 
     # -- events
@@ -232,16 +230,19 @@ class Naive:
         before: dict[str, NaiveNode] | None = None,
     ) -> None:
         if transaction:
-            client.transactions[transaction].happened |= happened
+            told = client.transactions[transaction].happened
+            told |= {path: exact and told.get(path, True) for path, exact in happened.items()}
         else:
             self._tell(happened, self.nodes | (before or {}))
 
-    def _tell(self, happened: dict[str, bool], before: dict[str, NaiveNode]) -> None:
+    def _tell(self, happened: dict[str, bool], before: dict[str, NaiveNode], *, held: bool = False) -> None:
         for path, exact in happened.items():
             readable = [self.nodes.get(path), self.nodes.get(above(path))]
             old = before.get(path)
             if readable[0] is None:
-                readable = [old, before.get(above(path)) if old or above(path) in before else None]
+                if held and old is None:
+                    continue  # It was made and removed in the transaction.
+                readable = [old, None if held else before.get(above(path))]
             elif old is not None and old.permissions != readable[0].permissions:
                 readable.append(old)
             for client in self.clients:

@@ -105,3 +105,10 @@ def introduce(dom0: StoreClient, domid: int) -> None:
     assert dom0.ask(Operation.INTRODUCE, b"%d\0001\0002\0" % domid) == b"OK\0"
     assert dom0.write(home) == dom0.permit(home, b"n0", b"r%d" % domid) == b"OK\0"
     assert dom0.write(home + b"/data") == dom0.permit(home + b"/data", b"n%d" % domid) == b"OK\0"
+
+
+def fill(guest: StoreClient, count: int) -> None:
+    """Make *count* nodes below a guest's `data`, some of them boxes with others in them: a list of names has to fit."""
+    for number in range(count):
+        path = b"data/%d" % number if number < 10 else b"data/%d/%d" % (number % 10, number)
+        assert guest.write(path) == b"OK\0"

@@ -49,5 +49,5 @@ def test_strings_end_with_a_nul_each() -> None:
     """Empty ones count; a last one without its NUL is none."""
     assert strings_of(b"a\0\0b\0") == [b"a", b"", b"b"]
     assert strings_of(b"\0") == [b""]
-    assert strings_of(b"a\0b") is None
-    assert strings_of(b"") is None
+    assert strings_of(b"a\0b") == [b"a"]
+    assert strings_of(b"") == []

@@ -78,10 +78,14 @@ def test_what_is_no_path(path: bytes, operation: Operation) -> None:
 
 
 def test_how_long_paths_are() -> None:
-    """3072 bytes absolute, 2048 relative, not counting the NUL."""
+    """2048 bytes, without the NUL and a domain's home before them, whoever's that is."""
     one = client()
-    assert one.write(b"/" + b"a" * 3071) == one.write(b"b" * 2048) == OK
-    assert one.write(b"/" + b"a" * 3072) == one.write(b"b" * 2049) == "EINVAL"
+    for home in (b"", b"/local/domain/7/", b"/local/domain/12345/", b"/local/domain/-123/"):
+        path = home + (b"b" * 2048 if home else b"/" + b"b" * 2047)
+        assert one.write(path) == OK
+        assert one.write(path + b"b") == "EINVAL"
+    assert one.write(b"b" * 2048) == OK
+    assert one.write(b"b" * 2049) == one.write(b"/local/domain/123456/" + b"b" * 2040) == "EINVAL"
 
 
 def test_relative_paths_start_at_home() -> None:
@@ -97,13 +101,9 @@ def test_relative_paths_start_at_home() -> None:
 @pytest.mark.parametrize(
     ("operation", "payload"),
     [
-        (Operation.READ, b"/a"),
-        (Operation.READ, b""),
-        (Operation.READ, b"/a\0/b\0"),
         (Operation.WRITE, b"/a"),
         (Operation.WRITE, b""),
         (Operation.DIRECTORY_PART, b"/\0"),
-        (Operation.DIRECTORY_PART, b"/\0x\0"),
         (Operation.WATCH, b"/a\0"),
         (Operation.WATCH, b"/a\0t"),
         (Operation.WATCH, b"/a\0t\0more\0"),
@@ -113,16 +113,32 @@ def test_relative_paths_start_at_home() -> None:
         (Operation.SET_PERMS, b"/\0n\0"),
         (Operation.SET_PERMS, b"/\0n0x\0"),
         (Operation.SET_PERMS, b"/\0n0\0\0"),
-        (Operation.SET_PERMS, b"/\0n99999\0"),
+        (Operation.SET_PERMS, b"/\0n0 \0"),
+        (Operation.SET_PERMS, b"/\0n09\0"),
         (Operation.TRANSACTION_END, b"X\0"),
         (Operation.TRANSACTION_END, b""),
         (Operation.INTRODUCE, b"3\0"),
-        (Operation.INTRODUCE, b"3\0x\0002\0"),
+        (Operation.INTRODUCE, b"3\0001\0000\0"),
+        (Operation.INTRODUCE, b"3\0001\0x\0"),
+        (Operation.RESUME, b"0\0"),
+        (Operation.RESUME, b"7"),
         (Operation.RELEASE, b"0\0"),
         (Operation.RELEASE, b"x\0"),
         (Operation.SET_TARGET, b"3\0"),
         (Operation.CONTROL, b""),
         (Operation.CONTROL, b"nosuch\0"),
+        (Operation.CONTROL, b"check"),
+        (Operation.CONTROL, b"check\0x\0"),
+        (Operation.CONTROL, b"help\0x\0"),
+        (Operation.CONTROL, b"log\0"),
+        (Operation.CONTROL, b"log\0x\0"),
+        (Operation.CONTROL, b"logfile\0"),
+        (Operation.CONTROL, b"print\0"),
+        (Operation.CONTROL, b"quota\0set\0"),
+        (Operation.CONTROL, b"quota\0set\0nodes\0x\0"),
+        (Operation.CONTROL, b"quota\0set\0nodes\0-1\0"),
+        (Operation.CONTROL, b"quota\0set\0nosuch\0009\0"),
+        (Operation.CONTROL, b"quota-soft\0005\0"),
     ],
 )
 def test_what_makes_no_sense(operation: Operation, payload: bytes) -> None:
@@ -224,6 +240,7 @@ def test_a_guest_has_no_privileged_operations() -> None:
         (Operation.INTRODUCE, b"7\0001\0002\0"),
         (Operation.RELEASE, b"5\0"),
         (Operation.RESUME, b"5\0"),
+        (Operation.IS_DOMAIN_INTRODUCED, b"5\0"),
         (Operation.SET_TARGET, b"5\0000\0"),
         (Operation.CONTROL, b"check\0"),
     ):
@@ -286,4 +303,153 @@ def test_it_looks_after_itself() -> None:
     """CONTROL check says OK, and help what there is."""
     one = client()
     assert one.ask(Operation.CONTROL, b"check\0") == OK
-    assert one.ask(Operation.CONTROL, b"help\0") == b"check\nhelp\n\0"
+    answer = one.ask(Operation.CONTROL, b"help\0")
+    assert isinstance(answer, bytes)
+    assert [line.partition(b"\t")[0] for line in answer.splitlines()[:-1]] == (
+        [b"check", b"log", b"logfile", b"print", b"quota", b"quota-soft", b"help"]
+    )
+
+
+def test_control_sets_and_shows_quotas() -> None:
+    """What is set holds at once for every guest; what a domain has is shown; an unknown one is ENOENT."""
+    store, dom0 = store_with(5)
+    guest = StoreClient(store, 5)
+    for name, value in ((b"nodes", 2), (b"node-size", 100), (b"path-max", 30), (b"watches", 1)):
+        assert dom0.ask(Operation.CONTROL, b"quota\0set\0%s\0%d\0" % (name, value)) == OK
+    assert dom0.ask(Operation.CONTROL, b"quota-soft\0set\0memory\0007\0") == OK
+    assert guest.write(b"data/a") == OK
+    assert guest.write(b"data/b") == guest.write(b"data/a", bytes(70)) == "ENOSPC"
+    assert guest.read(b"data/" + b"b" * 26) == "EINVAL"
+    assert guest.watch(b"data") == guest.watch(b"data", b"u") == OK
+    assert guest.watch(b"data", b"v") == "E2BIG"
+    shown = dom0.ask(Operation.CONTROL, b"quota\0005\0")
+    assert isinstance(shown, bytes)
+    assert [line.split() for line in shown.splitlines()[:4]] == (
+        [[b"Domain", b"5:"], [b"nodes", b":", b"2"], [b"watches", b":", b"2"], [b"transactions", b":", b"0"]]
+    )
+    for name, line in ((b"quota", b"node-size        :      100 Max. size of a node"), (b"quota-soft", b"memory    ")):
+        listed = dom0.ask(Operation.CONTROL, name + b"\0")
+        assert isinstance(listed, bytes)
+        assert line in listed
+    assert dom0.ask(Operation.CONTROL, b"quota\0009\0") == "ENOENT"
+
+
+def test_control_traces_and_prints() -> None:
+    """Without a file there is nothing to write; with one each request and answer is, until it is turned off."""
+    store, dom0 = store_with(5)
+    assert dom0.ask(Operation.CONTROL, b"log\0on\0") == dom0.ask(Operation.CONTROL, b"print\0hello\0") == OK
+    assert list(store.notes) == [("xenstore_control_print", {"text": "hello"})]
+    assert dom0.ask(Operation.CONTROL, b"logfile\0/a/file\0") == OK
+    StoreClient(store, 5).read(b"/x")
+    assert dom0.ask(Operation.CONTROL, b"log\0off\0") == OK
+    dom0.read(b"/x")
+    assert (store.trace.path, list(store.trace.lines)) == (
+        "/a/file",
+        [
+            "IN d5 READ b'/x\\x00'",
+            "OUT d5 ERROR b'EACCES\\x00'",
+            "IN d0 CONTROL b'log\\x00off\\x00'",
+            "OUT d0 CONTROL b'OK\\x00'",
+        ],
+    )
+
+
+# -- as C reads a request
+
+
+@pytest.mark.parametrize(
+    "operation", [Operation.READ, Operation.DIRECTORY, Operation.GET_PERMS, Operation.MKDIR, Operation.RM]
+)
+@pytest.mark.parametrize("payload", [b"/", b"", b"/\0/\0", b"/\0x"])
+def test_what_is_not_one_string(operation: Operation, payload: bytes) -> None:
+    """ENOENT, where its NUL is missing and where there is more."""
+    assert client().ask(operation, payload) == "ENOENT"
+
+
+@pytest.mark.parametrize(
+    ("operation", "payload", "answer"),
+    [
+        (Operation.GET_DOMAIN_PATH, b" 7x\0", b"/local/domain/7\0"),
+        (Operation.GET_DOMAIN_PATH, b"x\0", b"/local/domain/0\0"),
+        (Operation.GET_DOMAIN_PATH, b"-1\0", b"/local/domain/4294967295\0"),
+        (Operation.GET_DOMAIN_PATH, b"4294967301\0", b"/local/domain/5\0"),
+        (Operation.GET_DOMAIN_PATH, b"99999999999999999999\0", b"/local/domain/4294967295\0"),
+        (Operation.IS_DOMAIN_INTRODUCED, b"+5 \0", b"T\0"),
+        (Operation.IS_DOMAIN_INTRODUCED, b"0x5\0", b"T\0"),  # as 0
+        (Operation.IS_DOMAIN_INTRODUCED, b"32752\0", b"T\0"),  # DOMID_SELF
+        (Operation.IS_DOMAIN_INTRODUCED, b"7\0", b"F\0"),
+        (Operation.RESUME, b"05\0", OK),
+        (Operation.SET_TARGET, b"5\0000\0more\0", OK),
+        (Operation.INTRODUCE, b"40000\0-1\0001\0", OK),
+        (Operation.INTRODUCE, b"7\0x\0-1\0more\0tail", OK),
+        (Operation.WATCH, b"/\0t\0tail", OK),
+        (Operation.UNWATCH, b"//\0t\0", "ENOENT"),
+        (Operation.UNWATCH, b"/" * 4000 + b"\0t\0", "ENOENT"),
+        (Operation.DIRECTORY_PART, b"/\0x\0", b"1\0local\0\0"),
+        (Operation.DIRECTORY_PART, b"/\0-1\0tail", b"1\0\0"),
+        (Operation.SET_PERMS, b"/\0n0\0r5\0tail", OK),
+    ],
+)
+def test_numbers_and_strings_are_read_as_c_reads_them(
+    operation: Operation, payload: bytes, answer: bytes | str
+) -> None:
+    """As atoi reads a number, whatever is behind it; strings that nobody asks for are passed over where C does so."""
+    assert store_with(5)[1].ask(operation, payload) == answer
+
+
+@pytest.mark.parametrize(
+    ("entries", "answer"),
+    [
+        ([b"n7"], "ENOENT"),
+        ([b"n32751"], "ENOENT"),
+        ([b"n32752"], b"n32752"),
+        ([b"n40000", b"r-1"], b"n40000 r-1"),
+        ([b"b0x5", b"r010", b"w +6"], b"b5 r8 w6"),
+        ([b"n5", b"r7"], b"n5 r7"),
+    ],
+)
+def test_whom_permissions_may_name(entries: list[bytes], answer: bytes | str) -> None:
+    """The owner has to exist, or be no domain at all; numbers are read as strtol does."""
+    dom0 = store_with(5)[1]
+    done = dom0.permit(b"/local", *entries)
+    assert (dom0.permissions(b"/local") if done == OK else done) == answer
+
+
+def test_a_domain_that_comes_later_gets_nothing() -> None:
+    """An entry for one that did not exist is shown, and ignored, until it is set again."""
+    store, dom0 = store_with(5)
+    dom0.write(b"/x")
+    dom0.permit(b"/x", b"n0", b"b7")
+    introduce(dom0, 7)
+    guest = StoreClient(store, 7)
+    assert (guest.read(b"/x"), dom0.permissions(b"/x")) == ("EACCES", b"n0 b7")
+    dom0.permit(b"/x", b"n0", b"b7")
+    assert guest.read(b"/x") == b""
+
+
+def test_introducing_a_known_domain_resets_its_connections() -> None:
+    """Their watches, transactions and unread output are gone, nobody is told, and they go on; dom0's do not change."""
+    store, dom0 = store_with(5)
+    guest, other = StoreClient(store, 5), StoreClient(store, 5)
+    for one in (dom0, guest, other):
+        one.watch(b"@introduceDomain")
+        one.watch(b"/local/domain/5")
+    transaction = guest.start()
+    assert len(dom0.events()) == len(guest.events()) == len(other.events()) == 2
+    dom0.write(b"/local/domain/5")
+    for domid in (0, 5):
+        assert dom0.ask(Operation.INTRODUCE, b"%d\0001\0002\0" % domid) == OK
+    dom0.write(b"/local/domain/5", b"1")
+    assert dom0.events() == [b"/local/domain/5 t", b"/local/domain/5 t"]
+    assert guest.events() == other.events() == []
+    assert guest.end(transaction) == "ENOENT"
+    assert (guest.write(b"data/x"), store.check()) == (OK, [])
+
+
+def test_what_may_be_said_of_the_root_and_of_special_names() -> None:
+    """A guest's RM / is EACCES; who owns a special name may permit it, as in Xen, and nobody else."""
+    store, dom0 = store_with(5)
+    guest = StoreClient(store, 5)
+    assert guest.rm(b"/") == guest.permit(b"@releaseDomain", b"b5") == "EACCES"
+    dom0.permit(b"@releaseDomain", b"n5")
+    assert guest.permit(b"@releaseDomain", b"n5", b"r0") == OK

@@ -98,17 +98,18 @@ def test_it_sees_what_it_saw() -> None:
 
 
 def test_nobody_hears_before_the_end() -> None:
-    """Then once of each node that was changed, in that order; of what is given up, nobody."""
+    """Then once of each node that was changed, in the order of first access; of what is given up, nobody."""
     one, other = pair()
     other.watch(b"/t")
     other.events()
     transaction = one.start()
+    one.read(b"/t/old", transaction)
     one.write(b"/t/z", b"1", transaction)
     one.write(b"/t/old", b"2", transaction)
     one.write(b"/t/z", b"3", transaction)
     assert other.events() == []
     one.end(transaction)
-    assert other.events() == [b"/t/z t", b"/t/old t"]
+    assert other.events() == [b"/t/old t", b"/t/z t"]
     transaction = one.start()
     one.write(b"/t/z", b"4", transaction)
     one.end(transaction, commit=False)
@@ -167,3 +168,60 @@ def test_a_guest_needs_its_permissions_in_it() -> None:
     assert guest.write(b"data/x", b"x", transaction) == OK
     assert guest.end(transaction) == OK
     assert dom0.permissions(b"/local/domain/5/data/x") == b"n5"
+
+
+def test_nobody_hears_of_what_was_made_and_removed_in_it() -> None:
+    """Of a node that was there and is gone, those hear that could read the node itself; a removed child is told as such."""
+    store, dom0 = store_with(5)
+    guest = StoreClient(store, 5)
+    for path in (b"/t/a/b", b"/t/a/c", b"/t/d"):
+        dom0.write(path)
+    dom0.permit(b"/t", b"r0")
+    guest.watch(b"/t")
+    dom0.watch(b"/t")
+    dom0.watch(b"/t/a/b", b"child")
+    transaction = dom0.start()
+    assert len(dom0.events()) == len(guest.events()) + 1 == 2
+    dom0.write(b"/t/new", b"", transaction)
+    dom0.rm(b"/t/new", transaction)
+    dom0.rm(b"/t/a", transaction)
+    dom0.end(transaction)
+    assert (dom0.events(), guest.events()) == ([b"/t/a t", b"/t/a/b child"], [])
+    dom0.rm(b"/t/d")
+    assert (dom0.events(), guest.events()) == ([b"/t/d t"], [b"/t/d t"])
+
+
+def test_a_refused_access_depends_on_what_is_above() -> None:
+    """As in Xen: END is EAGAIN where the nearest node above was changed, for READ, WRITE and SET_PERMS alike."""
+    store, dom0 = store_with(5)
+    guest = StoreClient(store, 5)
+    dom0.write(b"/t/secret")
+    for entry, refused in (
+        (b"n0", guest.read),
+        (b"n0", guest.rm),
+        (b"w0", lambda path, number: guest.permit(path, b"w0", transaction=number)),
+    ):
+        dom0.permit(b"/t/secret", entry)
+        transaction = guest.start()
+        assert refused(b"/t/secret", transaction) == "EACCES"
+        dom0.write(b"/t", b"1")
+        assert guest.end(transaction) == "EAGAIN"
+
+
+def test_a_transaction_that_is_none() -> None:
+    """ENOENT for every operation but WATCH and UNWATCH; a guest hears first what is not for it."""
+    store, dom0 = store_with(5)
+    guest = StoreClient(store, 5)
+    for operation, payload in (
+        (Operation.READ, b"/\0"),
+        (Operation.CONTROL, b"check\0"),
+        (Operation.INTRODUCE, b"7\0001\0002\0"),
+        (Operation.GET_DOMAIN_PATH, b"7\0"),
+        (Operation.RESET_WATCHES, b"\0"),
+        (Operation.TRANSACTION_END, b"T\0"),
+    ):
+        assert dom0.ask(operation, payload, 99) == "ENOENT"
+    assert guest.ask(Operation.CONTROL, b"check\0", 99) == "EACCES"
+    assert guest.ask(77, b"", 99) == "ENOSYS"
+    assert dom0.ask(Operation.UNWATCH, b"/\0t\0", 99) == "ENOENT"
+    assert dom0.ask(Operation.WATCH, b"/\0t\0", 99) == OK

@@ -6,7 +6,10 @@ when it leaves more unread than the store lets it (`xbd.xenstore.connections`). 
 this carries bytes, and has what changed written down before anybody is told.
 """
 
+import errno
 import math
+import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +20,7 @@ from xbd.client.runtime_dir import check_socket_path
 from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, SourceLog, TokenBucket, shared_lines
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.listener import Listener
+from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.transport import Transport
 from xbd.daemons.xenstore_file import StoreFile
@@ -168,9 +172,33 @@ class XenstoreServer:
             peer = self._peers.get(connection.number)
             if peer is not None:
                 peer.flush()
+        if self.store.trace.lines:
+            self._write_trace()
         while self.store.notes:
             event, keys = self.store.notes.popleft()
             self.log_of(keys.get("domid")).warning(trio.current_time(), event, **keys)
+
+    def _write_trace(self) -> None:
+        """Append the traced requests to the file that CONTROL names; where that fails, say so and trace no more."""
+        trace = self.store.trace
+        now = f"{calls.wall_clock():.3f}"
+        text = "".join(f"{now} {line}\n" for line in trace.lines)
+        trace.lines.clear()
+        try:
+            # Not a pipe that nobody reads, nor a device: those would stop the daemon.
+            descriptor = os.open(
+                trace.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
+            )
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError(errno.EINVAL, "it is no file")
+                calls.write(descriptor, text.encode(errors="surrogateescape"))
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as error:
+            trace.turn(on=False)
+            reason = f"the trace of requests ends: {trace.path!r} cannot be written: {error}"
+            self._log.warning(trio.current_time(), "xenstore_trace_ended", reason=reason)
 
     def log_of(self, domid: object) -> SourceLog:
         """Say where it is logged what a domain causes: a few lines of each; what has no socket shares the tools'."""

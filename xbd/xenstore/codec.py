@@ -7,6 +7,7 @@ be found behind it.
 Source: Xen public/io/xs_wire.h (struct xsd_sockmsg, XENSTORE_PAYLOAD_MAX).
 """
 
+import re
 import struct
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -15,6 +16,11 @@ from xbd.errors import RemoteProtocolError
 
 HEADER: Final = struct.Struct("=4I")
 PAYLOAD_MAX: Final = 4096
+_BLANKS: Final = rb"[ \t\n\v\f\r]*"
+_DECIMAL: Final = re.compile(_BLANKS + rb"([+-]?[0-9]+)")
+_ANY_BASE: Final = re.compile(_BLANKS + rb"([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
+_LONG_MAX: Final = (1 << 63) - 1
+_U32: Final = 1 << 32
 
 
 class Operation(IntEnum):
@@ -97,8 +103,30 @@ class Decoder:
         return Message(operation, request, transaction, bytes(self._received[first:end]))
 
 
-def strings_of(payload: bytes) -> list[bytes] | None:
-    """Split a payload into its strings, each ended by a NUL; None: the last one is not."""
-    if not payload.endswith(b"\0"):
+def strings_of(payload: bytes) -> list[bytes]:
+    """Split a payload into its strings, each ended by a NUL; what is behind the last NUL is none."""
+    return payload.split(b"\0")[:-1]
+
+
+def _as_u32(number: int) -> int:
+    """Convert a number as C converts a long to an unsigned int; a long that overflows is the largest, or least."""
+    return max(-_LONG_MAX - 1, min(number, _LONG_MAX)) % _U32
+
+
+def leading_number(text: bytes) -> int:
+    """Read the decimal number that a text begins with, as C's atoi does; 0: there is none. In [0, 2**32)."""
+    found = _DECIMAL.match(text)
+    return _as_u32(int(found[1])) if found else 0
+
+
+def whole_number(text: bytes) -> int | None:
+    """Read a decimal, octal (0...) or hexadecimal (0x...) number as C's strtol does; None: it is not all of the text.
+
+    In [0, 2**32).
+    """
+    found = _ANY_BASE.fullmatch(text)
+    if found is None:
         return None
-    return payload[:-1].split(b"\0")
+    sign, hexadecimal, octal, decimal = found.groups()
+    digits, base = (hexadecimal, 16) if hexadecimal else (octal, 8) if octal else (decimal, 10)
+    return _as_u32(int(sign + digits, base))

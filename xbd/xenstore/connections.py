@@ -12,7 +12,7 @@ from typing import Final
 from xbd.xenstore import quota
 from xbd.xenstore.codec import PAYLOAD_MAX, Operation, encode
 from xbd.xenstore.domains import DOM0, Domain
-from xbd.xenstore.paths import home_of
+from xbd.xenstore.paths import canonical, home_of
 from xbd.xenstore.permissions import Permissions, access_of, is_owner
 from xbd.xenstore.quota import Account
 from xbd.xenstore.transactions import Transaction
@@ -56,12 +56,17 @@ class Connection:
             return False
         if self.privileged or not self._outbox:
             return True
-        return self.outstanding < quota.REQUESTS_OUTSTANDING and self.account.memory_bytes <= quota.MEMORY_HARD_BYTES
+        quotas = self.account.quotas
+        return self.outstanding < quotas.outstanding and self.account.memory_bytes <= quotas.memory
 
     @property
     def has_output(self) -> bool:
         """Whether something waits to be read by it."""
         return bool(self._outbox)
+
+    def canonical(self, untrusted_path: bytes) -> bytes:
+        """Make the absolute path of what it names. Raises StoreError: EINVAL, it is no path, or too long."""
+        return canonical(untrusted_path, self.home, self.account.quotas.path_max)
 
     def may(self, permissions: Permissions, access: int) -> bool:
         """Tell whether it may do all of *access*."""
@@ -87,7 +92,8 @@ class Connection:
         payload = watch.event(path)
         if payload in self._events or len(payload) > PAYLOAD_MAX:
             return
-        self._events.add(payload)
+        if not payload.startswith(b"@"):  # each domain that comes or goes is told, as in Xen
+            self._events.add(payload)
         self._queue(encode(Operation.WATCH_EVENT, 0, 0, payload))
 
     def _queue(self, message: bytes) -> None:
@@ -97,7 +103,7 @@ class Connection:
         self._outbox_bytes += len(message)
         if not self.privileged:
             self.account.other_bytes += len(message)
-            if self.account.memory_bytes > quota.MEMORY_HARD_BYTES + BACKLOG_BYTES // 4:
+            if self.account.memory_bytes > self.account.quotas.memory + BACKLOG_BYTES // 4:
                 self.close("it does not read its events, and its domain's memory is used up")
         elif self._outbox_bytes > BACKLOG_BYTES:
             self.close(f"it has left {self._outbox_bytes} bytes unread")

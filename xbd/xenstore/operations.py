@@ -6,14 +6,13 @@ changes something gets a transaction, and checks everything before it changes an
 Source: docs/misc/xenstore.txt of Xen 4.17, and what its xenstored answers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final, Protocol
 
-from xbd.xenstore import quota
-from xbd.xenstore.codec import PAYLOAD_MAX, Operation, strings_of
+from xbd.xenstore.codec import PAYLOAD_MAX, Operation, leading_number, strings_of
 from xbd.xenstore.connections import Connection
 from xbd.xenstore.errors import StoreError
-from xbd.xenstore.paths import INTRODUCED, RELEASED, ROOT, canonical, parent_of
+from xbd.xenstore.paths import INTRODUCED, RELEASED, ROOT, parent_of
 from xbd.xenstore.permissions import Access, parse, spell
 from xbd.xenstore.transactions import Transaction
 from xbd.xenstore.tree import Node
@@ -30,34 +29,44 @@ class View(Protocol):
         """Look at a node."""
 
 
-def arguments(untrusted_payload: bytes, count: int) -> list[bytes]:
-    """Split a payload into as many strings. Raises StoreError: EINVAL, there are more or fewer."""
+def one_string(untrusted_payload: bytes, errno: str = "ENOENT") -> bytes:
+    """Take a payload that is one string. Raises StoreError: *errno*, its NUL is missing, or there is more behind it."""
+    string, nul, more = untrusted_payload.partition(b"\0")
+    if not nul or more:
+        raise StoreError(errno, "expected one string with a NUL behind it")
+    return string
+
+
+def arguments(untrusted_payload: bytes, count: int, most: int | None = None) -> list[bytes]:
+    """Split a payload into as many strings, or up to *most*. Raises StoreError: EINVAL, there are more or fewer."""
     strings = strings_of(untrusted_payload)
-    if strings is None or len(strings) != count:
+    if not count <= len(strings) <= (most or count):
         raise StoreError("EINVAL", f"expected {count} strings, each with a NUL behind it")
     return strings
 
 
-def find(view: View, connection: Connection, path: bytes, access: int) -> Node:
-    """Find a node, checking that the connection may do *access* with it.
+def find(view: View, connection: Connection, path: bytes, access: int, *, owned: bool = False) -> Node:
+    """Find a node, checking that the connection may do *access* with it, and with *owned* that it owns it.
 
     Raises:
         StoreError: EACCES, it may not. ENOENT, there is no such node; only said to a connection that may do the same
-            with the nearest node above, any other gets EACCES.
+            with the nearest node above, any other gets EACCES. Either way a transaction depends on that node, too.
     """
     node = view.find(path)
-    if node is not None:
-        if not connection.may(node.permissions, access):
-            raise StoreError("EACCES", f"{path!r} is not for d{connection.domain.domid}")
+    if (
+        node is not None
+        and connection.may(node.permissions, access)
+        and (not owned or connection.owns(node.permissions))
+    ):
         return node
     above: Node | None = None
     at = path
     while above is None:
         at = parent_of(at)
         above = view.find(at)
-    if not connection.may(above.permissions, access):
-        raise StoreError("EACCES", f"{at!r} is not for d{connection.domain.domid}")
-    raise StoreError("ENOENT", f"there is no {path!r}")
+    if node is None and connection.may(above.permissions, access):
+        raise StoreError("ENOENT", f"there is no {path!r}")
+    raise StoreError("EACCES", f"{path!r} is not for d{connection.domain.domid}")
 
 
 # -- queries
@@ -65,14 +74,14 @@ def find(view: View, connection: Connection, path: bytes, access: int) -> Node:
 
 def read(view: View, connection: Connection, payload: bytes) -> bytes:
     """READ: answer a node's value."""
-    (path,) = arguments(payload, 1)
-    return find(view, connection, canonical(path, connection.home), _READ).value
+    path = one_string(payload)
+    return find(view, connection, connection.canonical(path), _READ).value
 
 
 def directory(view: View, connection: Connection, payload: bytes) -> bytes:
     """DIRECTORY: answer the names of a node's children."""
-    (path,) = arguments(payload, 1)
-    names = _names(find(view, connection, canonical(path, connection.home), _READ))
+    path = one_string(payload)
+    names = _names(find(view, connection, connection.canonical(path), _READ))
     if len(names) > PAYLOAD_MAX:
         raise StoreError("E2BIG", f"the names below {path!r} take {len(names)} bytes; ask for them in parts")
     return names
@@ -84,12 +93,10 @@ def directory_part(view: View, connection: Connection, payload: bytes) -> bytes:
     An empty name ends the list. A client that sees another generation in the next part begins again.
     """
     path, untrusted_offset = arguments(payload, 2)
-    if not (untrusted_offset.isdigit() and len(untrusted_offset) < 10):
-        raise StoreError("EINVAL", f"{untrusted_offset[:20]!r} is no offset")
-    node = find(view, connection, canonical(path, connection.home), _READ)
+    node = find(view, connection, connection.canonical(path), _READ)
     head = b"%d\0" % node.generation
     names = _names(node)
-    offset = min(int(untrusted_offset), len(names))
+    offset = min(leading_number(untrusted_offset), len(names))
     room = PAYLOAD_MAX - len(head) - 1
     if len(names) - offset <= room:
         return head + names[offset:] + b"\0"
@@ -103,8 +110,8 @@ def _names(node: Node) -> bytes:
 
 def get_permissions(view: View, connection: Connection, payload: bytes) -> bytes:
     """GET_PERMS: answer a node's permissions."""
-    (path,) = arguments(payload, 1)
-    return spell(find(view, connection, canonical(path, connection.home), _READ).permissions)
+    path = one_string(payload)
+    return spell(find(view, connection, connection.canonical(path), _READ).permissions)
 
 
 # -- changing
@@ -115,18 +122,16 @@ def write(view: Transaction, connection: Connection, payload: bytes) -> bytes:
     untrusted_path, nul, value = payload.partition(b"\0")
     if not nul:
         raise StoreError("EINVAL", "a path without its NUL")
-    path = canonical(untrusted_path, connection.home)
-    node = _find_or_none(view, connection, path)
-    if not connection.privileged:
-        quota.check_node(value, len(node.permissions) if node else 1)
+    path = connection.canonical(untrusted_path)
+    _find_or_none(view, connection, path)
     view.write(path, value, _owner(connection))
     return OK
 
 
 def mkdir(view: Transaction, connection: Connection, payload: bytes) -> bytes:
     """MKDIR: make an empty node, unless there is one."""
-    (untrusted_path,) = arguments(payload, 1)
-    path = canonical(untrusted_path, connection.home)
+    untrusted_path = one_string(payload)
+    path = connection.canonical(untrusted_path)
     if _find_or_none(view, connection, path) is None:
         view.write(path, b"", _owner(connection))
     return OK
@@ -134,35 +139,41 @@ def mkdir(view: Transaction, connection: Connection, payload: bytes) -> bytes:
 
 def remove(view: Transaction, connection: Connection, payload: bytes) -> bytes:
     """RM: remove a node and all below it; one that is not there, too, if its parent is."""
-    (untrusted_path,) = arguments(payload, 1)
-    path = canonical(untrusted_path, connection.home)
+    untrusted_path = one_string(payload)
+    path = connection.canonical(untrusted_path)
+    node = _find_or_none(view, connection, path)
     if path == ROOT:
         raise StoreError("EINVAL", "the root stays")
-    if _find_or_none(view, connection, path) is not None:
+    if node is not None:
         view.remove(path)
     elif view.find(parent_of(path)) is None:
         raise StoreError("ENOENT", f"there is no {parent_of(path)!r}")
     return OK
 
 
-def set_permissions(view: Transaction, connection: Connection, payload: bytes) -> bytes:
-    """SET_PERMS: replace a node's permissions; only its owner may, and not give it away (XSA-419)."""
+def set_permissions(view: Transaction, connection: Connection, payload: bytes, *, domids: Container[int]) -> bytes:
+    """SET_PERMS: replace a node's permissions; only its owner may, and not give it away (XSA-419).
+
+    *domids*: the domains that exist.
+    """
     untrusted_path, *untrusted_entries = strings_of(payload) or [b""]
-    permissions = parse(untrusted_entries)
-    if not connection.privileged:
-        quota.check_permissions(len(permissions))
-    special = untrusted_path in (INTRODUCED, RELEASED) and connection.privileged
-    path = untrusted_path if special else canonical(untrusted_path, connection.home)
-    node = view.find(path) if special else find(view, connection, path, _WRITE)
-    assert node is not None, f"{path!r} has gone"
-    if not connection.owns(node.permissions):
-        raise StoreError("EACCES", f"{path!r} is not d{connection.domain.domid}'s")
+    if not untrusted_entries:
+        raise StoreError("EINVAL", "an empty list of permissions")
+    most = connection.account.quotas.permissions
+    if len(untrusted_entries) > most and not connection.privileged:
+        raise StoreError("ENOSPC", f"{len(untrusted_entries)} permissions, at most {most}")
+    permissions = parse(untrusted_entries, domids)
+    special = view.find(untrusted_path) if untrusted_path in (INTRODUCED, RELEASED) else None
+    if special is not None:
+        if not connection.owns(special.permissions):
+            raise StoreError("EACCES", f"{untrusted_path!r} is not for d{connection.domain.domid}")
+        view.replace_permissions(untrusted_path, special, permissions)
+        return OK
+    path = connection.canonical(untrusted_path)
+    node = find(view, connection, path, _WRITE, owned=True)
     if not connection.privileged and permissions[0].domid != node.permissions[0].domid:
         raise StoreError("EPERM", f"{path!r} is d{node.permissions[0].domid}'s, and stays so")
-    if special:
-        view.replace_permissions(path, node, permissions)
-    else:
-        view.set_permissions(path, node, permissions)
+    view.set_permissions(path, node, permissions)
     return OK
 
 
@@ -190,5 +201,4 @@ CHANGES: Final[dict[int, Callable[[Transaction, Connection, bytes], bytes]]] = {
     Operation.WRITE: write,
     Operation.MKDIR: mkdir,
     Operation.RM: remove,
-    Operation.SET_PERMS: set_permissions,
 }

@@ -12,13 +12,12 @@ from typing import Final
 
 from xbd.xenstore.errors import StoreError
 
-# XENSTORE_ABS_PATH_MAX and XENSTORE_REL_PATH_MAX of Xen's public/io/xs_wire.h; a NUL is not counted.
-ABSOLUTE_MAX: Final = 3072
+# XENSTORE_REL_PATH_MAX of Xen's public/io/xs_wire.h; neither a NUL nor the name of a domain's home is counted.
 RELATIVE_MAX: Final = 2048
 ROOT: Final = b"/"
-_PART: Final = rb"[A-Za-z0-9\-_@]+"
-_ABSOLUTE: Final = re.compile(rb"/|(?:/" + _PART + rb")+")
-_RELATIVE: Final = re.compile(_PART + rb"(?:/" + _PART + rb")*")
+_ABSOLUTE: Final = re.compile(rb"/|(?:/[A-Za-z0-9\-_@]+)+")
+# As scanf's %5u reads a number: five characters, one of which may be a sign.
+_HOME: Final = re.compile(rb"/local/domain/(?:\d{1,5}|-\d{1,4})/")
 
 # The names that have permissions; any other may be watched all the same, and nothing ever happens to it.
 INTRODUCED: Final = b"@introduceDomain"
@@ -30,22 +29,28 @@ def home_of(domid: int) -> bytes:
     return b"/local/domain/%d" % domid
 
 
-def canonical(untrusted_path: bytes, home: bytes) -> bytes:
+def absolute(untrusted_path: bytes, home: bytes) -> bytes:
+    """Join a relative path to *home*; one that starts with a slash, or is a special name, stays as it is."""
+    return untrusted_path if untrusted_path.startswith((b"/", b"@")) else home + b"/" + untrusted_path
+
+
+def canonical(untrusted_path: bytes, home: bytes, most: int = RELATIVE_MAX) -> bytes:
     """Make the absolute path of what a request names; *home* is where relative ones start.
+
+    *most*: how many bytes it may have besides the `/local/domain/N/` that it may begin with.
 
     Raises:
         StoreError: EINVAL, it is no path, or too long.
     """
-    # A special name begins with an @, and is no relative path.
-    if untrusted_path.startswith(b"/"):
-        if len(untrusted_path) <= ABSOLUTE_MAX and _ABSOLUTE.fullmatch(untrusted_path):
-            return untrusted_path
-    elif (
-        len(untrusted_path) <= RELATIVE_MAX
-        and not untrusted_path.startswith(b"@")
-        and _RELATIVE.fullmatch(untrusted_path)
-    ):
-        return home + b"/" + untrusted_path
+    path = absolute(untrusted_path, home)
+    if len(path) > most:
+        begin = _HOME.match(path)
+        if len(path) > most + (begin.end() if begin else 0):
+            raise StoreError(
+                "EINVAL", f"{path[:80]!r}... has {len(path)} bytes, at most {most} are allowed below a home"
+            )
+    if _ABSOLUTE.fullmatch(path):
+        return path
     raise StoreError("EINVAL", f"{untrusted_path[:80]!r} is no path")
 
 

@@ -7,12 +7,14 @@ unprivileged domain makes is its own.
 Source: Xen tools/xenstore/xenstored_core.c, perm_for_conn (4.17); docs/misc/xenstore.txt.
 """
 
+from collections.abc import Container
 from enum import IntFlag
 from typing import Final, NamedTuple
 
+from xbd.xenstore.codec import whole_number
 from xbd.xenstore.errors import StoreError
 
-# DOMID_FIRST_RESERVED: numbers from here on are no domains.
+# DOMID_FIRST_RESERVED: numbers from here on are no domains, and no domain is ever given them.
 DOMID_END: Final = 0x7FF0
 
 
@@ -23,6 +25,8 @@ class Access(IntFlag):
     READ = 1
     WRITE = 2
     BOTH = 3
+    # The domain did not exist when the entry was set: it is shown, but the next domain with its domid gets nothing.
+    IGNORED = 8
 
 
 class Entry(NamedTuple):
@@ -34,6 +38,7 @@ class Entry(NamedTuple):
 
 Permissions = tuple[Entry, ...]
 
+_IGNORED: Final = Access.IGNORED.value
 _LETTERS: Final = {b"n": 0, b"r": 1, b"w": 2, b"b": 3}
 _BY_ACCESS: Final = (b"n", b"r", b"w", b"b")
 
@@ -41,32 +46,29 @@ _BY_ACCESS: Final = (b"n", b"r", b"w", b"b")
 PRIVATE: Final[Permissions] = (Entry(int(Access.NONE), 0),)
 
 
-def parse_domid(untrusted_text: bytes) -> int:
-    """Read a domain's number. Raises StoreError: EINVAL, it is none."""
-    if not (untrusted_text.isdigit() and len(untrusted_text) <= len(str(DOMID_END))):
-        raise StoreError("EINVAL", f"{untrusted_text[:20]!r} is no domid")
-    domid = int(untrusted_text)
-    if domid >= DOMID_END:
-        raise StoreError("EINVAL", f"domid {domid} is reserved")
-    return domid
+def parse(untrusted_entries: list[bytes], domids: Container[int]) -> Permissions:
+    """Read a list of entries such as `n0` and `r7`; *domids* are the domains that exist.
 
-
-def parse(untrusted_entries: list[bytes]) -> Permissions:
-    """Read a list of entries such as `n0` and `r7`. Raises StoreError: EINVAL, one is malformed or there is none."""
-    if not untrusted_entries:
-        raise StoreError("EINVAL", "an empty list of permissions")
+    Raises:
+        StoreError: EINVAL, one is malformed. ENOENT, the owner does not exist.
+    """
     entries = []
     for untrusted in untrusted_entries:
-        access = _LETTERS.get(untrusted[:1])
-        if access is None:
+        access, domid = _LETTERS.get(untrusted[:1]), whole_number(untrusted[1:])
+        if access is None or domid is None:
             raise StoreError("EINVAL", f"{untrusted[:20]!r} is no permission")
-        entries.append(Entry(access, parse_domid(untrusted[1:])))
-    return tuple(entries)
+        entries.append(Entry(access if domid in domids else access | Access.IGNORED.value, domid))
+    access, owner = entries[0]
+    if owner not in domids and owner < DOMID_END:
+        raise StoreError("ENOENT", f"there is no d{owner} to own a node")
+    return (Entry(access & Access.BOTH.value, owner), *entries[1:])
 
 
 def spell(permissions: Permissions) -> bytes:
     """Encode a list for the wire: each entry ended by a NUL."""
-    return b"".join(b"%s%d\0" % (_BY_ACCESS[access], domid) for access, domid in permissions)
+    return b"".join(
+        b"%s%d\0" % (_BY_ACCESS[access & 3], domid - ((domid & 1 << 31) << 1)) for access, domid in permissions
+    )
 
 
 def access_of(permissions: Permissions, domid: int, target: int | None = None) -> int:
@@ -75,7 +77,7 @@ def access_of(permissions: Permissions, domid: int, target: int | None = None) -
     if owner.domid in (domid, target):
         return int(Access.BOTH)
     for access, named in permissions[1:]:
-        if named in (domid, target):
+        if named in (domid, target) and not access & _IGNORED:
             return access
     return owner.access
 

@@ -1,12 +1,13 @@
 """Quotas: what one unprivileged domain may take of the store, and its account of what it has.
 
 Limits are per domain, over all its connections: a node counts for its owner, and only a privileged
-connection can change the owner. What a privileged connection does is not limited.
+connection can change the owner. What a privileged connection does is not limited. CONTROL sets the limits while the
+daemon runs.
 
 Source: the defaults of Xen 4.17's xenstored (xenstored_core.c: quota_*); the memory quotas came with XSA-326.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from xbd.xenstore.errors import StoreError
@@ -16,6 +17,7 @@ WATCHES: Final = 128
 TRANSACTIONS: Final = 10
 TRANSACTION_NODES: Final = 1024
 NODE_BYTES: Final = 2048
+PATH_BYTES: Final = 2048
 PERMISSIONS: Final = 5
 REQUESTS_OUTSTANDING: Final = 20
 MEMORY_SOFT_BYTES: Final = 2 << 20
@@ -28,8 +30,28 @@ PERMISSION_BYTES: Final = 8
 HANDLE_BYTES: Final = 128
 
 
+@dataclass(slots=True)
+class Quotas:
+    """The limits of a store, for each unprivileged domain.
+
+    As in Xen, a domain with *watches* watches, or *transactions* transactions, is let in with one more, and a node is
+    smaller than *node_size* bytes.
+    """
+
+    nodes: int = NODES
+    watches: int = WATCHES
+    transactions: int = TRANSACTIONS
+    outstanding: int = REQUESTS_OUTSTANDING
+    transaction_nodes: int = TRANSACTION_NODES
+    memory: int = MEMORY_HARD_BYTES
+    node_size: int = NODE_BYTES
+    path_max: int = PATH_BYTES
+    permissions: int = PERMISSIONS
+    memory_soft: int = MEMORY_SOFT_BYTES
+
+
 def size_of(value: bytes, permissions_count: int) -> int:
-    """Tell how large a node is, as its quota counts."""
+    """Tell how large a node is without the names of its children."""
     return NODE_HEADER_BYTES + PERMISSION_BYTES * permissions_count + len(value)
 
 
@@ -37,7 +59,7 @@ def size_of(value: bytes, permissions_count: int) -> int:
 class Account:
     """What one domain has in the store.
 
-    Attributes: *nodes* that it owns, *node_bytes* that they take; *watches*, *transactions* and *other_bytes* (of these,
+    Attributes: *quotas*: its limits; *nodes* that it owns, *node_bytes* that they take; *watches*, *transactions* and *other_bytes* (of these,
     and of what waits for it to be read) of all its connections; *warned*: the log was told that it is beyond the soft
     quota.
     """
@@ -48,6 +70,7 @@ class Account:
     transactions: int = 0
     other_bytes: int = 0
     warned: bool = False
+    quotas: Quotas = field(default_factory=Quotas)
 
     @property
     def memory_bytes(self) -> int:
@@ -57,18 +80,5 @@ class Account:
 
 def check_memory(account: Account, more_bytes: int) -> None:
     """Refuse a request that would take a domain beyond its memory quota. Raises StoreError: ENOMEM."""
-    if account.memory_bytes + more_bytes > MEMORY_HARD_BYTES:
-        raise StoreError("ENOMEM", f"{account.memory_bytes} + {more_bytes} bytes, at most {MEMORY_HARD_BYTES}")
-
-
-def check_node(value: bytes, permissions_count: int) -> None:
-    """Refuse a node that is too large. Raises StoreError: ENOSPC."""
-    size = size_of(value, permissions_count)
-    if size > NODE_HEADER_BYTES + PERMISSION_BYTES * PERMISSIONS + NODE_BYTES or len(value) > NODE_BYTES:
-        raise StoreError("ENOSPC", f"a node of {size} bytes, at most {NODE_BYTES}")
-
-
-def check_permissions(count: int) -> None:
-    """Refuse a list that is too long. Raises StoreError: ENOSPC."""
-    if count > PERMISSIONS:
-        raise StoreError("ENOSPC", f"{count} permissions, at most {PERMISSIONS}")
+    if account.memory_bytes + more_bytes > account.quotas.memory:
+        raise StoreError("ENOMEM", f"{account.memory_bytes} + {more_bytes} bytes, at most {account.quotas.memory}")

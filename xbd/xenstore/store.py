@@ -7,24 +7,27 @@ done is answered with the name of an error.
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from xbd.xenstore import quota
-from xbd.xenstore.codec import PAYLOAD_MAX, Message, Operation, encode, strings_of
+from xbd.xenstore.codec import PAYLOAD_MAX, Message, Operation, encode, leading_number
 from xbd.xenstore.connections import Connection, Held, check_accounts
+from xbd.xenstore.control import Trace, control
 from xbd.xenstore.domains import DOM0, Domain, forget
 from xbd.xenstore.errors import StoreError
-from xbd.xenstore.operations import CHANGES, LOOKS, OK, arguments
-from xbd.xenstore.paths import INTRODUCED, RELEASED, canonical, home_of, is_special
-from xbd.xenstore.permissions import Permissions, parse_domid
-from xbd.xenstore.transactions import Transaction, WatchedChange, readers_of
+from xbd.xenstore.operations import CHANGES, LOOKS, OK, arguments, one_string, set_permissions
+from xbd.xenstore.paths import INTRODUCED, RELEASED, absolute, home_of, is_special
+from xbd.xenstore.permissions import DOMID_END, Permissions
+from xbd.xenstore.transactions import Transaction, WatchedChange
 from xbd.xenstore.tree import Tree
 from xbd.xenstore.watches import Watch, Watches
 
 # Log events that were not taken yet; beyond this the oldest is dropped.
 NOTES: Final = 1000
 _TRANSACTION_END: Final = 1 << 32
-_HELP: Final = b"check\nhelp\n\0"
+# Operations that take no notice of the transaction that they are sent in.
+_NO_TRANSACTION: Final = frozenset({Operation.WATCH, Operation.UNWATCH})
 Note = tuple[str, dict[str, object]]
 
 
@@ -32,7 +35,7 @@ class Store:
     """A store with nothing in it but the root.
 
     Attributes: *tree*; *watches*; *domains*: those introduced, by domid; *domain_changes*: how often they changed;
-    *notes*: log events, name and keys.
+    *notes*: log events, name and keys; *trace*: what is asked and answered, while CONTROL has it written down.
     """
 
     def __init__(self) -> None:
@@ -41,11 +44,13 @@ class Store:
         self.domains: dict[int, Domain] = {DOM0: Domain(DOM0)}
         self.domain_changes = 0
         self.notes: deque[Note] = deque(maxlen=NOTES)
+        self.trace = Trace()
         self._connections: dict[int, Connection] = {}
         self._last_connection = 0
         # By domid, the tree's generation when the last domain with it was removed.
         self._released: dict[int, int] = {}
         self._woken: dict[int, Connection] = {}
+        self._changes = CHANGES | {Operation.SET_PERMS: partial(set_permissions, domids=self.domains)}
         self._others: Final[dict[int, Callable[[Connection, Message], bytes]]] = {
             Operation.WATCH: self._watch,
             Operation.UNWATCH: self._unwatch,
@@ -53,10 +58,10 @@ class Store:
             Operation.TRANSACTION_START: self._start,
             Operation.TRANSACTION_END: self._end,
             Operation.GET_DOMAIN_PATH: self._domain_path,
-            Operation.IS_DOMAIN_INTRODUCED: self._is_introduced,
         }
         self._privileged: Final[dict[int, Callable[[bytes], bytes]]] = {
-            Operation.CONTROL: self._control,
+            Operation.CONTROL: partial(control, self),
+            Operation.IS_DOMAIN_INTRODUCED: self._is_introduced,
             Operation.INTRODUCE: self._introduce,
             Operation.RELEASE: self._release,
             Operation.RESUME: self._resume,
@@ -76,9 +81,7 @@ class Store:
         """Forget a connection, its watches and its transactions."""
         self._connections.pop(connection.number, None)
         self._woken.pop(connection.number, None)
-        self._forget_watches(connection)
-        for number in list(connection.transactions):
-            self._drop(connection, number)
+        self._reset(connection)
         connection.close("it was closed")
 
     def take_woken(self) -> list[Connection]:
@@ -89,17 +92,21 @@ class Store:
 
     def handle(self, connection: Connection, message: Message) -> None:
         """Carry out a request, and queue its answer and the events that it causes."""
-        operation, request, transaction, _ = message
+        operation, request, transaction, payload = message
+        domid, traced = connection.domain.domid, self.trace.on
+        if traced:
+            self.trace.note("IN", domid, operation, payload)
         try:
             answer = self._answer(connection, message)
         except StoreError as error:
-            connection.reply(encode(Operation.ERROR, request, transaction, error.errno.encode() + b"\0"))
-        else:
-            connection.reply(encode(operation, request, transaction, answer))
-            if operation == Operation.WATCH:
-                # The answer goes first: before it the client does not know that its watch is set.
-                watch = next(reversed(connection.watches.values()))
-                connection.hear(watch, watch.path)
+            operation, answer = Operation.ERROR, error.errno.encode() + b"\0"
+        connection.reply(encode(operation, request, transaction, answer))
+        if operation == Operation.WATCH:
+            # The answer goes first: before it the client does not know that its watch is set.
+            watch = next(reversed(connection.watches.values()))
+            connection.hear(watch, watch.path)
+        if traced:
+            self.trace.note("OUT", domid, operation, answer)
         if not connection.privileged:
             self._look_at_memory(connection)
 
@@ -111,7 +118,7 @@ class Store:
             view = self._transaction(connection, number)
             with Held(connection, view):
                 return look(view, connection, payload)
-        if (change := CHANGES.get(operation)) is not None:
+        if (change := self._changes.get(operation)) is not None:
             if not number:
                 view = Transaction(self.tree, limited=not connection.privileged)
                 answer = change(view, connection, payload)
@@ -120,17 +127,21 @@ class Store:
             view = self._transaction(connection, number)
             with Held(connection, view):
                 return change(view, connection, payload)
-        if (other := self._others.get(operation)) is not None:
-            return other(connection, message)
-        if (privileged := self._privileged.get(operation)) is not None:
-            if not connection.privileged:
-                raise StoreError("EACCES", f"operation {operation} is for privileged connections")
+        privileged = self._privileged.get(operation)
+        if privileged is not None and not connection.privileged:
+            raise StoreError("EACCES", f"operation {operation} is for privileged connections")
+        other = self._others.get(operation)
+        if number and operation not in _NO_TRANSACTION and (other or privileged):
+            self._transaction(connection, number)
+        if privileged is not None:
             return privileged(payload)
+        if other is not None:
+            return other(connection, message)
         raise StoreError("ENOSYS", f"there is no operation {operation}")
 
     def _look_at_memory(self, connection: Connection) -> None:
         account = connection.account
-        if account.memory_bytes > quota.MEMORY_SOFT_BYTES and not account.warned:
+        if account.memory_bytes > account.quotas.memory_soft and not account.warned:
             account.warned = True
             self.notes.append(
                 ("xenstore_memory_high", {"domid": connection.domain.domid, "bytes": account.memory_bytes})
@@ -140,13 +151,13 @@ class Store:
 
     def _watch(self, connection: Connection, message: Message) -> bytes:
         untrusted_path, token = arguments(message.payload, 2)
-        path = untrusted_path if is_special(untrusted_path) else canonical(untrusted_path, connection.home)
+        path = untrusted_path if is_special(untrusted_path) else connection.canonical(untrusted_path)
         if (path, token) in connection.watches:
             raise StoreError("EEXIST", f"{path!r} is watched with this token")
         size = quota.HANDLE_BYTES + len(path) + len(token)
         if not connection.privileged:
-            if connection.account.watches >= quota.WATCHES:
-                raise StoreError("E2BIG", f"more than {quota.WATCHES} watches")
+            if connection.account.watches > self.tree.quotas.watches:
+                raise StoreError("E2BIG", f"it has {connection.account.watches} watches")
             quota.check_memory(connection.account, size)
         skip = len(path) - len(untrusted_path)
         connection.watches[path, token] = self.watches.add(connection, path, token, skip)
@@ -156,7 +167,7 @@ class Store:
 
     def _unwatch(self, connection: Connection, message: Message) -> bytes:
         untrusted_path, token = arguments(message.payload, 2)
-        path = untrusted_path if is_special(untrusted_path) else canonical(untrusted_path, connection.home)
+        path = absolute(untrusted_path, connection.home)
         if (path, token) not in connection.watches:
             raise StoreError("ENOENT", f"{path!r} is not watched with this token")
         self._forget_watch(connection, (path, token))
@@ -165,10 +176,13 @@ class Store:
     def _reset_watches(self, connection: Connection, message: Message) -> bytes:
         """Forget watches and transactions, as a domain that starts anew does."""
         del message
+        self._reset(connection)
+        return OK
+
+    def _reset(self, connection: Connection) -> None:
         self._forget_watches(connection)
         for number in list(connection.transactions):
             self._drop(connection, number)
-        return OK
 
     def _forget_watches(self, connection: Connection) -> None:
         for key in list(connection.watches):
@@ -184,7 +198,7 @@ class Store:
         for change in changes:
             watches = self.watches.matching(change.path, exact=change.exact)
             if watches:
-                self._tell(watches, change.path, readers_of(self.tree, change))
+                self._tell(watches, change.path, change.readers)
 
     def _tell(self, watches: list[Watch], path: bytes, readers: tuple[Permissions, ...]) -> None:
         for watch in watches:
@@ -209,17 +223,16 @@ class Store:
 
     def _start(self, connection: Connection, message: Message) -> bytes:
         if message.transaction:
-            self._transaction(connection, message.transaction)
             raise StoreError("EBUSY", "a transaction in a transaction")
         if not connection.privileged:
-            if connection.account.transactions >= quota.TRANSACTIONS:
-                raise StoreError("ENOSPC", f"more than {quota.TRANSACTIONS} transactions")
+            if connection.account.transactions > self.tree.quotas.transactions:
+                raise StoreError("ENOSPC", f"it has {connection.account.transactions} transactions")
             quota.check_memory(connection.account, quota.HANDLE_BYTES)
         number = connection.last_transaction % (_TRANSACTION_END - 1) + 1
         while number in connection.transactions:
             number = number % (_TRANSACTION_END - 1) + 1
         connection.last_transaction = number
-        transaction = Transaction(self.tree, limited=not connection.privileged)
+        transaction = Transaction(self.tree, limited=not connection.privileged, held=True)
         connection.transactions[number] = transaction
         connection.account.transactions += 1
         connection.account.other_bytes += transaction.bytes_held
@@ -227,8 +240,6 @@ class Store:
 
     def _end(self, connection: Connection, message: Message) -> bytes:
         number = message.transaction
-        if number:
-            self._transaction(connection, number)
         if message.payload not in (b"T\0", b"F\0"):
             raise StoreError("EINVAL", "neither T nor F")
         transaction = self._transaction(connection, number)
@@ -268,7 +279,7 @@ class Store:
         for domain in self.domains.values():
             if domain.target == domid:
                 domain.target = None
-        for connection in [one for one in self._connections.values() if one.domain.domid == domid]:
+        for connection in self.connections_of(domid):
             self.disconnect(connection)
             self._woken[connection.number] = connection
         self._announce(forget(self.tree, domid))
@@ -281,37 +292,51 @@ class Store:
         if domid in self.domains:
             self._announce_special(RELEASED)
 
+    def connections_of(self, domid: int) -> list[Connection]:
+        """List a domain's connections."""
+        return [one for one in self._connections.values() if one.domain.domid == domid]
+
     def _domain_path(self, connection: Connection, message: Message) -> bytes:
         del connection
-        return home_of(parse_domid(*arguments(message.payload, 1))) + b"\0"
+        return home_of(leading_number(one_string(message.payload, "EINVAL"))) + b"\0"
 
-    def _is_introduced(self, connection: Connection, message: Message) -> bytes:
-        del connection
-        return b"T\0" if parse_domid(*arguments(message.payload, 1)) in self.domains else b"F\0"
+    def _is_introduced(self, payload: bytes) -> bytes:
+        domid = leading_number(one_string(payload, "EINVAL"))
+        # DOMID_SELF is who asks.
+        return b"T\0" if domid == DOMID_END or domid in self.domains else b"F\0"
 
     def _introduce(self, payload: bytes) -> bytes:
-        domid, frame, port = arguments(payload, 3)
-        if not (frame.isdigit() and port.isdigit()):
-            raise StoreError("EINVAL", "a frame and a port are numbers")
-        self.introduce(parse_domid(domid))
+        """Add a domain; one that is known starts anew: its connections lose what they had and what waits for them."""
+        domid, _, port = map(leading_number, arguments(payload, 3, PAYLOAD_MAX)[:3])
+        if port == 0:
+            raise StoreError("EINVAL", "an event channel's port is not 0")
+        if domid not in self.domains:
+            self.introduce(domid)
+        elif domid != DOM0:  # whose connections are sockets of many tools, and not its ring
+            for connection in self.connections_of(domid):
+                self._reset(connection)
+                connection.take_output()
         return OK
 
     def _release(self, payload: bytes) -> bytes:
-        domid = parse_domid(*arguments(payload, 1))
-        if domid == DOM0:
-            raise StoreError("EINVAL", "dom0 stays")
-        self._known(domid)
-        self.release(domid)
+        self.release(self._known(self._other_than_dom0(payload)).domid)
         return OK
 
     def _resume(self, payload: bytes) -> bytes:
-        self._known(parse_domid(*arguments(payload, 1)))
+        self._known(self._other_than_dom0(payload))
         return OK
 
+    def _other_than_dom0(self, payload: bytes) -> int:
+        domid = leading_number(one_string(payload, "EINVAL"))
+        if domid == DOM0:
+            raise StoreError("EINVAL", "expected a domain's number, other than dom0's")
+        return domid
+
     def _set_target(self, payload: bytes) -> bytes:
-        domid, target = (parse_domid(text) for text in arguments(payload, 2))
+        domid, target = map(leading_number, arguments(payload, 2, PAYLOAD_MAX)[:2])
+        domain = self._known(domid)
         self._known(target)
-        self._known(domid).target = target
+        domain.target = target
         return OK
 
     def _known(self, domid: int) -> Domain:
@@ -321,14 +346,6 @@ class Store:
         return domain
 
     # -- maintenance
-
-    def _control(self, payload: bytes) -> bytes:
-        match strings_of(payload):
-            case [b"help"]:
-                return _HELP
-            case [b"check"]:
-                return OK if not self.check() else b"\n".join(map(str.encode, self.check()))[: PAYLOAD_MAX - 1] + b"\0"
-        raise StoreError("EINVAL", "expected check or help")
 
     def check(self) -> list[str]:
         """Recompute everything; name what does not hold."""

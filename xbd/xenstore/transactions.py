@@ -6,7 +6,8 @@ permissions decide whether it may know that). If any of these was replaced when 
 refused with EAGAIN. Creating or removing a child replaces its parent; giving a child another value does not.
 
 A single request that changes something is a transaction of its own, so that one that fails half way,
-because of a quota for example, leaves nothing behind (XSA-415).
+because of a quota for example, leaves nothing behind (XSA-415). One that is held, over several requests, can only fail
+(ENOMEM) after it read too many nodes, or a node grew too large in it, as in Xen.
 
 Source: Xen tools/xenstore/xenstored_transaction.c, access_node and check_transactions (4.17), and what
 that daemon answers.
@@ -19,19 +20,25 @@ from xbd.xenstore import quota
 from xbd.xenstore.errors import StoreError
 from xbd.xenstore.paths import child_of, has_parent, name_of, parent_of
 from xbd.xenstore.permissions import Permissions
+from xbd.xenstore.quota import size_of
 from xbd.xenstore.tree import Node, Tree, weight_of
 
 
 class WatchedChange(NamedTuple):
     """A change that watches fire for: *path* changed; *exact*: only watches on just this path fire.
 
-    *before*, *parent_before*: the node and its parent before the change; they say who may hear of a node that is gone.
+    *nodes*: a connection that may read none of them gets no event (XSA-115): the node as it was, and as it is with its
+    parent; of one that is gone the parent counts as it was, or in a held transaction not at all.
     """
 
     path: bytes
     exact: bool
-    before: Node | None
-    parent_before: Node | None
+    nodes: tuple[Node | None, ...]
+
+    @property
+    def readers(self) -> tuple[Permissions, ...]:
+        """The permission lists that say who may hear of it."""
+        return tuple(node.permissions for node in self.nodes if node)
 
 
 class Transaction:
@@ -40,13 +47,13 @@ class Transaction:
     Args:
         tree: what it is applied to.
         limited: whether it is an unprivileged domain's: what it reads, and what its nodes' owners get, is bounded.
-        most: how many nodes a limited one may read.
+        held: whether it goes on over several requests.
 
     Attributes: *began*: the tree's generation at its start; *bytes_held*: what it takes of its domain's memory;
     *changed*: the nodes that are to be put, or dropped (None).
     """
 
-    def __init__(self, tree: Tree, *, limited: bool = False, most: int = quota.TRANSACTION_NODES) -> None:
+    def __init__(self, tree: Tree, *, limited: bool = False, held: bool = False) -> None:
         self.began = tree.generation
         self.bytes_held = quota.HANDLE_BYTES
         self.changed: dict[bytes, Node | None] = {}
@@ -55,11 +62,10 @@ class Transaction:
         self._seen: dict[bytes, Node | None] = {}
         # By owner: how many nodes and bytes more than in the tree.
         self._more: dict[int, list[int]] = {}
-        # What the request at hand has changed, with what was there before; `_seen` has it where that is None.
-        self._undo: list[tuple[bytes, tuple[Node | None] | None]] = []
+        self._created = self._failed = False
         self._tree = tree
         self._limited = limited
-        self._most = most
+        self._held = held
 
     def find(self, path: bytes) -> Node | None:
         """Find a node, and remember it. Raises StoreError: ENOSPC, it has read too many."""
@@ -67,8 +73,8 @@ class Transaction:
             return self.changed[path]
         if path in self._seen:
             return self._seen[path]
-        if self._limited and len(self._seen) >= self._most:
-            raise StoreError("ENOSPC", f"a transaction of more than {self._most} nodes")
+        if self._limited and len(self._seen) >= self._tree.quotas.transaction_nodes:
+            raise self._fail("ENOSPC", f"a transaction of more than {len(self._seen)} nodes")
         node = self._seen[path] = self._tree.find(path)
         self.bytes_held += len(path)
         return node
@@ -106,7 +112,7 @@ class Transaction:
             raise self._torn(path)
         doomed = self.subtree(path)
         kept = tuple(child for child in parent.children if child != name)
-        self._put(parent_path, parent._replace(children=kept, generation=self._next()))
+        self._put(parent_path, parent._replace(children=kept, generation=self._next()), sized=False)
         for one in doomed:
             self._put(one, None)
         # Watches on nodes that are removed with it fire first.
@@ -114,15 +120,17 @@ class Transaction:
 
     def subtree(self, path: bytes) -> list[bytes]:
         """List a node and all below it, children first; a loop, not recursion: guests nest nodes deeply (XSA-418)."""
-        found, waiting = [], [path]
+        found, waiting = [], [(path, False)]
         while waiting:
-            path = waiting.pop()
+            path, is_done = waiting.pop()
+            if is_done:
+                found.append(path)
+                continue
             node = self.find(path)
             if node is None:
                 raise self._torn(path)
-            found.append(path)
-            waiting += [child_of(path, name) for name in node.children]
-        found.reverse()
+            waiting.append((path, True))
+            waiting += [(child_of(path, name), False) for name in reversed(node.children)]
         return found
 
     def _torn(self, path: bytes) -> StoreError:
@@ -137,7 +145,9 @@ class Transaction:
             path = parent_of(path)
             above = self.find(path)
         permissions = above.permissions
+        self._created = True
         if owner is not None:
+            self._check_room(owner, len(missing))
             permissions = (permissions[0]._replace(domid=owner), *permissions[1:])
         generation = self._next()
         name = name_of(missing[-1])
@@ -154,82 +164,110 @@ class Transaction:
         self._tree.generation += 1
         return self._tree.generation
 
-    def _put(self, path: bytes, node: Node | None) -> None:
-        self._undo.append((path, (self.changed[path],) if path in self.changed else None))
-        self._count(path, self.changed[path] if path in self.changed else self._seen.get(path), -1)
+    def _put(self, path: bytes, node: Node | None, *, sized: bool = True) -> None:
+        """Change a node. Raises StoreError: ENOSPC, it is *sized*, and larger than its quota."""
+        if self._limited:
+            self._count(self.changed[path] if path in self.changed else self._seen.get(path), path, -1)
+            self.bytes_held += self._count(node, path, 1) or len(path)
+            if node is not None and sized:
+                size = size_of(node.value, len(node.permissions)) + sum(map(len, node.children)) + len(node.children)
+                if size >= self._tree.quotas.node_size:
+                    raise self._fail("ENOSPC", f"{path!r} of {size} bytes, less than {self._tree.quotas.node_size} fit")
         self.changed[path] = node
-        self._count(path, node, 1)
 
-    def _count(self, path: bytes, node: Node | None, sign: int) -> None:
-        if node is not None and self._limited:
-            weight = weight_of(path, node)
-            more = self._more.setdefault(node.permissions[0].domid, [0, 0])
-            more[0] += sign
-            more[1] += sign * weight
+    def _count(self, node: Node | None, path: bytes, sign: int) -> int:
+        if node is None:
+            return 0
+        weight = weight_of(path, node)
+        more = self._more.setdefault(node.permissions[0].domid, [0, 0])
+        more[0] += sign
+        more[1] += sign * weight
+        return weight
+
+    def _fail(self, errno: str, message: str) -> StoreError:
+        """Note that it cannot be committed any more: what the request at hand has changed already stays in it."""
+        self._failed = True
+        return StoreError(errno, message)
 
     def _finish(self, happened: Iterable[tuple[bytes, bool]]) -> None:
-        """End a request's changes. Raises StoreError: they exceed a domain's quota, and are undone."""
-        try:
-            self.check_quotas()
-        except StoreError:
-            for path, before in reversed(self._undo):
-                self._count(path, self.changed[path], -1)
-                if before is None:
-                    del self.changed[path]
-                    self._count(path, self._seen.get(path), 1)
-                else:
-                    self.changed[path] = before[0]
-                    self._count(path, before[0], 1)
-            raise
-        finally:
-            undone, self._undo = self._undo, []
-        if self._limited:
-            self.bytes_held += sum(self._weight_changed(path) for path, _ in undone)
+        """End a request's changes. Raises StoreError: ENOMEM, they exceed a domain's memory."""
+        self._check_memory()
         for path, exact in happened:
-            self._happened[path] = exact
-
-    def _weight_changed(self, path: bytes) -> int:
-        node = self.changed[path]
-        return len(path) if node is None else weight_of(path, node)
+            self._happened[path] = exact and self._happened.get(path, True)
 
     # -- the end
 
-    def check_quotas(self) -> None:
-        """Check the quota of every domain that gets nodes. Raises StoreError: ENOSPC, ENOMEM."""
-        if not self._limited:
+    def _check_memory(self) -> None:
+        for owner, (_, more_bytes) in self._more.items():
+            if owner and more_bytes > 0:
+                try:
+                    quota.check_memory(self._tree.account(owner), more_bytes)
+                except StoreError:
+                    self._failed = True
+                    raise
+
+    def _check_room(self, owner: int, count: int) -> None:
+        """Check that a domain may have *count* new nodes. Raises StoreError: ENOSPC.
+
+        As in Xen, those that a held transaction made before count in the end, and then reaching the quota is too many.
+        """
+        account = self._tree.account(owner)
+        if account.nodes + (1 if self._held else count) > account.quotas.nodes:
+            raise StoreError("ENOSPC", f"d{owner} owns {account.nodes} nodes, at most {account.quotas.nodes}")
+
+    def _check_rooms(self) -> None:
+        if not (self._held and self._limited and self._created):
             return
-        for owner, (nodes, more_bytes) in self._more.items():
-            if owner == 0:
-                continue
+        for owner, (nodes, _) in self._more.items():
             account = self._tree.account(owner)
-            if nodes > 0 and account.nodes + nodes > quota.NODES:
-                raise StoreError("ENOSPC", f"d{owner} would own {account.nodes + nodes} nodes, at most {quota.NODES}")
-            if more_bytes > 0:
-                quota.check_memory(account, more_bytes)
+            if owner and nodes and account.nodes + nodes >= account.quotas.nodes:
+                raise StoreError("ENOSPC", f"d{owner} would own {account.nodes + nodes} nodes in the end")
 
     def commit(self, released: Mapping[int, int]) -> list[WatchedChange]:
         """Apply it; returns the changes that watches fire for.
 
         *released*: by domid, when the last domain with it was removed: nodes made for that one are not given to the
-        next
-        (XSA-417).
+        next (XSA-417).
 
         Raises:
-            StoreError: EAGAIN, a node that it read was replaced; ENOSPC or ENOMEM, its domain exceeded its quota
-                meanwhile. The tree is as it was.
+            StoreError: ENOMEM, a request in it was refused for want of room; ENOSPC or ENOMEM, its domain exceeded its
+                quota meanwhile; EAGAIN, a node that it read was replaced. The tree is as it was.
         """
+        if self._failed:
+            raise StoreError("ENOMEM", "a request in it was refused for want of room")
+        self._check_rooms()
         find = self._tree.find
         for path, node in self._seen.items():
             if find(path) is not node:
                 raise StoreError("EAGAIN", f"{path!r} was changed by somebody else")
         self._refuse_gone(released)
-        self.check_quotas()
-        happened = [
-            WatchedChange(path, exact, find(path), find(parent_of(path)) if has_parent(path) else None)
-            for path, exact in self._happened.items()
-        ]
+        self._check_memory()
+        happened = self._in_order_of_access() if self._held else self._in_order_of_change()
         self._tree.apply(self.changed)
         return happened
+
+    def _in_order_of_change(self) -> list[WatchedChange]:
+        find, changes = self._tree.find, []
+        for path, exact in self._happened.items():
+            above = parent_of(path) if has_parent(path) else None
+            parent = find(above) if above else None
+            after = self.changed[path]
+            if after is not None and above in self.changed:
+                parent = self.changed[above]
+            changes.append(WatchedChange(path, exact, (find(path), after, parent)))
+        return changes
+
+    def _in_order_of_access(self) -> list[WatchedChange]:
+        """As in Xen a node is told when it is put, its parent as it is then; what was made and removed is not told."""
+        changes = []
+        now: dict[bytes, Node | None] = {}
+        for path, before in self._seen.items():
+            after = now[path] = self.changed.get(path, before)
+            if path in self._happened and (before is not None or after is not None):
+                above = parent_of(path) if after is not None and has_parent(path) else None
+                parent = None if above is None else now[above] if above in now else self._tree.find(above)
+                changes.append(WatchedChange(path, self._happened[path], (before, after, parent)))
+        return changes
 
     def _refuse_gone(self, released: Mapping[int, int]) -> None:
         if not released or max(released.values()) <= self.began:
@@ -238,18 +276,3 @@ class Transaction:
             for entry in node.permissions if node else ():
                 if released.get(entry.domid, 0) > self.began:
                     raise StoreError("EAGAIN", f"{path!r} was for d{entry.domid}, which is gone")
-
-
-def readers_of(tree: Tree, change: WatchedChange) -> tuple[Permissions, ...]:
-    """List the permission lists of a change; a connection that none of them lets read gets no event (XSA-115).
-
-    They are those of the node and its parent, as they are now, or for a node that is gone as they were. A connection
-    that could read a node until its permissions were changed may hear of that change.
-    """
-    path, _, before, parent_before = change
-    after = tree.find(path)
-    if after is None:
-        return tuple(node.permissions for node in (before, parent_before) if node)
-    parent = tree.find(parent_of(path)) if has_parent(path) else None
-    old = before if before and before.permissions != after.permissions else None
-    return tuple(node.permissions for node in (after, parent, old) if node)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from xbd.xenstore.paths import INTRODUCED, RELEASED, ROOT, child_of, name_of, parent_of
 from xbd.xenstore.permissions import PRIVATE, Permissions
-from xbd.xenstore.quota import Account, size_of
+from xbd.xenstore.quota import Account, Quotas, size_of
 
 
 class Node(NamedTuple):
@@ -41,12 +41,13 @@ def named_in(node: Node) -> set[int]:
 class Tree:
     """All nodes.
 
-    Attributes: *generation*: number of the last change; *accounts*: what each domain has; *journal*: the changes since
+    Attributes: *generation*: number of the last change; *quotas*; *accounts*: what each domain has; *journal*: the changes since
     it was last emptied; None: they are not collected.
     """
 
     def __init__(self) -> None:
         self.generation = 0
+        self.quotas = Quotas()
         self.accounts: dict[int, Account] = {}
         self.journal: list[Change] | None = None
         self._nodes: dict[bytes, Node] = {}
@@ -64,7 +65,7 @@ class Tree:
         """Tell what a domain has, to read and to change."""
         account = self.accounts.get(domid)
         if account is None:
-            account = self.accounts[domid] = Account()
+            account = self.accounts[domid] = Account(quotas=self.quotas)
         return account
 
     def items(self) -> Iterator[tuple[bytes, Node]]:
