@@ -202,6 +202,19 @@ def test_what_is_written_is_judged_by_the_domain_as_it_is_now() -> None:
     assert asked(bridge, replace(WEB, max_pages=2048 * MIB)) == [TargetRequest(3, 2048 * MIB)]
 
 
+def test_what_a_guest_may_say_itself_is_left_to_it() -> None:
+    """Once the toolstack has let it write memory/meminfo, as Qubes' does; until then, and after, the host says it."""
+    bridge, dom0 = bridged(using(1000))
+    guest, used = StoreClient(dom0.store, 3), b"/local/domain/3/memory/meminfo"
+    dom0.permit(used, b"n0", b"b3")
+    assert guest.write(b"memory/meminfo", b"123") == b"OK\0"
+    bridge.show(using(2000), 1000.0)
+    assert dom0.read(used) == b"123"
+    dom0.permit(used, b"n0", b"r3")
+    bridge.show(using(3000), 1000.0)
+    assert dom0.read(used) == b"12000"
+
+
 def test_one_domain_changes_alone() -> None:
     """What is said of one leaves the others as they are shown; one that is gone goes alone, and only once."""
     bridge, client = bridged(WEB, replace(WEB, domid=4, name="db", uuid="uuid-4"))

@@ -18,7 +18,7 @@ from xbd.domain import CRASHED, DOM0, SHUTDOWN, DomainInfo
 from xbd.target_rules import Bound, broken_bound
 from xbd.units import PAGE_KIB, round_to_superpages
 from xbd.xenstore.paths import home_of
-from xbd.xenstore.permissions import Access, Entry, Permissions
+from xbd.xenstore.permissions import Access, Entry, Permissions, access_of
 from xbd.xenstore.store import Store
 from xbd.xenstore.transactions import Transaction
 from xbd.xenstore.watches import Watch
@@ -26,6 +26,7 @@ from xbd.xenstore.watches import Watch
 _PRIVATE: Final[Permissions] = (Entry(int(Access.NONE), DOM0),)
 # No host has 16 digits of KiB.
 _MOST_DIGITS: Final = 16
+_WRITE: Final = Access.WRITE.value
 _TARGET: Final = b"/memory/target"
 _USED: Final = b"/memory/meminfo"
 _STOPPED: Final = frozenset({SHUTDOWN, CRASHED})
@@ -223,8 +224,12 @@ class Bridge:
         self._store.change(lambda view: view.write(path, _kib(domain.target_pages), None))
 
     def _show_used(self, domain: DomainInfo) -> None:
-        if domain.used_pages is not None:
-            path, used = home_of(domain.domid) + _USED, _kib(domain.used_pages)
+        """Write what a guest uses, unless a toolstack has let it say so itself (chmod), as Qubes' does."""
+        if domain.used_pages is None:
+            return
+        path, used = home_of(domain.domid) + _USED, _kib(domain.used_pages)
+        node = self._store.tree.find(path)
+        if domain.domid == DOM0 or node is None or not access_of(node.permissions, domain.domid) & _WRITE:
             self._store.change(lambda view: view.write(path, used, None))
 
     # -- to the host
