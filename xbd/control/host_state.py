@@ -52,9 +52,10 @@ class HostState:
         if self.is_restored:
             self.saved = daemon_section(machine.image, new=False)
         elif self._is_saved:
-            with self._step:
-                self.saved = daemon_section(machine.image, new=True)
-                self.saved.write_host_uuid(str(self._seed))
+            # No step: there is no commit yet that one could be undone to.
+            self.saved = daemon_section(machine.image, new=True)
+            self.saved.write_host_uuid(str(self._seed))
+            machine.commit()
         self.clients = ClientSessions(self.saved)
         self.uuid = (self.saved and self.saved.host_uuid) or str(self._seed)
         self.events = EventLog(clock, first_number=self._saved_next_event())

@@ -21,7 +21,7 @@ from xbd.machine.provision import refused
 from xbd.protocol.codec import MSGID_LIMIT
 from xbd.protocol.methods import MAX_EVENT_NUMBER, MAX_SESSION_CHARS
 from xbd.protocol.session import WINDOW_ANSWERS, Action, Session, State
-from xbd.storage.image import PAGE_WORDS, Column, Image, Kind, Layout, Section
+from xbd.storage.image import Column, Image, Kind, Layout, Section
 
 # Message ids and the length of the name, then the name: a character has four bytes at most.
 SESSION_WORDS: Final = 8 + MAX_SESSION_CHARS * 4 // 8
@@ -153,8 +153,8 @@ class SavedSession(Session):
         self._words()[:] = 0
 
 
-def write_map(column: Column, entries: dict[str, Any]) -> None:
-    """Save a map in a column of words. Raises BadArgument: it is too long."""
+def write_map(image: Image, section: Section, name: str, column: Column, entries: dict[str, Any]) -> None:
+    """Save a map in *column*, *name* of *section*. Raises BadArgument, OutOfResources: it is too long, the disk is full."""
     packed = msgpack.packb(entries)
     room = column.words.size * 8 - 8
     if len(packed) > room:
@@ -162,6 +162,10 @@ def write_map(column: Column, entries: dict[str, Any]) -> None:
     words = np.zeros(1 + -(-len(packed) // 8), dtype=np.int64)
     words[0] = len(packed)
     words[1:].view(np.uint8)[: len(packed)] = np.frombuffer(packed, dtype=np.uint8)
+    if words.size > _RECORD_AT_FIRST_WORDS:
+        first, _ = section.span(name)
+        with refused("it is not saved"):
+            image.allocate(section, (first, first + words.size))
     column.note(np.arange(words.size, dtype=np.int64))
     column.words[: words.size] = words
 
@@ -186,13 +190,15 @@ def read_map(column: Column) -> dict[str, Any]:
 class SavedAgent:
     """What is saved of a domain's agent: *session*, and a record of settings."""
 
-    def __init__(self, section: Section) -> None:
+    def __init__(self, image: Image, section: Section) -> None:
+        self._image = image
+        self._section = section
         self.session = SavedSession(section.column("session"), 0, section.column("answers"), 0, WINDOW_ANSWERS)
         self._record = section.column("record")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Save the record. Raises BadArgument: it is too long."""
-        write_map(self._record, record)
+        """Save the record. Raises BadArgument, OutOfResources: it is too long, the disk is full."""
+        write_map(self._image, self._section, "record", self._record, record)
 
     def read(self) -> dict[str, Any]:
         """Read the record. Raises DamagedState."""
@@ -233,17 +239,19 @@ class SavedDaemon:
 
     def allocate_client(self, row: int) -> None:
         """Give a client's session its place on the disk. Raises OutOfResources: it can have none."""
-        session, _ = self._section.span("clients")
         answers, _ = self._section.span("answers")
-        session += row * SESSION_WORDS
         answer_words = 2 * CLIENT_WINDOW * _CLIENT_ANSWER_WORDS
-        spans = ((session, session + SESSION_WORDS), (answers + row * answer_words, answers + (row + 1) * answer_words))
+        first = answers + row * answer_words
         with refused("no session is opened"):
-            self._image.allocate(self._section, *spans)
+            self._image.allocate(self._section, (first, first + answer_words))
 
     def write_described(self, names: list[str]) -> None:
-        """Save which guests the host file has described so far."""
-        write_map(self._described, {**read_map(self._described), "guests": names})
+        """Save which guests the host file has described so far. Raises BadArgument, OutOfResources."""
+        self._write({"guests": names})
+
+    def _write(self, entries: dict[str, Any]) -> None:
+        written = {**read_map(self._described), **entries}
+        write_map(self._image, self._section, "described", self._described, written)
 
     @property
     def host_uuid(self) -> str:
@@ -254,10 +262,8 @@ class SavedDaemon:
         return uuid
 
     def write_host_uuid(self, uuid: str) -> None:
-        """Save the host's UUID. Raises OSError: there is no disk space for it, and nothing has changed."""
-        first, _ = self._section.span("described")
-        self._image.allocate(self._section, (first, first + PAGE_WORDS))
-        write_map(self._described, {**read_map(self._described), "uuid": uuid})
+        """Save the host's UUID. Raises OutOfResources: nothing has changed."""
+        self._write({"uuid": uuid})
 
 
 def agent_section(image: Image, domid: int, *, new: bool) -> SavedAgent:
@@ -265,24 +271,25 @@ def agent_section(image: Image, domid: int, *, new: bool) -> SavedAgent:
 
     Raises OSError, MemoryError: there is no room for a new one; it may be there half, and is to be dropped.
     """
-    if not new:
-        return SavedAgent(_open(image, Kind.AGENT, domid, AGENT_LAYOUT))
-    section = image.add_section(Kind.AGENT, domid, AGENT_LAYOUT)
-    first, _ = section.span("record")
-    image.allocate(section, section.span("session"), (first, first + _RECORD_AT_FIRST_WORDS))
-    return SavedAgent(section)
+    return SavedAgent(image, _find(image, (Kind.AGENT, domid), AGENT_LAYOUT, ("session",), "record", new=new))
 
 
 def daemon_section(image: Image, *, new: bool) -> SavedDaemon:
-    """Make, or find, what is saved of the daemon."""
-    return SavedDaemon(
-        image,
-        image.add_section(Kind.DAEMON, 0, DAEMON_LAYOUT) if new else _open(image, Kind.DAEMON, 0, DAEMON_LAYOUT),
-    )
+    """Make, or find, what is saved of the daemon. Raises OSError: there is no room for it."""
+    whole = ("next_event", "clients")
+    return SavedDaemon(image, _find(image, (Kind.DAEMON, 0), DAEMON_LAYOUT, whole, "described", new=new))
 
 
-def _open(image: Image, kind: Kind, number: int, layout: Layout) -> Section:
-    section = image.open_section(kind, number)
+def _find(
+    image: Image, key: tuple[Kind, int], layout: Layout, whole: tuple[str, ...], record: str, *, new: bool
+) -> Section:
+    """Make or open a section, with disk space for its *whole* columns and for what most maps take in its *record*.
+
+    Raises OSError, DamagedState.
+    """
+    section = image.add_section(*key, layout) if new else image.open_section(*key)
     if section.layout != layout:
-        raise DamagedState(f"{kind.name.lower()}-{number} is laid out as another version of xbd does")
+        raise DamagedState(f"{key[0].name.lower()}-{key[1]} is laid out as another version of xbd does")
+    first, _ = section.span(record)
+    image.allocate_once(section, *map(section.span, whole), (first, first + _RECORD_AT_FIRST_WORDS))
     return section

@@ -30,6 +30,8 @@ _NAME_WORDS: Final = 1 + MAX_NAME_CHARS * 4 // 8
 # The UUID's words lie behind those of the limits. Spare words: a few more can be added without another layout.
 LIMITS: Final = (1, 16)
 _UUID: Final = slice(8, 10)
+# The columns that are read whole at every start, and whenever a domain is told; the others only where they were touched.
+READ_WHOLE: Final = ("limits", "name", "counts", "blocks")
 
 
 def domain_layout(gfn_count: int) -> Layout:

@@ -75,11 +75,6 @@ class DomainTable:
         self._births.note_row(domid)
         self._births.words[domid] = birth
 
-    def allocate_birth(self, domid: int) -> None:
-        """Allocate disk space for the birth of a new domain. Raises OSError."""
-        first, end = self._section.span("births")
-        self.image.allocate(self._section, (first + domid, first + domid + 1), (end - 1, end))
-
     def add(self, domain: Domain) -> None:
         """Add a new domain, and save it."""
         self.save_birth(domain.domid, domain.birth)

@@ -36,6 +36,10 @@ def host_layout(superframes: int) -> Layout:
     )
 
 
+# The columns that are read whole at every start.
+READ_WHOLE: Final = ("settings", "births")
+
+
 def save_host(section: Section, superframes: int, settings: HostSettings) -> None:
     """Save the host's size and settings, which never change, in its new section."""
     column = section.column("settings")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xbd.abi import Frames
 from xbd.frames import FrameAllocator, sparse_zeros
-from xbd.storage.image import Column, Section
+from xbd.storage.image import Image, Section
 
 # Whole words, so that a row can be saved.
 _GRANT: Final = np.dtype(
@@ -45,11 +45,16 @@ MAPPING_WORDS: Final = _MAPPING.itemsize // 8
 
 
 class _Table:
-    """Saved rows, taken and given back by the batch; each is noted in the undo log before it is written."""
+    """Saved rows, taken and given back by the batch; each is noted in the undo log before it is written.
 
-    def __init__(self, column: Column, dtype: np.dtype[Any]) -> None:
-        self._column = column
-        self.rows: NDArray[Any] = column.words.view(dtype).reshape(-1)
+    Raises OSError: there is no disk space for them.
+    """
+
+    def __init__(self, image: Image, section: Section, name: str, dtype: np.dtype[Any]) -> None:
+        # All of it, because all of it is read.
+        image.allocate_once(section, section.span(name))
+        self._column = section.column(name)
+        self.rows: NDArray[Any] = self._column.words.view(dtype).reshape(-1)
         self.gfn: Frames = self.rows["gfn"]
         self.free = FrameAllocator(self.rows.size)
 
@@ -92,8 +97,8 @@ class GrantTable(_Table):
     and not saved.
     """
 
-    def __init__(self, section: Section) -> None:
-        super().__init__(section.column("grants"), _GRANT)
+    def __init__(self, image: Image, section: Section) -> None:
+        super().__init__(image, section, "grants", _GRANT)
         self.to: NDArray[np.uint16] = self.rows["to"]
         self.birth: Frames = self.rows["birth"]
         self.readonly: NDArray[np.bool_] = self.rows["readonly"]
@@ -112,8 +117,8 @@ class MappingTable(_Table):
     mapping that was cut off; *owner* uint16 and *ref* int32, the grant; *readonly* bool.
     """
 
-    def __init__(self, section: Section) -> None:
-        super().__init__(section.column("mappings"), _MAPPING)
+    def __init__(self, image: Image, section: Section) -> None:
+        super().__init__(image, section, "mappings", _MAPPING)
         self.mfn: Frames = self.rows["mfn"]
         self.owner: NDArray[np.uint16] = self.rows["owner"]
         self.ref: NDArray[np.int32] = self.rows["ref"]

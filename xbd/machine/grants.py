@@ -44,7 +44,7 @@ def grant(domain_table: DomainTable, host: FrameTable, domain: Domain, command: 
     check_extents(command.gfns, 0, domain)
     to = domain_table.partner(domain, command.to)
     if domain.grants is None:
-        domain.grants = GrantTable(domain.section)
+        domain.grants = GrantTable(domain_table.image, domain.section)
     table = domain.grants
     gfns = command.gfns[:TURN_EXTENTS]
     done, stop = first_unpopulated(domain.p2m.lookup(gfns)), Stop.ENOENT
@@ -101,7 +101,7 @@ def map_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, comma
     if owner is None or owner is domain or owner.state is DomainState.ZOMBIE or owner.grants is None:
         raise _no_owner(command.owner)
     if domain.mappings is None:
-        domain.mappings = MappingTable(domain.section)
+        domain.mappings = MappingTable(domain_table.image, domain.section)
     refs, gfns = command.refs[:TURN_EXTENTS], command.gfns[:TURN_EXTENTS]
     valid, stop, entries = valid_references(owner, owner.grants, domain, refs, readonly=command.readonly)
     if not valid and not _granted_anything(owner.grants, domain):

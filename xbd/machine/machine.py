@@ -20,7 +20,7 @@ from xbd.machine.creation import Asked, check_creation
 from xbd.machine.domain import Domain, DomainState, describe
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
-from xbd.machine.frame_table import FrameTable, host_layout, save_host
+from xbd.machine.frame_table import READ_WHOLE, FrameTable, host_layout, save_host
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
 from xbd.machine.settings import HostSettings
 from xbd.storage.image import Image, Kind
@@ -57,6 +57,7 @@ class Machine:
         section = self.image.sections.get((Kind.HOST, 0))
         if section is None:
             section = self.image.add_section(Kind.HOST, 0, host_layout(superframes))
+            self.image.allocate_once(section, *map(section.span, READ_WHOLE))
             save_host(section, superframes, self.settings)
         self.host = FrameTable(superframes, self.settings, self.image, section)
         self.domain_table = DomainTable(self.image, section)

@@ -14,7 +14,7 @@ import numpy as np
 from xbd.abi import Frames
 from xbd.errors import OutOfResources
 from xbd.machine import grants, messages
-from xbd.machine.domain import Domain, P2m, domain_layout
+from xbd.machine.domain import READ_WHOLE, Domain, P2m, domain_layout
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_table import FrameTable
 from xbd.storage.image import Image, Kind, Section
@@ -57,15 +57,12 @@ def reserve_creation(image: Image, target_pages: int) -> None:
 
 def allocate_creation(domain_table: DomainTable, host: FrameTable, section: Section, target_pages: int) -> None:
     """Allocate disk space for what creating a domain writes. Raises OSError: only the new section has changed."""
+    domain_table.image.allocate_once(section, *map(section.span, READ_WHOLE))
     first_entry, _ = section.span("entry")
-    # All blocks, because they are read as well, and on tmpfs reading a hole takes a page.
-    spans = [section.span(name) for name in ("limits", "name", "counts", "blocks")]
     # Without enough whole superframes the last blocks are built of single frames.
     in_leaves = min(target_pages >> SUPER_ORDER, host.heap.free_superframes) << SUPER_ORDER
     if in_leaves < target_pages:
-        spans.append((first_entry + in_leaves, first_entry + target_pages))
-    domain_table.image.allocate(section, *spans)
-    domain_table.allocate_birth(section.key[1])
+        domain_table.image.allocate(section, (first_entry + in_leaves, first_entry + target_pages))
 
 
 def make_tables(

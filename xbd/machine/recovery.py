@@ -13,9 +13,10 @@ import numpy as np
 
 from xbd.abi import MAX_DOMAIN_PAGES, MAX_GRANTS, MAX_NAME_CHARS, DomainType, Frames
 from xbd.errors import DamagedState, HypercallError
+from xbd.machine import frame_table
 from xbd.machine.audit import frames_at_home
 from xbd.machine.counts import MAX_COUNT
-from xbd.machine.domain import LIMITS, Domain, DomainState, P2m, domain_layout, saved_uuid
+from xbd.machine.domain import LIMITS, READ_WHOLE, Domain, DomainState, P2m, domain_layout, saved_uuid
 from xbd.machine.frame_table import FrameTable, saved_host
 from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.inbox import Inbox
@@ -62,7 +63,9 @@ def _rebuild(image: Image) -> Machine:
 
 
 def _derive(image: Image) -> Machine:
-    superframes, settings = saved_host(image.open_section(Kind.HOST, 0))
+    host_section = image.open_section(Kind.HOST, 0)
+    superframes, settings = saved_host(host_section)
+    image.allocate_once(host_section, *map(host_section.span, frame_table.READ_WHOLE))
     machine = Machine(superframes, settings=settings, image=image)
     for domid, birth in machine.domain_table.saved():
         domain = _read_domain(machine, domid, birth)
@@ -107,6 +110,7 @@ def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
         or not 0 <= claimed_pages <= ceiling
     ):
         raise DamagedState(f"d{domid}: its limits make no sense")
+    machine.image.allocate_once(section, *map(section.span, READ_WHOLE))
     if not section.column("counts").words.min() >= 0 or section.column("counts").words.max() > MAX_COUNT:
         raise DamagedState(f"d{domid}: its counts of calls make no sense")
     domain_type = tuple(DomainType)[kind]
@@ -195,10 +199,10 @@ def _derive_owners(host: FrameTable, domain: Domain) -> None:
 def _derive_tables(image: Image, domain: Domain) -> None:
     """Find the grant and mapping tables that are in use, and their free rows."""
     if image.touched_pages(domain.section, "grants").size:
-        domain.grants = GrantTable(domain.section)
+        domain.grants = GrantTable(image, domain.section)
         domain.grants.recover()
     if image.touched_pages(domain.section, "mappings").size:
-        domain.mappings = MappingTable(domain.section)
+        domain.mappings = MappingTable(image, domain.section)
         domain.mappings.recover()
         domain.mapped = domain.mappings.count
     if image.touched_pages(domain.section, "inbox").size:

@@ -141,6 +141,7 @@ class Image:
         self._derived: dict[str, NDArray[Any]] = {}
         self._new: list[Section] = []
         self._gone: dict[tuple[Kind, int], Section] = {}
+        self._allocated: dict[tuple[Kind, int], set[tuple[int, int]]] = {}
         # Whether what it holds was there before, saved by an earlier process.
         self.is_recovered = False
 
@@ -184,6 +185,7 @@ class Image:
     def drop_section(self, kind: Kind, number: int) -> None:
         """Forget a section; it is gone for good after the next commit, or at once if this step has made it."""
         section = self.sections.pop((kind, number))
+        self._allocated.pop((kind, number), None)
         if section in self._new:
             # It was made in this step: there are no notes of it, and no committed state names it.
             self._new.remove(section)
@@ -216,6 +218,15 @@ class Image:
         """
         if spans:
             self.store.allocate(*section.key, spans)
+
+    def allocate_once(self, section: Section, *spans: tuple[int, int]) -> None:
+        """Allocate disk space for what of a section is read whole, before it is first read in this process.
+
+        On tmpfs reading a hole takes a page, too. Raises OSError: nothing has changed.
+        """
+        allocated = self._allocated.setdefault(section.key, set())
+        self.allocate(section, *(span for span in spans if span not in allocated))
+        allocated.update(spans)
 
     def sweep(self) -> None:
         """Discard the stored sections that were not opened: the step that made them was rolled back."""

@@ -13,7 +13,8 @@ not what this is for.
     lock             locked by the daemon that lives
 
 A file is as long as its section and sparse: what was never touched is a hole, which costs nothing and
-is found by SEEK_DATA. What cannot be used (another format, a wrong checksum, a missing or shortened
+is found by SEEK_DATA; but what is read whole has its place on the disk from the beginning, because on
+tmpfs reading a hole takes a page. What cannot be used (another format, a wrong checksum, a missing or shortened
 file, a lock that is held) is a `ConfigError`, and nothing has been changed.
 """
 
