@@ -29,6 +29,10 @@ BATCH_EXTENTS = 512
 TURN_EXTENTS = 512
 # What an order-9 extent that is not one leaf costs of a turn: 512 frames by batch, about 10 us.
 TURN_COST_SHATTERED = 32
+# Superpages that the single pages of a turn break, or put together again: each takes some 15 us the first time.
+TURN_LEAVES = 32
+# So much of a turn, in extents, one of them counts.
+TURN_COST_LEAF = TURN_EXTENTS // TURN_LEAVES
 # A caller may name more than a turn does (it is told BUDGET and goes on); 64 Ki bases are 512 KiB on the wire.
 MAX_EXTENTS = 65_536
 # load and store are memory accesses: as many words as one message holds gfns.

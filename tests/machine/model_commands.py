@@ -121,8 +121,8 @@ def _sensible(domain: NaiveDomain, sides: list[tuple[list[int], int]]) -> bool:
 
 def _do(host: NaiveHost, domid: int, command: abi.Command, backing: Backing, real: abi.Result) -> MemopResult:
     match command:
-        case abi.Populate(gfns, order) | abi.Deflate(gfns, order):
-            answer = model_memory.populate(host, domid, gfns.tolist(), order, backing)
+        case abi.Populate() | abi.Deflate():
+            answer = model_memory.populate(host, domid, command, backing, real)
         case abi.Decrease(gfns, order) | abi.Inflate(gfns, order):
             answer = model_memory.decrease(host, domid, gfns.tolist(), order, real)
         case abi.Exchange():

@@ -42,14 +42,17 @@ def store(host: NaiveHost, domid: int, gfns: list[int], words: list[int]) -> Mem
     return MemopResult(len(frames), stop)
 
 
-def populate(host: NaiveHost, domid: int, gfns: list[int], order: int, backing: Backing) -> MemopResult:
+def populate(
+    host: NaiveHost, domid: int, command: abi.Populate | abi.Deflate, backing: Backing, real: abi.Result
+) -> MemopResult:
     """Back extents: home frames first, the rest as the heap chose."""
+    gfns, order = command.gfns.tolist(), command.order
     domain, stop = host.domains[domid], None
     tot_pages = len(domain.p2m)
     room = len(host.whole()) if order else host.free_frames()
     done: list[int] = []
     for gfn in gfns:
-        if len(done) == 512:
+        if over_budget(len(done), 0, real):
             stop = Stop.BUDGET
         elif domain.taken(gfn, order):
             stop = Stop.EEXIST
@@ -105,10 +108,10 @@ def _bad_pair(domain: NaiveDomain, references: Counter[int], pair: tuple[int, in
     return None
 
 
-def _valid_pairs(host: NaiveHost, domid: int, pairs: Pairs) -> tuple[Pairs, Stop | None]:
+def _valid_pairs(host: NaiveHost, domid: int, pairs: Pairs, real: abi.Result) -> tuple[Pairs, Stop | None]:
     references = host.references()
     for done, pair in enumerate(pairs):
-        stop = Stop.BUDGET if done == 512 else _bad_pair(host.domains[domid], references, pair, 0)
+        stop = Stop.BUDGET if over_budget(done, 0, real) else _bad_pair(host.domains[domid], references, pair, 0)
         if stop:
             return pairs[:done], stop
     return pairs, None
@@ -121,7 +124,7 @@ def exchange(host: NaiveHost, domid: int, command: abi.Exchange, real: abi.Resul
     pairs: Pairs = list(zip(command.gets.tolist(), command.gives.tolist(), strict=True))
     if command.gives_order:
         return _exchange_blocks(host, domid, pairs, real, backing)
-    valid, stop = _valid_pairs(host, domid, pairs)
+    valid, stop = _valid_pairs(host, domid, pairs, real)
     room = host.free_frames()
     if valid and not room:
         return MemopResult(0, Stop.ENOMEM)
@@ -204,7 +207,7 @@ def swap(
                 return MemopResult(done, stop)
             _swap_blocks(host, domid, fill // SUPER_PAGES, drain // SUPER_PAGES, backing)
         return MemopResult(len(pairs), None)
-    valid, stop = _valid_pairs(host, domid, pairs)
+    valid, stop = _valid_pairs(host, domid, pairs, real)
     domain = host.domains[domid]
     homed = {fill for fill, _ in valid if host.settings.home_fill != "never" and host.home_is_free(domain, fill)}
     frames = {fill: domain.home_frame(fill) if fill in homed else domain.p2m[drain] for fill, drain in valid}
@@ -236,7 +239,7 @@ def _swap_blocks(host: NaiveHost, domid: int, fill: int, drain: int, backing: Ba
 
 
 def over_budget(done: int, order: int, real: abi.Result) -> bool:
-    """Tell whether a turn may end here: after 512 extents of order 0; for others the machine may say so once it did something."""
-    if order == 0:
-        return done == 512
-    return not isinstance(real, abi.Refused) and real.stop is Stop.BUDGET and done == real.done > 0
+    """Tell whether a turn may end here: the machine may say so after 32 extents of order 0 and must after 512; else after any."""
+    least = 1 if order else abi.TURN_LEAVES
+    said = not isinstance(real, abi.Refused) and real.stop is Stop.BUDGET and done == real.done >= least
+    return said or (order == 0 and done == 512)

@@ -1,5 +1,6 @@
 """Populate, decrease, homes, holes and content one by one; each step is also compared with the model."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 
 from tests.machine.twin import Twin, gfns, offsets
 from xbd import abi
-from xbd.abi import Stop
-from xbd.machine import HomeFill, HostSettings
+from xbd.abi import Frames, Stop
+from xbd.machine import HomeFill, HostSettings, Machine
 from xbd.units import SUPER_PAGES
 
 DEFAULT = HostSettings()
@@ -83,6 +84,29 @@ def test_shattered_blocks_cost_more_of_a_turn() -> None:
     assert twin.leaves(domid) == 20
     assert twin.decrease(domid, everything, 9) == (16, Stop.BUDGET)
     assert twin.decrease(domid, everything[16:], 9) == (24, None)
+
+
+def test_a_turn_breaks_and_mends_few_superpages() -> None:
+    """Single pages of 80 superpages take three turns, whichever operation breaks or mends them; elsewhere they take one."""
+    machine = Machine(256)
+    domid = machine.create("web", max_pages=240 * SUPER_PAGES, target_pages=160 * SUPER_PAGES)
+    low, high, new = (np.arange(first, first + 80, dtype=np.int64) * SUPER_PAGES for first in (0, 80, 160))
+
+    def turns(command: Callable[..., abi.Command], *pages: Frames) -> list[int]:
+        done: list[int] = []
+        while sum(done) < 80:
+            result = machine.execute(domid, command(*(part[sum(done) :] for part in pages)))
+            assert isinstance(result, abi.MemopResult), result
+            done.append(result.done)
+        return done
+
+    assert turns(abi.Decrease, low) == [32, 32, 16]
+    assert turns(abi.Decrease, low + 1) == [80]
+    assert turns(abi.Populate, low) == [80]
+    assert turns(abi.Populate, low + 1) == [32, 32, 16]
+    assert turns(abi.PopulateDepopulate, new, low) == [32, 32, 16]
+    assert turns(abi.Exchange, high, new + 1) == [32, 32, 16]
+    assert machine.audit() == []
 
 
 def test_empty_calls_do_nothing() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
+from xbd.abi import MAX_IN_FLIGHT, TURN_COST_LEAF, TURN_EXTENTS
 from xbd.control.client_sessions import answer_to_keep
 from xbd.control.controller import ANY_CLIENT, Controller
 from xbd.errors import BadArgument, Busy, HypercallError, NoSuchDomain, OutOfResources, RemoteProtocolError
@@ -211,7 +211,12 @@ class DomainEndpoint(Endpoint):
                 answer = encode_error(request.msgid, fields.error_map(error))
             else:
                 cost += extents_of(command)
+                domain = self._host.machine.domain(self._record.domid)
+                leaves = domain.leaves
                 answer = encode_result(request.msgid, self._host.execute(self._record, command))
+                if not getattr(command, "order", 0):
+                    # Single pages broke superpages, or put them together.
+                    cost += abs(domain.leaves - leaves) * TURN_COST_LEAF
             session.answered(answer)
         return cost, answer
 

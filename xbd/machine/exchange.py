@@ -14,7 +14,7 @@ from xbd.errors import BadArgument, NotSupported
 from xbd.frames import group_by_super
 from xbd.machine import mapping
 from xbd.machine.domain import Domain
-from xbd.machine.extents import answer, check_extents, check_repeats, first_taken, first_unpopulated
+from xbd.machine.extents import answer, check_extents, check_repeats, first_taken, first_unpopulated, in_a_turn
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.refcounts import first_referenced, referenced_blocks
 from xbd.machine.reservation import free_shattered, home_fill
@@ -53,7 +53,8 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
     if order:
         done, stop = _exchange_blocks(host, domain, gives >> SUPER_ORDER, gets >> SUPER_ORDER)
     else:
-        done, stop = _exchange_small(host, domain, gives[:TURN_EXTENTS], gets[:TURN_EXTENTS])
+        turn = min(in_a_turn(domain, gives), in_a_turn(domain, gets, mends=True))
+        done, stop = _exchange_small(host, domain, gives[:turn], gets[:turn])
     return answer(done, asked, stop)
 
 
@@ -191,7 +192,8 @@ def populate_depopulate(host: FrameTable, domain: Domain, command: PopulateDepop
     if order:
         done, stop = _swap_blocks(host, domain, fills >> SUPER_ORDER, drains >> SUPER_ORDER)
         return answer(done, asked, stop)
-    fills, drains = fills[:TURN_EXTENTS], drains[:TURN_EXTENTS]
+    turn = min(in_a_turn(domain, drains), in_a_turn(domain, fills, mends=True))
+    fills, drains = fills[:turn], drains[:turn]
     done, stop = _pairs_valid(host, domain, drains, fills)
     if done:
         swap_small(host, domain, fills[:done], drains[:done])

@@ -7,10 +7,10 @@ nothing tried. What the present state forbids ends a batch at that extent: the h
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import MAX_EXTENTS, Frames, MemopResult, Stop
+from xbd.abi import MAX_EXTENTS, TURN_EXTENTS, TURN_LEAVES, Frames, MemopResult, Stop
 from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
-from xbd.units import OFFSET_MASK, SUPER_ORDER
+from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 
 def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_EXTENTS, repeated: bool = False) -> None:
@@ -91,6 +91,22 @@ def first(wrong: NDArray[np.bool_]) -> int:
 def answer(done: int, asked: int, stop: Stop | None) -> MemopResult:
     """Make the result for *done* of *asked* extents, with the stop if any are left."""
     return MemopResult(done, None if done == asked else stop)
+
+
+def in_a_turn(domain: Domain, gfns: Frames, *, mends: bool = False) -> int:
+    """Count the first of (n,) single pages that a turn does: `TURN_EXTENTS`, and of the superpages `TURN_LEAVES`.
+
+    It counts those that it breaks, or, with *mends*, those that it may put together again.
+    """
+    gfns = gfns[:TURN_EXTENTS]
+    blocks = gfns >> SUPER_ORDER
+    if np.count_nonzero(blocks[1:] != blocks[:-1]) < TURN_LEAVES:
+        return int(gfns.size)
+    named, firsts, counts = np.unique(blocks, return_index=True, return_counts=True)
+    p2m = domain.p2m
+    costly = p2m.populated[named] + counts >= SUPER_PAGES if mends else p2m.leaf[named] > 0
+    firsts = np.sort(firsts[costly])
+    return int(firsts[TURN_LEAVES]) if firsts.size > TURN_LEAVES else int(gfns.size)
 
 
 def first_taken(entries: Frames) -> int:

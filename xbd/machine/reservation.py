@@ -3,7 +3,7 @@
 A virtio balloon's deflate and inflate are the same, by shorter lists.
 
 Each function is one turn of one operation of one domain. A turn does at most `TURN_EXTENTS`
-extents, then it answers BUDGET and the caller goes on from there.
+extents, and breaks or mends at most `TURN_LEAVES` superpages, then it answers BUDGET and the caller goes on from there.
 
 Within a turn of order-0 populates the home frames are handed out first and the heap chooses the
 others; apart from that, the result is that of doing one extent after the other.
@@ -28,7 +28,7 @@ from xbd.errors import BadArgument
 from xbd.frames import Groups, expand_supers, group_by_super
 from xbd.machine import claims, mapping
 from xbd.machine.domain import Domain
-from xbd.machine.extents import answer, check_extents, first, first_taken, first_unpopulated
+from xbd.machine.extents import answer, check_extents, first, first_taken, first_unpopulated, in_a_turn
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.refcounts import first_referenced, referenced_blocks
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
@@ -41,7 +41,8 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     """
     gfns, order = command.gfns, command.order
     check_extents(gfns, order, domain)
-    count, stop = count_populatable(host, domain, gfns[:TURN_EXTENTS], order)
+    turn = TURN_EXTENTS if order else in_a_turn(domain, gfns, mends=True)
+    count, stop = count_populatable(host, domain, gfns[:turn], order)
     if count and order:
         mapping.map_leaves(host, domain, gfns[:count] >> SUPER_ORDER, host.heap.take_superframes(count))
     elif count:
@@ -154,11 +155,10 @@ def decrease(host: FrameTable, domain: Domain, command: Decrease | Inflate) -> M
     asked = gfns.size
     if asked == 0:
         return MemopResult(0)
-    gfns = gfns[:TURN_EXTENTS]
     if order:
-        done, stop = _decrease_blocks(host, domain, gfns >> SUPER_ORDER)
+        done, stop = _decrease_blocks(host, domain, gfns[:TURN_EXTENTS] >> SUPER_ORDER)
     else:
-        done, stop = _decrease_pages(host, domain, gfns)
+        done, stop = _decrease_pages(host, domain, gfns[: in_a_turn(domain, gfns)])
     return answer(done, asked, stop)
 
 
