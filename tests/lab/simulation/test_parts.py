@@ -151,14 +151,16 @@ class TestOracle:
             self.answer(self.booted(), abi.Populate(gfns(1)), MemopResult(1), executed=MemopResult(0, Stop.ENOMEM))
 
     def test_a_guest_that_boots_finds_what_was_there(self) -> None:
-        """A rebooted guest finds the same pages, but for those of commands that were executed and not answered."""
+        """A rebooted guest finds the same pages, but for those in doubt; an oracle that finds others goes on from them."""
         oracle = self.booted((0, 4))
         oracle.issue([abi.Decrease(gfns(0))])
-        oracle.executed += 1
+        oracle.results.append(MemopResult(1))
         info = BootInfo(1, "g", 1024, np.array([(1, 4)], dtype=np.int64), 1024, 1024)
         oracle.boot(info)
+        oracle.issue([abi.Decrease(gfns(2))])
         with pytest.raises(Violation, match="when it booted"):
             oracle.boot(replace(info, runs=np.array([(2, 4)], dtype=np.int64)))
+        assert (oracle.in_flight, oracle.tot_pages) == ([], 2)
 
     def test_what_others_may_write_is_not_known(self) -> None:
         """The word of a page granted writable is unknown until its owner writes it after the end of the grant."""

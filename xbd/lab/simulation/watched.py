@@ -84,19 +84,17 @@ class WatchedOracle(Oracle):
         self.reboot_pending = False
         self.executed = 0
         self.results: deque[Result] = deque()
-        self._answered = 0
 
     def boot(self, boot: BootInfo) -> None:
         """Reset to what a booting guest was told. Raises Violation: a page that is not in doubt has changed."""
         super().boot(boot)
         self.results.clear()
-        self._answered = self.executed = 0
+        self.executed = 0
         self.reboot_pending = False
 
     def next_to_execute(self) -> Command | None:
         """Return the command that the daemon must execute next; None: it has executed all that were sent."""
-        at = self.executed - self._answered
-        return self._issued[at] if 0 <= at < len(self._issued) else None
+        return next(islice(self._issued, len(self.results), None), None)
 
     def answered(self, result: Result) -> None:
         """Check an answer and apply it. Raises Violation: it is not that of the execution, or does not fit."""
@@ -106,12 +104,11 @@ class WatchedOracle(Oracle):
         executed = self.results.popleft()
         if not same(executed, result):
             raise Violation(f"d{self.domid} was answered {result} where the result was {executed}")
-        self._answered += 1
         super().answered(result)
 
     def maybe_done(self) -> list[Command]:
         """List the commands that were executed and not yet answered."""
-        return list(islice(self._issued, self.executed - self._answered))
+        return list(islice(self._issued, len(self.results)))
 
 
 class Oracles:
