@@ -8,7 +8,6 @@ is only in tests that run `python -m xbd`; those that measure memory or that are
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +15,10 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import cache
-from typing import IO, Any, Final
+from typing import Any, Final
 
-# How a command begins that has all its imports still to do.
-XBD: Final = (sys.executable, "-m", "xbd")
+from xbd.testing.processes import XBD
+
 _LONGEST_MESSAGE: Final = 1 << 17
 
 # Reads commands, forks for each, and tells pids and exit codes. What it forked leaves the loop and is that command.
@@ -127,7 +126,14 @@ def _server(of_process: int) -> _Server:
     return _Server()
 
 
-class Forked:
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401 - whatever Popen takes
+    """Start a process as `subprocess.Popen` does; a command of `xbd` that is passed no descriptors is forked off."""
+    if tuple(command[: len(XBD)]) == XBD and not options.get("pass_fds"):
+        return Forked(command[len(XBD) :], options["stdout"], options["stderr"])
+    return subprocess.Popen(command, **options)  # noqa: S603 - our own commands
+
+
+class Forked(subprocess.Popen[str]):
     """A running `xbd` command, as `subprocess.Popen` would have it.
 
     Args:
@@ -144,10 +150,9 @@ class Forked:
         stderr: int | None = None,
         user: tuple[int, int, Sequence[int]] | None = None,
     ) -> None:
-        self.args: Final = ["xbd", *arguments]
-        self.returncode: int | None = None
-        self.stdout: IO[str] | None = None
-        self.stderr: IO[str] | None = None
+        self.args = ["xbd", *arguments]
+        self.returncode = None
+        self.stdin = self.stdout = self.stderr = None
         self._server = _server(os.getpid())
         null = os.open(os.devnull, os.O_RDWR)
         opened = [null]
@@ -166,7 +171,7 @@ class Forked:
         directory = "/" if user is not None else os.getcwd()  # noqa: PTH109 - it goes into a message
         command = {"arguments": list(arguments), "environ": environ, "directory": directory, "user": user}
         try:
-            self.pid: Final = self._server.start(command, given)
+            self.pid = self._server.start(command, given)
         finally:
             for descriptor in opened:
                 os.close(descriptor)
@@ -186,15 +191,6 @@ class Forked:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
             self._server.look(0.05)
         return code
-
-    def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """End it at once, unless it has ended."""
-        self.send_signal(signal.SIGKILL)
 
 
 def run(

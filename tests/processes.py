@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.forked import XBD, Forked
+from tests import forked
+from xbd.testing.processes import XBD, start
 
 # A hung process is killed then, so that a test fails instead of hanging; nothing is expected to take so long.
 WATCHDOG_S = 120.0
@@ -16,23 +17,12 @@ WATCHDOG_S = 120.0
 class Xbd:
     """A running `xbd` command; *said* is what it has written to stderr so far.
 
-    *launcher* is what runs `python -m xbd ...`, handed to it as its arguments, with the descriptors *pass_fds*. Where
-    there is neither, it is forked off one that has imported all.
+    *launcher* is what runs `python -m xbd ...`, handed to it as its arguments, with the descriptors *pass_fds*.
     """
 
-    process: "Forked | subprocess.Popen[str]"
-
     def __init__(self, arguments: Sequence[str], launcher: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> None:
-        if launcher or pass_fds:
-            self.process = subprocess.Popen(  # noqa: S603 - our own command
-                [*launcher, *XBD, *arguments],
-                stderr=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                text=True,
-                pass_fds=pass_fds,
-            )
-        else:
-            self.process = Forked(arguments, stderr=subprocess.PIPE)
+        command = [*launcher, *XBD, *arguments]
+        self.process = start(command, forked.start, stderr=subprocess.PIPE, pass_fds=pass_fds)
         self.said: list[str] = []
         self._watchdog = threading.Timer(WATCHDOG_S, self.process.kill)
         self._watchdog.start()
@@ -48,8 +38,7 @@ class Xbd:
 
     def end(self, with_signal: signal.Signals = signal.SIGINT) -> int:
         """Send it a signal, read what is left, return its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(with_signal)
+        self.process.send_signal(with_signal)
         assert self.process.stderr is not None
         self.said += self.process.stderr.readlines()
         self.process.stderr.close()

@@ -1,10 +1,8 @@
 """Every daemon of a host, told how to start it and how to see, without its log, that it serves."""
 
 import os
-import signal
 import socket
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests import forked
 from tests.blackbox.rpc import PATIENCE_S, Caller
-from tests.forked import XBD, Forked
+from xbd.testing.processes import XBD, Process, end, start
 
 HOST: Final = '[host]\nmemory = "64m"\nstate_dir = "state"\n[[guest]]\nname = "web1"\nmaximum = "32m"\n'
 _LOOK_EVERY_S: Final = 0.02
 
 # Its type, its number, no transaction, the length of the path and its end (xen/include/public/io/xs_wire.h).
 XENSTORE_READ_OF_ROOT: Final = struct.pack("<4I", 2, 1, 0, 2) + b"/\0"
-
-Process = Forked | subprocess.Popen[bytes]
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -125,32 +122,13 @@ DAEMONS: Final = (
 
 @contextmanager
 def running_with(command: Sequence[str], stderr: int, within_s: float = 2 * PATIENCE_S) -> Iterator[Process]:
-    """Run a command whose standard error is the descriptor *stderr*; it has ended in the end, or after *within_s*.
-
-    One of `xbd` is forked off; another one, such as one that starts `xbd` with all its imports, is started.
-    """
-    process: Process
-    if tuple(command[: len(XBD)]) == XBD:
-        process = Forked(command[len(XBD) :], stderr=stderr)
-    else:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)  # noqa: S603
+    """Run a command whose standard error is the descriptor *stderr*; it has ended in the end, or after *within_s*."""
+    process = start(command, forked.start, stderr=stderr)
     watchdog = threading.Timer(within_s, process.kill)
     watchdog.start()
     try:
         yield process
     finally:
-        if process.poll() is None:
-            # `xbd up` ends its own processes when it is asked; only one that does not listen is killed.
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        # `xbd up` ends its own processes when it is asked; only one that does not listen is killed.
+        end(process, within_s=PATIENCE_S)
         watchdog.cancel()
-
-
-def end(process: Process) -> int:
-    """Ask a daemon to end and return its exit code. Raises subprocess.TimeoutExpired: it does not."""
-    process.send_signal(signal.SIGTERM)
-    return process.wait(PATIENCE_S)

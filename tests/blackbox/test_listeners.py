@@ -13,11 +13,11 @@ from typing import Final
 import pytest
 
 from tests import forked
-from tests.blackbox.daemons import Process, answers, connects, end, running_with, until
+from tests.blackbox.daemons import answers, connects, running_with, until
 from tests.blackbox.host import SMALL, hypervisor
 from tests.blackbox.rpc import PATIENCE_S, Caller
-from tests.forked import XBD
 from tests.processes import running
+from xbd.testing.processes import XBD, Process, end
 
 EXIT_CONFIG: Final = 78
 STRANGER: Final = 12345

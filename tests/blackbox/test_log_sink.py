@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.blackbox.daemons import DAEMONS, Daemon, Process, answers, end, running_with, until
+from tests.blackbox.daemons import DAEMONS, Daemon, answers, running_with, until
 from tests.blackbox.rpc import Caller
+from xbd.testing.processes import Process, end
 
 pytestmark = pytest.mark.slow
 # A hypervisor that serves all tests here is killed then.

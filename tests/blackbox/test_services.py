@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.blackbox.daemons import DAEMONS, Daemon, Process, answers, domains, end, running_with, until
+from tests.blackbox.daemons import DAEMONS, Daemon, answers, domains, running_with, until
 from tests.blackbox.host_directory import EX_CONFIG, tree
 from tests.blackbox.rpc import PATIENCE_S, Caller
 from tests.blackbox.users import needs_root
-from tests.forked import XBD
+from xbd.testing.processes import XBD, Process, end
 
 pytestmark = pytest.mark.slow
 

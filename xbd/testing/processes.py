@@ -1,22 +1,99 @@
-"""Run a real host from a host file: daemon and agents as processes of their own."""
+"""Real processes for lab and tests: started, awaited, and ended; and a whole host of them, from a host file."""
 
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Final
 
 import trio
 
 from xbd.client.client import Client, open_client
-from xbd.client.discovery import NoHypervisor
 from xbd.client.runtime_dir import hypervisor_socket
 from xbd.errors import XbdError
 
+Process = subprocess.Popen[str]
+# How a command of `xbd` begins.
+XBD: Final = (sys.executable, "-m", "xbd")
 # A new interpreter with numpy takes about a second to start, two of them on a busy machine several.
-_START_TIMEOUT_S = 60.0
-_POLL_EVERY_S = 0.05
+START_TIMEOUT_S: Final = 60.0
+# `xbd up` gives its agents 30 s and its hypervisor 60 s before it kills them.
+END_TIMEOUT_S: Final = 120.0
+_POLL_EVERY_S: Final = 0.05
+
+
+def start(
+    command: Sequence[str],
+    by: Callable[..., Process] = subprocess.Popen,
+    **options: Any,  # noqa: ANN401 - whatever Popen takes
+) -> Process:
+    """Start a process whose standard streams are text, and /dev/null unless *options* say otherwise.
+
+    Args:
+        command: the program and its arguments.
+        by: what starts it, with the arguments of `subprocess.Popen`.
+        options: of `subprocess.Popen`.
+    """
+    nothing = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    return by(command, text=True, **nothing | options)
+
+
+def end(process: Process, by: signal.Signals = signal.SIGTERM, within_s: float = END_TIMEOUT_S) -> int:
+    """End a process by a signal, unless it has ended, and close its pipes; returns its exit code.
+
+    One that does not end *within_s* is killed: -SIGKILL.
+    """
+    process.send_signal(by)
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    return process.returncode
+
+
+async def ended(process: Process) -> int:
+    """Wait until a process has ended by itself, and close its pipes; returns its exit code."""
+    while process.poll() is None:  # noqa: ASYNC110 - another process
+        await trio.sleep(_POLL_EVERY_S)
+    return end(process)
+
+
+async def end_soon(process: Process, by: signal.Signals = signal.SIGTERM, within_s: float = END_TIMEOUT_S) -> None:
+    """Do as `end` does, while other tasks run; even when it is cancelled."""
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(end, process, by, within_s)
+
+
+async def until_it_listens(process: Process, path: Path) -> None:
+    """Wait until somebody listens at a Unix socket. Raises XbdError: *process* has ended, or it takes too long."""
+    with trio.move_on_after(START_TIMEOUT_S):
+        while process.poll() is None:
+            with socket.socket(socket.AF_UNIX) as connection:
+                if connection.connect_ex(str(path)) == 0:
+                    return
+            await trio.sleep(_POLL_EVERY_S)
+    raise XbdError(f"nobody listens at {path}")
+
+
+@asynccontextmanager
+async def running(
+    command: Sequence[str],
+    by: signal.Signals = signal.SIGTERM,
+    **options: Any,  # noqa: ANN401 - whatever Popen takes
+) -> AsyncIterator[Process]:
+    """Run a process, started as by `start`, until the block ends; then it is ended *by* a signal."""
+    process = start(command, **options)
+    try:
+        yield process
+    finally:
+        await end_soon(process, by)
 
 
 @asynccontextmanager
@@ -31,40 +108,23 @@ async def running_host(host_toml: str, directory: Path) -> AsyncIterator[Client]
     host_file, log = directory / "host.toml", directory / "up.log"
     host_file.write_text(host_toml, encoding="utf-8")
     runtime_dir = directory / "run"
-    command = [sys.executable, "-m", "xbd", "up", str(host_file), "--runtime-dir", str(runtime_dir)]
+    command = (*XBD, "up", str(host_file), "--runtime-dir", str(runtime_dir))
+    path = hypervisor_socket(runtime_dir)
     with log.open("wb") as output:
-        process = await trio.lowlevel.open_process(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
-    try:
-        socket = hypervisor_socket(runtime_dir)
-        await _wait_for_socket(process, socket, log)
-        async with open_client(socket) as client:
-            await _wait_for_agents(client)
-            yield client
-    finally:
-        with trio.CancelScope(shield=True):
-            if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-            code = await process.wait()
-    if code:
-        raise XbdError(f"the host ended with exit code {code}: {_tail(log)}")
-
-
-async def _wait_for_socket(process: trio.Process, socket: Path, log: Path) -> None:
-    with trio.move_on_after(_START_TIMEOUT_S):
-        while process.returncode is None:
+        async with running(command, stdout=output, stderr=output, start_new_session=True) as process:
             try:
-                async with open_client(socket):
-                    return
-            except NoHypervisor:
-                await trio.sleep(_POLL_EVERY_S)
-                process.poll()
-    raise XbdError(f"the host did not start: {_tail(log)}")
+                await until_it_listens(process, path)
+            except XbdError as error:
+                raise XbdError(f"the host did not start: {_tail(log)}") from error
+            async with open_client(path) as client:
+                await _wait_for_agents(client)
+                yield client
+    if process.returncode:
+        raise XbdError(f"the host ended with exit code {process.returncode}: {_tail(log)}")
 
 
 async def _wait_for_agents(client: Client) -> None:
-    with trio.fail_after(_START_TIMEOUT_S):
+    with trio.fail_after(START_TIMEOUT_S):
         while any(d.autostart and not d.agent for d in await client.list()):  # noqa: ASYNC110 - other processes
             await trio.sleep(_POLL_EVERY_S)
 

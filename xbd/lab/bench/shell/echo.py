@@ -2,7 +2,6 @@
 
 `python -m xbd.lab.bench.shell.echo PATH` listens on a Unix socket and answers every request `[0, msgid, method,
 params]` with `[1, msgid, nil, [512, nil]]`: the bytes of a hypercall both ways, without any work.
-It prints `ready` when it listens.
 """
 
 import sys
@@ -18,12 +17,10 @@ Handler = Callable[[trio.SocketStream], Awaitable[None]]
 
 
 async def serve(path: str, handler: Handler) -> None:
-    """Let *handler* serve each connection to a socket at *path*, until cancelled; prints `ready` when it listens."""
+    """Let *handler* serve each connection to a socket at *path*, until cancelled."""
     listener = trio.socket.socket(trio.socket.AF_UNIX)
     await listener.bind(path)
     listener.listen()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
     await trio.serve_listeners(handler, [trio.SocketListener(listener)])
 
 

@@ -23,7 +23,7 @@ from xbd.lab.bench.flooding import FLOOD_MAX_PAGES, FLOOD_PAGES
 from xbd.lab.bench.shell.flooder import KINDS
 from xbd.lab.bench.shell.wire import BareClient, connect, cores_apart
 from xbd.protocol.methods import VERSION
-from xbd.testing.processes import running_host
+from xbd.testing.processes import Process, running, running_host
 from xbd.units import SUPER_PAGES
 
 _HOST = '[host]\nmemory = "1g"\n'
@@ -64,21 +64,17 @@ async def measure_flood(client: Client, runtime_dir: Path) -> dict[str, Figure]:
 
 
 @asynccontextmanager
-async def flood(path: Path, kind: str, *, stderr: int | None = None) -> AsyncIterator[trio.Process]:
+async def flood(path: Path, kind: str, *, stderr: int | None = None) -> AsyncIterator[Process]:
     """Run a flooding guest on a domain's socket, yielded when its flood has begun; its errors go to *stderr*."""
     command = [sys.executable, "-m", "xbd.lab.bench.shell.flooder", str(path), kind]
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
-    try:
+    async with running(command, signal.SIGKILL, stdout=subprocess.PIPE, stderr=stderr) as process:
         assert process.stdout is not None, "the flood was started without a pipe"
-        assert await process.stdout.receive_some(64) == b"flooding\n", f"no flood of {kind} has begun"
+        said = await trio.to_thread.run_sync(process.stdout.readline, abandon_on_cancel=True)
+        assert said == "flooding\n", f"no flood of {kind} has begun"
         yield process
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
 
 
-async def _round(domain: BareClient, flooding: trio.Process) -> tuple[float, float]:
+async def _round(domain: BareClient, flooding: Process) -> tuple[float, float]:
     """Measure without and with the flood: the 99th percentile of a call's latency, in microseconds."""
     percentiles = []
     for turn in (signal.SIGSTOP, signal.SIGCONT):

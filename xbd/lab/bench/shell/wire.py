@@ -8,7 +8,6 @@ on its server's core or not by how long the server takes, and the ratio would me
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +23,7 @@ from xbd.daemons.runtime import sockets
 from xbd.errors import PeerLost, XbdError
 from xbd.lab.bench.figures import Figure, summarize
 from xbd.protocol.methods import VERSION
+from xbd.testing.processes import running, until_it_listens
 from xbd.units import SUPER_PAGES
 
 _ROUNDS, _WARM_UP = 40, 3
@@ -88,16 +88,11 @@ async def echo_server(directory: Path) -> AsyncIterator[Path]:
     """Run the echo server in a process of its own; yields its socket when it listens."""
     path = directory / "echo.sock"
     command = [sys.executable, "-m", "xbd.lab.bench.shell.echo", str(path)]
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None, "the echo server was started without a pipe"
-        await process.stdout.receive_some(1)
+    async with running(command) as process:
+        await until_it_listens(process, path)
         yield path
-    finally:
-        process.kill()
-        await process.wait()
-        # The next one may use the same path.
-        path.unlink(missing_ok=True)
+    # The next one may use the same path.
+    path.unlink(missing_ok=True)
 
 
 async def measure_hypercalls(client: Client, runtime_dir: Path, directory: Path) -> dict[str, Figure]:

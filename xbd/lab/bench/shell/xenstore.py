@@ -6,7 +6,6 @@ echo, a bare trio server: it reads a request's first byte, and sends the answer 
 """
 
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -20,12 +19,11 @@ from xbd.errors import PeerLost, XbdError
 from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.bench.shell.echo import serve
 from xbd.lab.bench.shell.wire import cores_apart
+from xbd.testing.processes import running, until_it_listens
 from xbd.xenstore.codec import HEADER, Operation, encode
 
 _ROUNDS, _WARM_UP = 40, 3
 _REQUESTS_PER_ROUND: Final = 200
-_START_TIMEOUT_S: Final = 60.0
-_POLL_EVERY_S: Final = 0.05
 _ANSWER_TIMEOUT_S: Final = 10.0
 _PATH: Final = b"/local/domain/0/bench/target"
 _VALUE: Final = b"524288"
@@ -67,28 +65,12 @@ async def measure_xenstore(directory: Path, rounds: int = _ROUNDS) -> dict[str, 
 @asynccontextmanager
 async def _server(arguments: list[str], path: Path) -> AsyncIterator[tuple[int, socket.socket]]:
     """Run a server in a process of its own until the block ends; hands out its pid and a connection to it."""
-    command = [sys.executable, *arguments]
-    nothing = subprocess.DEVNULL
-    process = await trio.lowlevel.open_process(command, stdin=nothing, stdout=nothing, stderr=nothing)
-    try:
-        with await _connect(process, path) as server:
+    async with running([sys.executable, *arguments]) as process:
+        await until_it_listens(process, path)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.settimeout(_ANSWER_TIMEOUT_S)
+            server.connect(str(path))
             yield process.pid, server
-    finally:
-        process.terminate()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-
-
-async def _connect(process: trio.Process, path: Path) -> socket.socket:
-    with trio.move_on_after(_START_TIMEOUT_S):
-        while process.poll() is None:
-            server = socket.socket(socket.AF_UNIX)
-            if server.connect_ex(str(path)) == 0:
-                server.settimeout(_ANSWER_TIMEOUT_S)
-                return server
-            server.close()
-            await trio.sleep(_POLL_EVERY_S)
-    raise XbdError(f"no server listens at {path}")
 
 
 def _rate(server: socket.socket, request: bytes) -> float:

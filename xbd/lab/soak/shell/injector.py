@@ -176,13 +176,13 @@ class Injector:
         if fault.draw < 0.5:
             await self._checker.cut()
         else:
-            await self._processes.relay.write_line(
+            self._processes.relay.write_line(
                 f"cut {1 + int((fault.draw - 0.5) * 2 * _CUT_MOST)} {fault.draw * 2 - 1:.6f}"
             )
         await trio.sleep(1.0)
 
     async def _slow_agents(self, fault: Fault) -> None:
-        await self._processes.relay.write_line(f"slow {fault.length_s:.3f}")
+        self._processes.relay.write_line(f"slow {fault.length_s:.3f}")
         await trio.sleep(fault.length_s + _RECOVERS_S)
 
     # -- others

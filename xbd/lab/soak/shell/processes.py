@@ -18,10 +18,9 @@ from xbd.errors import XbdError
 from xbd.lab.soak import population
 from xbd.lab.soak.options import Options
 from xbd.lab.soak.tally import Tally
+from xbd.testing.processes import START_TIMEOUT_S, XBD, Process, end_soon, ended, start
 from xbd.units import PAGE_BYTES
 
-# A new interpreter with numpy takes a second, on a busy machine several.
-START_TIMEOUT_S: Final = 60.0
 # A process that ends in order takes up to 2 s of grace; one that takes longer than this is killed, which is a finding.
 _END_TIMEOUT_S: Final = 30.0
 # The size of the disk: the reserve that guests' calls leave free (see `state_dir`), and as much for a small host's state.
@@ -43,7 +42,7 @@ class Member:
 
     def __init__(self, processes: "SoakProcesses", name: str, command: Sequence[str]) -> None:
         self.name = name
-        self.process: trio.Process | None = None
+        self.process: Process | None = None
         self.expected_codes: tuple[int, ...] = ()
         self.starts_again = False
         self._ended_by_us = False
@@ -58,33 +57,37 @@ class Member:
             del environment["NOTIFY_SOCKET"]
         self._ended_by_us = False
         with (self._processes.directory / "logs" / f"{self.name}.log").open("ab") as log:
-            self.process = await trio.lowlevel.open_process(
+            self.process = start(
                 self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment
             )
         self._processes.nursery.start_soon(self._watch, self.process)
 
-    async def _watch(self, process: trio.Process) -> None:
-        code = await process.wait()
-        if not self._ended_by_us and code not in self.expected_codes:
+    async def _watch(self, process: Process) -> None:
+        code = await ended(process)
+        if self.process is not process:
+            return  # `end` has ended it, and there may be another one
+        self.process = None
+        if self._ended_by_us:
+            return
+        if code not in self.expected_codes:
             self._processes.found(f"{self.name} ended by itself, with {code}; see logs/{self.name}.log")
-        if self.process is process:
-            self.process = None
-            if self.starts_again and not self._ended_by_us:
-                await trio.sleep(_POLL_EVERY_S)
-                if self.process is None and not self._ended_by_us:
-                    await self.start()
+        if self.starts_again:
+            await trio.sleep(_POLL_EVERY_S)
+            if self.process is None and not self._ended_by_us:
+                await self.start()
 
     def send(self, number: signal.Signals) -> bool:
         """Send it a signal; returns whether it was running."""
-        if self.process is None or self.process.returncode is not None:
+        if self.process is None or self.process.poll() is not None:
             return False
         self.process.send_signal(number)
         return True
 
-    async def write_line(self, line: str) -> None:
-        """Write a line to its standard input."""
+    def write_line(self, line: str) -> None:
+        """Write a line to its standard input, which must not be full."""
         if self.process is not None and self.process.stdin is not None:
-            await self.process.stdin.send_all(f"{line}\n".encode())
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
 
     async def end(self, number: signal.Signals = signal.SIGKILL) -> int | None:
         """End it by a signal and wait; returns its exit code, None: it was not running."""
@@ -93,16 +96,9 @@ class Member:
         if process is None:
             return None
         self.send(signal.SIGCONT)
-        self.send(number)
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(_END_TIMEOUT_S) as patience:
-                await process.wait()
-            if patience.cancelled_caught:
-                self._processes.found(f"{self.name} did not end within {_END_TIMEOUT_S:g} s of {number.name}")
-                process.kill()
-                await process.wait()
-            if process.stdin is not None:
-                await process.stdin.aclose()
+        await end_soon(process, number, _END_TIMEOUT_S)
+        if process.returncode == -signal.SIGKILL != -number:
+            self._processes.found(f"{self.name} did not end within {_END_TIMEOUT_S:g} s of {number.name}")
         if self.process is process:
             self.process = None
         return process.returncode
@@ -143,10 +139,9 @@ class SoakProcesses:
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
         self._notifications.bind(str(self.notify_path))
-        xbd = (sys.executable, "-m", "xbd")
         host_file = str(directory / "host.toml")
         self.daemon = Member(
-            self, "hypervisor", (*xbd, "hypervisor", "--config", host_file, "--state-dir", str(self.state_dir), *self._runtime_dir_option(), "--supervised")
+            self, "hypervisor", (*XBD, "hypervisor", "--config", host_file, "--state-dir", str(self.state_dir), *self._runtime_dir_option(), "--supervised")
         )  # fmt: skip
         relay = (sys.executable, "-m", "xbd.lab.soak.shell.relay", str(self.runtime_dir), str(self.relay_dir))
         self.relay = Member(self, "relay", relay)
@@ -154,13 +149,13 @@ class SoakProcesses:
         self.hosts = {
             group: Member(
                 self, f"guests-{group}",
-                (*xbd, "guests", "--only", f"{group}*", "--socket", str(self._socket_for(group)), "--supervised"),
+                (*XBD, "guests", "--only", f"{group}*", "--socket", str(self._socket_for(group)), "--supervised"),
             )
             for group in population.GROUPS
         }  # fmt: skip
         self.dom0 = self.single_agent("dom0")
         self.dom0.starts_again = True
-        self.autoballoon = Member(self, "autoballoon", (*xbd, "autoballoon", "--socket", str(self.socket)))
+        self.autoballoon = Member(self, "autoballoon", (*XBD, "autoballoon", "--socket", str(self.socket)))
 
     def _runtime_dir_option(self) -> tuple[str, str]:
         return ("--runtime-dir", str(self.runtime_dir))
@@ -170,7 +165,7 @@ class SoakProcesses:
 
     def single_agent(self, name: str) -> Member:
         """Make the agent process of a single guest."""
-        command = (sys.executable, "-m", "xbd", "guest", name, "--socket", str(self.socket), "--supervised")
+        command = (*XBD, "guest", name, "--socket", str(self.socket), "--supervised")
         member = Member(self, f"guest-{name}", command)
         # Its guest was shut down or destroyed, or the daemon was not running when it started.
         member.expected_codes = (0, 1)
