@@ -22,7 +22,7 @@ ROWS = (
     ("domain",),
     ("frames",),
     ("storage",),
-    ("machine", "guest", "policy", "xenstore", "protocol"),
+    ("machine", "guest", "policy", "xenstore", "protocol", "hypercalls"),
     ("config",),
     ("control", "client"),
     ("daemons",),

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from tests.daemons.runtime.manager import service_manager
+from tests.debian import in_path, unpack
 from tests.processes import Xbd, running
 from xbd.client.client import Client
 from xbd.domain import DomainInfo
@@ -42,16 +43,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if shutil.which("xenstore-ls") is not None:
         yield
         return
-    root = tmp_path_factory.mktemp("xenstore-utils")
-    for command in (["apt-get", "-qq", "download", *PACKAGES], ["sh", "-c", "for d in *.deb; do dpkg -x $d .; done"]):
-        try:
-            subprocess.run(command, cwd=root, capture_output=True, check=True, timeout=PATIENCE_S)  # noqa: S603 - our own words
-        except (OSError, subprocess.SubprocessError) as error:
-            pytest.skip(f"no xenstore-* tools here (Debian: xenstore-utils), and none to be had: {error!r:.120}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{root / 'usr' / 'bin'}:{os.environ['PATH']}")
-        libraries = ":".join(map(str, (root / "usr" / "lib").iterdir()))
-        patch.setenv("LD_LIBRARY_PATH", f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":"))
+    with in_path(unpack(tmp_path_factory.mktemp("xenstore-utils"), PACKAGES)):
         yield
 
 

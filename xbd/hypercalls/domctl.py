@@ -1,0 +1,92 @@
+"""domctl: what is asked of one domain, and what is done to it."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from xbd.abi import MAX_DOMAIN_PAGES
+from xbd.errors import HypercallError
+from xbd.hypercalls.caller import write_bitmap
+from xbd.hypercalls.context import Context
+from xbd.hypercalls.host import cpu_time_ns, pack_domain
+from xbd.units import PAGE_KIB
+
+# Credit2's weight of a domain that was given none.
+_WEIGHT: Final = 256
+# All memory is one node's.
+_NODES: Final = 1
+# An operation takes number and arguments; it returns the number of the domain that it was about, and its answer.
+Answer = tuple[int, bytes]
+
+
+def _destroy(at: Context, domid: int, _union: bytes) -> Answer:
+    at.host.calls.destroy(domid)
+    return domid, b""
+
+
+def _getdomaininfo(at: Context, domid: int, _union: bytes) -> Answer:
+    """Describe the first domain whose number is at least the one that was asked for, as Xen does."""
+    domain = at.host.first_from(domid)
+    return domain.domid, pack_domain(domain, at.release)
+
+
+def _max_mem(at: Context, domid: int, union: bytes) -> Answer:
+    pages = at.layout("max_mem").unpack(union)["max_memkb"] // PAGE_KIB
+    at.host.calls.set_max(domid, min(pages, MAX_DOMAIN_PAGES))
+    return domid, b""
+
+
+def _getvcpuinfo(at: Context, domid: int, union: bytes) -> Answer:
+    layout, domain = at.layout("getvcpuinfo"), at.domain(domid)
+    vcpu = layout.unpack(union)["vcpu"]
+    if vcpu:
+        raise HypercallError(f"vcpu {vcpu} of d{domid}", "0")
+    is_asking = domid == 0
+    told = layout.pack(
+        vcpu=vcpu, online=1, blocked=not is_asking, running=is_asking, cpu_time=cpu_time_ns(domain), cpu=0
+    )
+    return domid, told
+
+
+def _getvcpuaffinity(at: Context, domid: int, union: bytes) -> Answer:
+    """Tell that a vcpu runs on any processor."""
+    asked = at.layout("vcpuaffinity").unpack(union)
+    at.domain(domid)
+    if asked["vcpu"]:
+        raise HypercallError(f"vcpu {asked['vcpu']} of d{domid}", "0")
+    kinds = {"hard": at.constant("XEN_VCPUAFFINITY_HARD"), "soft": at.constant("XEN_VCPUAFFINITY_SOFT")}
+    if asked["flags"] & ~sum(kinds.values()) or not asked["flags"]:
+        raise HypercallError(f"affinity flags {asked['flags']:#x}", "hard, soft or both")
+    for kind, flag in kinds.items():
+        if asked["flags"] & flag:
+            write_bitmap(at.memory, asked[f"{kind}_bitmap"], asked[f"{kind}_nr_bits"], at.host.processors.count)
+    return domid, at.layout("vcpuaffinity").pack(**asked)
+
+
+def _getnodeaffinity(at: Context, domid: int, union: bytes) -> Answer:
+    asked = at.layout("nodeaffinity").unpack(union)
+    at.domain(domid)
+    write_bitmap(at.memory, asked["bitmap"], asked["nr_bits"], _NODES)
+    return domid, b""
+
+
+def _scheduler_op(at: Context, domid: int, union: bytes) -> Answer:
+    """Tell the scheduler's settings of a domain: all have the same."""
+    layout = at.layout("domain_scheduler_op")
+    asked = layout.unpack(union)
+    at.domain(domid)
+    if asked["sched_id"] != at.constant("XEN_SCHEDULER_CREDIT2"):
+        raise HypercallError(f"scheduler {asked['sched_id']}", "credit2")
+    if asked["cmd"] != at.constant("XEN_DOMCTL_SCHEDOP_getinfo"):
+        raise HypercallError("weights are not kept", "to be asked for them", errno="EOPNOTSUPP")
+    return domid, layout.pack(**{**asked, "weight": _WEIGHT, "cap": 0})
+
+
+OPERATIONS: Final[Mapping[str, Callable[[Context, int, bytes], Answer]]] = {
+    "XEN_DOMCTL_destroydomain": _destroy,
+    "XEN_DOMCTL_getdomaininfo": _getdomaininfo,
+    "XEN_DOMCTL_max_mem": _max_mem,
+    "XEN_DOMCTL_getvcpuinfo": _getvcpuinfo,
+    "XEN_DOMCTL_getvcpuaffinity": _getvcpuaffinity,
+    "XEN_DOMCTL_getnodeaffinity": _getnodeaffinity,
+    "XEN_DOMCTL_scheduler_op": _scheduler_op,
+}

@@ -1,0 +1,144 @@
+"""What the tools of Xen are told of a host: the calls of its client that this takes, and where its words differ."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from xbd.domain import CRASHED, DOM0, SHUTDOWN, ZOMBIE, DomainInfo
+from xbd.errors import NoSuchDomain
+from xbd.hypercalls.layout import Release
+
+# For so long a list answers which domain comes next after a gap in the numbers.
+LIST_KEPT_S: Final = 0.05
+# Xen tells a domain's shared page by its frame; nobody can map one here.
+_NO_FRAME: Final = (1 << 64) - 1
+_ADDRESS_BITS: Final = 39
+
+
+class Calls(Protocol):
+    """The calls of a host's client (`xbd.client.blocking`) that are made for tools; each raises HypercallError."""
+
+    def list(self) -> Sequence[DomainInfo]:
+        """Describe all domains."""
+
+    def info(self, domain: str | int) -> DomainInfo:
+        """Describe one domain."""
+
+    def host(self) -> dict[str, Any]:
+        """Describe the host."""
+
+    def set_max(self, domain: str | int, pages: int) -> None:
+        """Set a domain's limit."""
+
+    def claim(self, domain: str | int, pages: int) -> int:
+        """Promise a domain memory."""
+
+    def destroy(self, domain: str | int) -> int:
+        """End a domain."""
+
+    def past_events(self) -> Sequence[dict[str, Any]]:
+        """List the events that the daemon keeps."""
+
+
+class OnSeen(Protocol):
+    """Hears of domains before a tool does."""
+
+    def __call__(self, domains: Sequence[DomainInfo], *, are_all: bool) -> None:
+        """Take what a tool is about to be told of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """The processors of the machine that the host runs on: how many, and their clock in kHz (0: not known)."""
+
+    count: int
+    khz: int
+
+
+class HostView:
+    """A host as its tools see it.
+
+    Attributes: *calls* are its client's, *now_s* is the time of the hypercall that is answered.
+
+    Args:
+        on_seen: is called with the domains that a tool is about to be told of, and whether they are all that there are.
+    """
+
+    def __init__(self, calls: Calls, processors: Processors, on_seen: OnSeen | None = None) -> None:
+        self.calls = calls
+        self.processors = processors
+        self._on_seen = on_seen
+        self.now_s = 0.0
+        self._listed: Sequence[DomainInfo] = ()
+        self._listed_at_s = float("-inf")
+
+    def all(self) -> Sequence[DomainInfo]:
+        """List all domains, by number."""
+        self._listed, self._listed_at_s = self.calls.list(), self.now_s
+        if self._on_seen is not None:
+            self._on_seen(self._listed, are_all=True)
+        return self._listed
+
+    def domain(self, domid: int) -> DomainInfo:
+        """Describe a domain. Raises NoSuchDomain."""
+        found = self.calls.info(domid)
+        if self._on_seen is not None:
+            self._on_seen([found], are_all=False)
+        return found
+
+    def first_from(self, domid: int) -> DomainInfo:
+        """Describe the first domain whose number is at least *domid*. Raises NoSuchDomain: there is none."""
+        try:
+            return self.domain(domid)
+        except NoSuchDomain:
+            is_old = self.now_s - self._listed_at_s > LIST_KEPT_S
+            for one in self.all() if is_old else self._listed:
+                if one.domid > domid:
+                    return one
+            raise
+
+
+def handle_of(domain: DomainInfo) -> bytes:
+    """Tell a domain's handle, its UUID; a daemon that tells none gets one of zeros."""
+    told = getattr(domain, "uuid", "")
+    return uuid.UUID(told).bytes if told else bytes(16)
+
+
+def cpu_time_ns(domain: DomainInfo) -> int:
+    """Tell the processor time that a domain's guest reports; one that reports none has used none."""
+    seconds = domain.reported.get("cpu_s", 0.0)
+    return max(round(seconds * 1e9), 0) if isinstance(seconds, float | int) else 0
+
+
+def flags_of(domain: DomainInfo, release: Release) -> int:
+    """Tell a domain's state as Xen's flags: what has no state of its own waits for an event."""
+    constant = release.constants
+    flags = 0 if domain.type == "pv" else constant["XEN_DOMINF_hvm_guest"] | constant["XEN_DOMINF_hap"]
+    match domain.state:
+        case _ if domain.state == ZOMBIE:
+            return flags | constant["XEN_DOMINF_dying"]
+        case _ if domain.state in (SHUTDOWN, CRASHED):
+            reason = "SHUTDOWN_crash" if domain.state == CRASHED else "SHUTDOWN_poweroff"
+            return flags | constant["XEN_DOMINF_shutdown"] | constant[reason] << constant["XEN_DOMINF_shutdownshift"]
+    if domain.domid == DOM0:
+        # It is the one that asks.
+        return flags | constant["XEN_DOMINF_running"]
+    return flags | constant["XEN_DOMINF_blocked"]
+
+
+def pack_domain(domain: DomainInfo, release: Release) -> bytes:
+    """Describe a domain as Xen does."""
+    return release.layouts["getdomaininfo"].pack(
+        domain=domain.domid,
+        flags=flags_of(domain, release),
+        tot_pages=domain.tot_pages,
+        max_pages=domain.max_pages,
+        outstanding_pages=domain.claimed_pages,
+        shared_info_frame=_NO_FRAME,
+        cpu_time=cpu_time_ns(domain),
+        nr_online_vcpus=1,
+        max_vcpu_id=0,
+        handle=handle_of(domain),
+        gpaddr_bits=_ADDRESS_BITS,
+    )

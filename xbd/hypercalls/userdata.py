@@ -1,0 +1,39 @@
+"""What libxl keeps of a domain that it has created, in a file of its own: here of one that xbd has created."""
+
+import json
+from typing import Final
+
+from xbd.domain import DomainInfo
+from xbd.units import PAGE_KIB
+
+# libxl's names of the types; a guest with a virtio balloon is one with a device model to it.
+_TYPES: Final = {"pv": "pv", "pvh": "pvh", "virtio": "hvm"}
+
+
+def userdata_name(domain: DomainInfo, uuid: str) -> str:
+    """Name the file that libxl looks for."""
+    return f"userdata-d.{domain.domid}.{uuid}.libxl-json"
+
+
+def userdata(domain: DomainInfo, uuid: str) -> str:
+    """Write a domain's configuration as libxl does, in JSON."""
+    kind = _TYPES.get(domain.type, "pvh")
+    told = {
+        "c_info": {"type": kind, "name": domain.name, "uuid": uuid, "run_hotplug_scripts": "True"},
+        "b_info": {
+            "max_vcpus": 1,
+            "avail_vcpus": [0],
+            "tsc_mode": "native",
+            "max_memkb": domain.static_max_pages * PAGE_KIB,
+            "target_memkb": domain.target_pages * PAGE_KIB,
+            "video_memkb": 0,
+            "sched_params": {"sched": "credit2", "weight": 256, "cap": 0},
+            "claim_mode": "True",
+            f"type.{kind}": {},
+            "arch_x86": {"msr_relaxed": "False"},
+        },
+        "on_reboot": "restart",
+        "on_crash": {"destroy": "destroy", "preserve": "preserve"}.get(domain.on_crash, "restart"),
+        "on_soft_reset": "soft_reset",
+    }
+    return json.dumps(told, indent=4)
