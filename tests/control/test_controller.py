@@ -66,7 +66,7 @@ def test_every_documented_method_is_answered() -> None:
         ("set_target", {"domid": "web", "pages": 9 * 512}, BadArgument),
         ("set_target", {"domid": "web", "pages": 0}, BadArgument),
         ("set_target", {"domid": "web", "pages": "512"}, BadArgument),
-        ("set_max", {"domid": "web", "pages": 9 * 512}, BadArgument),
+        ("set_max", {"domid": "web", "pages": 1 << 30}, BadArgument),
         ("claim", {"domid": "web", "pages": 9 * 512}, BadArgument),
         ("claim", {"domid": "web", "pages": 512}, BadArgument),
         ("claim", {"domid": "nosuch", "pages": 0}, NoSuchDomain),

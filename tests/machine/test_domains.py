@@ -216,15 +216,16 @@ def test_operations_on_domains_that_are_gone() -> None:
             setting(domid, 512)
 
 
-def test_limits_and_targets_stay_within_the_gfn_space() -> None:
-    """A cap or target of nothing, or beyond the gfn space, is EINVAL and changes nothing."""
+def test_targets_stay_within_the_gfn_space() -> None:
+    """A target of nothing, or beyond the gfn space, is EINVAL and changes nothing; a cap may be any that a domain can have."""
     machine = Machine(3)
     domid = machine.create("web", max_pages=1024, target_pages=512, gfn_count=1000)
     for pages in (0, -512, 1025, 1 << 60):
         with pytest.raises(BadArgument):
-            machine.set_max_pages(domid, pages)
-        with pytest.raises(BadArgument):
             machine.set_target(domid, pages)
+    for pages in (0, -512, abi.MAX_DOMAIN_PAGES + 1):
+        with pytest.raises(BadArgument):
+            machine.set_max_pages(domid, pages)
     machine.set_target(domid, 1024)
     machine.set_max_pages(domid, 100)
 
@@ -243,6 +244,23 @@ def test_neither_limit_nor_target_is_below_the_minimum() -> None:
 
     info = machine.domain_info(domid)
     assert (info.max_pages, info.target_pages) == (512, 512)
+
+
+def test_a_limit_beyond_the_gfn_space_promises_no_more() -> None:
+    """Toolstacks set target + 1 MiB: the domain comes to its maximum, claims no more than that, and is recovered so."""
+    store = MemoryStore()
+    machine = Machine(3, image=Image(store))
+    domid = machine.create("web", max_pages=1024, target_pages=512)
+    machine.set_max_pages(domid, 1024 + 256)
+
+    with pytest.raises(BadArgument, match="at most its limit, 4 MiB"):
+        machine.claim(domid, 1025)
+    machine.claim(domid, 1024)
+    assert machine.execute(domid, abi.Populate(gfns(512), 9)) == abi.MemopResult(1, None)
+    assert isinstance(machine.execute(domid, abi.Populate(gfns(1024), 9)), abi.Refused)
+    machine.commit()
+    found = recover(store)
+    assert (found.domain_info(domid).max_pages, found.audit()) == (1280, [])
 
 
 def test_a_host_has_at_least_one_superframe() -> None:

@@ -9,6 +9,7 @@ Source: Xen domain_set_outstanding_pages and domain_adjust_tot_pages, common/pag
 from xbd.errors import BadArgument, OutOfFrames
 from xbd.machine.domain import Domain
 from xbd.machine.frame_table import FrameTable
+from xbd.target_rules import static_max_pages
 from xbd.units import exact_size
 
 
@@ -27,10 +28,11 @@ def claim(host: FrameTable, domain: Domain, pages: int) -> None:
             f"d{domain.domid} has a claim of which {exact_size(domain.claimed_pages)} are outstanding",
             "0 first (`xbd claim DOMAIN none`), to clear it",
         )
-    if not domain.tot_pages < pages <= domain.max_pages:
+    most = min(domain.max_pages, static_max_pages(domain.p2m.gfn_count))
+    if not domain.tot_pages < pages <= most:
         raise BadArgument(
             f"a claim of {exact_size(pages)} for d{domain.domid}",
-            f"more than it holds, {exact_size(domain.tot_pages)}, and at most its limit, {exact_size(domain.max_pages)}",
+            f"more than it holds, {exact_size(domain.tot_pages)}, and at most its limit, {exact_size(most)}",
         )
     outstanding, free = pages - domain.tot_pages, free_frames_for(host, domain)
     if outstanding > free:

@@ -165,33 +165,32 @@ class Machine:
     def set_max_pages(self, domid: int, max_pages: int) -> None:
         """Set a domain's cap; below tot_pages nothing can be populated until enough was given back.
 
-        Raises NoSuchDomain, BadArgument (beyond the gfn space, or below its minimum): nothing changed.
+        It may be beyond the gfn space, as toolstacks set it: then that is what bounds the domain.
+
+        Raises NoSuchDomain, BadArgument (beyond any gfn space, or below its minimum): nothing changed.
         Source: Xen XEN_DOMCTL_max_mem, which knows no minimum.
         """
-        domain = self._bounded("limit", domid, max_pages)
+        domain = self._bounded("limit", domid, max_pages, abi.MAX_DOMAIN_PAGES)
         domain.max_pages = max_pages
         domain.save()
 
     def set_target(self, domid: int, target_pages: int) -> None:
         """Note what a domain should hold; moving there is its guest's part. Raises NoSuchDomain, BadArgument."""
-        domain = self._bounded("target", domid, target_pages)
+        domain = self._bounded("target", domid, target_pages, self.ceiling(domid))
         domain.target_pages = target_pages
         domain.save()
 
-    def _bounded(self, what: str, domid: int, pages: int) -> Domain:
+    def _bounded(self, what: str, domid: int, pages: int, most_pages: int) -> Domain:
         """Return a domain that may have such a target or limit. Raises NoSuchDomain, BadArgument."""
         domain = self.domain_table.living(domid)
-        ceiling = self.ceiling(domid)
-        broken = broken_bound(pages, domain.min_pages, ceiling)
+        broken = broken_bound(pages, domain.min_pages, most_pages)
         if broken is Bound.MINIMUM and pages > 0:
             raise BadArgument(
                 f"{what} {exact_size(pages)} for d{domid} is below its minimum",
                 f"at least {exact_size(domain.min_pages)}",
             )
         if broken is not None:
-            raise BadArgument(
-                f"{what} {exact_size(pages)} for d{domid}", f"a page to {exact_size(ceiling)} (its static maximum)"
-            )
+            raise BadArgument(f"{what} {exact_size(pages)} for d{domid}", f"a page to {exact_size(most_pages)}")
         return domain
 
     def claim(self, domid: int, pages: int) -> None:

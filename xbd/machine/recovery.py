@@ -104,7 +104,7 @@ def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
         or section.layout != domain_layout(gfn_count)
         or not 0 <= kind < len(DomainType)
         or not 0 <= state < len(DomainState)
-        or not 1 <= max_pages <= ceiling
+        or not 1 <= max_pages <= MAX_DOMAIN_PAGES
         or not max(min_pages, 1) <= target_pages <= ceiling
         or min_pages < 0
         or not 0 <= claimed_pages <= ceiling

@@ -47,8 +47,8 @@ class Case:
 
     @property
     def room(self) -> int:
-        """Pages that it may take without another action: up to its max_pages."""
-        return max(self.limit - self.domain.tot_pages, 0)
+        """Pages that it may take without another action: up to its max_pages, and never beyond its static maximum."""
+        return max(min(self.limit, self.domain.static_max_pages) - self.domain.tot_pages, 0)
 
     @property
     def owing(self) -> int:

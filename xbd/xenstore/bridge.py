@@ -68,7 +68,7 @@ def decide(written: bytes, domain: DomainInfo) -> TargetRequest | Refusal:
     """Decide whether what was written to a domain's memory/target is a target."""
     if not (written.isdigit() and len(written) <= _MOST_DIGITS):
         return Refusal(domain.domid, written, "not a decimal number of KiB")
-    least_kib, most_kib = max(domain.min_pages, 1) * PAGE_KIB, domain.max_pages * PAGE_KIB
+    least_kib, most_kib = max(domain.min_pages, 1) * PAGE_KIB, min(domain.max_pages, domain.static_max_pages) * PAGE_KIB
     match broken_bound(int(written), least_kib, most_kib):
         case Bound.MOST:
             return Refusal(domain.domid, written, f"beyond its limit of {most_kib} KiB")
