@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "xbd.cli.commands.xenstored:xenstored_command",
         "Run a XenStore that shows the host, for Xen's tools.",
     ),
+    "xen": ("xbd.cli.commands.xen:xen_command", "Run Xen's own tools (xl, xentop) on this host."),
     "reserve": (
         "xbd.cli.commands.autoballoon:reserve_command",
         "Free memory and hold it, for a command or until Ctrl-C.",
@@ -92,6 +93,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "xbd xenstored --state-dir /var/lib/xbd-xenstored",
         "xbd xenstored --xenstore-socket /run/xenstored/socket",
     ),
+    "xen": ("xbd xen xl list", "xbd xen --fail max_mem=ENOMEM:3 xl mem-set web1 512m", "xbd xen"),
     "reserve": ("xbd reserve 4g", "xbd reserve 4g xbd create big --target 4g"),
     "replay": (
         "xbd replay clang-vm0.csv clang-vm1.csv --verify",

@@ -1,0 +1,41 @@
+"""The calls that a listener makes of its host, through restarts of the host's daemon."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from xbd.client.blocking import connect
+from xbd.client.calls import Blocking, HypervisorMethods, Request, T
+from xbd.errors import PeerLost
+from xbd.protocol.methods import CHANGING_METHODS
+
+
+class HostCalls(HypervisorMethods, Blocking):
+    """A client that connects again when the connection is lost; what only reads is then asked again.
+
+    Raises NoHypervisor when it is made: there is none.
+    """
+
+    def __init__(self, hypervisor: Path) -> None:
+        self._hypervisor = hypervisor
+        self._connection = ExitStack()
+        self._client = self._connection.enter_context(connect(hypervisor))
+
+    def ask(self, request: Request[T]) -> T:
+        """Make a call, and return what its answer says. Raises as `BlockingClient.ask`, and NoHypervisor."""
+        try:
+            return self._client.ask(request)
+        except PeerLost:
+            self._connection.close()
+            self._client = self._connection.enter_context(connect(self._hypervisor))
+            if request.method in CHANGING_METHODS:
+                # It may have been done.
+                raise
+            return self._client.ask(request)
+
+    def past_events(self) -> Sequence[dict[str, Any]]:
+        """List the events that the daemon keeps. Raises as `ask`."""
+        # On a connection of its own: who has asked for events is told of all that follow, too.
+        with connect(self._hypervisor) as client:
+            return list(client.events(follow=False))
