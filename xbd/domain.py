@@ -33,6 +33,8 @@ from xbd.text import quote
 
 # The control domain's number.
 DOM0: Final = 0
+# What Xen's tools call it, whatever name it has here.
+DOM0_OF_XEN: Final = "Domain-0"
 # A mode's longest text, as `guest_mode` takes it.
 MAX_MODE_CHARS: Final = 64
 # Enough for any count that a host can have, and a whole number in every JSON reader.

@@ -40,6 +40,7 @@ def test_dom0_is_a_domain_like_any_other() -> None:
 
     assert [domain["name"] for domain in listed] == ["dom0", "web"]  # type: ignore[attr-defined]
     assert host.call("set_target", {"domid": "dom0", "pages": 1024}) == {"pages": 1024}
+    assert host.call("info", {"domain": "Domain-0"}) == host.call("info", {"domain": 0})
     refused = toolstack(host).call("set_target", domid=0, pages=512)
     assert (refused["errno"], "minimum" in refused["message"]) == ("EINVAL", True)
 

@@ -50,6 +50,7 @@ WITH_DOM0 = [
         (["*"], can_be_destroyed, [1, 2, 7, 8, 9]),
         (["*"], is_any, [0, 1, 2, 7, 8, 9]),
         (["dom0"], is_guest, [0]),
+        (["Domain-0"], is_guest, [0]),
         (["0", "web*"], is_guest, [0, 1, 2]),
         (["9"], is_guest, [9]),
         (["web9"], can_be_destroyed, [9]),

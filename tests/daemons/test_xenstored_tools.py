@@ -273,7 +273,7 @@ async def test_it_tells_of_its_whole_life(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("WATCHDOG_USEC", "100000")
         with store(tmp_path) as (path, xbd):
             ready = await manager.until(READY="1")
-            assert ready["STATUS"] == "13 nodes, 0 connections, 0 paths watched"
+            assert ready["STATUS"] == "17 nodes, 0 connections, 0 paths watched"
             await manager.until(WATCHDOG="1")
             xbd.process.send_signal(signal.SIGHUP)
             await manager.until(RELOADING="1")

@@ -61,7 +61,11 @@ def test_what_is_shown_of_a_domain() -> None:
         assert (client.read(path), client.permissions(path)) == (value, b"n0 r3")
     assert client.permissions(home) == b"n0 r3"
     assert client.permissions(home + b"/control/shutdown") == b"n3"
-    assert client.names(b"/") == [b"tool", b"local", b"vm"]
+    assert client.names(b"/") == [b"tool", b"local", b"vm", b"libxl"]
+    assert client.read(b"/libxl/3/type") == b"pvh"
+    assert client.permissions(b"/libxl/3") == b"n0"
+    assert client.read(home + b"/cpu/0/availability") == b"online"
+    assert client.read(b"/local/pool/0/name") == b"Pool-0"
     assert client.read(b"/local/domain/0/name") == b"Domain-0"
     guest = StoreClient(client.store, 3)
     assert guest.read(b"memory/target") == b"524288"
@@ -294,8 +298,9 @@ def test_another_host_s_dom0_takes_the_place_of_the_last() -> None:
 
 
 def test_dom0_is_a_domain_too() -> None:
-    """Its memory is shown where it has any, for nobody but the tools."""
-    _, client = bridged(replace(WEB, domid=0, name="Domain-0"))
+    """Its memory is shown where it has any, for nobody but the tools, which know it by Xen's name."""
+    _, client = bridged(replace(WEB, domid=0, name="dom0"))
+    assert client.read(b"/local/domain/0/name") == b"Domain-0"
     assert client.permissions(b"/local/domain/0/memory/target") == b"n0"
     assert client.read(b"/local/domain/0/memory/target") == b"524288"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from xbd.domain import DOM0, ZOMBIE, DomainInfo
+from xbd.domain import DOM0, DOM0_OF_XEN, ZOMBIE, DomainInfo
 from xbd.errors import BadSize, XbdError
 from xbd.target_rules import Bound, broken_bound, limit_comes_first
 from xbd.text import WILDCARDS
@@ -142,6 +142,8 @@ def choose(
 def _names(name: str, domain: DomainInfo, meant: Callable[[DomainInfo], bool]) -> bool:
     if name.isdecimal():
         return name == str(domain.domid)
+    if name == DOM0_OF_XEN and domain.domid == DOM0:
+        return True
     return name == domain.name and (domain.state != ZOMBIE or meant(domain))
 
 

@@ -1,9 +1,9 @@
 """What the tools of Xen are told of a host: the calls of its client that this takes, and where its words differ."""
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
+from uuid import UUID
 
 from xbd.domain import CRASHED, DOM0, SHUTDOWN, ZOMBIE, DomainInfo
 from xbd.errors import NoSuchDomain
@@ -100,9 +100,8 @@ class HostView:
 
 
 def handle_of(domain: DomainInfo) -> bytes:
-    """Tell a domain's handle, its UUID; a daemon that tells none gets one of zeros."""
-    told = getattr(domain, "uuid", "")
-    return uuid.UUID(told).bytes if told else bytes(16)
+    """Tell a domain's handle, its UUID; a daemon of an earlier version tells none, then it is of zeros."""
+    return UUID(domain.uuid).bytes if domain.uuid else bytes(16)
 
 
 def cpu_time_ns(domain: DomainInfo) -> int:

@@ -1,25 +1,29 @@
 """What libxl keeps of a domain that it has created, in a file of its own: here of one that xbd has created."""
 
 import json
-from typing import Final
 
 from xbd.domain import DomainInfo
 from xbd.units import PAGE_KIB
 
-# libxl's names of the types; a guest with a virtio balloon is one with a device model to it.
-_TYPES: Final = {"pv": "pv", "pvh": "pvh", "virtio": "hvm"}
 
-
-def userdata_name(domain: DomainInfo, uuid: str) -> str:
+def userdata_name(domain: DomainInfo) -> str:
     """Name the file that libxl looks for."""
-    return f"userdata-d.{domain.domid}.{uuid}.libxl-json"
+    return f"userdata-d.{domain.domid}.{domain.uuid}.libxl-json"
 
 
-def userdata(domain: DomainInfo, uuid: str) -> str:
+def userdata(domain: DomainInfo) -> str:
     """Write a domain's configuration as libxl does, in JSON."""
-    kind = _TYPES.get(domain.type, "pvh")
+    # To libxl a guest with a virtio balloon is translated, too.
+    kind = "pv" if domain.type == "pv" else "pvh"
     told = {
-        "c_info": {"type": kind, "name": domain.name, "uuid": uuid, "run_hotplug_scripts": "True"},
+        "c_info": {
+            "type": kind,
+            "name": domain.name,
+            # None was asked for.
+            "domid": (1 << 32) - 1,
+            "uuid": domain.uuid,
+            "run_hotplug_scripts": "True",
+        },
         "b_info": {
             "max_vcpus": 1,
             "avail_vcpus": [0],

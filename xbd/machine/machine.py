@@ -10,7 +10,7 @@ from uuid import UUID
 import numpy as np
 
 from xbd import abi
-from xbd.domain import DomainInfo
+from xbd.domain import DOM0, DOM0_OF_XEN, DomainInfo
 from xbd.errors import BadArgument, HypercallError, NoSuchDomain
 from xbd.frames import expand_supers, group_by_super
 from xbd.machine import claims, grants, mapping, messages, provision
@@ -327,10 +327,12 @@ class Machine:
         return self.domain_table.living(domid)
 
     def find(self, name_or_domid: str | int) -> int:
-        """Find a domid by name, number, or number as text. Raises NoSuchDomain."""
+        """Find a domid by name, number, or number as text; dom0 by Xen's name, too. Raises NoSuchDomain."""
         named = self.domain_table.named(name_or_domid) if isinstance(name_or_domid, str) else None
         if named is not None:
             return named
+        if name_or_domid == DOM0_OF_XEN and DOM0 in self._domains:
+            return DOM0
         domid = int(name_or_domid) if str(name_or_domid).isdecimal() else -1
         if domid not in self._domains:
             raise NoSuchDomain(f"{name_or_domid} is an invalid domain identifier", "a name or domid of `xbd list`")

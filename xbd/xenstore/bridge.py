@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID, uuid5
 
-from xbd.domain import CRASHED, DOM0, SHUTDOWN, DomainInfo
+from xbd.domain import CRASHED, DOM0, DOM0_OF_XEN, SHUTDOWN, DomainInfo
 from xbd.target_rules import Bound, broken_bound
 from xbd.units import PAGE_KIB, round_to_superpages
 from xbd.xenstore.paths import home_of
@@ -68,7 +68,7 @@ def decide(written: bytes, domain: DomainInfo) -> TargetRequest | Refusal:
     """Decide whether what was written to a domain's memory/target is a target."""
     if not (written.isdigit() and len(written) <= _MOST_DIGITS):
         return Refusal(domain.domid, written, "not a decimal number of KiB")
-    least_kib, most_kib = max(domain.min_pages, 1) * PAGE_KIB, min(domain.max_pages, domain.static_max_pages) * PAGE_KIB
+    least_kib, most_kib = max(domain.min_pages, 1) * PAGE_KIB, domain.max_pages * PAGE_KIB
     match broken_bound(int(written), least_kib, most_kib):
         case Bound.MOST:
             return Refusal(domain.domid, written, f"beyond its limit of {most_kib} KiB")
@@ -289,6 +289,16 @@ def _vm_of(domain: DomainInfo) -> bytes:
     return b"/vm/" + (domain.uuid or str(uuid5(UUID(int=0), domain.life))).encode()
 
 
+def _libxl_of(domid: int) -> bytes:
+    """Name where libxl keeps what it knows of a domain."""
+    return b"/libxl/%d" % domid
+
+
+def _libxl_type(domain: DomainInfo) -> bytes:
+    """Tell a domain's type in libxl's words: a guest with a virtio balloon is translated, too."""
+    return b"pv" if domain.type == "pv" else b"pvh"
+
+
 def _put(view: Transaction, path: bytes, value: bytes, permissions: Permissions) -> None:
     """Give a node this value and these permissions, unless it has them already: then no watch fires."""
     node = view.find(path)
@@ -303,32 +313,33 @@ def _put(view: Transaction, path: bytes, value: bytes, permissions: Permissions)
 def _show_host(view: Transaction) -> None:
     """Show what a host has before there is any domain: Xen's own, and dom0's home."""
     home = home_of(DOM0)
-    paths = (b"/tool", b"/tool/xenstored", b"/local", b"/local/domain", home, home + b"/control", b"/vm")
-    for path in paths:
+    paths = (b"/tool", b"/tool/xenstored", b"/local", b"/local/domain", home, home + b"/control")
+    for path in (*paths, b"/local/pool", b"/local/pool/0", b"/vm", b"/libxl"):
         if view.find(path) is None:
             _put(view, path, b"", _PRIVATE)
     for name, value in _DOM0_CONTROL:
         _put(view, home + b"/control/" + name, value, _PRIVATE)
+    _put(view, b"/local/pool/0/name", b"Pool-0", _PRIVATE)
     _put(view, home + b"/domid", b"0", _PRIVATE)
     if view.find(home + b"/name") is None:
-        _put(view, home + b"/name", b"Domain-0", _PRIVATE)
+        _put(view, home + b"/name", DOM0_OF_XEN.encode(), _PRIVATE)
 
 
 def _show_domain(view: Transaction, domain: DomainInfo, now_s: float) -> None:
     """Show a domain but for its target: its guest reads it all, and writes what is its own, which is left as it is."""
     home, domid = home_of(domain.domid), domain.domid
     readable = _PRIVATE if domid == DOM0 else (*_PRIVATE, Entry(int(Access.READ), domid))
-    vm = _vm_of(domain)
+    vm, name = _vm_of(domain), (DOM0_OF_XEN if domid == DOM0 else domain.name).encode()
     shown = [
         (home, b""),
         (home + b"/vm", vm),
-        (home + b"/name", domain.name.encode()),
+        (home + b"/name", name),
         (home + b"/domid", b"%d" % domid),
         (home + b"/memory", b""),
         (home + b"/memory/static-max", _kib(domain.static_max_pages)),
         (home + b"/memory/videoram", b"0"),
         (vm, b""),
-        (vm + b"/name", domain.name.encode()),
+        (vm + b"/name", name),
         (vm + b"/uuid", vm.removeprefix(b"/vm/")),
         (vm + b"/birth", b"%d" % domain.birth),
     ]
@@ -339,10 +350,15 @@ def _show_domain(view: Transaction, domain: DomainInfo, now_s: float) -> None:
         shown += [
             (home + b"/control/platform-feature-multiprocessor-suspend", b"1"),
             (home + b"/control/platform-feature-xs_reset_watches", b"1"),
+            *((home + path, b"") for path in (b"/cpu", b"/cpu/0")),
+            (home + b"/cpu/0/availability", b"online"),
         ]
     for path, value in shown:
         _put(view, path, value, readable)
     if domid != DOM0:
+        # Without its type libxl takes a translated guest for one with a device model.
+        for path, value in ((b"", b""), (b"/type", _libxl_type(domain)), (b"/dm-version", b"qemu_xen")):
+            _put(view, _libxl_of(domid) + path, value, _PRIVATE)
         own = (Entry(int(Access.NONE), domid),)
         for path, value in _OWN:
             if view.find(home + b"/" + path) is None:
