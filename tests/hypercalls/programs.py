@@ -41,7 +41,7 @@ class Program:
 
     def __init__(self, controller: Controller, faults: Faults | None = None) -> None:
         self.client = InProcess(controller)
-        self.decoder = Decoder(HostView(self.client, Processors(2, 2_400_000)), XEN_4_17, faults)
+        self.decoder = Decoder(HostView(self.client, Processors(2, 2_400_000), lambda: self.now_s), XEN_4_17, faults)
         self.memory = bytearray(MEMORY_BYTES)
         self.now_s = 0.0
 
@@ -61,7 +61,7 @@ class Program:
     def call(self, name: str, *words: int) -> int:
         """Make a hypercall by its C name, without __HYPERVISOR_."""
         number = XEN_4_17.constants[f"__HYPERVISOR_{name}"]
-        return self.decoder.answer(Hypercall(number, [*words, 0, 0, 0, 0, 0][:5]), self, self.now_s)
+        return self.decoder.answer(Hypercall(number, [*words, 0, 0, 0, 0, 0][:5]), self)
 
     def ctl(self, kind: str, operation: str, struct: str = "", *, domid: int = 0, **asked: int) -> dict[str, Any]:
         """Make a sysctl or a domctl; returns what it returned as `result`, and the fields of its struct."""

@@ -11,7 +11,7 @@ from tests.peer import create, small_host
 from xbd.errors import PeerLost
 from xbd.hypercalls.caller import MAX_BITMAP_BITS
 from xbd.hypercalls.decoder import MAX_MULTICALL, OPERATION_NAMES, Hypercall
-from xbd.hypercalls.host import LIST_KEPT_S
+from xbd.hypercalls.host import KEPT_S
 from xbd.hypercalls.releases import XEN_4_17
 
 LAYOUTS, CONSTANTS = XEN_4_17.layouts, XEN_4_17.constants
@@ -64,9 +64,25 @@ def test_a_question_about_one_domain_is_one_call() -> None:
         assert program.ctl("domctl", "getdomaininfo", "getdomaininfo", domid=2)["domain"] == 3
     assert int.from_bytes(program.read(BASE + 8, 2), "little") == 3
     assert program.client.asked == ["info", "info", "list", "info"]
-    program.now_s += 2 * LIST_KEPT_S
+    program.now_s += 2 * KEPT_S
     assert program.ctl("domctl", "getdomaininfo", domid=4)["result"] == -errno.ESRCH
     assert program.client.asked[4:] == ["info", "list"]
+    # What was listed answers about vcpus, for a little.
+    for waited_s, asked in ((0.0, []), (2 * KEPT_S, ["info"]), (0.0, [])):
+        program.client.asked.clear()
+        program.now_s += waited_s
+        assert program.ctl("domctl", "getvcpuinfo", "getvcpuinfo", domid=1)["result"] == 0
+        assert program.client.asked == asked
+    # Who asks about one domain after the other is answered from a list.
+    for name in range(8):
+        create(program.client.controller, f"more{name}")
+    program.now_s += 2 * KEPT_S
+    program.client.asked.clear()
+    for domid in range(4, 12):
+        assert program.ctl("domctl", "getvcpuinfo", "getvcpuinfo", domid=domid)["result"] == 0
+    assert program.client.asked == ["info"] * 3 + ["list"]
+    assert program.ctl("domctl", "destroydomain", domid=1)["result"] == 0
+    assert program.ctl("domctl", "getvcpuinfo", "getvcpuinfo", domid=1)["result"] == -errno.ESRCH
 
 
 def test_max_mem_and_pod_target_as_libxl_sends_them() -> None:
@@ -188,7 +204,7 @@ def test_counts_and_bitmaps_are_bounded() -> None:
 
 
 def test_a_host_that_is_gone_is_enodev(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that cannot be asked any more fails the call, and nothing else."""
+    """A daemon that cannot be asked any more fails the call, one of another version too, and nothing else."""
     program = host_of("web")
 
     def lost() -> None:
@@ -196,6 +212,9 @@ def test_a_host_that_is_gone_is_enodev(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(program.client, "host", lost)
     assert program.ctl("sysctl", "physinfo")["result"] == -errno.ENODEV
+    for told in ({}, {"frames": -1, "free_frames": 0, "claimed_frames": 0}):
+        monkeypatch.setattr(program.client, "host", lambda told=told: told)
+        assert program.ctl("sysctl", "physinfo")["result"] == -errno.EIO
     assert len(listed(program)) == 1
 
 
@@ -224,7 +243,7 @@ def test_whatever_a_program_passes_it_gets_a_value_or_an_errno(seed: int) -> Non
         if rng.random() < 0.6:
             answers.add(program.call(kind, BASE if rng.random() < 0.9 else pick(ENDS)))
         else:
-            answers.add(program.decoder.answer(Hypercall(pick(numbers), [word() for _ in range(5)]), program, 0.0))
+            answers.add(program.decoder.answer(Hypercall(pick(numbers), [word() for _ in range(5)]), program))
     assert answers >= {0, -errno.EFAULT, -errno.EINVAL, -errno.ENOSYS}
     assert all(answer > -4096 for answer in answers)
     assert program.client.audit() == []

@@ -14,21 +14,18 @@ import pytest
 from tests import forked
 from tests.blackbox.host import SMALL, hypervisor
 from tests.blackbox.users import STRANGER, needs_root, public_directory
+from tests.catching import skip_where_none_are_caught
 from xbd.client import connect
 
 HANGS_AFTER_S = 60.0
 HOSTILE = str(Path(__file__).with_name("hostile.py"))
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("may_catch")]
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def may_catch() -> None:
-    """Skip where the system does not let a program's hypercalls be caught."""
-    code = "from xbd.xentools.seccomp import *\ntry: catch()\nexcept CannotCatch as error: print(error)"
-    command = [sys.executable, "-c", code]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANGS_AFTER_S)  # noqa: S603 - our own
-    if said.stdout:
-        pytest.skip(said.stdout.strip())
+    """Skip where it cannot be tried."""
+    skip_where_none_are_caught()
 
 
 @pytest.fixture(scope="module")

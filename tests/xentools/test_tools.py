@@ -15,6 +15,7 @@ import trio
 
 from tests import forked
 from tests.blackbox.host import beside
+from tests.catching import skip_where_none_are_caught
 from tests.debian import in_path, unpack
 from xbd.client.client import Client
 from xbd.testing.processes import running_host
@@ -46,6 +47,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tools")]
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Have Xen's tools and their libraries, unpacked for these tests alone."""
+    skip_where_none_are_caught()
     root = unpack(tmp_path_factory.mktemp("xen"), PACKAGES)
     if not (root / "usr" / "lib" / "xen-4.17").is_dir():
         pytest.skip("this Debian has another release of Xen")
@@ -90,7 +92,6 @@ class Tools:
         return [row for row in rows if not set(row) & set(without)]
 
 
-@pytest.mark.usefixtures("tools")
 async def test_what_the_tools_print(tmp_path: Path) -> None:
     """Each table has the columns and the words of a real host of Domain-0, a PVH and a PV guest."""
     xl = Tools(tmp_path)
@@ -160,7 +161,6 @@ async def test_what_the_tools_print(tmp_path: Path) -> None:
         assert "(XEN) 1: created" in await xl.said("xl", "dmesg")
 
 
-@pytest.mark.usefixtures("tools")
 async def test_memory_is_set_by_xl_beside_xbd(tmp_path: Path) -> None:
     """Down, up, to the full size and beyond it: limits, store and the host agree, and faults reach xl's error paths."""
     xl = Tools(tmp_path)
@@ -195,7 +195,6 @@ async def test_memory_is_set_by_xl_beside_xbd(tmp_path: Path) -> None:
         assert await client.audit() == []
 
 
-@pytest.mark.usefixtures("tools")
 async def test_xentop_on_a_terminal(tmp_path: Path) -> None:
     """Its screen is drawn, it takes keys, and it ends in order."""
     async with xen_host(tmp_path):
@@ -214,7 +213,6 @@ async def test_xentop_on_a_terminal(tmp_path: Path) -> None:
         assert await trio.to_thread.run_sync(look) == 0
 
 
-@pytest.mark.usefixtures("tools")
 async def test_python_s_bindings(tmp_path: Path, tools: Path) -> None:
     """xen.lowlevel.xc of the distribution lists domains, the host, and sets a limit."""
     code = (
@@ -231,6 +229,5 @@ async def test_python_s_bindings(tmp_path: Path, tools: Path) -> None:
         out = await Tools(tmp_path).said("env", path, interpreter, "-c", code)
         assert (await client.info(1)).max_pages == 300 * MIB
     assert (
-        out
-        == "[(0, 1048576, 1048576, 0), (1, 524288, 524288, 1), (2, 262144, 262144, 1)]\n307200 4194304 0 4096 1\n"
+        out == "[(0, 1048576, 1048576, 0), (1, 524288, 524288, 1), (2, 262144, 262144, 1)]\n307200 4194304 0 4096 1\n"
     )

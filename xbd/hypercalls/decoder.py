@@ -5,6 +5,7 @@ was built without it. A host that cannot be asked any more answers ENODEV: tools
 """
 
 import errno
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -88,9 +89,8 @@ class Decoder:
             return []
         return [short_name(name) for name in names if name is not None]
 
-    def answer(self, call: Hypercall, memory: Memory, now_s: float) -> int:
+    def answer(self, call: Hypercall, memory: Memory) -> int:
         """Carry out a hypercall, and return what it returns: at least 0, or an errno below it; never raises."""
-        self._host.now_s = now_s
         at = self._at(memory)
         try:
             if call.number == self._multicall:
@@ -100,6 +100,9 @@ class Decoder:
             return -errno_of(error)
         except XbdError:
             return -errno.ENODEV
+        except (KeyError, ValueError, struct.error):
+            # The host's daemon is of another version, and tells less, or something else.
+            return -errno.EIO
 
     def _at(self, memory: Memory) -> Context:
         return Context(self._host, self._release, memory)

@@ -19,7 +19,7 @@ Answer = tuple[int, bytes]
 
 
 def _destroy(at: Context, domid: int, _union: bytes) -> Answer:
-    at.host.calls.destroy(domid)
+    at.host.destroy(domid)
     return domid, b""
 
 
@@ -36,7 +36,7 @@ def _max_mem(at: Context, domid: int, union: bytes) -> Answer:
 
 
 def _getvcpuinfo(at: Context, domid: int, union: bytes) -> Answer:
-    layout, domain = at.layout("getvcpuinfo"), at.domain(domid)
+    layout, domain = at.layout("getvcpuinfo"), at.host.recent(domid)
     vcpu = layout.unpack(union)["vcpu"]
     if vcpu:
         raise HypercallError(f"vcpu {vcpu} of d{domid}", "0")
@@ -50,7 +50,7 @@ def _getvcpuinfo(at: Context, domid: int, union: bytes) -> Answer:
 def _getvcpuaffinity(at: Context, domid: int, union: bytes) -> Answer:
     """Tell that a vcpu runs on any processor."""
     asked = at.layout("vcpuaffinity").unpack(union)
-    at.domain(domid)
+    at.host.recent(domid)
     if asked["vcpu"]:
         raise HypercallError(f"vcpu {asked['vcpu']} of d{domid}", "0")
     kinds = {"hard": at.constant("XEN_VCPUAFFINITY_HARD"), "soft": at.constant("XEN_VCPUAFFINITY_SOFT")}
@@ -64,7 +64,7 @@ def _getvcpuaffinity(at: Context, domid: int, union: bytes) -> Answer:
 
 def _getnodeaffinity(at: Context, domid: int, union: bytes) -> Answer:
     asked = at.layout("nodeaffinity").unpack(union)
-    at.domain(domid)
+    at.host.recent(domid)
     write_bitmap(at.memory, asked["bitmap"], asked["nr_bits"], _NODES)
     return domid, b""
 
@@ -73,7 +73,7 @@ def _scheduler_op(at: Context, domid: int, union: bytes) -> Answer:
     """Tell the scheduler's settings of a domain: all have the same."""
     layout = at.layout("domain_scheduler_op")
     asked = layout.unpack(union)
-    at.domain(domid)
+    at.host.recent(domid)
     if asked["sched_id"] != at.constant("XEN_SCHEDULER_CREDIT2"):
         raise HypercallError(f"scheduler {asked['sched_id']}", "credit2")
     if asked["cmd"] != at.constant("XEN_DOMCTL_SCHEDOP_getinfo"):

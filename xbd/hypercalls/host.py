@@ -1,6 +1,6 @@
 """What the tools of Xen are told of a host: the calls of its client that this takes, and where its words differ."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -9,8 +9,14 @@ from xbd.domain import CRASHED, DOM0, SHUTDOWN, ZOMBIE, DomainInfo
 from xbd.errors import NoSuchDomain
 from xbd.hypercalls.layout import Release
 
-# For so long a list answers which domain comes next after a gap in the numbers.
-LIST_KEPT_S: Final = 0.05
+# For so long what was told of a domain answers questions about its vcpus, and a list which number comes after a gap:
+# tools ask for one domain after the other.
+KEPT_S: Final = 0.05
+# A list that took long is kept for longer, or it would be asked for most of the time; never for longer than this.
+_KEPT_TIMES: Final = 5
+_KEPT_MOST_S: Final = 1.0
+# Who asks about more domains than these, one after the other, asks about all: then one list is quicker.
+_ASKED_ALONE: Final = 4
 # Xen tells a domain's shared page by its frame; nobody can map one here.
 _NO_FRAME: Final = (1 << 64) - 1
 _ADDRESS_BITS: Final = 39
@@ -59,40 +65,71 @@ class Processors:
 class HostView:
     """A host as its tools see it.
 
-    Attributes: *calls* are its client's, *now_s* is the time of the hypercall that is answered.
+    Attributes: *calls* are its client's.
 
     Args:
+        clock: tells the time in seconds, from any beginning.
         on_seen: is called with the domains that a tool is about to be told of, and whether they are all that there are.
     """
 
-    def __init__(self, calls: Calls, processors: Processors, on_seen: OnSeen | None = None) -> None:
+    def __init__(
+        self, calls: Calls, processors: Processors, clock: Callable[[], float], on_seen: OnSeen | None = None
+    ) -> None:
         self.calls = calls
         self.processors = processors
         self._on_seen = on_seen
-        self.now_s = 0.0
+        self._clock = clock
         self._listed: Sequence[DomainInfo] = ()
         self._listed_at_s = float("-inf")
+        # By number, what was told of it last, and when.
+        self._asked: dict[int, tuple[float, DomainInfo]] = {}
+        self._asked_alone = 0
+        self._kept_s = KEPT_S
 
     def all(self) -> Sequence[DomainInfo]:
         """List all domains, by number."""
-        self._listed, self._listed_at_s = self.calls.list(), self.now_s
+        asked_at_s = self._clock()
+        self._listed = self.calls.list()
+        self._listed_at_s = self._clock()
+        self._kept_s = min(max(KEPT_S, (self._listed_at_s - asked_at_s) * _KEPT_TIMES), _KEPT_MOST_S)
+        self._asked_alone = 0
+        self._asked = {one.domid: (self._listed_at_s, one) for one in self._listed}
         if self._on_seen is not None:
             self._on_seen(self._listed, are_all=True)
         return self._listed
 
     def domain(self, domid: int) -> DomainInfo:
-        """Describe a domain. Raises NoSuchDomain."""
+        """Describe a domain as it is now. Raises NoSuchDomain."""
+        self._asked.pop(domid, None)
         found = self.calls.info(domid)
+        self._asked[domid] = (self._clock(), found)
         if self._on_seen is not None:
             self._on_seen([found], are_all=False)
         return found
+
+    def recent(self, domid: int) -> DomainInfo:
+        """Describe a domain as it was a moment ago, for what hardly changes. Raises NoSuchDomain."""
+        if self._is_old(domid) and self._asked_alone >= _ASKED_ALONE:
+            self.all()
+        if not self._is_old(domid):
+            return self._asked[domid][1]
+        self._asked_alone += 1
+        return self.domain(domid)
+
+    def _is_old(self, domid: int) -> bool:
+        return domid not in self._asked or self._clock() - self._asked[domid][0] > self._kept_s
+
+    def destroy(self, domid: int) -> None:
+        """End a domain. Raises NoSuchDomain."""
+        self._asked.pop(domid, None)
+        self.calls.destroy(domid)
 
     def first_from(self, domid: int) -> DomainInfo:
         """Describe the first domain whose number is at least *domid*. Raises NoSuchDomain: there is none."""
         try:
             return self.domain(domid)
         except NoSuchDomain:
-            is_old = self.now_s - self._listed_at_s > LIST_KEPT_S
+            is_old = self._clock() - self._listed_at_s > KEPT_S
             for one in self.all() if is_old else self._listed:
                 if one.domid > domid:
                     return one

@@ -11,7 +11,6 @@ import select
 import time
 from collections.abc import Callable
 from itertools import count
-from pathlib import Path
 from typing import Final
 
 from xbd.hypercalls.caller import BadAddress
@@ -114,13 +113,14 @@ class Listener:
     def _answer(self, one: Notification) -> None:
         try:
             # Only a descriptor of Xen's file makes hypercalls; of others the kernel knows what this means.
-            if str(Path(f"/proc/{one.pid}/fd/{one.arguments[0]}").readlink()) != _PRIVCMD_LINK:
+            link = os.readlink(f"/proc/{one.pid}/fd/{one.arguments[0]}")  # noqa: PTH115 - this is in the way of every hypercall
+            if link != _PRIVCMD_LINK:
                 self._notifications.let_go(one)
                 return
             with ProcessMemory(one.pid) as memory:
                 if not self._notifications.is_valid(one):
                     return
-                result = self._decoder.answer(_read_call(one, memory), memory, time.monotonic())
+                result = self._decoder.answer(_read_call(one, memory), memory)
         except BadAddress:
             result = -errno.EFAULT
         except OSError as error:

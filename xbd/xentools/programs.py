@@ -18,23 +18,7 @@ _TOOLS: Final = f"lib/xen-{XEN_4_17.major}.{XEN_4_17.minor}/bin"
 
 # What xl does without files of its own, unless an option asks for more.
 _WITHOUT_FILES: Final = frozenset(
-    [
-        "list",
-        "info",
-        "vcpu-list",
-        "uptime",
-        "claims",
-        "sharing",
-        "domid",
-        "domname",
-        "cpupool-list",
-        "vm-list",
-        "dmesg",
-        "mem-max",
-        "pause",
-        "unpause",
-        "destroy",
-    ]
+    ("list", "info", "vcpu-list", "uptime", "claims", "sharing", "domid", "domname", "vm-list", "dmesg", "mem-max")
 )
 _ASKING_FOR_FILES: Final = frozenset(("-l", "--long", "-n", "--numa"))
 

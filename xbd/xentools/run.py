@@ -7,6 +7,7 @@ of the program's view of the file system and of its session, and lives as long a
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def _listen(end: socket.socket, pid: int, decoder: Decoder, faults: Faults) -> N
 
 def _decoder(calls: Calls, userdata: UserdataFiles | None, faults: Faults) -> Decoder:
     on_seen = None if userdata is None else userdata.keep
-    return Decoder(HostView(calls, processors(), on_seen), XEN_4_17, faults)
+    return Decoder(HostView(calls, processors(), time.monotonic, on_seen), XEN_4_17, faults)
 
 
 def processors() -> Processors:

@@ -107,7 +107,7 @@ def _is_inside(hypervisor: Path, faults: Faults) -> bool:
 def _say_what_works(why: str, command: Sequence[str]) -> None:
     """Say why there are no files of Xen's tools, if the command may need them."""
     if needs_files(command):
-        works = "xl list, info, vcpu-list, uptime, domid, domname, mem-max, pause, unpause and destroy work"
+        works = "xl list, info, vcpu-list, uptime, domid, domname, mem-max and destroy work"
         fails = "xl list -l, xl mem-set, xl info -n and xentop may not"
         click.echo(f"xbd xen: {why}; {works} without it, {fails}", err=True)
 
