@@ -83,6 +83,19 @@ def test_an_agent_that_stops_to_answer_shows_as_silent() -> None:
     assert host.domain_info(domid).state == "running"
 
 
+def test_processor_time_is_reported_where_it_is_measured() -> None:
+    """In tenths of a second, so that an idle guest has nothing new to report; in virtual time there is none."""
+    host = small_host()
+    link = Link(host, create(host), new_agent())
+    link.settle()
+    link.advance(REPORT_EVERY_S)
+    assert "cpu_ms" not in host.domain_info(link.domid).reported
+    link.agent.cpu_s = 1.26
+    host.call("set_target", {"domid": link.domid, "pages": 1024})
+    link.settle()
+    assert host.domain_info(link.domid).reported["cpu_ms"] == 1200
+
+
 def test_an_agent_that_does_not_say_how_often_it_reports_is_never_silent() -> None:
     """Agents of before report when there is something new."""
     now = [0.0]

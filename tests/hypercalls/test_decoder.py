@@ -118,6 +118,17 @@ def test_a_domain_ends() -> None:
     assert program.ctl("domctl", "destroydomain", domid=0x7FF1)["result"] == -errno.ESRCH
 
 
+@pytest.mark.parametrize(
+    ("told", "cpu_time_ns"),
+    [({"cpu_ms": 1500}, 1_500_000_000), ({"cpu_ms": -1}, 0), ({"cpu_ms": 1 << 62}, (1 << 63) - 1), ({}, 0)],
+)
+def test_processor_time_is_what_the_guest_reports(told: dict[str, int], cpu_time_ns: int) -> None:
+    """Whatever it reports, the number is one that Xen could tell."""
+    program = host_of("web")
+    program.client.controller.reported(program.client.controller.record(1), told)
+    assert listed(program)[0]["cpu_time"] == cpu_time_ns
+
+
 def test_the_host_is_described() -> None:
     """Memory, claims, processors, nodes and topology are those of the host and of its machine."""
     program = host_of("web")

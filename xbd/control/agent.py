@@ -58,6 +58,7 @@ class Agent:
 
     Attributes:
         guest: None until the hypervisor has answered hello.
+        cpu_s: processor time of the guest so far, which its shell measures around what it calls; None: it does not.
         finished: the guest has shut down; after the bytes returned last, nothing more is sent.
         deadline: when to call `tick` at the latest; None: only bytes that come in need handling.
     """
@@ -70,12 +71,13 @@ class Agent:
         self._waiting: deque[Command] = deque()
         self._step_deadline: float | None = None
         self._notice_number = 0
-        self._reported: dict[str, int | str] = {}
+        self._reported: Mapping[str, int | str] = {}
         # Whether anything has happened to the guest since it reported.
         self._has_stepped = False
         self._report_due: float | None = None
         self._last_report = -SETTLED_REPORT_S
         self._notes: list[Note] = []
+        self.cpu_s: float | None = None
         self.guest: Guest | None = None
         self.finished = False
 
@@ -233,6 +235,9 @@ class Agent:
     def _report(self, guest: Guest, now: float) -> bytes:
         """Pack the guest's statistics, or, where it is due, that they are those that were reported last."""
         report = guest.report() if self._has_stepped or not self._reported else self._reported
+        if self.cpu_s is not None:
+            # Coarse, so that an idle guest's report stays the same for long.
+            report = {**report, "cpu_ms": int(self.cpu_s * 10) * 100}
         self._has_stepped = False
         self._last_report = now
         moving = report["current_pages"] != report["target_pages"]

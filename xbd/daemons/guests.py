@@ -12,6 +12,7 @@ again when another process takes them on.
 import math
 import os
 import socket
+import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -92,15 +93,14 @@ async def carry(agent: Agent, transport: Transport, found: Callable[[], None]) -
         received: bytes | None = None
         with trio.move_on_at(_coarse(agent.deadline)):
             received = await transport.receive()
-        if received is None:
-            outgoing = agent.tick(trio.current_time())
-        elif received:
-            outgoing = agent.receive(received, trio.current_time())
-            if not is_in:
-                is_in = True
-                found()
-        else:
+        if received == b"":
             raise PeerLost("the hypervisor closed the connection")
+        start_s, now = time.thread_time(), trio.current_time()
+        outgoing = agent.tick(now) if received is None else agent.receive(received, now)
+        agent.cpu_s = (agent.cpu_s or 0.0) + time.thread_time() - start_s
+        if received and not is_in:
+            is_in = True
+            found()
         for note in agent.take_notes():
             _log.log(_level(note.name), f"guest_{note.name}", **note.fields)
 

@@ -20,6 +20,8 @@ _ASKED_ALONE: Final = 4
 # Xen tells a domain's shared page by its frame; nobody can map one here.
 _NO_FRAME: Final = (1 << 64) - 1
 _ADDRESS_BITS: Final = 39
+# A guest may report any number.
+_MAX_CPU_TIME_NS: Final = (1 << 63) - 1
 
 
 class Calls(Protocol):
@@ -143,8 +145,8 @@ def handle_of(domain: DomainInfo) -> bytes:
 
 def cpu_time_ns(domain: DomainInfo) -> int:
     """Tell the processor time that a domain's guest reports; one that reports none has used none."""
-    seconds = domain.reported.get("cpu_s", 0.0)
-    return max(round(seconds * 1e9), 0) if isinstance(seconds, float | int) else 0
+    told_ms = domain.reported.get("cpu_ms")
+    return min(max(told_ms, 0) * 1_000_000, _MAX_CPU_TIME_NS) if type(told_ms) is int else 0
 
 
 def flags_of(domain: DomainInfo, release: Release) -> int:
