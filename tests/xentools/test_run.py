@@ -194,6 +194,22 @@ def test_the_death_of_either_side(tmp_path: Path) -> None:
             assert ask() == "ENOSYS:0\n"
 
 
+def test_where_namespaces_are_denied_a_sentence_says_what_works(host: Path) -> None:
+    """Without a view of its own a program has its hypervisor all the same."""
+    deny = "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-all --inh-caps=-all "
+    own = f"{sys.executable} -m xbd xen --socket {host} {sys.executable} {HOSTILE} domains"
+    command = ["unshare", "-Ur", "sh", "-c", f"{deny} {own}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS_AFTER_S)  # noqa: S603 - our own
+    except FileNotFoundError:
+        pytest.skip("no unshare here (Debian: util-linux)")
+    if done.returncode:
+        pytest.skip(f"they are denied here already: {done.stderr:.120}")
+    assert done.stdout == "0:2\n"
+    assert done.stderr.startswith("xbd xen: no private view of the file system is allowed here (")
+    assert "xl list, info, vcpu-list," in done.stderr
+
+
 @needs_root
 def test_an_ordinary_user_needs_nothing_more() -> None:
     """As nobody, on nobody's host: hypercalls work, and the directories of Xen's tools are there and its own."""

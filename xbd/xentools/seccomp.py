@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -82,8 +81,8 @@ def catch() -> int:
     Raises:
         CannotCatch: the kernel has no such filters, does not allow them, or one is on it.
     """
-    if platform.machine() != "x86_64":
-        raise CannotCatch(f"Xen's tools are run on x86-64 alone, this is {platform.machine()}")
+    if os.uname().machine != "x86_64":
+        raise CannotCatch(f"Xen's tools are run on x86-64 alone, this is {os.uname().machine}")
     libc = ctypes.CDLL(None, use_errno=True)
     steps = _filter()
     program = _Program(len(steps) // 8, steps)

@@ -114,8 +114,9 @@ def _say_what_works(why: str, command: Sequence[str]) -> None:
 
 def _directory(hypervisor: Path) -> Path:
     """Name the directory for the tools' files: the host's own, or one of this user for it. Raises Failure: it is another's."""
-    if os.access(hypervisor.parent, os.W_OK):
-        return hypervisor.parent / "xen"
+    beside = hypervisor.parent / "xen"
+    if os.access(hypervisor.parent, os.W_OK) and not (beside.exists() and beside.stat().st_uid != os.getuid()):
+        return beside
     name = f"xbd-xen-{os.getuid()}-{zlib.crc32(os.fsencode(hypervisor)):08x}"
     directory = Path(os.environ.get("TMPDIR", "/tmp")) / name  # noqa: S108 - its owner is checked
     directory.mkdir(0o700, exist_ok=True)
