@@ -52,14 +52,14 @@ def beside(directory: Path, daemon: str, *more: str) -> Iterator[Xbd]:
 
 @contextmanager
 def connecting(path: Path, said: bytes = b"\xff", *, connectors: int = 3) -> Iterator[None]:
-    """Connect to a socket, say something and leave, all the time, whether or not it is there."""
+    """Connect to a socket, say something and leave, all the time, whether or not it is there; its name is a pattern."""
     enough = threading.Event()
 
     def connect() -> None:
         while not enough.is_set():
             with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
                 one.settimeout(0.01)
-                one.connect(str(path))
+                one.connect(str(next(path.parent.glob(path.name), path)))
                 one.sendall(said)
             enough.wait(0.0005)
 

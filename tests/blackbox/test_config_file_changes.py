@@ -20,7 +20,7 @@ STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pipe": (os.mkfifo, "it is a pipe, which is read only when a daemon starts"),
     "a device": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
     "a directory": (Path.mkdir, "cannot be read: Is a directory"),
-    "nested": (lambda path: path.write_text("x = " + "[" * 100_000), "is not TOML"),
+    "nested": (lambda path: path.write_text("x = " + "[" * 100_000), "is nested too deeply"),
     "a long number": (lambda path: path.write_text("x = " + "9" * 5000), "is not TOML"),
 }
 

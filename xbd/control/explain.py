@@ -12,6 +12,8 @@ from xbd.units import counted, format_pages
 
 # How often Linux's driver tries before it gives up, for reports that do not say.
 _LINUX_RETRIES: Final = 4
+# The states of a worker that was refused memory.
+_REFUSED: Final = ("cancelled", "again")
 _NOTHING: Final[Mapping[str, Any]] = {}
 # Why the policy left a domain alone: `Kept` in `xbd.policy.cases`, in words.
 _POLICY: Final = {
@@ -149,6 +151,8 @@ def _growing(domain: DomainInfo, host: Mapping[str, Any]) -> Iterator[Reason]:
         taken = f", {format_pages(others)} of that claimed for others" if others else ""
         lacks = f"it lacks {format_pages(missing)}, the host has {format_pages(free)} free{taken}"
         yield Reason("host-full", f"{lacks}; `xbd mem-set` others to less")
+    elif free is not None and domain.reported.get("worker_state") in _REFUSED:
+        yield Reason("host-free", f"the host has {format_pages(free)} free by now")
     slots = _count(domain.reported, "slots")
     if slots and domain.gfn_count - slots < domain.target_pages:
         yield Reason("slots", f"{format_pages(slots)} of it are slots for pages of other domains")

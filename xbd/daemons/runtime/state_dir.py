@@ -141,17 +141,21 @@ class StateDir(Store):
     def _find(self, kind: int, number: int) -> Frames:
         # There is a file for all that was ever noted: a section is noted when it was committed, and goes after the notes.
         words = self.open(Kind(kind), number)[1]
-        name = section_name(Kind(kind), number)
-        status = (self.path / name).stat()
-        self._changed_ns[name] = (status.st_atime_ns, status.st_mtime_ns)
+        self._remember_times(section_name(Kind(kind), number))
         return words
+
+    def _remember_times(self, name: str) -> None:
+        """Remember when a file was changed, before it is, while the state may still be left as it was found."""
+        if not self._is_begun and not self.is_new and name not in self._changed_ns:
+            status = (self.path / name).stat()
+            self._changed_ns[name] = (status.st_atime_ns, status.st_mtime_ns)
 
     def put_back(self) -> None:
         """Leave what was found: nobody went on with it."""
         if self._rewound.notes and self.undo.noted_words:
             self._rewound.put_back()
-            for name, times_ns in self._changed_ns.items():
-                os.utime(self.path / name, ns=times_ns)
+        for name, times_ns in self._changed_ns.items():
+            os.utime(self.path / name, ns=times_ns)
 
     def _grow(self, words: int) -> Frames:
         # The bytes are the file's: a larger mapping has what the smaller one had.
@@ -188,6 +192,7 @@ class StateDir(Store):
 
     def allocate(self, kind: Kind, number: int, spans: Sequence[tuple[int, int]]) -> None:
         """Give words of a section their place on the disk. Raises OSError."""
+        self._remember_times(section_name(kind, number))
         descriptor = calls.open(self.path / section_name(kind, number), os.O_RDWR | os.O_CLOEXEC)
         try:
             for first, end in spans:
