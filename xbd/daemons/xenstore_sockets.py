@@ -186,7 +186,7 @@ class XenstoreServer:
         trace.lines.clear()
         try:
             # Not a pipe that nobody reads, nor a device: those would stop the daemon.
-            descriptor = os.open(
+            descriptor = calls.open(
                 trace.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
             )
             try:
