@@ -332,15 +332,6 @@ def test_messages_in_a_loop_fill_their_sender_s_share_alone() -> None:
     assert third.call("send", to=receiver, words=bytes(8)) == [1, None]
 
 
-@pytest.mark.parametrize(
-    ("turn_s", "rest_s"),
-    [(0.0, 0.0), (peers.LONG_TURN_S, 0.0), (0.0025, 0.002 * peers.RESTS), (1.0, peers.LONGEST_REST_S)],
-)
-def test_a_long_turn_is_rested_after(turn_s: float, rest_s: float) -> None:
-    """In proportion to what it took beyond a batch's time: a twentieth of a core is what long turns can have."""
-    assert peers.rest_after(turn_s) == pytest.approx(rest_s)
-
-
 def test_who_waits_to_be_let_in_has_not_crashed() -> None:
     """An agent that has used up its connections comes in again before its guest is taken for dead."""
     assert 2 / rate_limit.CONNECTS_PER_S < domain_record.CRASHED_AFTER_S

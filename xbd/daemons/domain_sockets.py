@@ -1,6 +1,7 @@
 """A hypervisor's sockets: the toolstack's, and each domain's, which come and go with their domains."""
 
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -9,14 +10,16 @@ import trio
 from xbd.client.runtime_dir import domain_socket, hypervisor_socket
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
+from xbd.control.fair_turns import Share
 from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, SourceLog, TokenBucket, shared_lines
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.disk_gate import DiskGate
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.outside import calls
-from xbd.daemons.runtime.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, Pace, converse
+from xbd.daemons.runtime.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, converse
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.runtime.transport import Transport
+from xbd.daemons.runtime.turns import Turns
 from xbd.errors import ConfigError, HypercallError, OutOfResources
 from xbd.machine import Machine
 from xbd.units import counted
@@ -39,6 +42,7 @@ class HostSockets:
         # Without a state directory no disk fills up.
         self.disk_gate = None if state is None else DiskGate(lambda: state.is_full)
         self._shared_lines = shared_lines()
+        self.turns = Turns()
         self._domains: dict[int, Listener] = {}
         self._toolstack: Listener | None = None
         self.host: Controller | None = None
@@ -96,11 +100,11 @@ class HostSockets:
     def _listen(self, host: Controller, domid: int) -> Listener:
         """Listen on a domain's socket. Raises ConfigError."""
         path = domain_socket(self._runtime_dir, domid)
-        pace = Pace()
+        take_turn = partial(self.turns.take, Share())
 
         async def serve_peer(transport: Transport, log: SourceLog) -> None:
             await converse(
-                transport, lambda wake: DomainEndpoint(host, domid, wake), self.disk_gate, pace=pace, log=log
+                transport, lambda wake: DomainEndpoint(host, domid, wake), self.disk_gate, take_turn=take_turn, log=log
             )
 
         return Listener(

@@ -94,7 +94,7 @@ async def serve(
         host = host_sockets.host = _make_host(machine, name, host_sockets, state)
         remove_leftovers(runtime_dir)
         with plain_errors():
-            async with trio.open_nursery() as nursery:
+            async with host_sockets.turns.served(), trio.open_nursery() as nursery:
                 host_sockets.nursery = nursery
                 _people(host, dom0, domains, state)
                 if state is not None:

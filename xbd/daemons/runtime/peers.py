@@ -11,8 +11,7 @@ that does not say hello: a place is for who has something to say.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -30,19 +29,14 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+TakeTurn = Callable[["Endpoint"], Awaitable[bytes]]
+
 # How long a toolstack may leave its answers unread; a person who stopped one with Ctrl-Z can start it anew.
 TOOLSTACK_PATIENCE_S: Final = 10.0
 # And an agent: one that is stopped for longer resumes its session, and until then its answers wait in nobody's memory.
 DOMAIN_PATIENCE_S: Final = 60.0
 # How long a peer may be connected before it has said hello; it is the first thing that anybody sends.
 HELLO_PATIENCE_S: Final = 10.0
-# What a guest's turn may take of the processor, twice over what a batch takes on a slow machine; and how many times what
-# is beyond it a guest rests before its next. Some calls are checked whole although a turn does little of them: 2 ms for
-# the longest, which one that makes no others then makes once in 30 ms, so that of another's calls not one in a hundred
-# comes behind it. A boot may take longer, is no habit, and need not be paid for in full.
-LONG_TURN_S: Final = 0.0005
-RESTS: Final = 19
-LONGEST_REST_S: Final = 0.5
 # How long one that is dropped for its silence may take to be told so.
 _LAST_WORD_S: Final = 1.0
 
@@ -63,33 +57,12 @@ class Alarm:
         self._event = trio.Event()
 
 
-class Pace:
-    """The turns of one guest's connections: it rests before the next when one took too much of the processor."""
-
-    def __init__(self) -> None:
-        self._clock_s = trio.lowlevel.current_clock().current_time
-        self._rested_at_s = -math.inf
-
-    async def turn(self, endpoint: Endpoint) -> bytes:
-        """Let an endpoint take its turn when its guest has rested; returns its answers."""
-        if self._clock_s() < self._rested_at_s:
-            await trio.sleep_until(self._rested_at_s)
-        began_s, cpu_began_s = self._clock_s(), time.thread_time()
-        answers = endpoint.turn()
-        # A turn that others kept from the processor took no longer for that; and where time is virtual, none takes any.
-        ended_s = self._clock_s()
-        spent_s = min(time.thread_time() - cpu_began_s, ended_s - began_s)
-        if spent_s > LONG_TURN_S:
-            self._rested_at_s = ended_s + rest_after(spent_s)
-        return answers
-
-
 async def converse(
     transport: Transport,
     make_endpoint: Callable[[Callable[[], None]], Endpoint],
     disk_gate: DiskGate | None = None,
     *,
-    pace: Pace | None = None,
+    take_turn: TakeTurn | None = None,
     log: SourceLog | None = None,
 ) -> None:
     """Serve one peer until it leaves, is lost, or is dropped; the transport is closed in the end.
@@ -98,7 +71,7 @@ async def converse(
         transport: its bytes.
         make_endpoint: makes its endpoint, given what wakes this peer when there is something to tell.
         disk_gate: it gets no turn while this is closed.
-        pace: what its guest's turns are paced by.
+        take_turn: how its endpoint gets its turns; None: whenever it wants one.
         log: where it is said that it was dropped.
     """
     log = log or SourceLog(_log)
@@ -111,7 +84,7 @@ async def converse(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell, transport, endpoint, alarm, nursery.cancel_scope)
             with trio.move_on_after(HELLO_PATIENCE_S) as greeting:
-                await _answer(transport, endpoint, disk_gate, greeting, pace)
+                await _answer(transport, endpoint, disk_gate, greeting, take_turn)
             if greeting.cancelled_caught:
                 await _drop_silent(transport, endpoint)
             nursery.cancel_scope.cancel()
@@ -130,7 +103,11 @@ async def _drop_silent(transport: Transport, endpoint: Endpoint) -> None:
 
 
 async def _answer(
-    transport: Transport, endpoint: Endpoint, disk_gate: DiskGate | None, greeting: trio.CancelScope, pace: Pace | None
+    transport: Transport,
+    endpoint: Endpoint,
+    disk_gate: DiskGate | None,
+    greeting: trio.CancelScope,
+    take_turn: TakeTurn | None,
 ) -> None:
     """Receive, take turns, send; returns when the peer is gone or dropped. *greeting* ends with a hello that is accepted."""
     place = transport.place
@@ -141,7 +118,7 @@ async def _answer(
             while endpoint.more:
                 if disk_gate is not None and not disk_gate.is_open:
                     await _wait_for(disk_gate, greeting, place)
-                answers = await pace.turn(endpoint) if pace else endpoint.turn()
+                answers = await take_turn(endpoint) if take_turn else endpoint.turn()
                 if not place.is_greeted and endpoint.admitted:
                     place.is_greeted, greeting.deadline = True, math.inf
                 if answers:
@@ -153,11 +130,6 @@ async def _answer(
             place.end_call(keeps=endpoint.keeps_place)
     except PeerLost as error:
         _log.debug("peer_lost", reason=str(error))
-
-
-def rest_after(turn_s: float) -> float:
-    """Tell how long a guest rests after a turn that took so long of the processor."""
-    return min(max(turn_s - LONG_TURN_S, 0.0) * RESTS, LONGEST_REST_S)
 
 
 async def _wait_for(disk_gate: DiskGate, greeting: trio.CancelScope, place: Place) -> None:
