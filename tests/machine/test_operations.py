@@ -109,6 +109,17 @@ def test_a_turn_breaks_and_mends_few_superpages() -> None:
     assert machine.audit() == []
 
 
+def test_freeing_written_leaves_costs_more_of_a_turn() -> None:
+    """Their words are zeroed: 32 of them are a turn, of others 512."""
+    twin = Twin(40)
+    domid = twin.create(40)
+    firsts = gfns(range(0, 40 * SUPER_PAGES, SUPER_PAGES))
+    twin.store(domid, firsts)
+
+    assert twin.decrease(domid, firsts, 9) == (32, Stop.BUDGET)
+    assert twin.decrease(domid, firsts[32:], 9) == (8, None)
+
+
 def test_empty_calls_do_nothing() -> None:
     """A call that names nothing is done."""
     twin = Twin(2)

@@ -14,8 +14,8 @@ LINES_PER_S: Final = 1 / 60
 # Who has waited as long as it was told has what it waited for, although sums of fractions are not exact.
 _ROUNDING: Final = 1e-6
 # At a domain's socket. An agent connects once, and again when its connection or its host was lost. Each time is two events,
-# maybe a reboot of a guest in 4 KiB pieces, 120 ms for 16 GiB; so many at once, then one in two seconds: a guest that does
-# nothing but connect takes 6 % of a core with that, and needs hours to fill the event log.
+# maybe a reboot of a guest in 4 KiB pieces, 50 ms for 16 GiB; so many at once, then one in two seconds: a guest that does
+# nothing but connect takes 3 % of a core with that, and needs hours to fill the event log.
 CONNECTS_AT_ONCE: Final = 16
 CONNECTS_PER_S: Final = 0.5
 # Of those who are gone again before they are let in: accepting and closing one takes some 20 us, so a guest that does

@@ -6,7 +6,7 @@ blocks; so a domain of superpages touches no detail at all. An entry below 0 is 
 mapping of another domain's frame, -(handle + 1) (see `tables`); it is not populated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from xbd.abi import MAX_DOMAINS, MAX_GRANTS, MAX_MAPPINGS, MAX_NAME_CHARS, DomainType, Features, Frames
 from xbd.domain import DomainInfo
-from xbd.frames import expand_supers
 from xbd.machine.counts import COUNTS, Counts
 from xbd.machine.grant_tables import GRANT_WORDS, MAPPING_WORDS, GrantTable, MappingTable
 from xbd.machine.inbox import INBOX_COLUMN_WORDS, Inbox
 from xbd.storage.image import Column, Image, Layout, Section
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
+# Blocks that are looked at together: their entries, and what is made of them, stay in the processor's cache.
+_PIECE_BLOCKS: Final = 64
 # A character of UTF-8 has four bytes at most; the name's length in bytes comes before it.
 _NAME_WORDS: Final = 1 + MAX_NAME_CHARS * 4 // 8
 # The UUID's words lie behind those of the limits. Spare words: a few more can be added without another layout.
@@ -97,19 +98,25 @@ class P2m:
         starts = np.flatnonzero(edge == 1) << SUPER_ORDER
         ends = np.flatnonzero(edge == -1) << SUPER_ORDER
         if partial.size:
-            rows = np.zeros((partial.size, SUPER_PAGES + 2), dtype=np.int8)
-            rows[:, 1:-1] = self.rows[partial] > 0
-            edges = np.diff(rows, axis=1)
-            row, first = np.nonzero(edges == 1)
-            _, end = np.nonzero(edges == -1)
-            bases = partial[row] << SUPER_ORDER
-            starts, ends = np.concatenate((starts, bases + first)), np.concatenate((ends, bases + end))
+            pieces = [self._runs_in(partial[at : at + _PIECE_BLOCKS]) for at in range(0, partial.size, _PIECE_BLOCKS)]
+            starts, ends = (
+                np.concatenate((whole, *parts))
+                for whole, parts in zip((starts, ends), zip(*pieces, strict=True), strict=True)
+            )
             order = np.argsort(starts)
             starts, ends = starts[order], ends[order]
             joined = starts[1:] == ends[:-1]
             starts = starts[np.concatenate(([True], ~joined))]
             ends = ends[np.concatenate((~joined, [True]))]
         return np.stack((starts, ends), axis=1).astype(np.int64)
+
+    def _runs_in(self, blocks: Frames) -> tuple[Frames, Frames]:
+        """List the first gfns and the ends of what is populated in blocks that are no leaves, each block by itself."""
+        populated = np.zeros((blocks.size, SUPER_PAGES + 2), dtype=np.bool_)
+        populated[:, 1:-1] = self.rows[blocks] > 0
+        row, edge = np.nonzero(populated[:, 1:] != populated[:, :-1])
+        edges: Frames = (blocks[row] << SUPER_ORDER) + edge
+        return edges[::2], edges[1::2]
 
     def populated_in(self, blocks: Frames) -> Frames:
         """List the populated gfns of (n,) blocks that are no leaves, block by block."""
@@ -119,9 +126,14 @@ class P2m:
 
     def frames(self) -> Frames:
         """List every mfn of shattered blocks (leaves not included), by gfn."""
+        return np.concatenate([*self.frames_in_pieces(), np.zeros(0, dtype=np.int64)])
+
+    def frames_in_pieces(self) -> Iterator[Frames]:
+        """List what `frames` does, a few blocks at a time."""
         shattered = np.flatnonzero((self.populated > 0) & (self.leaf == 0))
-        entries = self.entry[expand_supers(shattered)]
-        return entries[entries > 0] - 1
+        for at in range(0, shattered.size, _PIECE_BLOCKS):
+            entries = self.rows[shattered[at : at + _PIECE_BLOCKS]]
+            yield entries[entries > 0] - 1
 
     def leaf_supers(self) -> Frames:
         """List the superframes of the leaves, by block."""

@@ -221,9 +221,8 @@ class Machine:
         grants.release_mappings(self.domain_table, self.host, domain)
         grants.cut_off(self.domain_table, self.host, domain)
         self.host.scrub_superframes(domain.p2m.leaf_supers())
-        single = domain.p2m.frames()
-        if single.size:
-            self.host.scrub(single)
+        for frames in domain.p2m.frames_in_pieces():
+            self.host.scrub(frames)
         return self.boot_info(domid)
 
     def boot_info(self, domid: int, *, resumed: bool = False) -> abi.BootInfo:

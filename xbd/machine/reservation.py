@@ -14,6 +14,7 @@ import numpy as np
 
 from xbd.abi import (
     LIST_EXTENTS,
+    TURN_COST_LEAF,
     TURN_COST_SHATTERED,
     TURN_EXTENTS,
     Decrease,
@@ -193,8 +194,11 @@ def _decrease_blocks(host: FrameTable, domain: Domain, blocks: Frames) -> tuple[
     elif done == blocks.size:
         stop = Stop.BUDGET
     blocks = blocks[:done]
-    is_leaf = domain.p2m.leaf[blocks] > 0
-    within = first(np.cumsum(np.where(is_leaf, 1, TURN_COST_SHATTERED)) > TURN_EXTENTS)
+    leaves = domain.p2m.leaf[blocks]
+    is_leaf = leaves > 0
+    # The 512 words of a leaf that was written to are noted and zeroed.
+    of_leaf = np.where(host.written[(leaves - 1) >> SUPER_ORDER], TURN_COST_LEAF, 1)
+    within = first(np.cumsum(np.where(is_leaf, of_leaf, TURN_COST_SHATTERED)) > TURN_EXTENTS)
     if within < done:
         done, stop = within, Stop.BUDGET
         blocks, is_leaf = blocks[:done], is_leaf[:done]
