@@ -94,12 +94,13 @@ async def test_a_flood_is_measured_against_quiet(tmp_path: Path, monkeypatch: py
     """Each kind of flood is a process that comes about and goes; no domain is left behind, the audit is clean."""
     monkeypatch.setattr(flood, "_ROUNDS", 2)
     monkeypatch.setattr(flood, "_CALLS_PER_ROUND", 20)
+    monkeypatch.setattr(flood, "_CROWDS", (2,))
     async with running_host('[host]\nmemory = "1g"\n', tmp_path) as client:
         figures = await measure_flood(client, tmp_path / "run")
         assert list(await client.list()) == []
         assert list(await client.audit()) == []
 
-    kinds = ("", "_loads", "_longest", "_garbage", "_reboots")
+    kinds = ("", "_2", "_loads", "_longest", "_breaking", "_garbage", "_reboots", "_broken_reboots")
     assert figures.keys() == {"hypercall_p99"} | {f"flood_p99{kind}" for kind in kinds}
     assert figures["flood_p99"].ratio_to is not None
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,14 @@ from xbd.protocol.methods import VERSION
 from xbd.testing.processes import Process, running, running_host
 from xbd.units import SUPER_PAGES
 
-_HOST = '[host]\nmemory = "1g"\n'
+_HOST = '[host]\nmemory = "16g"\n'
 _ROUNDS, _WARM_UP = 7, 1
 _CALLS_PER_ROUND = 1000
 # After stopping or continuing the flood: what was in transit is served by then.
 _SETTLE_S = 0.05
 _PERCENTILE = 99
+# Besides one guest of each kind, so many that flood with batches.
+_CROWDS = (8, 50)
 
 
 async def measure_flooded_host(directory: Path) -> dict[str, Figure]:
@@ -47,20 +49,34 @@ async def measure_flood(client: Client, runtime_dir: Path) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     async with connect(runtime_dir / "domains" / f"{honest}.sock") as domain:
         await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
-        for kind in KINDS:
-            # A new domain for each kind: the rate of connections of a domain is limited.
-            flooder = await client.create(
-                "bench-flooder", max_pages=FLOOD_MAX_PAGES, target_pages=FLOOD_PAGES, autostart=False
-            )
-            with cores_apart(domain.server_pid):
-                async with flood(runtime_dir / "domains" / f"{flooder}.sock", kind) as process:
-                    samples = [await _round(domain, process) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
-            await client.destroy(flooder)
+        for kind, guests in [*((kind, 1) for kind in KINDS), *(("batches", guests) for guests in _CROWDS)]:
+            samples = await _against(client, domain, runtime_dir, kind, guests)
             quiet_us += [quiet for quiet, _ in samples]
-            name = "flood_p99" if kind == "batches" else f"flood_p99_{kind}"
+            name = "flood_p99" + ("" if kind == "batches" else f"_{kind}") + ("" if guests == 1 else f"_{guests}")
             figures[name] = summarize([flooded / quiet for quiet, flooded in samples], "ratio", "the same without it")
     await client.destroy(honest)
     return {"hypercall_p99": summarize(quiet_us, "us"), **figures}
+
+
+async def _against(
+    client: Client, domain: BareClient, runtime_dir: Path, kind: str, guests: int
+) -> list[tuple[float, float]]:
+    """Measure calls against so many flooding guests; returns the rounds' percentiles, without and with them."""
+    # New domains for each kind: the rate of connections of a domain is limited.
+    flooders = [
+        await client.create(
+            f"bench-flooder-{number}", max_pages=FLOOD_MAX_PAGES, target_pages=FLOOD_PAGES, autostart=False
+        )
+        for number in range(guests)
+    ]
+    with cores_apart(domain.server_pid):
+        async with AsyncExitStack() as floods:
+            paths = [runtime_dir / "domains" / f"{flooder}.sock" for flooder in flooders]
+            processes = [await floods.enter_async_context(flood(path, kind)) for path in paths]
+            samples = [await _round(domain, processes) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
+    for flooder in flooders:
+        await client.destroy(flooder)
+    return samples
 
 
 @asynccontextmanager
@@ -74,14 +90,15 @@ async def flood(path: Path, kind: str, *, stderr: int | None = None) -> AsyncIte
         yield process
 
 
-async def _round(domain: BareClient, flooding: Process) -> tuple[float, float]:
+async def _round(domain: BareClient, flooding: list[Process]) -> tuple[float, float]:
     """Measure without and with the flood: the 99th percentile of a call's latency, in microseconds."""
     percentiles = []
     for turn in (signal.SIGSTOP, signal.SIGCONT):
-        flooding.send_signal(turn)
+        for process in flooding:
+            process.send_signal(turn)
         await trio.sleep(_SETTLE_S)
         percentiles.append(float(np.percentile(await _latencies_us(domain), _PERCENTILE)))
-    assert flooding.poll() is None, "the flood ended before its time"
+    assert all(process.poll() is None for process in flooding), "a flood ended before its time"
     quiet, flooded = percentiles
     return quiet, flooded
 

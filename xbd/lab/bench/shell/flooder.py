@@ -16,6 +16,7 @@ from typing import Final
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import numpy as np
 
+from xbd.abi import TURN_LEAVES
 from xbd.lab.bench.flooding import FLOOD_PAGES
 from xbd.protocol.methods import VERSION
 from xbd.units import SUPER_PAGES
@@ -54,6 +55,19 @@ def _longest() -> Iterator[tuple[str, Params]]:
     there: Params = {"populate": upper, "depopulate": lower}
     back: Params = {"populate": lower, "depopulate": upper}
     return cycle([("populate_depopulate", there), ("populate_depopulate", back)])
+
+
+def _breaking() -> Iterator[tuple[str, Params]]:
+    """Break as many superpages as a turn may, and mend them, for ever."""
+    firsts = np.arange(0, FLOOD_PAGES, SUPER_PAGES, dtype="<u8").reshape(-1, TURN_LEAVES)
+    return cycle([(method, {"gfns": gfns.tobytes()}) for gfns in firsts for method in ("decrease", "populate")])
+
+
+def _boot_and_break(session: str) -> bytes:
+    """Boot, and break every superpage, so that the next boot finds single pages."""
+    firsts = np.arange(0, FLOOD_PAGES, SUPER_PAGES, dtype="<u8").reshape(-1, TURN_LEAVES)
+    calls = [_pack(msgid, "decrease", {"gfns": gfns.tobytes()}) for msgid, gfns in enumerate(firsts, 1)]
+    return _hello(session) + b"".join(calls)
 
 
 def _flood_with_calls(path: str, calls: Iterator[tuple[str, Params]], flooding: Callable[[], None]) -> None:
@@ -95,8 +109,12 @@ KINDS: Final[dict[str, Callable[[str, Callable[[], None]], None]]] = {
     "batches": lambda path, flooding: _flood_with_calls(path, _batches(), flooding),
     "loads": lambda path, flooding: _flood_with_calls(path, _loads(), flooding),
     "longest": lambda path, flooding: _flood_with_calls(path, _longest(), flooding),
+    "breaking": lambda path, flooding: _flood_with_calls(path, _breaking(), flooding),
     "garbage": lambda path, flooding: _flood_with_connections(path, lambda _: b"\xc1" * 64, flooding),
     "reboots": lambda path, flooding: _flood_with_connections(path, lambda n: _hello(f"flood-{n}"), flooding),
+    "broken_reboots": lambda path, flooding: _flood_with_connections(
+        path, lambda n: _boot_and_break(f"flood-{n}"), flooding
+    ),
 }
 
 
