@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from xbd.domain import RUNNING, ZOMBIE, DomainInfo
+from xbd.target_rules import is_reached
 from xbd.units import counted, format_pages
 
 # How often Linux's driver tries before it gives up, for reports that do not say.
@@ -75,7 +76,7 @@ def hindrances(domain: DomainInfo, host: Mapping[str, Any] = _NOTHING) -> list[R
         domain: as it is told now.
         host: as it is told; without it nothing is said of what the host has.
     """
-    if domain.tot_pages == domain.target_pages:
+    if is_reached(domain.tot_pages, domain.target_pages):
         return []
     if not domain.agent or domain.state != RUNNING:
         return [_no_agent(domain)]

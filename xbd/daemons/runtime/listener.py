@@ -115,9 +115,14 @@ class Listener:
                 self.log.warning(trio.current_time(), event, error=getattr(error, "strerror", "no memory left"))
                 await trio.sleep(ACCEPT_PAUSE_S)
                 continue
-            connection.settimeout(0)
-            if not self._is_dead(connection):
-                self._admit(connection, peers)
+            try:
+                connection.settimeout(0)
+                if not self._is_dead(connection):
+                    self._admit(connection, peers)
+            except BaseException:
+                # Nobody else knows of it yet.
+                connection.close()
+                raise
 
     # -- admission
 
