@@ -20,9 +20,10 @@ from xbd.storage.image import Kind
 class HostState:
     """One host, *uuid*: its machine, its domains' records, its events, whose times *clock* tells in seconds since the epoch.
 
-    How old reports are is told by *monotonic*, in seconds, which nobody sets. UUIDs of new domains are made of *seed*. A daemon has another one at each start: numbers of births may come again,
-    where a state directory was replaced by an earlier copy of it. If the machine's state is saved, records and sessions
-    are saved with it. Whatever changes anything is called in a `step`; what is not says so.
+    How old reports are is told by *monotonic*, in seconds, which nobody sets. UUIDs of new domains are made of *seed*. A
+    daemon has another one at each start: numbers of births may come again, where a state directory was replaced by an
+    earlier copy of it. If the machine's state is saved, records and sessions are saved with it. Whatever changes anything
+    is called in a `step`; what is not says so.
     """
 
     def __init__(

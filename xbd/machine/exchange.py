@@ -38,8 +38,8 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
         )
     gives, gets, order = command.gives, command.gets, command.gives_order
     # Repeats are searched for once, across both lists.
-    check_extents(gives, order, domain, repeated=True)
-    check_extents(gets, command.gets_order, domain, repeated=True)
+    gives_within = check_extents(gives, order, domain, repeated=True)
+    gets_within = check_extents(gets, command.gets_order, domain, repeated=True)
     if gives.size << order != gets.size << command.gets_order:
         raise BadArgument(
             f"exchange of {gives.size} extents of order {order} for {gets.size} of order {command.gets_order}",
@@ -53,7 +53,7 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
     if order:
         done, stop = _exchange_blocks(host, domain, gives >> SUPER_ORDER, gets >> SUPER_ORDER)
     else:
-        turn = min(in_a_turn(domain, gives), in_a_turn(domain, gets, mends=True))
+        turn = min(in_a_turn(domain, gives, gives_within), in_a_turn(domain, gets, gets_within, mends=True))
         done, stop = _exchange_small(host, domain, gives[:turn], gets[:turn])
     return answer(done, asked, stop)
 
@@ -183,8 +183,8 @@ def populate_depopulate(host: FrameTable, domain: Domain, command: PopulateDepop
     if not domain.features.populate_depopulate:
         raise NotSupported("this host has no populate_depopulate", "exchange or two calls")
     fills, drains, order = command.populate, command.depopulate, command.order
-    check_extents(fills, order, domain, repeated=True)
-    check_extents(drains, order, domain, repeated=True)
+    fills_within = check_extents(fills, order, domain, repeated=True)
+    drains_within = check_extents(drains, order, domain, repeated=True)
     if fills.size != drains.size:
         raise BadArgument(f"{fills.size} extents to populate, {drains.size} to depopulate", "pairs")
     check_repeats(np.concatenate((fills, drains)))
@@ -192,7 +192,7 @@ def populate_depopulate(host: FrameTable, domain: Domain, command: PopulateDepop
     if order:
         done, stop = _swap_blocks(host, domain, fills >> SUPER_ORDER, drains >> SUPER_ORDER)
         return answer(done, asked, stop)
-    turn = min(in_a_turn(domain, drains), in_a_turn(domain, fills, mends=True))
+    turn = min(in_a_turn(domain, drains, drains_within), in_a_turn(domain, fills, fills_within, mends=True))
     fills, drains = fills[:turn], drains[:turn]
     done, stop = _pairs_valid(host, domain, drains, fills)
     if done:

@@ -13,8 +13,11 @@ from xbd.machine.domain import Domain
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 
-def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_EXTENTS, repeated: bool = False) -> None:
+def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_EXTENTS, repeated: bool = False) -> int:
     """Refuse a list of extents that is wrong in any state; *repeated*: the caller looks for repeats itself.
+
+    Returns:
+        How many superpages they lie in, at most.
 
     Raises:
         BadArgument: naming the first extent that is misaligned, outside, or named twice; nothing changed.
@@ -23,7 +26,7 @@ def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_E
         raise BadArgument(f"order {order} does not exist here", f"order 0 or {SUPER_ORDER}")
     check_size(gfns, most)
     if gfns.size == 0:
-        return
+        return 0
     last = domain.p2m.gfn_count - (1 << order)
     lowest, highest = _progression(gfns)
     progresses = lowest >= 0 and highest <= last
@@ -39,6 +42,7 @@ def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_E
         raise BadArgument(f"extent {index}, g{int(gfns[index]):#x}, is misaligned", f"a multiple of {1 << order}")
     if not (progresses or repeated):
         check_repeats(gfns)
+    return min((highest >> SUPER_ORDER) - (lowest >> SUPER_ORDER) + 1, gfns.size) if progresses else int(gfns.size)
 
 
 def check_size(numbers: Frames, most: int = MAX_EXTENTS) -> None:
@@ -93,12 +97,15 @@ def answer(done: int, asked: int, stop: Stop | None) -> MemopResult:
     return MemopResult(done, None if done == asked else stop)
 
 
-def in_a_turn(domain: Domain, gfns: Frames, *, mends: bool = False) -> int:
+def in_a_turn(domain: Domain, gfns: Frames, within: int, *, mends: bool = False) -> int:
     """Count the first of (n,) single pages that a turn does: `TURN_EXTENTS`, and of the superpages `TURN_LEAVES`.
 
-    It counts those that it breaks, or, with *mends*, those that it may put together again.
+    They lie *within* so many superpages at most, as `check_extents` says. It counts those that it breaks, or, with
+    *mends*, those that it may put together again.
     """
     gfns = gfns[:TURN_EXTENTS]
+    if within <= TURN_LEAVES:
+        return int(gfns.size)
     blocks = gfns >> SUPER_ORDER
     if np.count_nonzero(blocks[1:] != blocks[:-1]) < TURN_LEAVES:
         return int(gfns.size)

@@ -41,8 +41,8 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     Stops with EEXIST (populated already), E2BIG (max_pages), ENOMEM (host), BUDGET.
     """
     gfns, order = command.gfns, command.order
-    check_extents(gfns, order, domain)
-    turn = TURN_EXTENTS if order else in_a_turn(domain, gfns, mends=True)
+    within = check_extents(gfns, order, domain)
+    turn = TURN_EXTENTS if order else in_a_turn(domain, gfns, within, mends=True)
     count, stop = count_populatable(host, domain, gfns[:turn], order)
     if count and order:
         mapping.map_leaves(host, domain, gfns[:count] >> SUPER_ORDER, host.heap.take_superframes(count))
@@ -152,14 +152,14 @@ def decrease(host: FrameTable, domain: Domain, command: Decrease | Inflate) -> M
     Stops with ENOENT (not, or not wholly, populated), EBUSY (others map a frame of it), BUDGET.
     """
     gfns, order = command.gfns, command.order
-    check_extents(gfns, order, domain)
+    within = check_extents(gfns, order, domain)
     asked = gfns.size
     if asked == 0:
         return MemopResult(0)
     if order:
         done, stop = _decrease_blocks(host, domain, gfns[:TURN_EXTENTS] >> SUPER_ORDER)
     else:
-        done, stop = _decrease_pages(host, domain, gfns[: in_a_turn(domain, gfns)])
+        done, stop = _decrease_pages(host, domain, gfns[: in_a_turn(domain, gfns, within)])
     return answer(done, asked, stop)
 
 
