@@ -1,5 +1,6 @@
 """The tables of a release are what its headers say, and structs come back as they were written."""
 
+import ast
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from xbd.hypercalls.releases import XEN_4_17
 
 @pytest.mark.slow
 def test_the_tables_are_made_from_the_headers(tmp_path: Path) -> None:
-    """Debian's libxen-dev and a C compiler make the very module that is kept."""
+    """Debian's libxen-dev and a C compiler make the module that is kept, but for where its lines break."""
     if shutil.which("gcc") is None:
         pytest.skip("no C compiler here (Debian: gcc)")
     include = unpack(tmp_path, ["libxen-dev"]) / "usr" / "include"
@@ -21,7 +22,7 @@ def test_the_tables_are_made_from_the_headers(tmp_path: Path) -> None:
         pytest.skip("this Debian has another release's libxen-dev")
     kept = Path(release_4_17.__file__).read_text(encoding="utf-8")
 
-    assert make(include, tmp_path) == kept
+    assert ast.dump(ast.parse(make(include, tmp_path))) == ast.dump(ast.parse(kept))
 
 
 def test_structs_have_the_sizes_that_tools_pass() -> None:
