@@ -43,15 +43,18 @@ def expand_supers(supers: Indexes) -> Indexes:
     return ((supers << SUPER_ORDER)[:, None] + _OFFSETS).reshape(-1)
 
 
-def group_by_super(frames: Indexes) -> Groups:
+def group_by_super(frames: Indexes, within: int | None = None) -> Groups:
     """See a batch of frames as groups of one superframe each.
 
     Args:
         frames: (n,) int64, n > 0, any order.
+        within: how many superframes they lie in at most, where that is known: one needs no look at them.
 
     Returns:
         (k,) int64 superframes, each once, in no order; (k,) int64 how many frames of the batch lie in each.
     """
+    if within == 1:
+        return frames[:1] >> SUPER_ORDER, np.array([frames.size], dtype=np.int64)
     supers = frames >> SUPER_ORDER
     ends = (supers[1:] != supers[:-1]).nonzero()[0]
     if ends.size == 0:

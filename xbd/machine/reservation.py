@@ -43,11 +43,11 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     gfns, order = command.gfns, command.order
     within = check_extents(gfns, order, domain)
     turn = TURN_EXTENTS if order else in_a_turn(domain, gfns, within, mends=True)
-    count, stop = count_populatable(host, domain, gfns[:turn], order)
+    count, stop = count_populatable(host, domain, gfns[:turn], order, within)
     if count and order:
         mapping.map_leaves(host, domain, gfns[:count] >> SUPER_ORDER, host.heap.take_superframes(count))
     elif count:
-        _populate_small(host, domain, gfns[:count])
+        _populate_small(host, domain, gfns[:count], within)
     if domain.claimed_pages:
         claims.consume(host, domain, count << order)
     if stop is Stop.ENOMEM:
@@ -57,13 +57,17 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     return answer(count, gfns.size, stop)
 
 
-def count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int) -> tuple[int, Stop]:
-    """Count the extents before the first that cannot be populated, and return the stop that it causes."""
+def count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int, within: int) -> tuple[int, Stop]:
+    """Count the extents before the first that cannot be populated, and return the stop that it causes.
+
+    They lie *within* so many superpages at most, as `check_extents` says.
+    """
     empty = gfns.size
-    populated = domain.p2m.populated[gfns >> SUPER_ORDER]
+    blocks = (gfns[:1] if within == 1 else gfns) >> SUPER_ORDER
+    populated = domain.p2m.populated[blocks]
     # Often the blocks' counts say that nothing is populated, without a look at any entry.
     if np.count_nonzero(populated) or domain.mapped:
-        taken = populated | domain.p2m.slots[gfns >> SUPER_ORDER]
+        taken = populated | domain.p2m.slots[blocks]
         empty = first(taken > 0) if order else first_taken(domain.p2m.lookup(gfns))
     room = max(domain.max_pages - domain.tot_pages, 0) >> order
     free = host.heap.free_superframes if order else host.heap.free_frames
@@ -76,8 +80,8 @@ def count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int
     return count, stop
 
 
-def _populate_small(host: FrameTable, domain: Domain, gfns: Frames) -> None:
-    groups = group_by_super(gfns)
+def _populate_small(host: FrameTable, domain: Domain, gfns: Frames, within: int) -> None:
+    groups = group_by_super(gfns, within)
     filling = host.settings.home_fill == "always"
     if filling and host.settings.coalesce and gfns.size == SUPER_PAGES == groups[1][0] and host.heap.serves_whole():
         # All of one block from a whole superframe: what follows would come to the same leaf, page by page.
@@ -159,12 +163,12 @@ def decrease(host: FrameTable, domain: Domain, command: Decrease | Inflate) -> M
     if order:
         done, stop = _decrease_blocks(host, domain, gfns[:TURN_EXTENTS] >> SUPER_ORDER)
     else:
-        done, stop = _decrease_pages(host, domain, gfns[: in_a_turn(domain, gfns, within)])
+        done, stop = _decrease_pages(host, domain, gfns[: in_a_turn(domain, gfns, within)], within)
     return answer(done, asked, stop)
 
 
-def _decrease_pages(host: FrameTable, domain: Domain, gfns: Frames) -> tuple[int, Stop]:
-    groups = group_by_super(gfns)
+def _decrease_pages(host: FrameTable, domain: Domain, gfns: Frames, within: int) -> tuple[int, Stop]:
+    groups = group_by_super(gfns, within)
     # Often the blocks' counts say that all is populated, without a look at any entry.
     all_full = np.count_nonzero(domain.p2m.populated[groups[0]] == SUPER_PAGES) == groups[0].size
     done, stop = gfns.size if all_full else first_unpopulated(domain.p2m.lookup(gfns)), Stop.ENOENT

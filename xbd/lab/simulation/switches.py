@@ -142,10 +142,10 @@ def _by_number(original: Anything) -> Anything:
 
 
 def _without_limit(original: Anything) -> Anything:
-    def count(host: Anything, domain: Anything, gfns: Frames, order: int) -> Anything:
+    def count(host: Anything, domain: Anything, gfns: Frames, order: int, within: int) -> Anything:
         most, domain.max_pages = domain.max_pages, 1 << 40
         try:
-            return original(host, domain, gfns, order)
+            return original(host, domain, gfns, order, within)
         finally:
             domain.max_pages = most
 
