@@ -117,7 +117,7 @@ def test_a_boot_opens_no_file_once_it_is_reserved(tmp_path: Path) -> None:
         with host.step():
             assert host.machine.reboot(1, contacts).domid == 1
         with pytest.raises(OutOfResources, match="d1 is not booted"):
-            host.connect(host.record(1), 0, "a session", None, lambda: None)
+            host.open_session(host.record(1), 0, "a session", None)
         with pytest.raises(OutOfResources, match="d1 is not destroyed"):
             host.call("destroy", {"domid": 1})
     assert host.audit() == []

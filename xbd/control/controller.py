@@ -21,7 +21,9 @@ from xbd.domain import DOM0, DomainSpec
 from xbd.errors import BadArgument, NotPermitted, OutOfResources
 from xbd.guest.mode import parse_mode
 from xbd.machine import Machine
+from xbd.machine.domain import NO_RUNS
 from xbd.machine.provision import refused
+from xbd.machine.reboot import Reboot
 from xbd.protocol import fields
 from xbd.protocol.commands import boot_to_wire
 from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, VERSION
@@ -223,10 +225,8 @@ class Controller(HostState):
             self._check_settled(record)
         return result
 
-    def connect(
-        self, record: DomainRecord, msgid: int, session: str, last_seen: int | None, wake: Wake
-    ) -> dict[str, object]:
-        """Admit an agent, and return what its hello is answered; a new session reboots the guest.
+    def open_session(self, record: DomainRecord, msgid: int, session: str, last_seen: int | None) -> Reboot | None:
+        """Open the session that an agent's hello asks for; returns the guest's reboot, to go on with: None where it is resumed.
 
         Raises:
             HypercallError: another agent is connected, or the session cannot be resumed.
@@ -236,12 +236,20 @@ class Controller(HostState):
         domid, may_boot = record.domid, session != record.session.name or last_seen is None
         contacts = self.machine.reserve_reboot(domid) if may_boot else None
         resumed = record.session.hello(msgid, session, last_seen) is Action.RESUME
-        boot = self.machine.boot_info(domid, resumed=True) if resumed else self.machine.reboot(domid, contacts)
-        if not resumed:
-            record.shutdown_asked = record.stopped = False
-            self._notices.deliver()
         record.crashed = record.left = False
+        if resumed:
+            record.save()
+            return None
+        reboot = self.machine.begin_reboot(domid, contacts)
+        record.shutdown_asked = record.stopped = False
         record.save()
+        self._notices.deliver()
+        return reboot
+
+    def connect(self, record: DomainRecord, reboot: Reboot | None, wake: Wake) -> dict[str, object]:
+        """Admit the agent whose session was opened, when its *reboot* is done; returns what its hello is answered."""
+        resumed = reboot is None
+        boot = reboot.info() if reboot else self.machine.boot_info(record.domid, runs=NO_RUNS)
         self._event("agent_connected", record, resumed=resumed)
         more = {"guest": record.guest, "mode": record.mode, "shutdown": record.shutdown_asked}
         answer = {"resumed": resumed, **boot_to_wire(boot), **more}
@@ -251,10 +259,12 @@ class Controller(HostState):
 
     def disconnect(self, record: DomainRecord) -> None:
         """Note that a domain's agent has lost its connection; its session may be resumed."""
+        # Without an agent its reboot was not done yet.
+        was_connected = record.agent
         record.session.disconnect()
         record.wake = None
         record.notices.clear()
-        if not record.gone:
+        if was_connected and not record.gone:
             self._event("agent_lost", record)
 
     def reported(self, record: DomainRecord, untrusted_report: object) -> None:

@@ -15,6 +15,7 @@ from xbd.abi import MAX_IN_FLIGHT, TURN_COST_LEAF, TURN_EXTENTS
 from xbd.control.client_sessions import answer_to_keep
 from xbd.control.controller import ANY_CLIENT, Controller
 from xbd.errors import BadArgument, Busy, HypercallError, NoSuchDomain, OutOfResources, RemoteProtocolError
+from xbd.machine.reboot import Reboot
 from xbd.protocol import fields
 from xbd.protocol.codec import (
     CALL_LIMITS,
@@ -60,6 +61,8 @@ class Endpoint(ABC):
         self.dropped: RemoteProtocolError | None = None
         self.more = False
         self._lacks_memory = False
+        # A call that goes on in the next turn.
+        self._unfinished: Request | None = None
 
     def feed(self, received: bytes | bytearray) -> None:
         """Take bytes as they came, at most `codec.RECEIVE_BYTES`; then take turns while `more` is set."""
@@ -83,7 +86,7 @@ class Endpoint(ABC):
                 spent += cost
                 answers.append(answer)
                 if spent >= TURN_EXTENTS:
-                    self.more = self._decoder.unread_bytes > 0
+                    self.more = self._unfinished is not None or self._decoder.unread_bytes > 0
                     break
         except RemoteProtocolError as error:
             answers.append(self.drop(error))
@@ -94,6 +97,8 @@ class Endpoint(ABC):
 
     def _next_message(self) -> Request | Response | Notification | None:
         """Decode the next message. Raises RemoteProtocolError, also where the daemon has no memory for it."""
+        if self._unfinished is not None:
+            return self._unfinished
         try:
             if not self._lacks_memory:
                 return self._decoder.next_message()
@@ -140,6 +145,7 @@ class DomainEndpoint(Endpoint):
         self._host = host
         self._record = host.record(domid)
         self._refused_hellos = 0
+        self._reboot: Reboot | None = None
 
     def take_pending(self) -> bytes:
         """Return the notices that were not sent to the agent yet."""
@@ -151,8 +157,8 @@ class DomainEndpoint(Endpoint):
 
     def closed(self) -> None:
         """Leave the session to be resumed."""
-        if self.admitted:
-            self.admitted = False
+        if self.admitted or self._unfinished is not None:
+            self.admitted, self._unfinished = False, None
             # If that cannot be saved it is undone, but for the connection, which is gone.
             with suppress(OutOfResources), self._host.step():
                 self._host.disconnect(self._record)
@@ -164,7 +170,7 @@ class DomainEndpoint(Endpoint):
         if type(message) is Request:
             if self.admitted:
                 return self._call(message)
-            return MESSAGE_COST, self._hello(message)
+            return self._hello(message)
         if type(message) is Notification and self.admitted:
             self._notified(message)
             return MESSAGE_COST, b""
@@ -172,7 +178,8 @@ class DomainEndpoint(Endpoint):
             raise RemoteProtocolError(f"a {type(message).__name__.lower()} before hello", "a call of hello first")
         raise RemoteProtocolError("an answer, but nothing was asked", "calls and notifications")
 
-    def _hello(self, request: Request) -> bytes:
+    def _hello(self, request: Request) -> tuple[int, bytes]:
+        """Open a session and, in this turn and as many more as it takes, reboot the guest; then the hello is answered."""
         if request.method != "hello":
             raise RemoteProtocolError(f"a call of {request.method!r} before hello", "a call of hello first")
         try:
@@ -181,15 +188,25 @@ class DomainEndpoint(Endpoint):
             self._check_meant(params["uuid"])
             asked = request.msgid, params["session"], params["last_seen"]
             with self._host.step():
-                boot = self._host.connect(self._record, *asked, self._wake)
+                if self._unfinished is None:
+                    self._reboot = self._host.open_session(self._record, *asked)
+                if self._reboot is not None and not self._reboot.go_on():
+                    boot = None
+                else:
+                    boot = self._host.connect(self._record, self._reboot, self._wake)
+            if boot is None:
+                self._unfinished = request
+                return TURN_EXTENTS, b""
             self._record.report_every_s = params["report_every_s"] or math.inf
         except HypercallError as error:
+            self.closed()
             self._refused_hellos += 1
             if self._refused_hellos > MAX_REFUSED_HELLOS:
                 raise RemoteProtocolError(f"{self._refused_hellos} hellos refused", "a new connection") from error
-            return encode_error(request.msgid, fields.error_map(error))
+            return MESSAGE_COST, encode_error(request.msgid, fields.error_map(error))
+        self._unfinished = self._reboot = None
         self._admit()
-        return encode_response(request.msgid, boot)
+        return MESSAGE_COST, encode_response(request.msgid, boot)
 
     def _check_meant(self, uuid: str | None) -> None:
         """Refuse an agent of another domain that had the same number before. Raises NoSuchDomain."""

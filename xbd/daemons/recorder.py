@@ -14,10 +14,11 @@ from typing import IO, Any, Final
 import structlog
 
 import xbd
-from xbd.abi import BootInfo, Command, Frames, Result
+from xbd.abi import Command, Frames, Result
 from xbd.daemons.runtime.outside import open_new
 from xbd.errors import ConfigError
 from xbd.machine import HostSettings, Machine
+from xbd.machine.reboot import Reboot
 from xbd.protocol.recording import Header, Line, answer_to_line, command_to_line
 from xbd.storage.image import Image
 
@@ -117,11 +118,11 @@ class RecordedMachine(Machine):
         self._did("destroy", domid)
         return left
 
-    def reboot(self, domid: int, contacts: Frames | None = None) -> BootInfo:
+    def begin_reboot(self, domid: int, contacts: Frames | None = None) -> Reboot:
         """Boot a domain anew."""
-        boot = super().reboot(domid, contacts)
+        reboot = super().begin_reboot(domid, contacts)
         self._did("reboot", domid)
-        return boot
+        return reboot
 
     def set_max_pages(self, domid: int, max_pages: int) -> None:
         """Set a cap."""

@@ -6,7 +6,7 @@ blocks; so a domain of superpages touches no detail at all. An entry below 0 is 
 mapping of another domain's frame, -(handle + 1) (see `tables`); it is not populated.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -26,6 +26,9 @@ from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 # Blocks that are looked at together: their entries, and what is made of them, stay in the processor's cache.
 _PIECE_BLOCKS: Final = 64
+_ALL: Final = slice(None)
+# Of a guest that knows its map.
+NO_RUNS: Final = np.zeros((0, 2), dtype=np.int64)
 # A character of UTF-8 has four bytes at most; the name's length in bytes comes before it.
 _NAME_WORDS: Final = 1 + MAX_NAME_CHARS * 4 // 8
 # The UUID's words lie behind those of the limits. Spare words: a few more can be added without another layout.
@@ -90,25 +93,31 @@ class P2m:
         bases: Frames = (self.home[gfns >> SUPER_ORDER] - 1) << SUPER_ORDER
         return bases + (gfns & OFFSET_MASK)
 
-    def runs(self) -> Frames:
-        """List what is populated as half-open runs of gfns: (n, 2) int64, ascending, disjoint, not touching."""
-        full = self.populated == SUPER_PAGES
-        partial = np.flatnonzero((self.populated > 0) & ~full)
+    def runs(self, piece: slice = _ALL) -> Frames:
+        """List what is populated in a *piece* of the blocks as half-open runs of gfns: (n, 2) int64, ascending, disjoint, not touching."""
+        first_gfn = (piece.start or 0) << SUPER_ORDER
+        populated = self.populated[piece]
+        full = populated == SUPER_PAGES
+        partial = np.flatnonzero((populated > 0) & ~full)
         edge = np.diff(np.concatenate(([False], full, [False])).astype(np.int8))
-        starts = np.flatnonzero(edge == 1) << SUPER_ORDER
-        ends = np.flatnonzero(edge == -1) << SUPER_ORDER
-        if partial.size:
-            pieces = [self._runs_in(partial[at : at + _PIECE_BLOCKS]) for at in range(0, partial.size, _PIECE_BLOCKS)]
-            starts, ends = (
-                np.concatenate((whole, *parts))
-                for whole, parts in zip((starts, ends), zip(*pieces, strict=True), strict=True)
-            )
-            order = np.argsort(starts)
-            starts, ends = starts[order], ends[order]
-            joined = starts[1:] == ends[:-1]
-            starts = starts[np.concatenate(([True], ~joined))]
-            ends = ends[np.concatenate((~joined, [True]))]
-        return np.stack((starts, ends), axis=1).astype(np.int64)
+        starts = first_gfn + (np.flatnonzero(edge == 1) << SUPER_ORDER)
+        ends = first_gfn + (np.flatnonzero(edge == -1) << SUPER_ORDER)
+        if not partial.size:
+            return np.stack((starts, ends), axis=1)
+        pieces = [
+            self._runs_in(partial[at : at + _PIECE_BLOCKS] + (first_gfn >> SUPER_ORDER))
+            for at in range(0, partial.size, _PIECE_BLOCKS)
+        ]
+        starts, ends = (
+            np.concatenate((whole, *parts))
+            for whole, parts in zip((starts, ends), zip(*pieces, strict=True), strict=True)
+        )
+        order = np.argsort(starts)
+        starts, ends = starts[order], ends[order]
+        joined = starts[1:] == ends[:-1]
+        starts = starts[np.concatenate(([True], ~joined))]
+        ends = ends[np.concatenate((~joined, [True]))]
+        return np.stack((starts, ends), axis=1)
 
     def _runs_in(self, blocks: Frames) -> tuple[Frames, Frames]:
         """List the first gfns and the ends of what is populated in blocks that are no leaves, each block by itself."""
@@ -124,20 +133,19 @@ class P2m:
         gfns: Frames = (blocks[flat >> SUPER_ORDER] << SUPER_ORDER) + (flat & OFFSET_MASK)
         return gfns
 
-    def frames(self) -> Frames:
-        """List every mfn of shattered blocks (leaves not included), by gfn."""
-        return np.concatenate([*self.frames_in_pieces(), np.zeros(0, dtype=np.int64)])
-
-    def frames_in_pieces(self) -> Iterator[Frames]:
-        """List what `frames` does, a few blocks at a time."""
-        shattered = np.flatnonzero((self.populated > 0) & (self.leaf == 0))
+    def frames(self, piece: slice = _ALL) -> Frames:
+        """List every mfn of the shattered ones (leaves not included) of a *piece* of the blocks, by gfn."""
+        shattered = np.flatnonzero((self.populated[piece] > 0) & (self.leaf[piece] == 0)) + (piece.start or 0)
+        pieces = [np.zeros(0, dtype=np.int64)]
         for at in range(0, shattered.size, _PIECE_BLOCKS):
             entries = self.rows[shattered[at : at + _PIECE_BLOCKS]]
-            yield entries[entries > 0] - 1
+            pieces.append(entries[entries > 0] - 1)
+        return np.concatenate(pieces)
 
-    def leaf_supers(self) -> Frames:
-        """List the superframes of the leaves, by block."""
-        return (self.leaf[self.leaf > 0] - 1) >> SUPER_ORDER
+    def leaf_supers(self, piece: slice = _ALL) -> Frames:
+        """List the superframes of the leaves in a *piece* of the blocks, by block."""
+        leaves = self.leaf[piece]
+        return (leaves[leaves > 0] - 1) >> SUPER_ORDER
 
 
 class DomainState(StrEnum):

@@ -22,6 +22,7 @@ from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.frame_table import READ_WHOLE, FrameTable, host_layout, save_host
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
+from xbd.machine.reboot import Reboot
 from xbd.machine.settings import HostSettings
 from xbd.storage.image import Image, Kind
 from xbd.target_rules import Bound, broken_bound, static_max_pages
@@ -214,28 +215,32 @@ class Machine:
 
         *contacts*: of `reserve_reboot`, else that is called. Its grants and mappings end; where others map its pages, their mappings are cut off (see `grants.cut_off`).
         """
+        reboot = self.begin_reboot(domid, contacts)
+        while not reboot.go_on():
+            pass
+        return reboot.info()
+
+    def begin_reboot(self, domid: int, contacts: abi.Frames | None = None) -> Reboot:
+        """Begin what `reboot` does, to go on with it a few superpages at a time. Raises NoSuchDomain."""
         domain = self.domain_table.living(domid)
         contacts = self.reserve_reboot(domid) if contacts is None else contacts
         self.host.waiting.forget(domid)
         messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain), contacts)
         grants.release_mappings(self.domain_table, self.host, domain)
         grants.cut_off(self.domain_table, self.host, domain)
-        self.host.scrub_superframes(domain.p2m.leaf_supers())
-        for frames in domain.p2m.frames_in_pieces():
-            self.host.scrub(frames)
-        return self.boot_info(domid)
+        return Reboot(self, domid)
 
-    def boot_info(self, domid: int, *, resumed: bool = False) -> abi.BootInfo:
+    def boot_info(self, domid: int, *, runs: abi.Frames | None = None) -> abi.BootInfo:
         """Return what a booting guest is told: map, target, limit, features. Raises NoSuchDomain.
 
-        A guest that resumes its session (*resumed*) knows its map: it is left out.
+        *runs*: what it is told of its map, where that is known; a guest that resumes its session knows it, and gets none.
         """
         domain = self.domain_table.living(domid)
         return abi.BootInfo(
             domid=domid,
             name=domain.name,
             gfn_count=domain.p2m.gfn_count,
-            runs=np.zeros((0, 2), dtype=np.int64) if resumed else domain.p2m.runs(),
+            runs=domain.p2m.runs() if runs is None else runs,
             target_pages=domain.target_pages,
             max_pages=domain.max_pages,
             features=domain.features,

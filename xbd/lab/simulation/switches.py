@@ -18,7 +18,7 @@ from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.zone import PageState
 from xbd.machine import audit_grants, claims, domain, exchange, grants, inbox, mapping, recovery, reservation
 from xbd.machine.frame_table import FrameTable
-from xbd.machine.machine import Machine
+from xbd.machine.reboot import Reboot
 from xbd.protocol import session
 from xbd.protocol.client_session import ClientSession
 from xbd.protocol.session import Action, Event, Session, State
@@ -107,11 +107,11 @@ def _without_scrub(original: Anything) -> Anything:
 
 
 def _reboot_without_scrub(original: Anything) -> Anything:
-    def reboot(self: Machine, domid: int, contacts: Frames | None = None) -> Anything:
+    def go_on(self: Reboot) -> Anything:
         with _no_scrub():
-            return original(self, domid, contacts)
+            return original(self)
 
-    return reboot
+    return go_on
 
 
 def _swap_without_scrub(original: Anything) -> Anything:
@@ -218,7 +218,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
         "what was in a frame is there when it is given back",
         [(FrameTable, "give", _without_scrub), (FrameTable, "give_superframes", _without_scrub)],
     ),
-    "scrub-on-reboot": Switch("a rebooted guest finds its old words", [(Machine, "reboot", _reboot_without_scrub)]),
+    "scrub-on-reboot": Switch("a rebooted guest finds its old words", [(Reboot, "go_on", _reboot_without_scrub)]),
     "scrub-on-move": Switch(
         "populate_depopulate gives a page with its old word", [(exchange, "swap_small", _swap_without_scrub)]
     ),

@@ -19,6 +19,7 @@ from xbd.control.domain_record import DomainRecord, Wake
 from xbd.domain import DomainSpec
 from xbd.guest import Answered, Event, Step
 from xbd.machine import Machine
+from xbd.machine.reboot import Reboot
 from xbd.storage.memory import Crash
 from xbd.testing.oracle import Oracle, Violation, same
 
@@ -223,15 +224,13 @@ class WatchedController(Controller):
                 raise Violation(f"d{record.domid} holds {domain.tot_pages} pages, its limit is {domain.max_pages}")
         return result
 
-    def connect(
-        self, record: DomainRecord, msgid: int, session: str, last_seen: int | None, wake: Wake
-    ) -> dict[str, object]:
-        """Connect an agent; a new session zeroes the domain's memory."""
+    def open_session(self, record: DomainRecord, msgid: int, session: str, last_seen: int | None) -> Reboot | None:
+        """Open an agent's session; a new one zeroes the domain's memory."""
         self.changed = self.shared = True
-        answer = super().connect(record, msgid, session, last_seen, wake)
-        if not answer["resumed"]:
+        reboot = super().open_session(record, msgid, session, last_seen)
+        if reboot is not None:
             self.oracles.of(self.machine, record.domid).reboot_pending = True
-        return answer
+        return reboot
 
     def call(self, method: str, untrusted_params: object, client: str = ANY_CLIENT) -> dict[str, object]:
         """Do a toolstack's call, and record the limits that it sets."""
