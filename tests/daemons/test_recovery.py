@@ -12,6 +12,7 @@ from xbd.control.controller import Controller
 from xbd.control.domain_record import AWAITED_S, CRASHED_AFTER_S
 from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
 from xbd.errors import NotPermitted
+from xbd.limits import LIMITS, Limits
 from xbd.machine import Machine
 from xbd.machine.recovery import recover
 from xbd.protocol.codec import encode_notification
@@ -22,18 +23,18 @@ from xbd.storage.memory import Crash, MemoryStore
 PAGE = bytes(8)
 
 
-def saved_host() -> tuple[MemoryStore, Controller]:
+def saved_host(limits: Limits = LIMITS) -> tuple[MemoryStore, Controller]:
     """Make a host whose state is saved."""
     store = MemoryStore()
-    host = Controller(Machine(HOST_SUPERFRAMES, image=Image(store)), clock=clock)
+    host = Controller(Machine(HOST_SUPERFRAMES, image=Image(store), limits=limits), clock=clock)
     return store, host
 
 
-def restarted(store: MemoryStore) -> Controller:
+def restarted(store: MemoryStore, limits: Limits = LIMITS) -> Controller:
     """Let the daemon be killed, and the next one take up what it saved."""
     store.undo.on_note = None
     store.roll_back()
-    host = Controller(recover(store), clock=clock)
+    host = Controller(recover(store, limits), clock=clock)
     host.restore()
     return host
 
@@ -230,16 +231,16 @@ def test_a_session_is_one_connection_s_at_a_time() -> None:
     assert second.call("hello", version=1, session="s", last_seen=0)["resumed"] is True
 
 
-def test_sessions_of_clients_that_are_gone_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_of_clients_that_are_gone_make_room() -> None:
     """The one that has been away for longest is forgotten; those that are connected never are."""
-    monkeypatch.setattr("xbd.control.client_sessions.MAX_CLIENTS", 3)
-    store, host = saved_host()
+    limits = Limits(clients=3)
+    store, host = saved_host(limits)
     for name in ("a", "b", "c"):
         _client(host, session=name).endpoint.closed()
     _client(host, last_seen=0, session="a")
     _client(host, session="d")
 
-    host = restarted(store)
+    host = restarted(store, limits)
 
     for name, resumed in (("a", True), ("c", True), ("d", True), ("b", False)):
         peer = DirectPeer(ToolstackEndpoint(host, lambda: None))

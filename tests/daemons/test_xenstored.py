@@ -292,7 +292,6 @@ async def test_many_clients_with_many_watches(tmp_path: Path) -> None:
 
 async def test_it_looks_at_just_the_domain_that_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are listed once, at first; then what changes of one, or that it is gone, is shown without another list."""
-    monkeypatch.setattr("xbd.daemons.xenstored.LOOK_EVERY_S", 3600.0)
     called: list[str] = []
     async with daemon(tmp_path) as host, serving(tmp_path) as server, connected(server.path) as tool:
         call = host.call
@@ -310,7 +309,7 @@ async def test_it_looks_at_just_the_domain_that_has_changed(tmp_path: Path, monk
         create(host, "web"), create(host, "db")
         await tool.ask(Operation.WATCH, b"/local/domain\0t\0")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HostInStore(hypervisor_socket(tmp_path), server).follow)
+            nursery.start_soon(HostInStore(hypervisor_socket(tmp_path), server, 3600.0).follow)
             await until_shown(b"memory/target", 2, b"8192")
             called.clear()
             host.call("set_target", {"domid": 2, "pages": 512})
@@ -322,16 +321,15 @@ async def test_it_looks_at_just_the_domain_that_has_changed(tmp_path: Path, monk
     assert {"set_target", "destroy", "info"} <= set(called)
 
 
-async def test_a_limit_that_was_raised_counts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_limit_that_was_raised_counts_at_once(tmp_path: Path) -> None:
     """A target that is written after the raised limit was acknowledged is not refused by the limit of before."""
-    monkeypatch.setattr("xbd.daemons.xenstored.LOOK_EVERY_S", 3600.0)
     async with daemon(tmp_path) as host, serving(tmp_path) as server, connected(server.path) as tool:
         create(host, "web")
         host.call("set_max", {"domid": 1, "pages": 2048})
         changed = Alarm()
         host.subscribers.add(changed.ring)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HostInStore(hypervisor_socket(tmp_path), server).follow)
+            nursery.start_soon(HostInStore(hypervisor_socket(tmp_path), server, 3600.0).follow)
             await trio.testing.wait_all_tasks_blocked(0.05)
             for pages in (2560, 3072, 3584):
                 host.call("set_max", {"domid": 1, "pages": pages})

@@ -7,7 +7,7 @@ all places are taken, the one that has been without a connection for longest is 
 
 from typing import Final
 
-from xbd.control.saved import CLIENT_WINDOW, MAX_CLIENTS, SavedDaemon, SavedSession
+from xbd.control.saved import CLIENT_WINDOW, SavedDaemon, SavedSession
 from xbd.errors import Busy, DamagedState
 from xbd.protocol.session import Action, Session, State
 
@@ -21,19 +21,21 @@ class ClientSessions:
 
     Args:
         saved: where sessions are saved; None: they are not.
+        most: how many there are at most.
     """
 
-    def __init__(self, saved: SavedDaemon | None) -> None:
+    def __init__(self, saved: SavedDaemon | None, most: int) -> None:
         self._saved = saved
+        self._most = most
         # In the order in which they were last connected.
         self._sessions: dict[str, Session] = {}
-        self._free_rows = list(range(MAX_CLIENTS))[::-1]
+        self._free_rows = list(range(most))[::-1]
         self._rows: dict[str, int] = {}
 
     def restore(self) -> None:
         """Load what is saved: by an earlier daemon, or before a step that is undone. Raises DamagedState."""
         present = {self._rows[name]: session for name, session in self._sessions.items()}
-        self._sessions, self._rows, self._free_rows = {}, {}, list(range(MAX_CLIENTS))[::-1]
+        self._sessions, self._rows, self._free_rows = {}, {}, list(range(self._most))[::-1]
         for row in tuple(self._free_rows):
             session = present.get(row) or self._make(row)
             if isinstance(session, SavedSession) and session.reload(is_live=session.state is State.LIVE):
@@ -76,7 +78,7 @@ class ClientSessions:
         if not self._free_rows:
             stale = next((name for name, session in self._sessions.items() if session.state is State.LOST), None)
             if stale is None:
-                raise Busy(f"{MAX_CLIENTS} clients are connected", "a client less")
+                raise Busy(f"{self._most} clients are connected", "a client less")
             session = self._sessions.pop(stale)
             if isinstance(session, SavedSession):
                 session.forget()

@@ -51,13 +51,13 @@ class HostState:
         self.is_restored = self._is_saved and machine.image.is_recovered
         self.saved: SavedDaemon | None = None
         if self.is_restored:
-            self.saved = daemon_section(machine.image, new=False)
+            self.saved = daemon_section(machine.image, machine.limits, new=False)
         elif self._is_saved:
             # No step: there is no commit yet that one could be undone to.
-            self.saved = daemon_section(machine.image, new=True)
+            self.saved = daemon_section(machine.image, machine.limits, new=True)
             self.saved.write_host_uuid(str(self._seed))
             machine.commit()
-        self.clients = ClientSessions(self.saved)
+        self.clients = ClientSessions(self.saved, machine.limits.clients)
         self.uuid = (self.saved and self.saved.host_uuid) or str(self._seed)
         self.events = EventLog(clock, first_number=self._saved_next_event())
 

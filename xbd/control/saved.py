@@ -17,6 +17,7 @@ import numpy as np
 
 from xbd.abi import MAX_WORDS, Frames
 from xbd.errors import BadArgument, DamagedState
+from xbd.limits import Limits
 from xbd.machine.provision import refused
 from xbd.protocol.codec import MSGID_LIMIT
 from xbd.protocol.methods import MAX_EVENT_NUMBER, MAX_SESSION_CHARS
@@ -43,20 +44,22 @@ AGENT_LAYOUT: Final = Layout(
     }
 )
 
-# Toolstack clients: as many as may be connected, and as many again that may come back.
-MAX_CLIENTS: Final = 512
 # As many as the client library has in flight.
 CLIENT_WINDOW: Final = 64
 # What changes something is answered with a number or two; longer answers are not kept.
 _CLIENT_ANSWER_WORDS: Final = 24
-DAEMON_LAYOUT: Final = Layout(
-    {
-        "next_event": (1, 1),
-        "described": (1 << 18, 1),
-        "clients": (MAX_CLIENTS * SESSION_WORDS, 1),
-        "answers": (MAX_CLIENTS * 2 * CLIENT_WINDOW, _CLIENT_ANSWER_WORDS),
-    }
-)
+
+
+def daemon_layout(limits: Limits) -> Layout:
+    """Lay out what is saved of the daemon itself."""
+    return Layout(
+        {
+            "next_event": (1, 1),
+            "described": (1 << 18, 1),
+            "clients": (limits.clients * SESSION_WORDS, 1),
+            "answers": (limits.clients * 2 * CLIENT_WINDOW, _CLIENT_ANSWER_WORDS),
+        }
+    )
 
 
 class SavedSession(Session):
@@ -274,10 +277,10 @@ def agent_section(image: Image, domid: int, *, new: bool) -> SavedAgent:
     return SavedAgent(image, _find(image, (Kind.AGENT, domid), AGENT_LAYOUT, ("session",), "record", new=new))
 
 
-def daemon_section(image: Image, *, new: bool) -> SavedDaemon:
+def daemon_section(image: Image, limits: Limits, *, new: bool) -> SavedDaemon:
     """Make, or find, what is saved of the daemon. Raises OSError: there is no room for it."""
     whole = ("next_event", "clients")
-    return SavedDaemon(image, _find(image, (Kind.DAEMON, 0), DAEMON_LAYOUT, whole, "described", new=new))
+    return SavedDaemon(image, _find(image, (Kind.DAEMON, 0), daemon_layout(limits), whole, "described", new=new))
 
 
 def _find(

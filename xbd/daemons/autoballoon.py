@@ -7,7 +7,6 @@ one begins from what the host says; reservations end with it, as they do with th
 """
 
 from pathlib import Path
-from typing import Final
 
 import structlog
 import trio
@@ -21,17 +20,15 @@ from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.lock import FileLock
-from xbd.daemons.runtime.peers import TOOLSTACK_PATIENCE_S, converse
+from xbd.daemons.runtime.peers import converse
 from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.transport import Transport
 from xbd.errors import ConfigError, HypercallError
+from xbd.limits import LIMITS, Limits
 from xbd.policy.model import Action, SetMax, SetTarget
 
 _log = structlog.get_logger(__name__)
-
-# Each may hold a reservation; more are told to come again.
-MAX_PEERS: Final = 64
 
 
 class Autoballoon:
@@ -40,13 +37,15 @@ class Autoballoon:
     Args:
         hypervisor_path: the hypervisor's socket.
         config: what the policy may do.
+        limits: of those who reserve memory.
     """
 
-    def __init__(self, hypervisor_path: Path, config: AutoballoonConfig) -> None:
+    def __init__(self, hypervisor_path: Path, config: AutoballoonConfig, limits: Limits = LIMITS) -> None:
         self._path = hypervisor_path
         self._listener: Listener | None = None
         self._unshared = ""
         self._config = config
+        self._limits = limits
         self._balancer = Balancer(config.settings)
         self._follower = Follower("hypervisor", socket=str(hypervisor_path))
 
@@ -91,7 +90,10 @@ class Autoballoon:
 
     def open_listener(self, path: Path) -> Listener:
         """Listen for those who reserve memory: whoever may use the hypervisor's socket. Raises ConfigError: it cannot be bound."""
-        self._listener = Listener(path, sockets.bind_unix(path), MAX_PEERS, self._serve_peer, TOOLSTACK_PATIENCE_S)
+        limits = self._limits
+        self._listener = Listener(
+            path, sockets.bind_unix(path), limits.reservers, self._serve_peer, limits.toolstack_patience_s
+        )
         self.permit()
         return self._listener
 
@@ -122,14 +124,16 @@ def lock(path: Path) -> FileLock:
         raise ConfigError(lock_path, "", f"cannot be locked: {error.strerror}; is a hypervisor there?") from error
 
 
-async def run_autoballoon(hypervisor_path: Path, config: AutoballoonConfig, config_path: Path | None) -> int:
+async def run_autoballoon(
+    hypervisor_path: Path, config: AutoballoonConfig, config_path: Path | None, limits: Limits = LIMITS
+) -> int:
     """Be the daemon until SIGTERM or SIGINT; SIGHUP reads *config_path* again. Returns the exit code.
 
     Raises:
         ConfigError: another one runs, or the socket cannot be bound.
     """
     path = check_socket_path(autoballoon_socket(hypervisor_path.parent))
-    daemon = Autoballoon(hypervisor_path, config)
+    daemon = Autoballoon(hypervisor_path, config, limits)
 
     async def start(service: Service) -> int:
         held = lock(path)

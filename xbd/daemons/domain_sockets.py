@@ -16,7 +16,7 @@ from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.disk_gate import DiskGate
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.outside import calls
-from xbd.daemons.runtime.peers import DOMAIN_PATIENCE_S, TOOLSTACK_PATIENCE_S, converse
+from xbd.daemons.runtime.peers import DOMAIN_PATIENCE_S, converse
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.runtime.transport import Transport
 from xbd.daemons.runtime.turns import Turns
@@ -63,7 +63,7 @@ class HostSockets:
             passed or sockets.bind_unix(path, group=group),
             MAX_TOOLSTACK_PEERS,
             lambda transport, log: converse(transport, lambda wake: ToolstackEndpoint(host, wake), log=log),
-            TOOLSTACK_PATIENCE_S,
+            host.machine.limits.toolstack_patience_s,
             # With a group the file's mode decides: SO_PEERCRED does not tell supplementary groups.
             anybody=group is not None or passed is not None,
             passed=passed is not None,

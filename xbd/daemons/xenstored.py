@@ -39,10 +39,14 @@ _HINTS: Final = frozenset(
 
 
 class HostInStore:
-    """The hypervisor at *path*, shown in a server's store, and asked for the targets that are written there."""
+    """The hypervisor at *path*, shown in a server's store, and asked for the targets that are written there.
 
-    def __init__(self, path: Path, server: XenstoreServer) -> None:
+    All domains are looked at every *look_every_s*.
+    """
+
+    def __init__(self, path: Path, server: XenstoreServer, look_every_s: float = LOOK_EVERY_S) -> None:
         self._path = path
+        self._look_every_s = look_every_s
         self._server = server
         self._news = Alarm()
         self._bridge = Bridge(server.store, self._news.ring)
@@ -60,7 +64,7 @@ class HostInStore:
             looked_at_all = -math.inf
             while True:
                 began = trio.current_time()
-                if began - looked_at_all >= LOOK_EVERY_S or len(self._changed) > LOOK_AT_MOST:
+                if began - looked_at_all >= self._look_every_s or len(self._changed) > LOOK_AT_MOST:
                     looked_at_all = began
                     await self._look_at_all(client)
                 else:
@@ -70,7 +74,7 @@ class HostInStore:
                 await self._ask(client)
                 self._follower.check_in.here()
                 await trio.sleep(max(LOOK_PAUSE_S, trio.current_time() - began))
-                with trio.move_on_at(looked_at_all + LOOK_EVERY_S):
+                with trio.move_on_at(looked_at_all + self._look_every_s):
                     await self._news.wait()
 
     async def _hear(self, client: Client) -> None:

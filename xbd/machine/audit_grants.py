@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import MAX_GRANTS
 from xbd.machine.domain import Domain, DomainState
 from xbd.machine.frame_table import FrameTable
 from xbd.units import SUPER_ORDER, SUPER_PAGES
@@ -50,6 +49,7 @@ def audit_grants(host: FrameTable, domains: Sequence[Domain]) -> list[str]:
 def _check_ranges(host: FrameTable, domain: Domain) -> list[str]:
     """Say which numbers in a domain's tables lie outside what they are to index."""
     ranges: list[tuple[str, NDArray[Any], int, int]] = []
+    most_grants, _ = domain.section.layout.columns["grants"]
     if domain.grants is not None:
         ranges.append(("gfn of a grant", domain.grants.gfn, 0, domain.p2m.gfn_count))
     if domain.mappings is not None:
@@ -57,7 +57,7 @@ def _check_ranges(host: FrameTable, domain: Domain) -> list[str]:
         ranges += [
             ("slot of a mapping", table.gfn, 0, domain.p2m.gfn_count),
             ("frame of a mapping", table.mfn, 0, host.heap.frame_count),
-            ("reference of a mapping", table.ref, 0, MAX_GRANTS - 1),
+            ("reference of a mapping", table.ref, 0, most_grants - 1),
         ]
     return [
         f"d{domain.domid}: the {what} lies outside, from {int(numbers.min())} to {int(numbers.max())}"

@@ -16,11 +16,12 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import MAX_DOMAINS, MAX_GRANTS, MAX_MAPPINGS, MAX_NAME_CHARS, DomainType, Features, Frames
+from xbd.abi import MAX_DOMAINS, MAX_NAME_CHARS, DomainType, Features, Frames
 from xbd.domain import DomainInfo
+from xbd.limits import Limits
 from xbd.machine.counts import COUNTS, Counts
 from xbd.machine.grant_tables import GRANT_WORDS, MAPPING_WORDS, GrantTable, MappingTable
-from xbd.machine.inbox import INBOX_COLUMN_WORDS, Inbox
+from xbd.machine.inbox import Inbox, inbox_column_words
 from xbd.storage.image import Column, Image, Layout, Section
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
@@ -32,27 +33,27 @@ NO_RUNS: Final = np.zeros((0, 2), dtype=np.int64)
 # A character of UTF-8 has four bytes at most; the name's length in bytes comes before it.
 _NAME_WORDS: Final = 1 + MAX_NAME_CHARS * 4 // 8
 # The UUID's words lie behind those of the limits. Spare words: a few more can be added without another layout.
-LIMITS: Final = (1, 16)
+LIMITS_SHAPE: Final = (1, 16)
 _UUID: Final = slice(8, 10)
 # The columns that are read whole at every start, and whenever a domain is told; the others only where they were touched.
 READ_WHOLE: Final = ("limits", "name", "counts", "blocks")
 
 
-def domain_layout(gfn_count: int) -> Layout:
+def domain_layout(gfn_count: int, limits: Limits) -> Layout:
     """Lay out what is saved of a domain."""
     blocks = -(-gfn_count // SUPER_PAGES)
     return Layout(
         {
-            "limits": LIMITS,
+            "limits": LIMITS_SHAPE,
             "name": (1, _NAME_WORDS),
             "counts": (COUNTS, 1),
             "peers": (MAX_DOMAINS, 1),
             # leaf, home
             "blocks": (blocks, 2),
             "entry": (blocks << SUPER_ORDER, 1),
-            "grants": (MAX_GRANTS, GRANT_WORDS),
-            "mappings": (MAX_MAPPINGS, MAPPING_WORDS),
-            "inbox": (INBOX_COLUMN_WORDS, 1),
+            "grants": (limits.grants, GRANT_WORDS),
+            "mappings": (limits.mappings, MAPPING_WORDS),
+            "inbox": (inbox_column_words(limits.inbox_words), 1),
         }
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from xbd.abi import MAX_DOMAINS, DomainType
 from xbd.errors import BadArgument, DamagedState, NoSuchDomain, OutOfFrames
+from xbd.limits import Limits
 from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import Domain, DomainState
 from xbd.storage.image import Image, Kind, Section
@@ -24,13 +25,14 @@ _BIRTHS_SO_FAR: Final = MAX_DOMAINS
 class DomainTable:
     """The domains, zombies included.
 
-    Attributes: *domains* by domid; *woken*: domains that got messages, *vanished*: zombies that are gone, both since
+    Attributes: *limits*: of each; *domains* by domid; *woken*: domains that got messages, *vanished*: zombies that are gone, both since
     the
     last time these were taken, oldest first.
     """
 
-    def __init__(self, image: Image, section: Section) -> None:
+    def __init__(self, image: Image, section: Section, limits: Limits) -> None:
         self.image = image
+        self.limits = limits
         self.domains: dict[int, Domain] = {}
         self._section = section
         self._births = section.column("births")

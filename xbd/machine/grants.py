@@ -13,7 +13,6 @@ Source: Xen common/grant_table.c, map_grant_ref and unmap_common; Linux drivers/
 import numpy as np
 
 from xbd.abi import (
-    MAX_GRANTS,
     TURN_EXTENTS,
     EndGrant,
     Frames,
@@ -80,7 +79,7 @@ def end_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, comma
 
 def _known(table: GrantTable, refs: Frames) -> tuple[np.ndarray, Frames]:
     """Say which references are grants, and return a row that can be read for each."""
-    inside = (refs >= 0) & (refs < MAX_GRANTS)
+    inside = (refs >= 0) & (refs < table.gfn.size)
     rows: Frames = refs if np.count_nonzero(inside) == refs.size else np.where(inside, refs, 0)
     return inside & (table.gfn[rows] > 0), rows
 

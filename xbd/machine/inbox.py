@@ -11,20 +11,23 @@ from typing import Final
 
 import numpy as np
 
-from xbd.abi import INBOX_WORDS, SENDER_WORDS, Frames, Words, message_header, split_header
+from xbd.abi import SENDER_WORDS, Frames, Words, message_header, split_header
 from xbd.errors import DamagedState
 from xbd.storage.image import Column
 
-MESSAGES_MOST_WORDS: Final = INBOX_WORDS // 2
 # Before the ring: where the oldest message begins, and how many words are in use.
 _FIRST: Final = 0
 _USED: Final = 1
 _RING: Final = 8
-INBOX_COLUMN_WORDS: Final = _RING + INBOX_WORDS
+
+
+def inbox_column_words(inbox_words: int) -> int:
+    """Count the words of the column of an inbox that holds *inbox_words*."""
+    return _RING + inbox_words
 
 
 class Inbox:
-    """The inbox of one domain, in a column of `INBOX_COLUMN_WORDS` words. Raises DamagedState: they are no inbox.
+    """The inbox of one domain, in a column of `inbox_column_words`. Raises DamagedState: they are no inbox.
 
     Attributes: *used_words*: words in use, headers included; *shares*: how many of them each sender has.
     """
@@ -32,9 +35,10 @@ class Inbox:
     def __init__(self, column: Column) -> None:
         self._column = column
         self._ring: Words = column.words[_RING:].view(np.uint64)
+        self._ring_words = self._ring.size
         self._first = int(column.words[_FIRST])
         self.used_words = int(column.words[_USED])
-        if not (0 <= self._first < INBOX_WORDS and 0 <= self.used_words <= MESSAGES_MOST_WORDS * 2):
+        if not (0 <= self._first < self._ring_words and 0 <= self.used_words <= self._ring_words):
             raise DamagedState(f"an inbox of {self.used_words} words from {self._first} on makes no sense")
         self.shares: dict[int, int] = {}
         # Senders whose newest message here is the empty one: they need no second.
@@ -45,12 +49,12 @@ class Inbox:
     @property
     def next_row(self) -> int:
         """Tell the row of the column where the next message begins."""
-        return _RING + (self._first + self.used_words) % INBOX_WORDS
+        return _RING + (self._first + self.used_words) % self._ring_words
 
     def has_room(self, sender: int, length: int) -> bool:
         """Say whether *sender* may put a message of *length* words."""
         within_share = self.shares.get(sender, 0) + length + 1 <= SENDER_WORDS
-        return within_share and self.used_words + length + 1 <= MESSAGES_MOST_WORDS
+        return within_share and self.used_words + length + 1 <= self._ring_words // 2
 
     def put(self, sender: int, words: Words) -> None:
         """Append a message for which there is room; one without words says that *sender* is gone or has rebooted."""
@@ -75,7 +79,7 @@ class Inbox:
             taken += length + 1
             self._return_share(sender, length)
         words = self._ring[self._span(0, taken)]
-        self._move((self._first + taken) % INBOX_WORDS, self.used_words - taken)
+        self._move((self._first + taken) % self._ring_words, self.used_words - taken)
         return words
 
     def clear(self) -> None:
@@ -101,10 +105,10 @@ class Inbox:
             self._departed.discard(sender)
 
     def _span(self, offset: int, length: int) -> Frames:
-        return np.arange(self._first + offset, self._first + offset + length) % INBOX_WORDS
+        return np.arange(self._first + offset, self._first + offset + length) % self._ring_words
 
     def _message_at(self, offset: int) -> tuple[int, int]:
-        return split_header(int(self._ring[(self._first + offset) % INBOX_WORDS]))
+        return split_header(int(self._ring[(self._first + offset) % self._ring_words]))
 
     def _walk(self) -> Iterator[tuple[int, int]]:
         """Go through the messages, oldest first: sender and length of each."""

@@ -13,6 +13,7 @@ from xbd import abi
 from xbd.domain import DOM0, DOM0_OF_XEN, DomainInfo
 from xbd.errors import BadArgument, HypercallError, NoSuchDomain
 from xbd.frames import expand_supers, group_by_super
+from xbd.limits import LIMITS, Limits
 from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
@@ -50,10 +51,18 @@ class HostStatistics:
 class Machine:
     """A host of *superframes* superframes (2 MiB each) with no domain."""
 
-    def __init__(self, superframes: int, *, settings: HostSettings | None = None, image: Image | None = None) -> None:
+    def __init__(
+        self,
+        superframes: int,
+        *,
+        settings: HostSettings | None = None,
+        image: Image | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
         if superframes < 1:
             raise BadArgument(f"a host of {superframes} superframes", "at least one")
         self.settings = settings or HostSettings()
+        self.limits = limits
         self.image = image or Image()
         section = self.image.sections.get((Kind.HOST, 0))
         if section is None:
@@ -61,7 +70,7 @@ class Machine:
             self.image.allocate_once(section, *map(section.span, READ_WHOLE))
             save_host(section, superframes, self.settings)
         self.host = FrameTable(superframes, self.settings, self.image, section)
-        self.domain_table = DomainTable(self.image, section)
+        self.domain_table = DomainTable(self.image, section, limits)
         self._domains = self.domain_table.domains
         self._operations = bind(self.domain_table, self.host)
 

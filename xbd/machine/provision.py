@@ -72,7 +72,7 @@ def make_tables(
     image = domain_table.image
     with refused("the domain is not created"), ExitStack() as undo:
         reserve_creation(image, target_pages)
-        section = image.add_section(Kind.DOMAIN, domid, domain_layout(gfn_count))
+        section = image.add_section(Kind.DOMAIN, domid, domain_layout(gfn_count, domain_table.limits))
         undo.callback(image.drop_section, Kind.DOMAIN, domid)
         undo.callback(image.drop, f"domain.{domid}.")
         p2m = P2m(gfn_count, image, section)

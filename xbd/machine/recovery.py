@@ -11,12 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_GRANTS, MAX_NAME_CHARS, DomainType, Frames
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_NAME_CHARS, DomainType, Frames
 from xbd.errors import DamagedState, HypercallError
+from xbd.limits import LIMITS, Limits
 from xbd.machine import frame_table
 from xbd.machine.audit import frames_at_home
 from xbd.machine.counts import MAX_COUNT
-from xbd.machine.domain import LIMITS, READ_WHOLE, Domain, DomainState, P2m, domain_layout, saved_uuid
+from xbd.machine.domain import LIMITS_SHAPE, READ_WHOLE, Domain, DomainState, P2m, domain_layout, saved_uuid
 from xbd.machine.frame_table import FrameTable, saved_host
 from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.inbox import Inbox
@@ -33,13 +34,13 @@ _TRIPPED: Final = (ArithmeticError, AssertionError, HypercallError, LookupError,
 _CHUNK_SUPERS = 4096
 
 
-def recover(store: Store) -> Machine:
-    """Rebuild the machine whose sections *store* keeps; no step is under way in it.
+def recover(store: Store, limits: Limits = LIMITS) -> Machine:
+    """Rebuild the machine whose sections *store* keeps, of the same *limits*; no step is under way in it.
 
     Raises:
         DamagedState: what is saved is impossible; the message says what, and of which domain.
     """
-    return _rebuild(Image(store))
+    return _rebuild(Image(store), limits)
 
 
 def undo_step(machine: Machine) -> None:
@@ -49,24 +50,24 @@ def undo_step(machine: Machine) -> None:
         DamagedState: what is saved is impossible; the machine is not to be used any more.
     """
     machine.image.roll_back()
-    machine.become(_rebuild(machine.image))
+    machine.become(_rebuild(machine.image, machine.limits))
 
 
-def _rebuild(image: Image) -> Machine:
+def _rebuild(image: Image, limits: Limits) -> Machine:
     """Derive a machine from the sections of an image. Raises DamagedState."""
     try:
-        return _derive(image)
+        return _derive(image, limits)
     except _TRIPPED as error:
         # The checks below say what is wrong more plainly. But saved words can be anything: whatever exception they
         # cause here, the cause is the damaged state.
         raise DamagedState(f"what is saved does not fit together: {type(error).__name__}: {error}") from error
 
 
-def _derive(image: Image) -> Machine:
+def _derive(image: Image, limits: Limits) -> Machine:
     host_section = image.open_section(Kind.HOST, 0)
     superframes, settings = saved_host(host_section)
     image.allocate_once(host_section, *map(host_section.span, frame_table.READ_WHOLE))
-    machine = Machine(superframes, settings=settings, image=image)
+    machine = Machine(superframes, settings=settings, image=image, limits=limits)
     for domid, birth in machine.domain_table.saved():
         domain = _read_domain(machine, domid, birth)
         if domain.state is not DomainState.ZOMBIE and machine.domain_table.named(domain.name) is not None:
@@ -93,7 +94,7 @@ def _derive(image: Image) -> Machine:
 
 def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
     section = machine.image.open_section(Kind.DOMAIN, domid)
-    if section.layout.columns.get("limits") != LIMITS:
+    if section.layout.columns.get("limits") != LIMITS_SHAPE:
         raise DamagedState(f"d{domid} is laid out as another version of xbd does")
     limits = [int(word) for word in section.column("limits").words[0, :8]]
     saved_birth, gfn_count, max_pages, target_pages, min_pages, claimed_pages, kind, state = limits
@@ -101,7 +102,7 @@ def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
     if (
         saved_birth != birth
         or not 1 <= gfn_count <= MAX_DOMAIN_PAGES
-        or section.layout != domain_layout(gfn_count)
+        or section.layout != domain_layout(gfn_count, machine.limits)
         or not 0 <= kind < len(DomainType)
         or not 0 <= state < len(DomainState)
         or not 1 <= max_pages <= MAX_DOMAIN_PAGES
@@ -224,7 +225,7 @@ def _derive_references(machine: Machine, domain: Domain) -> None:
         if (
             owner is None
             or owner.grants is None
-            or not 0 <= int(refs.min()) <= int(refs.max()) < MAX_GRANTS
+            or not 0 <= int(refs.min()) <= int(refs.max()) < owner.grants.gfn.size
             or int(mfns.max()) >= machine.host.heap.frame_count
         ):
             raise DamagedState(f"d{domain.domid}: maps what d{domid} has not granted")

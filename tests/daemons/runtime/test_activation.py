@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from xbd.daemons.runtime import activation
 from xbd.daemons.runtime.activation import take_passed_socket
 from xbd.errors import ConfigError
 
@@ -18,13 +17,6 @@ PID = 42
 def environment(count: int = 1) -> dict[str, str]:
     """Spell out what a manager says of *count* sockets."""
     return {"LISTEN_PID": str(PID), "LISTEN_FDS": str(count), "LISTEN_FDNAMES": ":".join(["tools"] * count), "A": "b"}
-
-
-def passed(monkeypatch: pytest.MonkeyPatch, descriptor: int) -> int:
-    """Pass a copy of a descriptor; returns the copy."""
-    copy = os.dup(descriptor)
-    monkeypatch.setattr(activation, "FIRST_DESCRIPTOR", copy)
-    return copy
 
 
 def is_open(descriptor: int) -> bool:
@@ -46,14 +38,12 @@ def bound(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-def test_the_socket_that_clients_look_for_is_taken(
-    tmp_path: Path, bound: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_socket_that_clients_look_for_is_taken(tmp_path: Path, bound: socket.socket) -> None:
     """Not inherited by children, who are not told of it either; a link to its directory is as good."""
     (tmp_path / "link").symlink_to(tmp_path)
-    copy = passed(monkeypatch, bound.fileno())
+    copy = os.dup(bound.fileno())
     environ = environment()
-    listener = take_passed_socket(environ, PID, tmp_path / "link" / "hypervisor.sock")
+    listener = take_passed_socket(environ, PID, tmp_path / "link" / "hypervisor.sock", copy)
 
     assert listener is not None
     with listener, socket.socket(socket.AF_UNIX) as client:
@@ -72,11 +62,11 @@ def test_what_is_meant_for_nobody_or_another_is_left_alone(tmp_path: Path, envir
     assert take_passed_socket(environ, PID, tmp_path / "hypervisor.sock") is None
 
 
-def test_another_path_is_refused(tmp_path: Path, bound: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_path_is_refused(tmp_path: Path, bound: socket.socket) -> None:
     """Nobody would look there; both paths are named, and where to correct it. The descriptor is closed."""
-    copy = passed(monkeypatch, bound.fileno())
+    copy = os.dup(bound.fileno())
     with pytest.raises(ConfigError) as refused:
-        take_passed_socket(environment(), PID, tmp_path / "run" / "hypervisor.sock")
+        take_passed_socket(environment(), PID, tmp_path / "run" / "hypervisor.sock", copy)
 
     assert str(refused.value) == (
         f"{tmp_path}/run/hypervisor.sock: the passed socket 'tools' is bound to '{tmp_path}/hypervisor.sock'; "
@@ -95,48 +85,45 @@ def test_another_path_is_refused(tmp_path: Path, bound: socket.socket, monkeypat
     ],
 )
 def test_other_kinds_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: socket.AddressFamily, kind: socket.SocketKind, words: str
+    tmp_path: Path, family: socket.AddressFamily, kind: socket.SocketKind, words: str
 ) -> None:
     """By what they are."""
     with socket.socket(family, kind) as other:
-        copy = passed(monkeypatch, other.fileno())
+        copy = os.dup(other.fileno())
         with pytest.raises(ConfigError, match=words):
-            take_passed_socket(environment(), PID, tmp_path / "hypervisor.sock")
+            take_passed_socket(environment(), PID, tmp_path / "hypervisor.sock", copy)
     assert not is_open(copy)
 
 
-def test_what_is_no_socket_or_not_open_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_socket_or_not_open_is_refused(tmp_path: Path) -> None:
     """A file, and a descriptor that nobody opened."""
     with (tmp_path / "file").open("w") as file:
-        copy = passed(monkeypatch, file.fileno())
+        copy = os.dup(file.fileno())
         for words in ("is no socket", "is not open"):
             with pytest.raises(ConfigError, match=words):
-                take_passed_socket(environment(), PID, tmp_path / "hypervisor.sock")
+                take_passed_socket(environment(), PID, tmp_path / "hypervisor.sock", copy)
             assert not is_open(copy)
 
 
-def test_a_socket_that_does_not_listen_or_is_open_to_all_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_socket_that_does_not_listen_or_is_open_to_all_is_refused(tmp_path: Path) -> None:
     """SocketMode=0666 lets everybody move memory."""
     path = tmp_path / "hypervisor.sock"
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(path))
-        passed(monkeypatch, bound.fileno())
         with pytest.raises(ConfigError, match="does not listen"):
-            take_passed_socket(environment(), PID, path)
+            take_passed_socket(environment(), PID, path, os.dup(bound.fileno()))
         bound.listen()
         path.chmod(0o666)
-        passed(monkeypatch, bound.fileno())
         with pytest.raises(ConfigError, match=r"everybody may use .*mode 0666.*SocketMode=0660"):
-            take_passed_socket(environment(), PID, path)
+            take_passed_socket(environment(), PID, path, os.dup(bound.fileno()))
 
 
-def test_more_than_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_one_is_refused(tmp_path: Path) -> None:
     """Rather than one of them left without anybody who accepts."""
-    monkeypatch.setattr(activation, "FIRST_DESCRIPTOR", 1 << 24)  # none that this process has open
     with pytest.raises(ConfigError, match=r"2 sockets were passed \(tools:tools\), one is expected"):
-        take_passed_socket(environment(2), PID, tmp_path / "hypervisor.sock")
+        take_passed_socket(
+            environment(2), PID, tmp_path / "hypervisor.sock", 1 << 24
+        )  # none that this process has open
 
 
 def test_a_count_that_is_none_is_refused(tmp_path: Path) -> None:

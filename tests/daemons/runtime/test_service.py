@@ -14,7 +14,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.daemons.runtime.manager import Manager, service_manager
 from xbd.control.rate_limit import SourceLog, TokenBucket
-from xbd.daemons.runtime import disk_gate
 from xbd.daemons.runtime.check_in import SOON_S, CheckIn
 from xbd.daemons.runtime.disk_gate import DiskGate
 from xbd.daemons.runtime.listener import Listener
@@ -250,9 +249,7 @@ async def unreached(transport: Transport, log: SourceLog) -> None:
 def looking_at_the_disk(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[object]]]]:
     """Look whether a disk is full, and then not for long."""
     del path
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk_gate, "LOOK_EVERY_S", 1e9)
-        yield "look at the disk", DiskGate(lambda: False).watch
+    yield "look at the disk", DiskGate(lambda: False, look_every_s=1e9).watch
 
 
 @contextmanager

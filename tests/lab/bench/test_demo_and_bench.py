@@ -7,8 +7,8 @@ import pytest
 from xbd.errors import XbdError
 from xbd.lab.bench.command import render as render_figures
 from xbd.lab.bench.figures import summarize
-from xbd.lab.bench.shell import fleet, flood, grants, host, wire
-from xbd.lab.bench.shell.flood import measure_flood
+from xbd.lab.bench.shell import fleet, host, wire
+from xbd.lab.bench.shell.flood import FloodScale, measure_flood
 from xbd.lab.bench.shell.grants import measure_grants
 from xbd.lab.bench.shell.wire import measure_hypercalls
 from xbd.lab.demo.command import Coverage, StrategyResult, render
@@ -33,12 +33,10 @@ async def test_a_host_that_does_not_start_says_why(tmp_path: Path) -> None:
             pass
 
 
-async def test_hypercalls_are_measured_against_echoes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hypercalls_are_measured_against_echoes(tmp_path: Path) -> None:
     """A few rounds against a real daemon and a real echo server give figures, and leave no domain behind."""
-    monkeypatch.setattr(wire, "_ROUNDS", 3)
-    monkeypatch.setattr(wire, "_CALLS_PER_ROUND", 2)
     async with running_host(_HOST, tmp_path) as client:
-        figures = await measure_hypercalls(client, tmp_path / "run", tmp_path)
+        figures = await measure_hypercalls(client, tmp_path / "run", tmp_path, rounds=3, calls=2)
         assert [domain.name for domain in await client.list()] == ["web"]
         assert list(await client.audit()) == []
 
@@ -56,14 +54,11 @@ async def test_calls_in_flight_are_all_answered(tmp_path: Path) -> None:
         assert await another.call("populate", {}) == [512, None]
 
 
-async def test_a_trip_is_measured_against_the_wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_trip_is_measured_against_the_wire(tmp_path: Path) -> None:
     """A guest goes down and up over a real host; as many calls are echoed."""
-    monkeypatch.setattr(host, "_LARGE_GIB", 1)
-    monkeypatch.setattr(host, "_SMALL_GIB", 0.5)
-    monkeypatch.setattr(host, "_TRIPS", {"2m": 2})
     host_toml = '[host]\nmemory = "2g"\n[[guest]]\nname = "web"\nmaximum = "1g"\n'
     async with running_host(host_toml, tmp_path) as client:
-        figures = await host.measure_trips(client, tmp_path, "2m", 1)
+        figures = await host.measure_trips(client, tmp_path, "2m", 1, (0.5, 1.0))
     assert sorted(figures) == [
         "grow_2m_one_in_flight", "grow_2m_one_in_flight_vs_wire", "shrink_2m_one_in_flight",
         "shrink_2m_one_in_flight_vs_wire", "wire_2m_one_in_flight",
@@ -71,32 +66,28 @@ async def test_a_trip_is_measured_against_the_wire(tmp_path: Path, monkeypatch: 
     assert all(figure.value > 0 for figure in figures.values())
 
 
-async def test_a_fleet_is_measured_against_one_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fleet_is_measured_against_one_guest(tmp_path: Path) -> None:
     """Three guests retargeted at once, one guest three times, and what the two more cost."""
-    monkeypatch.setattr(fleet, "_GUESTS", 3)
-    figures = await fleet.measure_fleet(tmp_path)
+    figures = await fleet.measure_fleet(tmp_path, guests=3)
     assert figures["retarget_1000_vs_one"].ratio_to is not None
     assert all(figure.value > 0 for figure in figures.values())
 
 
-async def test_mapping_is_measured_against_populating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_mapping_is_measured_against_populating(tmp_path: Path) -> None:
     """A round of each against a real daemon gives figures; no domain, grant or mapping is left behind."""
-    monkeypatch.setattr(grants, "_ROUNDS", 3)
     async with running_host(_HOST, tmp_path) as client:
-        figures = await measure_grants(client, tmp_path / "run")
+        figures = await measure_grants(client, tmp_path / "run", rounds=3)
         assert [domain.name for domain in await client.list()] == ["web"]
         assert list(await client.audit()) == []
 
     assert figures["grant_map_vs_populate"].ratio_to is not None
 
 
-async def test_a_flood_is_measured_against_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_is_measured_against_quiet(tmp_path: Path) -> None:
     """Each kind of flood is a process that comes about and goes; no domain is left behind, the audit is clean."""
-    monkeypatch.setattr(flood, "_ROUNDS", 2)
-    monkeypatch.setattr(flood, "_CALLS_PER_ROUND", 20)
-    monkeypatch.setattr(flood, "_CROWDS", (2,))
+    scale = FloodScale(rounds=2, calls_per_round=20, crowds=(2,))
     async with running_host('[host]\nmemory = "1g"\n', tmp_path) as client:
-        figures = await measure_flood(client, tmp_path / "run")
+        figures = await measure_flood(client, tmp_path / "run", scale)
         assert list(await client.list()) == []
         assert list(await client.audit()) == []
 

@@ -23,7 +23,9 @@ FIRST_DESCRIPTOR: Final = 3
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-def take_passed_socket(environ: MutableMapping[str, str], pid: int, path: Path) -> socket.socket | None:
+def take_passed_socket(
+    environ: MutableMapping[str, str], pid: int, path: Path, first_descriptor: int = FIRST_DESCRIPTOR
+) -> socket.socket | None:
     """Take the socket that was passed to process *pid*; None when none was.
 
     The variables are removed from *environ*: no child shall think that it is meant.
@@ -32,6 +34,7 @@ def take_passed_socket(environ: MutableMapping[str, str], pid: int, path: Path) 
         environ: where LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES are.
         pid: this process's own number; what is passed to another one is left alone.
         path: where the socket has to listen.
+        first_descriptor: where what was passed begins.
 
     Raises:
         ConfigError: something else, more than one, or a socket that everybody may use was passed. All that
@@ -43,7 +46,7 @@ def take_passed_socket(environ: MutableMapping[str, str], pid: int, path: Path) 
     if not (told_count.isascii() and told_count.isdecimal()):
         raise ConfigError("$LISTEN_FDS", "", f"{told_count!r:.80} is not a number of descriptors")
     names = told_names.split(":")
-    passed = [FIRST_DESCRIPTOR + index for index in range(int(told_count))]
+    passed = [first_descriptor + index for index in range(int(told_count))]
     if not passed:
         return None
     if len(passed) > 1:

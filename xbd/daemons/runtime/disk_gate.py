@@ -24,8 +24,9 @@ LOOK_EVERY_S: Final = 0.1
 class DiskGate:
     """Open while *is_full* says no; where it raises OSError, nobody can tell, and that counts as full."""
 
-    def __init__(self, is_full: Callable[[], bool]) -> None:
+    def __init__(self, is_full: Callable[[], bool], look_every_s: float = LOOK_EVERY_S) -> None:
         self._is_full = is_full
+        self._look_every_s = look_every_s
         self._open = trio.Event()
         self._open.set()
 
@@ -45,7 +46,7 @@ class DiskGate:
             while True:
                 self._look()
                 check_in.here()
-                await trio.sleep(LOOK_EVERY_S)
+                await trio.sleep(self._look_every_s)
 
     def _look(self) -> None:
         """Open or close the gate by what is free now; a change is logged."""

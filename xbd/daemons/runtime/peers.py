@@ -31,9 +31,7 @@ _log = structlog.get_logger(__name__)
 
 TakeTurn = Callable[["Endpoint"], Awaitable[bytes]]
 
-# How long a toolstack may leave its answers unread; a person who stopped one with Ctrl-Z can start it anew.
-TOOLSTACK_PATIENCE_S: Final = 10.0
-# And an agent: one that is stopped for longer resumes its session, and until then its answers wait in nobody's memory.
+# How long an agent may leave its answers unread: one that is stopped for longer resumes its session, and until then its answers wait in nobody's memory.
 DOMAIN_PATIENCE_S: Final = 60.0
 # How long a peer may be connected before it has said hello; it is the first thing that anybody sends.
 HELLO_PATIENCE_S: Final = 10.0

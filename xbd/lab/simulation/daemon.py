@@ -8,7 +8,8 @@ from xbd.errors import DamagedState
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.options import Plan
 from xbd.lab.simulation.rng import Rng
-from xbd.lab.simulation.watched import Limits, Oracles, OrderedSet, WatchedController
+from xbd.lab.simulation.watched import Bounds, Oracles, OrderedSet, WatchedController
+from xbd.limits import Limits
 from xbd.machine import Machine
 from xbd.machine.recovery import recover
 from xbd.storage.image import Image
@@ -22,6 +23,9 @@ _AT_COMMIT_SHARE: Final = 0.3
 # How often it is killed again while it starts.
 _AT_START_SHARE: Final = 0.1
 _DOWN_MOST_S: Final = 0.3
+# Grants: fewer than the block I/O of a busy guest takes at times, so that the tables run full, and audits are fast; an
+# inbox: twice what all possible senders may fill.
+LIMITS: Final = Limits(grants=128, mappings=256, inbox_words=1 << 15)
 
 
 class DaemonContext(Context, DomainSockets, Protocol):
@@ -46,12 +50,12 @@ class Daemon:
         self.up = True
         self.store = MemoryStore()
         self.oracles = Oracles()
-        machine = Machine(plan.superframes, settings=plan.settings, image=Image(self.store))
+        machine = Machine(plan.superframes, settings=plan.settings, image=Image(self.store), limits=LIMITS)
         self.host = self._new_host(machine, {})
         with self.host.step():
             self._create_dom0(plan)
 
-    def _new_host(self, machine: Machine, limits: dict[int, Limits]) -> WatchedController:
+    def _new_host(self, machine: Machine, limits: dict[int, Bounds]) -> WatchedController:
         host = WatchedController(machine, clock=lambda: self._world.now, sockets=self._world)
         host.oracles, host.limits = self.oracles, limits
         host.subscribers = OrderedSet()
@@ -61,7 +65,7 @@ class Daemon:
         pages = max(2, plan.superframes // 4) * SUPER_PAGES
         guest = {"verify": True, "block_back_end": {"persistent": self._rng.bernoulli(0.5)}}
         self.host.create_dom0({"name": "dom0", "max_pages": pages, "target_pages": pages, "guest": guest})
-        self.host.limits[0] = Limits(pages, pages)
+        self.host.limits[0] = Bounds(pages, pages)
 
     # -- stopping
 
@@ -100,7 +104,7 @@ class Daemon:
         if not self._world.healing and self._rng.bernoulli(_AT_START_SHARE):
             self.store.crash_after(1)
         try:
-            host = self._new_host(recover(self.store), before.limits_before)
+            host = self._new_host(recover(self.store, LIMITS), before.limits_before)
             host.restore()
         except DamagedState as error:
             raise Violation(f"the daemon cannot be started again: {error}") from error
@@ -115,7 +119,7 @@ class Daemon:
         """Compare the domains' limits with those at the last commit."""
         machine = self.host.machine
         found = {
-            domid: Limits(machine.domain(domid).target_pages, machine.domain(domid).max_pages)
+            domid: Bounds(machine.domain(domid).target_pages, machine.domain(domid).max_pages)
             for domid in machine.living_domains()
         }
         if found != before.limits_before:

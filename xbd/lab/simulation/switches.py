@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from xbd.abi import INBOX_WORDS, Frames
+from xbd.abi import Frames
 from xbd.control.agent import Agent
 from xbd.errors import BadArgument
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.zone import PageState
-from xbd.machine import audit_grants, claims, domain, exchange, grants, inbox, mapping, recovery, reservation
+from xbd.machine import claims, exchange, grants, mapping, reservation
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.reboot import Reboot
 from xbd.protocol import session
@@ -270,33 +270,3 @@ SWITCHES: Final[Mapping[str, Switch]] = {
         "a page whose command is in flight can be used", [(Balloon, "isolate_pages", _isolate_nothing)]
     ),
 }
-
-
-# -- small tables
-
-# Fewer than the block I/O of a busy guest takes at times, so that the tables run full.
-_GRANTS: Final = 128
-_MAPPINGS: Final = 256
-# Twice what all possible senders may fill.
-_INBOX_WORDS: Final = 1 << 15
-_RING_BEGINS: Final = inbox.INBOX_COLUMN_WORDS - INBOX_WORDS
-_SIZES: Final = (
-    (domain, "MAX_GRANTS", _GRANTS),
-    (grants, "MAX_GRANTS", _GRANTS),
-    (recovery, "MAX_GRANTS", _GRANTS),
-    (audit_grants, "MAX_GRANTS", _GRANTS),
-    (domain, "MAX_MAPPINGS", _MAPPINGS),
-    (inbox, "INBOX_WORDS", _INBOX_WORDS),
-    (inbox, "MESSAGES_MOST_WORDS", _INBOX_WORDS // 2),
-    (inbox, "INBOX_COLUMN_WORDS", _RING_BEGINS + _INBOX_WORDS),
-    (domain, "INBOX_COLUMN_WORDS", _RING_BEGINS + _INBOX_WORDS),
-)
-
-
-@contextmanager
-def small_tables() -> Iterator[None]:
-    """Give all machines of this process small tables for the length of a `with` block: audits are fast, and tables run full."""
-    with ExitStack() as stack:
-        for where, name, size in _SIZES:
-            stack.enter_context(patched(where, name, constant(size)))
-        yield

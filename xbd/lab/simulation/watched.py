@@ -132,7 +132,7 @@ class Oracles:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Bounds:
     """A domain's target and limit, as the toolstack last set them."""
 
     target_pages: int
@@ -193,8 +193,8 @@ class WatchedController(Controller):
     oracles: Oracles
     changed = False
     shared = False
-    limits: dict[int, Limits]
-    limits_before: dict[int, Limits]
+    limits: dict[int, Bounds]
+    limits_before: dict[int, Bounds]
     uncommitted_domid: int | None = None
     dies_at_commit = False
 
@@ -246,7 +246,7 @@ class WatchedController(Controller):
         limits = dict(self.limits)
         match method:
             case "create":
-                limits[answer["domid"]] = Limits(asked["target_pages"], asked["max_pages"])
+                limits[answer["domid"]] = Bounds(asked["target_pages"], asked["max_pages"])
             case "destroy":
                 del limits[asked["domid"]]
             case "set_target":

@@ -35,33 +35,33 @@ workload = {{ profile = "idle", used = 0.01, cache = 0.0 }}
 """
 
 
-async def measure_fleet(directory: Path) -> dict[str, Figure]:
+async def measure_fleet(directory: Path, guests: int = _GUESTS) -> dict[str, Figure]:
     """Start and measure two hosts, one with a guest and one with a thousand; *directory*: for their files."""
     memory_kib: list[int] = []
     seconds: list[list[float]] = []
-    for count in (1, _GUESTS):
+    for count in (1, guests):
         place = directory / str(count)
         place.mkdir()
         async with running_host(_HOST.format(count=count, large=_LARGE_GIB), place) as client:
             memory_kib.append(_memory_kib(place / "run"))
-            seconds.append(await (_one_after_the_other if count == 1 else _all_at_once)(client))
+            seconds.append(await (_one_after_the_other(client, guests) if count == 1 else _all_at_once(client)))
     one, all_of_them = seconds
     return {
         "retarget_one_1000_times": summarize(one, "s"),
         "retarget_1000_at_once": summarize(all_of_them, "s"),
         "retarget_1000_vs_one": summarize([a / b for a, b in zip(all_of_them, one, strict=True)], "ratio",
                                           "one guest retargeted 1,000 times"),
-        "memory_per_guest": summarize([(memory_kib[1] - memory_kib[0]) / (_GUESTS - 1)], "KiB"),
+        "memory_per_guest": summarize([(memory_kib[1] - memory_kib[0]) / (guests - 1)], "KiB"),
     }  # fmt: skip
 
 
-async def _one_after_the_other(client: Client) -> list[float]:
-    """Retarget the one guest 1,000 times, in several rounds; returns the seconds of each round."""
+async def _one_after_the_other(client: Client, times: int) -> list[float]:
+    """Retarget the one guest so many *times*, in several rounds; returns the seconds of each round."""
     domid = (await client.list())[0].domid
     rounds = []
     for _ in range(_WARM_UP + _ROUNDS):
         start = time.perf_counter()
-        for index in range(_GUESTS):
+        for index in range(times):
             await move(client, domid, (_LARGE_GIB if index % 2 else _SMALL_GIB) * GIB_PAGES)
         rounds.append(time.perf_counter() - start)
     return rounds[_WARM_UP:]

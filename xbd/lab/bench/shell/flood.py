@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,22 @@ from xbd.testing.processes import Process, running, running_host
 from xbd.units import SUPER_PAGES
 
 _HOST = '[host]\nmemory = "16g"\n'
-_ROUNDS, _WARM_UP = 7, 1
-_CALLS_PER_ROUND = 1000
+_WARM_UP = 1
 # After stopping or continuing the flood: what was in transit is served by then.
 _SETTLE_S = 0.05
 _PERCENTILE = 99
-# Besides one guest of each kind, so many that flood with batches.
-_CROWDS = (8, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class FloodScale:
+    """How much is measured; *crowds*: besides one guest of each kind, so many that flood with batches."""
+
+    rounds: int = 7
+    calls_per_round: int = 1000
+    crowds: tuple[int, ...] = (8, 50)
+
+
+_SCALE = FloodScale()
 
 
 async def measure_flooded_host(directory: Path) -> dict[str, Figure]:
@@ -42,15 +52,15 @@ async def measure_flooded_host(directory: Path) -> dict[str, Figure]:
         return await measure_flood(client, directory / "run")
 
 
-async def measure_flood(client: Client, runtime_dir: Path) -> dict[str, Figure]:
+async def measure_flood(client: Client, runtime_dir: Path, scale: FloodScale = _SCALE) -> dict[str, Figure]:
     """Measure on a running host; the two domains are made for it, and destroyed after it."""
     honest = await client.create("bench-honest", max_pages=SUPER_PAGES, target_pages=SUPER_PAGES, autostart=False)
     quiet_us: list[float] = []
     figures: dict[str, Figure] = {}
     async with connect(runtime_dir / "domains" / f"{honest}.sock") as domain:
         await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
-        for kind, guests in [*((kind, 1) for kind in KINDS), *(("batches", guests) for guests in _CROWDS)]:
-            samples = await _against(client, domain, runtime_dir, kind, guests)
+        for kind, guests in [*((kind, 1) for kind in KINDS), *(("batches", guests) for guests in scale.crowds)]:
+            samples = await _against(client, domain, runtime_dir, (kind, guests), scale)
             quiet_us += [quiet for quiet, _ in samples]
             name = "flood_p99" + ("" if kind == "batches" else f"_{kind}") + ("" if guests == 1 else f"_{guests}")
             figures[name] = summarize([flooded / quiet for quiet, flooded in samples], "ratio", "the same without it")
@@ -59,9 +69,10 @@ async def measure_flood(client: Client, runtime_dir: Path) -> dict[str, Figure]:
 
 
 async def _against(
-    client: Client, domain: BareClient, runtime_dir: Path, kind: str, guests: int
+    client: Client, domain: BareClient, runtime_dir: Path, flooding: tuple[str, int], scale: FloodScale
 ) -> list[tuple[float, float]]:
-    """Measure calls against so many flooding guests; returns the rounds' percentiles, without and with them."""
+    """Measure calls against guests that flood (how, and how many); returns the rounds' percentiles, without and with them."""
+    kind, guests = flooding
     # New domains for each kind: the rate of connections of a domain is limited.
     flooders = [
         await client.create(
@@ -73,7 +84,8 @@ async def _against(
         async with AsyncExitStack() as floods:
             paths = [runtime_dir / "domains" / f"{flooder}.sock" for flooder in flooders]
             processes = [await floods.enter_async_context(flood(path, kind)) for path in paths]
-            samples = [await _round(domain, processes) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
+            rounds, calls = _WARM_UP + scale.rounds, scale.calls_per_round
+            samples = [await _round(domain, processes, calls) for _ in range(rounds)][_WARM_UP:]
     for flooder in flooders:
         await client.destroy(flooder)
     return samples
@@ -90,24 +102,24 @@ async def flood(path: Path, kind: str, *, stderr: int | None = None) -> AsyncIte
         yield process
 
 
-async def _round(domain: BareClient, flooding: list[Process]) -> tuple[float, float]:
+async def _round(domain: BareClient, flooding: list[Process], calls: int) -> tuple[float, float]:
     """Measure without and with the flood: the 99th percentile of a call's latency, in microseconds."""
     percentiles = []
     for turn in (signal.SIGSTOP, signal.SIGCONT):
         for process in flooding:
             process.send_signal(turn)
         await trio.sleep(_SETTLE_S)
-        percentiles.append(float(np.percentile(await _latencies_us(domain), _PERCENTILE)))
+        percentiles.append(float(np.percentile(await _latencies_us(domain, calls), _PERCENTILE)))
     assert all(process.poll() is None for process in flooding), "a flood ended before its time"
     quiet, flooded = percentiles
     return quiet, flooded
 
 
-async def _latencies_us(domain: BareClient) -> list[float]:
+async def _latencies_us(domain: BareClient, calls: int) -> list[float]:
     """Time calls, one after the other."""
     params: dict[str, object] = {"gfns": np.arange(SUPER_PAGES, dtype="<u8")[::-1].tobytes()}
     latencies = []
-    for _ in range(_CALLS_PER_ROUND // 2):
+    for _ in range(calls // 2):
         for method in ("decrease", "populate"):
             start = time.perf_counter()
             await domain.call(method, params)

@@ -22,7 +22,7 @@ _OWNER_PAGES = 20 * SUPER_PAGES
 _MAPPER_PAGES = 40 * SUPER_PAGES
 
 
-async def measure_grants(client: Client, runtime_dir: Path) -> dict[str, Figure]:
+async def measure_grants(client: Client, runtime_dir: Path, rounds: int = _ROUNDS) -> dict[str, Figure]:
     """Measure on a running host; the two domains are made for it, and destroyed after it."""
     owner = await client.create("bench-owner", max_pages=_OWNER_PAGES, target_pages=_OWNER_PAGES, autostart=False)
     mapper = await client.create("bench-mapper", max_pages=_MAPPER_PAGES, target_pages=SUPER_PAGES, autostart=False)
@@ -35,7 +35,7 @@ async def measure_grants(client: Client, runtime_dir: Path) -> dict[str, Figure]
         refs = [await _grant(granting, batch, mapper) for batch in _batches(0)]
         slots = _batches(_MAPPER_PAGES - _OWNER_PAGES)
         with cores_apart(mapping.server_pid):
-            samples = [await _round(mapping, owner, refs, slots) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
+            samples = [await _round(mapping, owner, refs, slots) for _ in range(_WARM_UP + rounds)][_WARM_UP:]
     for domid in (mapper, owner):
         await client.destroy(domid)
     populates, maps = (np.array(column) for column in zip(*samples, strict=True))

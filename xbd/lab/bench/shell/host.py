@@ -48,12 +48,17 @@ async def measure_host(directory: Path) -> dict[str, Figure]:
     return figures | await measure_recovery(directory)
 
 
-async def measure_trips(client: Client, place: Path, queue: str, in_flight: int) -> dict[str, Figure]:
-    """Measure a guest's trips down and up, and what the wire alone takes for as many calls of as many bytes."""
+async def measure_trips(
+    client: Client, place: Path, queue: str, in_flight: int, ends_gib: tuple[float, float] = (_SMALL_GIB, _LARGE_GIB)
+) -> dict[str, Figure]:
+    """Measure a guest's trips down and up, and what the wire alone takes for as many calls of as many bytes.
+
+    *ends_gib*: the guest's size at either end of a trip, the smaller one first.
+    """
     name = queue if in_flight == 8 else f"{queue}_one_in_flight"
-    floor = summarize(await _echoed(place, queue, in_flight), "GiB/s")
+    floor = summarize(await _echoed(place, queue, in_flight, ends_gib[1] - ends_gib[0]), "GiB/s")
     figures = {f"wire_{name}": floor}
-    for way, rates in zip(("shrink", "grow"), await _trips(client, _TRIPS[queue]), strict=True):
+    for way, rates in zip(("shrink", "grow"), await _trips(client, _TRIPS[queue], ends_gib), strict=True):
         figures[f"{way}_{name}"] = summarize(rates, "GiB/s")
         figures[f"{way}_{name}_vs_wire"] = summarize(
             [floor.value / rate for rate in rates], "ratio", "echoes of as many bytes, as many in flight"
@@ -61,9 +66,9 @@ async def measure_trips(client: Client, place: Path, queue: str, in_flight: int)
     return figures
 
 
-async def _echoed(place: Path, queue: str, in_flight: int) -> list[float]:
-    """Echo the calls of one trip, several times; returns the rates in GiB/s."""
-    pages = int((_LARGE_GIB - _SMALL_GIB) * GIB_PAGES)
+async def _echoed(place: Path, queue: str, in_flight: int, gib: float) -> list[float]:
+    """Echo the calls of one trip of so many *gib*, several times; returns the rates in GiB/s."""
+    pages = int(gib * GIB_PAGES)
     calls = pages // BATCH_EXTENTS // (SUPER_PAGES if queue == "2m" else 1)
     params: dict[str, object] = {"gfns": bytes(BATCH_EXTENTS * 8), "order": 0}
     rates = []
@@ -71,17 +76,17 @@ async def _echoed(place: Path, queue: str, in_flight: int) -> list[float]:
         for _ in range(1 + REPEATS):
             start = time.perf_counter()
             await echo.stream("populate", params, calls, in_flight)
-            rates.append((_LARGE_GIB - _SMALL_GIB) / (time.perf_counter() - start))
+            rates.append(gib / (time.perf_counter() - start))
     return rates[1:]
 
 
-async def _trips(client: Client, count: int) -> tuple[list[float], list[float]]:
+async def _trips(client: Client, count: int, ends_gib: tuple[float, float]) -> tuple[list[float], list[float]]:
     """Shrink and grow the first guest, once to warm up and *count* times for the figure; GiB/s each way."""
     domid = (await client.list())[0].domid
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(count + 1):
-        for way, gib in ((rates[0], _SMALL_GIB), (rates[1], _LARGE_GIB)):
-            way.append((_LARGE_GIB - _SMALL_GIB) / await move(client, domid, int(gib * GIB_PAGES)))
+        for way, gib in zip(rates, ends_gib, strict=True):
+            way.append((ends_gib[1] - ends_gib[0]) / await move(client, domid, int(gib * GIB_PAGES)))
     return rates[0][1:], rates[1][1:]
 
 

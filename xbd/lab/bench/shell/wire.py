@@ -95,7 +95,9 @@ async def echo_server(directory: Path) -> AsyncIterator[Path]:
     path.unlink(missing_ok=True)
 
 
-async def measure_hypercalls(client: Client, runtime_dir: Path, directory: Path) -> dict[str, Figure]:
+async def measure_hypercalls(
+    client: Client, runtime_dir: Path, directory: Path, rounds: int = _ROUNDS, calls: int = _CALLS_PER_ROUND
+) -> dict[str, Figure]:
     """Measure a populate and a decrease of 512 order-0 extents on a running host against two echoes."""
     pages = 16 * SUPER_PAGES
     domid = await client.create("bench-bare", max_pages=pages, target_pages=pages, autostart=False)
@@ -108,7 +110,8 @@ async def measure_hypercalls(client: Client, runtime_dir: Path, directory: Path)
     ):
         await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
         with cores_apart(echo.server_pid, domain.server_pid):
-            samples = [await _round(echo, domain, (block, straddling)) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
+            batches = (block, straddling)
+            samples = [await _round(echo, domain, batches, calls) for _ in range(_WARM_UP + rounds)][_WARM_UP:]
     await client.destroy(domid)
     echoes, blocks, runs = (np.array(column) for column in zip(*samples, strict=True))
     two = "two bare trio + msgpack echoes of the same bytes"
@@ -136,18 +139,19 @@ def cores_apart(*servers: int) -> Iterator[None]:
             os.sched_setaffinity(pid, before)
 
 
-async def _round(echo: BareClient, domain: BareClient, batches: tuple[np.ndarray, ...]) -> list[float]:
+async def _round(echo: BareClient, domain: BareClient, batches: tuple[np.ndarray, ...], calls: int) -> list[float]:
     """Time pairs of calls, in turn: first two echoes, then a decrease and a populate of each batch."""
     return [
-        await time_pairs(server, gfns) for server, gfns in ((echo, batches[0]), *((domain, batch) for batch in batches))
+        await time_pairs(server, gfns, calls)
+        for server, gfns in ((echo, batches[0]), *((domain, batch) for batch in batches))
     ]
 
 
-async def time_pairs(server: BareClient, gfns: np.ndarray) -> float:
+async def time_pairs(server: BareClient, gfns: np.ndarray, calls: int = _CALLS_PER_ROUND) -> float:
     """Time a decrease and a populate of (n,) gfns; seconds, the mean of many."""
     params: dict[str, object] = {"gfns": gfns.tobytes(), "order": 0}
     start = time.perf_counter()
-    for _ in range(_CALLS_PER_ROUND):
+    for _ in range(calls):
         await server.call("decrease", params)
         await server.call("populate", params)
-    return (time.perf_counter() - start) / _CALLS_PER_ROUND
+    return (time.perf_counter() - start) / calls

@@ -6,11 +6,11 @@ from typing import Final
 import trio
 
 from xbd.client.client import Client, open_client
-from xbd.daemons.autoballoon import MAX_PEERS
 from xbd.errors import HypercallError
 from xbd.lab.simulation.daemons.trace import Trace
 from xbd.lab.simulation.rng import Rng
 from xbd.lab.simulation.shell.operators import LOST
+from xbd.limits import MAX_RESERVERS
 from xbd.testing.oracle import Violation
 from xbd.units import SUPER_PAGES
 
@@ -66,8 +66,8 @@ async def come_in_a_crowd(socket: Path, trace: Trace) -> None:
             async with open_client(socket) as client:
                 await client.call("reserve", {"pages": SUPER_PAGES})
                 here += 1
-                if here > MAX_PEERS:
-                    raise Violation(f"{here} reserve memory at once, of {MAX_PEERS} places")
+                if here > MAX_RESERVERS:
+                    raise Violation(f"{here} reserve memory at once, of {MAX_RESERVERS} places")
                 await trio.sleep(_CROWD_STAYS_S)
                 here -= 1
         except* (*LOST, HypercallError):
