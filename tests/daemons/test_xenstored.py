@@ -16,6 +16,7 @@ from tests.peer import create
 from tests.xenstore.store_client import StoreClient
 from xbd.client.runtime_dir import hypervisor_socket
 from xbd.daemons.runtime.peers import Alarm
+from xbd.daemons.runtime.sockets import bind_unix
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.daemons.xenstore_sockets import MAX_DOMAIN_CONNECTIONS, XenstoreServer
 from xbd.daemons.xenstored import HostInStore
@@ -360,6 +361,19 @@ async def test_the_store_outlives_its_daemon(tmp_path: Path) -> None:
         file.close()
         assert life_then is not None
         assert life_then.value == b"%d" % life
+
+
+async def test_sockets_that_a_killed_daemon_left_go_at_the_next_start(tmp_path: Path) -> None:
+    """That of a domain that has gone meanwhile is removed; what cannot be removed ends the start, and nothing stays bound."""
+    domains = tmp_path / "xenstored" / "domains"
+    domains.mkdir(parents=True)
+    bind_unix(domains / "7.sock").close()
+    async with serving(tmp_path, 1):
+        assert [path.name for path in domains.iterdir()] == ["1.sock"]
+    (domains / "8.sock").mkdir()
+    with pytest.raises(ConfigError, match=r"8\.sock: is in the place of a socket, and cannot be removed"):
+        XenstoreServer(tmp_path / "xenstored" / "socket", Store()).bind()
+    assert not (tmp_path / "xenstored" / "socket").exists()
 
 
 async def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:

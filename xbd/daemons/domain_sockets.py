@@ -15,7 +15,6 @@ from xbd.control.rate_limit import CONNECTS_AT_ONCE, CONNECTS_PER_S, SourceLog, 
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.disk_gate import DiskGate
 from xbd.daemons.runtime.listener import Listener
-from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import DOMAIN_PATIENCE_S, converse
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.runtime.transport import Transport
@@ -133,17 +132,6 @@ class HostSockets:
         """End all sockets."""
         for listener in self._all():
             listener.close()
-
-
-def remove_leftovers(runtime_dir: Path) -> None:
-    """Remove what a killed daemon left; the lock says that none lives. Raises ConfigError: something cannot be removed."""
-    for path in (runtime_dir / "domains").glob("*.sock"):
-        try:
-            calls.unlink(path)
-        except OSError as error:
-            raise ConfigError(
-                path, "", f"is in the place of a socket, and cannot be removed: {error.strerror}"
-            ) from error
 
 
 def check_descriptors(machine: Machine, new_domains: int, *, saved: bool) -> None:

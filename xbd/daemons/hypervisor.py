@@ -20,7 +20,7 @@ import trio
 
 from xbd.client.runtime_dir import check_socket_path, hypervisor_socket
 from xbd.control.controller import Controller
-from xbd.daemons.domain_sockets import PASSED_SOCKET_S_GROUP, HostSockets, check_descriptors, remove_leftovers
+from xbd.daemons.domain_sockets import PASSED_SOCKET_S_GROUP, HostSockets, check_descriptors
 from xbd.daemons.host_file import HostFile
 from xbd.daemons.recorder import RecordedMachine
 from xbd.daemons.runtime import sockets
@@ -92,7 +92,7 @@ async def serve(
     host_sockets = HostSockets(runtime_dir, state)
     try:
         host = host_sockets.host = _make_host(machine, name, host_sockets, state)
-        remove_leftovers(runtime_dir)
+        sockets.remove_leftovers(runtime_dir / "domains")
         with plain_errors():
             async with host_sockets.turns.served(), trio.open_nursery() as nursery:
                 host_sockets.nursery = nursery

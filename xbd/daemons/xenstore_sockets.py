@@ -221,7 +221,14 @@ class XenstoreServer:
             self.domains_dir.mkdir(exist_ok=True, mode=_DIRECTORY_MODE)
         except OSError as error:
             raise ConfigError(self.domains_dir, "", f"cannot be made: {error.strerror}") from error
-        return self._listener(self.path, self.store.domains[DOM0])
+        tools = self._listener(self.path, self.store.domains[DOM0])
+        try:
+            # Who has the tools' socket is alone here. A domain that was never saved may have gone with a daemon's life.
+            sockets.remove_leftovers(self.domains_dir)
+        except BaseException:
+            tools.close()
+            raise
+        return tools
 
     def _listener(self, path: Path, domain: Domain) -> Listener:
         """Listen for a domain. Raises ConfigError."""

@@ -202,6 +202,21 @@ def remove_stale(path: Path) -> None:
         calls.unlink(path)
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Remove the sockets that a killed daemon left in *directory*, its domains'; the caller knows that none lives.
+
+    Raises:
+        ConfigError: one cannot be removed; others may have gone.
+    """
+    for path in sorted(directory.glob("*.sock")):
+        try:
+            calls.unlink(path)
+        except OSError as error:
+            raise ConfigError(
+                path, "", f"is in the place of a socket, and cannot be removed: {error.strerror}"
+            ) from error
+
+
 def has_left(connection: socket.socket) -> bool:
     """Tell whether the peer has closed its end, whatever it may have sent before."""
     poll = select.poll()
