@@ -16,6 +16,7 @@ writes is the program's, which holds when a process is killed, but not when the 
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -39,6 +40,7 @@ class Kind(IntEnum):
     DOMAIN = 1
     DAEMON = 2
     AGENT = 3
+    MANIFEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +231,11 @@ class Image:
         allocated.update(spans)
 
     def sweep(self) -> None:
-        """Discard the stored sections that were not opened: the step that made them was rolled back."""
-        for kind, number in sorted(self.store.kept() - self.sections.keys()):
-            self.store.discard(kind, number)
+        """Discard the stored sections that were not opened: the step that made them was rolled back.
+
+        Raises DamagedState: one of them was committed, and is not to be discarded.
+        """
+        self.store.sweep(self.sections.keys())
 
     def touched_pages(self, section: Section, name: str) -> Frames:
         """List the pages of a column (of 512 words, counted from its start) that may hold anything other than 0."""
@@ -263,10 +267,13 @@ class Image:
         undo = self.store.undo
         if undo is None:
             return
+        for key in self._gone:
+            self.store.doubt(*key)
         undo.clear()
         if self._new:
             for section in self._new:
                 section.arm(undo)
+                self.store.keep(*section.key)
             self._new.clear()
         if self._gone:
             for kind, number in self._gone:
@@ -298,8 +305,19 @@ class Store:
         """Find a section that was committed. Raises DamagedState: it is not there, or cannot be used."""
         raise DamagedState(f"nothing is kept of {kind.name.lower()} {number}")
 
+    def keep(self, kind: Kind, number: int) -> None:
+        """Note that a section is committed: from here on only a step that drops it removes it."""
+
+    def doubt(self, kind: Kind, number: int) -> None:
+        """Note that a section goes with the commit that follows; who comes after that, or without it, can tell which."""
+
     def discard(self, kind: Kind, number: int) -> None:
         """Remove a section for good; called after the commit."""
+
+    def sweep(self, opened: AbstractSet[tuple[Kind, int]]) -> None:
+        """Discard what is stored beside the sections that were *opened*. Raises DamagedState: one was committed."""
+        for kind, number in sorted(self.kept() - opened):
+            self.discard(kind, number)
 
     def kept(self) -> set[tuple[Kind, int]]:
         """List the stored sections, including those made in a step that was never committed."""

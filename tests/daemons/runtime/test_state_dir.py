@@ -32,11 +32,16 @@ PAGES = 4 * 512
 def begin(path: Path) -> tuple[StateDir, Controller]:
     """Begin, or go on with, the host in a directory, as the daemon does."""
     state = StateDir(path)
+    return state, go_on(state)
+
+
+def go_on(state: StateDir) -> Controller:
+    """Begin, or go on with, the host of a directory that was opened."""
     host = Controller(make_machine(state, SUPERFRAMES, HostSettings()), clock=clock)
     if host.is_restored:
         host.restore()
     state.begin()
-    return state, host
+    return host
 
 
 def die(state: StateDir) -> None:

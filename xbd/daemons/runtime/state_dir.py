@@ -6,6 +6,7 @@ not what this is for.
 
     state.json       format and version, whether a step was ever committed, and which log belongs to it; it is
                      written before all else, so a directory without it is new, or damaged
+    manifest-0       which sections the host has, and which are not yet committed (`state_manifest`); written next
     undo             the undo log (`xbd.storage.undo`)
     host-0, daemon-0, domain-N, agent-N
                      a section each: a page of header (a line of JSON with a checksum), then its words
@@ -21,6 +22,7 @@ file, a lock that is held) is a `ConfigError`, and nothing has been changed.
 import os
 import secrets
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +59,7 @@ from xbd.daemons.runtime.state_files import (
     write_json,
 )
 from xbd.daemons.runtime.state_lock import make_and_lock_state
+from xbd.daemons.runtime.state_manifest import NAME, Manifest, Mark, check_marks, make_manifest
 from xbd.errors import ConfigError, DamagedState
 from xbd.machine import HostSettings, Machine
 from xbd.machine.recovery import recover
@@ -88,6 +91,9 @@ class StateDir(Store):
         self._log_id = 0
         self._checksums: dict[str, Any] | None = None
         self._rewound = Rewound(0, [])
+        self._manifest = Manifest()
+        # Which sections `begin` removes: marked, and not of the host.
+        self._leftover: list[tuple[Kind, int]] = []
         # How many notes there were of the step in whose middle an earlier daemon died.
         self.undone = 0
         self._changed_ns: dict[str, tuple[int, int]] = {}
@@ -104,19 +110,46 @@ class StateDir(Store):
     def _open(self) -> None:
         told = read_state(self.path)
         self.is_new = told is None or not told.is_committed
+        self._has_manifest = told is not None and told.format == FORMAT
         if told is None or not told.is_committed:
-            # First of all it is said that nothing is committed yet: what has no state.json is then never taken for that.
-            self._write_state(is_committed=False)
-            self._clear()
-            self._log = map_log(self.path / "undo", LOG_BYTES)
-            self.undo = Undo(self._log, self._grow)
+            self._make_new(told)
         else:
             self._log_id = told.log_id
-            self._checksums = read_checksums(self.path)
+            self._checksums = read_checksums(self.path, told)
+            self._manifest = self._read_manifest()
             self._log = self._read_log(told)
             self.undo = Undo(self._log, self._grow)
             self._rewound = self.roll_back()
             self.undone = self._rewound.notes
+
+    def _make_new(self, told: SavedState | None) -> None:
+        """Begin a new host, in the place of what a daemon left that was killed before it had committed anything."""
+        # One that was killed before it had a manifest had no section, either.
+        if told is not None and (not self._has_manifest or (self.path / NAME).exists()):
+            self._manifest = self._read_manifest()
+        check_marks(self.path, self._manifest)
+        for name in (*(section_name(*key) for key in self.kept()), "undo", "checksums.json"):
+            remove(self.path / name)
+        # First of all it is said that nothing is committed yet: what has no state.json is then never taken for that.
+        self._write_state(is_committed=False)
+        self._has_manifest = True
+        self._manifest = make_manifest(self.path, {})
+        self._log = map_log(self.path / "undo", LOG_BYTES)
+        self.undo = Undo(self._log, self._grow)
+
+    def _read_manifest(self) -> Manifest:
+        """Map the manifest that an earlier daemon left; one of the format without it was sure of nothing. Raises ConfigError."""
+        if not self._has_manifest:
+            manifest = Manifest()
+            for key in {*sections_in(self.path)} - {(Kind.MANIFEST, 0)}:
+                manifest.mark(*key, Mark.UNSURE)
+            return manifest
+        try:
+            manifest = Manifest(self.open(Kind.MANIFEST, 0)[1])
+        except DamagedState as error:
+            raise ConfigError(self.path, "", f"the saved host cannot be used: {error}") from error
+        check_marks(self.path, manifest)
+        return manifest
 
     def _read_log(self, told: SavedState) -> Frames:
         """Map the log that an earlier daemon left. Raises ConfigError."""
@@ -125,11 +158,6 @@ class StateDir(Store):
         if self._checksums is not None and log[0]:
             raise ConfigError(path, "", "tells of a step, though the last daemon ended in order; it is damaged")
         return log
-
-    def _clear(self) -> None:
-        """Remove what a daemon left that was killed before it had committed anything."""
-        for name in (*(section_name(*key) for key in self.kept()), "undo", "checksums.json"):
-            remove(self.path / name)
 
     def roll_back(self) -> Rewound:
         """Undo the step in whose middle an earlier daemon died."""
@@ -176,8 +204,10 @@ class StateDir(Store):
     def create(self, kind: Kind, number: int, layout: Layout) -> Frames:
         """Make a file of zeros with a header. Raises OSError: no file is left."""
         path = self.path / section_name(kind, number)
-        # Who still has an older file of that name mapped keeps that one; it must not be shortened under it.
-        remove(path)
+        if self._manifest.of(kind, number):
+            # Who still has an older file of that name mapped keeps that one; it must not be shortened under it.
+            remove(path)
+        self._manifest.mark(kind, number, Mark.UNSURE)
         descriptor = calls.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             calls.fallocate(descriptor, 0, HEADER_BYTES)
@@ -217,6 +247,14 @@ class StateDir(Store):
         finally:
             os.close(descriptor)
 
+    def keep(self, kind: Kind, number: int) -> None:
+        """Mark a section as committed."""
+        self._manifest.mark(kind, number, Mark.KEPT)
+
+    def doubt(self, kind: Kind, number: int) -> None:
+        """Mark a section as one that may go."""
+        self._manifest.mark(kind, number, Mark.UNSURE)
+
     def discard(self, kind: Kind, number: int) -> None:
         """Remove a section's file; one that cannot be is removed by the next daemon."""
         path = self.path / section_name(kind, number)
@@ -224,10 +262,21 @@ class StateDir(Store):
             remove(path)
         except OSError as error:
             _log.error("section_not_removed", file=str(path), reason=error.strerror)
+        else:
+            self._manifest.mark(kind, number, Mark.NONE)
 
     def kept(self) -> set[tuple[Kind, int]]:
-        """Name the sections that have a file."""
-        return set(sections_in(self.path))
+        """Name the sections that the manifest marks."""
+        return set(self._manifest.marks)
+
+    def sweep(self, opened: AbstractSet[tuple[Kind, int]]) -> None:
+        """Have `begin` remove what is not of the host. Raises DamagedState: the host does not know what is committed."""
+        self._leftover = sorted(self.kept() - opened)
+        for kind, number in self._leftover:
+            if self._manifest.of(kind, number) is Mark.KEPT:
+                raise DamagedState(
+                    f"{section_name(kind, number)} belongs to it, by {NAME}, and its tables have no such domain"
+                )
 
     def touched(self, kind: Kind, number: int, words: Frames, first: int, end: int) -> Frames:
         """List the pages of a section, from word *first* to *end*, that are no holes in its file."""
@@ -254,12 +303,20 @@ class StateDir(Store):
             self.undo.move(self._log)
         remove(self.path / "checksums.json")
         self._checksums = None
-        if self.is_new or not self._log_id:
-            # The log is marked first: a mark that nobody asks for does no harm.
-            self._log_id = secrets.randbelow(LOG_IDS - 1) + 1
-            self._log[LOG_ID] = self._log_id
+        if not self._has_manifest:
+            # Until state.json says that there is one, the next start makes it anew.
+            self._manifest = make_manifest(self.path, self._manifest.marks)
+        if self.is_new or not self._log_id or not self._has_manifest:
+            if not self._log_id:
+                # The log is marked first: a mark that nobody asks for does no harm.
+                self._log_id = secrets.randbelow(LOG_IDS - 1) + 1
+                self._log[LOG_ID] = self._log_id
             self._write_state(is_committed=True)
-        self.is_new = False
+        for key in self.kept().difference(self._leftover):
+            self.keep(*key)
+        for key in self._leftover:
+            self.discard(*key)
+        self.is_new, self._has_manifest, self._leftover = False, True, []
         self._rewound = Rewound(0, [])
         self._is_begun = True
 

@@ -24,6 +24,7 @@ from xbd.daemons.runtime.lock import FileLock
 from xbd.daemons.runtime.outside import calls, open_new, open_to_read
 from xbd.daemons.runtime.state_files import (
     FORMAT,
+    FORMATS,
     check_log,
     check_section,
     data_extents,
@@ -277,9 +278,11 @@ def _read_manifest(tar: tarfile.TarFile, archive: Path) -> dict[str, _Member]:
         told = json.loads(stream.read()) if stream is not None else {}
     except (ValueError, RecursionError) as error:
         raise ConfigError(archive, _MANIFEST, f"is damaged: {error}") from error
-    if not isinstance(told, dict) or type(told.get("format")) is not int or told["format"] != FORMAT:
+    if not isinstance(told, dict) or type(told.get("format")) is not int or told["format"] not in FORMATS:
         found = told.get("format") if isinstance(told, dict) else told
-        raise ConfigError(archive, "format", f"{quote(found)}; this xbd, {xbd.__version__}, reads {FORMAT}")
+        raise ConfigError(
+            archive, "format", f"{quote(found)}; this xbd, {xbd.__version__}, reads formats up to {FORMAT}"
+        )
     files = told.get("files")
     if not isinstance(files, dict):
         raise ConfigError(archive, _MANIFEST, "names no files")

@@ -25,8 +25,11 @@ from xbd.daemons.runtime.outside import NEW_FILE_MODE, calls, open_to_read
 from xbd.errors import ConfigError, DamagedState
 from xbd.storage.image import Kind, Layout
 
-# What is said and laid out here; another number means that an older or newer xbd cannot use it.
-FORMAT: Final = 1
+# How a directory is laid out: 1 has no manifest, and is made a 2 when its host is taken up. Another number means that a
+# newer xbd wrote it.
+FORMAT: Final = 2
+FORMATS: Final = (1, FORMAT)
+_SECTION_FORMAT: Final = 1
 HEADER_BYTES: Final = 4096
 WORD_BYTES: Final = 8
 # One turn's notes have room; a domain that goes may need more, and the log grows.
@@ -46,10 +49,11 @@ _JSON_BYTES: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """What state.json says: whether anything was committed, and which log belongs to it (0: that is not known)."""
+    """What state.json says: whether anything was committed, which log belongs to it (0: that is not known), its format."""
 
     is_committed: bool
     log_id: int
+    format: int = FORMAT
 
 
 def section_name(kind: Kind, number: int) -> str:
@@ -76,19 +80,16 @@ def read_state(path: Path) -> SavedState | None:
     told = _read_json(file)
     if told is None:
         return None
-    if type(told.get("format")) is not int or told["format"] != FORMAT:
-        raise ConfigError(
-            file,
-            "format",
-            f"{told.get('format')!r:.40}, written by xbd {told.get('xbd')!r:.40}; this xbd, {xbd.__version__}, reads format {FORMAT}",
-        )
+    if type(told.get("format")) is not int or told["format"] not in FORMATS:
+        said = f"{told.get('format')!r:.40}, written by xbd {told.get('xbd')!r:.40}"
+        raise ConfigError(file, "format", f"{said}; this xbd, {xbd.__version__}, reads formats up to {FORMAT}")
     # Earlier versions wrote neither, and the file only when something was committed.
     committed, log_id = told.get("committed", True), told.get("log", 0)
     if type(committed) is not bool:
         raise ConfigError(file, "committed", f"{committed!r:.40}, expected true or false")
     if type(log_id) is not int or not 0 <= log_id < LOG_IDS:
         raise ConfigError(file, "log", f"{log_id!r:.40}, expected a number from 0 to {LOG_IDS - 1}")
-    return SavedState(committed, log_id)
+    return SavedState(committed, log_id, told["format"])
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -108,11 +109,15 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return told
 
 
-def read_checksums(path: Path) -> dict[str, Any] | None:
-    """Read checksums.json, and hold its names against those of the sections; None: there is none. Raises ConfigError."""
+def read_checksums(path: Path, state: SavedState) -> dict[str, Any] | None:
+    """Read the checksums.json of a *state*, and hold its names against those of the sections; None: there is none. Raises ConfigError."""
     told = _read_json(path / "checksums.json")
     if told is not None:
-        strange = sorted(told.keys() ^ {section_name(*key) for key in sections_in(path)})
+        there = {section_name(*key) for key in sections_in(path)}
+        if state.format < FORMAT:
+            # Of whoever was killed while it made one of this format of it.
+            there.discard(section_name(Kind.MANIFEST, 0))
+        strange = sorted(told.keys() ^ there)
         if strange:
             where = "missing" if strange[0] in told else "not"
             said = f"{strange[0]:.40} is {where}" + (" in it" if where == "not" else "")
@@ -204,7 +209,7 @@ def read_header(descriptor: int, name: str, kind: Kind, number: int) -> Layout:
         raise DamagedState(f"{name}: its header cannot be read: {error}") from error
     match told:
         case {"format": format_, "kind": told_kind, "number": told_number, "columns": columns}:
-            if (format_, told_kind, told_number) != (FORMAT, kind.name.lower(), number):
+            if (format_, told_kind, told_number) != (_SECTION_FORMAT, kind.name.lower(), number):
                 said = f"{told_kind!s:.20}-{told_number!s:.20}, format {format_!s:.20}"
                 raise DamagedState(f"{name}: its header says {said}")
         case _:
@@ -234,8 +239,8 @@ def _layout(columns: object) -> Layout | None:
 
 def header(kind: Kind, number: int, layout: Layout) -> bytes:
     """Write a section's header: a line of JSON, a line with its checksum, zeros up to the page's end."""
-    told = {"xbd": "section", "format": FORMAT, "kind": kind.name.lower(), "number": number, "columns": layout.columns}
-    line = json.dumps(told).encode()
+    told = {"xbd": "section", "format": _SECTION_FORMAT, "kind": kind.name.lower(), "number": number}
+    line = json.dumps(told | {"columns": layout.columns}).encode()
     return (line + b"\n" + f"{zlib.crc32(line):08x}\n".encode()).ljust(HEADER_BYTES, b"\0")
 
 

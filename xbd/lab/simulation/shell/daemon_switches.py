@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from xbd.control import step
@@ -12,7 +13,6 @@ from xbd.daemons.runtime import lock, outside, sockets, state_dir, state_lock
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.log_sink import LogSink
 from xbd.daemons.runtime.state_dir import StateDir
-from xbd.daemons.runtime.state_files import SavedState
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.errors import BadArgument, DamagedState
 from xbd.lab.simulation.switches import Switch, constant, execute_repeats, nothing, patched
@@ -36,7 +36,7 @@ def _write_unguarded(self: LogSink, encoded: bytes) -> int:
 
 
 def _whose_ever_log(original: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda path, told: original(path, SavedState(told.is_committed, 0))
+    return lambda path, told: original(path, replace(told, log_id=0))
 
 
 def _without_undoing(self: StateDir) -> Rewound:
@@ -69,7 +69,7 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     ),
     "state-json": Switch(
         "a host whose state.json is missing is taken for a new one",
-        [(state_lock, "refuse_strange", constant(nothing))],
+        [(state_lock, "refuse_strange", constant(nothing)), (state_dir, "check_marks", constant(nothing))],
     ),
     "checksums": Switch(
         "what was changed between two lives is used", [(state_dir, "read_checksums", constant(nothing))]

@@ -25,7 +25,9 @@ _ZEROS: Final = bytes(HEADER_BYTES)
 # Magic, and the length and checksums of the record of everything.
 _FIRST_RECORD_BYTES: Final = 27
 # What every host has, whenever it was dropped.
-_ALWAYS: Final = ("state.json", "undo", "host-0", "daemon-0")
+_ALWAYS: Final = ("state.json", "manifest-0", "undo", "host-0", "daemon-0")
+# A section of nobody.
+_STRAY: Final = section_name(Kind.AGENT, 32_000)
 
 
 def set_apart(directory: Path, gone: Path) -> None:
@@ -102,7 +104,7 @@ def damage(directory: Path, kept: Path, rng: Rng) -> Damage | None:
     name = rng.choice([*sections, "checksums.json"] if in_order and rng.bernoulli(0.5) else _ALWAYS)
     path = directory / name
     copy_file(path, kept)
-    what = rng.choice(("missing", "cut", "changed"))
+    what = rng.choice(("missing", "cut", "changed", "copied"))
     if name == "checksums.json" and what == "missing":
         what = "changed"  # without checksums it is the state of a daemon that was dropped, and is used
     match what:
@@ -110,6 +112,9 @@ def damage(directory: Path, kept: Path, rng: Rng) -> Damage | None:
             path.unlink()
         case "cut":
             _cut(path)
+        case "copied":
+            copy_file(path, directory / _STRAY)
+            return Damage(_STRAY, what, (directory / _STRAY).unlink)
         case _:
             _change(path, rng, in_order=in_order)
     return _done(path, what, kept)
