@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.peer import DirectPeer, agent, create, do, small_host
-from xbd.abi import Decrease, Store
+from xbd.abi import Decrease, MemopResult, Store
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint
 from xbd.errors import OutOfResources
@@ -20,8 +20,8 @@ def broken_host() -> tuple[Controller, int]:
     domid = create(host, superpages=60, target=60)
     gfns = np.arange(BROKEN, dtype=np.int64) * 512
     with host.step():
-        assert host.machine.execute(domid, Decrease(gfns[:32], 0)).done == 32
-        assert host.machine.execute(domid, Decrease(gfns[32:], 0)).done == BROKEN - 32
+        for part in (gfns[:32], gfns[32:]):
+            assert host.machine.execute(domid, Decrease(part, 0)) == MemopResult(part.size)
         host.machine.execute(domid, Store(gfns + 1, np.full(BROKEN, 7, dtype=np.uint64)))
     return host, domid
 
