@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Final
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, ON_CRASH, DomainType
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, ON_CRASH, SHUTDOWN_REASONS, DomainType
 from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.shapes import (
     COUNTS,
@@ -41,16 +41,19 @@ MAX_MODE_CHARS: Final = 64
 _MANY: Final = 1 << 53
 
 
-# Where a domain stands: its agent is connected; it is, but has stopped to answer; it has none; its agent is gone, and may come back; its agent died, and it
-# is kept as it is; it has stopped, as asked; it was destroyed, but others map pages of it.
+# Where a domain stands: its agent is connected; it is, and the domain is paused; it is, but has stopped to answer; it has none; its agent is gone, and may come
+# back; its agent died, and it is kept as it is; it has stopped, as asked; it was destroyed, but others map pages of it.
 RUNNING: Final = "running"
+PAUSED: Final = "paused"
 SILENT: Final = "silent"
 WAITING: Final = "waiting"
 LOST: Final = "lost"
 CRASHED: Final = "crashed"
 SHUTDOWN: Final = "shutdown"
 ZOMBIE: Final = "zombie"
-STATES: Final = (RUNNING, SILENT, WAITING, LOST, CRASHED, SHUTDOWN, ZOMBIE)
+# Why a guest has stopped whose agent has died; else one of `SHUTDOWN_REASONS`.
+CRASH: Final = "crash"
+STATES: Final = (RUNNING, PAUSED, SILENT, WAITING, LOST, CRASHED, SHUTDOWN, ZOMBIE)
 
 
 def _domain(name: str, untrusted: object) -> int | str:
@@ -69,6 +72,9 @@ PAGES: Final = integer(1, MAX_DOMAIN_PAGES)
 UUID_TEXT: Final = text(36)
 PAGES_OR_NONE: Final = integer(0, MAX_DOMAIN_PAGES)
 COUNT: Final = integer(0, _MANY)
+# Xen counts no more pauses of a domain by toolstacks.
+MAX_PAUSES: Final = 255
+PAUSES: Final = integer(0, MAX_PAUSES)
 # A domain's number or its name.
 DOMAIN: Final = Shape(
     _domain,
@@ -147,9 +153,13 @@ class DomainInfo:
     on_crash: Annotated[str, Part(choice(ON_CRASH), "what becomes of it when its agent dies")] = "destroy"
     agent: Annotated[bool, Part(FLAG, "whether an agent is connected")] = False
     autostart: Annotated[bool, Part(FLAG, "whether the agent host starts an agent for it")] = False
+    pauses: Annotated[int, Part(PAUSES, "how often it was paused, and not unpaused again; 0: it may run")] = 0
     mode: Annotated[str, Part(MODE, "how its guest behaves")] = "normal"
     target_set_by: Annotated[
         str | None, Part(optional(NAME), "who set its target last; nil: not known since the daemon was started")
+    ] = None
+    shutdown_reason: Annotated[
+        str | None, Part(optional(choice((*SHUTDOWN_REASONS, CRASH))), "why its guest has stopped, or nil: it has not")
     ] = None
     guest: Annotated[Mapping[str, object], Part(SETTINGS, "settings of its guest")] = field(default_factory=dict)
     report: Annotated[

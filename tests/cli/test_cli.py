@@ -311,9 +311,27 @@ def test_a_domain_lives_from_create_to_destroy(run: Run) -> None:
     assert run("mem-set", "new1", "100%", "--wait").exit_code == 0
     assert run("shutdown", "new1").stdout == "new1: asked to shut down\n"
     assert run("wait", "new1", "--for", "shutdown").exit_code == 0
+    assert "shutdown_reason        : poweroff" in run("info", "new1").stdout
+    assert run("start", "new1").stdout == "new1: started\n"
+    assert run("wait", "new1", "--for", "running").exit_code == 0
+    assert run("reboot", "new1").stdout == "new1: asked to reboot\n"
+    assert run("wait", "new1", "--for", "shutdown").exit_code == 0
+    assert run("wait", "new1", "--for", "running").exit_code == 0
     assert told(run("destroy", "new1", "--json"))[0]["error"] is None
     assert run("wait", "new1", "--for", "gone").exit_code == 0
     assert run("destroy", "new1").stderr.startswith("new1 is an invalid domain identifier")
+
+
+def test_a_paused_domain_moves_when_it_is_unpaused(run: Run) -> None:
+    """As often as it was paused; until then its target is not reached, and what keeps it is said."""
+    assert run("pause", "web3").stdout == "web3: paused\n"
+    assert run("pause", "web3").stdout == "web3: paused; it has to be unpaused 2 times\n"
+    assert run("mem-set", "web3", "32m").exit_code == 0
+    assert "web3: not at its target after 0.3 s: it is paused" in run("wait", "web3", "--timeout", "0.3").stdout
+    assert told(run("unpause", "web3", "--json"))[0]["pauses"] == 1
+    assert run("unpause", "web3").stdout == "web3: unpaused\n"
+    assert run("unpause", "web3").exit_code == 1
+    assert run("mem-set", "web3", "64m", "--wait").exit_code == 0
 
 
 def test_old_names_of_sizes_are_taken_with_a_word_about_each(run: Run) -> None:

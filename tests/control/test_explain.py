@@ -19,6 +19,7 @@ USED = {"movable_pages": 150 * MIB, "unmovable_pages": 40 * MIB, "cache_pages": 
     ("changes", "code", "words"),
     [
         ({"agent": False, "state": "waiting"}, "no-agent", "no agent is connected"),
+        ({"state": "paused", "pauses": 1}, "paused", "`xbd unpause web1` lets it go on"),
         ({"state": "silent"}, "agent-silent", "does not answer"),
         ({"agent": False, "state": "zombie"}, "zombie", "others still map 512 MiB"),
         ({"mode": "stuck"}, "mode", "guest-mode web1 normal"),

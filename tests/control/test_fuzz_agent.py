@@ -17,7 +17,7 @@ from xbd.abi import BootInfo
 from xbd.control.agent import Agent
 from xbd.errors import HypercallError, RemoteProtocolError
 from xbd.protocol.commands import boot_to_wire
-from xbd.protocol.methods import DOMAIN_NOTIFICATIONS
+from xbd.protocol.guest_methods import DOMAIN_NOTIFICATIONS
 
 GFNS = 2048
 RIGHT = right_values([3], ["web"], GFNS)
@@ -27,6 +27,7 @@ TOLD: dict[str, object] = {
     "guest": {},
     "mode": "normal",
     "shutdown": False,
+    "paused": False,
 }
 WELCOME = pack([1, 0, None, TOLD])
 

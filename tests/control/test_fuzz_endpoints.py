@@ -19,7 +19,8 @@ from xbd.control.balancer import Balancer, BalancerEndpoint
 from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
 from xbd.policy.model import Settings
 from xbd.protocol.codec import Notification, Response
-from xbd.protocol.methods import AUTOBALLOON_METHODS, DOMAIN_METHODS, GUEST_NOTIFICATIONS, TOOLSTACK_METHODS
+from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS
+from xbd.protocol.methods import AUTOBALLOON_METHODS, TOOLSTACK_METHODS
 
 ATTACKER, NEIGHBOUR = 1, 2
 GFNS = 4096

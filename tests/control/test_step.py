@@ -114,6 +114,8 @@ CALLS: dict[str, dict[str, object]] = {
     "create": {"name": "late", "max_pages": 1024, "target_pages": 1024},
     "destroy": {"domid": "web"},
     "shutdown": {"domid": "web"},
+    "pause": {"domid": "web"},
+    "start": {"domid": "lonely"},
     "set_target": {"domid": "web", "pages": 1024},
     "set_max": {"domid": "web", "pages": 1024},
     "claim": {"domid": "web", "pages": 3 * 1024},
@@ -125,6 +127,7 @@ CALLS: dict[str, dict[str, object]] = {
 def test_a_call_for_which_memory_runs_out_is_undone(method: str) -> None:
     """It is answered ENOMEM, machine, records, sessions and events are as before, and asked again it is done."""
     saved = Saved()
+    create(saved.host, "lonely")
     peer = DirectPeer(ToolstackEndpoint(saved.host, lambda: None))
     peer.call("hello", version=1)
 

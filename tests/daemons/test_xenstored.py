@@ -341,6 +341,30 @@ async def test_a_limit_that_was_raised_counts_at_once(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
 
+async def test_a_guest_stops_by_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As xl's shutdown and reboot ask for it; a domain that may not be asked keeps the key, and others are served."""
+    monkeypatch.setattr("xbd.daemons.xenstored.LOOK_EVERY_S", 3600.0)
+    async with daemon(tmp_path) as host, serving(tmp_path) as server, connected(server.path) as tool:
+        create(host, "web"), create(host, "db")
+        changed = Alarm()
+        host.subscribers.add(changed.ring)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(HostInStore(hypervisor_socket(tmp_path), server).follow)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert await tool.ask(Operation.WATCH, b"@releaseDomain\0t\0") == OK
+            await tool.event()
+            assert await tool.ask(Operation.WRITE, b"/local/domain/1/control/shutdown\0suspend") == OK
+            for domid, word in ((1, b"poweroff"), (2, b"reboot")):
+                key = b"/local/domain/%d/control/shutdown" % domid
+                assert await tool.ask(Operation.WRITE, key + b"\0" + word) == OK
+                with trio.fail_after(PATIENCE_S):
+                    while host.domain_info(domid).shutdown_reason != word.decode():
+                        await changed.wait()
+                assert await tool.event() == b"@releaseDomain"
+                assert await tool.ask(Operation.READ, key + b"\0") == b""
+            nursery.cancel_scope.cancel()
+
+
 async def test_the_store_outlives_its_daemon(tmp_path: Path) -> None:
     """What was answered is there again, transactions that were not ended are not, whatever the file went through."""
     state = tmp_path / "state"

@@ -118,6 +118,32 @@ def test_a_domain_ends() -> None:
     assert program.ctl("domctl", "destroydomain", domid=0x7FF1)["result"] == -errno.ESRCH
 
 
+@pytest.mark.parametrize(("reason", "code"), [("poweroff", 0), ("reboot", 1)])
+def test_why_a_domain_has_stopped_is_its_shutdown_code(reason: str, code: int) -> None:
+    """In the bits of its flags where Xen has it."""
+    program = host_of("web")
+    program.client.shutdown(1, reason)
+    flags = listed(program)[0]["flags"]
+    assert isinstance(flags, int)
+    assert flags & CONSTANTS["XEN_DOMINF_shutdown"]
+    assert flags >> CONSTANTS["XEN_DOMINF_shutdownshift"] == code
+
+
+def test_a_domain_is_paused_and_unpaused() -> None:
+    """Its flags say so, as often as it was paused; there is nothing to take back of one that runs, and dom0 asks itself."""
+    program = host_of("web")
+    translated = sum(CONSTANTS[f"XEN_DOMINF_{flag}"] for flag in ("hvm_guest", "hap"))
+    flags = []
+    for operation in ("pausedomain", "pausedomain", "unpausedomain", "unpausedomain"):
+        assert program.ctl("domctl", operation, domid=1)["result"] == 0
+        flags.append(listed(program)[0]["flags"])
+    paused, blocked = (translated + CONSTANTS[f"XEN_DOMINF_{flag}"] for flag in ("paused", "blocked"))
+    assert flags == [paused, paused, paused, blocked]
+    assert program.ctl("domctl", "unpausedomain", domid=1)["result"] == -errno.EINVAL
+    assert program.ctl("domctl", "pausedomain", domid=0)["result"] == -errno.EINVAL
+    assert program.ctl("domctl", "pausedomain", domid=2)["result"] == -errno.ESRCH
+
+
 @pytest.mark.parametrize(
     ("told", "cpu_time_ns"),
     [({"cpu_ms": 1500}, 1_500_000_000), ({"cpu_ms": -1}, 0), ({"cpu_ms": 1 << 62}, (1 << 63) - 1), ({}, 0)],

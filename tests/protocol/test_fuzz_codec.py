@@ -15,7 +15,7 @@ from tests.garbage import GARBAGE, NO_MESSAGES, VALUES, check_refusal, nearly_ri
 from xbd import abi
 from xbd.abi import BootInfo, Command, DomainType, Refused
 from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
-from xbd.protocol import codec, fields, methods
+from xbd.protocol import codec, fields, guest_methods, methods
 from xbd.protocol.codec import ANSWER_LIMITS, CALL_LIMITS, HELLO_LIMITS, Decoder, Limits, Message, Response
 from xbd.protocol.commands import boot_from_wire, boot_to_wire, command_from_params, result_from_response
 from xbd.text import QUOTED_CHARS, quote
@@ -24,8 +24,8 @@ RIGHT = right_values([0, 1, 2, 40_000], ["web", "nobody"], 4096)
 TABLES = {
     "toolstack": methods.TOOLSTACK_METHODS,
     "autoballoon": methods.AUTOBALLOON_METHODS,
-    "domain": methods.DOMAIN_METHODS,
-    "notices": {kind: told for kind, told in methods.DOMAIN_NOTIFICATIONS.items() if told.params},
+    "domain": guest_methods.DOMAIN_METHODS,
+    "notices": {kind: told for kind, told in guest_methods.DOMAIN_NOTIFICATIONS.items() if told.params},
 }
 CALLS = st.one_of([nearly_right(table, RIGHT) for table in TABLES.values()])
 VALID = st.builds(lambda msgid, call: pack([0, msgid, *call]), st.integers(0, 9), CALLS) | st.builds(
@@ -102,7 +102,7 @@ def test_parameters_are_checked_values_or_refused(table: str, data: st.DataObjec
 
 @pytest.mark.slow
 @settings(max_examples=150)
-@given(nearly_right(methods.DOMAIN_METHODS, RIGHT) | st.tuples(st.text(max_size=12), VALUES))
+@given(nearly_right(guest_methods.DOMAIN_METHODS, RIGHT) | st.tuples(st.text(max_size=12), VALUES))
 def test_a_guest_s_call_is_a_command_or_refused(call: tuple[str, object]) -> None:
     """No parameters bring anything else about."""
     try:

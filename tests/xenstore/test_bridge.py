@@ -8,7 +8,7 @@ from tests.cli.views import MIB, told
 from tests.xenstore.store_client import StoreClient
 from xbd.domain import DomainInfo, read_domain
 from xbd.units import SUPER_PAGES
-from xbd.xenstore.bridge import Bridge, Refusal, TargetRequest, decide
+from xbd.xenstore.bridge import Bridge, Refusal, ShutdownRequest, TargetRequest, decide
 from xbd.xenstore.saved import encode_whole, restore
 from xbd.xenstore.store import Store
 
@@ -72,6 +72,53 @@ def test_what_is_shown_of_a_domain() -> None:
     assert guest.write(b"memory/target", b"1") == guest.write(b"name", b"x") == "EACCES"
     assert guest.write(b"data/x", b"1") == guest.write(b"control/shutdown", b"poweroff") == b"OK\0"
     assert client.store.check() == []
+
+
+def test_what_is_written_to_control_shutdown_asks_a_guest_to_stop() -> None:
+    """As Linux takes it; the key is emptied when that is begun, not while the guest is paused, nor what was written since."""
+    key = b"/local/domain/3/control/shutdown"
+    bridge, client = bridged(WEB)
+    for written, reason in ((b"poweroff", "poweroff"), (b"halt", "poweroff"), (b"reboot", "reboot")):
+        client.write(key, written)
+        bridge.show(replace(WEB, state="paused"), 0.0)
+        assert bridge.shutdowns() == []
+        bridge.show(WEB, 0.0)
+        (request,) = bridge.shutdowns()
+        assert isinstance(request, ShutdownRequest)
+        assert request == ShutdownRequest(3, reason)
+        assert (client.read(key), bridge.shutdowns()) == (written, [request])
+        bridge.begun(request)
+        assert (client.read(key), client.permissions(key), bridge.shutdowns()) == (b"", b"n3", [])
+    client.write(key, b"poweroff")
+    assert bridge.shutdowns() == [ShutdownRequest(3, "poweroff")]
+    client.write(key, b"reboot")
+    bridge.begun(ShutdownRequest(3, "poweroff"))
+    assert bridge.shutdowns() == [ShutdownRequest(3, "reboot")]
+    bridge.not_begun(ShutdownRequest(3, "reboot"))
+    assert (client.read(key), bridge.shutdowns()) == (b"reboot", [])
+
+
+@pytest.mark.parametrize("written", [b"suspend", b"crash", b"Poweroff", b"poweroff\0", b"x" * 1000])
+def test_what_no_guest_does_stays_in_control_shutdown(written: bytes) -> None:
+    """It is refused once, and asks nobody."""
+    bridge, client = bridged(WEB)
+    client.write(b"/local/domain/3/control/shutdown", written)
+    (refusal,) = bridge.shutdowns()
+    assert isinstance(refusal, Refusal)
+    assert (refusal.domid, refusal.written) == (3, written)
+    assert bridge.shutdowns() == []
+    assert client.read(b"/local/domain/3/control/shutdown") == written
+
+
+def test_what_a_restored_store_asks_of_a_guest_is_not_forgotten() -> None:
+    """It was written when nobody could hear it."""
+    bridge, client = bridged(WEB)
+    client.write(b"/local/domain/3/control/shutdown", b"reboot")
+    bridge = Bridge(restore(encode_whole(client.store)), lambda: None)
+    bridge.update([WEB], 0.0)
+    assert bridge.shutdowns() == [ShutdownRequest(3, "reboot")]
+    bridge.remove(3)
+    assert bridge.shutdowns() == []
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,31 @@ async def test_memory_is_set_by_xl_beside_xbd(tmp_path: Path) -> None:
         assert await client.audit() == []
 
 
+async def test_guests_are_paused_stopped_and_rebooted_by_xl(tmp_path: Path) -> None:
+    """Their states, codes and errors are Xen's; one that reboots runs again, and xl has seen that it had stopped."""
+    xl = Tools(tmp_path)
+
+    async def states() -> list[str]:
+        return [row[4] for row in (await xl.rows("xl", "list"))[1:]]
+
+    async with xen_host(tmp_path) as client:
+        assert await xl.said("xl", "pause", "hv1") == ""
+        assert await states() == ["r-----", "--p---", "-b----"]
+        assert await xl.said("xl", "unpause", "hv1") == ""
+        code, _, error = await xl.run("xl", "unpause", "hv1")
+        assert (code != 0, "Unpausing domain: Invalid argument" in error) == (True, True)
+        code, _, error = await xl.run("xl", "shutdown", "-w", "pv1")
+        assert (code, error.splitlines()[-1]) == (0, "Domain 2 has been shut down, reason code 0")
+        code, _, error = await xl.run("xl", "reboot", "-w", "hv1")
+        assert (code, error.splitlines()[-1]) == (0, "Domain 1 has been shut down, reason code 1")
+        with trio.fail_after(HANGS_AFTER_S):
+            while (await client.info("hv1")).state != "running":  # noqa: ASYNC110 - other processes
+                await trio.sleep(0.02)
+        assert await states() == ["r-----", "-b----", "---s--"]
+        assert await xl.said("xl", "destroy", "pv1") == ""
+        assert await client.audit() == []
+
+
 async def test_xentop_on_a_terminal(tmp_path: Path) -> None:
     """Its screen is drawn, it takes keys, and it ends in order."""
     async with xen_host(tmp_path):

@@ -69,6 +69,7 @@ def domain_details(domain: DomainInfo) -> list[str]:
         **({"uuid": printable(domain.uuid)} if domain.uuid else {}),
         "type": domain.type,
         "state": domain.state,
+        **({"shutdown_reason": domain.shutdown_reason} if domain.shutdown_reason else {}),
         "agent": "does not answer" if domain.state == SILENT else "connected" if domain.agent else "none",
         "memory": size(domain.tot_pages),
         "target": size(domain.target_pages),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, overload
 
-from xbd.abi import DomainType
+from xbd.abi import POWEROFF, DomainType
 from xbd.domain import DomainInfo, DomainSpec, read_domain
 from xbd.errors import RemoteProtocolError, XbdError
 from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S, Outcome, Params
@@ -172,9 +172,26 @@ class HypervisorMethods:
         return Request("destroy", {"domid": domain}, _number("zombie_pages"))
 
     @remote
-    def shutdown(self, domain: str | int) -> Request[None]:
-        """Ask a domain's guest to stop."""
-        return Request("shutdown", {"domid": domain}, _nothing)
+    def shutdown(self, domain: str | int, reason: str = POWEROFF) -> Request[None]:
+        """Ask a domain's guest to stop; with *reason* "reboot" another one boots then."""
+        # A daemon of an earlier version knows no reasons.
+        more = {} if reason == POWEROFF else {"reason": reason}
+        return Request("shutdown", {"domid": domain, **more}, _nothing)
+
+    @remote
+    def start(self, domain: str | int) -> Request[None]:
+        """Have a domain booted whose guest has stopped or crashed, or that was created without autostart."""
+        return Request("start", {"domid": domain}, _nothing)
+
+    @remote
+    def pause(self, domain: str | int) -> Request[int]:
+        """Let a domain's guest do nothing until it is unpaused as often; returns how often that is."""
+        return Request("pause", {"domid": domain}, _number("pauses"))
+
+    @remote
+    def unpause(self, domain: str | int) -> Request[int]:
+        """Take a pause of a domain back; returns how many there still are."""
+        return Request("unpause", {"domid": domain}, _number("pauses"))
 
     @remote
     def set_target(self, domain: str | int, pages: int) -> Request[None]:

@@ -30,8 +30,8 @@ from xbd.protocol import fields
 from xbd.protocol.client_session import Answered, Greeted
 from xbd.protocol.codec import Notification, encode_notification
 from xbd.protocol.commands import boot_from_wire
+from xbd.protocol.guest_methods import DOMAIN_NOTIFICATIONS
 from xbd.protocol.guest_session import GuestSession
-from xbd.protocol.methods import DOMAIN_NOTIFICATIONS
 from xbd.shapes import SETTINGS
 
 # A guest on its way to its target reports this often, so that a display of it is smooth.
@@ -69,6 +69,9 @@ class Agent:
         self._uuid = uuid
         self._session = self._begin_session()
         self._waiting: deque[Command] = deque()
+        self._paused = False
+        # What happened to the guest while it was paused, in order.
+        self._held: list[Event] = []
         self._step_deadline: float | None = None
         self._notice_number = 0
         self._reported: Mapping[str, int | str] = {}
@@ -86,9 +89,8 @@ class Agent:
         """Tell when to call `tick` at the latest; until hello is answered, nothing can be sent anyway."""
         if not self._session.is_greeted:
             return None
-        if self._step_deadline is None or self._report_due is None:
-            return self._report_due if self._step_deadline is None else self._step_deadline
-        return min(self._step_deadline, self._report_due)
+        step_deadline = None if self._paused else self._step_deadline
+        return min((due for due in (step_deadline, self._report_due) if due is not None), default=None)
 
     def connected(self) -> bytes:
         """Start on a new connection; returns the hello to send."""
@@ -105,6 +107,7 @@ class Agent:
         """Discard the guest: its session cannot be resumed, and the next hello boots a new one."""
         self.guest = None
         self._waiting.clear()
+        self._held.clear()
         self._step_deadline = self._report_due = None
 
     def leaving(self) -> bytes:
@@ -148,7 +151,7 @@ class Agent:
         """Note that the deadline is reached; returns what to send, nothing before hello is answered."""
         if not self._session.is_greeted:
             return b""
-        if self._step_deadline is not None and now >= self._step_deadline:
+        if not self._paused and self._step_deadline is not None and now >= self._step_deadline:
             self._step(Tick(), now)
         return self._send(now)
 
@@ -160,6 +163,7 @@ class Agent:
         self._notice_number = 0
         # Who answers may have forgotten it: a daemon that has restarted keeps no reports.
         self._reported = {}
+        self._paused = untrusted.get("paused") is True
         if resumed:
             resent = self._session.resend()
             self._step(TargetSet(boot.target_pages), now)
@@ -177,6 +181,7 @@ class Agent:
             self._step(ModeSet(parse_mode(mode)), now)
         if untrusted.get("shutdown") is True:
             self._step(ShutdownAsked(), now)
+        self._go_on(now)
         return resent
 
     def _notified(self, notification: Notification, now: float) -> None:
@@ -185,13 +190,17 @@ class Agent:
             return  # a newer hypervisor may send notifications that this agent does not know
         try:
             params = fields.check_params(notification.method, known.params, notification.untrusted_params)
-            event = _event(notification.method, params)
+            event = None if notification.method == "paused" else _event(notification.method, params)
         except BadArgument as error:
             raise RemoteProtocolError(error.message, error.expected) from error
         if self.is_overtaken(params["number"]):
             return
         self._notice_number = params["number"]
-        self._step(event, now)
+        if event is not None:
+            self._step(event, now)
+            return
+        self._paused = params["paused"]
+        self._go_on(now)
 
     def is_overtaken(self, number: int) -> bool:
         """Whether a notice of a higher number has come before this one, so that this one is not heeded."""
@@ -202,6 +211,9 @@ class Agent:
     def _step(self, event: Event, now: float) -> None:
         guest = self.guest
         assert guest is not None, "an event for a guest that has not booted"
+        if self._paused:
+            self._hold(event)
+            return
         step = guest.step(event, now)
         self._has_stepped = True
         self._waiting.extend(step.commands)
@@ -212,6 +224,19 @@ class Agent:
         if type(event) in (TargetSet, ModeSet):
             self._report_due = now
 
+    def _hold(self, event: Event) -> None:
+        """Keep an event until the guest is unpaused: all answers, which are as many as calls in flight, of notices the last of a kind."""
+        if type(event) is not guest_events.Answered:
+            self._held = [other for other in self._held if type(other) is not type(event)]
+        self._held.append(event)
+
+    def _go_on(self, now: float) -> None:
+        """Apply what happened while the guest was paused, unless it still is."""
+        if not self._paused:
+            held, self._held = self._held, []
+            for event in held:
+                self._step(event, now)
+
     def _send(self, now: float) -> bytes:
         """Pack commands as far as the window allows, and a report when one is due."""
         outgoing: list[bytes] = []
@@ -219,6 +244,7 @@ class Agent:
         # What is sent before a resumed hello is answered would be sent twice: `resend` covers it.
         while (
             session.is_greeted
+            and not self._paused
             and self._waiting
             and (not session.in_flight or session.in_flight_bytes < UNANSWERED_BYTES)
         ):

@@ -1,6 +1,6 @@
 """The hypervisor daemon's core: the toolstack's methods, and the state of each domain's agent.
 
-What it works on is its `HostState`: the machine and, per domain, a `DomainRecord`. It is driven by endpoints (`xbd.control.endpoint`)
+What it works on is its `HostState`: the machine and, per domain, a `DomainRecord`; pausing and stopping guests is `DomainLife`'s. It is driven by endpoints (`xbd.control.endpoint`)
 and knows no socket; what the world must do with a domain's socket goes through `DomainSockets`.
 """
 
@@ -12,10 +12,10 @@ from uuid import UUID
 
 import xbd
 from xbd.abi import Command, Result
+from xbd.control.domain_life import DomainLife
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.control.domain_sockets import DomainSockets
 from xbd.control.guest_settings import plan_guest
-from xbd.control.host_state import HostState
 from xbd.control.notices import Notices
 from xbd.domain import DOM0, DomainSpec
 from xbd.errors import BadArgument, NotPermitted, OutOfResources
@@ -36,7 +36,7 @@ from xbd.units import exact_size
 ANY_CLIENT: Final = "a client"
 
 
-class Controller(HostState):
+class Controller(DomainLife):
     """One host, as its toolstack and its agents use it."""
 
     def __init__(
@@ -58,6 +58,9 @@ class Controller(HostState):
             "create": lambda **params: self._create(DomainSpec(**params)),
             "destroy": self._destroy,
             "shutdown": self._shutdown,
+            "pause": self._pause,
+            "unpause": self._unpause,
+            "start": self._start,
             "set_target": self._set_target,
             "set_max": self._set_max,
             "claim": self._claim,
@@ -153,24 +156,6 @@ class Controller(HostState):
             self._zombies[record.domid] = record.name, record.uuid
         return {"zombie_pages": zombie_pages}
 
-    def _not_dom0(self, domid: int | str, ended: str) -> DomainRecord:
-        record = self.record(self.machine.find(domid))
-        if record.domid == DOM0:
-            raise NotPermitted(
-                f"d{DOM0} is the control domain and cannot be {ended}", "a guest; end the host with its daemon"
-            )
-        return record
-
-    def _shutdown(self, domid: int | str) -> dict[str, object]:
-        record = self._not_dom0(domid, "shut down")
-        record.shutdown_asked = True
-        record.save()
-        if record.agent:
-            record.notify("shutdown")
-        else:
-            self.stopped(record)
-        return {}
-
     def _set_target(self, domid: int | str, pages: int) -> dict[str, object]:
         domain = self.machine.domain(self.record(self.machine.find(domid)).domid)
         if broken_bound(pages, domain.min_pages, domain.max_pages) is Bound.MOST:
@@ -232,7 +217,7 @@ class Controller(HostState):
             HypercallError: another agent is connected, or the session cannot be resumed.
         """
         if record.crashed and session != record.session.name:
-            raise NotPermitted(f"d{record.domid} has crashed and is preserved", "its own agent; or `xbd destroy` it")
+            raise NotPermitted(f"d{record.domid} has crashed and is preserved", "its own agent; or `xbd start` it")
         domid, may_boot = record.domid, session != record.session.name or last_seen is None
         contacts = self.machine.reserve_reboot(domid) if may_boot else None
         resumed = record.session.hello(msgid, session, last_seen) is Action.RESUME
@@ -241,7 +226,7 @@ class Controller(HostState):
             record.save()
             return None
         reboot = self.machine.begin_reboot(domid, contacts)
-        record.shutdown_asked = record.stopped = False
+        record.begin_again()
         record.save()
         self._notices.deliver()
         return reboot
@@ -251,7 +236,12 @@ class Controller(HostState):
         resumed = reboot is None
         boot = reboot.info() if reboot else self.machine.boot_info(record.domid, runs=NO_RUNS)
         self._event("agent_connected", record, resumed=resumed)
-        more = {"guest": record.guest, "mode": record.mode, "shutdown": record.shutdown_asked}
+        more = {
+            "guest": record.guest,
+            "mode": record.mode,
+            "shutdown": record.shutdown_asked,
+            "paused": record.is_paused,
+        }
         answer = {"resumed": resumed, **boot_to_wire(boot), **more}
         # What is not saved is changed last, when nothing can fail any more.
         record.connected(wake, self.now_s(), resumed=resumed)
@@ -273,22 +263,10 @@ class Controller(HostState):
             untrusted_report = untrusted_report[0]
         record.reported(STATISTICS.check("report", untrusted_report), self.now_s())
 
-    def stopped(self, record: DomainRecord) -> None:
-        """Note that a guest has stopped, as it was asked."""
-        if record.shutdown_asked and not record.stopped:
-            record.stopped = True
-            record.save()
-            self._event("shutdown", record)
-
-    def leaving(self, record: DomainRecord) -> None:
-        """Note that an agent stops although its guest has not crashed: another agent may boot it."""
-        record.left = True
-        record.save()
-
     def tick(self, now: float) -> float | None:
-        """Handle agents that have died and offers that were not taken; returns when to call this again, None: after the next event."""
+        """Handle agents that have died, guests to be booted again, and offers that were not taken; returns when to call this again, None: after the next event."""
         missed = [record for record in self._records.values() if record.is_missed]
-        due = []
+        due = self._reboot(now)
         for record in missed:
             if record.missed_since is None:
                 record.missed_since = now

@@ -1,13 +1,13 @@
 """What the daemon knows of a domain beside its memory: its settings, its session, and the state of its agent."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from xbd.abi import ON_CRASH
+from xbd.abi import ON_CRASH, POWEROFF, REBOOT, SHUTDOWN_REASONS
 from xbd.control.saved import SavedAgent
-from xbd.domain import CRASHED, LOST, RUNNING, SHUTDOWN, SILENT, WAITING
+from xbd.domain import CRASH, CRASHED, LOST, PAUSED, PAUSES, RUNNING, SHUTDOWN, SILENT, WAITING
 from xbd.errors import BadArgument, DamagedState
 from xbd.guest.mode import parse_mode
 from xbd.machine.domain import Domain
@@ -16,9 +16,20 @@ from xbd.shapes import FLAG, SETTINGS, Shape, choice, text
 
 Wake = Callable[[], None]
 # The fields of a record that are saved; the name is saved by the machine.
-SAVED: Final = ("autostart", "guest", "mode", "shutdown_asked", "stopped", "settling", "on_crash", "crashed", "left")
+SAVED: Final = (
+    *("autostart", "guest", "mode", "shutdown_asked", "stopped", "settling", "on_crash", "crashed", "left"),
+    *("pauses", "shutdown_reason"),
+)
+# What an earlier version, which did not save it, would have saved.
+_LATER: Final[Mapping[str, object]] = {"pauses": 0, "shutdown_reason": POWEROFF}
 # How they are checked when they are read again; a field not named here is a boolean.
-_SHAPES: Final[dict[str, Shape]] = {"guest": SETTINGS, "mode": text(), "on_crash": choice(ON_CRASH)}
+_SHAPES: Final[dict[str, Shape]] = {
+    "guest": SETTINGS,
+    "mode": text(),
+    "on_crash": choice(ON_CRASH),
+    "pauses": PAUSES,
+    "shutdown_reason": choice(SHUTDOWN_REASONS),
+}
 # An agent that lost its connection connects again within half a second; one that has not by then is taken for dead.
 CRASHED_AFTER_S: Final = 5.0
 # An agent that has said how often it reports at least, and has not for so many times as long, does not answer: a busy
@@ -49,15 +60,20 @@ class DomainRecord:
     report_every_s: float = math.inf
     shutdown_asked: bool = False
     stopped: bool = False
+    shutdown_reason: str = POWEROFF
     settling: bool = False
     on_crash: str = "restart"
     crashed: bool = False
+    # How often a toolstack has paused it, and not unpaused it again.
+    pauses: int = 0
     # Its agent has said that it stops, and that this is not a crash.
     left: bool = False
     # Its domain has been destroyed: a holder of this record must not change it any more.
     gone: bool = False
     # The daemon has restarted, and its agent, which did not say that it stops, is expected to connect again.
     awaited: bool = False
+    # When it is booted again; None: it was not asked to reboot, or nobody has looked yet.
+    reboot_due_s: float | None = None
     # When its agent was first missed; None: it is here, or not missed.
     missed_since: float | None = None
     saved: SavedAgent | None = None
@@ -75,6 +91,7 @@ class DomainRecord:
     @staticmethod
     def _checked(domid: int, raw: dict[str, Any]) -> dict[str, Any]:
         """Check the record of a domain that an earlier daemon saved; returns it. Raises DamagedState."""
+        raw = {**_LATER, **raw}
         if raw.keys() != set(SAVED):
             raise DamagedState(f"d{domid}: its record is not what this version of xbd saves")
         try:
@@ -102,6 +119,7 @@ class DomainRecord:
             "target": {"pages": domain.target_pages},
             "limit": {"pages": domain.max_pages},
             "mode": {"mode": self.mode},
+            "paused": {"paused": self.is_paused},
         }
         for kind in now.keys() & self.notices.keys():
             self.notices[kind] |= now[kind]
@@ -122,9 +140,24 @@ class DomainRecord:
         self.wake = wake
 
     @property
+    def is_paused(self) -> bool:
+        """Whether its guest is to do nothing until it is unpaused."""
+        return self.pauses > 0
+
+    @property
     def agent(self) -> bool:
         """Whether an agent is connected."""
         return self.wake is not None
+
+    def begin_again(self) -> None:
+        """Forget that its guest has stopped, crashed, or is asked to stop: another one boots."""
+        self.shutdown_asked = self.stopped = self.crashed = False
+        self.shutdown_reason = POWEROFF
+
+    @property
+    def is_rebooting(self) -> bool:
+        """Whether its guest has stopped to be booted again."""
+        return self.stopped and self.shutdown_reason == REBOOT
 
     def notify(self, kind: str, **details: object) -> None:
         """Queue a numbered notice for the agent, in place of an earlier one of its kind; without an agent, nothing."""
@@ -142,7 +175,7 @@ class DomainRecord:
         if self.stopped:
             return SHUTDOWN
         if self.agent:
-            return RUNNING
+            return PAUSED if self.is_paused else RUNNING
         if self.crashed:
             return CRASHED
         return LOST if self.is_missed else WAITING
@@ -156,8 +189,10 @@ class DomainRecord:
             "on_crash": self.on_crash,
             "agent": self.agent,
             "autostart": self.autostart,
+            "pauses": self.pauses,
             "mode": self.mode,
             "target_set_by": self.target_set_by,
+            "shutdown_reason": self.shutdown_reason if state == SHUTDOWN else CRASH if state == CRASHED else None,
             "guest": self.guest,
             "report": self.report,
             "report_age_s": None if self.report is None else now_s - self.reported_at_s,

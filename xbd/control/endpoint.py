@@ -7,6 +7,7 @@ peer. When `dropped` is set, the connection is to be closed once the bytes retur
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -29,11 +30,10 @@ from xbd.protocol.codec import (
     encode_response,
 )
 from xbd.protocol.commands import command_from_params, encode_result, extents_of
+from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS
 from xbd.protocol.methods import (
     AUTOBALLOON_METHODS,
     CHANGING_METHODS,
-    DOMAIN_METHODS,
-    GUEST_NOTIFICATIONS,
     TOOLSTACK_METHODS,
     VERSION,
     check_version,
@@ -146,14 +146,21 @@ class DomainEndpoint(Endpoint):
         self._record = host.record(domid)
         self._refused_hellos = 0
         self._reboot: Reboot | None = None
+        # Calls that came while the domain was paused, in order.
+        self._held: deque[Request] = deque()
 
     def take_pending(self) -> bytes:
-        """Return the notices that were not sent to the agent yet."""
-        if not self.admitted or not self._record.notices:
+        """Return the notices that were not sent to the agent yet, and the answers to calls that waited for the end of a pause."""
+        if not self.admitted or self.dropped is not None:
             return b""
         notices = b"".join(encode_notification(kind, params) for kind, params in self._record.notices.items())
         self._record.notices.clear()
-        return notices
+        return notices + self.turn() if self._held and not self._record.is_paused else notices
+
+    def _next_message(self) -> Request | Response | Notification | None:
+        if self._held and not self._record.is_paused:
+            return self._held.popleft()
+        return super()._next_message()
 
     def closed(self) -> None:
         """Leave the session to be resumed."""
@@ -168,15 +175,26 @@ class DomainEndpoint(Endpoint):
             # Messages that were received before the connection is closed are for a domain that was destroyed.
             raise RemoteProtocolError(f"d{self._record.domid} is gone", "a domain that is there")
         if type(message) is Request:
-            if self.admitted:
-                return self._call(message)
-            return self._hello(message)
+            if not self.admitted:
+                return self._hello(message)
+            if self._record.is_paused:
+                self._hold(message)
+                return MESSAGE_COST, b""
+            return self._call(message)
         if type(message) is Notification and self.admitted:
             self._notified(message)
             return MESSAGE_COST, b""
         if not self.admitted:
             raise RemoteProtocolError(f"a {type(message).__name__.lower()} before hello", "a call of hello first")
         raise RemoteProtocolError("an answer, but nothing was asked", "calls and notifications")
+
+    def _hold(self, request: Request) -> None:
+        """Keep a call until its domain is unpaused. Raises RemoteProtocolError: there are more than an agent may have in flight."""
+        if len(self._held) >= MAX_IN_FLIGHT:
+            raise RemoteProtocolError(
+                f"{MAX_IN_FLIGHT} calls wait while d{self._record.domid} is paused", "no more calls"
+            )
+        self._held.append(request)
 
     def _hello(self, request: Request) -> tuple[int, bytes]:
         """Open a session and, in this turn and as many more as it takes, reboot the guest; then the hello is answered."""

@@ -7,7 +7,7 @@ show these. What a guest reports is its own word and is called so; a number that
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from xbd.domain import RUNNING, ZOMBIE, DomainInfo
+from xbd.domain import PAUSED, RUNNING, ZOMBIE, DomainInfo
 from xbd.target_rules import is_reached
 from xbd.units import counted, format_pages
 
@@ -114,6 +114,8 @@ def _no_agent(domain: DomainInfo) -> Reason:
     if domain.state == ZOMBIE:
         kept = format_pages(domain.tot_pages)
         return Reason("zombie", f"it was destroyed, and others still map {kept} of it; it vanishes when they let go")
+    if domain.state == PAUSED:
+        return Reason("paused", f"it is paused; `xbd unpause {domain.name}` lets it go on")
     if domain.agent:
         return Reason("agent-silent", "its agent does not answer; is its process stopped, or its machine overloaded?")
     helps = f"start one with `xbd guest {domain.name}`"

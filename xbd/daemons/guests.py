@@ -48,7 +48,7 @@ TIMER_GRAIN_S: Final = 0.01
 # What an agent process has open beside its guests' connections.
 DESCRIPTORS_APART: Final = 32
 NOTHING_TO_RELOAD: Final = "agents have no settings of their own; the hypervisor's host file has"
-_HINTS: Final = frozenset({"created", "destroyed", "agent_lost", "shutdown"})
+_HINTS: Final = frozenset({"created", "destroyed", "agent_lost", "shutdown", "started"})
 _LEVELS: Final = {
     "content_errors": "error",
     "io_mismatches": "error",

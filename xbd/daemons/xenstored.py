@@ -34,12 +34,15 @@ LOOK_PAUSE_S: Final = 0.01
 # Of more domains that have changed it takes less to look at all at once than at each.
 LOOK_AT_MOST: Final = 16
 _HINTS: Final = frozenset(
-    {"created", "destroyed", "vanished", "target", "max", "shutdown", "crashed", "agent_lost", "agent_connected"}
+    {
+        *("created", "destroyed", "vanished", "target", "max", "agent_lost", "agent_connected"),
+        *("shutdown", "crashed", "started", "paused", "unpaused"),
+    }
 )
 
 
 class HostInStore:
-    """The hypervisor at *path*, shown in a server's store, and asked for the targets that are written there.
+    """The hypervisor at *path*, shown in a server's store, and asked for what is written there.
 
     All domains are looked at every *look_every_s*.
     """
@@ -72,6 +75,7 @@ class HostInStore:
                 self._server.open_sockets()
                 self._server.deliver()
                 await self._ask(client)
+                await self._stop_guests(client)
                 self._follower.check_in.here()
                 await trio.sleep(max(LOOK_PAUSE_S, trio.current_time() - began))
                 with trio.move_on_at(looked_at_all + self._look_every_s):
@@ -117,7 +121,24 @@ class HostInStore:
                 case TargetRequest():
                     await self._set_target(client, decision)
                 case Refusal(_, written, reason):
-                    self._refused(domid, written=repr(written[:40]), reason=reason)
+                    self._refused(domid, "target", written=repr(written[:40]), reason=reason)
+
+    async def _stop_guests(self, client: Client) -> None:
+        """Have the guests stop that were asked to, by what was written."""
+        for asked in self._bridge.shutdowns():
+            self._follower.check_in.here()
+            domid = asked.domid
+            if isinstance(asked, Refusal):
+                self._refused(domid, "shutdown", written=repr(asked.written[:40]), reason=asked.reason)
+                continue
+            try:
+                await client.shutdown(domid, asked.reason)
+            except HypercallError as error:
+                self._bridge.not_begun(asked)
+                self._refused(domid, "shutdown", reason=str(error))
+            else:
+                self._bridge.begun(asked)
+                self._server.deliver()
 
     async def _set_target(self, client: Client, request: TargetRequest) -> None:
         domid, pages = request.domid, request.pages
@@ -126,15 +147,15 @@ class HostInStore:
         except HypercallError as error:
             # Its limit was lowered, or it has gone, since it was last looked at.
             self._bridge.refused(request)
-            self._refused(domid, pages=pages, reason=str(error))
+            self._refused(domid, "target", pages=pages, reason=str(error))
         else:
             self._bridge.agreed(request)
             self._server.log_of(domid).info(trio.current_time(), "xenstore_target", domid=domid, pages=pages)
 
-    def _refused(self, domid: int, **details: object) -> None:
-        """Log that a written target is none: rarely, for who may write it may do so without end."""
+    def _refused(self, domid: int, what: str, **details: object) -> None:
+        """Log that nothing comes of what was written: rarely, for who may write it may do so without end."""
         log = self._server.log_of(domid)
-        log.warning(trio.current_time(), "xenstore_target_refused", domid=domid, **details)
+        log.warning(trio.current_time(), f"xenstore_{what}_refused", domid=domid, **details)
 
 
 async def run_xenstored(hypervisor_path: Path, path: Path, state_dir: Path | None) -> int:

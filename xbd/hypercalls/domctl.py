@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from xbd.abi import MAX_DOMAIN_PAGES
+from xbd.domain import DOM0
 from xbd.errors import HypercallError
 from xbd.hypercalls.caller import write_bitmap
 from xbd.hypercalls.context import Context
@@ -20,6 +21,18 @@ Answer = tuple[int, bytes]
 
 def _destroy(at: Context, domid: int, _union: bytes) -> Answer:
     at.host.destroy(domid)
+    return domid, b""
+
+
+def _pause(at: Context, domid: int, _union: bytes) -> Answer:
+    if domid == DOM0:
+        raise HypercallError("dom0 cannot pause itself", "another domain")
+    at.host.calls.pause(domid)
+    return domid, b""
+
+
+def _unpause(at: Context, domid: int, _union: bytes) -> Answer:
+    at.host.calls.unpause(domid)
     return domid, b""
 
 
@@ -83,6 +96,8 @@ def _scheduler_op(at: Context, domid: int, union: bytes) -> Answer:
 
 OPERATIONS: Final[Mapping[str, Callable[[Context, int, bytes], Answer]]] = {
     "XEN_DOMCTL_destroydomain": _destroy,
+    "XEN_DOMCTL_pausedomain": _pause,
+    "XEN_DOMCTL_unpausedomain": _unpause,
     "XEN_DOMCTL_getdomaininfo": _getdomaininfo,
     "XEN_DOMCTL_max_mem": _max_mem,
     "XEN_DOMCTL_getvcpuinfo": _getvcpuinfo,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import UUID
 
+from xbd.abi import POWEROFF
 from xbd.domain import CRASHED, DOM0, SHUTDOWN, ZOMBIE, DomainInfo
 from xbd.errors import NoSuchDomain
 from xbd.hypercalls.layout import Release
@@ -41,6 +42,12 @@ class Calls(Protocol):
 
     def claim(self, domain: str | int, pages: int) -> int:
         """Promise a domain memory."""
+
+    def pause(self, domain: str | int) -> int:
+        """Let a domain's guest do nothing."""
+
+    def unpause(self, domain: str | int) -> int:
+        """Take a pause back."""
 
     def destroy(self, domain: str | int) -> int:
         """End a domain."""
@@ -157,8 +164,10 @@ def flags_of(domain: DomainInfo, release: Release) -> int:
         case _ if domain.state == ZOMBIE:
             return flags | constant["XEN_DOMINF_dying"]
         case _ if domain.state in (SHUTDOWN, CRASHED):
-            reason = "SHUTDOWN_crash" if domain.state == CRASHED else "SHUTDOWN_poweroff"
-            return flags | constant["XEN_DOMINF_shutdown"] | constant[reason] << constant["XEN_DOMINF_shutdownshift"]
+            reason = constant[f"SHUTDOWN_{domain.shutdown_reason or POWEROFF}"]
+            return flags | constant["XEN_DOMINF_shutdown"] | reason << constant["XEN_DOMINF_shutdownshift"]
+    if domain.pauses:
+        return flags | constant["XEN_DOMINF_paused"]
     if domain.domid == DOM0:
         # It is the one that asks.
         return flags | constant["XEN_DOMINF_running"]

@@ -346,5 +346,6 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "XEN_DOMINF_hap": 256,
     "XEN_DOMINF_shutdownshift": 16,
     "SHUTDOWN_poweroff": 0,
+    "SHUTDOWN_reboot": 1,
     "SHUTDOWN_crash": 3,
 }

@@ -32,7 +32,7 @@ from xbd.abi import (
 from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.protocol import fields
 from xbd.protocol.codec import Response, encode_error, encode_response
-from xbd.protocol.methods import DOMAIN_METHODS
+from xbd.protocol.guest_methods import DOMAIN_METHODS
 from xbd.text import quote
 
 # Each method's command, whose fields are the method's parameters, and the field that says how much it asks for.

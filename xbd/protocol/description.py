@@ -11,13 +11,11 @@ from xbd import abi
 from xbd.domain import INFO_PARTS
 from xbd.protocol import codec
 from xbd.protocol.fields import ERROR_KINDS
+from xbd.protocol.guest_methods import DOMAIN_METHODS, DOMAIN_NOTIFICATIONS, GUEST_NOTIFICATIONS
 from xbd.protocol.methods import (
     AUTOBALLOON_METHODS,
-    DOMAIN_METHODS,
-    DOMAIN_NOTIFICATIONS,
     EVENT_PARTS,
     EVENTS,
-    GUEST_NOTIFICATIONS,
     MAX_SESSION_CHARS,
     TOOLSTACK_METHODS,
     TOOLSTACK_NOTIFICATIONS,

@@ -130,6 +130,7 @@ ERROR_KINDS: Final[dict[str, str]] = {
     "EBUSY": "another connection or domain holds it",
     "ENFILE": "the daemon has no open file left",
     "ENOSPC": "the disk of the state directory is full",
+    "EOVERFLOW": "it was done as often as can be counted",
     "EIO": "the daemon's system refuses it",
 }
 

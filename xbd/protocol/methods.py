@@ -13,16 +13,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from xbd.abi import (
-    LIST_EXTENTS,
-    MAX_MESSAGE_WORDS,
-    MAX_WORDS,
     ON_CRASH,
-    Stop,
+    POWEROFF,
+    SHUTDOWN_REASONS,
 )
 from xbd.domain import COUNT, DOMAIN, DOMID, INFO_PARTS, MODE, NAME, PAGES, PAGES_OR_NONE, SPEC_PARTS, UUID_TEXT
 from xbd.errors import NotSupported
 from xbd.protocol.codec import MSGID_LIMIT
-from xbd.protocol.fields import FRAMES, WORDS
 from xbd.protocol.policy_status import DETAILS
 from xbd.shapes import (
     COUNTS,
@@ -30,7 +27,6 @@ from xbd.shapes import (
     SECONDS,
     SETTINGS,
     SHARE,
-    STATISTICS,
     Part,
     Schema,
     array_of,
@@ -40,7 +36,6 @@ from xbd.shapes import (
     record,
     text,
 )
-from xbd.units import SUPER_ORDER
 
 VERSION: Final = 1
 # A UUID has 36 characters; other clients' names may be longer.
@@ -78,36 +73,26 @@ def _map(**parts: Part | Schema) -> Schema:
     return record(parts)
 
 
-def _bin(of: str, doc: str) -> Schema:
+def packed(of: str, doc: str) -> Schema:
+    """Make the schema of a list of numbers in one piece."""
     return {"format": "bin", "x-items": of, "description": doc}
 
 
-_ORDER: Final = Part(integer(0, SUPER_ORDER), "log2 of the pages in an extent: 0 or 9", default=0)
-_VERSION: Final = Part(integer(0, 1 << 31), "the protocol's version that the client speaks")
-_LAST_SEEN: Final = Part(optional(integer(0, MSGID_LIMIT - 1)), "msgid of the last answer it has", default=None)
-_NUMBER: Final = Part(integer(0, MAX_EVENT_NUMBER), "number of this notification, rising")
+VERSION_SPOKEN: Final = Part(integer(0, 1 << 31), "the protocol's version that the client speaks")
+LAST_SEEN: Final = Part(optional(integer(0, MSGID_LIMIT - 1)), "msgid of the last answer it has", default=None)
 _TARGETED: Final = Part(DOMAIN, "the domain's number or its name")
 _SPEAKS: Final = Part(integer(VERSION, VERSION), "the protocol's version that the daemon speaks")
 _HOST: Final = Part(text(), "the host's name")
-_RESUMED: Final = Part(FLAG, "whether the session was known and goes on")
-_READONLY: Final = Part(FLAG, "it may only be read", default=False)
-_STOP: Final[Schema] = {
-    "enum": [None, *(stop.value for stop in Stop)],
-    "description": "nil: all is done; BUDGET: the turn is over, call again with the rest; else why the next extent is not",
-}
-_DONE: Final[Schema] = {**COUNT.schema, "description": "how many extents, pairs, references or words are done"}
-_WHY_DROPPED: Final = Method(
+RESUMED: Final = Part(FLAG, "whether the session was known and goes on")
+_PAUSES: Final = INFO_PARTS["pauses"]
+WHY_DROPPED: Final = Method(
     "Why the connection ends.",
     body=_map(reason={"type": "string"}, expected={"type": "string", "description": "what would have been taken"}),
 )
 
 
-def _done(*more: Schema) -> Schema:
-    """Make the schema of an operation's answer: an array."""
-    return {"type": "array", "prefixItems": [_DONE, _STOP, *more], "minItems": 2 + len(more), "maxItems": 2 + len(more)}
-
-
-def _pages(doc: str) -> Part:
+def pages(doc: str) -> Part:
+    """Make a part that is a number of pages."""
     return Part(PAGES, doc)
 
 
@@ -133,14 +118,14 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     "hello": Method(
         "Agree on the version, and, with a session's name, open or resume that session.",
         {
-            "version": _VERSION,
+            "version": VERSION_SPOKEN,
             "session": Part(optional(text(MAX_SESSION_CHARS)), "a name of the client's making", default=None),
-            "last_seen": _LAST_SEEN,
+            "last_seen": LAST_SEEN,
             "client": Part(
                 optional(NAME), "what it is, such as `xbd mem-set`: told of the targets that it sets", default=None
             ),
         },
-        _map(version=_SPEAKS, host=_HOST, resumed=_RESUMED),
+        _map(version=_SPEAKS, host=_HOST, resumed=RESUMED),
     ),
     "list": Method(
         "Describe every domain.",
@@ -161,18 +146,35 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         is_changing=True,
     ),
     "shutdown": Method(
-        "Ask its guest to stop; without an agent it is stopped.", {"domid": _TARGETED}, is_changing=True
+        "Ask its guest to stop; without an agent it is stopped.",
+        {
+            "domid": _TARGETED,
+            "reason": Part(choice(SHUTDOWN_REASONS), "reboot: another one boots then", default=POWEROFF),
+        },
+        is_changing=True,
     ),
+    "start": Method(
+        "Have the agent host boot a domain whose guest has stopped or crashed, or that was made without autostart.",
+        {"domid": _TARGETED},
+        is_changing=True,
+    ),
+    "pause": Method(
+        "Let a domain's guest do nothing until it was unpaused as often as it was paused, as in Xen.",
+        {"domid": _TARGETED},
+        _map(pauses=_PAUSES),
+        is_changing=True,
+    ),
+    "unpause": Method("Take a pause back.", {"domid": _TARGETED}, _map(pauses=_PAUSES), is_changing=True),
     "set_target": Method(
         "Set a domain's target.",
-        {"domid": _TARGETED, "pages": _pages("the target")},
-        _map(pages=_pages("the target")),
+        {"domid": _TARGETED, "pages": pages("the target")},
+        _map(pages=pages("the target")),
         is_changing=True,
     ),
     "set_max": Method(
         "Set a domain's limit, from its minimum to its static maximum; may be below what it holds.",
-        {"domid": _TARGETED, "pages": _pages("the limit")},
-        _map(pages=_pages("the limit")),
+        {"domid": _TARGETED, "pages": pages("the limit")},
+        _map(pages=pages("the limit")),
         is_changing=True,
     ),
     "claim": Method(
@@ -196,9 +198,9 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         "Say of each superframe what it is and whose.",
         answer=_map(
             superframes=Part(COUNT, "how many there are"),
-            kind=_bin("uint8", "0 free, 1 a domain's leaf, 2 shattered"),
-            owner=_bin("uint16, little-endian", "domid + 1 of who holds it or most of it, 0 nobody"),
-            used=_bin("uint16, little-endian", "frames of it that are not free"),
+            kind=packed("uint8", "0 free, 1 a domain's leaf, 2 shattered"),
+            owner=packed("uint16, little-endian", "domid + 1 of who holds it or most of it, 0 nobody"),
+            used=packed("uint16, little-endian", "frames of it that are not free"),
         ),
     ),
     "audit": Method(
@@ -213,22 +215,28 @@ EVENTS: Final[Mapping[str, Method]] = {
     "created": Method(
         "A domain was made.",
         {
-            "target_pages": _pages("its target"),
-            "max_pages": _pages("its limit"),
+            "target_pages": pages("its target"),
+            "max_pages": pages("its limit"),
             "autostart": Part(FLAG, "whether the agent host starts an agent for it"),
         },
     ),
     "destroyed": Method("It was ended.", {"zombie_pages": Part(COUNT, "pages of it that others still map")}),
     "vanished": Method("The last of its pages that others mapped was unmapped: the zombie is gone."),
-    "shutdown": Method("It has stopped, as asked."),
-    "target": Method("It has a target.", {"pages": _pages("the target")}),
-    "max": Method("It has a limit.", {"pages": _pages("the limit")}),
+    "shutdown": Method(
+        "It has stopped, as asked.",
+        {"reason": Part(choice(SHUTDOWN_REASONS), "reboot: another guest boots in it soon", default=POWEROFF)},
+    ),
+    "started": Method("Another guest may boot in it, after it has stopped or crashed."),
+    "paused": Method("It was paused."),
+    "unpaused": Method("It may run again."),
+    "target": Method("It has a target.", {"pages": pages("the target")}),
+    "max": Method("It has a limit.", {"pages": pages("the limit")}),
     "claim": Method("It has a claim.", {"claimed_pages": Part(PAGES_OR_NONE, "what is outstanding of it")}),
     "mode": Method("Its guest behaves so.", {"mode": Part(MODE, "as in guest_mode")}),
-    "agent_connected": Method("Its agent has connected.", {"resumed": _RESUMED}),
+    "agent_connected": Method("Its agent has connected.", {"resumed": RESUMED}),
     "agent_lost": Method("Its agent has lost its connection, or is taken for gone."),
     "crashed": Method("Its agent has died.", {"on_crash": Part(choice(ON_CRASH), "what becomes of it")}),
-    "settled": Method("It holds what its target says.", {"pages": _pages("what it holds")}),
+    "settled": Method("It holds what its target says.", {"pages": pages("what it holds")}),
 }
 # What every event has beside its own keys.
 EVENT_PARTS: Final[Mapping[str, Part]] = {
@@ -241,7 +249,7 @@ EVENT_PARTS: Final[Mapping[str, Part]] = {
 }
 TOOLSTACK_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "event": Method("An event has happened.", body=EVENT_REF),
-    "dropped": _WHY_DROPPED,
+    "dropped": WHY_DROPPED,
 }
 
 # The autoballoon daemon's, on `autoballoon.sock` beside `hypervisor.sock`.
@@ -249,7 +257,7 @@ _RESERVATION: Final[Schema] = {
     **_map(
         state=Part(choice(("none", "pending", "held", "failed")), "none: there is no reservation, and no other key"),
         name=Part(text(), "its name"),
-        pages=_pages("how much"),
+        pages=pages("how much"),
         cannot_free=Part(COUNTS, "where it failed: needed_pages, and possible_pages, the most there could be"),
         uncooperative={**array_of(DOMID.schema), "description": "where it failed: who does not give memory up"},
     ),
@@ -261,10 +269,10 @@ _VERDICTS: Final[Schema] = {
     "description": "by domid",
 }
 AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
-    "hello": Method("Agree on the version.", {"version": _VERSION}, _map(version=_SPEAKS, host=_HOST)),
+    "hello": Method("Agree on the version.", {"version": VERSION_SPOKEN}, _map(version=_SPEAKS, host=_HOST)),
     "reserve": Method(
         "Free memory and hold it free until this connection ends; one reservation for each connection.",
-        {"pages": _pages("how much, in whole superpages")},
+        {"pages": pages("how much, in whole superpages")},
         _RESERVATION,
     ),
     "reservation": Method("Describe this connection's reservation.", answer=_RESERVATION),
@@ -278,118 +286,6 @@ AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
             balance=Part(choice(("fair", "demand")), "how memory is shared out"),
         ),
     ),
-}
-
-_BASES: Final = Part(FRAMES, "extent bases")
-DOMAIN_METHODS: Final[Mapping[str, Method]] = {
-    "hello": Method(
-        "Open or resume this domain's session; the answer tells what a booting guest must know.",
-        {
-            "version": _VERSION,
-            "session": Part(text(MAX_SESSION_CHARS), "the session's name, of the client's making"),
-            "last_seen": _LAST_SEEN,
-            "uuid": Part(optional(UUID_TEXT), "of the domain that is meant; any other one refuses", default=None),
-            "report_every_s": Part(
-                optional(integer(1, 3600)),
-                "how often it reports at least: when it does not for three times as long, it does not answer; nil: it need not",
-                default=None,
-            ),
-        },
-        _map(
-            resumed=_RESUMED,
-            domid=Part(DOMID, "its number"),
-            name=Part(NAME, "its name"),
-            gfn_count=_pages("its guest frame numbers"),
-            runs=_bin("int64 pairs, little-endian", "half-open runs of populated gfns, rising; empty when resumed"),
-            target_pages=_pages("its target"),
-            max_pages=_pages("its limit"),
-            features={
-                **_map(populate_depopulate=FLAG.schema, exchange=FLAG.schema, grants=FLAG.schema),
-                "description": "which operations the host offers",
-            },
-            type=INFO_PARTS["type"],
-            guest=INFO_PARTS["guest"],
-            mode=INFO_PARTS["mode"],
-            shutdown=Part(FLAG, "whether it is asked to stop"),
-        ),
-    ),
-    "populate": Method("Back each extent with fresh, zeroed memory.", {"gfns": _BASES, "order": _ORDER}, _done()),
-    "decrease": Method("Give the extents' memory back.", {"gfns": _BASES, "order": _ORDER}, _done()),
-    "exchange": Method(
-        "Unback *gives*, back *gets*: as many pages.",
-        {"gives": _BASES, "gets": _BASES, "gives_order": _ORDER, "gets_order": _ORDER},
-        _done(),
-    ),
-    "populate_depopulate": Method(
-        "For each pair: back the one, unback the other, in one step.",
-        {"populate": _BASES, "depopulate": Part(FRAMES, "extent bases, as many"), "order": _ORDER},
-        _done(),
-    ),
-    "deflate": Method(
-        "A virtio balloon's deflate queue: back each extent with fresh, zeroed memory.",
-        {"gfns": Part(FRAMES, f"extent bases, at most {LIST_EXTENTS}"), "order": _ORDER},
-        _done(),
-    ),
-    "inflate": Method(
-        "A virtio balloon's inflate queue: give the extents' memory back.",
-        {"gfns": Part(FRAMES, f"extent bases, at most {LIST_EXTENTS}"), "order": _ORDER},
-        _done(),
-    ),
-    "grant": Method(
-        "Let another domain map own pages; answers their references.",
-        {
-            "gfns": Part(FRAMES, "own populated pages"),
-            "to": Part(DOMID, "the domain that may map them"),
-            "readonly": _READONLY,
-        },
-        _done(FRAMES.schema),
-    ),
-    "end_grant": Method("Take grants back.", {"refs": Part(FRAMES, "their references")}, _done()),
-    "map_grant": Method(
-        "Map another domain's granted pages at own unpopulated gfns, pair by pair.",
-        {
-            "owner": Part(DOMID, "the domain that granted them"),
-            "refs": Part(FRAMES, "their references"),
-            "gfns": Part(FRAMES, "slots, as many"),
-            "readonly": _READONLY,
-        },
-        _done(),
-    ),
-    "unmap_grant": Method("End mappings.", {"gfns": Part(FRAMES, "the slots")}, _done()),
-    "send": Method(
-        "Put a message into another domain's inbox, whole or not at all.",
-        {
-            "to": Part(DOMID, "the domain that is to have it"),
-            "words": Part(WORDS, f"1 to {MAX_MESSAGE_WORDS} words"),
-        },
-        _done(),
-    ),
-    "receive": Method(
-        "Take whole messages out of the own inbox, oldest first; before each a word: sender x 2^32 + length.",
-        {"most": Part(integer(1, MAX_WORDS), "how many words at most", default=MAX_WORDS)},
-        _done(WORDS.schema),
-    ),
-    "load": Method("Read content words.", {"gfns": Part(FRAMES, "pages")}, _done(WORDS.schema)),
-    "store": Method(
-        "Write content words.", {"gfns": Part(FRAMES, "pages"), "words": Part(WORDS, "as many words")}, _done()
-    ),
-}
-# From the guest to the daemon, which drops a peer that sends others.
-GUEST_NOTIFICATIONS: Final[Mapping[str, Method]] = {
-    "report": Method("Its statistics, a flat map; the latest wins, a few a second at most.", body=STATISTICS.schema),
-    "unchanged": Method("Its last report still holds."),
-    "leaving": Method("The agent goes, and the guest has not crashed: another agent may boot it."),
-    "stopped": Method("It has stopped, as asked: the domain's state is shutdown from now on."),
-}
-# From the daemon to the guest; the latest of a kind wins.
-DOMAIN_NOTIFICATIONS: Final[Mapping[str, Method]] = {
-    "target": Method("Its target is now so much.", {"number": _NUMBER, "pages": _pages("the target")}),
-    "limit": Method("Its limit is now so much.", {"number": _NUMBER, "pages": _pages("the limit")}),
-    "mode": Method("Its mode is now so.", {"number": _NUMBER, "mode": Part(MODE, "as in guest_mode")}),
-    "messages": Method("There are messages in its inbox.", {"number": _NUMBER}),
-    "memory": Method("A populate of it was refused with ENOMEM, and the host has memory again.", {"number": _NUMBER}),
-    "shutdown": Method("It is asked to stop.", {"number": _NUMBER}),
-    "dropped": _WHY_DROPPED,
 }
 
 

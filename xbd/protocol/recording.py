@@ -23,7 +23,7 @@ import numpy as np
 from xbd.abi import MAX_EXTENTS, Command, Frames, GrantResult, LoadResult, Refused, Result, Words
 from xbd.errors import BadArgument
 from xbd.protocol.commands import command_from_params, command_to_wire
-from xbd.protocol.methods import DOMAIN_METHODS
+from xbd.protocol.guest_methods import DOMAIN_METHODS
 from xbd.text import quote
 
 FORMAT: Final = 1

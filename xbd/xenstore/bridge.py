@@ -1,10 +1,10 @@
-"""The bridge between a host and its store: it shows the domains, and reads the targets that clients write.
+"""The bridge between a host and its store: it shows the domains, and reads what clients ask of them.
 
 `update` takes the host's domains as they are now, `show` and `remove` one that has changed; only what differs is
 written, so watches fire for changes and nothing else. A client that writes a domain's `memory/target` asks for another
 target: `written` names these domains, and `judge` makes a request of it, or a refusal with a reason for the log where
 the value is no target. The key keeps what was written, accepted or not, until the host's target changes: then it shows
-that.
+that. What is written to `control/shutdown` asks its guest to stop; as a guest does, the bridge empties the key when that is begun.
 
 Source: /local/domain/N and /vm of a host of Xen 4.17 with libxl, and its permissions.
 """
@@ -12,39 +12,28 @@ Source: /local/domain/N and /vm of a host of Xen 4.17 with libxl, and its permis
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID, uuid5
 
-from xbd.domain import CRASHED, DOM0, DOM0_OF_XEN, SHUTDOWN, DomainInfo
+from xbd.abi import POWEROFF, REBOOT
+from xbd.domain import CRASHED, DOM0, PAUSED, SHUTDOWN, SILENT, DomainInfo
 from xbd.target_rules import Bound, broken_bound
 from xbd.units import PAGE_KIB, round_to_superpages
 from xbd.xenstore.paths import home_of
-from xbd.xenstore.permissions import Access, Entry, Permissions, access_of
+from xbd.xenstore.permissions import Access, Permissions, access_of
+from xbd.xenstore.shown import kib, show_domain, show_host, vm_of
 from xbd.xenstore.store import Store
-from xbd.xenstore.transactions import Transaction
 from xbd.xenstore.watches import Watch
 
-_PRIVATE: Final[Permissions] = (Entry(int(Access.NONE), DOM0),)
 # No host has 16 digits of KiB.
 _MOST_DIGITS: Final = 16
 _WRITE: Final = Access.WRITE.value
 _TARGET: Final = b"/memory/target"
 _USED: Final = b"/memory/meminfo"
+_SHUTDOWN: Final = b"/control/shutdown"
+# What is written there, and why the guest then stops: Linux takes `halt` for `poweroff`.
+_SHUTDOWN_REASONS: Final = {b"poweroff": POWEROFF, b"halt": POWEROFF, b"reboot": REBOOT}
+# A guest that is paused, or does not answer, finds it later.
+_HEEDLESS: Final = frozenset({PAUSED, SILENT})
 _STOPPED: Final = frozenset({SHUTDOWN, CRASHED})
-# What a guest may write itself; the rest of its home it may only read.
-_OWN: Final = (
-    (b"device/suspend/event-channel", b""),
-    (b"control/shutdown", b""),
-    (b"control/feature-poweroff", b"1"),
-    (b"control/feature-reboot", b"1"),
-    (b"control/feature-suspend", b"1"),
-    (b"control/sysrq", b""),
-    (b"data", b""),
-    (b"drivers", b""),
-    (b"feature", b""),
-    (b"attr", b""),
-    (b"error", b""),
-)
-_DOM0_CONTROL: Final = ((b"feature-poweroff", b"1"), (b"feature-reboot", b"1"), (b"feature-suspend", b"1"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +45,16 @@ class TargetRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ShutdownRequest:
+    """A client asked a domain's guest to stop, and why."""
+
+    domid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
-    """A client wrote a value that is no target; the host is not asked."""
+    """A client wrote a value that asks for nothing that there is; the host is not asked."""
 
     domid: int
     written: bytes
@@ -83,8 +80,8 @@ def _pages_of(kib: bytes) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _TargetKey:
-    """Listens to a domain's memory/target: adds its domid to *heard*, and says so to *ring*."""
+class _Key:
+    """Listens to a key of a domain: adds its domid to *heard*, and says so to *ring*."""
 
     domid: int
     heard: dict[int, None]
@@ -107,13 +104,13 @@ class Bridge:
 
     Args:
         store: may have been restored: its domains that no longer exist are removed by the first update.
-        ring: is called when a target was written.
+        ring: is called when something was asked for.
     """
 
     def __init__(self, store: Store, ring: Callable[[], None]) -> None:
         self._store = store
         self._ring = ring
-        self._watches: dict[int, Watch] = {}
+        self._watches: dict[int, list[Watch]] = {}
         self._domains: dict[int, DomainInfo] = {}
         # By domid, the key's value when it last agreed with the host.
         self._shown: dict[int, int] = {}
@@ -121,8 +118,10 @@ class Bridge:
         # the host has neither agreed to nor refused yet.
         self._heard: dict[int, None] = {}
         self._written: dict[int, None] = {}
+        # Domids whose guests may be asked to stop, and were not yet.
+        self._stopping: dict[int, None] = {}
         self._restored = {domid for domid in store.domains if store.tree.find(home_of(domid) + b"/vm")}
-        store.change(_show_host)
+        store.change(show_host)
 
     # -- from the host
 
@@ -160,7 +159,7 @@ class Bridge:
         if self._store.tree.find(vm + b"/birth") is None:
             # An earlier version saved it, which made the UUIDs up and went by the names.
             return self._value(home + b"/name") == domain.name.encode()
-        return vm == _vm_of(domain)
+        return vm == vm_of(domain)
 
     def _value(self, path: bytes) -> bytes:
         node = self._store.tree.find(path)
@@ -177,9 +176,9 @@ class Bridge:
         self._shown.pop(domid, None)
         self._written.pop(domid, None)
         self._heard.pop(domid, None)
+        self._stopping.pop(domid, None)
         home = home_of(domid)
-        watch = self._watches.pop(domid, None)
-        if watch is not None:
+        for watch in self._watches.pop(domid, ()):
             self._store.watches.remove(watch)
         self._remove_vm(home)
         if domid == DOM0:
@@ -195,13 +194,17 @@ class Bridge:
 
     def _add(self, domain: DomainInfo, now_s: float) -> None:
         home, domid = home_of(domain.domid), domain.domid
-        if self._value(home + b"/vm") != _vm_of(domain):
+        if self._value(home + b"/vm") != vm_of(domain):
             self._remove_vm(home)
-        self._store.change(lambda view: _show_domain(view, domain, now_s))
+        self._store.change(lambda view: show_domain(view, domain, now_s))
         self._show_target(domain)
         self._show_used(domain)
-        key = _TargetKey(domid, self._heard, self._ring)
-        self._watches[domid] = self._store.watches.add(key, home + _TARGET, b"", 0)
+        # A restored store may have what nobody has read yet.
+        self._stopping[domid] = None
+        keys = {_TARGET: self._heard, _SHUTDOWN: self._stopping}
+        self._watches[domid] = [
+            self._store.watches.add(_Key(domid, heard, self._ring), home + path, b"", 0) for path, heard in keys.items()
+        ]
         # Last, as libxl does: a client that is woken by it finds everything in place.
         self._store.introduce(domid)
 
@@ -221,13 +224,13 @@ class Bridge:
         node = self._store.tree.find(path)
         if node and node.value.isdigit() and _pages_of(node.value[:_MOST_DIGITS]) == domain.target_pages:
             return
-        self._store.change(lambda view: view.write(path, _kib(domain.target_pages), None))
+        self._store.change(lambda view: view.write(path, kib(domain.target_pages), None))
 
     def _show_used(self, domain: DomainInfo) -> None:
         """Write what a guest uses, unless a toolstack has let it say so itself (chmod), as Qubes' does."""
         if domain.used_pages is None:
             return
-        path, used = home_of(domain.domid) + _USED, _kib(domain.used_pages)
+        path, used = home_of(domain.domid) + _USED, kib(domain.used_pages)
         node = self._store.tree.find(path)
         if domain.domid == DOM0 or node is None or not access_of(node.permissions, domain.domid) & _WRITE:
             self._store.change(lambda view: view.write(path, used, None))
@@ -279,87 +282,27 @@ class Bridge:
         """Note that the host refused a target: the key keeps what was written, and the host is not asked again."""
         self._written.pop(request.domid, None)
 
+    def shutdowns(self) -> list[ShutdownRequest | Refusal]:
+        """List what was written to `control/shutdown`: requests until they are `begun`, refusals once."""
+        asked: list[ShutdownRequest | Refusal] = []
+        for domid in list(self._stopping):
+            written = self._value(home_of(domid) + _SHUTDOWN)
+            if written in _SHUTDOWN_REASONS:
+                if self._domains[domid].state not in _HEEDLESS:
+                    asked.append(ShutdownRequest(domid, _SHUTDOWN_REASONS[written]))
+                continue
+            del self._stopping[domid]
+            if written:
+                asked.append(Refusal(domid, written, "no guest here does that; poweroff, halt and reboot are known"))
+        return asked
 
-def _kib(pages: int) -> bytes:
-    return b"%d" % (pages * PAGE_KIB)
+    def begun(self, request: ShutdownRequest) -> None:
+        """Empty the key that asked a guest to stop, as the guest does when it begins to; one that asks for something else stays."""
+        path = home_of(request.domid) + _SHUTDOWN
+        if _SHUTDOWN_REASONS.get(self._value(path)) == request.reason:
+            self.not_begun(request)
+            self._store.change(lambda view: view.write(path, b"", None))
 
-
-def _vm_of(domain: DomainInfo) -> bytes:
-    """Name the node of a domain below /vm; a daemon of an earlier version tells no UUID to make it of."""
-    return b"/vm/" + (domain.uuid or str(uuid5(UUID(int=0), domain.life))).encode()
-
-
-def _libxl_of(domid: int) -> bytes:
-    """Name where libxl keeps what it knows of a domain."""
-    return b"/libxl/%d" % domid
-
-
-def _libxl_type(domain: DomainInfo) -> bytes:
-    """Tell a domain's type in libxl's words: a guest with a virtio balloon is translated, too."""
-    return b"pv" if domain.type == "pv" else b"pvh"
-
-
-def _put(view: Transaction, path: bytes, value: bytes, permissions: Permissions) -> None:
-    """Give a node this value and these permissions, unless it has them already: then no watch fires."""
-    node = view.find(path)
-    if node is None or node.value != value:
-        view.write(path, value, None)
-        node = view.find(path)
-    assert node is not None, f"{path!r} was written"
-    if node.permissions != permissions:
-        view.replace_permissions(path, node, permissions)
-
-
-def _show_host(view: Transaction) -> None:
-    """Show what a host has before there is any domain: Xen's own, and dom0's home."""
-    home = home_of(DOM0)
-    paths = (b"/tool", b"/tool/xenstored", b"/local", b"/local/domain", home, home + b"/control")
-    for path in (*paths, b"/local/pool", b"/local/pool/0", b"/vm", b"/libxl"):
-        if view.find(path) is None:
-            _put(view, path, b"", _PRIVATE)
-    for name, value in _DOM0_CONTROL:
-        _put(view, home + b"/control/" + name, value, _PRIVATE)
-    _put(view, b"/local/pool/0/name", b"Pool-0", _PRIVATE)
-    _put(view, home + b"/domid", b"0", _PRIVATE)
-    if view.find(home + b"/name") is None:
-        _put(view, home + b"/name", DOM0_OF_XEN.encode(), _PRIVATE)
-
-
-def _show_domain(view: Transaction, domain: DomainInfo, now_s: float) -> None:
-    """Show a domain but for its target: its guest reads it all, and writes what is its own, which is left as it is."""
-    home, domid = home_of(domain.domid), domain.domid
-    readable = _PRIVATE if domid == DOM0 else (*_PRIVATE, Entry(int(Access.READ), domid))
-    vm, name = _vm_of(domain), (DOM0_OF_XEN if domid == DOM0 else domain.name).encode()
-    shown = [
-        (home, b""),
-        (home + b"/vm", vm),
-        (home + b"/name", name),
-        (home + b"/domid", b"%d" % domid),
-        (home + b"/memory", b""),
-        (home + b"/memory/static-max", _kib(domain.static_max_pages)),
-        (home + b"/memory/videoram", b"0"),
-        (vm, b""),
-        (vm + b"/name", name),
-        (vm + b"/uuid", vm.removeprefix(b"/vm/")),
-        (vm + b"/birth", b"%d" % domain.birth),
-    ]
-    if view.find(vm + b"/start_time") is None:
-        shown.append((vm + b"/start_time", b"%.2f" % now_s))
-    if domid != DOM0:
-        shown += [(home + path, b"") for path in (b"/device", b"/device/suspend", b"/control")]
-        shown += [
-            (home + b"/control/platform-feature-multiprocessor-suspend", b"1"),
-            (home + b"/control/platform-feature-xs_reset_watches", b"1"),
-            *((home + path, b"") for path in (b"/cpu", b"/cpu/0")),
-            (home + b"/cpu/0/availability", b"online"),
-        ]
-    for path, value in shown:
-        _put(view, path, value, readable)
-    if domid != DOM0:
-        # Without its type libxl takes a translated guest for one with a device model.
-        for path, value in ((b"", b""), (b"/type", _libxl_type(domain)), (b"/dm-version", b"qemu_xen")):
-            _put(view, _libxl_of(domid) + path, value, _PRIVATE)
-        own = (Entry(int(Access.NONE), domid),)
-        for path, value in _OWN:
-            if view.find(home + b"/" + path) is None:
-                _put(view, home + b"/" + path, value, own)
+    def not_begun(self, request: ShutdownRequest) -> None:
+        """Note that the host refused to ask a guest to stop: the key keeps what was written, and the host is not asked again."""
+        self._stopping.pop(request.domid, None)

@@ -1,4 +1,4 @@
-"""Commands that create, end and wait for domains: create, destroy, shutdown, guest-mode, wait."""
+"""Commands that create domains and wait for them: create, wait."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +13,6 @@ from xbd.cli.common import (
     client_options,
     complete_domains,
     emit,
-    fail_for,
-    for_each,
     renamed_option,
     with_client,
 )
@@ -24,11 +22,9 @@ from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.control.explain import why_stuck
 from xbd.control.targets import BadRequest, Rounded, can_be_destroyed, choose, is_any, parse_pages, round_pages
 from xbd.domain import DomainInfo
-from xbd.errors import HypercallError
 from xbd.target_rules import REFUSED_AFTER_S, is_reached
 from xbd.units import format_pages
 
-Work = Callable[[DomainInfo], object]
 # The conditions of `wait`, each a test of a domain as listed; None: it is gone.
 _CONDITIONS: dict[str, Callable[[DomainInfo | None], bool]] = {
     "target": lambda domain: domain is not None and is_reached(domain.tot_pages, domain.target_pages),
@@ -150,110 +146,6 @@ def _sizes(name: str, target: str, maximum: str | None, minimum: str | None) -> 
     if sizes.minimum and sizes.minimum.pages > sizes.target.pages:
         raise Failure(f"{name}: --minimum {minimum} is more than --target {target}; lower --minimum or raise --target")
     return sizes
-
-
-@click.command("destroy")
-@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
-@client_options
-def destroy_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
-    """End domains at once; their memory goes back to the host.
-
-    A domain whose pages others still map stays, as a zombie, until they unmap them (`xbd wait --for gone`).
-    A pattern means guests: dom0 cannot be destroyed.
-    """
-    zombie_pages: dict[int, int] = {}
-
-    def destroy(client: BlockingClient) -> Work:
-        def destroy_one(domain: DomainInfo) -> None:
-            zombie_pages[domain.domid] = client.destroy(domain.domid)
-
-        return destroy_one
-
-    def done(domain: DomainInfo) -> str:
-        pages = zombie_pages[domain.domid]
-        return f"destroyed, but {pages} of its pages are still mapped by others" if pages else "destroyed"
-
-    _for_named(
-        socket_path,
-        names,
-        done,
-        destroy,
-        more=lambda domain: {"zombie_pages": zombie_pages.get(domain.domid)},
-        as_json=as_json,
-    )
-
-
-@click.command("shutdown")
-@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
-@client_options
-def shutdown_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
-    """Ask the guests of domains to stop; `xbd wait DOMAIN --for shutdown` waits until they have.
-
-    A pattern means guests: dom0 ends with the host.
-    """
-    _for_named(
-        socket_path,
-        names,
-        lambda _: "asked to shut down",
-        lambda client: lambda domain: client.shutdown(domain.domid),
-        as_json=as_json,
-    )
-
-
-@click.command("guest-mode", context_settings={"ignore_unknown_options": True})
-@click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
-@click.argument("mode", nargs=-1, required=True, metavar="MODE [SIZE]")
-@client_options
-def guest_mode_command(name: str, mode: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
-    """Change how the guests of DOMAIN behave, for tests of toolstacks.
-
-    DOMAIN is a name, a number, or a pattern, which means guests, not dom0.
-
-    \b
-    normal          do as told
-    stuck           do nothing
-    slow RATE       move no faster, such as 10MiB/s
-    floor SIZE      never go below
-    ceiling SIZE    never go above
-    lies            report what is not so
-    """  # noqa: D301 - \b is click's mark for text that is not to be wrapped
-    wanted = " ".join(mode)
-    _for_named(
-        socket_path,
-        (name,),
-        lambda _: f"mode {wanted}",
-        lambda client: lambda domain: client.guest_mode(domain.domid, wanted),
-        as_json=as_json,
-    )
-
-
-def _for_named(
-    socket_path: str | None,
-    names: tuple[str, ...],
-    done: Callable[[DomainInfo], str],
-    work: Callable[[BlockingClient], Work],
-    *,
-    more: Callable[[DomainInfo], dict[str, object]] = lambda _: {},
-    as_json: bool,
-) -> None:
-    """Do *work* for all named domains at once, print what was *done* (with *more* of it in JSON), and fail if any was refused."""
-
-    def do_all(client: BlockingClient) -> tuple[list[DomainInfo], dict[int, HypercallError]]:
-        domains = choose(client.list(), names)
-        return domains, for_each(domains, work(client))
-
-    domains, refused = with_client(socket_path, do_all)
-    output = [
-        {
-            "domid": domain.domid,
-            "name": domain.name,
-            "error": str(refused[domain.domid]) if domain.domid in refused else None,
-            **more(domain),
-        }
-        for domain in domains
-    ]
-    emit(as_json, output, [f"{domain.name}: {done(domain)}" for domain in domains if domain.domid not in refused])
-    fail_for(refused, domains, "refused")
 
 
 @click.command("wait")

@@ -1,0 +1,159 @@
+"""The part of the protocol's table that is spoken on a domain's socket; see `xbd.protocol.methods`."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from xbd.abi import LIST_EXTENTS, MAX_MESSAGE_WORDS, MAX_WORDS, Stop
+from xbd.domain import COUNT, DOMID, INFO_PARTS, MODE, NAME, UUID_TEXT
+from xbd.protocol.fields import FRAMES, WORDS
+from xbd.protocol.methods import (
+    LAST_SEEN,
+    MAX_EVENT_NUMBER,
+    MAX_SESSION_CHARS,
+    RESUMED,
+    VERSION_SPOKEN,
+    WHY_DROPPED,
+    Method,
+    packed,
+    pages,
+)
+from xbd.shapes import FLAG, STATISTICS, Part, Schema, integer, optional, record, text
+from xbd.units import SUPER_ORDER
+
+_ORDER: Final = Part(integer(0, SUPER_ORDER), "log2 of the pages in an extent: 0 or 9", default=0)
+_NUMBER: Final = Part(integer(0, MAX_EVENT_NUMBER), "number of this notification, rising")
+_READONLY: Final = Part(FLAG, "it may only be read", default=False)
+_STOP: Final[Schema] = {
+    "enum": [None, *(stop.value for stop in Stop)],
+    "description": "nil: all is done; BUDGET: the turn is over, call again with the rest; else why the next extent is not",
+}
+_DONE: Final[Schema] = {**COUNT.schema, "description": "how many extents, pairs, references or words are done"}
+
+
+def _map(**parts: Part | Schema) -> Schema:
+    return record(parts)
+
+
+def _done(*more: Schema) -> Schema:
+    """Make the schema of an operation's answer: an array."""
+    return {"type": "array", "prefixItems": [_DONE, _STOP, *more], "minItems": 2 + len(more), "maxItems": 2 + len(more)}
+
+
+_BASES: Final = Part(FRAMES, "extent bases")
+DOMAIN_METHODS: Final[Mapping[str, Method]] = {
+    "hello": Method(
+        "Open or resume this domain's session; the answer tells what a booting guest must know.",
+        {
+            "version": VERSION_SPOKEN,
+            "session": Part(text(MAX_SESSION_CHARS), "the session's name, of the client's making"),
+            "last_seen": LAST_SEEN,
+            "uuid": Part(optional(UUID_TEXT), "of the domain that is meant; any other one refuses", default=None),
+            "report_every_s": Part(
+                optional(integer(1, 3600)),
+                "how often it reports at least: when it does not for three times as long, it does not answer; nil: it need not",
+                default=None,
+            ),
+        },
+        _map(
+            resumed=RESUMED,
+            domid=Part(DOMID, "its number"),
+            name=Part(NAME, "its name"),
+            gfn_count=pages("its guest frame numbers"),
+            runs=packed("int64 pairs, little-endian", "half-open runs of populated gfns, rising; empty when resumed"),
+            target_pages=pages("its target"),
+            max_pages=pages("its limit"),
+            features={
+                **_map(populate_depopulate=FLAG.schema, exchange=FLAG.schema, grants=FLAG.schema),
+                "description": "which operations the host offers",
+            },
+            type=INFO_PARTS["type"],
+            guest=INFO_PARTS["guest"],
+            mode=INFO_PARTS["mode"],
+            shutdown=Part(FLAG, "whether it is asked to stop"),
+            paused=Part(
+                FLAG, "whether it is paused: it does nothing, and its calls are answered afterwards", default=False
+            ),
+        ),
+    ),
+    "populate": Method("Back each extent with fresh, zeroed memory.", {"gfns": _BASES, "order": _ORDER}, _done()),
+    "decrease": Method("Give the extents' memory back.", {"gfns": _BASES, "order": _ORDER}, _done()),
+    "exchange": Method(
+        "Unback *gives*, back *gets*: as many pages.",
+        {"gives": _BASES, "gets": _BASES, "gives_order": _ORDER, "gets_order": _ORDER},
+        _done(),
+    ),
+    "populate_depopulate": Method(
+        "For each pair: back the one, unback the other, in one step.",
+        {"populate": _BASES, "depopulate": Part(FRAMES, "extent bases, as many"), "order": _ORDER},
+        _done(),
+    ),
+    "deflate": Method(
+        "A virtio balloon's deflate queue: back each extent with fresh, zeroed memory.",
+        {"gfns": Part(FRAMES, f"extent bases, at most {LIST_EXTENTS}"), "order": _ORDER},
+        _done(),
+    ),
+    "inflate": Method(
+        "A virtio balloon's inflate queue: give the extents' memory back.",
+        {"gfns": Part(FRAMES, f"extent bases, at most {LIST_EXTENTS}"), "order": _ORDER},
+        _done(),
+    ),
+    "grant": Method(
+        "Let another domain map own pages; answers their references.",
+        {
+            "gfns": Part(FRAMES, "own populated pages"),
+            "to": Part(DOMID, "the domain that may map them"),
+            "readonly": _READONLY,
+        },
+        _done(FRAMES.schema),
+    ),
+    "end_grant": Method("Take grants back.", {"refs": Part(FRAMES, "their references")}, _done()),
+    "map_grant": Method(
+        "Map another domain's granted pages at own unpopulated gfns, pair by pair.",
+        {
+            "owner": Part(DOMID, "the domain that granted them"),
+            "refs": Part(FRAMES, "their references"),
+            "gfns": Part(FRAMES, "slots, as many"),
+            "readonly": _READONLY,
+        },
+        _done(),
+    ),
+    "unmap_grant": Method("End mappings.", {"gfns": Part(FRAMES, "the slots")}, _done()),
+    "send": Method(
+        "Put a message into another domain's inbox, whole or not at all.",
+        {
+            "to": Part(DOMID, "the domain that is to have it"),
+            "words": Part(WORDS, f"1 to {MAX_MESSAGE_WORDS} words"),
+        },
+        _done(),
+    ),
+    "receive": Method(
+        "Take whole messages out of the own inbox, oldest first; before each a word: sender x 2^32 + length.",
+        {"most": Part(integer(1, MAX_WORDS), "how many words at most", default=MAX_WORDS)},
+        _done(WORDS.schema),
+    ),
+    "load": Method("Read content words.", {"gfns": Part(FRAMES, "pages")}, _done(WORDS.schema)),
+    "store": Method(
+        "Write content words.", {"gfns": Part(FRAMES, "pages"), "words": Part(WORDS, "as many words")}, _done()
+    ),
+}
+# From the guest to the daemon, which drops a peer that sends others.
+GUEST_NOTIFICATIONS: Final[Mapping[str, Method]] = {
+    "report": Method("Its statistics, a flat map; the latest wins, a few a second at most.", body=STATISTICS.schema),
+    "unchanged": Method("Its last report still holds."),
+    "leaving": Method("The agent goes, and the guest has not crashed: another agent may boot it."),
+    "stopped": Method("It has stopped, as asked: the domain's state is shutdown from now on."),
+}
+# From the daemon to the guest; the latest of a kind wins.
+DOMAIN_NOTIFICATIONS: Final[Mapping[str, Method]] = {
+    "target": Method("Its target is now so much.", {"number": _NUMBER, "pages": pages("the target")}),
+    "limit": Method("Its limit is now so much.", {"number": _NUMBER, "pages": pages("the limit")}),
+    "mode": Method("Its mode is now so.", {"number": _NUMBER, "mode": Part(MODE, "as in guest_mode")}),
+    "paused": Method(
+        "It is paused, or may go on.",
+        {"number": _NUMBER, "paused": Part(FLAG, "whether it is to do nothing; its calls are answered afterwards")},
+    ),
+    "messages": Method("There are messages in its inbox.", {"number": _NUMBER}),
+    "memory": Method("A populate of it was refused with ENOMEM, and the host has memory again.", {"number": _NUMBER}),
+    "shutdown": Method("It is asked to stop.", {"number": _NUMBER}),
+    "dropped": WHY_DROPPED,
+}
