@@ -57,6 +57,8 @@ MAX_DOMAINS = 32_752
 MAX_NAME_CHARS = 64
 # What becomes of a guest whose agent dies: another boots it; its domain is destroyed; it stays to be looked at (xl.cfg, on_crash).
 ON_CRASH = ("restart", "destroy", "preserve")
+# As many processors as a translated guest of Xen can have.
+MAX_VCPUS = 128
 # Why a guest stops, in Xen's words; one that reboots is booted again.
 POWEROFF, REBOOT = SHUTDOWN_REASONS = ("poweroff", "reboot")
 # 16 GiB guests are 4 Mi gfns; 2 TiB is what a 32-bit count of 4 KiB pages in a zone can hold with room.

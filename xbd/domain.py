@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Final
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, ON_CRASH, SHUTDOWN_REASONS, DomainType
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, MAX_VCPUS, ON_CRASH, SHUTDOWN_REASONS, DomainType
 from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.shapes import (
     COUNTS,
@@ -74,6 +74,7 @@ PAGES_OR_NONE: Final = integer(0, MAX_DOMAIN_PAGES)
 COUNT: Final = integer(0, _MANY)
 # Xen counts no more pauses of a domain by toolstacks.
 MAX_PAUSES: Final = 255
+VCPUS: Final = integer(1, MAX_VCPUS)
 PAUSES: Final = integer(0, MAX_PAUSES)
 # A domain's number or its name.
 DOMAIN: Final = Shape(
@@ -109,13 +110,17 @@ class DomainSpec:
             choice(ON_CRASH), "what becomes of it when its agent dies: another boots it, it ends, it is kept as it is"
         ),
     ] = "restart"
+    vcpus: Annotated[int, Part(VCPUS, "its virtual processors, as Xen's tools show them; nothing depends on them")] = 1
 
     def as_params(self) -> dict[str, object]:
-        """Write it as the parameters of a `create` call."""
-        return {one.name: getattr(self, one.name) for one in fields(self)} | {
+        """Write it as the parameters of a `create` call; without vcpus, where there is one: an earlier daemon knows of none."""
+        params = {one.name: getattr(self, one.name) for one in fields(self)} | {
             "type": self.type.value,
             "guest": dict(self.guest),
         }
+        if self.vcpus == 1:
+            del params["vcpus"]
+        return params
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,11 @@ class DomainInfo:
     mode: Annotated[str, Part(MODE, "how its guest behaves")] = "normal"
     target_set_by: Annotated[
         str | None, Part(optional(NAME), "who set its target last; nil: not known since the daemon was started")
+    ] = None
+    vcpus: Annotated[int, Part(VCPUS, "its virtual processors")] = 1
+    started_at_s: Annotated[
+        float | None,
+        Part(optional(SECONDS), "when it was created, or another guest booted, in seconds since the epoch, or nil"),
     ] = None
     shutdown_reason: Annotated[
         str | None, Part(optional(choice((*SHUTDOWN_REASONS, CRASH))), "why its guest has stopped, or nil: it has not")

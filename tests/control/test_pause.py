@@ -124,6 +124,7 @@ def test_a_state_that_was_saved_by_an_earlier_version_is_read() -> None:
     """Its records lack what came later: their domains are not paused, and stop to be off."""
     store, host = saved_host()
     record = host.record(create(host))
+    record.vcpus = 4
     do(host, "shutdown", domid=record.domid, reason="reboot")
     do(host, "pause", domid=record.domid)
     with host.step():
@@ -132,3 +133,4 @@ def test_a_state_that_was_saved_by_an_earlier_version_is_read() -> None:
     assert (SAVED[8], SAVED[9]) == ("left", "pauses")
     seen = restarted(store).domain_info(record.domid)
     assert (seen.name, seen.pauses, seen.state, seen.shutdown_reason) == ("web", 0, "shutdown", "poweroff")
+    assert (seen.vcpus, seen.started_at_s) == (1, None)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.control.link import Link, new_agent
 from tests.daemons.test_recovery import restarted, saved_host, tick
-from tests.peer import agent, create, do, small_host
+from tests.peer import EVENT_TIME_S, agent, create, do, small_host
 from xbd.control.domain_life import REBOOT_AFTER_S
 from xbd.control.domain_record import CRASHED_AFTER_S
 from xbd.errors import BadArgument, NotPermitted
@@ -36,9 +36,12 @@ def test_a_guest_that_reboots_stops_and_another_one_boots() -> None:
     seen = host.domain_info(domid)
     assert (seen.state, seen.shutdown_reason) == ("waiting", None)
     assert tick(host, 60.0 + CRASHED_AFTER_S) is None
+    assert seen.started_at_s == EVENT_TIME_S
+    host.clock = lambda: 3600.0
     again = Link(host, domid, new_agent())
     again.settle()
-    assert host.domain_info(domid).state == "running"
+    seen = host.domain_info(domid)
+    assert (seen.state, seen.started_at_s) == ("running", 3600.0)
     said = [(one["event"], one.get("reason")) for one in host.events.since(0)]
     assert said[-4:] == [("shutdown", "reboot"), ("agent_lost", None), ("started", None), ("agent_connected", None)]
     # It was asked once.

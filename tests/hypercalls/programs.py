@@ -1,6 +1,5 @@
 """A program that makes hypercalls, in this process, and a host's client that asks the real daemon's core beside it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from xbd.client.calls import Blocking, HypervisorMethods, Request, T
@@ -30,10 +29,6 @@ class InProcess(HypervisorMethods, Blocking):
         """Make a call."""
         self.asked.append(request.method)
         return request.read(self.controller.call(request.method, dict(request.params)))
-
-    def past_events(self) -> Sequence[dict[str, Any]]:
-        """List the events that are kept."""
-        return self.controller.events.since(0)
 
 
 class Program:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.hypercalls.programs import BASE, MEMORY_BYTES, ROOM, UNION_AT, Program
 from tests.peer import create, small_host
+from xbd.control.console import CONSOLE_CHARACTERS
 from xbd.errors import PeerLost
 from xbd.hypercalls.caller import MAX_BITMAP_BITS
 from xbd.hypercalls.decoder import MAX_MULTICALL, OPERATION_NAMES, Hypercall
@@ -175,8 +176,47 @@ def test_the_host_is_described() -> None:
     assert (pool["sched_id"], pool["n_dom"], program.read(ROOM, 1)) == (CONSTANTS["XEN_SCHEDULER_CREDIT2"], 1, b"\x03")
     assert program.ctl("sysctl", "cpupool_op", "cpupool_op", op=3, cpupool_id=1)["result"] == -errno.ENOENT
     assert program.ctl("sysctl", "pm_op")["result"] == -errno.ENODEV
-    program.ctl("sysctl", "readconsole", "readconsole", buffer=ROOM, count=4096)
-    assert b"(XEN) 1: created" in program.read(ROOM, 64)
+
+
+def test_the_console_is_read_at_once_or_piece_by_piece() -> None:
+    """The end of what the daemon logged; or what has come since, also when the oldest lines are gone by then."""
+    program = host_of()
+    console = program.client.controller.console
+
+    def read(count: int, **asked: int) -> tuple[bytes, int]:
+        told = program.ctl("sysctl", "readconsole", "readconsole", buffer=ROOM, count=count, **asked)
+        assert told["result"] == 0
+        return program.read(ROOM, told["count"]), told["index"]
+
+    assert read(64) == (b"", 0)
+    console.add("one\n")
+    console.add("t\u00fc\n")
+    assert read(64) == (b"one\nt?\n", 7)
+    assert read(3) == (b"t?\n", 7)
+    assert read(2, incremental=1) == (b"on", 2)
+    assert read(64, incremental=1, index=2) == (b"e\nt?\n", 7)
+    console.add("x" * CONSOLE_CHARACTERS + "\n")
+    whole, index = read(2 * CONSOLE_CHARACTERS, incremental=1, index=7)
+    assert (len(whole), whole[-2:], index) == (CONSOLE_CHARACTERS, b"x\n", 8 + CONSOLE_CHARACTERS)
+    assert read(64, incremental=1, index=index) == (b"", index)
+    assert program.ctl("sysctl", "readconsole", "readconsole", buffer=ROOM, count=9, clear=1)["result"] == -errno.EPERM
+
+
+def test_a_domain_has_as_many_vcpus_as_it_was_made_with() -> None:
+    """The first has its processor time; there is none beyond them, and each may run everywhere."""
+    program = host_of()
+    program.client.create("web", max_pages=512, target_pages=512, vcpus=3)
+    program.client.controller.reported(program.client.controller.record(1), {"cpu_ms": 1500})
+    assert (listed(program)[0]["nr_online_vcpus"], listed(program)[0]["max_vcpu_id"]) == (3, 2)
+    told = [program.ctl("domctl", "getvcpuinfo", "getvcpuinfo", domid=1, vcpu=vcpu) for vcpu in range(4)]
+    assert [one["result"] for one in told] == [0, 0, 0, -errno.EINVAL]
+    assert [(one["online"], one["blocked"], one["cpu_time"]) for one in told[:3]] == [
+        (1, 1, 1_500_000_000),
+        (1, 1, 0),
+        (1, 1, 0),
+    ]
+    for vcpu, result in ((2, 0), (3, -errno.EINVAL)):
+        assert program.ctl("domctl", "getvcpuaffinity", "vcpuaffinity", domid=1, vcpu=vcpu, flags=1)["result"] == result
 
 
 def test_vcpus_and_affinity() -> None:

@@ -74,6 +74,19 @@ def test_what_is_shown_of_a_domain() -> None:
     assert client.store.check() == []
 
 
+def test_a_domain_s_start_and_its_vcpus() -> None:
+    """Its processors are online; when it was started is the host's word, and follows a reboot."""
+    domain = replace(WEB, vcpus=3, started_at_s=500.25)
+    bridge, client = bridged(domain)
+    start = b"/vm/uuid-1/start_time"
+    assert client.read(start) == b"500.25"
+    assert client.names(b"/local/domain/3/cpu") == [b"0", b"1", b"2"]
+    assert client.read(b"/local/domain/3/cpu/2/availability") == b"online"
+    bridge.show(replace(domain, started_at_s=600.0), 1000.0)
+    assert client.read(start) == b"600.00"
+    assert client.permissions(start) == b"n0 r3"
+
+
 def test_what_is_written_to_control_shutdown_asks_a_guest_to_stop() -> None:
     """As Linux takes it; the key is emptied when that is begun, not while the guest is paused, nor what was written since."""
     key = b"/local/domain/3/control/shutdown"

@@ -158,7 +158,9 @@ async def test_what_the_tools_print(tmp_path: Path) -> None:
         top = [line.split() for line in (await xl.said("xentop", "-b", "-i", "2")).splitlines()]
         assert [row[0] for row in top] == ["NAME", *names] * 2
         assert top[2][1:2] + top[2][4:8] == ["--b---", "524288", "12.5", "524288", "12.5"]
-        assert "(XEN) 1: created" in await xl.said("xl", "dmesg")
+        assert '"event": "hypervisor_ready"' in await xl.said("xl", "dmesg")
+        await client.create("smp", max_pages=2 * MIB, target_pages=2 * MIB, autostart=False, vcpus=2)
+        assert [row[2:5] for row in await xl.rows("xl", "vcpu-list", "3")][1:] == [["0", "0", "-b-"], ["1", "0", "-b-"]]
 
 
 async def test_memory_is_set_by_xl_beside_xbd(tmp_path: Path) -> None:

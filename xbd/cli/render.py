@@ -71,6 +71,7 @@ def domain_details(domain: DomainInfo) -> list[str]:
         "state": domain.state,
         **({"shutdown_reason": domain.shutdown_reason} if domain.shutdown_reason else {}),
         "agent": "does not answer" if domain.state == SILENT else "connected" if domain.agent else "none",
+        "vcpus": domain.vcpus,
         "memory": size(domain.tot_pages),
         "target": size(domain.target_pages),
         "minimum": size(domain.min_pages),

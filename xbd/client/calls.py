@@ -138,6 +138,7 @@ class HypervisorMethods:
         autostart: bool = True,
         on_crash: str = "restart",
         guest: Params | None = None,
+        vcpus: int = 1,
     ) -> Request[int]:
         """Create a domain, and return its domid.
 
@@ -149,6 +150,7 @@ class HypervisorMethods:
             domain_type: how its guest talks to the hypervisor.
             autostart: whether an agent is started for it.
             on_crash: what happens when its agent dies: "restart", "destroy" or "preserve".
+            vcpus: its virtual processors, as Xen's tools show them.
             guest: the settings of its guest, as host files have them: strategy, workload, driver, seed, verify.
         """
         spec = DomainSpec(
@@ -160,6 +162,7 @@ class HypervisorMethods:
             autostart=autostart,
             guest=guest or {},
             on_crash=on_crash,
+            vcpus=vcpus,
         )
         return Request("create", spec.as_params(), _number("domid"))
 
@@ -212,6 +215,12 @@ class HypervisorMethods:
     def guest_mode(self, domain: str | int, mode: str) -> Request[None]:
         """Change how a guest behaves: `normal`, `stuck`, `slow 10MiB/s`, `floor 1G`, `ceiling 4G`, `lies`."""
         return Request("guest_mode", {"domid": domain, "mode": mode}, _nothing)
+
+    @remote
+    def console(self) -> Request[tuple[str, int]]:
+        """Return the last lines of the daemon's log, and how many characters lay before them."""
+        first = _number("first")
+        return Request("console", read=lambda answer: (str(answer.get("text", "")), first(answer)))
 
     @remote
     def audit(self) -> Request[Sequence[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, ON_CRASH, DomainType
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_VCPUS, ON_CRASH, DomainType
 from xbd.config.guest import MAX_SEED, OwnChoices
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.config.toml import load_toml, read_file
@@ -111,6 +111,7 @@ class DomainTable(OwnChoices):
         ),
     ] = None
     on_crash: Annotated[str, choice("what becomes of it when its agent dies", ON_CRASH)] = "restart"
+    vcpus: Annotated[int, whole("its virtual processors, as Xen's tools show them", 1, MAX_VCPUS)] = 1
 
     def __post_init__(self) -> None:
         for key, pages, bound, most_pages in (
@@ -141,6 +142,7 @@ class DomainTable(OwnChoices):
             autostart=self.autostart,
             guest={"workload": "idle", **guest, "strategy": strategy, "verify": self.verify},
             on_crash=self.on_crash,
+            vcpus=self.vcpus,
         )
 
 

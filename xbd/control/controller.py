@@ -12,6 +12,7 @@ from uuid import UUID
 
 import xbd
 from xbd.abi import Command, Result
+from xbd.control.console import Console
 from xbd.control.domain_life import DomainLife
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.control.domain_sockets import DomainSockets
@@ -48,8 +49,10 @@ class Controller(DomainLife):
         sockets: DomainSockets | None = None,
         seed: UUID | None = None,
         monotonic: Callable[[], float] | None = None,
+        console: Console | None = None,
     ) -> None:
         super().__init__(machine, clock=clock, name=name, sockets=sockets, seed=seed, monotonic=monotonic)
+        self.console = console or Console()
         self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "list": self._list,
@@ -66,6 +69,7 @@ class Controller(DomainLife):
             "claim": self._claim,
             "guest_mode": self._guest_mode,
             "frames": self._frames,
+            "console": lambda: {"text": self.console.text, "first": self.console.first},
             "audit": lambda: {"violations": self.audit()},
         }
 
@@ -113,6 +117,7 @@ class Controller(DomainLife):
         domid = self.machine.domain_table.free_domid() if domid is None else domid
         uuid = self._uuid_of(self.machine.domain_table.births + 1)
         record = DomainRecord(domid, spec.name, uuid, spec.autostart, dict(spec.guest), on_crash=spec.on_crash)
+        record.vcpus, record.started_at_s = spec.vcpus, self.clock()
         # The domain itself is created last, whole or not at all; if it is refused, the rest is undone.
         with ExitStack() as undo:
             undo.callback(self._drop_saved, domid)
@@ -227,6 +232,7 @@ class Controller(DomainLife):
             return None
         reboot = self.machine.begin_reboot(domid, contacts)
         record.begin_again()
+        record.started_at_s = self.clock()
         record.save()
         self._notices.deliver()
         return reboot

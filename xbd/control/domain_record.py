@@ -7,21 +7,21 @@ from typing import Any, Final
 
 from xbd.abi import ON_CRASH, POWEROFF, REBOOT, SHUTDOWN_REASONS
 from xbd.control.saved import SavedAgent
-from xbd.domain import CRASH, CRASHED, LOST, PAUSED, PAUSES, RUNNING, SHUTDOWN, SILENT, WAITING
+from xbd.domain import CRASH, CRASHED, LOST, PAUSED, PAUSES, RUNNING, SHUTDOWN, SILENT, VCPUS, WAITING
 from xbd.errors import BadArgument, DamagedState
 from xbd.guest.mode import parse_mode
 from xbd.machine.domain import Domain
 from xbd.protocol.session import Session, State
-from xbd.shapes import FLAG, SETTINGS, Shape, choice, text
+from xbd.shapes import FLAG, SECONDS, SETTINGS, Shape, choice, optional, text
 
 Wake = Callable[[], None]
 # The fields of a record that are saved; the name is saved by the machine.
 SAVED: Final = (
     *("autostart", "guest", "mode", "shutdown_asked", "stopped", "settling", "on_crash", "crashed", "left"),
-    *("pauses", "shutdown_reason"),
+    *("pauses", "shutdown_reason", "vcpus", "started_at_s"),
 )
 # What an earlier version, which did not save it, would have saved.
-_LATER: Final[Mapping[str, object]] = {"pauses": 0, "shutdown_reason": POWEROFF}
+_LATER: Final[Mapping[str, object]] = {"pauses": 0, "shutdown_reason": POWEROFF, "vcpus": 1, "started_at_s": None}
 # How they are checked when they are read again; a field not named here is a boolean.
 _SHAPES: Final[dict[str, Shape]] = {
     "guest": SETTINGS,
@@ -29,6 +29,8 @@ _SHAPES: Final[dict[str, Shape]] = {
     "on_crash": choice(ON_CRASH),
     "pauses": PAUSES,
     "shutdown_reason": choice(SHUTDOWN_REASONS),
+    "vcpus": VCPUS,
+    "started_at_s": optional(SECONDS),
 }
 # An agent that lost its connection connects again within half a second; one that has not by then is taken for dead.
 CRASHED_AFTER_S: Final = 5.0
@@ -63,6 +65,9 @@ class DomainRecord:
     shutdown_reason: str = POWEROFF
     settling: bool = False
     on_crash: str = "restart"
+    vcpus: int = 1
+    # When it was made, or its guest booted last; None: by an earlier version.
+    started_at_s: float | None = None
     crashed: bool = False
     # How often a toolstack has paused it, and not unpaused it again.
     pauses: int = 0
@@ -190,6 +195,8 @@ class DomainRecord:
             "agent": self.agent,
             "autostart": self.autostart,
             "pauses": self.pauses,
+            "vcpus": self.vcpus,
+            "started_at_s": self.started_at_s,
             "mode": self.mode,
             "target_set_by": self.target_set_by,
             "shutdown_reason": self.shutdown_reason if state == SHUTDOWN else CRASH if state == CRASHED else None,

@@ -37,6 +37,7 @@ class HostState:
         monotonic: Callable[[], float] | None = None,
     ) -> None:
         self.machine = machine
+        self.clock = clock
         self.now_s = monotonic or clock
         self._seed = seed or UUID(int=0)
         self.name = name

@@ -23,7 +23,7 @@ from xbd.control.controller import Controller
 from xbd.daemons.domain_sockets import PASSED_SOCKET_S_GROUP, HostSockets, check_descriptors
 from xbd.daemons.host_file import HostFile
 from xbd.daemons.recorder import RecordedMachine
-from xbd.daemons.runtime import sockets
+from xbd.daemons.runtime import log_sink, sockets
 from xbd.daemons.runtime.activation import take_passed_socket
 from xbd.daemons.runtime.check_in import SOON_S, CheckIn
 from xbd.daemons.runtime.disk_gate import DiskGate
@@ -145,7 +145,7 @@ def refused_if_unusable(state: StateDir | None) -> Iterator[None]:
 def _make_host(machine: Machine, name: str, host_sockets: HostSockets, state: StateDir | None) -> Controller:
     with refused_if_unusable(state):
         times = {"clock": calls.wall_clock, "monotonic": trio.current_time}
-        return Controller(machine, **times, name=name, sockets=host_sockets, seed=uuid4())
+        return Controller(machine, **times, name=name, sockets=host_sockets, seed=uuid4(), console=log_sink.console())
 
 
 def _last_audit(host: Controller) -> list[str]:

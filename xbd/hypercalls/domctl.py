@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from xbd.abi import MAX_DOMAIN_PAGES
-from xbd.domain import DOM0
+from xbd.domain import DOM0, DomainInfo
 from xbd.errors import HypercallError
 from xbd.hypercalls.caller import write_bitmap
 from xbd.hypercalls.context import Context
@@ -51,21 +51,22 @@ def _max_mem(at: Context, domid: int, union: bytes) -> Answer:
 def _getvcpuinfo(at: Context, domid: int, union: bytes) -> Answer:
     layout, domain = at.layout("getvcpuinfo"), at.host.recent(domid)
     vcpu = layout.unpack(union)["vcpu"]
-    if vcpu:
-        raise HypercallError(f"vcpu {vcpu} of d{domid}", "0")
-    is_asking = domid == 0
-    told = layout.pack(
-        vcpu=vcpu, online=1, blocked=not is_asking, running=is_asking, cpu_time=cpu_time_ns(domain), cpu=0
-    )
-    return domid, told
+    _check_vcpu(domain, vcpu)
+    # The first one of dom0 is that which asks, and the first of each does what a guest does.
+    is_asking = domid == DOM0 and vcpu == 0
+    cpu_time = 0 if vcpu else cpu_time_ns(domain)
+    return domid, layout.pack(vcpu=vcpu, online=1, blocked=not is_asking, running=is_asking, cpu_time=cpu_time, cpu=0)
+
+
+def _check_vcpu(domain: DomainInfo, vcpu: int) -> None:
+    if vcpu >= domain.vcpus:
+        raise HypercallError(f"vcpu {vcpu} of d{domain.domid}", f"0 to {domain.vcpus - 1}")
 
 
 def _getvcpuaffinity(at: Context, domid: int, union: bytes) -> Answer:
     """Tell that a vcpu runs on any processor."""
     asked = at.layout("vcpuaffinity").unpack(union)
-    at.host.recent(domid)
-    if asked["vcpu"]:
-        raise HypercallError(f"vcpu {asked['vcpu']} of d{domid}", "0")
+    _check_vcpu(at.host.recent(domid), asked["vcpu"])
     kinds = {"hard": at.constant("XEN_VCPUAFFINITY_HARD"), "soft": at.constant("XEN_VCPUAFFINITY_SOFT")}
     if asked["flags"] & ~sum(kinds.values()) or not asked["flags"]:
         raise HypercallError(f"affinity flags {asked['flags']:#x}", "hard, soft or both")

@@ -52,8 +52,8 @@ class Calls(Protocol):
     def destroy(self, domain: str | int) -> int:
         """End a domain."""
 
-    def past_events(self) -> Sequence[dict[str, Any]]:
-        """List the events that the daemon keeps."""
+    def console(self) -> tuple[str, int]:
+        """Return the last lines of the daemon's log, and how many characters lay before them."""
 
 
 class OnSeen(Protocol):
@@ -184,8 +184,8 @@ def pack_domain(domain: DomainInfo, release: Release) -> bytes:
         outstanding_pages=domain.claimed_pages,
         shared_info_frame=_NO_FRAME,
         cpu_time=cpu_time_ns(domain),
-        nr_online_vcpus=1,
-        max_vcpu_id=0,
+        nr_online_vcpus=domain.vcpus,
+        max_vcpu_id=domain.vcpus - 1,
         handle=handle_of(domain),
         gpaddr_bits=_ADDRESS_BITS,
     )

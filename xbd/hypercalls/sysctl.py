@@ -16,6 +16,8 @@ _DISTANCE: Final = (10).to_bytes(4, "little")
 _MAX_DEVICES: Final = 1024
 # Credit2's.
 _RATELIMIT_US: Final = 1000
+# The console's index has 32 bits.
+_INDEXES: Final = 1 << 32
 _CAPABILITIES: Final = ("hvm", "pv", "hap", "gnttab_v1", "gnttab_v2")
 
 
@@ -55,21 +57,19 @@ def _getdomaininfolist(at: Context, union: bytes) -> bytes:
 
 
 def _readconsole(at: Context, union: bytes) -> bytes:
-    """Show the events that the host keeps as the lines of its console."""
+    """Show the last lines of the daemon's log as those of its console; it was read up to *index* before."""
     layout = at.layout("readconsole")
     asked = layout.unpack(union)
     if asked["clear"]:
-        raise HypercallError("the events are not cleared", "to be read alone", errno="EPERM")
-    lines = "".join(f"(XEN) {_line(event)}\n" for event in at.host.calls.past_events()).encode()
-    start = asked["index"] if asked["incremental"] else max(len(lines) - asked["count"], 0)
+        raise HypercallError("the daemon's log is not cleared", "to be read alone", errno="EPERM")
+    text, first = at.host.calls.console()
+    # A byte for each character: the numbers are those of characters.
+    lines = text.encode("ascii", "replace")
+    start = max(asked["index"] - first, 0) if asked["incremental"] else max(len(lines) - asked["count"], 0)
     shown = lines[start : start + asked["count"]]
     write_array(at.memory, asked["buffer"], shown)
-    return layout.pack(**{**asked, "index": start + len(shown), "count": len(shown)})
-
-
-def _line(event: Mapping[str, object]) -> str:
-    words = (f"{key}={value}" for key, value in event.items() if key not in ("event", "number"))
-    return f"{event.get('number')}: {event.get('event')} {' '.join(words)}"
+    index = (first + start + len(shown)) % _INDEXES
+    return layout.pack(**{**asked, "index": index, "count": len(shown)})
 
 
 def _getcpuinfo(at: Context, union: bytes) -> bytes:

@@ -25,8 +25,8 @@ def userdata(domain: DomainInfo) -> str:
             "run_hotplug_scripts": "True",
         },
         "b_info": {
-            "max_vcpus": 1,
-            "avail_vcpus": [0],
+            "max_vcpus": domain.vcpus,
+            "avail_vcpus": list(range(domain.vcpus)),
             "tsc_mode": "native",
             "max_memkb": domain.static_max_pages * PAGE_KIB,
             "target_memkb": domain.target_pages * PAGE_KIB,

@@ -203,6 +203,13 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
             used=packed("uint16, little-endian", "frames of it that are not free"),
         ),
     ),
+    "console": Method(
+        "Tell the last lines of the daemon's log.",
+        answer=_map(
+            text={"type": "string", "description": "the lines, oldest first"},
+            first=Part(COUNT, "how many characters lay before them, and are kept no more"),
+        ),
+    ),
     "audit": Method(
         "Recompute everything.",
         answer=_map(violations={**array_of({"type": "string"}), "description": "what does not hold"}),

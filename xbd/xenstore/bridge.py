@@ -212,6 +212,9 @@ class Bridge:
         self._show_target(domain)
         if before.used_pages != domain.used_pages:
             self._show_used(domain)
+        if domain.started_at_s != before.started_at_s and domain.started_at_s is not None:
+            started = b"%.2f" % domain.started_at_s
+            self._store.change(lambda view: view.write(vm_of(domain) + b"/start_time", started, None))
         if domain.state in _STOPPED and before.state not in _STOPPED:
             self._store.shut_down(domain.domid)
 

@@ -94,15 +94,17 @@ def show_domain(view: Transaction, domain: DomainInfo, now_s: float) -> None:
         (vm + b"/uuid", vm.removeprefix(b"/vm/")),
         (vm + b"/birth", b"%d" % domain.birth),
     ]
-    if view.find(vm + b"/start_time") is None:
-        shown.append((vm + b"/start_time", b"%.2f" % now_s))
+    if domain.started_at_s is not None or view.find(vm + b"/start_time") is None:
+        # A daemon of an earlier version does not tell.
+        shown.append((vm + b"/start_time", b"%.2f" % (domain.started_at_s or now_s)))
     if domid != DOM0:
         shown += [(home + path, b"") for path in (b"/device", b"/device/suspend", b"/control")]
         shown += [
             (home + b"/control/platform-feature-multiprocessor-suspend", b"1"),
             (home + b"/control/platform-feature-xs_reset_watches", b"1"),
-            *((home + path, b"") for path in (b"/cpu", b"/cpu/0")),
-            (home + b"/cpu/0/availability", b"online"),
+            (home + b"/cpu", b""),
+            *((home + b"/cpu/%d" % vcpu, b"") for vcpu in range(domain.vcpus)),
+            *((home + b"/cpu/%d/availability" % vcpu, b"online") for vcpu in range(domain.vcpus)),
         ]
     for path, value in shown:
         _put(view, path, value, readable)

@@ -1,9 +1,7 @@
 """The calls that a listener makes of its host, through restarts of the host's daemon."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from xbd.client.blocking import connect
 from xbd.client.calls import Blocking, HypervisorMethods, Request, T
@@ -33,9 +31,3 @@ class HostCalls(HypervisorMethods, Blocking):
                 # It may have been done.
                 raise
             return self._client.ask(request)
-
-    def past_events(self) -> Sequence[dict[str, Any]]:
-        """List the events that the daemon keeps. Raises as `ask`."""
-        # On a connection of its own: who has asked for events is told of all that follow, too.
-        with connect(self._hypervisor) as client:
-            return list(client.events(follow=False))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import click
 
-from xbd.abi import ON_CRASH, DomainType
+from xbd.abi import MAX_VCPUS, ON_CRASH, DomainType
 from xbd.cli.common import (
     EXIT_FAILED,
     Failure,
@@ -68,6 +68,13 @@ _CONDITIONS: dict[str, Callable[[DomainInfo | None], bool]] = {
     show_default=True,
     help="What becomes of it when its agent dies: another boots it, it is destroyed, or it stays to be looked at.",
 )
+@click.option(
+    "--vcpus",
+    type=click.IntRange(1, MAX_VCPUS),
+    default=1,
+    show_default=True,
+    help="Its virtual processors, as Xen's tools show them; nothing depends on them.",
+)
 @click.option("--no-start", is_flag=True, help="Leave it without an agent; start one with `xbd guest NAME`.")
 @client_options
 def create_command(
@@ -85,6 +92,7 @@ def create_command(
     socket_path: str | None,
     verify: bool,
     on_crash: str,
+    vcpus: int,
     no_start: bool,
     as_json: bool,
 ) -> None:
@@ -110,6 +118,7 @@ def create_command(
             autostart=not no_start,
             on_crash=on_crash,
             guest=guest,
+            vcpus=vcpus,
         )
 
     domid = with_client(socket_path, create)

@@ -32,6 +32,7 @@ from functools import partial
 from typing import Final, TextIO, cast
 
 from xbd import log
+from xbd.control.console import Console
 from xbd.daemons.runtime.outside import calls
 from xbd.protocol.backoff import Backoff
 
@@ -86,6 +87,7 @@ class LogSink(io.TextIOBase):
         self._incoming: deque[str | None] = deque()
         # Held by the one who writes, never waited for by who logs.
         self._busy = threading.Lock()
+        self.console = Console()
         self._begun_line = ""
         self._unwritten = b""
         self._lost_lines = 0
@@ -156,6 +158,7 @@ class LogSink(io.TextIOBase):
             whole, self._begun_line = line[:end], line[end:]
             if not whole:
                 return
+        self.console.add(whole)
         may_begin = not (self._lost_lines or self._unwritten) or self._catch_up()
         if not (may_begin and self._begin(whole)):
             self._lost_lines += max(1, whole.count("\n"))
@@ -232,6 +235,11 @@ def install(tell: Callable[[int], str] = log.lost_line) -> None:
     encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
     mark = "" if sys.stderr is None else log.mark_for("error")
     sys.stderr = cast(TextIO, LogSink(writer, tell=tell, encoding=encoding, mark=mark))
+
+
+def console() -> Console:
+    """Return the last lines of this process's log; where standard error is not its own, none are kept."""
+    return sys.stderr.console if isinstance(sys.stderr, LogSink) else Console()
 
 
 def writer_to(descriptor: int) -> Writer:
