@@ -113,6 +113,10 @@ def test_things_are_counted_for_a_person(count: int, text: str) -> None:
         (513, "2.0 MiB (513 pages)"),
         (263_680, "1,030 MiB"),
         (1 << 18, "1 GiB"),
+        (3 << 17, "1.5 GiB"),
+        (5 << 16, "1.25 GiB"),
+        (640, "2.5 MiB"),
+        (10 << 18, "10 GiB"),
     ],
 )
 def test_a_size_in_an_error_is_exact(pages: int, text: str) -> None:

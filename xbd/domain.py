@@ -5,6 +5,7 @@ gets, what the policy looks at and what the XenStore shows is made from these. W
 themselves is theirs (`xbd.machine.domain`, `xbd.control.domain_record`).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Final
@@ -35,6 +36,8 @@ from xbd.text import quote
 DOM0: Final = 0
 # What Xen's tools call it, whatever name it has here.
 DOM0_OF_XEN: Final = "Domain-0"
+# A domain's number as people write it; a domain that is called so is meant first.
+_NUMBER: Final = re.compile(r"d?(0|[1-9][0-9]{0,8})")
 # A mode's longest text, as `guest_mode` takes it.
 MAX_MODE_CHARS: Final = 64
 # Enough for any count that a host can have, and a whole number in every JSON reader.
@@ -54,6 +57,14 @@ ZOMBIE: Final = "zombie"
 # Why a guest has stopped whose agent has died; else one of `SHUTDOWN_REASONS`.
 CRASH: Final = "crash"
 STATES: Final = (RUNNING, PAUSED, SILENT, WAITING, LOST, CRASHED, SHUTDOWN, ZOMBIE)
+
+
+def number_of(written: str) -> int | None:
+    """Read a domain's number: `7`, `d7`, or `Domain-0`, as Xen's tools call dom0; None: it is something else."""
+    if written == DOM0_OF_XEN:
+        return DOM0
+    match = _NUMBER.fullmatch(written)
+    return int(match[1]) if match else None
 
 
 def _domain(name: str, untrusted: object) -> int | str:
@@ -210,9 +221,13 @@ class DomainInfo:
 
 
 def is_about(event: Mapping[str, object], domain: DomainInfo) -> bool:
-    """Tell whether an event is about a domain, and not about another one of its number and name."""
-    told = (event.get("domid"), event.get("name"), event.get("uuid", domain.uuid))
-    return told == (domain.domid, domain.name, domain.uuid)
+    """Tell whether an event is about a domain, which may be called otherwise by now, and not about another one of its number.
+
+    A daemon of an earlier version tells no UUID: then the name has to do.
+    """
+    if "uuid" in event and domain.uuid:
+        return event["uuid"] == domain.uuid
+    return (event.get("domid"), event.get("name")) == (domain.domid, domain.name)
 
 
 SPEC_PARTS: Final = parts_of(DomainSpec)

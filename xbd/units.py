@@ -96,10 +96,10 @@ def format_pages(pages: int) -> str:
 
 
 def exact_size(pages: int) -> str:
-    """Write *pages* exactly, for a person who typed a size: in the largest unit that divides it, else with their number."""
+    """Write *pages* exactly, for a person who typed a size: in the largest unit of which they are hundredths, else with their number."""
     for unit_pages, suffix in ((GIB_PAGES, "GiB"), (MIB_PAGES, "MiB")):
-        if pages and pages % unit_pages == 0:
-            return f"{pages // unit_pages:,} {suffix}"
+        if abs(pages) >= unit_pages and 100 * pages % unit_pages == 0:
+            return f"{pages / unit_pages:,.2f}".removesuffix("0").removesuffix(".0") + f" {suffix}"
     return format_pages(pages) if abs(pages) < MIB_PAGES else f"{format_pages(pages)} ({pages} pages)"
 
 

@@ -322,6 +322,78 @@ def test_a_domain_lives_from_create_to_destroy(run: Run) -> None:
     assert run("destroy", "new1").stderr.startswith("new1 is an invalid domain identifier")
 
 
+def test_one_question_each(run: Run) -> None:
+    """What xl answers under the same names: numbers, names, times, processors, claims, and the log."""
+    domid = told(run("info", "web1", "--json"))["domid"]
+    assert run("domid", "web1").stdout == f"{domid}\n"
+    assert run("domname", f"d{domid}").stdout == run("domname", str(domid)).stdout == "web1\n"
+    assert run("domid", "web*").stderr == "web* matches 3 domains; name one of them\n"
+    assert run("uptime").stdout.splitlines()[0].split() == ["Name", "ID", "Uptime"]
+    assert told(run("uptime", "web1", "--json"))[0]["uptime_s"] >= 0
+    assert told(run("vcpu-list", "lonely", "--json"))[0] | {"domid": 0} == {
+        "domid": 0,
+        "name": "lonely",
+        "vcpu": 0,
+        "state": "-b-",
+        "time_s": 0.0,
+    }
+    assert [row.split()[0] for row in run("vcpu-list").stdout.splitlines()][1:] == ["web1", "web2", "web3", "lonely"]
+    assert [row.split()[2:] for row in run("claims").stdout.splitlines()][-1] == ["16", "0"]
+    assert [row.split()[2:] for row in run("sharing", "lonely").stdout.splitlines()][-1] == ["0", "0", "0"]
+    assert "hypervisor_ready" in run("dmesg").stdout
+    assert told(run("dmesg", "--json"))["first"] == 0
+
+
+def test_a_guest_is_called_otherwise_and_back(run: Run) -> None:
+    """Every command knows it by the new name."""
+    assert run("rename", "lonely", "alone").stdout == "lonely: is called alone now\n"
+    assert run("info", "lonely").exit_code == 1
+    assert "ENOENT" not in run("rename", "alone", "web1").stderr
+    assert run("rename", "alone", "web1").stderr.startswith("EEXIST: a domain named 'web1' exists")
+    assert run("rename", "alone", "lonely").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("lst", "did you mean 'list'?"),
+        ("mem-sett", "did you mean 'mem-set'?"),
+        ("cpupool-list", "`xbd xen xl cpupool-list`"),
+    ],
+)
+def test_a_command_that_there_is_not_names_the_one_that_is_meant(typed: str, said: str) -> None:
+    """Or Xen's own, where it is xl's and xbd has nothing like it."""
+    result = xbd(typed)
+    assert (result.exit_code, said in result.stderr) == (2, True)
+    assert xbd("qqqq").stderr.endswith("Error: no such command 'qqqq'\n")
+
+
+@pytest.mark.parametrize("command", ["mem-set", "mem-max", "claim"])
+def test_a_size_below_nothing_is_refused_as_a_size(run: Run, command: str) -> None:
+    """Not as an option; and an option that there is not is refused as one."""
+    assert run(command, "web1", "-5").stderr.startswith("invalid memory size: -5; write a number above 0")
+    assert "No such option '--wiat'" in run(command, "web1", "5m", "--wiat").stderr
+
+
+def test_a_limit_may_be_beyond_the_maximum(run: Run) -> None:
+    """As Xen takes it; a target may not."""
+    assert run("mem-max", "lonely", "1.5g").stdout == "lonely: limit 1.5 GiB\n"
+    assert told(run("info", "lonely", "--json"))["max_pages"] == 3 << 17
+    assert "1.5g is asked for, 16 MiB is its maximum" in run("mem-set", "lonely", "1.5g").stderr
+    assert "a claim of 1.25 GiB" in run("claim", "lonely", "1.25g").stderr
+    assert run("mem-max", "lonely", "16m").exit_code == 0
+
+
+def test_following_events_ends_with_their_reader(directory: Path) -> None:
+    """Also where nothing happens any more that could be printed (`xbd events | head`)."""
+    command = [sys.executable, "-m", "xbd", "--socket", str(directory / "run"), "events"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as following:  # noqa: S603 - our own words
+        assert following.stdout is not None
+        assert b"created" in following.stdout.readline()
+        following.stdout.close()
+        assert following.wait(60) == 1
+
+
 def test_a_paused_domain_moves_when_it_is_unpaused(run: Run) -> None:
     """As often as it was paused; until then its target is not reached, and what keeps it is said."""
     assert run("pause", "web3").stdout == "web3: paused\n"

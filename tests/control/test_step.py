@@ -116,6 +116,7 @@ CALLS: dict[str, dict[str, object]] = {
     "shutdown": {"domid": "web"},
     "pause": {"domid": "web"},
     "start": {"domid": "lonely"},
+    "rename": {"domid": "web", "name": "a-longer-name"},
     "set_target": {"domid": "web", "pages": 1024},
     "set_max": {"domid": "web", "pages": 1024},
     "claim": {"domid": "web", "pages": 3 * 1024},

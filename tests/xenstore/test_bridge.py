@@ -87,6 +87,14 @@ def test_a_domain_s_start_and_its_vcpus() -> None:
     assert client.permissions(start) == b"n0 r3"
 
 
+def test_a_domain_is_shown_by_its_new_name() -> None:
+    """In its home and in its /vm, readable as before."""
+    bridge, client = bridged(WEB)
+    bridge.show(replace(WEB, name="www"), 0.0)
+    for path in (b"/local/domain/3/name", b"/vm/uuid-1/name"):
+        assert (client.read(path), client.permissions(path)) == (b"www", b"n0 r3")
+
+
 def test_what_is_written_to_control_shutdown_asks_a_guest_to_stop() -> None:
     """As Linux takes it; the key is emptied when that is begun, not while the guest is paused, nor what was written since."""
     key = b"/local/domain/3/control/shutdown"

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -58,12 +61,22 @@ class RenamedChoice(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
+class SizesCommand(click.Command):
+    """A command that takes sizes: one that begins with a minus is refused as a size, not as an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take what looks like a number for none of the options."""
+        ctx.ignore_unknown_options = any(arg[:1] == "-" and arg[1:2] in {*"0123456789."} for arg in args if arg[1:])
+        return super().parse_args(ctx, args)
+
+
 class LazyGroup(click.Group):
     """A group whose commands are named in a table and imported when they are asked for.
 
     Args:
         table: command name to (`module:attribute`, what it does in a line).
         examples: command name to what its help ends with.
+        elsewhere: what is said of a command that is somebody else's; of another one, the one that it is like.
     """
 
     def __init__(
@@ -71,11 +84,13 @@ class LazyGroup(click.Group):
         *args: Any,  # noqa: ANN401 - click's
         table: dict[str, tuple[str, str]],
         examples: dict[str, tuple[str, ...]],
+        elsewhere: Callable[[str], str] = lambda _: "",
         **kwargs: Any,  # noqa: ANN401 - click's
     ) -> None:
         super().__init__(*args, **kwargs)
         self._table = table
         self._examples = examples
+        self._elsewhere = elsewhere
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the table's order."""
@@ -92,6 +107,16 @@ class LazyGroup(click.Group):
         # \b is click's mark for text that is not to be wrapped.
         command.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in self._examples[cmd_name])))
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is meant; of one that there is not, say which is near, or that xl has it."""
+        if args and args[0] not in self._table and not args[0].startswith("-"):
+            close = get_close_matches(args[0], self._table, n=1)
+            hint = self._elsewhere(args[0]) or (f"; did you mean {close[0]!r}?" if close else "")
+            raise click.UsageError(f"no such command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with the table's summaries, without importing them."""
@@ -196,6 +221,24 @@ def emit(as_json: bool, output: object, lines: Iterable[str]) -> None:  # noqa: 
         return
     for line in lines:
         click.echo(line)
+
+
+def end_with_reader() -> None:
+    """End this command when nobody reads its output any more, also while it has nothing to print (`xbd events | head`)."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        # No file is behind it.
+        return
+
+    def wait() -> None:
+        gone = select.poll()
+        # Errors are told without being asked for.
+        gone.register(descriptor, 0)
+        if gone.poll():
+            os._exit(EXIT_FAILED)
+
+    threading.Thread(target=wait, name="the reader of our output", daemon=True).start()
 
 
 def for_each(domains: Sequence[DomainInfo], work: Callable[[DomainInfo], object]) -> dict[int, HypercallError]:

@@ -16,12 +16,20 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "start": ("xbd.cli.commands.life:start_command", "Boot domains whose guests have stopped."),
     "pause": ("xbd.cli.commands.life:pause_command", "Let the guests of domains do nothing for a while."),
     "unpause": ("xbd.cli.commands.life:unpause_command", "Let the guests of paused domains go on."),
+    "rename": ("xbd.cli.commands.life:rename_command", "Call a guest otherwise."),
     "list": ("xbd.cli.commands.inspect:list_command", "List the domains."),
     "info": ("xbd.cli.commands.inspect:info_command", "Tell all about the host or some domains."),
     "explain": (
         "xbd.cli.commands.inspect:explain_command",
         "Say why a domain holds what it holds, and not its target.",
     ),
+    "domid": ("xbd.cli.commands.listings:domid_command", "Tell a domain's number."),
+    "domname": ("xbd.cli.commands.listings:domname_command", "Tell a domain's name."),
+    "uptime": ("xbd.cli.commands.listings:uptime_command", "Tell for how long guests have been running."),
+    "vcpu-list": ("xbd.cli.commands.listings:vcpu_list_command", "List the virtual processors of domains."),
+    "claims": ("xbd.cli.commands.listings:claims_command", "List what is outstanding of claims."),
+    "sharing": ("xbd.cli.commands.listings:sharing_command", "List the pages of domains that others map."),
+    "dmesg": ("xbd.cli.commands.listings:dmesg_command", "Print the last lines of the hypervisor's log."),
     "mem-set": ("xbd.cli.commands.memory:mem_set_command", "Set how much memory domains should hold."),
     "mem-max": ("xbd.cli.commands.memory:mem_max_command", "Set the limit of domains: what they may hold now."),
     "claim": ("xbd.cli.commands.memory:claim_command", "Promise a domain memory that it does not hold yet."),
@@ -74,9 +82,17 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "start": ("xbd start web1",),
     "pause": ("xbd pause web1", "xbd pause 'web*'"),
     "unpause": ("xbd unpause web1",),
+    "rename": ("xbd rename web1 web9",),
     "list": ("xbd list", "xbd list 'web*' --json"),
     "info": ("xbd info", "xbd info dom0"),
     "explain": ("xbd explain web1", "xbd explain 'web*' --json"),
+    "domid": ("xbd domid web1",),
+    "domname": ("xbd domname 7",),
+    "uptime": ("xbd uptime", "xbd uptime 'web*'"),
+    "vcpu-list": ("xbd vcpu-list web1",),
+    "claims": ("xbd claims",),
+    "sharing": ("xbd sharing",),
+    "dmesg": ("xbd dmesg",),
     "mem-set": ("xbd mem-set 'web*' db1 50% --wait", "xbd mem-set dom0 1g"),
     "mem-max": ("xbd mem-max web1 1g",),
     "claim": ("xbd claim big 32g", "xbd claim big none"),
@@ -120,8 +136,78 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
+# xl's commands that ask for what an xbd host has not got, or has for Xen's own tools alone.
+_OF_XL: Final = frozenset(
+    [
+        "block-attach",
+        "block-detach",
+        "block-list",
+        "block-resize",
+        "cd-eject",
+        "cd-insert",
+        "channel-list",
+        "config-update",
+        "console",
+        "cpupool-cpu-add",
+        "cpupool-cpu-remove",
+        "cpupool-create",
+        "cpupool-destroy",
+        "cpupool-list",
+        "cpupool-migrate",
+        "cpupool-numa-split",
+        "cpupool-rename",
+        "debug-keys",
+        "devd",
+        "dump-core",
+        "loadpolicy",
+        "migrate",
+        "network-attach",
+        "network-detach",
+        "network-list",
+        "pci-attach",
+        "pci-detach",
+        "pci-list",
+        "psr-cat-show",
+        "psr-hwinfo",
+        "qemu-monitor-command",
+        "remus",
+        "save",
+        "sched-credit",
+        "sched-credit2",
+        "sched-null",
+        "sched-rtds",
+        "set-parameters",
+        "shutdown-all",
+        "sysrq",
+        "tmem-list",
+        "trigger",
+        "usb-list",
+        "usbdev-attach",
+        "vcpu-pin",
+        "vcpu-set",
+        "vm-list",
+        "vncviewer",
+        "vtpm-list",
+    ]
+)
+
+
+def _say_of_xl(name: str) -> str:
+    """Say of a command of xl's what can be done instead."""
+    return (
+        f"; it is one of xl's: `xbd xen xl {name}` asks Xen's own tool, as far as this host has it"
+        if name in _OF_XL
+        else ""
+    )
+
+
 @click.group(
-    "xbd", cls=LazyGroup, table=COMMANDS, examples=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+    "xbd",
+    cls=LazyGroup,
+    table=COMMANDS,
+    examples=EXAMPLES,
+    elsewhere=_say_of_xl,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(xbd.__version__, prog_name="xbd")
 @socket_option

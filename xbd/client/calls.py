@@ -187,6 +187,11 @@ class HypervisorMethods:
         return Request("start", {"domid": domain}, _nothing)
 
     @remote
+    def rename(self, domain: str | int, name: str) -> Request[None]:
+        """Call a guest otherwise; no other domain may be called so."""
+        return Request("rename", {"domid": domain, "name": name}, _nothing)
+
+    @remote
     def pause(self, domain: str | int) -> Request[int]:
         """Let a domain's guest do nothing until it is unpaused as often; returns how often that is."""
         return Request("pause", {"domid": domain}, _number("pauses"))

@@ -64,6 +64,7 @@ class Controller(DomainLife):
             "pause": self._pause,
             "unpause": self._unpause,
             "start": self._start,
+            "rename": self._rename,
             "set_target": self._set_target,
             "set_max": self._set_max,
             "claim": self._claim,

@@ -13,7 +13,7 @@ REBOOT_AFTER_S: Final = 1.0
 
 
 class DomainLife(HostState):
-    """The part of a host that boots guests, pauses them and stops them; called in steps."""
+    """The part of a host that boots guests, pauses, stops and renames them; called in steps."""
 
     def _not_dom0(self, domid: int | str, ended: str) -> DomainRecord:
         record = self.record(self.machine.find(domid))
@@ -35,6 +35,16 @@ class DomainLife(HostState):
             record.notify("shutdown")
         else:
             self.stopped(record)
+        return {}
+
+    def _rename(self, domid: int | str, name: str) -> dict[str, object]:
+        record = self.record(self.machine.find(domid))
+        if record.domid == DOM0:
+            raise NotPermitted(f"d{DOM0} is the control domain and keeps its name", "a guest")
+        if name != record.name:
+            self.machine.rename(record.domid, name)
+            before, record.name = record.name, name
+            self._event("renamed", record, before=before)
         return {}
 
     def _start(self, domid: int | str) -> dict[str, object]:

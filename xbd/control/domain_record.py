@@ -115,6 +115,7 @@ class DomainRecord:
     def reload(self, domain: Domain) -> None:
         """Take the saved values again, after a step was undone; what waits to be sent to its agent says how *domain* is now."""
         assert self.saved is not None, "nothing is undone of a domain that is not saved"
+        self.name = domain.name
         for key, value in self._checked(self.domid, self.saved.read()).items():
             setattr(self, key, value)
         self.saved.session.reload(is_live=self.agent)

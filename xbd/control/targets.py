@@ -1,6 +1,6 @@
 """Which domains and which sizes a request means; pure.
 
-Domains are given by name, number or a pattern (`'web*'`, `'*'`). For commands that change anything a pattern
+Domains are given by name, number (`7`, `d7`, `Domain-0`) or a pattern (`'web*'`, `'*'`). For commands that change anything a pattern
 matches only guests: dom0 has to be named in full, and a zombie cannot be changed. Amounts are sizes as xl's users
 write them, or percentages of each domain's maximum. Targets are whole superpages (2 MiB):
 other sizes are rounded down, never to nothing, and the plan records it.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from xbd.domain import DOM0, DOM0_OF_XEN, ZOMBIE, DomainInfo
+from xbd.abi import MAX_DOMAIN_PAGES
+from xbd.domain import DOM0, ZOMBIE, DomainInfo, number_of
 from xbd.errors import BadSize, XbdError
 from xbd.target_rules import Bound, broken_bound, limit_comes_first
 from xbd.text import WILDCARDS
@@ -128,9 +129,9 @@ def choose(
     """
     chosen: dict[int, DomainInfo] = {}
     for name in names:
-        found = [
-            domain for domain in domains if _names(name, domain, meant) or (meant(domain) and _matches(name, domain))
-        ]
+        named = [one for one in domains if one.name == name and (one.state != ZOMBIE or meant(one))]
+        number = None if named else number_of(name)
+        found = [one for one in domains if one in named or one.domid == number or (meant(one) and _matches(name, one))]
         if not found and WILDCARDS & set(name):
             raise BadRequest(f"no domain matches {name!r}; `xbd list` shows those that there are")
         if not found:
@@ -139,28 +140,20 @@ def choose(
     return [chosen[domid] for domid in sorted(chosen)]
 
 
-def _names(name: str, domain: DomainInfo, meant: Callable[[DomainInfo], bool]) -> bool:
-    if name.isdecimal():
-        return name == str(domain.domid)
-    if name == DOM0_OF_XEN and domain.domid == DOM0:
-        return True
-    return name == domain.name and (domain.state != ZOMBIE or meant(domain))
-
-
 def _matches(name: str, domain: DomainInfo) -> bool:
-    # Saved names may hold a bracket or a star, of before they were refused; `_names` matches one that is written so.
+    # Saved names may hold a bracket or a star, of before they were refused; one that is written so is found by its name.
     return bool(WILDCARDS & set(name)) and fnmatchcase(domain.name, name)
 
 
-def plan(domains: Sequence[DomainInfo], amount: Amount) -> list[Change]:
-    """Compute what each of *domains* should hold.
+def plan(domains: Sequence[DomainInfo], amount: Amount, *, is_limit: bool = False) -> list[Change]:
+    """Compute what each of *domains* should hold, or, if it *is a limit*, may hold, which may be more than its maximum.
 
     Raises:
         BadRequest: it is more than a domain's maximum or less than its minimum; nothing is planned for any.
     """
     changes = [Change(domain, round_pages(amount.of(domain.static_max_pages))) for domain in domains]
     for change in changes:
-        most = change.domain.static_max_pages
+        most = MAX_DOMAIN_PAGES if is_limit else change.domain.static_max_pages
         broken = broken_bound(max(change.target.pages, change.target.asked_pages), change.domain.min_pages, most)
         if broken is Bound.MOST:
             raise BadRequest(

@@ -124,6 +124,11 @@ class RecordedMachine(Machine):
         self._did("reboot", domid)
         return reboot
 
+    def rename(self, domid: int, name: str) -> None:
+        """Call a domain otherwise."""
+        super().rename(domid, name)
+        self._did("rename", domid, name=name)
+
     def set_max_pages(self, domid: int, max_pages: int) -> None:
         """Set a cap."""
         super().set_max_pages(domid, max_pages)

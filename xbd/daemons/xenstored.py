@@ -36,7 +36,7 @@ LOOK_AT_MOST: Final = 16
 _HINTS: Final = frozenset(
     {
         *("created", "destroyed", "vanished", "target", "max", "agent_lost", "agent_connected"),
-        *("shutdown", "crashed", "started", "paused", "unpaused"),
+        *("shutdown", "crashed", "started", "paused", "unpaused", "renamed"),
     }
 )
 

@@ -27,11 +27,7 @@ def check_creation(asked: Asked, domains: DomainTable, free_pages: int) -> None:
     Raises:
         BadArgument, AlreadyExists, OutOfFrames: it cannot be made.
     """
-    if not is_domain_name(asked.name):
-        raise BadArgument(f"domain name {quote(asked.name)}", DOMAIN_NAME)
-    named = domains.named(asked.name)
-    if named is not None:
-        raise AlreadyExists(f"a domain named {asked.name!r} exists (d{named})", "another name")
+    check_name(asked.name, domains)
     _check_sizes(asked)
     if len(domains.domains) >= MAX_DOMAINS:
         raise OutOfFrames(f"{len(domains.domains)} domains exist", f"at most {MAX_DOMAINS}")
@@ -45,6 +41,15 @@ def check_creation(asked: Asked, domains: DomainTable, free_pages: int) -> None:
             f"the host has {exact_size(free_pages)} free and unclaimed",
             "a smaller target, or memory freed by other domains first",
         )
+
+
+def check_name(name: str, domains: DomainTable) -> None:
+    """Check the name that a domain is to have. Raises BadArgument: it cannot be one; AlreadyExists: another one has it."""
+    if not is_domain_name(name):
+        raise BadArgument(f"domain name {quote(name)}", DOMAIN_NAME)
+    named = domains.named(name)
+    if named is not None:
+        raise AlreadyExists(f"a domain named {name!r} exists (d{named})", "another name")
 
 
 def _check_sizes(asked: Asked) -> None:

@@ -218,12 +218,13 @@ class Domain:
         self._limits.words[0, : len(limits)] = limits
 
     def save_identity(self) -> None:
-        """Write its UUID and its name, which never change."""
+        """Write its UUID and its name."""
         self._limits.note_row(0)
         self._limits.words[0, _UUID] = np.frombuffer(UUID(self.uuid).bytes, dtype=np.int64)
         column = self.section.column("name")
         column.note_row(0)
         encoded = self.name.encode()
+        column.words[0] = 0
         column.words[0, 0] = len(encoded)
         column.words[0, 1:].view(np.uint8)[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
 

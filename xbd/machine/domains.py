@@ -144,6 +144,13 @@ class DomainTable:
         """Find the domid of the living domain of that name; None: there is none."""
         return self._names.get(name)
 
+    def rename(self, domain: Domain, name: str) -> None:
+        """Call a living domain by a name that no other one has, and save it."""
+        del self._names[domain.name]
+        domain.name = name
+        self._names[name] = domain.domid
+        domain.save_identity()
+
     def retire(self, domain: Domain) -> None:
         """Free the name of a destroyed domain, and drop its notice of messages."""
         del self._names[domain.name]

@@ -10,14 +10,14 @@ from uuid import UUID
 import numpy as np
 
 from xbd import abi
-from xbd.domain import DOM0, DOM0_OF_XEN, DomainInfo
+from xbd.domain import DomainInfo, number_of
 from xbd.errors import BadArgument, HypercallError, NoSuchDomain
 from xbd.frames import expand_supers, group_by_super
 from xbd.limits import LIMITS, Limits
 from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
-from xbd.machine.creation import Asked, check_creation
+from xbd.machine.creation import Asked, check_creation, check_name
 from xbd.machine.domain import Domain, DomainState, describe
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
@@ -210,6 +210,13 @@ class Machine:
         """
         claims.claim(self.host, self.domain_table.living(domid), pages)
 
+    def rename(self, domid: int, name: str) -> None:
+        """Call a domain otherwise; no other domain may be called so. Raises NoSuchDomain, BadArgument, AlreadyExists."""
+        domain = self.domain_table.living(domid)
+        if name != domain.name:
+            check_name(name, self.domain_table)
+            self.domain_table.rename(domain, name)
+
     def ceiling(self, domid: int) -> int:
         """Tell the most pages a domain can ever have: its gfn space, rounded up to whole superframes."""
         return static_max_pages(self.domain(domid).p2m.gfn_count)
@@ -340,14 +347,14 @@ class Machine:
         return self.domain_table.living(domid)
 
     def find(self, name_or_domid: str | int) -> int:
-        """Find a domid by name, number, or number as text; dom0 by Xen's name, too. Raises NoSuchDomain."""
-        named = self.domain_table.named(name_or_domid) if isinstance(name_or_domid, str) else None
-        if named is not None:
-            return named
-        if name_or_domid == DOM0_OF_XEN and DOM0 in self._domains:
-            return DOM0
-        domid = int(name_or_domid) if str(name_or_domid).isdecimal() else -1
-        if domid not in self._domains:
+        """Find a domid by name, number, or number as text (`number_of`). Raises NoSuchDomain."""
+        domid: int | None
+        if isinstance(name_or_domid, str):
+            named = self.domain_table.named(name_or_domid)
+            domid = number_of(name_or_domid) if named is None else named
+        else:
+            domid = name_or_domid
+        if domid is None or domid not in self._domains:
             raise NoSuchDomain(f"{name_or_domid} is an invalid domain identifier", "a name or domid of `xbd list`")
         return domid
 

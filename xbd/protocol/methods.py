@@ -165,6 +165,11 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         is_changing=True,
     ),
     "unpause": Method("Take a pause back.", {"domid": _TARGETED}, _map(pauses=_PAUSES), is_changing=True),
+    "rename": Method(
+        "Call a guest otherwise.",
+        {"domid": _TARGETED, "name": Part(NAME, "its new name, unique; not all digits")},
+        is_changing=True,
+    ),
     "set_target": Method(
         "Set a domain's target.",
         {"domid": _TARGETED, "pages": pages("the target")},
@@ -172,7 +177,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         is_changing=True,
     ),
     "set_max": Method(
-        "Set a domain's limit, from its minimum to its static maximum; may be below what it holds.",
+        "Set a domain's limit, from its minimum on; may be below what it holds, and beyond its static maximum.",
         {"domid": _TARGETED, "pages": pages("the limit")},
         _map(pages=pages("the limit")),
         is_changing=True,
@@ -234,6 +239,7 @@ EVENTS: Final[Mapping[str, Method]] = {
         {"reason": Part(choice(SHUTDOWN_REASONS), "reboot: another guest boots in it soon", default=POWEROFF)},
     ),
     "started": Method("Another guest may boot in it, after it has stopped or crashed."),
+    "renamed": Method("It is called otherwise.", {"before": Part(NAME, "what it was called before")}),
     "paused": Method("It was paused."),
     "unpaused": Method("It may run again."),
     "target": Method("It has a target.", {"pages": pages("the target")}),

@@ -19,7 +19,7 @@ from xbd.target_rules import Bound, broken_bound
 from xbd.units import PAGE_KIB, round_to_superpages
 from xbd.xenstore.paths import home_of
 from xbd.xenstore.permissions import Access, Permissions, access_of
-from xbd.xenstore.shown import kib, show_domain, show_host, vm_of
+from xbd.xenstore.shown import kib, show_domain, show_host, show_name, vm_of
 from xbd.xenstore.store import Store
 from xbd.xenstore.watches import Watch
 
@@ -215,6 +215,8 @@ class Bridge:
         if domain.started_at_s != before.started_at_s and domain.started_at_s is not None:
             started = b"%.2f" % domain.started_at_s
             self._store.change(lambda view: view.write(vm_of(domain) + b"/start_time", started, None))
+        if domain.name != before.name:
+            self._store.change(lambda view: show_name(view, domain))
         if domain.state in _STOPPED and before.state not in _STOPPED:
             self._store.shut_down(domain.domid)
 

@@ -76,6 +76,12 @@ def show_host(view: Transaction) -> None:
         _put(view, home + b"/name", DOM0_OF_XEN.encode(), _PRIVATE)
 
 
+def show_name(view: Transaction, domain: DomainInfo) -> None:
+    """Show what a domain is called now; its nodes are there."""
+    for path in (home_of(domain.domid), vm_of(domain)):
+        view.write(path + b"/name", domain.name.encode(), None)
+
+
 def show_domain(view: Transaction, domain: DomainInfo, now_s: float) -> None:
     """Show a domain but for its target: its guest reads it all, and writes what is its own, which is left as it is."""
     home, domid = home_of(domain.domid), domain.domid

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from xbd.cli.common import EXIT_FAILED, client_options, complete_domains, emit, with_client
+from xbd.cli.common import EXIT_FAILED, client_options, complete_domains, emit, end_with_reader, with_client
 from xbd.cli.policy_status import autoballoon_status
 from xbd.cli.render import domain_details, domains_table, event_line, host_details
 from xbd.client.blocking import BlockingClient
 from xbd.control.explain import hindrances, target_reasons
 from xbd.control.targets import choose, is_any
 from xbd.domain import DomainInfo
-from xbd.text import printable
+from xbd.text import WILDCARDS, printable
 from xbd.units import format_pages
 
 
@@ -45,7 +45,7 @@ def info_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bo
     for domain in domains:
         lines += ([""] if lines else []) + domain_details(domain)
     # One domain that is named, not matched, is one object; scripts need not unpack a list.
-    single = len(names) == 1 and len(output) == 1 and names[0] in (domains[0].name, str(domains[0].domid))
+    single = len(names) == 1 and len(output) == 1 and not WILDCARDS & set(names[0])
     emit(as_json, output[0] if single else output, lines)
 
 
@@ -120,6 +120,8 @@ def events_command(since: int, socket_path: str | None, *, no_follow: bool, as_j
     def show(event: dict[str, Any]) -> None:
         # One line each, not emit's layout: a stream is read line by line as it comes.
         click.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
+
+    end_with_reader()
 
     def follow(client: BlockingClient) -> None:
         for event in client.events(since, follow=not no_follow):

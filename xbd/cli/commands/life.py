@@ -1,4 +1,4 @@
-"""Commands that do something to the guests of named domains: destroy, shutdown, reboot, start, pause, unpause, guest-mode."""
+"""Commands that do something to the guests of named domains: destroy, shutdown, reboot, start, pause, unpause, rename, guest-mode."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,7 @@ from xbd.client.blocking import BlockingClient
 from xbd.control.targets import choose
 from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
+from xbd.text import printable
 from xbd.units import counted
 
 Work = Callable[[DomainInfo], object]
@@ -137,6 +138,23 @@ def _change_pauses(
     _for_named(
         socket_path, names, said, change, more=lambda domain: {"pauses": pauses.get(domain.domid)}, as_json=as_json
     )
+
+
+@click.command("rename")
+@click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
+@click.argument("new_name", metavar="NEW_NAME")
+@client_options
+def rename_command(name: str, new_name: str, socket_path: str | None, *, as_json: bool) -> None:
+    """Call the guest DOMAIN otherwise; its number, its UUID and its memory stay. dom0 keeps its name."""
+
+    def rename(client: BlockingClient) -> DomainInfo:
+        domain = client.info(name)
+        client.rename(domain.domid, new_name)
+        return domain
+
+    domain = with_client(socket_path, rename)
+    output = {"domid": domain.domid, "name": new_name, "before": domain.name}
+    emit(as_json, output, [printable(f"{domain.name}: is called {new_name} now")])
 
 
 @click.command("guest-mode", context_settings={"ignore_unknown_options": True})

@@ -7,6 +7,7 @@ import click
 from xbd.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    SizesCommand,
     client_options,
     complete_domains,
     emit,
@@ -27,7 +28,7 @@ from xbd.target_rules import REFUSED_AFTER_S
 from xbd.units import format_pages
 
 
-@click.command("mem-set")
+@click.command("mem-set", cls=SizesCommand)
 @click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE", shell_complete=complete_domains)
 @click.option(
     "--wait", is_flag=True, help="Wait until each is at its target, stuck or refused; exit 1 if any is not there."
@@ -55,7 +56,8 @@ def mem_set_command(
 
     DOMAIN is a name, a number or a pattern such as 'web*' or '*', which means guests: dom0 is set by its name. SIZE
     is a size (512m, 2g; a bare number is MiB) or a percentage of each domain's maximum (50%).
-    Targets are whole superpages: what is not a multiple of 2 MiB is rounded down, and the command says to what.
+    Targets are whole superpages: what is not a multiple of 2 MiB is rounded down, less than 2 MiB up, and the command
+    says to what.
     The limit becomes the target itself (xl: 1 MiB more).
 
     Without --wait it returns when all targets are set, as xl does; the guests move at their own pace. Ctrl-C ends the
@@ -102,20 +104,20 @@ def mem_set_command(
         ctx.exit(EXIT_FAILED)
 
 
-@click.command("mem-max")
+@click.command("mem-max", cls=SizesCommand)
 @click.argument("names_and_size", nargs=-1, required=True, metavar="DOMAIN... SIZE", shell_complete=complete_domains)
 @client_options
 def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
     """Set the limit of DOMAINs, what the hypervisor lets them hold (max_pages), and leave their targets alone.
 
-    The limit is at least the domain's minimum and at most its maximum, fixed when it was created. It may be below what the
-    domain holds: then it gets nothing more until it has given enough back.
+    The limit is at least the domain's minimum. It may be below what the domain holds: then it gets nothing more until it has
+    given enough back. It may be beyond its maximum, fixed when it was created, as Xen takes it: then that is what bounds it.
     """
     names, size = _names_and_size(names_and_size)
     amount = parse_amount(size)
 
     def set_all(client: BlockingClient) -> tuple[list[Change], dict[int, HypercallError]]:
-        changes = plan(choose(client.list(), names), amount)
+        changes = plan(choose(client.list(), names), amount, is_limit=True)
         pages = {change.domain.domid: change.target.pages for change in changes}
 
         def set_one(domain: DomainInfo) -> None:
@@ -139,7 +141,7 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
     fail_for(refused, [change.domain for change in changes], f"limit {amount.text} not set")
 
 
-@click.command("claim")
+@click.command("claim", cls=SizesCommand)
 @click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
 @click.argument("size", metavar="SIZE|none")
 @client_options

@@ -48,6 +48,7 @@ _PARAMS: Final[Mapping[str, Mapping[str, Part]]] = {
     },
     "destroy": {},
     "reboot": {},
+    "rename": {"name": Part(NAME, "the domain's new name")},
     "set_max_pages": {"max_pages": _ONE},
     "set_target": {"target_pages": _ONE},
     "claim": {"pages": _ONE},
