@@ -32,6 +32,7 @@ from xbd.protocol.codec import Notification, encode_notification
 from xbd.protocol.commands import boot_from_wire
 from xbd.protocol.guest_methods import DOMAIN_NOTIFICATIONS
 from xbd.protocol.guest_session import GuestSession
+from xbd.replaceable import replaceable
 from xbd.shapes import SETTINGS
 
 # A guest on its way to its target reports this often, so that a display of it is smooth.
@@ -202,6 +203,7 @@ class Agent:
         self._paused = params["paused"]
         self._go_on(now)
 
+    @replaceable
     def is_overtaken(self, number: int) -> bool:
         """Whether a notice of a higher number has come before this one, so that this one is not heeded."""
         return number <= self._notice_number

@@ -8,6 +8,8 @@ from typing import Final
 
 import structlog
 
+from xbd.replaceable import replaceable
+
 # What one source of trouble may have logged: enough to see what it does, then a line a minute to see that it goes on.
 LINES_AT_ONCE: Final = 5
 LINES_PER_S: Final = 1 / 60
@@ -42,6 +44,7 @@ class TokenBucket:
         self._left = float(at_once)
         self._looked_at: float | None = None
 
+    @replaceable
     def wait_s(self, now: float) -> float:
         """Tell how long it is until one is there; 0: now."""
         if self._looked_at is not None:

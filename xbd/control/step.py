@@ -1,13 +1,17 @@
 """A step of a host: the only thing that changes it, done whole or not at all."""
 
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Protocol, TypeGuard
 
 from xbd.errors import OutOfResources
 from xbd.machine import Machine
+from xbd.replaceable import replaceable
 
-# What is raised when the system gives no more: no bug, and answered when the step is undone.
-LACKS: Final = (MemoryError, OSError)
+
+@replaceable
+def is_lack(error: Exception) -> TypeGuard[MemoryError | OSError]:
+    """Tell whether the system gives no more, which is no bug, and answered when the step is undone."""
+    return isinstance(error, MemoryError | OSError)
 
 
 class Undoable(Protocol):
@@ -45,5 +49,5 @@ class Step:
         """Commit, or undo. Raises OutOfResources: it is undone."""
         if error is None:
             self._host.machine.commit()
-        elif isinstance(error, Exception) and self._host.undo(error) and isinstance(error, LACKS):
+        elif isinstance(error, Exception) and self._host.undo(error) and is_lack(error):
             raise OutOfResources.because("it is undone", error) from error

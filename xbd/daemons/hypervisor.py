@@ -34,6 +34,7 @@ from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.errors import ConfigError, DamagedState, HypercallError, OutOfResources
 from xbd.machine import Machine
+from xbd.replaceable import replaceable
 from xbd.units import counted, format_pages
 
 _log = structlog.get_logger(__name__)
@@ -128,6 +129,7 @@ async def serve(
     return violations
 
 
+@replaceable
 @contextmanager
 def refused_if_unusable(state: StateDir | None) -> Iterator[None]:
     """Turn what is wrong with a saved state into what a daemon says when it cannot start. Raises ConfigError."""

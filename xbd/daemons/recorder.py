@@ -17,10 +17,9 @@ import xbd
 from xbd.abi import Command, Frames, Result
 from xbd.daemons.runtime.outside import open_new
 from xbd.errors import ConfigError
-from xbd.machine import HostSettings, Machine
+from xbd.machine import Machine
 from xbd.machine.reboot import Reboot
 from xbd.protocol.recording import Header, Line, answer_to_line, command_to_line
-from xbd.storage.image import Image
 
 _log = structlog.get_logger(__name__)
 
@@ -71,10 +70,8 @@ class Recorder:
 class RecordedMachine(Machine):
     """A machine all of whose operations are recorded; what was refused and changed nothing is not, but for hypercalls."""
 
-    def __init__(
-        self, superframes: int, recorder: Recorder, *, settings: HostSettings | None = None, image: Image | None = None
-    ) -> None:
-        super().__init__(superframes, settings=settings, image=image)
+    def __init__(self, superframes: int, recorder: Recorder, **made_of: Any) -> None:  # noqa: ANN401 - as Machine's own
+        super().__init__(superframes, **made_of)
         self._recorder = recorder
         # What the step that is under way has done.
         self._done: list[Line] = []

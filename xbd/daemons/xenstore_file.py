@@ -19,6 +19,7 @@ from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.owned_path import make_own_directory
 from xbd.daemons.runtime.state_files import open_regular, remove, write_all
 from xbd.errors import ConfigError, DamagedState
+from xbd.replaceable import replaceable
 from xbd.xenstore import saved
 from xbd.xenstore.store import Store
 
@@ -76,6 +77,7 @@ class StoreFile:
         with os.fdopen(open_regular(self._path, os.O_RDONLY), "rb") as file:
             return saved.restore(file.read())
 
+    @replaceable
     def save(self) -> None:
         """Write down what has changed since the last time; nothing waits for the disk."""
         journal = self.store.tree.journal

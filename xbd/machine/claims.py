@@ -34,7 +34,7 @@ def claim(host: FrameTable, domain: Domain, pages: int) -> None:
             f"a claim of {exact_size(pages)} for d{domain.domid}",
             f"more than it holds, {exact_size(domain.tot_pages)}, and at most its limit, {exact_size(most)}",
         )
-    outstanding, free = pages - domain.tot_pages, free_frames_for(host, domain)
+    outstanding, free = pages - domain.tot_pages, host.free_frames_for(domain)
     if outstanding > free:
         raise OutOfFrames(
             f"d{domain.domid} claims {exact_size(outstanding)} more, {exact_size(free)} are free and unclaimed",
@@ -43,12 +43,6 @@ def claim(host: FrameTable, domain: Domain, pages: int) -> None:
     domain.claimed_pages = outstanding
     domain.save()
     host.claimed_pages += outstanding
-
-
-def free_frames_for(host: FrameTable, domain: Domain | None) -> int:
-    """Count the free frames that are not claimed for another domain than this one (None: for any)."""
-    own = 0 if domain is None else domain.claimed_pages
-    return host.heap.free_frames - host.claimed_pages + own
 
 
 def consume(host: FrameTable, domain: Domain, pages: int) -> None:

@@ -89,6 +89,11 @@ class P2m:
         at_offset: Frames = leaves + (gfns & OFFSET_MASK)
         return at_offset if in_leaves == gfns.size else np.where(leaves > 0, at_offset, self.entry[gfns])
 
+    def first_taken(self, gfns: Frames) -> int:
+        """Index of the first of (n,) gfns that is populated or a slot in use, or n."""
+        entries = self.lookup(gfns)
+        return int((entries != 0).argmax()) if np.count_nonzero(entries) else gfns.size
+
     def home_frames(self, gfns: Frames) -> Frames:
         """Name the frame in which each gfn is at home: (n,) mfn, negative where its block has no home."""
         bases: Frames = (self.home[gfns >> SUPER_ORDER] - 1) << SUPER_ORDER
@@ -227,6 +232,12 @@ class Domain:
         column.words[0] = 0
         column.words[0, 0] = len(encoded)
         column.words[0, 1:].view(np.uint8)[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
+
+    def granted_pages(self) -> Frames:
+        """List the gfns that others map, ascending."""
+        if not self.referenced or self.grants is None:
+            return np.zeros(0, dtype=np.int64)
+        return self.grants.mapped_gfns()
 
     @property
     def lacking_pages(self) -> int:

@@ -15,6 +15,7 @@ from xbd.errors import BadArgument, DamagedState, NoSuchDomain, OutOfFrames
 from xbd.limits import Limits
 from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import Domain, DomainState
+from xbd.machine.parts import Parts
 from xbd.storage.image import Image, Kind, Section
 from xbd.units import exact_size
 
@@ -25,14 +26,14 @@ _BIRTHS_SO_FAR: Final = MAX_DOMAINS
 class DomainTable:
     """The domains, zombies included.
 
-    Attributes: *limits*: of each; *domains* by domid; *woken*: domains that got messages, *vanished*: zombies that are gone, both since
+    Attributes: *limits* of each, and the *parts* that each is made of; *domains* by domid; *woken*: domains that got messages, *vanished*: zombies that are gone, both since
     the
     last time these were taken, oldest first.
     """
 
-    def __init__(self, image: Image, section: Section, limits: Limits) -> None:
+    def __init__(self, image: Image, section: Section, limits: Limits, parts: Parts) -> None:
         self.image = image
-        self.limits = limits
+        self.limits, self.parts = limits, parts
         self.domains: dict[int, Domain] = {}
         self._section = section
         self._births = section.column("births")

@@ -14,7 +14,7 @@ from xbd.errors import BadArgument, NotSupported
 from xbd.frames import group_by_super
 from xbd.machine import mapping
 from xbd.machine.domain import Domain
-from xbd.machine.extents import answer, check_extents, check_repeats, first_taken, first_unpopulated, in_a_turn
+from xbd.machine.extents import answer, check_extents, check_repeats, first_unpopulated, in_a_turn
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.refcounts import first_referenced, referenced_blocks
 from xbd.machine.reservation import free_shattered, home_fill
@@ -60,8 +60,7 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
 
 def _pairs_valid(host: FrameTable, domain: Domain, populated: Frames, empty: Frames) -> tuple[int, Stop]:
     """Count the pairs before the first whose second gfn is taken (EEXIST), or whose first is not populated or is referenced."""
-    taken = domain.p2m.lookup(empty)
-    valid, stop = first_taken(taken), Stop.EEXIST
+    valid, stop = domain.p2m.first_taken(empty), Stop.EEXIST
     backed = first_unpopulated(domain.p2m.lookup(populated))
     for most, reason in ((backed, Stop.ENOENT), (first_referenced(host, domain, populated[:backed]), Stop.EBUSY)):
         if most < valid:
@@ -134,7 +133,7 @@ def _exchange_unequal(host: FrameTable, domain: Domain, command: Exchange) -> tu
 
 def _break_block(host: FrameTable, domain: Domain, block: int, pages: Frames) -> Stop | None:
     """Unback a block and back 512 single pages; returns the stop that prevents it: nothing has changed."""
-    if first_taken(domain.p2m.lookup(pages)) < SUPER_PAGES:
+    if domain.p2m.first_taken(pages) < SUPER_PAGES:
         return Stop.EEXIST
     if domain.p2m.populated[block] < SUPER_PAGES:
         return Stop.ENOENT
@@ -208,14 +207,14 @@ def swap_small(host: FrameTable, domain: Domain, fills: Frames, drains: Frames) 
     old = mapping.unmap_frames(host, domain, drains, drained)
     if found is None:
         fresh, freed = old, old[:0]
-        host.scrub(old)
+        host.scrub_moved(old)
     elif missing is None:
         fresh, freed = found, old
     else:
         # Case 2: no home frame is free, so the pair's own frame is moved.
         fresh = found
         fresh[missing] = old[missing]
-        host.scrub(old[missing])
+        host.scrub_moved(old[missing])
         homed = np.ones(old.size, dtype=np.bool_)
         homed[missing] = False
         freed = old[homed]

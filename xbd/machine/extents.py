@@ -121,11 +121,6 @@ def in_a_turn(domain: Domain, gfns: Frames, within: int, *, mends: bool = False)
     return int(firsts[TURN_LEAVES]) if firsts.size > TURN_LEAVES else int(gfns.size)
 
 
-def first_taken(entries: Frames) -> int:
-    """Index of the first p2m entry that is populated or a slot in use, or the length."""
-    return entries.size if np.count_nonzero(entries) == 0 else first(entries != 0)
-
-
 def first_unpopulated(entries: Frames) -> int:
     """Index of the first p2m entry that is not populated, or the length."""
     return entries.size if np.count_nonzero(entries > 0) == entries.size else first(entries <= 0)

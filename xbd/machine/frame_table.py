@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from xbd.abi import MAX_DOMAINS, Frames, Words
 from xbd.errors import DamagedState
 from xbd.frames import FrameAllocator, Groups, expand_supers
+from xbd.machine.domain import Domain, P2m
 from xbd.machine.settings import HOME_FILLS, HostSettings
 from xbd.machine.waiting import Waiting
 from xbd.storage.image import Image, Layout, Section
@@ -108,6 +109,29 @@ class FrameTable:
         self.at_home[supers] = self.at_home[supers] + sign * counts
         self.heap.reshelve(supers)
 
+    def is_unclaimed(self, superframe: int) -> bool:
+        """Say whether no block has its home in a superframe."""
+        return not self.at_home[superframe]
+
+    def room_pages(self, domain: Domain) -> int:
+        """Count the pages that a domain may have beside those it has."""
+        return max(domain.max_pages - domain.tot_pages, 0)
+
+    def free_frames_for(self, domain: Domain | None) -> int:
+        """Count the free frames that are not claimed for another domain than this one (None: for any)."""
+        own = 0 if domain is None else domain.claimed_pages
+        return self.heap.free_frames - self.claimed_pages + own
+
+    def are_referenced(self, mfns: Frames) -> NDArray[np.bool_]:
+        """Say for each of (n,) frames, or of (n, 512), whether others map it."""
+        referenced: NDArray[np.bool_] = self.references[mfns] > 0
+        return referenced
+
+    def are_pinned(self, supers: Frames) -> NDArray[np.bool_]:
+        """Say for each of (n,) superframes whether others map any frame of it."""
+        pinned: NDArray[np.bool_] = self.pinned[supers] > 0
+        return pinned
+
     def write(self, frames: Frames, words: Words) -> None:
         """Write the content words of single frames."""
         self._saved_content.note(frames)
@@ -132,6 +156,15 @@ class FrameTable:
             self._saved_content_rows.note(dirty)
             self.content_rows[dirty] = 0
             self.written[dirty] = False
+
+    def scrub_moved(self, frames: Frames) -> None:
+        """Zero the content words of single frames that their owner keeps, at other gfns."""
+        self.scrub(frames)
+
+    def scrub_rebooted(self, p2m: P2m, piece: slice) -> None:
+        """Zero the content words of all that a *piece* of a p2m's blocks has."""
+        self.scrub_superframes(p2m.leaf_supers(piece))
+        self.scrub(p2m.frames(piece))
 
     def shatter(self, supers: Frames, owner: int) -> None:
         """Move the ownership of leaves down to their single frames."""

@@ -104,6 +104,15 @@ class GrantTable(_Table):
         self.readonly: NDArray[np.bool_] = self.rows["readonly"]
         self.mapped: NDArray[np.uint32] = sparse_zeros(self.rows.size, np.uint32)
 
+    def are_for(self, refs: Frames, domid: int, birth: int) -> NDArray[np.bool_]:
+        """Say for each of (n,) rows whether it names that domain."""
+        named: NDArray[np.bool_] = (self.to[refs] == domid) & (self.birth[refs] == birth)
+        return named
+
+    def mapped_gfns(self) -> Frames:
+        """List the gfns that others map, ascending."""
+        return np.unique(self.gfn[self.mapped > 0] - 1)
+
     def give(self, indexes: Frames) -> None:
         """Empty rows that are in use."""
         super().give(indexes)
@@ -127,3 +136,11 @@ class MappingTable(_Table):
     def of(self, owner: int) -> Frames:
         """List the handles that still reach frames of domain *owner*."""
         return np.flatnonzero((self.gfn > 0) & (self.owner == owner) & (self.mfn > 0))
+
+    def cut_off(self, owner: int) -> Frames:
+        """Let no mapping reach frames of domain *owner* any more; returns the frames, each as often as it was mapped."""
+        handles = self.of(owner)
+        mfns = self.mfn[handles] - 1
+        self.note(handles)
+        self.mfn[handles] = 0
+        return mfns

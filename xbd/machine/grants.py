@@ -28,9 +28,9 @@ from xbd.frames import group_by_super
 from xbd.machine import mapping
 from xbd.machine.domain import Domain, DomainState
 from xbd.machine.domains import DomainTable
-from xbd.machine.extents import answer, check_extents, check_repeats, check_size, first, first_taken, first_unpopulated
+from xbd.machine.extents import answer, check_extents, check_repeats, check_size, first, first_unpopulated
 from xbd.machine.frame_table import FrameTable
-from xbd.machine.grant_tables import GrantTable, MappingTable
+from xbd.machine.grant_tables import GrantTable
 from xbd.machine.refcounts import reference, unreference
 
 
@@ -43,7 +43,7 @@ def grant(domain_table: DomainTable, host: FrameTable, domain: Domain, command: 
     check_extents(command.gfns, 0, domain)
     to = domain_table.partner(domain, command.to)
     if domain.grants is None:
-        domain.grants = GrantTable(domain_table.image, domain.section)
+        domain.grants = domain_table.parts.grants(domain_table.image, domain.section)
     table = domain.grants
     gfns = command.gfns[:TURN_EXTENTS]
     done, stop = first_unpopulated(domain.p2m.lookup(gfns)), Stop.ENOENT
@@ -100,14 +100,14 @@ def map_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, comma
     if owner is None or owner is domain or owner.state is DomainState.ZOMBIE or owner.grants is None:
         raise _no_owner(command.owner)
     if domain.mappings is None:
-        domain.mappings = MappingTable(domain_table.image, domain.section)
+        domain.mappings = domain_table.parts.mappings(domain_table.image, domain.section)
     refs, gfns = command.refs[:TURN_EXTENTS], command.gfns[:TURN_EXTENTS]
     valid, stop, entries = valid_references(owner, owner.grants, domain, refs, readonly=command.readonly)
     if not valid and not _granted_anything(owner.grants, domain):
         raise _no_owner(command.owner)
     for most, reason in (
         (domain.mappings.free.free_frames, Stop.ENOSPC),
-        (first_taken(domain.p2m.lookup(gfns)), Stop.EEXIST),
+        (domain.p2m.first_taken(gfns), Stop.EEXIST),
     ):
         if most < valid:
             valid, stop = most, reason
@@ -123,7 +123,7 @@ def _no_owner(domid: int) -> NoSuchDomain:
 
 
 def _granted_anything(table: GrantTable, domain: Domain) -> bool:
-    return bool(((table.to == domain.domid) & (table.birth == domain.birth) & (table.gfn > 0)).any())
+    return bool(table.are_for(table.in_use(), domain.domid, domain.birth).any())
 
 
 def valid_references(
@@ -133,7 +133,7 @@ def valid_references(
     known, rows = _known(table, refs)
     entries = owner.p2m.lookup(np.maximum(table.gfn[rows] - 1, 0))
     good = known & (entries > 0)
-    allowed = (table.to[rows] == domain.domid) & (table.birth[rows] == domain.birth)
+    allowed = table.are_for(rows, domain.domid, domain.birth)
     if not readonly:
         allowed &= ~table.readonly[rows]
     valid = first(~(good & allowed))
@@ -234,17 +234,6 @@ def cut_off(domain_table: DomainTable, host: FrameTable, domain: Domain) -> None
     for domid in sorted(mappers_of(domain)):
         table = domain_table.domains[domid].mappings
         assert table is not None, f"d{domid} maps pages without a table"
-        handles = table.of(domain.domid)
-        mfns = table.mfn[handles] - 1
-        table.note(handles)
-        table.mfn[handles] = 0
-        unreference(host, domain, mfns)
+        unreference(host, domain, table.cut_off(domain.domid))
     if domain.grants is not None:
         domain.grants.give(domain.grants.in_use())
-
-
-def pages_in_use(domain: Domain) -> Frames:
-    """List the gfns of a domain that others map, ascending."""
-    if not domain.referenced or domain.grants is None:
-        return np.zeros(0, dtype=np.int64)
-    return np.unique(domain.grants.gfn[domain.grants.mapped > 0] - 1)

@@ -21,8 +21,9 @@ from xbd.machine.creation import Asked, check_creation, check_name
 from xbd.machine.domain import Domain, DomainState, describe
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
-from xbd.machine.frame_table import READ_WHOLE, FrameTable, host_layout, save_host
+from xbd.machine.frame_table import READ_WHOLE, host_layout, save_host
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
+from xbd.machine.parts import PARTS, Parts
 from xbd.machine.reboot import Reboot
 from xbd.machine.settings import HostSettings
 from xbd.storage.image import Image, Kind
@@ -58,19 +59,20 @@ class Machine:
         settings: HostSettings | None = None,
         image: Image | None = None,
         limits: Limits = LIMITS,
+        parts: Parts = PARTS,
     ) -> None:
         if superframes < 1:
             raise BadArgument(f"a host of {superframes} superframes", "at least one")
         self.settings = settings or HostSettings()
-        self.limits = limits
+        self.limits, self.parts = limits, parts
         self.image = image or Image()
         section = self.image.sections.get((Kind.HOST, 0))
         if section is None:
             section = self.image.add_section(Kind.HOST, 0, host_layout(superframes))
             self.image.allocate_once(section, *map(section.span, READ_WHOLE))
             save_host(section, superframes, self.settings)
-        self.host = FrameTable(superframes, self.settings, self.image, section)
-        self.domain_table = DomainTable(self.image, section, limits)
+        self.host = parts.frame_table(superframes, self.settings, self.image, section)
+        self.domain_table = DomainTable(self.image, section, limits, parts)
         self._domains = self.domain_table.domains
         self._operations = bind(self.domain_table, self.host)
 
@@ -109,7 +111,7 @@ class Machine:
         if domid is None:
             domid = self.domain_table.free_domid()
         asked = Asked(name, domid, max_pages, target_pages, min_pages, gfn_count)
-        check_creation(asked, self.domain_table, claims.free_frames_for(self.host, None))
+        check_creation(asked, self.domain_table, self.host.free_frames_for(None))
         p2m, section = provision.make_tables(self.domain_table, self.host, domid, gfn_count, target_pages)
         birth = self.domain_table.next_birth()
         domain = Domain(
@@ -162,7 +164,7 @@ class Machine:
         claims.release(self.host, domain)
         grants.release_mappings(self.domain_table, self.host, domain)
         messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain), contacts)
-        mapping.release_everything(self.host, domain, grants.pages_in_use(domain))
+        mapping.release_everything(self.host, domain, domain.granted_pages())
         self.domain_table.retire(domain)
         left = domain.tot_pages
         if left:
@@ -325,7 +327,7 @@ class Machine:
 
     def _unclaimed(self) -> tuple[int, int]:
         """Count the free frames that are not claimed, and the free superframes."""
-        return claims.free_frames_for(self.host, None), self.host.heap.free_superframes
+        return self.host.free_frames_for(None), self.host.heap.free_superframes
 
     @property
     def has_offers(self) -> bool:

@@ -69,7 +69,7 @@ def adopt_homes(host: FrameTable, p2m: P2m, blocks: Frames, gfns: Frames, mfns: 
     fitting = ((gfns[firsts] ^ mfns[firsts]) & OFFSET_MASK) == 0
     for first, start, end in sorted(zip(*(part[fitting].tolist() for part in (firsts, starts, ends)), strict=True)):
         superframe = int(mfns[first]) >> SUPER_ORDER
-        if host.at_home[superframe] == 0:
+        if host.is_unclaimed(superframe):
             p2m.blocks.note_row(int(owners[first]))
             p2m.home[owners[first]] = superframe + 1
             mine = order[start:end]

@@ -17,6 +17,7 @@ from xbd.machine import grants, messages
 from xbd.machine.domain import READ_WHOLE, Domain, P2m, domain_layout
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_table import FrameTable
+from xbd.replaceable import replaceable
 from xbd.storage.image import Image, Kind, Section
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
@@ -39,6 +40,7 @@ _NOTES_PER_GRANT: Final = 8
 _NOTES_PER_NEIGHBOUR: Final = 64
 
 
+@replaceable
 @contextmanager
 def refused(what: str) -> Iterator[None]:
     """Turn MemoryError and OSError in the `with` block into OutOfResources; *what* says what could not be done."""
@@ -75,7 +77,7 @@ def make_tables(
         section = image.add_section(Kind.DOMAIN, domid, domain_layout(gfn_count, domain_table.limits))
         undo.callback(image.drop_section, Kind.DOMAIN, domid)
         undo.callback(image.drop, f"domain.{domid}.")
-        p2m = P2m(gfn_count, image, section)
+        p2m = domain_table.parts.p2m(gfn_count, image, section)
         allocate_creation(domain_table, host, section, target_pages)
         undo.pop_all()
     return p2m, section
@@ -89,7 +91,7 @@ def reserve_end(domain_table: DomainTable, host: FrameTable, domain: Domain, wha
     """
     with refused(what):
         contacts = messages.contacts_of(domain_table, domain)
-    kept = grants.pages_in_use(domain)
+    kept = domain.granted_pages()
     single_pages = domain.tot_pages - (domain.leaves << SUPER_ORDER)
     written = int(np.count_nonzero(host.written[domain.p2m.leaf_supers()]))
     broken_blocks = np.unique(kept >> SUPER_ORDER)

@@ -50,8 +50,7 @@ class Reboot:
         host, p2m = self._machine.host, self._machine.living(self._domid).p2m
         if self._ends:
             piece = slice(self._next_block, self._ends[0])
-            host.scrub_superframes(p2m.leaf_supers(piece))
-            host.scrub(p2m.frames(piece))
+            host.scrub_rebooted(p2m, piece)
             self._add_runs(p2m.runs(piece))
             self._next_block = self._ends.pop(0)
         return not self._ends

@@ -17,11 +17,11 @@ from xbd.limits import LIMITS, Limits
 from xbd.machine import frame_table
 from xbd.machine.audit import frames_at_home
 from xbd.machine.counts import MAX_COUNT
-from xbd.machine.domain import LIMITS_SHAPE, READ_WHOLE, Domain, DomainState, P2m, domain_layout, saved_uuid
+from xbd.machine.domain import LIMITS_SHAPE, READ_WHOLE, Domain, DomainState, domain_layout, saved_uuid
 from xbd.machine.frame_table import FrameTable, saved_host
-from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.inbox import Inbox
 from xbd.machine.machine import Machine
+from xbd.machine.parts import PARTS, Parts
 from xbd.machine.refcounts import reference
 from xbd.storage.image import Image, Kind, Section, Store
 from xbd.target_rules import static_max_pages
@@ -34,13 +34,13 @@ _TRIPPED: Final = (ArithmeticError, AssertionError, HypercallError, LookupError,
 _CHUNK_SUPERS = 4096
 
 
-def recover(store: Store, limits: Limits = LIMITS) -> Machine:
-    """Rebuild the machine whose sections *store* keeps, of the same *limits*; no step is under way in it.
+def recover(store: Store, limits: Limits = LIMITS, parts: Parts = PARTS) -> Machine:
+    """Rebuild, of *parts*, the machine whose sections *store* keeps, of the same *limits*; no step is under way in it.
 
     Raises:
         DamagedState: what is saved is impossible; the message says what, and of which domain.
     """
-    return _rebuild(Image(store), limits)
+    return _rebuild(Image(store), limits, parts)
 
 
 def undo_step(machine: Machine) -> None:
@@ -50,24 +50,24 @@ def undo_step(machine: Machine) -> None:
         DamagedState: what is saved is impossible; the machine is not to be used any more.
     """
     machine.image.roll_back()
-    machine.become(_rebuild(machine.image, machine.limits))
+    machine.become(_rebuild(machine.image, machine.limits, machine.parts))
 
 
-def _rebuild(image: Image, limits: Limits) -> Machine:
+def _rebuild(image: Image, limits: Limits, parts: Parts) -> Machine:
     """Derive a machine from the sections of an image. Raises DamagedState."""
     try:
-        return _derive(image, limits)
+        return _derive(image, limits, parts)
     except _TRIPPED as error:
         # The checks below say what is wrong more plainly. But saved words can be anything: whatever exception they
         # cause here, the cause is the damaged state.
         raise DamagedState(f"what is saved does not fit together: {type(error).__name__}: {error}") from error
 
 
-def _derive(image: Image, limits: Limits) -> Machine:
+def _derive(image: Image, limits: Limits, parts: Parts) -> Machine:
     host_section = image.open_section(Kind.HOST, 0)
     superframes, settings = saved_host(host_section)
     image.allocate_once(host_section, *map(host_section.span, frame_table.READ_WHOLE))
-    machine = Machine(superframes, settings=settings, image=image, limits=limits)
+    machine = Machine(superframes, settings=settings, image=image, limits=limits, parts=parts)
     for domid, birth in machine.domain_table.saved():
         domain = _read_domain(machine, domid, birth)
         if domain.state is not DomainState.ZOMBIE and machine.domain_table.named(domain.name) is not None:
@@ -82,7 +82,7 @@ def _derive(image: Image, limits: Limits) -> Machine:
         machine.host.heap.take_superframes_exactly(domain.p2m.leaf_supers())
         machine.host.heap.take_exactly(domain.p2m.frames())
         machine.host.claimed_pages += domain.claimed_pages
-        _derive_tables(image, domain)
+        _derive_tables(machine, domain)
     for domain in domains:
         _derive_references(machine, domain)
     _derive_written(image, machine.host)
@@ -118,7 +118,7 @@ def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
     return Domain(
         domid,
         _read_name(section),
-        P2m(gfn_count, machine.image, section),
+        machine.parts.p2m(gfn_count, machine.image, section),
         section,
         max_pages,
         target_pages,
@@ -197,13 +197,14 @@ def _derive_owners(host: FrameTable, domain: Domain) -> None:
     host.at_home[at_home] = host.at_home[at_home] + counts
 
 
-def _derive_tables(image: Image, domain: Domain) -> None:
+def _derive_tables(machine: Machine, domain: Domain) -> None:
     """Find the grant and mapping tables that are in use, and their free rows."""
+    image, parts = machine.image, machine.parts
     if image.touched_pages(domain.section, "grants").size:
-        domain.grants = GrantTable(image, domain.section)
+        domain.grants = parts.grants(image, domain.section)
         domain.grants.recover()
     if image.touched_pages(domain.section, "mappings").size:
-        domain.mappings = MappingTable(image, domain.section)
+        domain.mappings = parts.mappings(image, domain.section)
         domain.mappings.recover()
         domain.mapped = domain.mappings.count
     if image.touched_pages(domain.section, "inbox").size:

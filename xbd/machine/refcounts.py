@@ -54,7 +54,7 @@ def first_referenced(host: FrameTable, domain: Domain, gfns: Frames) -> int:
     """Index of the first of (n,) populated gfns whose frame is referenced, or n."""
     if not domain.referenced:
         return int(gfns.size)
-    return first(host.references[domain.p2m.lookup(gfns) - 1] > 0)
+    return first(host.are_referenced(domain.p2m.lookup(gfns) - 1))
 
 
 def referenced_blocks(host: FrameTable, domain: Domain, blocks: Frames) -> NDArray[np.bool_]:
@@ -62,9 +62,9 @@ def referenced_blocks(host: FrameTable, domain: Domain, blocks: Frames) -> NDArr
     if not domain.referenced:
         return np.zeros(blocks.size, dtype=np.bool_)
     leaves = domain.p2m.leaf[blocks]
-    referenced: NDArray[np.bool_] = host.pinned[np.maximum(leaves - 1, 0) >> SUPER_ORDER] > 0
+    referenced = host.are_pinned(np.maximum(leaves - 1, 0) >> SUPER_ORDER)
     shattered = np.flatnonzero(leaves == 0)
     if shattered.size:
         mfns = domain.p2m.rows[blocks[shattered]] - 1
-        referenced[shattered] = (host.references[np.maximum(mfns, 0)] > 0).any(axis=1)
+        referenced[shattered] = host.are_referenced(np.maximum(mfns, 0)).any(axis=1)
     return referenced

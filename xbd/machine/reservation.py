@@ -29,7 +29,7 @@ from xbd.errors import BadArgument
 from xbd.frames import Groups, expand_supers, group_by_super
 from xbd.machine import claims, mapping
 from xbd.machine.domain import Domain
-from xbd.machine.extents import answer, check_extents, first, first_taken, first_unpopulated, in_a_turn
+from xbd.machine.extents import answer, check_extents, first, first_unpopulated, in_a_turn
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.refcounts import first_referenced, referenced_blocks
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
@@ -68,11 +68,11 @@ def count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int
     # Often the blocks' counts say that nothing is populated, without a look at any entry.
     if np.count_nonzero(populated) or domain.mapped:
         taken = populated | domain.p2m.slots[blocks]
-        empty = first(taken > 0) if order else first_taken(domain.p2m.lookup(gfns))
-    room = max(domain.max_pages - domain.tot_pages, 0) >> order
+        empty = first(taken > 0) if order else domain.p2m.first_taken(gfns)
+    room = host.room_pages(domain) >> order
     free = host.heap.free_superframes if order else host.heap.free_frames
     if host.claimed_pages:
-        free = min(free, max(claims.free_frames_for(host, domain), 0) >> order)
+        free = min(free, max(host.free_frames_for(domain), 0) >> order)
     count, stop = gfns.size, Stop.BUDGET
     for most, reason in ((empty, Stop.EEXIST), (room, Stop.E2BIG), (free, Stop.ENOMEM)):
         if most < count:

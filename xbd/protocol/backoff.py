@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from xbd.replaceable import replaceable
+
 # Short at first, for a connection that was cut; never so long that a daemon that has restarted waits a second for anybody.
 # A thousand agents that try cost a few per cent of a core.
 FIRST_PAUSE_S: Final = 0.05
@@ -20,6 +22,7 @@ class Backoff:
         self._first_s = self._next_s = first_s
         self._longest_s = longest_s
 
+    @replaceable
     def next_s(self) -> float:
         """Return how long to wait now; the next pause is longer."""
         pause_s, self._next_s = self._next_s, min(2 * self._next_s, self._longest_s)

@@ -23,6 +23,7 @@ from xbd.protocol.codec import (
 )
 from xbd.protocol.fields import error_from_map
 from xbd.protocol.methods import VERSION
+from xbd.replaceable import replaceable
 from xbd.text import quote
 
 HELLO_MSGID: Final = 0
@@ -113,6 +114,7 @@ class ClientSession(Generic[CallT, ResultT]):
         self.in_flight_bytes += len(packed)
         return packed
 
+    @replaceable
     def resend(self) -> bytes:
         """Return the calls without an answer, packed as they were, to be sent after a hello that resumed the session."""
         return b"".join(packed for _, packed in self._in_flight.values())

@@ -12,6 +12,7 @@ from typing import Final
 from xbd.abi import MAX_IN_FLIGHT
 from xbd.errors import BadArgument, Busy, LocalProtocolError, RemoteProtocolError
 from xbd.protocol.codec import MSGID_LIMIT
+from xbd.replaceable import replaceable
 
 # As many answers as calls may be in flight: whatever a lost connection swallowed is among them.
 WINDOW_ANSWERS: Final = MAX_IN_FLIGHT
@@ -63,6 +64,12 @@ TABLE: Final[dict[tuple[State, Event], tuple[Action, State]]] = {
     (State.LOST, Event.HELLO_SAME): (Action.RESUME, State.LIVE),
     (State.LOST, Event.HELLO_BEYOND_WINDOW): (Action.REFUSE_BEYOND_WINDOW, State.LOST),
 }
+
+
+@replaceable
+def transition(state: State, event: Event) -> tuple[Action, State]:
+    """Tell what is done about an event, and the state that follows. Raises KeyError: this cannot happen in that state."""
+    return TABLE[state, event]
 
 
 class Session:
@@ -132,6 +139,11 @@ class Session:
         """
         if self.state is State.LIVE and msgid == self.next_msgid:  # the usual case, without the table, for speed
             return None
+        return self.answer_again(msgid)
+
+    @replaceable
+    def answer_again(self, msgid: int) -> bytes:
+        """Return the answer to a call that was executed. Raises RemoteProtocolError, as `call` does."""
         age = (self.next_msgid - msgid) % MSGID_LIMIT
         repeated = 0 < age <= self._kept
         action = self._apply(Event.CALL_REPEATED if repeated else Event.CALL_OUT_OF_TURN)
@@ -162,7 +174,7 @@ class Session:
 
     def _apply(self, event: Event) -> Action:
         try:
-            action, self.state = TABLE[self.state, event]
+            action, self.state = transition(self.state, event)
         except KeyError:
             raise LocalProtocolError(f"a session in state {self.state.name} cannot take {event.name}") from None
         return action

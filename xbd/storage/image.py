@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from xbd.abi import Frames
 from xbd.errors import DamagedState, OutOfResources
 from xbd.frames import sparse_zeros
+from xbd.replaceable import replaceable
 from xbd.storage.undo import Undo
 
 # Columns begin at such multiples: a page of memory, so that what was never touched is a hole in a file.
@@ -109,6 +110,7 @@ class Section:
         self._offsets = layout.offsets()
         self._columns: list[Column] = []
 
+    @replaceable
     def column(self, name: str, *, width: int | None = None) -> Column:
         """Return a column, or, with another *width*, the same words seen as rows of so many."""
         rows, own_width = self.layout.columns[name]

@@ -18,13 +18,14 @@ class Crash(BaseException):
 
 
 class MemoryStore(Store):
-    """Keeps sections in memory, where the next machine finds them."""
+    """Keeps sections in memory, where the next machine finds them; *make_undo* makes the log of a step."""
 
     undo: Undo
 
-    def __init__(self) -> None:
+    def __init__(self, make_undo: type[Undo] = Undo) -> None:
+        self._make_undo = make_undo
         self._log: Frames = np.zeros(_LOG_WORDS, dtype=np.int64)
-        self.undo = Undo(self._log, self._grow)
+        self.undo = make_undo(self._log, self._grow)
         self._sections: dict[tuple[Kind, int], tuple[Layout, Frames]] = {}
 
     def _grow(self, words: int) -> Frames:
@@ -70,7 +71,7 @@ class MemoryStore(Store):
     def roll_back(self) -> int:
         """Undo the step that was under way; returns how many notes there were of it."""
         # The dead process's variables are gone: only what is written in the log counts.
-        self.undo = Undo(self._log, self._grow)
+        self.undo = self._make_undo(self._log, self._grow)
 
         def find(kind: int, number: int) -> Frames | None:
             kept = self._sections.get((Kind(kind), number))

@@ -16,6 +16,7 @@ from typing import Final
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from xbd.errors import DamagedState
+from xbd.replaceable import replaceable
 from xbd.xenstore.permissions import Entry, Permissions
 from xbd.xenstore.store import Store
 from xbd.xenstore.tree import Change, Node, Tree
@@ -79,6 +80,7 @@ def _records(save: bytes, head_bytes: int) -> Iterator[list[object]]:
         raise DamagedState("its first record, which is everything, is cut off or is not what was written")
 
 
+@replaceable
 def restore(save: bytes) -> Store:
     """Make the store that was saved.
 

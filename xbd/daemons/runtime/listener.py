@@ -27,6 +27,7 @@ from xbd.daemons.runtime.check_in import CheckIn
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.transport import Transport
 from xbd.errors import ConfigError
+from xbd.replaceable import replaceable
 
 _log = structlog.get_logger(__name__)
 
@@ -198,6 +199,7 @@ class Listener:
 
     # -- the end
 
+    @replaceable
     def close(self) -> None:
         """End it at once: no new peers, no old ones, no file, unless that is somebody else's by now."""
         self.everything.cancel()

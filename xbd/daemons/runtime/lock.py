@@ -17,6 +17,7 @@ from typing import Final
 
 from xbd.daemons.runtime.outside import calls
 from xbd.errors import ConfigError
+from xbd.replaceable import replaceable
 
 # struct flock of man 2 fcntl: type, whence, start, length, pid.
 _RANGE: Final = struct.Struct("hhqqi")
@@ -44,9 +45,7 @@ class FileLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
             file = calls.open(path, flags, 0o600)
             opened.callback(os.close, file)
-            calls.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is_at(path, file) or is_held(directory, path.name):
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            take(path, file, directory)
             self._opened = opened.pop_all()
 
     def release(self, *, as_found: bool = False) -> None:
@@ -56,6 +55,14 @@ class FileLock:
                 # A file that stays is in nobody's way.
                 with suppress(OSError):
                     calls.unlink(self._path)
+
+
+@replaceable
+def take(path: Path, file: int, directory: int) -> None:
+    """Lock an open file of a *directory* until it is closed. Raises BlockingIOError: another process holds it."""
+    calls.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not _is_at(path, file) or _is_held(directory, path.name):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 @contextmanager
@@ -77,7 +84,7 @@ def _is_at(path: Path, file: int) -> bool:
         return False
 
 
-def is_held(directory: int, name: str) -> bool:
+def _is_held(directory: int, name: str) -> bool:
     """Tell whether somebody else has locked a directory for *name*; if nobody has, it is locked. Of file systems without such locks: no."""
     at = zlib.crc32(name.encode())
     with suppress(OSError):

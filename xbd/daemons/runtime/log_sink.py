@@ -35,6 +35,7 @@ from xbd import log
 from xbd.control.console import Console
 from xbd.daemons.runtime.outside import calls
 from xbd.protocol.backoff import Backoff
+from xbd.replaceable import replaceable
 
 STANDARD_ERROR: Final = 2
 # A line without an end is written out at this length, so that it does not grow for ever.
@@ -182,6 +183,7 @@ class LogSink(io.TextIOBase):
             self._unwritten = encoded[written:]
         return written > 0
 
+    @replaceable
     def write_now(self, encoded: bytes) -> int:
         """Write what can be written at once; returns how many bytes that were."""
         written = 0

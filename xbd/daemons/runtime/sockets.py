@@ -18,6 +18,7 @@ from xbd.daemons.runtime.lock import FileLock, refused
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.owned_path import make_own_directory, refuse_shared_path
 from xbd.errors import ConfigError, OutOfResources
+from xbd.replaceable import replaceable
 
 # As many as may connect between two accepts, such as every agent and tool after a restart. A client that does not wait to
 # connect is told EAGAIN when the queue is full, which trio takes for connected.
@@ -184,6 +185,7 @@ def _give_to_group(path: Path, group: str) -> None:
         raise ConfigError(path, "group", f"cannot be given to group {group!r}: {error.strerror}") from error
 
 
+@replaceable
 def remove_stale(path: Path) -> None:
     """Remove a socket that nobody listens on; whatever else is there stays. Raises ConfigError, naming what it is."""
     try:
@@ -260,7 +262,13 @@ def refuse_closed(connection: socket.socket) -> None:
         trio.ClosedResourceError: it was closed.
     """
     if connection.fileno() < 0:
-        raise trio.ClosedResourceError("this socket was closed")
+        end_waiting()
+
+
+@replaceable
+def end_waiting() -> None:
+    """Say that a socket was closed. Raises trio.ClosedResourceError."""
+    raise trio.ClosedResourceError("this socket was closed")
 
 
 def close(connection: socket.socket) -> None:

@@ -61,8 +61,10 @@ from xbd.daemons.runtime.state_files import (
 from xbd.daemons.runtime.state_lock import make_and_lock_state
 from xbd.daemons.runtime.state_manifest import NAME, Manifest, Mark, check_marks, make_manifest
 from xbd.errors import ConfigError, DamagedState
+from xbd.limits import LIMITS, Limits
 from xbd.machine import HostSettings, Machine
 from xbd.machine.recovery import recover
+from xbd.replaceable import replaceable
 from xbd.storage.image import PAGE_WORDS, Image, Kind, Layout, Store
 from xbd.storage.undo import Rewound, Undo
 
@@ -159,6 +161,7 @@ class StateDir(Store):
             raise ConfigError(path, "", "tells of a step, though the last daemon ended in order; it is damaged")
         return log
 
+    @replaceable
     def roll_back(self) -> Rewound:
         """Undo the step in whose middle an earlier daemon died."""
         try:
@@ -358,7 +361,11 @@ class StateDir(Store):
 
 
 def make_machine(
-    state: StateDir | None, superframes: int, settings: HostSettings, recorder: Recorder | None = None
+    state: StateDir | None,
+    superframes: int,
+    settings: HostSettings,
+    recorder: Recorder | None = None,
+    limits: Limits = LIMITS,
 ) -> Machine:
     """Make a machine, or recover the one that *state* holds; then *superframes* and *settings* are its own.
 
@@ -369,8 +376,8 @@ def make_machine(
         image = None if state is None else Image(state)
         try:
             if recorder is not None:
-                return RecordedMachine(superframes, recorder, settings=settings, image=image)
-            return Machine(superframes, settings=settings, image=image)
+                return RecordedMachine(superframes, recorder, settings=settings, image=image, limits=limits)
+            return Machine(superframes, settings=settings, image=image, limits=limits)
         except OSError as error:
             if state is None:
                 raise
@@ -383,7 +390,7 @@ def make_machine(
         )
     started_s = calls.monotonic()
     try:
-        machine = recover(state)
+        machine = recover(state, limits)
     except DamagedState as error:
         state.close(in_order=False)
         raise ConfigError(state.path, "", f"the saved host cannot be used: {error}") from error

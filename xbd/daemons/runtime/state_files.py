@@ -23,6 +23,7 @@ import xbd
 from xbd.abi import Frames
 from xbd.daemons.runtime.outside import NEW_FILE_MODE, calls, open_to_read
 from xbd.errors import ConfigError, DamagedState
+from xbd.replaceable import replaceable
 from xbd.storage.image import Kind, Layout
 
 # How a directory is laid out: 1 has no manifest, and is made a 2 when its host is taken up. Another number means that a
@@ -109,6 +110,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return told
 
 
+@replaceable
 def read_checksums(path: Path, state: SavedState) -> dict[str, Any] | None:
     """Read the checksums.json of a *state*, and hold its names against those of the sections; None: there is none. Raises ConfigError."""
     told = _read_json(path / "checksums.json")
@@ -155,6 +157,7 @@ def remove(path: Path) -> None:
         calls.unlink(path)
 
 
+@replaceable
 def check_log(path: Path, told: SavedState) -> Frames:
     """Map the log of a state that was committed, to be read and written; its file is not changed. Raises ConfigError."""
     try:

@@ -7,6 +7,7 @@ from xbd.daemons.runtime.lock import FileLock, refused
 from xbd.daemons.runtime.owned_path import make_own_directory
 from xbd.daemons.runtime.state_files import is_of_state
 from xbd.errors import ConfigError
+from xbd.replaceable import replaceable
 
 _IN_USE: Final = "is in use by another `xbd hypervisor`; stop it, or use another directory"
 _UNUSABLE: Final = "cannot be the state directory"
@@ -26,6 +27,7 @@ def lock_state(path: Path) -> FileLock:
         return FileLock(path / "lock")
 
 
+@replaceable
 def refuse_strange(path: Path) -> None:
     """Refuse a directory that has no state.json, and anything else than what is there before that is. Raises ConfigError."""
     names = {entry.name for entry in path.iterdir()}

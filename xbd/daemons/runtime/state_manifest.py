@@ -29,6 +29,7 @@ from xbd.daemons.runtime.state_files import (
     sections_in,
 )
 from xbd.errors import ConfigError
+from xbd.replaceable import replaceable
 from xbd.storage.image import Kind, Layout
 
 # A word for each domid, of which each kind has a byte.
@@ -65,6 +66,7 @@ class Manifest:
         return {(Kind(kind), number): self.of(Kind(kind), number) for number, kind in np.argwhere(self._marks).tolist()}
 
 
+@replaceable
 def check_marks(path: Path, manifest: Manifest) -> None:
     """Hold the marks against the files of a directory. Raises ConfigError: a mark is none, or a file has none."""
     try:

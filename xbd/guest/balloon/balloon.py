@@ -14,6 +14,7 @@ from xbd.guest.balloon.queues import QUEUES, BalloonQueue, Purpose, can_serve
 from xbd.guest.boot import BootMap
 from xbd.guest.procedures import Lock
 from xbd.guest.zone import Mobility, PageState, Zone
+from xbd.replaceable import replaceable
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 
@@ -84,6 +85,7 @@ class Balloon:
             return np.zeros(0, dtype=np.int64)
         return self.zone.allocate_blocks(count) << SUPER_ORDER
 
+    @replaceable
     def isolate_pages(self, count: int) -> Frames:
         """Isolate up to *count* free pages for inflation."""
         gfns = self.zone.allocate(count, self._mobility, PageState.ISOLATED)

@@ -7,7 +7,7 @@ from typing import Protocol
 from xbd.abi import BootInfo
 from xbd.guest import Guest
 from xbd.lab.simulation.connection import Client, Connection
-from xbd.lab.simulation.options import Plan
+from xbd.lab.simulation.options import Options, Plan
 from xbd.lab.simulation.rng import Schedule
 from xbd.lab.simulation.watched import WatchedController, WatchedOracle
 
@@ -19,6 +19,7 @@ class Context(Protocol):
     other happenings, by name.
     """
 
+    options: Options
     schedule: Schedule
     plan: Plan
     tally: Counter[str]

@@ -8,6 +8,7 @@ from xbd.errors import DamagedState
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.options import Plan
 from xbd.lab.simulation.rng import Rng
+from xbd.lab.simulation.switches import SWITCHES, find, parts_without, undo_without
 from xbd.lab.simulation.watched import Bounds, Oracles, OrderedSet, WatchedController
 from xbd.limits import Limits
 from xbd.machine import Machine
@@ -48,9 +49,12 @@ class Daemon:
         plan = world.plan
         self._rng = rng
         self.up = True
-        self.store = MemoryStore()
+        missing = find(world.options.off, SWITCHES)
+        self._parts = parts_without(missing)
+        self.store = MemoryStore(undo_without(missing))
         self.oracles = Oracles()
-        machine = Machine(plan.superframes, settings=plan.settings, image=Image(self.store), limits=LIMITS)
+        image = Image(self.store)
+        machine = Machine(plan.superframes, settings=plan.settings, image=image, limits=LIMITS, parts=self._parts)
         self.host = self._new_host(machine, {})
         with self.host.step():
             self._create_dom0(plan)
@@ -104,7 +108,7 @@ class Daemon:
         if not self._world.healing and self._rng.bernoulli(_AT_START_SHARE):
             self.store.crash_after(1)
         try:
-            host = self._new_host(recover(self.store, LIMITS), before.limits_before)
+            host = self._new_host(recover(self.store, LIMITS, self._parts), before.limits_before)
             host.restore()
         except DamagedState as error:
             raise Violation(f"the daemon cannot be started again: {error}") from error

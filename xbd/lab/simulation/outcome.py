@@ -7,7 +7,7 @@ from traceback import extract_tb
 from typing import Protocol, TypeVar
 
 from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, Options
-from xbd.lab.simulation.switches import switched_off
+from xbd.lab.simulation.switches import SWITCHES, find, switched_off
 from xbd.lab.simulation.world import World, Write
 from xbd.testing.oracle import Violation
 
@@ -49,7 +49,7 @@ def seed_of(text: str) -> int:
 
 def run(options: Options, write: Write | None = None) -> Outcome:
     """Do one run. Raises BadArgument: there is no such switch."""
-    with switched_off(options.off):
+    with switched_off(find(options.off, SWITCHES)):
         world = World(options, write)
         violation = None
         try:

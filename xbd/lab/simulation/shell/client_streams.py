@@ -46,14 +46,11 @@ class CutStream(trio.abc.Stream):
         await self._stream.aclose()
 
 
-def connect_through(calls: FaultyCalls) -> Callable[[Connect], Callable[[str], Awaitable[CutStream]]]:
-    """Make the replacement of `trio.open_unix_socket` by one whose connections can be cut."""
+def connect_through(calls: FaultyCalls, original: Connect) -> Callable[[str], Awaitable[CutStream]]:
+    """Make what stands for trio's *original* `open_unix_socket`: one whose connections can be cut."""
 
-    def replacement(original: Connect) -> Callable[[str], Awaitable[CutStream]]:
-        async def connect(path: str) -> CutStream:
-            calls.strike_client()
-            return CutStream(await original(path), calls)
+    async def connect(path: str) -> CutStream:
+        calls.strike_client()
+        return CutStream(await original(path), calls)
 
-        return connect
-
-    return replacement
+    return connect

@@ -1,21 +1,21 @@
 """Mechanisms of the daemons that can be switched off one by one, to show that the simulation notices their absence."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
 from xbd.control import step
 from xbd.control.rate_limit import TokenBucket
-from xbd.daemons import autoballoon, domain_sockets, hypervisor
-from xbd.daemons.runtime import lock, outside, sockets, state_dir, state_lock
+from xbd.daemons import hypervisor
+from xbd.daemons.runtime import lock, sockets, state_files, state_lock, state_manifest
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.log_sink import LogSink
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.xenstore_file import StoreFile
-from xbd.errors import BadArgument, DamagedState
-from xbd.lab.simulation.switches import Switch, constant, execute_repeats, nothing, patched
+from xbd.errors import DamagedState
+from xbd.lab.simulation.switches import NOTHING, Switch, constant, execute_repeats, instead
 from xbd.machine import provision
 from xbd.protocol.backoff import Backoff
 from xbd.protocol.session import Session
@@ -61,61 +61,38 @@ def _restore_anything(original: Callable[[bytes], Store]) -> Callable[[bytes], S
 
 DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     "closed-listener": Switch(
-        "a task that waits for a socket that was closed ends the daemon",
-        [(sockets, "refuse_closed", constant(nothing))],
+        "a task that waits for a socket that was closed ends the daemon", [(sockets.end_waiting, NOTHING)]
     ),
     "log-sink": Switch(
-        "a log that cannot be written ends the daemon", [(LogSink, "write_now", constant(_write_unguarded))]
+        "a log that cannot be written ends the daemon", [(LogSink.write_now, instead(_write_unguarded))]
     ),
     "state-json": Switch(
         "a host whose state.json is missing is taken for a new one",
-        [(state_lock, "refuse_strange", constant(nothing)), (state_dir, "check_marks", constant(nothing))],
+        [(state_lock.refuse_strange, NOTHING), (state_manifest.check_marks, NOTHING)],
     ),
-    "checksums": Switch(
-        "what was changed between two lives is used", [(state_dir, "read_checksums", constant(nothing))]
-    ),
-    "whose-log": Switch("the log of another host is used", [(state_dir, "check_log", _whose_ever_log)]),
-    "lock": Switch(
-        "two daemons share a directory",
-        [(outside.calls, "flock", constant(nothing)), (lock, "is_held", constant(lambda *_: False))],
-    ),
-    "rations": Switch(
-        "a guest's socket is accepted from without end", [(TokenBucket, "wait_s", constant(lambda *_: 0.0))]
-    ),
-    "back-off": Switch("who lost the hypervisor tries without a pause", [(Backoff, "next_s", constant(lambda _: 0.0))]),
-    "answer-window": Switch("a call that is sent again is done again", [(Session, "call", execute_repeats)]),
+    "checksums": Switch("what was changed between two lives is used", [(state_files.read_checksums, NOTHING)]),
+    "whose-log": Switch("the log of another host is used", [(state_files.check_log, _whose_ever_log)]),
+    "lock": Switch("two daemons share a directory", [(lock.take, NOTHING)]),
+    "rations": Switch("a guest's socket is accepted from without end", [(TokenBucket.wait_s, constant(0.0))]),
+    "back-off": Switch("who lost the hypervisor tries without a pause", [(Backoff.next_s, constant(0.0))]),
+    "answer-window": Switch("a call that is sent again is done again", [(Session.answer_again, execute_repeats)]),
     "refusals": Switch(
         "a create for which something is lacking ends the daemon",
-        [(provision, "refused", constant(_unguarded)), (step, "LACKS", constant(()))],
+        [(provision.refused, instead(_unguarded)), (step.is_lack, constant(answer=False))],
     ),
     "start-refusals": Switch(
         "a start for which something is lacking ends in a traceback",
-        [(hypervisor, "refused_if_unusable", constant(_unguarded))],
+        [(hypervisor.refused_if_unusable, instead(_unguarded))],
     ),
     "undo": Switch(
-        "half of a step stays when the hypervisor is dropped", [(StateDir, "roll_back", constant(_without_undoing))]
+        "half of a step stays when the hypervisor is dropped", [(StateDir.roll_back, instead(_without_undoing))]
     ),
-    "patience": Switch(
-        "a client that never reads keeps its place", [(domain_sockets, "TOOLSTACK_PATIENCE_S", constant(math.inf))]
-    ),
-    "places": Switch("more hold a place than there are", [(autoballoon, "MAX_PEERS", constant(10_000))]),
+    "patience": Switch("a client that never reads keeps its place", limits={"toolstack_patience_s": math.inf}),
+    "places": Switch("more hold a place than there are", limits={"reservers": 10_000}),
     "stale-sockets": Switch(
-        "a socket that a daemon left which was killed keeps the next one out",
-        [(sockets, "remove_stale", constant(nothing))],
+        "a socket that a daemon left which was killed keeps the next one out", [(sockets.remove_stale, NOTHING)]
     ),
-    "socket-files": Switch("a socket's file stays when it is closed", [(Listener, "close", constant(_close_only))]),
-    "store-damage": Switch("a damaged store is taken for an empty one", [(saved, "restore", _restore_anything)]),
-    "store-save": Switch("what is written into the store is not saved", [(StoreFile, "save", constant(nothing))]),
+    "socket-files": Switch("a socket's file stays when it is closed", [(Listener.close, instead(_close_only))]),
+    "store-damage": Switch("a damaged store is taken for an empty one", [(saved.restore, _restore_anything)]),
+    "store-save": Switch("what is written into the store is not saved", [(StoreFile.save, NOTHING)]),
 }
-
-
-@contextmanager
-def switched_off(names: Sequence[str]) -> Iterator[None]:
-    """Switch mechanisms off for the length of a block. Raises BadArgument: there is no such switch."""
-    with ExitStack() as stack:
-        for name in names:
-            if name not in DAEMON_SWITCHES:
-                raise BadArgument(f"no switch {name!r} of daemons", ", ".join(DAEMON_SWITCHES))
-            for patch in DAEMON_SWITCHES[name].patches:
-                stack.enter_context(patched(*patch))
-        yield

@@ -17,9 +17,10 @@ from xbd.errors import ConfigError
 from xbd.lab.simulation.daemons.options import FAULTS, DaemonOptions
 from xbd.lab.simulation.daemons.report import DaemonOutcome
 from xbd.lab.simulation.outcome import leave_out
-from xbd.lab.simulation.shell.daemon_switches import switched_off
+from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
 from xbd.lab.simulation.shell.scheduler import seeded
 from xbd.lab.simulation.shell.world import World
+from xbd.lab.simulation.switches import find, limits_without, switched_off
 from xbd.testing.oracle import Violation
 
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - a directory of its own is made in it
@@ -55,12 +56,13 @@ def file_system_of(directory: Path) -> str:
 
 def run(options: DaemonOptions, write: Callable[[str], None] | None = None) -> DaemonOutcome:
     """Do one run. Raises ConfigError: there is no file system in memory; BadArgument: there is no such switch; NotSeeded."""
+    missing = find(options.off, DAEMON_SWITCHES, " of daemons")
     base = Path(tempfile.mkdtemp(prefix="xbd-", dir=memory_directory()))
     worlds: list[World] = []
     violation, ended_s = None, [0.0]
 
     async def live() -> None:
-        world = World(options, base, write)
+        world = World(options, base, limits_without(missing), write)
         worlds.append(world)
         try:
             await world.run()
@@ -70,7 +72,7 @@ def run(options: DaemonOptions, write: Callable[[str], None] | None = None) -> D
     logging = structlog.get_config()
     clock = trio.testing.MockClock(autojump_threshold=0)
     try:
-        with seeded(options.seed), switched_off(options.off):
+        with seeded(options.seed), switched_off(missing):
             try:
                 trio.run(live, clock=clock, restrict_keyboard_interrupt_to_checkpoints=True)
             except (BaseExceptionGroup, Exception) as error:  # noqa: BLE001 - whatever ends a run is a finding

@@ -24,7 +24,7 @@ from xbd.lab.simulation.shell.client_streams import connect_through
 from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
 from xbd.lab.simulation.shell.operators import MINDED
 from xbd.lab.simulation.shell.process import Process, signals_of_processes
-from xbd.lab.simulation.switches import constant, patched
+from xbd.limits import Limits
 from xbd.machine import HostSettings
 from xbd.policy.model import Settings
 from xbd.units import MIB_PAGES, SUPER_PAGES
@@ -84,8 +84,9 @@ class Places:
 class Mains:
     """What each daemon's process runs, by name."""
 
-    def __init__(self, places: Places, trace: Trace) -> None:
+    def __init__(self, places: Places, trace: Trace, limits: Limits) -> None:
         self._places = places
+        self._limits = limits
         self._trace = trace
         self.by_name = {
             "hypervisor": self.hypervisor,
@@ -102,7 +103,7 @@ class Mains:
         if state.undone:
             self._trace.sometimes("a step was undone")
         try:
-            machine = state_dir.make_machine(state, self._places.superframes, HostSettings())
+            machine = state_dir.make_machine(state, self._places.superframes, HostSettings(), limits=self._limits)
             return await hypervisor.run(machine, self._places.run, state=state)
         finally:
             # As the end of a process does, whatever it was doing.
@@ -118,7 +119,7 @@ class Mains:
         del process
         settings = Settings(headroom_pages=2 * MIB_PAGES, threshold_pages=MIB_PAGES, min_interval_s=1.0)
         config = AutoballoonConfig(settings, domains=(f"{MINDED}-*",))
-        return await run_autoballoon(self._places.hypervisor, config, None)
+        return await run_autoballoon(self._places.hypervisor, config, None, self._limits)
 
     async def xenstored(self, process: Process) -> int:
         """Be `xbd xenstored --state-dir`."""
@@ -159,16 +160,27 @@ async def _at_once(work: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN40
 
 
 @contextmanager
+def _replaced(where: object, name: str, other: object) -> Iterator[None]:
+    """Replace a function of a library for the length of a `with` block."""
+    original = getattr(where, name)
+    setattr(where, name, other)
+    try:
+        yield
+    finally:
+        setattr(where, name, original)
+
+
+@contextmanager
 def replaced_for_daemons(calls: FaultyCalls) -> Iterator[None]:
     """Give daemons the simulation's signals, clients' connections and time of day, no threads, and no service manager."""
     kept = {name: os.environ.pop(name) for name in _NOT_THEIRS if name in os.environ}
     try:
         with (
-            patched(trio.to_thread, "run_sync", constant(_at_once)),
-            patched(trio, "open_unix_socket", connect_through(calls)),
-            patched(time, "time", constant(calls.wall_clock)),
+            _replaced(trio.to_thread, "run_sync", _at_once),
+            _replaced(trio, "open_unix_socket", connect_through(calls, trio.open_unix_socket)),
+            _replaced(time, "time", calls.wall_clock),
             # Where time is virtual, nothing takes any of the processor's; asking for it costs a call of the system.
-            patched(time, "thread_time", constant(lambda: 0.0)),
+            _replaced(time, "thread_time", lambda: 0.0),
             outside.replaced(signals=signals_of_processes),
         ):
             yield

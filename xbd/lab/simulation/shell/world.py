@@ -24,6 +24,7 @@ from xbd.lab.simulation.shell.reservers import Reserver
 from xbd.lab.simulation.shell.services import Mains, Places, replaced_for_daemons
 from xbd.lab.simulation.shell.spinning import SpinGuard
 from xbd.lab.simulation.shell.strikes import Strikes
+from xbd.limits import Limits
 
 _RETRY_LOGS_EVERY_S: Final = 0.5
 # What nobody uses any more is collected at moments that are the same in each run of a seed.
@@ -42,18 +43,19 @@ class World:
     Args:
         options: of the run.
         base: an empty directory, on a file system in memory.
+        limits: of the host.
         write: takes each line of the trace, or None.
 
     Attributes: *trace*.
     """
 
-    def __init__(self, options: DaemonOptions, base: Path, write: Callable[[str], None] | None) -> None:
+    def __init__(self, options: DaemonOptions, base: Path, limits: Limits, write: Callable[[str], None] | None) -> None:
         self._options = options
         self._plan = make_plan(options)
         self._places = Places(base, self._plan.superframes)
         self.trace = Trace(trio.current_time, str(base), write)
         self._calls = FaultyCalls(self._plan.rates, rng_for(options.seed, "calls"), self.trace)
-        mains = Mains(self._places, self.trace)
+        mains = Mains(self._places, self.trace, limits)
         self._store_is_saved = True
         self._keepers = {name: self._keeper(name, main) for name, main in mains.by_name.items()}
         self._operators = [
