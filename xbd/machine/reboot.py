@@ -5,21 +5,29 @@ domain's next guest can come to its memory, and that one is not there yet. So it
 made, piece by piece, each within a turn; what others do between two pieces changes neither.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import numpy as np
 
 from xbd import abi
-from xbd.machine.domain import NO_RUNS, P2m
+from xbd.machine.domain import NO_RUNS, Domain, P2m
+from xbd.machine.frame_table import FrameTable
 from xbd.units import SUPER_ORDER
-
-if TYPE_CHECKING:
-    from xbd.machine.machine import Machine
 
 # What a piece costs at most, as turns count it.
 _PIECE_COST: Final = abi.TURN_EXTENTS
+
+
+class Rebooting(Protocol):
+    """A machine, as the reboot of one of its domains sees it; its tables are others after a step was undone."""
+
+    host: FrameTable
+
+    def living(self, domid: int) -> Domain:
+        """Find the tables of a domain that is no zombie. Raises NoSuchDomain."""
+
+    def boot_info(self, domid: int, *, runs: abi.Frames | None = None) -> abi.BootInfo:
+        """Return what a booting guest is told. Raises NoSuchDomain."""
 
 
 class Reboot:
@@ -28,7 +36,7 @@ class Reboot:
     Each piece is done in a step of its own. If it is left half done the next reboot begins anew.
     """
 
-    def __init__(self, machine: Machine, domid: int) -> None:
+    def __init__(self, machine: Rebooting, domid: int) -> None:
         self._machine = machine
         self._domid = domid
         self._ends = self._divide(machine.living(domid).p2m)
