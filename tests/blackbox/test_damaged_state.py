@@ -199,7 +199,7 @@ def test_who_was_killed_before_the_first_commit_begins_anew(tmp_path: Path) -> N
     state = unpack("state-killed.tar.gz", tmp_path / "state")
     (state / "state.json").write_text('{"format": 1, "committed": false}')
     with host_on(state, tmp_path / "run"):
-        kept = ["daemon-0", "host-0", "lock", "manifest-0", "state.json", "undo"]
+        kept = ["check-0", "daemon-0", "host-0", "lock", "manifest-0", "state.json", "undo"]
         assert sorted(path.name for path in state.iterdir()) == kept
     assert json.loads((state / "state.json").read_text())["committed"] is True
 

@@ -44,7 +44,7 @@ def assert_nothing_is_left(caller: Caller, directory: Path, domains: int) -> Non
     numbers = range(1, domains + 1)
     assert files_in(directory / "run" / "domains") == {f"{number}.sock" for number in numbers}
     sections = {f"{kind}-{number}" for kind in ("domain", "agent") for number in numbers}
-    kept = {"state.json", "manifest-0", "undo", "lock", "host-0", "daemon-0", "ballast"}
+    kept = {"state.json", "manifest-0", "check-0", "undo", "lock", "host-0", "daemon-0", "ballast"}
     assert files_in(directory / "state") - kept == sections
 
 

@@ -8,6 +8,7 @@ from tests.machine.crashing import CrashingMachine
 from tests.machine.test_grants_model import HOSTS, STEPS, TYPES, Play, Step
 from tests.machine.test_machine_model import SETTINGS, SUPERFRAMES, Chaos
 from xbd.machine import HostSettings
+from xbd.storage.image import Kind
 
 
 @pytest.mark.slow
@@ -21,7 +22,7 @@ def test_dying_in_the_middle_of_random_operations(name: str) -> None:
     for domid in list(chaos.twin.model.domains):
         chaos.twin.destroy(domid)
     assert machine.deaths > 10
-    assert machine.store.kept() == {(0, 0)}
+    assert machine.store.kept() == {(Kind.HOST, 0), (Kind.CHECK, 0)}
 
 
 @pytest.mark.slow

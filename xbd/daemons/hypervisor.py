@@ -101,7 +101,7 @@ async def serve(
                 if state is not None:
                     with refused_if_unusable(state):
                         state.begin()
-                        host.give_uuids()
+                        host.add_what_is_new()
                 host_sockets.open_toolstack(group, passed)
                 _log.info(
                     "hypervisor_ready",

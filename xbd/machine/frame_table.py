@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from xbd.abi import MAX_DOMAINS, Frames, Words
 from xbd.errors import DamagedState
 from xbd.frames import FrameAllocator, Groups, expand_supers
+from xbd.machine.content_check import ContentChecks
 from xbd.machine.domain import Domain, P2m
 from xbd.machine.settings import HOME_FILLS, HostSettings
 from xbd.machine.waiting import Waiting
@@ -28,6 +29,7 @@ from xbd.units import SUPER_ORDER, SUPER_PAGES
 KEPT_MIN_FRAMES = SUPER_PAGES // 2
 # Spare words: a few more settings can be added without another layout.
 _SETTINGS: Final = 16
+_HAS_CHECKS: Final = 6
 
 
 def host_layout(superframes: int) -> Layout:
@@ -75,6 +77,21 @@ def saved_host(section: Section) -> tuple[int, HostSettings]:
     )
 
 
+def has_checks(section: Section) -> bool:
+    """Tell whether a host's content words have checks. Raises DamagedState: the value is impossible."""
+    flag = int(section.column("settings").words[0, _HAS_CHECKS])
+    if flag not in (0, 1):
+        raise DamagedState(f"the host's content words have {flag} kinds of checks")
+    return bool(flag)
+
+
+def save_has_checks(section: Section) -> None:
+    """Save that a host's content words have checks from the commit of this step on."""
+    column = section.column("settings")
+    column.note_row(0)
+    column.words[0, _HAS_CHECKS] = 1
+
+
 class FrameTable:
     """The frames of a host of *superframes* superframes; derived arrays lie in *image*, content words in *section*."""
 
@@ -96,6 +113,7 @@ class FrameTable:
         self.content: Words = self._saved_content.words.view(np.uint64)
         self.content_rows: Words = self._saved_content_rows.words.view(np.uint64)
         self.owner_rows = self.frame_owner.reshape(-1, SUPER_PAGES)
+        self.checks: ContentChecks | None = None
 
     def _shelf_of(self, supers: Frames) -> Frames:
         at_home = self.at_home[supers]
@@ -137,6 +155,8 @@ class FrameTable:
         self._saved_content.note(frames)
         self.content[frames] = words
         self.written[frames >> SUPER_ORDER] = True
+        if self.checks is not None:
+            self.checks.write(frames, words)
 
     def scrub(self, frames: Frames) -> None:
         """Zero the content words of single frames."""
@@ -147,6 +167,8 @@ class FrameTable:
             dirty = frames[written]
             self._saved_content.note(dirty)
             self.content[dirty] = 0
+            if self.checks is not None:
+                self.checks.scrub(dirty)
 
     def scrub_superframes(self, supers: Frames) -> None:
         """Zero the content words of whole superframes."""
@@ -156,6 +178,8 @@ class FrameTable:
             self._saved_content_rows.note(dirty)
             self.content_rows[dirty] = 0
             self.written[dirty] = False
+            if self.checks is not None:
+                self.checks.scrub_superframes(dirty)
 
     def scrub_moved(self, frames: Frames) -> None:
         """Zero the content words of single frames that their owner keeps, at other gfns."""

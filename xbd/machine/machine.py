@@ -17,11 +17,12 @@ from xbd.limits import LIMITS, Limits
 from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
+from xbd.machine.content_check import add_checks
 from xbd.machine.creation import Asked, check_creation, check_name
 from xbd.machine.domain import Domain, DomainState, describe
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
-from xbd.machine.frame_table import READ_WHOLE, host_layout, save_host
+from xbd.machine.frame_table import READ_WHOLE, host_layout, save_has_checks, save_host
 from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
 from xbd.machine.parts import PARTS, Parts
 from xbd.machine.reboot import Reboot
@@ -67,6 +68,7 @@ class Machine:
         self.limits, self.parts = limits, parts
         self.image = image or Image()
         section = self.image.sections.get((Kind.HOST, 0))
+        is_new = section is None
         if section is None:
             section = self.image.add_section(Kind.HOST, 0, host_layout(superframes))
             self.image.allocate_once(section, *map(section.span, READ_WHOLE))
@@ -75,6 +77,17 @@ class Machine:
         self.domain_table = DomainTable(self.image, section, limits, parts)
         self._domains = self.domain_table.domains
         self._operations = bind(self.domain_table, self.host)
+        if is_new:
+            self.add_checks()
+
+    def add_checks(self) -> None:
+        """Have checks of the content words from the commit of this step on, if the host is saved and has none.
+
+        Raises OSError: there is no room for them; nothing has changed.
+        """
+        if self.image.store.undo is not None and self.host.checks is None:
+            self.host.checks = add_checks(self.image, self.host.written, self.host.content_rows)
+            save_has_checks(self.image.sections[Kind.HOST, 0])
 
     # -- the toolstack's operations
 

@@ -29,10 +29,11 @@ _SCRATCH_BYTES: Final = 1 << 20
 _SCRATCH_PER_PAGE_BYTES: Final = 64
 # Limits, births, records, events: a few cells.
 _NOTES_APART: Final = 4096
-# A note's header and a row of a superframe's words; rows of blocks; of single pages their entry and their content.
-_NOTES_PER_ROW: Final = SUPER_PAGES + 1
+# A note's header and a row of a superframe's words and their checks; rows of blocks; of single pages their entry, their
+# content and its check.
+_NOTES_PER_ROW: Final = SUPER_PAGES + SUPER_PAGES // 8 + 2
 _NOTES_PER_BLOCK: Final = 12
-_NOTES_PER_PAGE: Final = 4
+_NOTES_PER_PAGE: Final = 6
 # Notes for a mapping that ends (its slot, its row, and the owner's page that may be freed), for a grant, and for a
 # neighbour that gets a message.
 _NOTES_PER_MAPPING: Final = 24

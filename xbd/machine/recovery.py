@@ -1,6 +1,6 @@
 """Rebuilding a machine from its saved sections.
 
-Saved are p2m entries, homes, content words, grants, mappings, inboxes, limits; everything else follows
+Saved are p2m entries, homes, content words and their checks, grants, mappings, inboxes, limits; everything else follows
 from them and is recomputed here: owners, the heap, at-home counts, references. Two-level like the rest:
 leaves by the superframe, entries only in pages that were ever touched. Impossible values (a frame out of
 range, or mapped twice; a mapping by a grant that does not exist) raise `DamagedState`, and so does anything
@@ -16,6 +16,7 @@ from xbd.errors import DamagedState, HypercallError
 from xbd.limits import LIMITS, Limits
 from xbd.machine import frame_table
 from xbd.machine.audit import frames_at_home
+from xbd.machine.content_check import ContentChecks, open_checks
 from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import LIMITS_SHAPE, READ_WHOLE, Domain, DomainState, domain_layout, saved_uuid
 from xbd.machine.frame_table import FrameTable, saved_host
@@ -26,7 +27,7 @@ from xbd.machine.refcounts import reference
 from xbd.storage.image import Image, Kind, Section, Store
 from xbd.target_rules import static_max_pages
 from xbd.text import quote
-from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
+from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES, counted
 
 # What numpy and the checks raise when they are given garbage; see `recover`.
 _TRIPPED: Final = (ArithmeticError, AssertionError, HypercallError, LookupError, MemoryError, TypeError, ValueError)
@@ -68,6 +69,8 @@ def _derive(image: Image, limits: Limits, parts: Parts) -> Machine:
     superframes, settings = saved_host(host_section)
     image.allocate_once(host_section, *map(host_section.span, frame_table.READ_WHOLE))
     machine = Machine(superframes, settings=settings, image=image, limits=limits, parts=parts)
+    if frame_table.has_checks(host_section):
+        machine.host.checks = ContentChecks(open_checks(image, superframes))
     for domid, birth in machine.domain_table.saved():
         domain = _read_domain(machine, domid, birth)
         if domain.state is not DomainState.ZOMBIE and machine.domain_table.named(domain.name) is not None:
@@ -237,6 +240,12 @@ def _derive_references(machine: Machine, domain: Domain) -> None:
 def _derive_written(image: Image, host: FrameTable) -> None:
     """Find the superframes with content words other than 0; a page of the words is a superframe's 512."""
     touched = image.touched_pages(image.sections[Kind.HOST, 0], "content")
+    checked = None if host.checks is None else image.touched_pages(image.sections[Kind.CHECK, 0], "checks")
     for first in range(0, touched.size, _CHUNK_SUPERS):
         supers = touched[first : first + _CHUNK_SUPERS]
-        host.written[supers] = host.content_rows[supers].any(axis=1)
+        rows = host.content_rows[supers]
+        host.written[supers] = rows.any(axis=1)
+        if host.checks is not None and checked is not None and (wrong := host.checks.wrong(supers, rows, checked)).size:
+            raise DamagedState(
+                f"{counted(wrong.size, 'content word')} changed, the first that of frame {int(wrong[0]):#x}"
+            )

@@ -42,6 +42,7 @@ class Kind(IntEnum):
     DAEMON = 2
     AGENT = 3
     MANIFEST = 4
+    CHECK = 5
 
 
 @dataclass(frozen=True, slots=True)

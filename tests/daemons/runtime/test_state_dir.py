@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.blackbox.host_directory import unpack
 from tests.machine.crashing import assert_same_state
 from tests.peer import clock, create_again, do
 from xbd import abi
@@ -22,7 +23,7 @@ from xbd.daemons.runtime.state_files import checksum, data_extents
 from xbd.errors import ConfigError, DamagedState
 from xbd.machine import Machine
 from xbd.machine.settings import HostSettings
-from xbd.storage.image import Image
+from xbd.storage.image import Image, Kind
 from xbd.storage.memory import Crash
 
 SUPERFRAMES = 16
@@ -41,6 +42,7 @@ def go_on(state: StateDir) -> Controller:
     if host.is_restored:
         host.restore()
     state.begin()
+    host.add_what_is_new()
     return host
 
 
@@ -220,6 +222,41 @@ def test_a_flipped_bit_after_an_orderly_end_is_found(tmp_path: Path, name: str) 
         file.write(bytes([byte[0] ^ 1]))
 
     with pytest.raises((ConfigError, DamagedState), match=f"{name} is not what the last daemon left"):
+        begin(path)
+
+
+@pytest.mark.parametrize("bit", [0, 7, 31, 63])
+@pytest.mark.parametrize("gfn", [100, 699, 2047])
+def test_a_flipped_bit_of_a_content_word_after_a_kill_is_found(tmp_path: Path, gfn: int, bit: int) -> None:
+    """In a word that was written, and in one that never was: the start is refused, and says how many there are."""
+    path = tmp_path / "state"
+    state, host = begin(path)
+    machine = fill(host)
+    mfn = int(machine.domain(1).p2m.lookup(np.array([gfn]))[0]) - 1
+    die(state)
+    content, _ = machine.image.sections[Kind.HOST, 0].span("content")
+    with (path / "host-0").open("r+b") as file:
+        file.seek(4096 + 8 * (content + mfn) + bit // 8)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ (1 << bit % 8)]))
+
+    with pytest.raises(ConfigError, match=f"1 content word changed, the first that of frame {mfn:#x}"):
+        begin(path)
+
+
+@pytest.mark.parametrize("fixture", ["state-killed.tar.gz", "state-ended.tar.gz"])
+def test_a_host_of_an_earlier_version_has_its_words_checked_from_then_on(tmp_path: Path, fixture: str) -> None:
+    """What it had written has checks when it was taken up once; a word that changes then is found by the next start."""
+    path = unpack(fixture, tmp_path / "state")
+    state, host = begin(path)
+    content, words = host.machine.image.sections[Kind.HOST, 0].span("content")[0], host.machine.host.content
+    mfns = np.flatnonzero(words)
+    die(state)
+    with (path / "host-0").open("r+b") as file:
+        os.pwrite(file.fileno(), (int(words[mfns[0]]) ^ 1).to_bytes(8, "little"), 4096 + 8 * (content + int(mfns[0])))
+
+    with pytest.raises(ConfigError, match="1 content word changed"):
         begin(path)
 
 

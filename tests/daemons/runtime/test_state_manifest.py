@@ -22,6 +22,7 @@ from xbd.machine import HostSettings
 from xbd.storage.image import Image, Kind
 from xbd.storage.memory import Crash
 
+_ALWAYS = {(Kind.HOST, 0), (Kind.DAEMON, 0), (Kind.CHECK, 0)}
 # What is called of the facade while a state is opened and begun, but clocks.
 _CALLS = [name for name in Calls.__slots__ if name not in ("monotonic", "wall_clock", "signals")]
 
@@ -77,6 +78,7 @@ def test_an_earlier_format_is_made_this_one_whenever_that_is_killed(tmp_path: Pa
         state, host = begin(path)
         assert (host.call("list", {}), host.machine.statistics()) == expected
         assert host.audit() == []
+        assert host.machine.host.checks is not None
         assert json.loads((path / "state.json").read_text())["format"] == 2
         assert set(state._manifest.marks.values()) == {Mark.KEPT}
         assert {"manifest-0.new", "state.new"} & names(path) == set()
@@ -96,7 +98,7 @@ def test_a_new_host_is_begun_whenever_that_is_killed(tmp_path: Path, is_begun: b
             is_killed_at(path, steps // 2)
         state, host = begin(path)
         assert host.machine.domains() == []
-        assert names(path) == {"state.json", NAME, "undo", "host-0", "daemon-0"}
+        assert names(path) == {"state.json", NAME, "undo", "host-0", "daemon-0", "check-0"}
         die(state)
     assert steps > 10
 
@@ -118,7 +120,7 @@ def test_a_domain_that_comes_or_goes_leaves_no_file_that_is_nobody_s(tmp_path: P
     domids = again.machine.domains()
     sections = {(kind, domid) for domid in domids for kind in (Kind.DOMAIN, Kind.AGENT)}
     assert 2 in domids
-    assert set(state._manifest.marks) == sections | {(Kind.HOST, 0), (Kind.DAEMON, 0)}
+    assert set(state._manifest.marks) == sections | _ALWAYS
     assert {name for name in names(path) if name[:2] in ("do", "ag")} == {f"{k.name.lower()}-{n}" for k, n in sections}
 
 
@@ -131,7 +133,7 @@ def _forgotten(path: Path) -> None:
     for name in ("domain", "agent"):
         shutil.copyfile(path / f"{name}-1", path / f"{name}-7")
     keys = [(kind, number) for kind in (Kind.DOMAIN, Kind.AGENT) for number in (1, 2, 7)]
-    make_manifest(path, dict.fromkeys([*keys, (Kind.HOST, 0), (Kind.DAEMON, 0)], Mark.KEPT))
+    make_manifest(path, dict.fromkeys([*keys, *_ALWAYS], Mark.KEPT))
 
 
 def _flipped(path: Path) -> None:

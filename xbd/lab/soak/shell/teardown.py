@@ -154,7 +154,7 @@ class Teardown:
     def _stray_files(self, domids: set[int]) -> int:
         """Count state files of domains that do not exist, and unknown files."""
         expected = {f"{kind}-{domid}" for domid in domids for kind in ("domain", "agent")}
-        expected |= {"host-0", "daemon-0", "manifest-0", "undo", "state.json", "lock"}
+        expected |= {"host-0", "daemon-0", "manifest-0", "check-0", "undo", "state.json", "lock"}
         strays = {path.name for path in self._processes.state_dir.iterdir()} - expected
         for name in sorted(strays):
             known = "of a domain that is gone" if is_of_state(name) else "of an unknown kind"
