@@ -1,6 +1,7 @@
 """`xbd check`: what it says of files good and bad, and that it starts nothing."""
 
 import grp
+import json
 import os
 from pathlib import Path
 
@@ -117,3 +118,16 @@ def test_a_file_that_is_not_there_exits_78(tmp_path: Path) -> None:
         f"{tmp_path}/none.toml: cannot be read: No such file or directory\n",
     )
     assert check().exit_code == 2
+
+
+def test_verdicts_in_json(tmp_path: Path) -> None:
+    """All of them on standard output, with what was wrong; the exit code is the same."""
+    bad = tmp_path / "bad.toml"
+    bad.write_text('[host]\nmemory = "3"\n')
+    small = CONFIGS / "small.toml"
+    result = CliRunner().invoke(main, ["check", str(small), str(bad), "--json"])
+    assert (result.exit_code, result.stderr) == (78, "")
+    good, refused = json.loads(result.stdout)
+    assert (good["path"], good["good"], good["reason"], good["remarks"]) == (str(small), True, "", [])
+    assert (refused["path"], refused["good"], refused["key"]) == (str(bad), False, "host.memory")
+    assert "multiple of 2 MiB" in refused["reason"]

@@ -219,6 +219,10 @@ async def test_reserve_holds_memory_while_a_command_runs(tmp_path: Path) -> None
         look = [sys.executable, "-m", "xbd", "--socket", str(tmp_path / "run"), "info", "--json"]
         done = await trio.run_process(_command(tmp_path, "reserve", "100m", *look), capture_stdout=True)
         assert json.loads(done.stdout)["free_frames"] >= (100 + HEADROOM_MIB) * MIB
+        held = await trio.run_process(
+            _command(tmp_path, "reserve", "--json", "99m", "true"), capture_stdout=True, capture_stderr=True
+        )
+        assert json.loads(held.stderr) == {"state": "held", "pages": 98 * MIB, "asked_pages": 99 * MIB}
         much = await trio.run_process(
             _command(tmp_path, "reserve", "400m", "false"), check=False, capture_stderr=True, stdout=subprocess.DEVNULL
         )

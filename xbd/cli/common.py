@@ -184,8 +184,12 @@ def renamed_option(name: str, given: str | None, old_name: str, given_by_old_nam
 
 def client_options(command: _F) -> _F:
     """Give a command `--socket` and `--json`."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-    return socket_option(command)
+    return socket_option(json_option(command))
+
+
+def json_option(command: _F) -> _F:
+    """Give a command `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def socket_option(command: _F) -> _F:
@@ -214,13 +218,13 @@ def group_socket() -> str | None:
     return given if isinstance(given, str) else None
 
 
-def emit(as_json: bool, output: object, lines: Iterable[str]) -> None:  # noqa: FBT001 - the flag of every command
-    """Print *output* as JSON, or *lines*."""
+def emit(as_json: bool, output: object, lines: Iterable[str], *, err: bool = False) -> None:  # noqa: FBT001 - the flag of every command
+    """Print *output* as JSON, or *lines*; with *err* on standard error."""
     if as_json:
-        click.echo(json.dumps(output, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(output, indent=2, ensure_ascii=False), err=err)
         return
     for line in lines:
-        click.echo(line)
+        click.echo(line, err=err)
 
 
 def end_with_reader() -> None:

@@ -35,7 +35,7 @@ _HALF: Final = 1 << 63
 _RUN_LEAST: Final = 3
 _LISTS: Final = ("gfns", "gives", "gets", "populate", "depopulate", "refs", "words")
 # Operations on a machine that are no hypercalls; a line names the domain, and the parameters by their names.
-CONTROL_OPERATIONS: Final = ("create", "destroy", "reboot", "set_max_pages", "set_target", "claim")
+CONTROL_OPERATIONS: Final = ("create", "destroy", "reboot", "rename", "set_max_pages", "set_target", "claim")
 Line = dict[str, Any]
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests.blackbox.host_directory import unpack
 from tests.machine.crashing import assert_same_state
 from tests.peer import clock, create_again, do
 from xbd import abi
+from xbd.cli.main import main
 from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
 from xbd.daemons.runtime.state_dump import dump_state, restore_state
@@ -304,8 +306,12 @@ def test_a_dump_is_the_host_on_another_machine(tmp_path: Path) -> None:
     state, host = begin(tmp_path / "state")
     before = fill(host)
     die(state)
-    files = dump_state(tmp_path / "state", tmp_path / "host.dump")
-    assert restore_state(tmp_path / "host.dump", tmp_path / "other") == files
+    state_dir, archive, other = (str(tmp_path / name) for name in ("state", "host.dump", "other"))
+    dumped = json.loads(CliRunner().invoke(main, ["dump", state_dir, archive, "--json"]).stdout)
+    restored = json.loads(CliRunner().invoke(main, ["restore", archive, other, "--json"]).stdout)
+    size_bytes = (tmp_path / "host.dump").stat().st_size
+    assert dumped == {"files": dumped["files"], "state_dir": state_dir, "archive": archive, "bytes": size_bytes}
+    assert restored == {"files": dumped["files"], "archive": archive, "state_dir": other}
 
     _, again = begin(tmp_path / "other")
 

@@ -198,12 +198,15 @@ def test_the_command_writes_everything_and_reports_failures(tmp_path: Path) -> N
     (kept,) = (out / "cells").iterdir()
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"violations": ["a page was lost"]}), encoding="utf-8")
     second = CliRunner().invoke(main, arguments)
-    third = CliRunner().invoke(main, [*arguments, "--fresh"])
+    third = CliRunner().invoke(main, [*arguments, "--fresh", "--json"])
 
     assert (first.exit_code, second.exit_code, third.exit_code) == (0, 1, 0)
     assert "every cell's audit is clean" in first.stdout
     assert "FAILED stock, churn" in second.stderr
     assert "a page was lost" in second.stderr
+    told = json.loads(third.stdout)
+    assert (told["directory"], told["failed"], len(told["cells"])) == (str(out), 0, 1)
+    assert (told["cells"][0]["strategy"], told["cells"][0]["violations"]) == ("stock", 0)
     assert {path.name for path in out.iterdir()} >= {"summary.csv", "series.csv", "report.txt", "page.html", "cells"}
 
 

@@ -43,6 +43,18 @@ def test_the_same_again(tmp_path: Path, seed: int) -> None:
     assert sum(told["done"].values()) > 40
 
 
+def test_a_domain_that_was_renamed_leaves_its_name_to_another_one(tmp_path: Path) -> None:
+    """It is recorded, so that who is called so next is not refused when it is done again."""
+    machine = RecordedMachine(5, Recorder(tmp_path / "r"), settings=HostSettings())
+    first = machine.create("web", max_pages=512, target_pages=512)
+    machine.rename(first, "www")
+    machine.create("web", max_pages=512, target_pages=512)
+    machine.end_recording()
+    result = rerun(tmp_path / "r", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["done"] == {"create": 2, "rename": 1}
+
+
 def test_under_other_settings(tmp_path: Path) -> None:
     """Differences are counted and shown, and are no failure where they were asked for."""
     record(tmp_path / "r")

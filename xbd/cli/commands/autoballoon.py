@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from xbd.cli.common import Failure, group_socket, socket_option
+from xbd.cli.common import Failure, client_options, emit, group_socket, socket_option
 from xbd.client.blocking import BlockingClient, connect
 from xbd.client.discovery import find_socket
 from xbd.client.runtime_dir import autoballoon_socket
@@ -61,9 +61,11 @@ def autoballoon_command(ctx: click.Context, config_path: Path | None, log_level:
 @click.command("reserve", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("size")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
-@socket_option
+@client_options
 @click.pass_context
-def reserve_command(ctx: click.Context, size: str, command: tuple[str, ...], socket_path: str | None) -> None:
+def reserve_command(
+    ctx: click.Context, size: str, command: tuple[str, ...], socket_path: str | None, *, as_json: bool
+) -> None:
     """Free SIZE of the host's memory and hold it free: while COMMAND runs, or until Ctrl-C.
 
     Domains are shrunk as far as it takes, by the autoballoon daemon, which must run. What cannot be freed is
@@ -71,17 +73,20 @@ def reserve_command(ctx: click.Context, size: str, command: tuple[str, ...], soc
 
     If the memory is no longer held, because that daemon has ended or hangs, this is said, COMMAND is told to end
     (SIGTERM, and SIGKILL 5 s later), and the exit code is 1.
+
+    That it is held is said on stderr; with --json, and no COMMAND whose output would be mixed with it, on stdout.
     """
     rounded = round_pages(parse_pages(size))
     hypervisor = find_socket(socket_path or group_socket(), os.environ)
-    ctx.exit(_reserve(autoballoon_socket(hypervisor.parent), rounded, command))
+    ctx.exit(_reserve(autoballoon_socket(hypervisor.parent), rounded, command, as_json=as_json))
 
 
-def _reserve(path: Path, size: Rounded, command: Sequence[str]) -> int:
+def _reserve(path: Path, size: Rounded, command: Sequence[str], *, as_json: bool) -> int:
     with connect(path) as client:
         client.call("reserve", {"pages": size.pages})
         _until_held(client, size.pages)
-        click.echo(f"{size} is free, and held", err=True)
+        output = {"state": "held", "pages": size.pages, "asked_pages": size.asked_pages}
+        emit(as_json, output, [f"{size} is free, and held"], err=bool(command) or not as_json)
         return _run(command, client, size.pages) if command else _hold(client, size.pages)
 
 

@@ -3,7 +3,7 @@
 import grp
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from xbd.abi import MAX_DOMAINS
-from xbd.cli.common import EXIT_CONFIG
+from xbd.cli.common import EXIT_CONFIG, emit, json_option
 from xbd.client.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
 from xbd.config.autoballoon import AutoballoonConfig, parse_autoballoon_config
 from xbd.config.host import HostConfig, parse_host_config
@@ -52,6 +52,10 @@ class Verdict:
     def good(self) -> bool:
         """Whether a daemon can be started with it."""
         return not self.reason
+
+    def as_map(self) -> dict[str, object]:
+        """Write it for JSON."""
+        return {**asdict(self), "path": str(self.path), "good": self.good}
 
     def as_line(self) -> str:
         """Write it as a line."""
@@ -133,13 +137,14 @@ def summarise_autoballoon(config: AutoballoonConfig) -> str:
 @click.command("check")
 @click.argument("paths", metavar="FILE...", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--keys", "show_keys", is_flag=True, help="Print what each key of all kinds of files takes, as Markdown.")
+@json_option
 @click.pass_context
-def check_command(ctx: click.Context, paths: tuple[Path, ...], *, show_keys: bool) -> None:
+def check_command(ctx: click.Context, paths: tuple[Path, ...], *, show_keys: bool, as_json: bool) -> None:
     """Say what is wrong with host files, files of autoballoon and of experiments, without starting anything.
 
     What kind a file is of, its sections tell. For each the first mistake, as file, key and reason, on standard error; or
-    that it is all right, with a summary, and what should be changed in it before the next release. Exit code 78 if any
-    of them cannot be used. What every key takes, `xbd docs settings` shows. Files to begin with come with xbd, in the
+    that it is all right, with a summary, and what should be changed in it before the next release; in JSON all of this on
+    standard output. Exit code 78 if any of them cannot be used. What every key takes, `xbd docs settings` shows. Files to begin with come with xbd, in the
     directory that `python3 -c 'from xbd.shipped import shipped; print(shipped("configs"))'` prints.
     """
     if bool(paths) == show_keys:
@@ -151,7 +156,8 @@ def check_command(ctx: click.Context, paths: tuple[Path, ...], *, show_keys: boo
         click.echo(settings_page(files), nl=False)
         return
     verdicts = [check_file(path) for path in paths]
-    for verdict in verdicts:
+    emit(as_json, [verdict.as_map() for verdict in verdicts], ())
+    for verdict in () if as_json else verdicts:
         click.echo(verdict.as_line(), err=not verdict.good)
         for remark in verdict.remarks:
             click.echo(f"{verdict.path}: {remark}", err=True)

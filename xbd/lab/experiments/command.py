@@ -6,7 +6,7 @@ from shlex import quote
 
 import click
 
-from xbd.cli.common import Failure
+from xbd.cli.common import Failure, emit, json_option
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.config_files import read_text
 from xbd.errors import TraceError
@@ -40,6 +40,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--only", multiple=True, type=click.Choice(list(STRATEGIES)), help="Run only this strategy; may be repeated."
 )
 @click.option("--fresh", is_flag=True, help="Run again what is already in the results directory.")
+@json_option
 def command(
     path: Path,
     *,
@@ -49,12 +50,13 @@ def command(
     traces: tuple[Path, ...],
     only: tuple[str, ...],
     fresh: bool,
+    as_json: bool,
 ) -> None:
     """Run the same hosts and guests under every strategy and compare the results.
 
     FILE says what is combined. Finished cells are kept in the results directory, so an interrupted run continues where
     it was. It writes summary.csv (a row for each cell), series.csv (a row for each sample of a cell), report.txt and
-    page.html there. Exit code 1: a cell's audit found something wrong.
+    page.html there; JSON has the rows of summary.csv. Exit code 1: a cell's audit found something wrong.
     """
     if scheduler is not None and processes is not None:
         raise click.UsageError("--processes is for this machine, --scheduler for a cluster; give one of them")
@@ -68,7 +70,7 @@ def command(
     results = run_grid(grid, store, pool)
     repeat = " ".join(["xbd experiment", quote(str(path)), *(f"--trace {quote(str(trace))}" for trace in traces)])
     provenance = Provenance(repeat, model_version())
-    _write(store, grid, results, provenance)
+    _write(store, grid, results, provenance, as_json=as_json)
     if results.failed:
         raise Failure("\n".join(render_failures(results)))
 
@@ -102,7 +104,7 @@ def _read_grid(path: Path, traces: Sequence[Path]) -> Grid:
     return parse_grid(read_text(path, may_wait=True), path, read_trace, added)
 
 
-def _write(store: Store, grid: Grid, results: Results, provenance: Provenance) -> None:
+def _write(store: Store, grid: Grid, results: Results, provenance: Provenance, *, as_json: bool) -> None:
     """Write tables, report and page, and print the report."""
     answers = judge(results)
     report = render(grid, results, answers)
@@ -110,8 +112,13 @@ def _write(store: Store, grid: Grid, results: Results, provenance: Provenance) -
     store.write("series.csv", as_csv(series_rows(results)))
     store.write("report.txt", report + "\n")
     page = store.write("page.html", render_page(grid, results, answers, provenance, _draw(results)))
-    click.echo(report)
-    click.echo(f"{page}: the same as a page; {store.directory}: the numbers")
+    output = {
+        "directory": str(store.directory),
+        "page": str(page),
+        "failed": len(results.failed),
+        "cells": list(summary_rows(results)),
+    }
+    emit(as_json, output, [report, f"{page}: the same as a page; {store.directory}: the numbers"])
 
 
 def _draw(results: Results) -> Plots:
