@@ -192,6 +192,10 @@ async def test_memory_is_set_by_xl_beside_xbd(tmp_path: Path) -> None:
         assert "Cannot allocate memory" in error
         assert error.endswith("xbd xen: max_mem: 1 of 1 failed with ENOMEM, in 1 calls\n")
         assert (await client.info(1)).target_pages == 512 * MIB
+        # What libxl does with a commit that fails: it is made again.
+        code, _, error = await xl.run("--fail", "xenstore-commit=EAGAIN:2", "xl", "mem-set", "hv1", "256")
+        assert (code, error) == (0, "xbd xen: xenstore-commit: 2 of 2 failed with EAGAIN, in 3 calls\n")
+        await until_target(1, 256)
         assert await xl.said("xl", "mem-max", "hv1", "600") == ""
         assert (await client.info(1)).max_pages == 601 * MIB
         assert await client.audit() == []

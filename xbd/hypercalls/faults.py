@@ -2,7 +2,7 @@
 
 import errno
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,13 +24,15 @@ class Failure:
     done: int = 0
 
 
-def parse_failure(text: str, known: Iterable[str]) -> Failure:
-    """Read OPERATION=ERRNO or OPERATION=ERRNO:TIMES. Raises BadArgument."""
+def parse_failure(text: str, known: Mapping[str, Collection[str]]) -> Failure:
+    """Read OPERATION=ERRNO or OPERATION=ERRNO:TIMES; *known*: by operation, the errors that it can have, none: all. Raises BadArgument."""
     name, _, rest = text.partition("=")
     error, colon, times_text = rest.partition(":")
     _check_name(name, known)
     if not hasattr(errno, error):
         raise BadArgument(f"{text!r}: {error!r} is no errno", "OPERATION=ERRNO:TIMES, such as max_mem=ENOMEM:3")
+    if known[name] and error not in known[name]:
+        raise BadArgument(f"{text!r}: {name} never fails with {error}", f"one of {', '.join(sorted(known[name]))}")
     if not colon:
         return Failure(name, error, None)
     if not (times_text.isdecimal() and 0 < int(times_text) < _MAX_TIMES):
@@ -67,6 +69,11 @@ class Faults:
     def are_asked_for(self) -> bool:
         """Whether there is any."""
         return bool(self.failures or self.delays_s)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The operations that fail or are late."""
+        return frozenset({one.name for one in self.failures} | self.delays_s.keys())
 
     @property
     def has_delays(self) -> bool:

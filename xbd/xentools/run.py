@@ -20,6 +20,7 @@ from xbd.hypercalls.host import Calls, HostView, Processors
 from xbd.hypercalls.releases import XEN_4_17
 from xbd.xentools import namespace, seccomp
 from xbd.xentools.listener import Listener
+from xbd.xentools.store_relay import StoreRelay
 from xbd.xentools.userdata import UserdataFiles
 
 # As shells have it.
@@ -44,7 +45,15 @@ class Place:
     sockets: Path
 
 
-def run(program: Program, place: Place, calls: Calls, faults: Faults, say: Callable[[str], None]) -> NoReturn:
+def run(
+    program: Program,
+    place: Place,
+    calls: Calls,
+    faults: Faults,
+    say: Callable[[str], None],
+    *,
+    relay: StoreRelay | None = None,
+) -> NoReturn:
     """Become the program, with a hypervisor.
 
     Args:
@@ -52,6 +61,7 @@ def run(program: Program, place: Place, calls: Calls, faults: Faults, say: Calla
         place: where.
         calls: of the host's client.
         faults: what fails on demand.
+        relay: where the program's XenStore is, if operations of it fail; it ends with the program.
         say: tells the user why a program that needs files of Xen's tools has none; the program is run.
 
     Raises:
@@ -64,7 +74,7 @@ def run(program: Program, place: Place, calls: Calls, faults: Faults, say: Calla
     except OSError as error:
         say(f"{place.directory} cannot be made ({error.strerror})")
     here, there = socket.socketpair()
-    _fork_listener(there, os.getpid(), _decoder(calls, userdata, faults), faults)
+    _fork_listener(there, os.getpid(), _decoder(calls, userdata, faults), faults, relay)
     there.close()
     with here:
         if userdata is not None:
@@ -86,7 +96,7 @@ def execute(program: Program) -> NoReturn:
     os.execve(program.path, list(program.argv), dict(program.environ))  # noqa: S606 - it is what was asked for
 
 
-def _fork_listener(end: socket.socket, pid: int, decoder: Decoder, faults: Faults) -> None:
+def _fork_listener(end: socket.socket, pid: int, decoder: Decoder, faults: Faults, relay: StoreRelay | None) -> None:
     """Fork off the listener of process *pid*, which nobody waits for."""
     child = os.fork()
     if child:
@@ -95,7 +105,11 @@ def _fork_listener(end: socket.socket, pid: int, decoder: Decoder, faults: Fault
     try:
         os.setsid()
         if not os.fork():
+            if relay is not None:
+                relay.start()
             _listen(end, pid, decoder, faults)
+            if relay is not None:
+                relay.remove()
     finally:
         os._exit(0)
 

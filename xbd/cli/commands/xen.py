@@ -4,8 +4,9 @@ import os
 import stat
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -17,9 +18,12 @@ from xbd.hypercalls.faults import Faults, parse_delay, parse_failure
 from xbd.xentools.host_calls import HostCalls
 from xbd.xentools.programs import find_program, needs_files
 from xbd.xentools.run import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Place, execute, run
+from xbd.xentools.store_relay import STORE_ERRORS, STORE_OPERATIONS, StoreRelay
 
 # It says to a program, and to those who run another one inside, which host's hypervisor they have.
 XEN_VARIABLE = "XBD_XEN"
+# What can fail on demand, and with which errors; none: any.
+_OPERATIONS: Final = {**dict.fromkeys(OPERATION_NAMES, ()), **dict.fromkeys(STORE_OPERATIONS, STORE_ERRORS)}
 
 
 @click.command("xen", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -48,7 +52,8 @@ def xen_command(
     COMMAND a shell is started in which they do. Exit code, signals and terminal are the command's own.
 
     XenStore is the one of `xbd xenstored`, in $XENSTORED_PATH. With --fail and --delay, what happened is counted on
-    stderr when the command has ended. Operations are named as Xen names them: max_mem, physinfo, getdomaininfolist.
+    stderr when the command has ended. Operations are named as Xen names them: max_mem, physinfo, getdomaininfolist; those of
+    the XenStore are xenstore-read, xenstore-write, xenstore-commit and so on.
     """
     faults = _faults(failures, delays)
     try:
@@ -61,8 +66,8 @@ def xen_command(
 def _faults(failures: Sequence[str], delays: Sequence[str]) -> Faults:
     try:
         return Faults(
-            [parse_failure(text, OPERATION_NAMES) for text in failures],
-            dict(parse_delay(text, OPERATION_NAMES) for text in delays),
+            [parse_failure(text, _OPERATIONS) for text in failures],
+            dict(parse_delay(text, _OPERATIONS) for text in delays),
         )
     except BadArgument as error:
         raise click.UsageError(f"{error.message} (expected {error.expected})") from None
@@ -78,7 +83,17 @@ def _run(command: Sequence[str], hypervisor: Path, faults: Faults) -> NoReturn:
         if _is_inside(hypervisor, faults):
             execute(program)
         place = Place(_directory(hypervisor), hypervisor.parent)
-        run(program, place, HostCalls(hypervisor), faults, lambda why: _say_what_works(why, command))
+        relay = None
+        if faults.names & STORE_OPERATIONS:
+            relay = StoreRelay(environ["XENSTORED_PATH"], faults)
+            program = replace(program, environ={**program.environ, "XENSTORED_PATH": str(relay.path)})
+        try:
+            run(program, place, HostCalls(hypervisor), faults, lambda why: _say_what_works(why, command), relay=relay)
+        except BaseException:
+            # The listener, which would remove it, was not begun, or has ended.
+            if relay is not None:
+                relay.remove()
+            raise
     except XbdError as error:
         raise Failure(str(error)) from None
     except OSError as error:
