@@ -31,7 +31,7 @@ def assert_same(machine: Machine, model: NaiveHost) -> None:
     claims = model.claims()
     assert nonzero(host.at_home) == claims
     assert all(claims.values())
-    frames = np.arange(model.superframes * SUPER_PAGES, dtype=np.int64)
+    frames: NDArray[Any] = np.arange(model.superframes * SUPER_PAGES, dtype=np.int64)
     assert set(np.flatnonzero(~host.heap.is_free(frames)).tolist()) == model.owner.keys()
     statistics = machine.statistics()
     whole = len(model.whole())
@@ -47,7 +47,8 @@ def assert_same(machine: Machine, model: NaiveHost) -> None:
 
 def _assert_same_domain(machine: Machine, domid: int, domain: NaiveDomain) -> None:
     p2m = machine.domain(domid).p2m
-    entries = p2m.lookup(np.arange(domain.gfn_count, dtype=np.int64))
+    gfns: NDArray[Any] = np.arange(domain.gfn_count, dtype=np.int64)
+    entries = p2m.lookup(gfns)
     assert nonzero(np.maximum(entries, 0)) == {gfn: frame + 1 for gfn, frame in domain.p2m.items()}
     assert set(np.flatnonzero(p2m.leaf).tolist()) == domain.leaves
     assert nonzero(p2m.home) == {block: home + 1 for block, home in domain.homes.items()}

@@ -6,6 +6,7 @@ import pytest
 
 from tests.machine.twin import gfns
 from xbd import abi
+from xbd.arrays import from_cells
 from xbd.machine import Machine
 from xbd.machine.domain import Domain
 from xbd.units import SUPER_PAGES
@@ -37,7 +38,7 @@ def _heap_free_frames(machine: Machine, _: Domain) -> None:
 
 
 def _used_frame_free(machine: Machine, domain: Domain) -> None:
-    machine.host.heap.give(domain.p2m.entry[gfns(700)] - 1)
+    machine.host.heap.give(from_cells(domain.p2m.entry[gfns(700)]))
 
 
 def _free_frame_used(machine: Machine, _: Domain) -> None:

@@ -32,7 +32,8 @@ def test_a_list_is_let_in_if_each_page_is_inside_and_named_once(gfns: list[int],
         with pytest.raises(BadArgument):
             check_extents(array, 0, domain)
         return
-    within = check_extents(array, 0, domain)
+    let_in, within = check_extents(array, 0, domain)
+    assert let_in.tolist() == gfns
     assert len({gfn >> 9 for gfn in gfns}) <= within <= len(gfns)
     known, looked_at = (
         dict(zip(*(part.tolist() for part in groups), strict=True))

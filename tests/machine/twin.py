@@ -1,19 +1,22 @@
 """A machine and its model, doing the same and compared after each step."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.machine import model_commands, model_grants
 from tests.machine.compare import assert_same
 from tests.machine.model import NaiveDomain, NaiveHost
 from xbd import abi
 from xbd.abi import DomainType, Frames
+from xbd.arrays import from_cells
 from xbd.machine import HostSettings, Machine
 from xbd.units import SUPER_PAGES
 
 
-def gfns(*parts: int | Iterable[int]) -> Frames:
+def gfns(*parts: int | Iterable[int]) -> NDArray[Any]:
     """Write a list of gfns: numbers and ranges."""
     spelt = [[part] if isinstance(part, int) else list(part) for part in parts]
     return np.array([gfn for part in spelt for gfn in part], dtype=np.int64)
@@ -32,7 +35,7 @@ class Backing:
             self.frames: list[int] = []
             return
         p2m = machine.domain(domid).p2m
-        self.frames = (p2m.lookup(np.arange(p2m.gfn_count, dtype=np.int64)) - 1).tolist()
+        self.frames = from_cells(p2m.lookup(gfns(range(p2m.gfn_count)))).tolist()
 
     def __call__(self, gfn: int) -> int:
         """Name the frame; it is there."""
@@ -165,9 +168,10 @@ class Twin:
         assert self.map_grant(to, owner, refs, slots, readonly=readonly) == (refs.size, None)
         return refs
 
-    def frames(self, domid: int, bases: Frames) -> list[int]:
+    def frames(self, domid: int, bases: NDArray[Any]) -> list[int]:
         """Name the frames behind gfns; -1 where there is none."""
-        return [int(entry) - 1 for entry in self.machine.domain(domid).p2m.lookup(bases)]
+        frames: list[int] = from_cells(self.machine.domain(domid).p2m.lookup(bases)).tolist()
+        return frames
 
     def leaves(self, domid: int) -> int:
         """Count a domain's leaves."""

@@ -70,7 +70,7 @@ class SavedSession(Session):
         answers: a column, of which rows from *first_slot* on, twice as many as *window*, are its slots.
     """
 
-    def __init__(self, header: Column, row: int, answers: Column, first_slot: int, window: int) -> None:
+    def __init__(self, header: Column[Any], row: int, answers: Column[Any], first_slot: int, window: int) -> None:
         super().__init__(window)
         self._header = header
         self._first = row * SESSION_WORDS
@@ -156,7 +156,7 @@ class SavedSession(Session):
         self._words()[:] = 0
 
 
-def write_map(image: Image, section: Section, name: str, column: Column, entries: dict[str, Any]) -> None:
+def write_map(image: Image, section: Section, name: str, column: Column[Any], entries: dict[str, Any]) -> None:
     """Save a map in *column*, *name* of *section*. Raises BadArgument, OutOfResources: it is too long, the disk is full."""
     packed = msgpack.packb(entries)
     room = column.words.size * 8 - 8
@@ -173,7 +173,7 @@ def write_map(image: Image, section: Section, name: str, column: Column, entries
     column.words[: words.size] = words
 
 
-def read_map(column: Column) -> dict[str, Any]:
+def read_map(column: Column[Any]) -> dict[str, Any]:
     """Read a map that was saved. Raises DamagedState."""
     length_bytes = int(column.words[0])
     if not 0 <= length_bytes <= column.words.size * 8 - 8:

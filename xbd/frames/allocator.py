@@ -18,7 +18,7 @@ Source: the two levels follow LLFree (Wrenger et al., USENIX ATC 2023), the poli
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,18 @@ _REGION_ORDER: Final = 9
 _REGION_SUPERS: Final = 1 << _REGION_ORDER
 # Notes of moved counters that may pile up while nobody asks for a frame.
 _NOTES_MAX: Final = 256
-_NOTHING: Final[Indexes] = np.zeros(0, dtype=np.int64)
+_NOTHING: Final[NDArray[Any]] = np.zeros(0, dtype=np.int64)
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # The kinds of numbers of frames and of superframes, for whoever says them.
+    FrameT = TypeVar("FrameT", bound=np.int64, default=Any)
+    SuperT = TypeVar("SuperT", bound=np.int64, default=Any)
+else:
+    from typing import TypeVar
+
+    FrameT, SuperT = TypeVar("FrameT"), TypeVar("SuperT")
 
 
 class Source(NamedTuple):
@@ -59,8 +70,8 @@ class FrameStatistics:
     shattered_superframes: int
 
 
-class FrameAllocator:
-    """Frames 0..frame_count, all free or all used at first; indexes are (n,) int64 throughout.
+class FrameAllocator(Generic[FrameT, SuperT]):
+    """Frames 0..frame_count, all free or all used at first; indexes are (n,) int64 throughout, of its owner's kinds.
 
     Args:
         frame_count: frames; need not fill the last superframe (the missing ones are never free).
@@ -103,23 +114,26 @@ class FrameAllocator:
 
     # -- queries
 
-    def is_free(self, frames: Indexes) -> NDArray[np.bool_]:
+    def is_free(self, frames: NDArray[FrameT]) -> NDArray[np.bool_]:
         """Say for each frame whether it is free: (n,) bool."""
         counts = self.free_count[frames >> SUPER_ORDER]
         free: NDArray[np.bool_] = (counts == SUPER_PAGES) | ((counts > 0) & self._map[frames])
         return free
 
-    def free_in(self, superframe: int) -> Indexes:
+    def free_in(self, superframe: int) -> NDArray[FrameT]:
         """List the free frames of one superframe, ascending."""
         count = int(self.free_count[superframe])
         base = superframe << SUPER_ORDER
         if count == SUPER_PAGES:
-            return np.arange(base, base + SUPER_PAGES, dtype=np.int64)
-        return np.flatnonzero(self._rows[superframe]) + base if count else _NOTHING
+            whole: NDArray[Any] = np.arange(base, base + SUPER_PAGES, dtype=np.int64)
+            return whole
+        free: NDArray[Any] = np.flatnonzero(self._rows[superframe]) + base if count else _NOTHING
+        return free
 
-    def whole_superframes(self) -> Indexes:
+    def whole_superframes(self) -> NDArray[SuperT]:
         """List the wholly free superframes, ascending."""
-        return np.flatnonzero(self.free_count == SUPER_PAGES)
+        supers: NDArray[Any] = np.flatnonzero(self.free_count == SUPER_PAGES)
+        return supers
 
     def serves_whole(self) -> bool:
         """Say whether a request for single frames would be served from a whole superframe (default sources)."""
@@ -128,13 +142,15 @@ class FrameAllocator:
 
     # -- taking
 
-    def take(self, count: int, sources: tuple[Source, ...] = DEFAULT_SOURCES, below: int | None = None) -> Indexes:
+    def take(
+        self, count: int, sources: tuple[Source, ...] = DEFAULT_SOURCES, below: int | None = None
+    ) -> NDArray[FrameT]:
         """Take up to *count* single frames, from the *sources* in sequence.
 
         Only superframes below *below* are used. Returns (<= count,) frames, in the order chosen.
         """
         self._file_noted()
-        parts: list[Indexes] = []
+        parts: list[NDArray[Any]] = []
         left = count
         for source in sources:
             if left <= 0:
@@ -147,14 +163,14 @@ class FrameAllocator:
             return parts[0]
         return np.concatenate(parts) if parts else _NOTHING
 
-    def take_superframes(self, count: int, *, below: int | None = None, highest: bool = False) -> Indexes:
+    def take_superframes(self, count: int, *, below: int | None = None, highest: bool = False) -> NDArray[SuperT]:
         """Take up to *count* whole superframes, lowest (or highest) first; returns superframe indexes."""
         supers = self._find_whole(count, below, highest=highest)
         if supers.size:
             self._use_whole(supers)
         return supers
 
-    def take_exactly(self, frames: Indexes, groups: Groups | None = None) -> None:
+    def take_exactly(self, frames: NDArray[FrameT], groups: Groups[SuperT] | None = None) -> None:
         """Take just these frames, each free and named once; *groups*, if known, are `group_by_super` of them."""
         if frames.size == 0:
             return
@@ -172,14 +188,14 @@ class FrameAllocator:
         self.free_frames -= frames.size
         self._note(supers)
 
-    def take_superframes_exactly(self, supers: Indexes) -> None:
+    def take_superframes_exactly(self, supers: NDArray[SuperT]) -> None:
         """Take just these superframes, each wholly free and named once."""
         whole = np.count_nonzero(self.free_count[supers] == SUPER_PAGES)
         assert whole == supers.size, f"{supers.size - whole} of superframes {supers} are not whole"
         if supers.size:
             self._use_whole(supers)
 
-    def _take_shelved(self, source: Source, count: int, below: int | None) -> Indexes:
+    def _take_shelved(self, source: Source, count: int, below: int | None) -> NDArray[Any]:
         picked = self._shelves.pick(source.shelf, count, fewest_first=source.fewest_free_first, below=below)
         if not picked:
             return _NOTHING
@@ -200,7 +216,7 @@ class FrameAllocator:
         self._note(supers)
         return frames
 
-    def _take_whole(self, count: int, below: int | None) -> Indexes:
+    def _take_whole(self, count: int, below: int | None) -> NDArray[Any]:
         supers = self._find_whole(-(-count // SUPER_PAGES), below, highest=False)
         if supers.size == 0:
             return _NOTHING
@@ -217,14 +233,14 @@ class FrameAllocator:
             frames = frames[:count]
         return frames
 
-    def _find_whole(self, count: int, below: int | None, *, highest: bool) -> Indexes:
+    def _find_whole(self, count: int, below: int | None, *, highest: bool) -> NDArray[Any]:
         if count == 1 and below is None and not highest and self.free_superframes:
             if self._counts[self._lowest_whole] != SUPER_PAGES:
                 self._lowest_whole = int(self._search_whole(1, None, highest=False)[0])
             return np.array([self._lowest_whole], dtype=np.int64)
         return self._search_whole(count, below, highest=highest)
 
-    def _search_whole(self, count: int, below: int | None, *, highest: bool) -> Indexes:
+    def _search_whole(self, count: int, below: int | None, *, highest: bool) -> NDArray[Any]:
         regions = np.flatnonzero(self._region_whole)
         if highest:
             regions = regions[::-1]
@@ -249,7 +265,7 @@ class FrameAllocator:
 
     # -- giving back
 
-    def give(self, frames: Indexes) -> None:
+    def give(self, frames: NDArray[FrameT]) -> None:
         """Free these frames, in any order, each used and named once; whole superframes merge."""
         if frames.size == 0:
             return
@@ -273,7 +289,7 @@ class FrameAllocator:
             self._count_whole(merged, 1)
         self._note(supers)
 
-    def give_superframes(self, supers: Indexes) -> None:
+    def give_superframes(self, supers: NDArray[SuperT]) -> None:
         """Free whole superframes, each wholly used and named once."""
         if supers.size == 0:
             return
@@ -296,7 +312,7 @@ class FrameAllocator:
         if sign > 0:
             self._lowest_whole = min(self._lowest_whole, lowest)
 
-    def reshelve(self, supers: Indexes) -> None:
+    def reshelve(self, supers: NDArray[SuperT]) -> None:
         """Note that `shelf_of` may answer otherwise than before for these superframes."""
         self._note(supers)
 

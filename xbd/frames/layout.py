@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xbd.arrays import KindT
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 Indexes = NDArray[np.int64]
 # Superframes, each once, and how many frames of a batch lie in each.
-Groups = tuple[Indexes, Indexes]
+Groups = tuple[NDArray[KindT], Indexes]
 
 _OFFSETS = np.arange(SUPER_PAGES, dtype=np.int64)
 # A batch with fewer runs than a quarter of its frames is grouped without sorting: most come in ascending runs.
@@ -38,13 +39,13 @@ def sparse_zeros(count: int, dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - as n
     return np.frombuffer(mmap.mmap(-1, count * item.itemsize, flags=flags), dtype=item)
 
 
-def expand_supers(supers: Indexes) -> Indexes:
-    """Spell out superframes as frames: (n,) int64 indexes to (512 n,) int64, in the same order."""
+def expand_supers(supers: Indexes) -> NDArray[Any]:
+    """Spell out superframes as frames, or blocks as gfns: (n,) int64 indexes to (512 n,) int64, in the same order."""
     return ((supers << SUPER_ORDER)[:, None] + _OFFSETS).reshape(-1)
 
 
-def group_by_super(frames: Indexes, within: int | None = None) -> Groups:
-    """See a batch of frames as groups of one superframe each.
+def group_by_super(frames: Indexes, within: int | None = None) -> Groups[Any]:
+    """See a batch of frames as groups of one superframe each, or of gfns as groups of one block each.
 
     Args:
         frames: (n,) int64, n > 0, any order.

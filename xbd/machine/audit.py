@@ -5,17 +5,18 @@ Two-level like the rest: leaves are checked by the superframe, detail only where
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from xbd.abi import Frames
+from xbd.arrays import Mfns, Supers, from_cells, supers_of
 from xbd.frames import expand_supers, sparse_zeros
 from xbd.machine.domain import Domain
 from xbd.machine.frame_table import FrameTable
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
-_NONE: Final[Frames] = np.zeros(0, dtype=np.int64)
+_NONE: Final[NDArray[Any]] = np.zeros(0, dtype=np.int64)
 
 
 def audit(host: FrameTable, domains: Iterable[Domain]) -> list[str]:
@@ -37,7 +38,7 @@ def audit(host: FrameTable, domains: Iterable[Domain]) -> list[str]:
         wrong += _check_owners(host, domain, leaves, frames)
         all_leaves.append(leaves)
         all_frames.append(frames)
-        all_homes.append(domain.p2m.home[domain.p2m.home > 0] - 1)
+        all_homes.append(from_cells(domain.p2m.home[domain.p2m.home > 0]))
         all_at_home.append(frames_at_home(domain))
     frames = np.concatenate(all_frames)
     whole = np.bincount(np.concatenate(all_leaves), minlength=superframes)
@@ -82,10 +83,10 @@ def _check_p2m(domain: Domain) -> list[str]:
     if (rows.sum(axis=1) != p2m.populated[shattered]).any():
         wrong.append(f"{who}: the populated count of a shattered block is wrong")
     if (p2m.populated[is_leaf] != SUPER_PAGES).any() or (
-        p2m.home[is_leaf] != ((p2m.leaf[is_leaf] - 1) >> SUPER_ORDER) + 1
+        from_cells(p2m.home[is_leaf]) != supers_of(from_cells(p2m.leaf[is_leaf]))
     ).any():
         wrong.append(f"{who}: a leaf is not wholly populated, or not at home")
-    if ((p2m.leaf[is_leaf] - 1) & OFFSET_MASK).any():
+    if (from_cells(p2m.leaf[is_leaf]) & OFFSET_MASK).any():
         wrong.append(f"{who}: a leaf is misaligned")
     if int(is_leaf.sum()) != domain.leaves:
         wrong.append(f"{who}: {domain.leaves} leaves counted, {int(is_leaf.sum())} are")
@@ -100,7 +101,7 @@ def _check_p2m(domain: Domain) -> list[str]:
     return wrong
 
 
-def _check_owners(host: FrameTable, domain: Domain, leaves: np.ndarray, frames: np.ndarray) -> list[str]:
+def _check_owners(host: FrameTable, domain: Domain, leaves: Supers, frames: Mfns) -> list[str]:
     wrong = []
     if (host.whole_owner[leaves] != domain.domid + 1).any():
         wrong.append(f"d{domain.domid}: a leaf's superframe has another owner")
@@ -109,13 +110,13 @@ def _check_owners(host: FrameTable, domain: Domain, leaves: np.ndarray, frames: 
     return wrong
 
 
-def frames_at_home(domain: Domain) -> Frames:
+def frames_at_home(domain: Domain) -> Mfns:
     """List the frames of shattered blocks that are at home."""
     p2m = domain.p2m
     gfns = expand_supers(np.flatnonzero((p2m.home > 0) & (p2m.leaf == 0)))
-    entries = p2m.entry[gfns]
-    frames: Frames = entries[p2m.home_frames(gfns) == entries - 1] - 1
-    return frames
+    frames = from_cells(p2m.entry[gfns])
+    at_home: Mfns = frames[p2m.home_frames(gfns) == frames]
+    return at_home
 
 
 def _check_host(host: FrameTable, used: np.ndarray, whole: np.ndarray, at_home: np.ndarray) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.machine.domain import Domain, DomainState
+from xbd.arrays import Handles, Mfns, from_cells
+from xbd.machine.domain import Domain, DomainState, slots_of
 from xbd.machine.frame_table import FrameTable
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
@@ -22,7 +23,7 @@ def audit_grants(host: FrameTable, domains: Sequence[Domain]) -> list[str]:
         # Where numbers lie outside their tables, nothing that follows them makes sense.
         return wrong
     by_domid = {domain.domid: domain for domain in domains}
-    references = np.zeros(0, dtype=np.int64)
+    references: NDArray[Any] = np.zeros(0, dtype=np.int64)
     mapped: dict[int, list[np.ndarray]] = {}
     for domain in domains:
         wrong += _check_slots(domain)
@@ -34,7 +35,7 @@ def audit_grants(host: FrameTable, domains: Sequence[Domain]) -> list[str]:
         table = domain.mappings
         handles = table.in_use()
         live = handles[table.mfn[handles] > 0]
-        references = np.concatenate((references, table.mfn[live] - 1))
+        references = np.concatenate((references, from_cells(table.mfn[live])))
         for domid in np.unique(table.owner[live]).tolist():
             theirs = live[table.owner[live] == domid]
             owner = by_domid.get(domid)
@@ -84,7 +85,7 @@ def _check_slots(domain: Domain) -> list[str]:
     handles = table.in_use()
     if handles.size != table.count or table.free.is_free(handles).any():
         wrong.append(f"{who}: {handles.size} handles have a slot, {table.count} are in use")
-    if (p2m.entry[table.gfn[handles] - 1] != -(handles + 1)).any():
+    if (p2m.entry[from_cells(table.gfn[handles])] != slots_of(handles)).any():
         wrong.append(f"{who}: a mapping's slot does not point back to it")
     return wrong
 
@@ -100,7 +101,7 @@ def _check_grant_table(domain: Domain) -> list[str]:
     return wrong
 
 
-def _check_mappings(domain: Domain, owner: Domain | None, domid: int, handles: np.ndarray) -> list[str]:
+def _check_mappings(domain: Domain, owner: Domain | None, domid: int, handles: Handles) -> list[str]:
     """Hold the mappings that reach one owner's frames against its grants and its p2m."""
     who, table = f"d{domain.domid}", domain.mappings
     if owner is None or owner.grants is None or table is None:
@@ -113,7 +114,7 @@ def _check_mappings(domain: Domain, owner: Domain | None, domid: int, handles: n
         wrong.append(f"{who}: maps by a grant of d{domid} to somebody else")
     if (grants.readonly[refs] & ~table.readonly[handles]).any():
         wrong.append(f"{who}: maps to write what d{domid} granted to read")
-    if (owner.p2m.lookup(grants.gfn[refs] - 1) != table.mfn[handles]).any():
+    if (owner.p2m.lookup(from_cells(grants.gfn[refs])) != table.mfn[handles]).any():
         wrong.append(f"{who}: maps a frame that d{domid} does not hold where it was granted")
     return wrong
 
@@ -142,7 +143,7 @@ def _check_referenced(host: FrameTable, domain: Domain) -> list[str]:
     return wrong
 
 
-def _check_references(host: FrameTable, mfns: np.ndarray) -> list[str]:
+def _check_references(host: FrameTable, mfns: Mfns) -> list[str]:
     """Recount the references of every frame; detail is looked at only where there is, or should be, any."""
     wrong = []
     frames, counts = np.unique(mfns, return_counts=True)

@@ -1,6 +1,6 @@
 """How often a domain called each operation, by outcome: one saved cell for each pair."""
 
-from typing import Final
+from typing import Any, Final
 
 from xbd.abi import Stop
 from xbd.errors import HypercallError
@@ -39,7 +39,7 @@ _CALL_NAMES: Final = tuple(":".join(call) for call in _CELLS)
 class Counts:
     """The counts of one domain, in a column of `COUNTS` rows."""
 
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: Column[Any]) -> None:
         self._column = column
 
     def count(self, operation: str, outcome: str, extents: int) -> None:

@@ -17,6 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import MAX_DOMAINS, MAX_NAME_CHARS, DomainType, Features, Frames
+from xbd.arrays import (
+    BlockKind,
+    Blocks,
+    Cell,
+    GfnKind,
+    Gfns,
+    Handles,
+    MfnKind,
+    Mfns,
+    SuperKind,
+    Supers,
+    from_cells,
+    supers_of,
+)
 from xbd.domain import DomainInfo
 from xbd.limits import Limits
 from xbd.machine.counts import COUNTS, Counts
@@ -58,6 +72,10 @@ def domain_layout(gfn_count: int, limits: Limits) -> Layout:
     )
 
 
+# An entry: a frame, none, or below 0 a slot in use.
+Entries = NDArray[Cell[MfnKind]]
+
+
 class P2m:
     """gfn to mfn of one domain.
 
@@ -72,32 +90,33 @@ class P2m:
         domid = section.key[1]
         self.populated: NDArray[np.uint16] = image.make(f"domain.{domid}.populated", blocks, np.uint16)
         self.slots: NDArray[np.uint16] = image.make(f"domain.{domid}.slots", blocks, np.uint16)
-        self.blocks = section.column("blocks")
-        self.leaf: Frames = self.blocks.words[:, 0]
-        self.home: Frames = self.blocks.words[:, 1]
-        self.entries = section.column("entry")
-        self.entry_rows = section.column("entry", width=SUPER_PAGES)
-        self.entry: Frames = self.entries.words
-        self.rows: Frames = self.entry_rows.words
+        self.blocks: Column[BlockKind] = section.column("blocks")
+        self.leaf: NDArray[Cell[MfnKind]] = self.blocks.words[:, 0]
+        self.home: NDArray[Cell[SuperKind]] = self.blocks.words[:, 1]
+        self.entries: Column[GfnKind] = section.column("entry")
+        self.entry_rows: Column[BlockKind] = section.column("entry", width=SUPER_PAGES)
+        self.entry: Entries = self.entries.words
+        self.rows: Entries = self.entry_rows.words
 
-    def lookup(self, gfns: Frames) -> Frames:
+    def lookup(self, gfns: Gfns) -> Entries:
         """Translate (n,) gfns: mfn + 1, 0 where nothing is populated, below 0 for a slot in use."""
         leaves = self.leaf[gfns >> SUPER_ORDER]
         in_leaves = np.count_nonzero(leaves)
         if in_leaves == 0:
             return self.entry[gfns]
-        at_offset: Frames = leaves + (gfns & OFFSET_MASK)
+        at_offset: NDArray[Any] = leaves + (gfns & OFFSET_MASK)
         return at_offset if in_leaves == gfns.size else np.where(leaves > 0, at_offset, self.entry[gfns])
 
-    def first_taken(self, gfns: Frames) -> int:
+    def first_taken(self, gfns: Gfns) -> int:
         """Index of the first of (n,) gfns that is populated or a slot in use, or n."""
         entries = self.lookup(gfns)
         return int((entries != 0).argmax()) if np.count_nonzero(entries) else gfns.size
 
-    def home_frames(self, gfns: Frames) -> Frames:
+    def home_frames(self, gfns: Gfns) -> Mfns:
         """Name the frame in which each gfn is at home: (n,) mfn, negative where its block has no home."""
-        bases: Frames = (self.home[gfns >> SUPER_ORDER] - 1) << SUPER_ORDER
-        return bases + (gfns & OFFSET_MASK)
+        homes = from_cells(self.home[gfns >> SUPER_ORDER])
+        mfns: NDArray[Any] = (homes << SUPER_ORDER) + (gfns & OFFSET_MASK)
+        return mfns
 
     def runs(self, piece: slice = _ALL) -> Frames:
         """List what is populated in a *piece* of the blocks as half-open runs of gfns: (n, 2) int64, ascending, disjoint, not touching."""
@@ -125,7 +144,7 @@ class P2m:
         ends = ends[np.concatenate((~joined, [True]))]
         return np.stack((starts, ends), axis=1)
 
-    def _runs_in(self, blocks: Frames) -> tuple[Frames, Frames]:
+    def _runs_in(self, blocks: Blocks) -> tuple[Frames, Frames]:
         """List the first gfns and the ends of what is populated in blocks that are no leaves, each block by itself."""
         populated = np.zeros((blocks.size, SUPER_PAGES + 2), dtype=np.bool_)
         populated[:, 1:-1] = self.rows[blocks] > 0
@@ -133,25 +152,37 @@ class P2m:
         edges: Frames = (blocks[row] << SUPER_ORDER) + edge
         return edges[::2], edges[1::2]
 
-    def populated_in(self, blocks: Frames) -> Frames:
+    def populated_in(self, blocks: Blocks) -> Gfns:
         """List the populated gfns of (n,) blocks that are no leaves, block by block."""
         flat = np.flatnonzero(self.rows[blocks] > 0)
-        gfns: Frames = (blocks[flat >> SUPER_ORDER] << SUPER_ORDER) + (flat & OFFSET_MASK)
+        gfns: NDArray[Any] = (blocks[flat >> SUPER_ORDER] << SUPER_ORDER) + (flat & OFFSET_MASK)
         return gfns
 
-    def frames(self, piece: slice = _ALL) -> Frames:
+    def frames(self, piece: slice = _ALL) -> Mfns:
         """List every mfn of the shattered ones (leaves not included) of a *piece* of the blocks, by gfn."""
         shattered = np.flatnonzero((self.populated[piece] > 0) & (self.leaf[piece] == 0)) + (piece.start or 0)
-        pieces = [np.zeros(0, dtype=np.int64)]
+        pieces: list[NDArray[Any]] = [np.zeros(0, dtype=np.int64)]
         for at in range(0, shattered.size, _PIECE_BLOCKS):
             entries = self.rows[shattered[at : at + _PIECE_BLOCKS]]
-            pieces.append(entries[entries > 0] - 1)
+            pieces.append(from_cells(entries[entries > 0]))
         return np.concatenate(pieces)
 
-    def leaf_supers(self, piece: slice = _ALL) -> Frames:
+    def leaf_supers(self, piece: slice = _ALL) -> Supers:
         """List the superframes of the leaves in a *piece* of the blocks, by block."""
         leaves = self.leaf[piece]
-        return (leaves[leaves > 0] - 1) >> SUPER_ORDER
+        return supers_of(from_cells(leaves[leaves > 0]))
+
+
+def slots_of(handles: Handles) -> Entries:
+    """Encode handles as entries of slots in use."""
+    entries: NDArray[Any] = -(handles + 1)
+    return entries
+
+
+def handles_in(slots: Entries) -> Handles:
+    """Decode the entries of slots in use."""
+    handles: NDArray[Any] = -slots - 1
+    return handles
 
 
 class DomainState(StrEnum):
@@ -199,8 +230,8 @@ class Domain:
     inbox: Inbox | None = None
     state: DomainState = DomainState.RUNNING
     counts: Counts = field(init=False)
-    peers: Column = field(init=False)
-    _limits: Column = field(init=False)
+    peers: Column[Any] = field(init=False)
+    _limits: Column[Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.counts = Counts(self.section.column("counts"))
@@ -233,11 +264,10 @@ class Domain:
         column.words[0, 0] = len(encoded)
         column.words[0, 1:].view(np.uint8)[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
 
-    def granted_pages(self) -> Frames:
+    def granted_pages(self) -> Gfns:
         """List the gfns that others map, ascending."""
-        if not self.referenced or self.grants is None:
-            return np.zeros(0, dtype=np.int64)
-        return self.grants.mapped_gfns()
+        nothing: NDArray[Any] = np.zeros(0, dtype=np.int64)
+        return self.grants.mapped_gfns() if self.referenced and self.grants is not None else nothing
 
     @property
     def lacking_pages(self) -> int:

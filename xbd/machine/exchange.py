@@ -7,9 +7,13 @@ Source: Xen public/memory.h, XENMEM_exchange. populate_depopulate is xbd's own, 
 proposed on xen-devel in 2014.
 """
 
-import numpy as np
+from typing import Any
 
-from xbd.abi import TURN_COST_SHATTERED, TURN_EXTENTS, Exchange, Frames, MemopResult, PopulateDepopulate, Stop
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.abi import TURN_COST_SHATTERED, TURN_EXTENTS, Exchange, MemopResult, PopulateDepopulate, Stop
+from xbd.arrays import Block, Blocks, Gfns, blocks_of
 from xbd.errors import BadArgument, NotSupported
 from xbd.frames import group_by_super
 from xbd.machine import mapping
@@ -36,10 +40,10 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
         raise NotSupported(
             "this host does not exchange frames of translated guests", "populate_depopulate or two calls"
         )
-    gives, gets, order = command.gives, command.gets, command.gives_order
+    order = command.gives_order
     # Repeats are searched for once, across both lists.
-    gives_within = check_extents(gives, order, domain, repeated=True)
-    gets_within = check_extents(gets, command.gets_order, domain, repeated=True)
+    gives, gives_within = check_extents(command.gives, order, domain, repeated=True)
+    gets, gets_within = check_extents(command.gets, command.gets_order, domain, repeated=True)
     if gives.size << order != gets.size << command.gets_order:
         raise BadArgument(
             f"exchange of {gives.size} extents of order {order} for {gets.size} of order {command.gets_order}",
@@ -47,18 +51,18 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
         )
     asked = gives.size
     if order != command.gets_order:
-        done, stop = _exchange_unequal(host, domain, command)
+        done, stop = _exchange_unequal(host, domain, gives, gets, order)
         return answer(done, asked, stop)
     check_repeats(np.concatenate((gives, gets)))
     if order:
-        done, stop = _exchange_blocks(host, domain, gives >> SUPER_ORDER, gets >> SUPER_ORDER)
+        done, stop = _exchange_blocks(host, domain, blocks_of(gives), blocks_of(gets))
     else:
         turn = min(in_a_turn(domain, gives, gives_within), in_a_turn(domain, gets, gets_within, mends=True))
         done, stop = _exchange_small(host, domain, gives[:turn], gets[:turn])
     return answer(done, asked, stop)
 
 
-def _pairs_valid(host: FrameTable, domain: Domain, populated: Frames, empty: Frames) -> tuple[int, Stop]:
+def _pairs_valid(host: FrameTable, domain: Domain, populated: Gfns, empty: Gfns) -> tuple[int, Stop]:
     """Count the pairs before the first whose second gfn is taken (EEXIST), or whose first is not populated or is referenced."""
     valid, stop = domain.p2m.first_taken(empty), Stop.EEXIST
     backed = first_unpopulated(domain.p2m.lookup(populated))
@@ -68,7 +72,7 @@ def _pairs_valid(host: FrameTable, domain: Domain, populated: Frames, empty: Fra
     return valid, Stop.BUDGET if valid == populated.size else stop
 
 
-def _block_pair_wrong(host: FrameTable, domain: Domain, populated: int, empty: int) -> Stop | None:
+def _block_pair_wrong(host: FrameTable, domain: Domain, populated: Block, empty: Block) -> Stop | None:
     """Return the stop that prevents a pair of blocks; None: nothing does."""
     p2m = domain.p2m
     if p2m.populated[empty] or p2m.slots[empty]:
@@ -78,7 +82,7 @@ def _block_pair_wrong(host: FrameTable, domain: Domain, populated: int, empty: i
     return Stop.EBUSY if referenced_blocks(host, domain, np.array([populated]))[0] else None
 
 
-def _exchange_small(host: FrameTable, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
+def _exchange_small(host: FrameTable, domain: Domain, gives: Gfns, gets: Gfns) -> tuple[int, Stop]:
     valid, stop = _pairs_valid(host, domain, gives, gets)
     done = 0
     for _ in range(_EXCHANGE_ROUNDS):
@@ -97,7 +101,7 @@ def _exchange_small(host: FrameTable, domain: Domain, gives: Frames, gets: Frame
     return done, Stop.BUDGET if host.heap.free_frames else Stop.ENOMEM
 
 
-def _exchange_blocks(host: FrameTable, domain: Domain, gives: Frames, gets: Frames) -> tuple[int, Stop]:
+def _exchange_blocks(host: FrameTable, domain: Domain, gives: Blocks, gets: Blocks) -> tuple[int, Stop]:
     done = spent = 0
     for given, got in zip(gives.tolist(), gets.tolist(), strict=True):
         wrong = _block_pair_wrong(host, domain, given, got)
@@ -115,23 +119,22 @@ def _exchange_blocks(host: FrameTable, domain: Domain, gives: Frames, gets: Fram
     return done, Stop.BUDGET
 
 
-def _exchange_unequal(host: FrameTable, domain: Domain, command: Exchange) -> tuple[int, Stop]:
+def _exchange_unequal(host: FrameTable, domain: Domain, gives: Gfns, gets: Gfns, gives_order: int) -> tuple[int, Stop]:
     """Exchange one block for 512 single pages, or these for it; a chunk is a turn, and counts its inputs."""
-    gives, gets = command.gives, command.gets
-    blocks, pages = (gives, gets) if command.gives_order else (gets, gives)
+    blocks, pages = (gives, gets) if gives_order else (gets, gives)
     check_repeats(blocks)
     check_repeats(pages)
     if np.isin(pages >> SUPER_ORDER, blocks >> SUPER_ORDER).any():
         raise BadArgument("a page of an exchange lies in a block of its other side", "no overlap")
     if not blocks.size:
         return 0, Stop.BUDGET
-    block, pages = int(blocks[0]) >> SUPER_ORDER, pages[:SUPER_PAGES]
-    wrong = (_break_block if command.gives_order else _make_block)(host, domain, block, pages)
+    block, pages = Block(int(blocks[0]) >> SUPER_ORDER), pages[:SUPER_PAGES]
+    wrong = (_break_block if gives_order else _make_block)(host, domain, block, pages)
     done = gives.size // blocks.size
     return (0, wrong) if wrong else (done, Stop.BUDGET)
 
 
-def _break_block(host: FrameTable, domain: Domain, block: int, pages: Frames) -> Stop | None:
+def _break_block(host: FrameTable, domain: Domain, block: Block, pages: Gfns) -> Stop | None:
     """Unback a block and back 512 single pages; returns the stop that prevents it: nothing has changed."""
     if domain.p2m.first_taken(pages) < SUPER_PAGES:
         return Stop.EEXIST
@@ -148,7 +151,7 @@ def _break_block(host: FrameTable, domain: Domain, block: int, pages: Frames) ->
     return None
 
 
-def _make_block(host: FrameTable, domain: Domain, block: int, pages: Frames) -> Stop | None:
+def _make_block(host: FrameTable, domain: Domain, block: Block, pages: Gfns) -> Stop | None:
     """Back a block by one leaf and unback 512 single pages; returns the stop that prevents it: nothing has changed."""
     if domain.p2m.populated[block] or domain.p2m.slots[block]:
         return Stop.EEXIST
@@ -166,8 +169,8 @@ def _make_block(host: FrameTable, domain: Domain, block: int, pages: Frames) -> 
     return None
 
 
-def _free_block(host: FrameTable, domain: Domain, block: int) -> None:
-    blocks = np.array([block], dtype=np.int64)
+def _free_block(host: FrameTable, domain: Domain, block: Block) -> None:
+    blocks: NDArray[Any] = np.array([block], dtype=np.int64)
     if domain.p2m.leaf[block]:
         host.give_superframes(mapping.unmap_leaves(domain, blocks))
         return
@@ -181,15 +184,15 @@ def populate_depopulate(host: FrameTable, domain: Domain, command: PopulateDepop
     """
     if not domain.features.populate_depopulate:
         raise NotSupported("this host has no populate_depopulate", "exchange or two calls")
-    fills, drains, order = command.populate, command.depopulate, command.order
-    fills_within = check_extents(fills, order, domain, repeated=True)
-    drains_within = check_extents(drains, order, domain, repeated=True)
+    order = command.order
+    fills, fills_within = check_extents(command.populate, order, domain, repeated=True)
+    drains, drains_within = check_extents(command.depopulate, order, domain, repeated=True)
     if fills.size != drains.size:
         raise BadArgument(f"{fills.size} extents to populate, {drains.size} to depopulate", "pairs")
     check_repeats(np.concatenate((fills, drains)))
     asked = fills.size
     if order:
-        done, stop = _swap_blocks(host, domain, fills >> SUPER_ORDER, drains >> SUPER_ORDER)
+        done, stop = _swap_blocks(host, domain, blocks_of(fills), blocks_of(drains))
         return answer(done, asked, stop)
     turn = min(in_a_turn(domain, drains, drains_within), in_a_turn(domain, fills, fills_within, mends=True))
     fills, drains = fills[:turn], drains[:turn]
@@ -199,7 +202,7 @@ def populate_depopulate(host: FrameTable, domain: Domain, command: PopulateDepop
     return answer(done, asked, stop)
 
 
-def swap_small(host: FrameTable, domain: Domain, fills: Frames, drains: Frames) -> None:
+def swap_small(host: FrameTable, domain: Domain, fills: Gfns, drains: Gfns) -> None:
     """Populate the gfns *fills* and depopulate *drains*, (n,) int64 each, pair by pair; what is populated reads zero."""
     filled, drained = group_by_super(fills), group_by_super(drains)
     never = host.settings.home_fill == "never"
@@ -221,10 +224,11 @@ def swap_small(host: FrameTable, domain: Domain, fills: Frames, drains: Frames) 
     mapping.map_frames(host, domain, fills, filled, fresh, drained=drained[0])
     if freed.size:
         host.give(freed)
-    mapping.settle(host, domain, np.union1d(drained[0], filled[0]))
+    touched: NDArray[Any] = np.union1d(drained[0], filled[0])
+    mapping.settle(host, domain, touched)
 
 
-def _swap_blocks(host: FrameTable, domain: Domain, fills: Frames, drains: Frames) -> tuple[int, Stop]:
+def _swap_blocks(host: FrameTable, domain: Domain, fills: Blocks, drains: Blocks) -> tuple[int, Stop]:
     p2m, done, spent = domain.p2m, 0, 0
     for fill, drain in zip(fills.tolist(), drains.tolist(), strict=True):
         wrong = _block_pair_wrong(host, domain, drain, fill)

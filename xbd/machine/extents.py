@@ -4,12 +4,13 @@ Arguments that are wrong in any state (orders, alignment, range, repetition) rai
 nothing tried. What the present state forbids ends a batch at that extent: the helpers here find it.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import MAX_EXTENTS, TURN_EXTENTS, TURN_LEAVES, Frames, MemopResult, Stop
+from xbd.arrays import Gfns
 from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
@@ -18,20 +19,23 @@ from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 _NO_GFN: Final = 1 << 62
 
 
-def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_EXTENTS, repeated: bool = False) -> int:
+def check_extents(
+    untrusted_gfns: Frames, order: int, domain: Domain, *, most: int = MAX_EXTENTS, repeated: bool = False
+) -> tuple[Gfns, int]:
     """Refuse a list of extents that is wrong in any state; *repeated*: the caller looks for repeats itself.
 
     Returns:
-        How many superpages they lie in, at most.
+        The list, of what is certainly gfns of the domain, and how many superpages they lie in, at most.
 
     Raises:
         BadArgument: naming the first extent that is misaligned, outside, or named twice; nothing changed.
     """
     if order not in (0, SUPER_ORDER):
         raise BadArgument(f"order {order} does not exist here", f"order 0 or {SUPER_ORDER}")
-    check_size(gfns, most)
+    check_size(untrusted_gfns, most)
+    gfns: NDArray[Any] = untrusted_gfns
     if gfns.size == 0:
-        return 0
+        return gfns, 0
     last = domain.p2m.gfn_count - (1 << order)
     lowest, highest = _progression(gfns)
     progresses = lowest >= 0 and highest <= last
@@ -47,7 +51,7 @@ def check_extents(gfns: Frames, order: int, domain: Domain, *, most: int = MAX_E
         raise BadArgument(f"extent {index}, g{int(gfns[index]):#x}, is misaligned", f"a multiple of {1 << order}")
     if not (progresses or repeated):
         check_repeats(gfns)
-    return min((highest >> SUPER_ORDER) - (lowest >> SUPER_ORDER) + 1, gfns.size) if progresses else int(gfns.size)
+    return gfns, min((highest >> SUPER_ORDER) - (lowest >> SUPER_ORDER) + 1, gfns.size) if progresses else gfns.size
 
 
 def check_size(numbers: Frames, most: int = MAX_EXTENTS) -> None:
@@ -102,7 +106,7 @@ def answer(done: int, asked: int, stop: Stop | None) -> MemopResult:
     return MemopResult(done, None if done == asked else stop)
 
 
-def in_a_turn(domain: Domain, gfns: Frames, within: int, *, mends: bool = False) -> int:
+def in_a_turn(domain: Domain, gfns: Gfns, within: int, *, mends: bool = False) -> int:
     """Count the first of (n,) single pages that a turn does: `TURN_EXTENTS`, and of the superpages `TURN_LEAVES`.
 
     They lie *within* so many superpages at most, as `check_extents` says. It counts those that it breaks, or, with

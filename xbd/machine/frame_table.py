@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import MAX_DOMAINS, Frames, Words
+from xbd.arrays import MfnKind, Mfns, Superframe, SuperKind, Supers
 from xbd.errors import DamagedState
 from xbd.frames import FrameAllocator, Groups, expand_supers
 from xbd.machine.content_check import ContentChecks
 from xbd.machine.domain import Domain, P2m
 from xbd.machine.settings import HOME_FILLS, HostSettings
 from xbd.machine.waiting import Waiting
-from xbd.storage.image import Image, Layout, Section
+from xbd.storage.image import Column, Image, Layout, Section
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 # A superframe is "nearly whole" from one half up: below, using the rest gains more than waiting for its owner.
@@ -97,7 +98,8 @@ class FrameTable:
 
     def __init__(self, superframes: int, settings: HostSettings, image: Image, section: Section) -> None:
         self.settings = settings
-        self.heap = FrameAllocator(superframes << SUPER_ORDER, shelf_of=self._shelf_of if settings.keep_holes else None)
+        shelf_of = self._shelf_of if settings.keep_holes else None
+        self.heap: FrameAllocator[MfnKind, SuperKind] = FrameAllocator(superframes << SUPER_ORDER, shelf_of=shelf_of)
         # What is free, but promised to a domain.
         self.claimed_pages = 0
         self.waiting = Waiting()
@@ -108,8 +110,8 @@ class FrameTable:
         self.pinned: NDArray[np.uint16] = image.make("host.pinned", superframes, np.uint16)
         self.references: NDArray[np.uint32] = image.make("host.references", frames, np.uint32)
         self.frame_owner: NDArray[np.uint16] = image.make("host.frame_owner", frames, np.uint16)
-        self._saved_content = section.column("content")
-        self._saved_content_rows = section.column("content", width=SUPER_PAGES)
+        self._saved_content: Column[MfnKind] = section.column("content")
+        self._saved_content_rows: Column[SuperKind] = section.column("content", width=SUPER_PAGES)
         self.content: Words = self._saved_content.words.view(np.uint64)
         self.content_rows: Words = self._saved_content_rows.words.view(np.uint64)
         self.owner_rows = self.frame_owner.reshape(-1, SUPER_PAGES)
@@ -121,13 +123,13 @@ class FrameTable:
         kept: NDArray[np.bool_] = (at_home == used) & (at_home >= KEPT_MIN_FRAMES)
         return kept.astype(np.int64)
 
-    def add_at_home(self, groups: Groups, sign: int) -> None:
+    def add_at_home(self, groups: Groups[SuperKind], sign: int) -> None:
         """Count frames, given as groups, as being at home (+1) or no longer (-1)."""
         supers, counts = groups
         self.at_home[supers] = self.at_home[supers] + sign * counts
         self.heap.reshelve(supers)
 
-    def is_unclaimed(self, superframe: int) -> bool:
+    def is_unclaimed(self, superframe: Superframe) -> bool:
         """Say whether no block has its home in a superframe."""
         return not self.at_home[superframe]
 
@@ -140,17 +142,17 @@ class FrameTable:
         own = 0 if domain is None else domain.claimed_pages
         return self.heap.free_frames - self.claimed_pages + own
 
-    def are_referenced(self, mfns: Frames) -> NDArray[np.bool_]:
+    def are_referenced(self, mfns: Mfns) -> NDArray[np.bool_]:
         """Say for each of (n,) frames, or of (n, 512), whether others map it."""
         referenced: NDArray[np.bool_] = self.references[mfns] > 0
         return referenced
 
-    def are_pinned(self, supers: Frames) -> NDArray[np.bool_]:
+    def are_pinned(self, supers: Supers) -> NDArray[np.bool_]:
         """Say for each of (n,) superframes whether others map any frame of it."""
         pinned: NDArray[np.bool_] = self.pinned[supers] > 0
         return pinned
 
-    def write(self, frames: Frames, words: Words) -> None:
+    def write(self, frames: Mfns, words: Words) -> None:
         """Write the content words of single frames."""
         self._saved_content.note(frames)
         self.content[frames] = words
@@ -158,7 +160,7 @@ class FrameTable:
         if self.checks is not None:
             self.checks.write(frames, words)
 
-    def scrub(self, frames: Frames) -> None:
+    def scrub(self, frames: Mfns) -> None:
         """Zero the content words of single frames."""
         written = self.written[frames >> SUPER_ORDER]
         if np.count_nonzero(written):
@@ -170,7 +172,7 @@ class FrameTable:
             if self.checks is not None:
                 self.checks.scrub(dirty)
 
-    def scrub_superframes(self, supers: Frames) -> None:
+    def scrub_superframes(self, supers: Supers) -> None:
         """Zero the content words of whole superframes."""
         written = self.written[supers]
         if np.count_nonzero(written):
@@ -181,7 +183,7 @@ class FrameTable:
             if self.checks is not None:
                 self.checks.scrub_superframes(dirty)
 
-    def scrub_moved(self, frames: Frames) -> None:
+    def scrub_moved(self, frames: Mfns) -> None:
         """Zero the content words of single frames that their owner keeps, at other gfns."""
         self.scrub(frames)
 
@@ -190,23 +192,23 @@ class FrameTable:
         self.scrub_superframes(p2m.leaf_supers(piece))
         self.scrub(p2m.frames(piece))
 
-    def shatter(self, supers: Frames, owner: int) -> None:
+    def shatter(self, supers: Supers, owner: int) -> None:
         """Move the ownership of leaves down to their single frames."""
         self.whole_owner[supers] = 0
         self.owner_rows[supers] = owner + 1
 
-    def make_whole(self, supers: Frames, owner: int) -> None:
+    def make_whole(self, supers: Supers, owner: int) -> None:
         """Move the ownership of 512 frames each up to one entry."""
         self.owner_rows[supers] = 0
         self.whole_owner[supers] = owner + 1
 
-    def give(self, frames: Frames) -> None:
+    def give(self, frames: Mfns) -> None:
         """Return single frames to the heap, scrubbed and unowned."""
         self.scrub(frames)
         self.frame_owner[frames] = 0
         self.heap.give(frames)
 
-    def give_superframes(self, supers: Frames) -> None:
+    def give_superframes(self, supers: Supers) -> None:
         """Return leaves to the heap, scrubbed, unowned and unclaimed."""
         self.scrub_superframes(supers)
         self.whole_owner[supers] = 0

@@ -10,7 +10,10 @@ be ballooned, and then it is a bad reference.
 Source: Xen common/grant_table.c, map_grant_ref and unmap_common; Linux drivers/xen/grant-table.c.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from xbd.abi import (
     TURN_EXTENTS,
@@ -23,10 +26,11 @@ from xbd.abi import (
     Stop,
     UnmapGrant,
 )
+from xbd.arrays import Gfns, Handles, Mfns, Refs, from_cells, to_cells
 from xbd.errors import BadArgument, NoSuchDomain
 from xbd.frames import group_by_super
 from xbd.machine import mapping
-from xbd.machine.domain import Domain, DomainState
+from xbd.machine.domain import Domain, DomainState, Entries, handles_in, slots_of
 from xbd.machine.domains import DomainTable
 from xbd.machine.extents import answer, check_extents, check_repeats, check_size, first, first_unpopulated
 from xbd.machine.frame_table import FrameTable
@@ -40,19 +44,19 @@ def grant(domain_table: DomainTable, host: FrameTable, domain: Domain, command: 
     Stops with ENOENT (not populated by an own frame), ENOSPC (the table is full), BUDGET.
     """
     del host
-    check_extents(command.gfns, 0, domain)
+    gfns, _ = check_extents(command.gfns, 0, domain)
     to = domain_table.partner(domain, command.to)
     if domain.grants is None:
         domain.grants = domain_table.parts.grants(domain_table.image, domain.section)
     table = domain.grants
-    gfns = command.gfns[:TURN_EXTENTS]
+    gfns = gfns[:TURN_EXTENTS]
     done, stop = first_unpopulated(domain.p2m.lookup(gfns)), Stop.ENOENT
     if table.free.free_frames < done:
         done, stop = table.free.free_frames, Stop.ENOSPC
     elif done == gfns.size:
         stop = Stop.BUDGET
     refs = table.take(done)
-    table.gfn[refs] = gfns[:done] + 1
+    table.gfn[refs] = to_cells(gfns[:done])
     table.to[refs] = to.domid
     table.birth[refs] = to.birth
     table.readonly[refs] = command.readonly
@@ -73,14 +77,15 @@ def end_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, comma
     done = first(~known | mapped)
     stop = Stop.BUDGET if done == refs.size else Stop.EBUSY if known[done] else Stop.ENOENT
     if done:
-        table.give(refs[:done])
+        table.give(rows[:done])
     return answer(done, command.refs.size, stop)
 
 
-def _known(table: GrantTable, refs: Frames) -> tuple[np.ndarray, Frames]:
+def _known(table: GrantTable, untrusted_refs: Frames) -> tuple[np.ndarray, Refs]:
     """Say which references are grants, and return a row that can be read for each."""
+    refs: NDArray[Any] = untrusted_refs
     inside = (refs >= 0) & (refs < table.gfn.size)
-    rows: Frames = refs if np.count_nonzero(inside) == refs.size else np.where(inside, refs, 0)
+    rows: Refs = refs if np.count_nonzero(inside) == refs.size else np.where(inside, refs, 0)
     return inside & (table.gfn[rows] > 0), rows
 
 
@@ -93,7 +98,7 @@ def map_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, comma
     Raises:
         NoSuchDomain: there is no such owner, or it has granted the caller nothing; both look the same.
     """
-    check_extents(command.gfns, 0, domain)
+    gfns, _ = check_extents(command.gfns, 0, domain)
     if command.refs.size != command.gfns.size:
         raise BadArgument(f"{command.refs.size} references for {command.gfns.size} gfns", "pairs")
     owner = domain_table.domains.get(command.owner)
@@ -101,8 +106,10 @@ def map_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, comma
         raise _no_owner(command.owner)
     if domain.mappings is None:
         domain.mappings = domain_table.parts.mappings(domain_table.image, domain.section)
-    refs, gfns = command.refs[:TURN_EXTENTS], command.gfns[:TURN_EXTENTS]
-    valid, stop, entries = valid_references(owner, owner.grants, domain, refs, readonly=command.readonly)
+    gfns = gfns[:TURN_EXTENTS]
+    valid, stop, refs, entries = valid_references(
+        owner, owner.grants, domain, command.refs[:TURN_EXTENTS], readonly=command.readonly
+    )
     if not valid and not _granted_anything(owner.grants, domain):
         raise _no_owner(command.owner)
     for most, reason in (
@@ -112,7 +119,7 @@ def map_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, comma
         if most < valid:
             valid, stop = most, reason
     if valid:
-        mfns = entries[:valid] - 1
+        mfns = from_cells(entries[:valid])
         _enter(domain, owner, refs[:valid], gfns[:valid], mfns, readonly=command.readonly)
         reference(host, owner, mfns)
     return answer(valid, command.refs.size, stop)
@@ -127,34 +134,34 @@ def _granted_anything(table: GrantTable, domain: Domain) -> bool:
 
 
 def valid_references(
-    owner: Domain, table: GrantTable, domain: Domain, refs: Frames, *, readonly: bool
-) -> tuple[int, Stop, Frames]:
-    """Count the references before the first that *domain* may not map; the owner's p2m entries of all, where known."""
-    known, rows = _known(table, refs)
-    entries = owner.p2m.lookup(np.maximum(table.gfn[rows] - 1, 0))
+    owner: Domain, table: GrantTable, domain: Domain, untrusted_refs: Frames, *, readonly: bool
+) -> tuple[int, Stop, Refs, Entries]:
+    """Count the references before the first that *domain* may not map; all of them, and the owner's p2m entries, where known."""
+    known, rows = _known(table, untrusted_refs)
+    entries = owner.p2m.lookup(np.maximum(from_cells(table.gfn[rows]), 0))
     good = known & (entries > 0)
     allowed = table.are_for(rows, domain.domid, domain.birth)
     if not readonly:
         allowed &= ~table.readonly[rows]
     valid = first(~(good & allowed))
-    if valid == refs.size:
-        return valid, Stop.BUDGET, entries
-    return valid, Stop.EACCES if good[valid] else Stop.ENOENT, entries
+    if valid == rows.size:
+        return valid, Stop.BUDGET, rows, entries
+    return valid, Stop.EACCES if good[valid] else Stop.ENOENT, rows, entries
 
 
-def _enter(domain: Domain, owner: Domain, refs: Frames, gfns: Frames, mfns: Frames, *, readonly: bool) -> None:
+def _enter(domain: Domain, owner: Domain, refs: Refs, gfns: Gfns, mfns: Mfns, *, readonly: bool) -> None:
     """Enter mappings into the tables of both sides."""
     table, grants = domain.mappings, owner.grants
     assert table is not None, f"d{domain.domid} maps without a table"
     assert grants is not None, f"d{owner.domid} is mapped without a table"
     handles = table.take(gfns.size)
-    table.gfn[handles] = gfns + 1
-    table.mfn[handles] = mfns + 1
+    table.gfn[handles] = to_cells(gfns)
+    table.mfn[handles] = to_cells(mfns)
     table.owner[handles] = owner.domid
     table.ref[handles] = refs
     table.readonly[handles] = readonly
     domain.p2m.entries.note(gfns)
-    domain.p2m.entry[gfns] = -(handles + 1)
+    domain.p2m.entry[gfns] = slots_of(handles)
     blocks, counts = group_by_super(gfns)
     domain.p2m.slots[blocks] = domain.p2m.slots[blocks] + counts
     domain.mapped += gfns.size
@@ -163,44 +170,46 @@ def _enter(domain: Domain, owner: Domain, refs: Frames, gfns: Frames, mfns: Fram
 
 def unmap_grant(domain_table: DomainTable, host: FrameTable, domain: Domain, command: UnmapGrant) -> MemopResult:
     """End the mappings at own slots; a zombie that nobody maps any more vanishes. Stops with EBADF (no mapping), BUDGET."""
-    check_extents(command.gfns, 0, domain)
-    gfns = command.gfns[:TURN_EXTENTS]
+    gfns, _ = check_extents(command.gfns, 0, domain)
+    gfns = gfns[:TURN_EXTENTS]
     entries = domain.p2m.lookup(gfns)
     done = first(entries >= 0)
     if done:
-        unmap(domain_table, host, domain, -entries[:done] - 1)
+        unmap(domain_table, host, domain, handles_in(entries[:done]))
     return answer(done, command.gfns.size, Stop.BUDGET if done == gfns.size else Stop.EBADF)
 
 
-def unmap(domain_table: DomainTable, host: FrameTable, domain: Domain, handles: Frames) -> None:
+def unmap(domain_table: DomainTable, host: FrameTable, domain: Domain, handles: Handles) -> None:
     """End (n,) mappings of a domain, also those whose owner is a zombie or has rebooted."""
     table = domain.mappings
     assert table is not None, "a mapping without its table"
-    gfns = table.gfn[handles] - 1
+    gfns = from_cells(table.gfn[handles])
     blocks, counts = group_by_super(gfns)
     domain.p2m.entries.note(gfns)
     domain.p2m.entry[gfns] = 0
     domain.p2m.slots[blocks] = domain.p2m.slots[blocks] - counts
     domain.mapped -= gfns.size
     live = handles[table.mfn[handles] > 0]
-    owners, refs, mfns = table.owner[live], table.ref[live].astype(np.int64), table.mfn[live] - 1
+    owners, mfns = table.owner[live], from_cells(table.mfn[live])
+    refs: NDArray[Any] = table.ref[live].astype(np.int64)
     table.give(handles)
     for owner in sorted(set(owners.tolist())):
         theirs = owners == owner
         _release(domain_table, host, domain_table.domains[owner], refs[theirs], mfns[theirs])
 
 
-def _release(domain_table: DomainTable, host: FrameTable, owner: Domain, refs: Frames, mfns: Frames) -> None:
+def _release(domain_table: DomainTable, host: FrameTable, owner: Domain, refs: Refs, mfns: Mfns) -> None:
     """Give references back that were taken by grants *refs* of *owner* on its frames *mfns*."""
     assert owner.grants is not None, f"d{owner.domid} was mapped without a grant table"
     np.subtract.at(owner.grants.mapped, refs, np.uint32(1))
     free = unreference(host, owner, mfns)
     if owner.state is DomainState.ZOMBIE and free.size:
-        granted = np.unique(owner.grants.gfn[refs] - 1)
-        free_zombie_pages(domain_table, host, owner, granted[np.isin(owner.p2m.lookup(granted) - 1, free)])
+        granted = np.unique(from_cells(owner.grants.gfn[refs]))
+        is_free = np.isin(from_cells(owner.p2m.lookup(granted)), free)
+        free_zombie_pages(domain_table, host, owner, granted[is_free])
 
 
-def free_zombie_pages(domain_table: DomainTable, host: FrameTable, zombie: Domain, gfns: Frames) -> None:
+def free_zombie_pages(domain_table: DomainTable, host: FrameTable, zombie: Domain, gfns: Gfns) -> None:
     """Free pages of a zombie that nobody maps any more, in shattered blocks; the zombie vanishes with its last page."""
     groups = group_by_super(gfns)
     host.give(mapping.unmap_frames(host, zombie, gfns, groups))

@@ -7,7 +7,7 @@ Source: Xen common/argo.c, ring_info and ringbuf_insert.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Inbox:
     Attributes: *used_words*: words in use, headers included; *shares*: how many of them each sender has.
     """
 
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: Column[Any]) -> None:
         self._column = column
         self._ring: Words = column.words[_RING:].view(np.uint64)
         self._ring_words = self._ring.size

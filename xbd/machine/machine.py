@@ -5,9 +5,11 @@ clock and never waits; one call is one turn.
 """
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xbd import abi
 from xbd.domain import DomainInfo, number_of
@@ -154,8 +156,9 @@ class Machine:
     def _build(self, domain: Domain, pages: int) -> None:
         supers = self.host.heap.take_superframes(pages >> SUPER_ORDER)
         if supers.size:
-            mapping.map_leaves(self.host, domain, np.arange(supers.size, dtype=np.int64), supers)
-        rest = np.arange(supers.size << SUPER_ORDER, pages, dtype=np.int64)
+            blocks: NDArray[Any] = np.arange(supers.size, dtype=np.int64)
+            mapping.map_leaves(self.host, domain, blocks, supers)
+        rest: NDArray[Any] = np.arange(supers.size << SUPER_ORDER, pages, dtype=np.int64)
         if rest.size:
             frames = self.host.heap.take(rest.size)
             groups = group_by_super(rest)

@@ -11,9 +11,24 @@ are at home the block becomes one leaf again, whichever operation completed it (
 never puts a leaf together except by an order-9 populate).
 """
 
-import numpy as np
+from typing import Any
 
-from xbd.abi import Frames
+import numpy as np
+from numpy.typing import NDArray
+
+from xbd.arrays import (
+    Block,
+    BlockKind,
+    Blocks,
+    Gfns,
+    Mfns,
+    Superframe,
+    Supers,
+    blocks_of,
+    from_cells,
+    supers_of,
+    to_cells,
+)
 from xbd.frames import Groups, group_by_super
 from xbd.machine.domain import Domain, P2m
 from xbd.machine.frame_table import FrameTable
@@ -21,7 +36,13 @@ from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
 
 def map_frames(
-    host: FrameTable, domain: Domain, gfns: Frames, groups: Groups, mfns: Frames, *, drained: Frames | None = None
+    host: FrameTable,
+    domain: Domain,
+    gfns: Gfns,
+    groups: Groups[BlockKind],
+    mfns: Mfns,
+    *,
+    drained: Blocks | None = None,
 ) -> None:
     """Back (n,) unpopulated gfns, grouped by block, with frames taken from the heap.
 
@@ -32,7 +53,7 @@ def map_frames(
     blocks, counts = groups
     before = p2m.populated[blocks]
     p2m.entries.note(gfns)
-    p2m.entry[gfns] = mfns + 1
+    p2m.entry[gfns] = to_cells(mfns)
     p2m.populated[blocks] = before + counts
     host.frame_owner[mfns] = domain.domid + 1
     domain.tot_pages += gfns.size
@@ -45,7 +66,7 @@ def map_frames(
             adopt_homes(host, p2m, adopters, gfns, mfns)
 
 
-def _count_at_home(host: FrameTable, p2m: P2m, gfns: Frames, groups: Groups, mfns: Frames, *, sign: int) -> None:
+def _count_at_home(host: FrameTable, p2m: P2m, gfns: Gfns, groups: Groups[BlockKind], mfns: Mfns, *, sign: int) -> None:
     """Count those of *mfns* that are the home frames of their *gfns*, as coming (+1) or going (-1)."""
     blocks, counts = groups
     homes = p2m.home[blocks]
@@ -54,12 +75,12 @@ def _count_at_home(host: FrameTable, p2m: P2m, gfns: Frames, groups: Groups, mfn
     at_home = p2m.home_frames(gfns) == mfns
     matching = np.count_nonzero(at_home)
     if matching == gfns.size:
-        host.add_at_home((homes - 1, counts), sign)
+        host.add_at_home((from_cells(homes), counts), sign)
     elif matching:
         host.add_at_home(group_by_super(mfns[at_home]), sign)
 
 
-def adopt_homes(host: FrameTable, p2m: P2m, blocks: Frames, gfns: Frames, mfns: Frames) -> None:
+def adopt_homes(host: FrameTable, p2m: P2m, blocks: Blocks, gfns: Gfns, mfns: Mfns) -> None:
     """Give blocks that were empty a home, where their first frame lies at its own offset in an unclaimed superframe."""
     owners = gfns >> SUPER_ORDER
     order = np.argsort(owners, kind="stable")
@@ -68,24 +89,24 @@ def adopt_homes(host: FrameTable, p2m: P2m, blocks: Frames, gfns: Frames, mfns: 
     firsts = order[starts]
     fitting = ((gfns[firsts] ^ mfns[firsts]) & OFFSET_MASK) == 0
     for first, start, end in sorted(zip(*(part[fitting].tolist() for part in (firsts, starts, ends)), strict=True)):
-        superframe = int(mfns[first]) >> SUPER_ORDER
+        superframe = Superframe(int(mfns[first]) >> SUPER_ORDER)
         if host.is_unclaimed(superframe):
             p2m.blocks.note_row(int(owners[first]))
-            p2m.home[owners[first]] = superframe + 1
+            p2m.home[owners[first : first + 1]] = to_cells(supers_of(mfns[first : first + 1]))
             mine = order[start:end]
             at_home = mfns[mine] == (superframe << SUPER_ORDER) + (gfns[mine] & OFFSET_MASK)
             host.add_at_home(group_by_super(mfns[mine[at_home]]), 1)
 
 
-def _clear_homes(host: FrameTable, p2m: P2m, blocks: Frames) -> None:
+def _clear_homes(host: FrameTable, p2m: P2m, blocks: Blocks) -> None:
     homes = p2m.home[blocks]
-    cleared = blocks[(homes > 0) & (host.at_home[homes - 1] == 0)]
+    cleared = blocks[(homes > 0) & (host.at_home[from_cells(homes)] == 0)]
     if cleared.size:
         p2m.blocks.note(cleared)
         p2m.home[cleared] = 0
 
 
-def unmap_frames(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) -> Frames:
+def unmap_frames(host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind]) -> Mfns:
     """Take the backing of (n,) populated gfns, grouped by block, away; returns their frames, still owned.
 
     Leaves among the blocks are shattered first. `settle` is due afterwards.
@@ -96,20 +117,20 @@ def unmap_frames(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups)
     in_leaves = np.count_nonzero(leaves)
     if in_leaves:
         shatter(host, domain, blocks[leaves > 0])
-    mfns = p2m.entry[gfns] - 1
+    mfns = from_cells(p2m.entry[gfns])
     p2m.entries.note(gfns)
     p2m.entry[gfns] = 0
     p2m.populated[blocks] = p2m.populated[blocks] - counts
     domain.tot_pages -= gfns.size
     if in_leaves == blocks.size:
         # Whatever lies in a leaf is at home.
-        host.add_at_home((p2m.home[blocks] - 1, counts), -1)
+        host.add_at_home((from_cells(p2m.home[blocks]), counts), -1)
     else:
         _count_at_home(host, p2m, gfns, groups, mfns, sign=-1)
     return mfns
 
 
-def shatter(host: FrameTable, domain: Domain, blocks: Frames) -> None:
+def shatter(host: FrameTable, domain: Domain, blocks: Blocks) -> None:
     """Spell leaves out as 512 entries each; their homes stay."""
     p2m = domain.p2m
     first = p2m.leaf[blocks]
@@ -118,14 +139,14 @@ def shatter(host: FrameTable, domain: Domain, blocks: Frames) -> None:
     p2m.rows[blocks] = first[:, None] + np.arange(SUPER_PAGES, dtype=np.int64)
     p2m.leaf[blocks] = 0
     domain.leaves -= blocks.size
-    host.shatter((first - 1) >> SUPER_ORDER, domain.domid)
+    host.shatter(supers_of(from_cells(first)), domain.domid)
 
 
-def settle(host: FrameTable, domain: Domain, blocks: Frames) -> None:
+def settle(host: FrameTable, domain: Domain, blocks: Blocks) -> None:
     """Clear the homes of *blocks* (each named once) with no entry at home; make leaves of those wholly at home."""
     p2m = domain.p2m
     homes = p2m.home[blocks]
-    at_home = host.at_home[homes - 1]
+    at_home = host.at_home[from_cells(homes)]
     # Neither none nor all 512: nothing to settle.
     at_end = (homes > 0) & ((at_home & OFFSET_MASK) == 0)
     if not np.count_nonzero(at_end):
@@ -135,20 +156,20 @@ def settle(host: FrameTable, domain: Domain, blocks: Frames) -> None:
     p2m.home[blocks[at_home == 0]] = 0
     complete = (at_home > 0) & (p2m.leaf[blocks] == 0)
     if host.settings.coalesce and np.count_nonzero(complete):
-        blocks, supers = blocks[complete], homes[complete] - 1
+        blocks, supers = blocks[complete], from_cells(homes[complete])
         p2m.entry_rows.note(blocks)
         p2m.rows[blocks] = 0
         host.make_whole(supers, domain.domid)
-        p2m.leaf[blocks] = (supers << SUPER_ORDER) + 1
+        p2m.leaf[blocks] = to_cells(supers << SUPER_ORDER)
         domain.leaves += blocks.size
 
 
-def map_leaves(host: FrameTable, domain: Domain, blocks: Frames, supers: Frames) -> None:
+def map_leaves(host: FrameTable, domain: Domain, blocks: Blocks, supers: Supers) -> None:
     """Back (n,) empty blocks with one superframe each, taken from the heap."""
     p2m = domain.p2m
     p2m.blocks.note(blocks)
-    p2m.leaf[blocks] = (supers << SUPER_ORDER) + 1
-    p2m.home[blocks] = supers + 1
+    p2m.leaf[blocks] = to_cells(supers << SUPER_ORDER)
+    p2m.home[blocks] = to_cells(supers)
     p2m.populated[blocks] = SUPER_PAGES
     host.whole_owner[supers] = domain.domid + 1
     host.at_home[supers] = SUPER_PAGES
@@ -156,10 +177,10 @@ def map_leaves(host: FrameTable, domain: Domain, blocks: Frames, supers: Frames)
     domain.tot_pages += blocks.size << SUPER_ORDER
 
 
-def unmap_leaves(domain: Domain, blocks: Frames) -> Frames:
+def unmap_leaves(domain: Domain, blocks: Blocks) -> Supers:
     """Take the leaves of (n,) blocks away; returns their superframes, still owned."""
     p2m = domain.p2m
-    supers = (p2m.leaf[blocks] - 1) >> SUPER_ORDER
+    supers = supers_of(from_cells(p2m.leaf[blocks]))
     p2m.blocks.note(blocks)
     p2m.leaf[blocks] = 0
     p2m.home[blocks] = 0
@@ -169,7 +190,7 @@ def unmap_leaves(domain: Domain, blocks: Frames) -> Frames:
     return supers
 
 
-def move_leaves(domain: Domain, sources: Frames, targets: Frames) -> Frames:
+def move_leaves(domain: Domain, sources: Blocks, targets: Blocks) -> Supers:
     """Move the leaves of (n,) blocks to as many empty ones; returns their superframes."""
     p2m = domain.p2m
     first = p2m.leaf[sources]
@@ -177,10 +198,10 @@ def move_leaves(domain: Domain, sources: Frames, targets: Frames) -> Frames:
     p2m.leaf[targets], p2m.home[targets] = first, p2m.home[sources]
     p2m.populated[targets] = SUPER_PAGES
     p2m.leaf[sources] = p2m.home[sources] = p2m.populated[sources] = 0
-    return (first - 1) >> SUPER_ORDER
+    return supers_of(from_cells(first))
 
 
-def move_entries(domain: Domain, source: int, target: int) -> Frames:
+def move_entries(domain: Domain, source: Block, target: Block) -> Mfns:
     """Move the 512 entries of a shattered block to an empty one, offset by offset, its home with them; returns the frames."""
     p2m = domain.p2m
     for block in (source, target):
@@ -190,20 +211,20 @@ def move_entries(domain: Domain, source: int, target: int) -> Frames:
     p2m.rows[source] = 0
     p2m.populated[target], p2m.populated[source] = SUPER_PAGES, 0
     p2m.home[target], p2m.home[source] = p2m.home[source], 0
-    frames: Frames = p2m.rows[target] - 1
-    return frames
+    return from_cells(p2m.rows[target])
 
 
-def release_everything(host: FrameTable, domain: Domain, kept: Frames) -> None:
+def release_everything(host: FrameTable, domain: Domain, kept: Gfns) -> None:
     """Return all frames of a domain to the heap but those of *kept*: (n,) populated gfns, ascending."""
     p2m = domain.p2m
-    kept_blocks, kept_counts = np.unique(kept >> SUPER_ORDER, return_counts=True)
-    host.give_superframes(unmap_leaves(domain, np.setdiff1d(np.flatnonzero(p2m.leaf), kept_blocks)))
+    kept_blocks, kept_counts = np.unique(blocks_of(kept), return_counts=True)
+    leaves: NDArray[Any] = np.setdiff1d(np.flatnonzero(p2m.leaf), kept_blocks)
+    host.give_superframes(unmap_leaves(domain, leaves))
     broken = kept_blocks[(p2m.leaf[kept_blocks] > 0) & (kept_counts < SUPER_PAGES)]
     if broken.size:
         shatter(host, domain, broken)
-    blocks = np.flatnonzero((p2m.populated > 0) & (p2m.leaf == 0))
-    gfns = np.setdiff1d(p2m.populated_in(blocks), kept, assume_unique=True)
+    blocks: NDArray[Any] = np.flatnonzero((p2m.populated > 0) & (p2m.leaf == 0))
+    gfns: NDArray[Any] = np.setdiff1d(p2m.populated_in(blocks), kept, assume_unique=True)
     if gfns.size:
         groups = group_by_super(gfns)
         host.give(unmap_frames(host, domain, gfns, groups))

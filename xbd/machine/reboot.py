@@ -10,9 +10,9 @@ from typing import Final, Protocol
 import numpy as np
 
 from xbd import abi
+from xbd.arrays import from_cells, supers_of
 from xbd.machine.domain import NO_RUNS, Domain, P2m
 from xbd.machine.frame_table import FrameTable
-from xbd.units import SUPER_ORDER
 
 # What a piece costs at most, as turns count it.
 _PIECE_COST: Final = abi.TURN_EXTENTS
@@ -48,7 +48,7 @@ class Reboot:
         costs = np.zeros(p2m.leaf.size, dtype=np.int64)
         costs[(p2m.populated > 0) & (p2m.leaf == 0)] = abi.TURN_COST_SHATTERED
         leaves = np.flatnonzero(p2m.leaf)
-        written = self._machine.host.written[(p2m.leaf[leaves] - 1) >> SUPER_ORDER]
+        written = self._machine.host.written[supers_of(from_cells(p2m.leaf[leaves]))]
         costs[leaves[written]] = abi.TURN_COST_LEAF
         turns = np.cumsum(costs) // _PIECE_COST
         return [*(np.flatnonzero(turns[1:] > turns[:-1]) + 1).tolist(), costs.size]

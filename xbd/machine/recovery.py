@@ -11,7 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_NAME_CHARS, DomainType, Frames
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_NAME_CHARS, DomainType
+from xbd.arrays import from_cells
 from xbd.errors import DamagedState, HypercallError
 from xbd.limits import LIMITS, Limits
 from xbd.machine import frame_table
@@ -175,7 +176,7 @@ def _derive_owners(host: FrameTable, domain: Domain) -> None:
     p2m, who = domain.p2m, f"d{domain.domid}"
     supers, frames = p2m.leaf_supers(), p2m.frames()
     homes = p2m.home
-    if p2m.leaf.size and (int(p2m.leaf.min()) < 0 or ((p2m.leaf[p2m.leaf > 0] - 1) & OFFSET_MASK).any()):
+    if p2m.leaf.size and (int(p2m.leaf.min()) < 0 or (from_cells(p2m.leaf[p2m.leaf > 0]) & OFFSET_MASK).any()):
         raise DamagedState(f"{who}: a leaf is misaligned")
     for what, numbers, most in (
         ("leaf", supers, host.heap.superframe_count - 1),
@@ -224,7 +225,7 @@ def _derive_references(machine: Machine, domain: Domain) -> None:
     for domid in np.unique(table.owner[live]).tolist():
         theirs = live[table.owner[live] == domid]
         owner = machine.domain_table.domains.get(domid)
-        mfns: Frames = table.mfn[theirs] - 1
+        mfns = from_cells(table.mfn[theirs])
         refs = table.ref[theirs].astype(np.int64)
         if (
             owner is None

@@ -8,15 +8,14 @@ comparison. Source: Xen get_page, put_page and the count in page_info.
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import Frames
+from xbd.arrays import Blocks, Gfns, Mfns, from_cells, supers_of
 from xbd.frames import group_by_super
 from xbd.machine.domain import Domain
 from xbd.machine.extents import first, repeats
 from xbd.machine.frame_table import FrameTable
-from xbd.units import SUPER_ORDER
 
 
-def reference(host: FrameTable, owner: Domain, mfns: Frames) -> None:
+def reference(host: FrameTable, owner: Domain, mfns: Mfns) -> None:
     """Take a reference on each of (n,) frames of *owner*; one that is named twice gets two."""
     before = host.references[mfns]
     fresh = mfns[before == 0]
@@ -29,7 +28,7 @@ def reference(host: FrameTable, owner: Domain, mfns: Frames) -> None:
         _count_referenced(host, owner, fresh, 1)
 
 
-def unreference(host: FrameTable, owner: Domain, mfns: Frames) -> Frames:
+def unreference(host: FrameTable, owner: Domain, mfns: Mfns) -> Mfns:
     """Give a reference on each of (n,) frames back; returns those that have none any more, each once, in no order."""
     if repeats(mfns).size:
         np.subtract.at(host.references, mfns, np.uint32(1))
@@ -38,33 +37,33 @@ def unreference(host: FrameTable, owner: Domain, mfns: Frames) -> Frames:
     else:
         left = host.references[mfns] - np.uint32(1)
         host.references[mfns] = left
-    free: Frames = mfns[left == 0]
+    free: Mfns = mfns[left == 0]
     if free.size:
         _count_referenced(host, owner, free, -1)
     return free
 
 
-def _count_referenced(host: FrameTable, owner: Domain, mfns: Frames, sign: int) -> None:
+def _count_referenced(host: FrameTable, owner: Domain, mfns: Mfns, sign: int) -> None:
     supers, counts = group_by_super(mfns)
     host.pinned[supers] = host.pinned[supers] + sign * counts
     owner.referenced += sign * mfns.size
 
 
-def first_referenced(host: FrameTable, domain: Domain, gfns: Frames) -> int:
+def first_referenced(host: FrameTable, domain: Domain, gfns: Gfns) -> int:
     """Index of the first of (n,) populated gfns whose frame is referenced, or n."""
     if not domain.referenced:
         return int(gfns.size)
-    return first(host.are_referenced(domain.p2m.lookup(gfns) - 1))
+    return first(host.are_referenced(from_cells(domain.p2m.lookup(gfns))))
 
 
-def referenced_blocks(host: FrameTable, domain: Domain, blocks: Frames) -> NDArray[np.bool_]:
+def referenced_blocks(host: FrameTable, domain: Domain, blocks: Blocks) -> NDArray[np.bool_]:
     """Say for each of (n,) wholly populated blocks whether any frame of it is referenced: (n,) bool."""
     if not domain.referenced:
         return np.zeros(blocks.size, dtype=np.bool_)
     leaves = domain.p2m.leaf[blocks]
-    referenced = host.are_pinned(np.maximum(leaves - 1, 0) >> SUPER_ORDER)
+    referenced = host.are_pinned(supers_of(np.maximum(from_cells(leaves), 0)))
     shattered = np.flatnonzero(leaves == 0)
     if shattered.size:
-        mfns = domain.p2m.rows[blocks[shattered]] - 1
-        referenced[shattered] = host.are_referenced(np.maximum(mfns, 0)).any(axis=1)
+        mfns = np.maximum(from_cells(domain.p2m.rows[blocks[shattered]]), 0)
+        referenced[shattered] = host.are_referenced(mfns).any(axis=1)
     return referenced

@@ -25,6 +25,7 @@ from xbd.abi import (
     Populate,
     Stop,
 )
+from xbd.arrays import BlockKind, Blocks, Gfns, Mfns, blocks_of, from_cells, supers_of
 from xbd.errors import BadArgument
 from xbd.frames import Groups, expand_supers, group_by_super
 from xbd.machine import claims, mapping
@@ -40,12 +41,12 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
 
     Stops with EEXIST (populated already), E2BIG (max_pages), ENOMEM (host), BUDGET.
     """
-    gfns, order = command.gfns, command.order
-    within = check_extents(gfns, order, domain)
+    order = command.order
+    gfns, within = check_extents(command.gfns, order, domain)
     turn = TURN_EXTENTS if order else in_a_turn(domain, gfns, within, mends=True)
     count, stop = count_populatable(host, domain, gfns[:turn], order, within)
     if count and order:
-        mapping.map_leaves(host, domain, gfns[:count] >> SUPER_ORDER, host.heap.take_superframes(count))
+        mapping.map_leaves(host, domain, blocks_of(gfns[:count]), host.heap.take_superframes(count))
     elif count:
         _populate_small(host, domain, gfns[:count], within)
     if domain.claimed_pages:
@@ -57,7 +58,7 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     return answer(count, gfns.size, stop)
 
 
-def count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int, within: int) -> tuple[int, Stop]:
+def count_populatable(host: FrameTable, domain: Domain, gfns: Gfns, order: int, within: int) -> tuple[int, Stop]:
     """Count the extents before the first that cannot be populated, and return the stop that it causes.
 
     They lie *within* so many superpages at most, as `check_extents` says.
@@ -80,7 +81,7 @@ def count_populatable(host: FrameTable, domain: Domain, gfns: Frames, order: int
     return count, stop
 
 
-def _populate_small(host: FrameTable, domain: Domain, gfns: Frames, within: int) -> None:
+def _populate_small(host: FrameTable, domain: Domain, gfns: Gfns, within: int) -> None:
     groups = group_by_super(gfns, within)
     filling = host.settings.home_fill == "always"
     if filling and host.settings.coalesce and gfns.size == SUPER_PAGES == groups[1][0] and host.heap.serves_whole():
@@ -101,7 +102,7 @@ def _populate_small(host: FrameTable, domain: Domain, gfns: Frames, within: int)
     mapping.settle(host, domain, groups[0])
 
 
-def _populate_anywhere(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) -> None:
+def _populate_anywhere(host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind]) -> None:
     mfns = host.heap.take(gfns.size)
     empty = groups[0].size - np.count_nonzero(domain.p2m.populated[groups[0]])
     if empty and host.settings.home_fill == "always":
@@ -109,7 +110,9 @@ def _populate_anywhere(host: FrameTable, domain: Domain, gfns: Frames, groups: G
     mapping.map_frames(host, domain, gfns, groups, mfns)
 
 
-def home_fill(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) -> tuple[Frames | None, Frames | None]:
+def home_fill(
+    host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind]
+) -> tuple[Mfns | None, Frames | None]:
     """Take the home frames of *gfns* that are free: (n,) mfns and the indexes still missing; (None, None): none is."""
     blocks, counts = groups
     homes = domain.p2m.home[blocks]
@@ -124,7 +127,7 @@ def home_fill(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) ->
     )
     found = np.count_nonzero(free)
     if found == gfns.size:
-        host.heap.take_exactly(wanted, (homes - 1, counts))
+        host.heap.take_exactly(wanted, (from_cells(homes), counts))
         return wanted, None
     if found == 0:
         return None, None
@@ -132,7 +135,7 @@ def home_fill(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) ->
     return wanted, np.flatnonzero(~free)
 
 
-def _match_offsets(domain: Domain, gfns: Frames, mfns: Frames) -> Frames:
+def _match_offsets(domain: Domain, gfns: Gfns, mfns: Mfns) -> Mfns:
     """Assign frames so that in empty blocks each gfn gets a frame of its own offset, where possible.
 
     The heap may choose any free frame for any page; this choice lets a block that is populated
@@ -155,19 +158,19 @@ def decrease(host: FrameTable, domain: Domain, command: Decrease | Inflate) -> M
 
     Stops with ENOENT (not, or not wholly, populated), EBUSY (others map a frame of it), BUDGET.
     """
-    gfns, order = command.gfns, command.order
-    within = check_extents(gfns, order, domain)
+    order = command.order
+    gfns, within = check_extents(command.gfns, order, domain)
     asked = gfns.size
     if asked == 0:
         return MemopResult(0)
     if order:
-        done, stop = _decrease_blocks(host, domain, gfns[:TURN_EXTENTS] >> SUPER_ORDER)
+        done, stop = _decrease_blocks(host, domain, blocks_of(gfns[:TURN_EXTENTS]))
     else:
         done, stop = _decrease_pages(host, domain, gfns[: in_a_turn(domain, gfns, within)], within)
     return answer(done, asked, stop)
 
 
-def _decrease_pages(host: FrameTable, domain: Domain, gfns: Frames, within: int) -> tuple[int, Stop]:
+def _decrease_pages(host: FrameTable, domain: Domain, gfns: Gfns, within: int) -> tuple[int, Stop]:
     groups = group_by_super(gfns, within)
     # Often the blocks' counts say that all is populated, without a look at any entry.
     all_full = np.count_nonzero(domain.p2m.populated[groups[0]] == SUPER_PAGES) == groups[0].size
@@ -180,7 +183,7 @@ def _decrease_pages(host: FrameTable, domain: Domain, gfns: Frames, within: int)
     return done, stop if done < gfns.size else Stop.BUDGET
 
 
-def _decrease_small(host: FrameTable, domain: Domain, gfns: Frames, groups: Groups) -> None:
+def _decrease_small(host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind]) -> None:
     blocks, counts = groups
     if counts[0] == SUPER_PAGES and domain.p2m.leaf[blocks[0]]:
         # All of one leaf: nothing to shatter only to merge it again.
@@ -190,7 +193,7 @@ def _decrease_small(host: FrameTable, domain: Domain, gfns: Frames, groups: Grou
     mapping.settle(host, domain, blocks)
 
 
-def _decrease_blocks(host: FrameTable, domain: Domain, blocks: Frames) -> tuple[int, Stop]:
+def _decrease_blocks(host: FrameTable, domain: Domain, blocks: Blocks) -> tuple[int, Stop]:
     done, stop = first(domain.p2m.populated[blocks] < SUPER_PAGES), Stop.ENOENT
     unreferenced = first(referenced_blocks(host, domain, blocks[:done]))
     if unreferenced < done:
@@ -201,20 +204,20 @@ def _decrease_blocks(host: FrameTable, domain: Domain, blocks: Frames) -> tuple[
     leaves = domain.p2m.leaf[blocks]
     is_leaf = leaves > 0
     # The 512 words of a leaf that was written to are noted and zeroed.
-    of_leaf = np.where(host.written[(leaves - 1) >> SUPER_ORDER], TURN_COST_LEAF, 1)
+    of_leaf = np.where(host.written[supers_of(from_cells(leaves))], TURN_COST_LEAF, 1)
     within = first(np.cumsum(np.where(is_leaf, of_leaf, TURN_COST_SHATTERED)) > TURN_EXTENTS)
     if within < done:
         done, stop = within, Stop.BUDGET
         blocks, is_leaf = blocks[:done], is_leaf[:done]
-    leaves, shattered = blocks[is_leaf], blocks[~is_leaf]
-    if leaves.size:
-        host.give_superframes(mapping.unmap_leaves(domain, leaves))
+    whole, shattered = blocks[is_leaf], blocks[~is_leaf]
+    if whole.size:
+        host.give_superframes(mapping.unmap_leaves(domain, whole))
     if shattered.size:
         free_shattered(host, domain, shattered)
     return done, stop
 
 
-def free_shattered(host: FrameTable, domain: Domain, blocks: Frames) -> None:
+def free_shattered(host: FrameTable, domain: Domain, blocks: Blocks) -> None:
     """Free all of (n,) wholly populated blocks that are no leaves."""
     groups = (blocks, np.full(blocks.size, SUPER_PAGES, dtype=np.int64))
     host.give(mapping.unmap_frames(host, domain, expand_supers(blocks), groups))

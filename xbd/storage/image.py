@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import Frames
+from xbd.arrays import Frames, KindT
 from xbd.errors import DamagedState, OutOfResources
 from xbd.frames import sparse_zeros
 from xbd.replaceable import replaceable
@@ -65,20 +65,20 @@ class Layout:
         return sum(-(-rows * width // PAGE_WORDS) * PAGE_WORDS for rows, width in self.columns.values())
 
 
-class Column:
-    """A column of a section: rows of words that are noted before they are written.
+class Column(Generic[KindT]):
+    """A column of a section: rows of words, numbered by one kind of index, that are noted before they are written.
 
-    Attributes: *words* (rows,) int64, or (rows, width) where a row has more than one word.
+    Attributes: *words* (rows,) int64 of a kind that its owner says, or (rows, width) where a row has more than one word.
     """
 
     __slots__ = ("_undo", "_where", "words")
 
     def __init__(self, words: Frames, undo: Undo | None, where: tuple[int, int, int, int]) -> None:
-        self.words = words
+        self.words: NDArray[Any] = words
         self._undo = undo
         self._where = where
 
-    def note(self, rows: Frames) -> None:
+    def note(self, rows: NDArray[KindT]) -> None:
         """Note (n,) rows, which are about to be written."""
         if self._undo is not None:
             self._undo.note(self._where, self.words, rows)
@@ -109,10 +109,10 @@ class Section:
         self.words = words
         self._undo = undo
         self._offsets = layout.offsets()
-        self._columns: list[Column] = []
+        self._columns: list[Column[Any]] = []
 
     @replaceable
-    def column(self, name: str, *, width: int | None = None) -> Column:
+    def column(self, name: str, *, width: int | None = None) -> Column[Any]:
         """Return a column, or, with another *width*, the same words seen as rows of so many."""
         rows, own_width = self.layout.columns[name]
         width = width or own_width
@@ -121,7 +121,7 @@ class Section:
         words = self.words[offset : offset + rows * width]
         if width > 1:
             words = words.reshape(rows, width)
-        column = Column(words, self._undo, (*self.key, offset, width))
+        column: Column[Any] = Column(words, self._undo, (*self.key, offset, width))
         self._columns.append(column)
         return column
 

@@ -1,9 +1,10 @@
 """What must hold after every event (safety), and after the faults have stopped (liveness)."""
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xbd.abi import EndGrant, Grant, MapGrant, UnmapGrant
 from xbd.guest import Guest
@@ -110,7 +111,8 @@ def _compare_guest_view(world: Inspected, player: Player) -> None:
 def _compare_oracle(world: Inspected, domain: Domain, oracle: WatchedOracle) -> None:
     if not oracle.booted:
         return
-    entries = domain.p2m.lookup(np.arange(oracle.gfn_count, dtype=np.int64))
+    gfns: NDArray[Any] = np.arange(oracle.gfn_count, dtype=np.int64)
+    entries = domain.p2m.lookup(gfns)
     certain = ~oracle.in_doubt()
     wrong = certain & ((entries > 0) != oracle.populated)
     if wrong.any():

@@ -150,8 +150,8 @@ def _without_undo(*columns: tuple[Kind, str]) -> Replacements:
     """Let no write of some columns be recorded in the undo log."""
 
     def replacement(original: Anything) -> Anything:
-        def column(self: Section, name: str, *, width: int | None = None) -> Column:
-            made: Column = original(self, name, width=width)
+        def column(self: Section, name: str, *, width: int | None = None) -> Column[Anything]:
+            made: Column[Anything] = original(self, name, width=width)
             return Column(made.words, None, (0, 0, 0, 0)) if (self.key[0], name) in columns else made
 
         return column
