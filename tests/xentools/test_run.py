@@ -212,6 +212,17 @@ def test_where_namespaces_are_denied_a_sentence_says_what_works(host: Path) -> N
     assert "xl list, info, vcpu-list," in done.stderr
 
 
+def test_what_runs_on_this_machine_is_reached_as_before(host: Path) -> None:
+    """Libxl's locks have a place of their own; directories beside it are what they were, and may be written to as before."""
+    there = [path.name for path in Path("/run").iterdir() if path.name != "xen"]
+    look = "ls -A /run; touch /run/xen/x && ls /var/run/xen; touch /run/lock/xbd-test && rm /run/lock/xbd-test; echo $?"
+    done = xen(host, "sh", "-c", look)
+    *seen, lock, code = done.stdout.split()
+    assert sorted(seen) == sorted([*there, "xen"])
+    assert (lock, code, done.stderr) == ("x", "0", "")
+    assert not Path("/run/xen/x").exists()
+
+
 @needs_root
 def test_an_ordinary_user_needs_nothing_more() -> None:
     """As nobody, on nobody's host: hypercalls work, and the directories of Xen's tools are there and its own."""

@@ -6,6 +6,7 @@ a layer in which it is. Only the program that is run, and what it starts, see th
 
 import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,8 @@ _MS_REC: Final = 16384
 _MS_PRIVATE: Final = 1 << 18
 # Where libxl keeps what it knows of domains: covered always, for it is of this host alone.
 USERDATA: Final = Path("/var/lib/xen")
+# Where libxl keeps its locks, and which numbers were domains' a moment ago: without it it destroys none.
+RUN: Final = Path("/var/run").resolve() / "xen"
 # Directories that tools look into; and a file, with what is in it.
 _LOOKED_INTO: Final = (Path("/sys/bus/xen-backend/devices"), Path("/sys/bus/pci/devices"))
 _XL_CONF: Final = Path("/etc/xen/xl.conf")
@@ -34,7 +37,8 @@ def prepare(directory: Path) -> Path:
     """Make what the view is made of in *directory*; returns where userdata lies. Raises OSError."""
     userdata = directory / "userdata"
     userdata.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
-    for wanted in (USERDATA, _XL_CONF.parent, *_LOOKED_INTO):
+    (directory / "run").mkdir(_DIRECTORY_MODE, exist_ok=True)
+    for wanted in (USERDATA, RUN, _XL_CONF.parent, *_LOOKED_INTO):
         base = _existing(wanted)
         (directory / "layers" / _flat(base) / wanted.relative_to(base)).mkdir(parents=True, exist_ok=True)
     conf = directory / "layers" / _flat(_existing(_XL_CONF.parent)) / _XL_CONF.relative_to(_existing(_XL_CONF.parent))
@@ -68,21 +72,39 @@ def _cover(mounts: "_Mounts", directory: Path, kept: Path) -> None:
     """Mount what there is to be seen. Raises NoNamespace."""
     mounts.mount(None, Path("/"), None, _MS_REC | _MS_PRIVATE)
     sockets = os.open(kept, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    userdata = os.open(directory / "userdata", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    userdata, run = (
+        os.open(directory / name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for name in ("userdata", "run")
+    )
+    running = {} if RUN.is_dir() else _opened(RUN.parent)
     try:
-        for base in {_existing(wanted) for wanted in (USERDATA, _XL_CONF.parent, *_LOOKED_INTO)}:
+        for base in {_existing(wanted) for wanted in (USERDATA, RUN, _XL_CONF.parent, *_LOOKED_INTO)}:
             layer = directory / "layers" / _flat(base)
-            if base in (USERDATA, *_LOOKED_INTO) or (base / _XL_CONF.name).exists():
+            if base in (USERDATA, RUN, *_LOOKED_INTO) or (base / _XL_CONF.name).exists():
                 continue
             mounts.mount("overlay", base, "overlay", _MS_RDONLY, f"lowerdir={layer}:{base}")
             if kept.is_relative_to(base):
                 # A socket under an overlay cannot be connected to.
                 mounts.mount(f"/proc/self/fd/{sockets}", kept, None, _MS_BIND)
+        for path, descriptor in running.items():
+            # All that runs here is reached as before, but what comes later.
+            with suppress(NoNamespace):
+                mounts.mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND | _MS_REC)
         mounts.mount(f"/proc/self/fd/{userdata}", USERDATA, None, _MS_BIND)
+        mounts.mount(f"/proc/self/fd/{run}", RUN, None, _MS_BIND)
     finally:
-        os.close(sockets)
-        os.close(userdata)
+        for descriptor in (sockets, userdata, run, *running.values()):
+            os.close(descriptor)
     os.chdir(os.getcwd())  # noqa: PTH109 - what is below an overlay is seen through it
+
+
+def _opened(directory: Path) -> dict[Path, int]:
+    """Hold on to what lies in a directory, sockets too, before it is covered; by path, a descriptor of each."""
+    held = {}
+    for path in directory.iterdir():
+        with suppress(OSError):
+            if not path.is_symlink():
+                held[path] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return held
 
 
 def _existing(path: Path) -> Path:
