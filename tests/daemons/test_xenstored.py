@@ -342,7 +342,7 @@ async def test_a_limit_that_was_raised_counts_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_guest_stops_by_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As xl's shutdown and reboot ask for it; a domain that may not be asked keeps the key, and others are served."""
+    """As xl's shutdown and reboot ask for it; what no guest does stays, others are served, and a name is the domain's."""
     monkeypatch.setattr("xbd.daemons.xenstored.LOOK_EVERY_S", 3600.0)
     async with daemon(tmp_path) as host, serving(tmp_path) as server, connected(server.path) as tool:
         create(host, "web"), create(host, "db")
@@ -353,6 +353,13 @@ async def test_a_guest_stops_by_what_is_written(tmp_path: Path, monkeypatch: pyt
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert await tool.ask(Operation.WATCH, b"@releaseDomain\0t\0") == OK
             await tool.event()
+            for name, then in ((b"www", b"www"), (b"db", b"www")):
+                assert await tool.ask(Operation.WRITE, b"/local/domain/1/name\0" + name) == OK
+                with trio.fail_after(PATIENCE_S):
+                    while await tool.ask(Operation.READ, b"/local/domain/1/name\0") != then or (
+                        host.domain_info(1).name != "www"
+                    ):
+                        pass
             assert await tool.ask(Operation.WRITE, b"/local/domain/1/control/shutdown\0suspend") == OK
             for domid, word in ((1, b"poweroff"), (2, b"reboot")):
                 key = b"/local/domain/%d/control/shutdown" % domid

@@ -95,6 +95,25 @@ def test_a_domain_is_shown_by_its_new_name() -> None:
         assert (client.read(path), client.permissions(path)) == (b"www", b"n0 r3")
 
 
+def test_a_name_that_is_written_is_asked_for_once() -> None:
+    """What the host itself calls a domain is no wish; a refused name makes place for the true one, and dom0 keeps its own."""
+    dom0 = replace(WEB, domid=0, name="dom0", uuid="uuid-0")
+    bridge, client = bridged(dom0, WEB)
+    name = b"/local/domain/3/name"
+    client.write(name, b"www")
+    client.write(b"/local/domain/0/name", b"zero")
+    assert (bridge.renames(), bridge.renames()) == ([(3, "www")], [])
+    bridge.show(replace(WEB, name="www"), 0.0)
+    assert bridge.renames() == []
+    client.write(name, b"\xff")
+    assert bridge.renames() == [(3, "\ufffd")]
+    bridge.keeps_name(3)
+    assert (client.read(name), bridge.renames()) == (b"www", [])
+    client.write(name, b"late")
+    bridge.remove(3)
+    assert bridge.renames() == []
+
+
 def test_what_is_written_to_control_shutdown_asks_a_guest_to_stop() -> None:
     """As Linux takes it; the key is emptied when that is begun, not while the guest is paused, nor what was written since."""
     key = b"/local/domain/3/control/shutdown"

@@ -223,6 +223,10 @@ async def test_guests_are_paused_stopped_and_rebooted_by_xl(tmp_path: Path) -> N
             while (await client.info("hv1")).state != "running":  # noqa: ASYNC110 - other processes
                 await trio.sleep(0.02)
         assert await states() == ["r-----", "-b----", "---s--"]
+        assert await xl.said("xl", "rename", "hv1", "www") == ""
+        with trio.fail_after(HANGS_AFTER_S):
+            while (await client.info(1)).name != "www":  # noqa: ASYNC110 - other processes
+                await trio.sleep(0.02)
         assert await xl.said("xl", "destroy", "pv1") == ""
         assert await client.audit() == []
 

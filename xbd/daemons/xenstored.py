@@ -76,6 +76,7 @@ class HostInStore:
                 self._server.deliver()
                 await self._ask(client)
                 await self._stop_guests(client)
+                await self._rename_guests(client)
                 self._follower.check_in.here()
                 await trio.sleep(max(LOOK_PAUSE_S, trio.current_time() - began))
                 with trio.move_on_at(looked_at_all + self._look_every_s):
@@ -139,6 +140,17 @@ class HostInStore:
             else:
                 self._bridge.begun(asked)
                 self._server.deliver()
+
+    async def _rename_guests(self, client: Client) -> None:
+        """Have the guests called as was written; one that may not be called so keeps its name."""
+        for domid, name in self._bridge.renames():
+            self._follower.check_in.here()
+            try:
+                await client.rename(domid, name)
+            except HypercallError as error:
+                self._bridge.keeps_name(domid)
+                self._server.deliver()
+                self._refused(domid, "name", reason=str(error))
 
     async def _set_target(self, client: Client, request: TargetRequest) -> None:
         domid, pages = request.domid, request.pages

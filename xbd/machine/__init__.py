@@ -13,8 +13,9 @@ from xbd.lazy import lazily
 
 if TYPE_CHECKING:
     from xbd.machine.domain import DomainState
-    from xbd.machine.machine import HostStatistics, Machine
+    from xbd.machine.machine import Machine
     from xbd.machine.settings import HOME_FILLS, TODAYS_XEN, HomeFill, HostSettings
+    from xbd.machine.statistics import HostStatistics
 
 __all__ = [
     "HOME_FILLS",
@@ -30,7 +31,8 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "xbd.machine.domain": ("DomainState",),
-        "xbd.machine.machine": ("HostStatistics", "Machine"),
+        "xbd.machine.machine": ("Machine",),
+        "xbd.machine.statistics": ("HostStatistics",),
         "xbd.machine.settings": ("HOME_FILLS", "TODAYS_XEN", "HomeFill", "HostSettings"),
     },
 )

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS
 from xbd.errors import AlreadyExists, BadArgument, OutOfFrames
 from xbd.machine.domains import DomainTable
-from xbd.text import DOMAIN_NAME, is_domain_name, quote
 from xbd.units import SUPER_PAGES, exact_size
 
 
@@ -27,7 +26,7 @@ def check_creation(asked: Asked, domains: DomainTable, free_pages: int) -> None:
     Raises:
         BadArgument, AlreadyExists, OutOfFrames: it cannot be made.
     """
-    check_name(asked.name, domains)
+    domains.check_name(asked.name)
     _check_sizes(asked)
     if len(domains.domains) >= MAX_DOMAINS:
         raise OutOfFrames(f"{len(domains.domains)} domains exist", f"at most {MAX_DOMAINS}")
@@ -41,15 +40,6 @@ def check_creation(asked: Asked, domains: DomainTable, free_pages: int) -> None:
             f"the host has {exact_size(free_pages)} free and unclaimed",
             "a smaller target, or memory freed by other domains first",
         )
-
-
-def check_name(name: str, domains: DomainTable) -> None:
-    """Check the name that a domain is to have. Raises BadArgument: it cannot be one; AlreadyExists: another one has it."""
-    if not is_domain_name(name):
-        raise BadArgument(f"domain name {quote(name)}", DOMAIN_NAME)
-    named = domains.named(name)
-    if named is not None:
-        raise AlreadyExists(f"a domain named {name!r} exists (d{named})", "another name")
 
 
 def _check_sizes(asked: Asked) -> None:

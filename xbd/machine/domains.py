@@ -11,12 +11,14 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import MAX_DOMAINS, DomainType
-from xbd.errors import BadArgument, DamagedState, NoSuchDomain, OutOfFrames
+from xbd.domain import number_of
+from xbd.errors import AlreadyExists, BadArgument, DamagedState, NoSuchDomain, OutOfFrames
 from xbd.limits import Limits
 from xbd.machine.counts import MAX_COUNT
 from xbd.machine.domain import Domain, DomainState
 from xbd.machine.parts import Parts
 from xbd.storage.image import Image, Kind, Section
+from xbd.text import DOMAIN_NAME, is_domain_name, quote
 from xbd.units import exact_size
 
 # The row behind those of the domids: the number of births so far.
@@ -141,12 +143,35 @@ class DomainTable:
             )
         return partner
 
+    def find(self, name_or_domid: str | int) -> int:
+        """Find a domid by name, number, or number as text (`number_of`). Raises NoSuchDomain."""
+        domid: int | None
+        if isinstance(name_or_domid, str):
+            named = self.named(name_or_domid)
+            domid = number_of(name_or_domid) if named is None else named
+        else:
+            domid = name_or_domid
+        if domid is None or domid not in self.domains:
+            raise NoSuchDomain(f"{name_or_domid} is an invalid domain identifier", "a name or domid of `xbd list`")
+        return domid
+
+    def check_name(self, name: str) -> None:
+        """Check the name that a domain is to have. Raises BadArgument: it cannot be one; AlreadyExists: another one has it."""
+        if not is_domain_name(name):
+            raise BadArgument(f"domain name {quote(name)}", DOMAIN_NAME)
+        named = self.named(name)
+        if named is not None:
+            raise AlreadyExists(f"a domain named {name!r} exists (d{named})", "another name")
+
     def named(self, name: str) -> int | None:
         """Find the domid of the living domain of that name; None: there is none."""
         return self._names.get(name)
 
     def rename(self, domain: Domain, name: str) -> None:
-        """Call a living domain by a name that no other one has, and save it."""
+        """Call a living domain otherwise, and save it. Raises BadArgument, AlreadyExists: it cannot be called so."""
+        if name == domain.name:
+            return
+        self.check_name(name)
         del self._names[domain.name]
         domain.name = name
         self._names[name] = domain.domid

@@ -4,7 +4,6 @@ Guests call `Machine.execute`; the other methods are the toolstack's. A machine 
 clock and never waits; one call is one turn.
 """
 
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd import abi
-from xbd.domain import DomainInfo, number_of
+from xbd.domain import DomainInfo
 from xbd.errors import BadArgument, HypercallError, NoSuchDomain
 from xbd.frames import expand_supers, group_by_super
 from xbd.limits import LIMITS, Limits
@@ -20,7 +19,7 @@ from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.content_check import add_checks
-from xbd.machine.creation import Asked, check_creation, check_name
+from xbd.machine.creation import Asked, check_creation
 from xbd.machine.domain import Domain, DomainState, describe
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
@@ -29,27 +28,14 @@ from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
 from xbd.machine.parts import PARTS, Parts
 from xbd.machine.reboot import Reboot
 from xbd.machine.settings import HostSettings
+from xbd.machine.statistics import HostStatistics, statistics
 from xbd.storage.image import Image, Kind
 from xbd.target_rules import Bound, broken_bound, static_max_pages
-from xbd.units import SUPER_ORDER, SUPER_PAGES, exact_size
+from xbd.units import SUPER_ORDER, exact_size
 
 
 def _refused(error: HypercallError) -> abi.Refused:
     return abi.Refused(error.errno, error.message, error.expected)
-
-
-@dataclass(frozen=True, slots=True)
-class HostStatistics:
-    """Counts of the host; *free_in_whole_superframes* is a share of the free frames (1.0 when none is free)."""
-
-    frames: int
-    free_frames: int
-    superframes: int
-    free_superframes: int
-    shattered_superframes: int
-    free_in_whole_superframes: float
-    claimed_frames: int
-    domains: int
 
 
 class Machine:
@@ -230,10 +216,7 @@ class Machine:
 
     def rename(self, domid: int, name: str) -> None:
         """Call a domain otherwise; no other domain may be called so. Raises NoSuchDomain, BadArgument, AlreadyExists."""
-        domain = self.domain_table.living(domid)
-        if name != domain.name:
-            check_name(name, self.domain_table)
-            self.domain_table.rename(domain, name)
+        self.domain_table.rename(self.domain_table.living(domid), name)
 
     def ceiling(self, domid: int) -> int:
         """Tell the most pages a domain can ever have: its gfn space, rounded up to whole superframes."""
@@ -366,15 +349,7 @@ class Machine:
 
     def find(self, name_or_domid: str | int) -> int:
         """Find a domid by name, number, or number as text (`number_of`). Raises NoSuchDomain."""
-        domid: int | None
-        if isinstance(name_or_domid, str):
-            named = self.domain_table.named(name_or_domid)
-            domid = number_of(name_or_domid) if named is None else named
-        else:
-            domid = name_or_domid
-        if domid is None or domid not in self._domains:
-            raise NoSuchDomain(f"{name_or_domid} is an invalid domain identifier", "a name or domid of `xbd list`")
-        return domid
+        return self.domain_table.find(name_or_domid)
 
     def domains(self) -> list[int]:
         """List the domids, ascending."""
@@ -390,19 +365,7 @@ class Machine:
 
     def statistics(self) -> HostStatistics:
         """Describe the host."""
-        heap = self.host.heap.statistics()
-        return HostStatistics(
-            frames=heap.frames,
-            free_frames=heap.free_frames,
-            superframes=heap.superframes,
-            free_superframes=heap.free_superframes,
-            shattered_superframes=heap.shattered_superframes,
-            free_in_whole_superframes=(
-                heap.free_superframes * SUPER_PAGES / heap.free_frames if heap.free_frames else 1.0
-            ),
-            claimed_frames=self.host.claimed_pages,
-            domains=len(self._domains),
-        )
+        return statistics(self.host, len(self._domains))
 
     def frame_map(self) -> FrameMap:
         """Return the kind, the owner and the use of each superframe."""

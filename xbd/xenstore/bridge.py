@@ -4,7 +4,8 @@
 written, so watches fire for changes and nothing else. A client that writes a domain's `memory/target` asks for another
 target: `written` names these domains, and `judge` makes a request of it, or a refusal with a reason for the log where
 the value is no target. The key keeps what was written, accepted or not, until the host's target changes: then it shows
-that. What is written to `control/shutdown` asks its guest to stop; as a guest does, the bridge empties the key when that is begun.
+that. What is written to `control/shutdown` asks its guest to stop; as a guest does, the bridge empties the key when that is begun. A name that is
+written is the domain's, if the host agrees; else the key shows its name again.
 
 Source: /local/domain/N and /vm of a host of Xen 4.17 with libxl, and its permissions.
 """
@@ -29,6 +30,7 @@ _WRITE: Final = Access.WRITE.value
 _TARGET: Final = b"/memory/target"
 _USED: Final = b"/memory/meminfo"
 _SHUTDOWN: Final = b"/control/shutdown"
+_NAME: Final = b"/name"
 # What is written there, and why the guest then stops: Linux takes `halt` for `poweroff`.
 _SHUTDOWN_REASONS: Final = {b"poweroff": POWEROFF, b"halt": POWEROFF, b"reboot": REBOOT}
 # A guest that is paused, or does not answer, finds it later.
@@ -120,6 +122,8 @@ class Bridge:
         self._written: dict[int, None] = {}
         # Domids whose guests may be asked to stop, and were not yet.
         self._stopping: dict[int, None] = {}
+        # Domids whose names were written.
+        self._renaming: dict[int, None] = {}
         self._restored = {domid for domid in store.domains if store.tree.find(home_of(domid) + b"/vm")}
         store.change(show_host)
 
@@ -177,6 +181,7 @@ class Bridge:
         self._written.pop(domid, None)
         self._heard.pop(domid, None)
         self._stopping.pop(domid, None)
+        self._renaming.pop(domid, None)
         home = home_of(domid)
         for watch in self._watches.pop(domid, ()):
             self._store.watches.remove(watch)
@@ -201,7 +206,7 @@ class Bridge:
         self._show_used(domain)
         # A restored store may have what nobody has read yet.
         self._stopping[domid] = None
-        keys = {_TARGET: self._heard, _SHUTDOWN: self._stopping}
+        keys = {_TARGET: self._heard, _SHUTDOWN: self._stopping, _NAME: self._renaming}
         self._watches[domid] = [
             self._store.watches.add(_Key(domid, heard, self._ring), home + path, b"", 0) for path, heard in keys.items()
         ]
@@ -300,6 +305,18 @@ class Bridge:
             if written:
                 asked.append(Refusal(domid, written, "no guest here does that; poweroff, halt and reboot are known"))
         return asked
+
+    def renames(self) -> list[tuple[int, str]]:
+        """List, once each, the guests whose names were written, and what they shall be called."""
+        heard = list(self._renaming)
+        self._renaming.clear()
+        written = [(domid, self._value(home_of(domid) + _NAME).decode(errors="replace")) for domid in heard]
+        return [(domid, name) for domid, name in written if domid != DOM0 and name != self._domains[domid].name]
+
+    def keeps_name(self, domid: int) -> None:
+        """Show a guest's name again: the host refused the one that was written."""
+        if domid in self._domains:
+            self._store.change(lambda view: show_name(view, self._domains[domid]))
 
     def begun(self, request: ShutdownRequest) -> None:
         """Empty the key that asked a guest to stop, as the guest does when it begins to; one that asks for something else stays."""
