@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.blackbox.host_directory import run_xbd
 from tests.blackbox.rpc import PATIENCE_S
 from tests.blackbox.users import STRANGER, as_stranger, needs_root, public_directory, some_group
 from tests.processes import running
@@ -18,7 +19,7 @@ pytestmark = [needs_root, pytest.mark.slow]
 
 # Every command that talks to a hypervisor, and a way to call it.
 CLIENTS = (
-    *(("list",), ("info",), ("top", "--once"), ("map",), ("events", "--no-follow"), ("audit",)),
+    *(("list",), ("info",), ("explain", "web"), ("top", "--once"), ("map",), ("events", "--no-follow"), ("audit",)),
     *(("wait", "web", "--timeout", "5"), ("mem-set", "web", "64m"), ("mem-max", "web", "64m"), ("claim", "web", "64m")),
     *(("create", "web", "--target", "64m"), ("destroy", "web"), ("shutdown", "web"), ("guest-mode", "web", "stuck")),
     *(("reserve", "64m", "true"), ("guests",), ("guest", "web"), ("guest", "web", "--wait"), ("autoballoon",)),
@@ -66,6 +67,30 @@ def test_every_client_names_the_group_that_may_enter_the_directory() -> None:
         assert f"{run} belongs to group {group.gr_name} (mode 0750), which {STRANGER} is not in" in end.said
         assert f"usermod -aG {group.gr_name} {STRANGER}" in end.said
     assert (member.code, member.said.split()[0]) == (0, "Name")
+
+
+def test_an_autoballoon_daemon_that_may_not_be_asked_is_not_taken_for_none() -> None:
+    """One who may use the hypervisor and not its socket is told of that socket: by `reserve`, `explain` and `mem-set`."""
+    group = some_group()
+    with public_directory() as directory:
+        run, settings = directory / "run", directory / "autoballoon.toml"
+        settings.write_text("[autoballoon]\ninterval_s = 3600.0\n")
+        with running(*hypervisor(run, "--group", group.gr_name)) as daemon:
+            daemon.wait_until_it_says("hypervisor_ready")
+            run_xbd("--socket", str(run), "create", "web", "--target", "64m")
+            with running("autoballoon", "--socket", str(run), "--config", str(settings)):
+                # It sees to its socket's group when it looks at the host, which it does once.
+                while "autoballoon governs" not in run_xbd("--socket", str(run), "explain", "web").stdout:
+                    pass
+                (run / "autoballoon.sock").chmod(0o600)
+                asked = [["reserve", "64m", "true"], ["explain", "web"]]
+                reserved, explained = as_stranger([["--socket", str(run), *one] for one in asked], [group])
+    assert reserved.code == 1
+    assert "no autoballoon daemon" not in reserved.said
+    assert "autoballoon.sock" in reserved.said
+    assert explained.code == 0
+    assert "what autoballoon decides is not known: " in explained.said
+    assert "autoballoon.sock" in explained.said
 
 
 def test_every_client_names_the_group_of_a_socket_in_a_directory_for_everybody() -> None:

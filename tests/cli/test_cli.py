@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -66,6 +67,72 @@ def told(result: Result) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Parse what a command printed with --json."""
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+# -- why a domain holds what it holds
+
+
+def test_whoever_says_why_says_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mem-set --wait`, `wait`, `explain` and `top` give one text for a domain that is not at its target."""
+    before = told(run("info", "lonely", "--json"))["target_pages"]
+    (asked,) = told(run("mem-set", "lonely", "8m", "--json"))
+    (set_,) = json.loads(run("mem-set", "lonely", "8m", "--wait", "--json").stdout)
+    waited = run("wait", "lonely", "--timeout", "0", "--json")
+    explained = told(run("explain", "lonely", "--json"))
+    said = run("explain", "lonely").output.splitlines()
+    monkeypatch.setenv("COLUMNS", "300")
+    shown = run("top", "--once").output
+    run("mem-set", "lonely", str(before // 256) + "m")
+
+    why = "no agent is connected (the domain is waiting); start one with `xbd guest lonely`"
+    assert asked["governed"] is False
+    assert (set_["outcome"], set_["reason"]) == ("stuck", why)
+    assert (waited.exit_code, json.loads(waited.stdout)[0]["reason"]) == (1, why)
+    (one,) = explained["domains"]
+    assert one["hindrances"] == [{"code": "no-agent", "text": why}]
+    assert [reason["code"] for reason in one["target"]] == ["target-set-by"]
+    assert one["target_set_by"] == "xbd mem-set"
+    assert said == [
+        "lonely holds 16 MiB, its target is 8 MiB",
+        "  its target, 8 MiB, was set by xbd mem-set",
+        f"  {why}",
+    ]
+    assert why[:50] in shown
+
+
+def test_a_domain_at_its_target_has_its_target_explained_alone(run: Run) -> None:
+    """Nothing hinders it; several are explained one after the other, and one that is none is an error."""
+    domains = told(run("explain", "web*", "--json"))["domains"]
+    assert [(one["name"], one["hindrances"]) for one in domains] == [("web1", []), ("web2", []), ("web3", [])]
+    assert "nobody is an invalid domain identifier" in run("explain", "nobody").output
+    assert told(run("explain", "web1", "--json"))["autoballoon"] == "none"
+
+
+def test_what_autoballoon_decides_is_explained_or_why_it_is_not_known(
+    run: Run, directory: Path, tmp_path: Path
+) -> None:
+    """The governed line and its reason, by the daemon; of one that is stopped, that it does not answer; of none, nothing."""
+    settings = tmp_path / "autoballoon.toml"
+    settings.write_text('[autoballoon]\ndomains = ["lonely"]\n')
+    socket = str(directory / "run")
+    with running("autoballoon", "--config", str(settings), "--socket", socket) as daemon:
+        daemon.wait_until_it_says("autoballoon_ready")
+        while not (governed := told(run("explain", "lonely", "--json"))["domains"][0]["target"])[1:]:
+            pass
+        hint = run("mem-set", "lonely", "16m").output
+        web = told(run("explain", "web1", "--json"))
+        daemon.process.send_signal(signal.SIGSTOP)
+        hung = run("explain", "lonely")
+        daemon.process.send_signal(signal.SIGCONT)
+    words = "autoballoon governs lonely and may set another target"
+    assert [reason["code"] for reason in governed[1:]] == ["governed", "policy-goal", "policy-unable"]
+    assert governed[1]["text"].startswith(words)
+    assert words in hint
+    assert web["autoballoon"] == "runs"
+    assert [reason["code"] for reason in web["domains"][0]["target"]] == ["target-set-by"]
+    assert "what autoballoon decides is not known: " in hung.output
+    assert hung.exit_code == 0
+    assert "autoballoon governs" not in run("explain", "lonely").output
 
 
 # -- usage
