@@ -13,16 +13,19 @@ from click.testing import CliRunner
 
 from tests.lab.simulation.test_simulation import ROOT, commit
 from xbd.cli.main import main
-from xbd.daemons.runtime.outside import replaced
+from xbd.daemons.runtime import outside
 from xbd.errors import BadArgument, ConfigError, HypercallError
 from xbd.lab.simulation.daemons.ledger import Keys, Ledger, Promise
-from xbd.lab.simulation.daemons.options import FAULTS, DaemonOptions, make_plan
+from xbd.lab.simulation.daemons.options import FAULTS, DaemonOptions, make_plan, rng_for
 from xbd.lab.simulation.daemons.points import POINTS
 from xbd.lab.simulation.daemons.report import never_reached
+from xbd.lab.simulation.daemons.trace import Trace
 from xbd.lab.simulation.outcome import seed_of
 from xbd.lab.simulation.shell import runs
 from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
+from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
 from xbd.lab.simulation.shell.log_pipe import LogPipe, Routed, configure
+from xbd.lab.simulation.shell.process import Process, current
 from xbd.lab.simulation.shell.runs import run
 from xbd.lab.simulation.shell.scheduler import NotSeeded, seeded
 from xbd.testing.oracle import Violation
@@ -35,25 +38,31 @@ print(run(DaemonOptions({seed}, {seconds})).digest)
 """
 # By mechanism: a seed that fails without it, and after how many seconds of faults.
 KNOWN: dict[str, tuple[int, float]] = {
-    "closed-listener": (0, 10.0),
-    "log-sink": (0, 10.0),
-    "state-json": (1, 10.0),
-    "checksums": (1, 10.0),
-    "whose-log": (8, 10.0),
-    "lock": (11, 10.0),
-    "rations": (26, 10.0),
-    "back-off": (0, 10.0),
-    "answer-window": (7, 10.0),
-    "refusals": (0, 10.0),
-    "start-refusals": (0, 10.0),
-    "undo": (40, 10.0),
-    "patience": (0, 10.0),
-    "store-save": (22, 10.0),
-    "places": (22, 10.0),
-    "stale-sockets": (1, 4.0),
-    "socket-files": (0, 4.0),
-    "store-damage": (0, 10.0),
+    "closed-listener": (0, 8.0),
+    "log-sink": (0, 2.0),
+    "state-json": (1, 2.0),
+    "checksums": (1, 8.0),
+    "whose-log": (1, 2.0),
+    "lock": (3, 8.0),
+    "rations": (5, 8.0),
+    "back-off": (0, 2.0),
+    "answer-window": (62, 2.0),
+    "refusals": (0, 8.0),
+    "start-refusals": (1, 2.0),
+    "undo": (0, 8.0),
+    "patience": (0, 2.0),
+    "places": (10, 4.0),
+    "stale-sockets": (0, 8.0),
+    "socket-files": (0, 2.0),
+    "store-damage": (1, 2.0),
+    "store-save": (6, 2.0),
 }
+
+
+async def ended(process: Process) -> int:
+    """Be a process that has nothing to do."""
+    del process
+    return 0
 
 
 class TestRuns:
@@ -124,7 +133,7 @@ class TestReports:
     def test_a_switch_ends_at_the_first_seed_that_misses_it(self) -> None:
         """Seeds beyond it are not waited for; what failed is shortened, and the command that is printed fails again."""
         result = CliRunner().invoke(
-            main, ["simulate", "--daemons", "--seeds", "50", "--seconds", "3", "--switch-off", "socket-files", "--json"]
+            main, ["simulate", "--daemons", "--seeds", "50", "--seconds", "1", "--switch-off", "socket-files", "--json"]
         )
         outcomes = json.loads(result.stdout)
         found = [outcome for outcome in outcomes if outcome["violation"] is not None]
@@ -140,6 +149,33 @@ class TestReports:
 
         assert (plan.operators, plan.names) == (3, 8)
         assert {kind for kind, rate in plan.rates.items() if not rate} == {"disk"}
+
+    def test_a_long_run_is_calmer(self) -> None:
+        """Beyond ten minutes people pause longer, and every fault is as much more seldom."""
+        short, long = (make_plan(DaemonOptions(1, seconds, every_fault=True)) for seconds in (600.0, 601.0))
+
+        assert long.calm > short.calm == 1.0
+        assert long.rates == {kind: pytest.approx(rate / long.calm) for kind, rate in short.rates.items()}
+
+
+class TestFaults:
+    """What a fault does."""
+
+    def test_a_full_disk_gives_no_file_more(self, tmp_path: Path) -> None:
+        """What takes up room is refused, and so counts as what a start may be refused for; with room it is done."""
+        trace = Trace(lambda: 0.0, str(tmp_path), None)
+        calls = FaultyCalls({}, rng_for(1, "calls"), trace)
+        process = Process("hypervisor", ended, trace, LogPipe())
+        before = current.set(process)
+        with (tmp_path / "file").open("wb") as file, calls.in_place():
+            calls.is_full = True
+            with pytest.raises(OSError, match="No space left"):
+                outside.calls.write(file.fileno(), b"more")
+            calls.is_full = False
+            assert outside.calls.write(file.fileno(), b"more") == 4
+        current.reset(before)
+
+        assert process.struck == 1
 
 
 class TestSwitches:
@@ -248,7 +284,7 @@ class TestLogPipe:
 
         before = structlog.get_config()
         configure(Routed(lambda: pipe), lambda _, __, line: line)
-        with replaced(write_log=write_log):
+        with outside.replaced(write_log=write_log):
             pipe.write('{"event": "stopped"}\n')
             pipe.retry()
         structlog.configure(**before)

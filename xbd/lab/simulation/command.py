@@ -16,8 +16,8 @@ import click
 
 from xbd.cli.common import Failure
 from xbd.errors import BadArgument, ConfigError
+from xbd.lab.simulation.daemons.options import DEFAULT_SECONDS, MOST_DAEMON_GUESTS, MOST_OPERATORS, DaemonOptions
 from xbd.lab.simulation.daemons.options import FAULTS as DAEMON_FAULTS
-from xbd.lab.simulation.daemons.options import MOST_DAEMON_GUESTS, MOST_OPERATORS, DaemonOptions
 from xbd.lab.simulation.daemons.report import DaemonOutcome
 from xbd.lab.simulation.daemons.report import render as render_daemons
 from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, LEAST_SUPERFRAMES, MOST_SUPERFRAMES, Options
@@ -26,7 +26,6 @@ from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
 from xbd.lab.simulation.switches import SWITCHES
 
 _PROGRESS_EVERY_S = 0.5
-_DAEMON_SECONDS: Final = 20.0
 # Of cores and of daemons; each run refuses the other's.
 _EXCLUDABLE: Final = (*EXCLUDABLE, *DAEMON_FAULTS)
 _SWITCHES: Final = (*SWITCHES, *(name for name in DAEMON_SWITCHES if name not in SWITCHES))
@@ -80,7 +79,7 @@ Render = Callable[[Sequence[Found], Sequence[tuple[Found, Found]]], str]
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    help="With --daemons: virtual seconds with faults, before they stop. [default: 20]",
+    help=f"With --daemons: virtual seconds with faults, before they stop. [default: {DEFAULT_SECONDS:g}]",
 )
 @click.option(
     "--operators",
@@ -128,7 +127,7 @@ def command(
             from xbd.lab.simulation.shell import runs  # noqa: PLC0415 - it needs the extra metrics
 
             of_daemons = [
-                DaemonOptions(one, seconds or _DAEMON_SECONDS, kinds, off, guests, operators, every_fault)
+                DaemonOptions(one, seconds or DEFAULT_SECONDS, kinds, off, guests, operators, every_fault)
                 for one in seeds_of_run
             ]
             if seeds == 1:

@@ -9,8 +9,8 @@ import numpy as np
 from xbd.errors import BadArgument
 from xbd.lab.simulation.rng import Rng
 
-# By name: what happens, and at most how often: of a hundred calls that it can happen to, or, for what happens at times
-# of its own, in a hundred seconds.
+# By name: what happens, and at most how often in a short run: of a hundred calls that it can happen to, or, for what
+# happens at times of its own, in a hundred seconds.
 CALL_FAULTS: Final[Mapping[str, tuple[str, float]]] = {
     "accept": ("accepting fails, or the peer has left again", 10.0),
     "descriptors": ("no descriptor is left: accept, open, socket", 3.0),
@@ -24,28 +24,35 @@ CALL_FAULTS: Final[Mapping[str, tuple[str, float]]] = {
     "log": ("the log cannot be written, in part or at all", 20.0),
 }
 TIMED_FAULTS: Final[Mapping[str, tuple[str, float]]] = {
-    "full-disk": ("the file system says for a while that it is full", 5.0),
-    "drop": ("a daemon is dropped between two steps, as by SIGKILL, and started again", 15.0),
-    "drop-midway": ("the hypervisor is dropped at one of its next calls or notes", 15.0),
-    "stop": ("a daemon gets SIGTERM, and is started again", 10.0),
-    "reload": ("a daemon gets SIGHUP", 5.0),
+    "full-disk": ("the file system is full for a while, maybe until all daemons have ended", 10.0),
+    "drop": ("a daemon is dropped between two steps, as by SIGKILL, and started again", 25.0),
+    "drop-midway": ("the hypervisor is dropped at one of its next calls or notes", 30.0),
+    "outage": ("a daemon is dropped, and for up to half a minute nobody starts it again", 8.0),
+    "stop": ("a daemon gets SIGTERM, and is started again", 20.0),
+    "reload": ("a daemon gets SIGHUP", 10.0),
     "damage": ("a file of a state is missing, cut short or changed between two lives", 10.0),
-    "exile": ("the agents reach nobody for a while, for up to an hour in a long run", 3.0),
-    "crowd": ("more clients than there is place for hold memory reserved", 2.0),
-    "second": ("a second daemon is started where one runs", 5.0),
-    "clock": ("the wall clock jumps", 5.0),
-    "deaf": ("a client asks and asks, and never reads", 5.0),
-    "stranger": ("somebody sends garbage", 8.0),
+    "exile": ("the agents reach nobody for a while, for up to an hour in a long run", 8.0),
+    "crowd": ("more clients than there is place for hold memory reserved", 4.0),
+    "second": ("a second daemon is started where one runs", 10.0),
+    "clock": ("the wall clock jumps", 10.0),
+    "deaf": ("a client asks and asks, and never reads", 8.0),
+    "stranger": ("somebody sends garbage", 12.0),
 }
 FAULTS: Final[Mapping[str, tuple[str, float]]] = {**CALL_FAULTS, **TIMED_FAULTS}
 # Swarm testing: a kind is absent from this share of the runs, so that the others are also seen without it.
 _ABSENT_SHARE: Final = 0.5
 _ANOTHER_HOST_SHARE: Final = 0.25
+_ENDS_FULL_SHARE: Final = 0.3
+# A run that is longer than this is a host's everyday life: people act, and faults happen, so much more seldom. At a short
+# run's rates hardly a start on thirty guests' files would come to its end.
+_SHORT_S: Final = 600.0
+_CALM: Final = 10.0
 _NAMES: Final = 3
 _SUPERFRAMES_PER_GUEST: Final = 3
 MOST_DAEMON_GUESTS: Final = 60
 MOST_OPERATORS: Final = 8
 MOST_SECONDS: Final = 24 * 3600.0
+DEFAULT_SECONDS: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ class DaemonOptions:
     """
 
     seed: int
-    seconds: float = 60.0
+    seconds: float = DEFAULT_SECONDS
     without: tuple[str, ...] = ()
     off: tuple[str, ...] = ()
     guests: int | None = None
@@ -89,25 +96,31 @@ class DaemonPlan:
     """The parameters of a run, drawn from its seed once.
 
     *rates*: by fault: of a call, or of a second. *operators*, *store_clients*: how many there are, and *names*: how many
-    domains each operator may have. *superframes*: of the host. *has_another_host*: whether in the end another host is
-    served for a while.
+    domains each operator may have. *calm*: how many times as long as in a short run people pause. *superframes*: of the
+    host. *has_another_host*: whether in the end another host is served for a while. *ends_full*: whether the disk is full
+    when the daemons end.
     """
 
     rates: Mapping[str, float]
     operators: int
     store_clients: int
     names: int
+    calm: float
     superframes: int
     has_another_host: bool
+    ends_full: bool
 
 
 def make_plan(options: DaemonOptions) -> DaemonPlan:
     """Draw a plan. What the options leave out is drawn too and ignored, so that leaving it out changes nothing else."""
     rng = rng_for(options.seed, "plan")
+    calm = 1.0 if options.seconds <= _SHORT_S else _CALM
     rates = {}
     for name, (_, most) in FAULTS.items():
         absent, level = rng.bernoulli(_ABSENT_SHARE), rng.uniform(0.1, 1.0)
-        rates[name] = 0.0 if (absent and not options.every_fault) or name in options.without else level * most / 100
+        rates[name] = (
+            0.0 if (absent and not options.every_fault) or name in options.without else level * most / 100 / calm
+        )
     operators, store_clients, superframes = 1 + rng.below(3), 1 + rng.below(2), rng.choice((24, 32, 48))
     operators = options.operators or operators
     names = _NAMES if options.guests is None else -(-options.guests // (operators + 1))
@@ -116,9 +129,11 @@ def make_plan(options: DaemonOptions) -> DaemonPlan:
         operators,
         store_clients,
         names,
+        calm,
         # A host that is as short of memory whatever number of guests it has.
         superframes if options.guests is None else superframes // 24 + _SUPERFRAMES_PER_GUEST * options.guests,
         has_another_host=rng.bernoulli(_ANOTHER_HOST_SHARE),
+        ends_full=rng.bernoulli(_ENDS_FULL_SHARE) and rates["full-disk"] > 0,
     )
 
 

@@ -30,6 +30,8 @@ _ERRORS: Final[Mapping[str, tuple[frozenset[str], tuple[int, ...]]]] = {
     "reset": (frozenset({"send", "receive"}), (errno.ECONNRESET, errno.EPIPE)),
     "log": (frozenset({"write_log"}), (errno.EPIPE, errno.EAGAIN, errno.ENOSPC, errno.EIO)),
 }
+# What a full disk refuses.
+_FILLS: Final = frozenset({"fallocate", "write", "pwrite"})
 _MAKES: Final = os.O_CREAT | os.O_WRONLY
 # A process that was dropped leaves its sockets' files where they are.
 _UNSEEN_OF_DROPPED: Final = frozenset({"unlink", "write_log"})
@@ -49,7 +51,7 @@ class FaultyCalls:
 
     Attributes:
         active: whether faults happen.
-        is_full: what statvfs says.
+        is_full: whether the disk is full: what statvfs says, and what no file gets more of.
         clock_ahead_s: of the wall clock.
         exiled: which daemons reach nobody.
         not_removed: the files whose removal failed; they may stay.
@@ -100,6 +102,9 @@ class FaultyCalls:
                 if process.dropped and name in _UNSEEN_OF_DROPPED:
                     return None
                 process.reach("call")
+                if self.is_full and name in _FILLS and not process.immune:
+                    process.struck += 1
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 for kind in faults:
                     self._strike(process, kind, name, args)
             return original(*args, **options) if special is None else special(original, process, *args, **options)

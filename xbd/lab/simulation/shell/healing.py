@@ -41,6 +41,10 @@ class Healing:
         self._clients = clients
         self._trace = trace
 
+    async def await_all(self) -> None:
+        """Wait until every daemon is up again. Raises Violation: one is not."""
+        await self._until_nothing(self._what_is_down, "the faults")
+
     async def heal(self) -> None:
         """See that everything serves again, and that all is there that was promised. Raises Violation."""
         await self._until_nothing(self._what_is_missing, "the faults")
@@ -76,11 +80,13 @@ class Healing:
         if why:
             raise Violation(f"{_HEALED_WITHIN_S:g} s after {since}: {why}")
 
+    async def _what_is_down(self) -> str:
+        return next((f"{name} is down" for name, keeper in self._keepers.items() if not keeper.serves), "")
+
     async def _what_is_missing(self) -> str:
         """Look once at everything; says what does not serve yet, or nothing."""
-        for name, keeper in self._keepers.items():
-            if not keeper.serves:
-                return f"{name} is down"
+        if down := await self._what_is_down():
+            return down
         try:
             missing = await self._missing_of_host(self._operators)
             for client in self._clients:

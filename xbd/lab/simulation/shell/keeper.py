@@ -67,6 +67,7 @@ class Keeper:
         self._damages = damages
         self._damage_share = damage_share
         self.start_drop_share = 0.0
+        self._outage_s = 0.0
         self._between: Callable[[], None] | None = None
         self._wanted = True
         self._ended = trio.Event()
@@ -86,7 +87,8 @@ class Keeper:
                 between, self._between = self._between, None
                 between()
             if self._wanted:
-                await trio.sleep(self._rng.uniform(_DOWN_LEAST_S, _DOWN_MOST_S))
+                await trio.sleep(self._rng.uniform(_DOWN_LEAST_S, _DOWN_MOST_S) + self._outage_s)
+                self._outage_s = 0.0
         self._ended.set()
 
     def _new_process(self, main: Main) -> Process:
@@ -162,7 +164,7 @@ class Keeper:
         end = End(0, "nothing, and it is served")
         with trio.move_on_after(_REFUSED_WITHIN_S):
             end = await self._live(process)
-        if process.told or process.dropped:
+        if (process.told or process.dropped) and not process.is_ready:
             done.put_back()
             return
         if end.code != EXIT_CONFIG or str(state) not in end.sentence:
@@ -180,10 +182,11 @@ class Keeper:
 
     # -- what befalls it
 
-    def drop(self) -> None:
-        """Drop its process, if it has one."""
+    def drop(self, kind: str = "drop", outage_s: float = 0.0) -> None:
+        """Drop its process, if it has one, which is then down for longer."""
         if self.process is not None and not self.process.immune:
-            self._trace.fault(self.name, "drop")
+            self._trace.fault(self.name, kind)
+            self._outage_s = outage_s
             self.process.drop()
 
     def drop_midway(self) -> None:

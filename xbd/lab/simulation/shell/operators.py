@@ -40,6 +40,7 @@ class Operator:
         rng, trace: of the run.
         up_since_s: tells since when the hypervisor is up; None: it is not.
         names: how many domains they may have.
+        calm: how many times as long as in a short run they pause; and of so much fewer guests is anything wanted.
         sets_targets: whether they do, or leave that to the policy.
     """
 
@@ -53,8 +54,12 @@ class Operator:
         *,
         sets_targets: bool = True,
         names: int = _NAMES,
+        calm: float = 1.0,
     ) -> None:
         self.name = name
+        self._pause_s = _PAUSE_S * calm
+        # A guest that works takes most of what a long run takes.
+        self._workloads = (*["idle"] * round(2 * calm - 1), "steady")
         self.ledger = Ledger(name, keeps_sizes=sets_targets)
         self._names = names
         self._socket = socket
@@ -70,7 +75,7 @@ class Operator:
                 async with open_client(self._socket, resume=True) as client:
                     await self.look(client)
                     for _ in range(1 + self._rng.below(2 * _CALLS_OF_A_SESSION)):
-                        await trio.sleep(self._rng.exponential(_PAUSE_S))
+                        await trio.sleep(self._rng.exponential(self._pause_s))
                         await self._act(client)
             except* HypercallError as group:
                 # A session, too, takes what a host may lack.
@@ -80,7 +85,7 @@ class Operator:
             except* LOST as group:
                 self._trace.line(self.name, f"session over: {_first(group)}")
                 self._trace.sometimes("a session was lost for good")
-            await trio.sleep(self._rng.exponential(_PAUSE_S))
+            await trio.sleep(self._rng.exponential(self._pause_s))
 
     async def look(self, client: Client) -> None:
         """Hold the host's domains against the ledger. Raises Violation, PeerLost."""
@@ -122,7 +127,7 @@ class Operator:
         most = (_LEAST_SUPERFRAMES + self._rng.below(_MOST_SUPERFRAMES - _LEAST_SUPERFRAMES)) * SUPER_PAGES
         target = most - self._rng.below(2) * SUPER_PAGES
         new = self.ledger.promise(-1, target, most)
-        guest = {"verify": True, "workload": self._rng.choice(("idle", "steady"))}
+        guest = {"verify": True, "workload": self._rng.choice(self._workloads)}
         try:
             domid = await self._timed(
                 lambda: client.create(name, max_pages=most, target_pages=target, guest=guest), f"create {name}"

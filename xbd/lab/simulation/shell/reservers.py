@@ -25,9 +25,10 @@ _CROWD_STAYS_S: Final = 2.0
 
 
 class Reserver:
-    """One who reserves memory at *socket*, holds it for a while, and begins again."""
+    """One who reserves memory at *socket*, holds it for a while, and begins again after a pause, *calm* times as long."""
 
-    def __init__(self, socket: Path, trace: Trace, rng: Rng) -> None:
+    def __init__(self, socket: Path, trace: Trace, rng: Rng, calm: float) -> None:
+        self._pause_s = _PAUSE_S * calm
         self._socket = socket
         self._trace = trace
         self._rng = rng
@@ -35,7 +36,7 @@ class Reserver:
     async def work(self) -> None:
         """Reserve for ever."""
         while True:
-            await trio.sleep(self._rng.exponential(_PAUSE_S))
+            await trio.sleep(self._rng.exponential(self._pause_s))
             pages = (1 + self._rng.below(_MOST_SUPERFRAMES)) * SUPER_PAGES
             try:
                 async with open_client(self._socket) as client:

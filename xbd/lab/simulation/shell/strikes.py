@@ -17,8 +17,11 @@ from xbd.lab.simulation.shell.services import Places
 
 _FULL_MOST_S: Final = 5.0
 _CLOCK_MOST_S: Final = 3600.0
+_OUTAGE_LEAST_S: Final = 2.0
+_OUTAGE_MOST_S: Final = 30.0
 _EXILE_MOST_S: Final = 20.0
-_LONG_EXILE_SHARE: Final = 0.1
+# Of a day some hours.
+_LONG_EXILE_SHARE: Final = 0.01
 _LONG_EXILE_MOST_S: Final = 3600.0
 
 
@@ -54,6 +57,7 @@ class Strikes:
             "full-disk": self._fill_disk,
             "drop": lambda: self._one("drop").drop(),
             "drop-midway": self._keepers["hypervisor"].drop_midway,
+            "outage": self._keep_down,
             "stop": lambda: self._one("stop").signal(signal.SIGTERM, "stop"),
             "reload": lambda: self._one("reload").signal(signal.SIGHUP, "reload"),
             "second": self._start_second,
@@ -86,6 +90,9 @@ class Strikes:
         # Each of those that take a lock.
         await self._keepers[self._rng_of["second"].choice(("hypervisor", "xenstored", "autoballoon"))].second()
 
+    def _keep_down(self) -> None:
+        self._one("outage").drop("outage", self._rng_of["outage"].uniform(_OUTAGE_LEAST_S, _OUTAGE_MOST_S))
+
     async def _fill_disk(self) -> None:
         self._trace.line("world", "the disk is full")
         self._calls.is_full = True
@@ -102,8 +109,8 @@ class Strikes:
             await trio.sleep(rng.uniform(0.1, most_s))
         finally:
             self._calls.exiled.discard("guests")
-        self._trace.line("world", "the agents come back")
-        self._trace.sometimes("the agents came back")
+            self._trace.line("world", "the agents come back")
+            self._trace.sometimes("the agents came back")
 
     def _turn_clock(self) -> None:
         self._calls.clock_ahead_s += self._rng_of["clock"].uniform(-_CLOCK_MOST_S, _CLOCK_MOST_S)

@@ -35,9 +35,13 @@ class StoreClient:
         socket: the store's.
         rng, trace: of the run.
         is_saved: tells whether the store says that it can save what is written.
+        calm: how many times as long as in a short run they pause.
     """
 
-    def __init__(self, name: str, socket: Path, rng: Rng, trace: Trace, is_saved: Callable[[], bool]) -> None:
+    def __init__(
+        self, name: str, socket: Path, rng: Rng, trace: Trace, *, is_saved: Callable[[], bool], calm: float
+    ) -> None:
+        self._pause_s = _PAUSE_S * calm
         self.keys = Keys(name)
         self._name = name
         self._socket = socket
@@ -55,11 +59,11 @@ class StoreClient:
                     decoder = Decoder()
                     await self.check(stream, decoder)
                     while True:
-                        await trio.sleep(self._rng.exponential(_PAUSE_S))
+                        await trio.sleep(self._rng.exponential(self._pause_s))
                         await self._act(stream, decoder)
             except _GONE as error:
                 self._trace.line(self._name, f"lost the store: {type(error).__name__}")
-            await trio.sleep(self._rng.exponential(_PAUSE_S))
+            await trio.sleep(self._rng.exponential(self._pause_s))
 
     async def check(self, stream: trio.SocketStream, decoder: Decoder) -> None:
         """Read every key and hold it against what was written. Raises Violation, OSError, BrokenResourceError."""
@@ -146,10 +150,10 @@ async def scrape(socket: Path, trace: Trace) -> bool:
     return up
 
 
-async def scrape_for_ever(socket: Path, trace: Trace, rng: Rng) -> None:
-    """Scrape every few seconds. Raises Violation."""
+async def scrape_for_ever(socket: Path, trace: Trace, rng: Rng, calm: float) -> None:
+    """Scrape every few seconds, or *calm* times as seldom. Raises Violation."""
     while True:
-        await trio.sleep(rng.uniform(1.0, 5.0))
+        await trio.sleep(calm * rng.uniform(1.0, 5.0))
         try:
             await scrape(socket, trace)
         except _GONE as error:

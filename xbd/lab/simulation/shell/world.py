@@ -28,13 +28,13 @@ from xbd.limits import Limits
 
 _RETRY_LOGS_EVERY_S: Final = 0.5
 # What nobody uses any more is collected at moments that are the same in each run of a seed.
-_COLLECT_EVERY_S: Final = 20.0
+_COLLECT_EVERY_S: Final = 60.0
 _DAMAGE_SHARE: Final = 5.0
 _STOPPED_WITHIN_S: Final = 90.0
 # In what share of the hypervisor's lives it is dropped while it starts, for each drop in the middle of a step in a second.
 _START_DROP_SHARE: Final = 2.0
-# How long people go on when the faults have ended.
-_AFTERWARDS_S: Final = 5.0
+# How long people go on when the faults have ended, and all is up.
+_AFTERWARDS_S: Final = 2.0
 
 
 class World:
@@ -67,6 +67,7 @@ class World:
                 self._up_since_s,
                 sets_targets=name != MINDED,
                 names=self._plan.names,
+                calm=self._plan.calm,
             )
             for name in (*(f"op{number}" for number in range(self._plan.operators)), MINDED)
         ]
@@ -76,7 +77,8 @@ class World:
                 self._places.xenstored,
                 self._rng(f"xs{number}"),
                 self.trace,
-                lambda: self._store_is_saved,
+                is_saved=lambda: self._store_is_saved,
+                calm=self._plan.calm,
             )
             for number in range(self._plan.store_clients)
         ]
@@ -146,6 +148,7 @@ class World:
                 self._calls.active = self._calls.is_full = False
                 hypervisor.start_drop_share = 0.0
                 self.trace.line("world", "the faults end")
+                await self._healing.await_all()
                 await trio.sleep(_AFTERWARDS_S)
                 people.cancel_scope.cancel()
             await self._healing.heal()
@@ -153,9 +156,11 @@ class World:
                 await visitors.be_deaf(self._places.hypervisor, self.trace)
             if self._plan.has_another_host:
                 await self._healing.visit_another_host()
+            self._calls.is_full = self._plan.ends_full
             with trio.fail_after(_STOPPED_WITHIN_S):
                 for keeper in reversed(self._keepers.values()):
                     await keeper.retire(signal.SIGTERM)
+            self._calls.is_full = False
             for name in ("hypervisor", "xenstored"):
                 await self._keepers[name].start_damaged()
             nursery.cancel_scope.cancel()
@@ -165,9 +170,10 @@ class World:
             nursery.start_soon(operator.work)
         for client in self._clients:
             nursery.start_soon(client.work)
-        nursery.start_soon(Reserver(self._places.autoballoon, self.trace, self._rng("reserver")).work)
+        calm = self._plan.calm
+        nursery.start_soon(Reserver(self._places.autoballoon, self.trace, self._rng("reserver"), calm).work)
         nursery.start_soon(Follower(self._places.hypervisor, self.trace).follow)
-        nursery.start_soon(visitors.scrape_for_ever, self._places.metrics, self.trace, self._rng("scraper"))
+        nursery.start_soon(visitors.scrape_for_ever, self._places.metrics, self.trace, self._rng("scraper"), calm)
 
     async def _look_after(self) -> None:
         """Let log sinks try again, and collect what nobody uses, now and then."""
