@@ -24,10 +24,12 @@ from xbd.lab.simulation.outcome import seed_of
 from xbd.lab.simulation.shell import runs
 from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
 from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
+from xbd.lab.simulation.shell.healing import Healing, descriptors
 from xbd.lab.simulation.shell.log_pipe import LogPipe, Routed, configure
 from xbd.lab.simulation.shell.process import Process, current
 from xbd.lab.simulation.shell.runs import run
 from xbd.lab.simulation.shell.scheduler import NotSeeded, seeded
+from xbd.lab.simulation.shell.services import Places
 from xbd.testing.oracle import Violation
 
 SHORT_S = 4.0
@@ -176,6 +178,18 @@ class TestFaults:
         current.reset(before)
 
         assert process.struck == 1
+
+    def test_what_a_dropped_daemon_had_under_way_is_no_file_that_is_left(self, tmp_path: Path) -> None:
+        """A new file that it could not put in place lies where it was set apart; one anywhere else is a violation."""
+        places = Places(tmp_path, 24)
+        healing = Healing(places, {}, [], [], Trace(lambda: 0.0, str(tmp_path), None))
+        (tmp_path / "gone").mkdir()
+        (tmp_path / "gone" / "state.new").touch()
+        healing.check_left(descriptors(), set())
+
+        (tmp_path / "state.new").touch()
+        with pytest.raises(Violation, match=r"files are left: \['state.new'\]"):
+            healing.check_left(descriptors(), set())
 
 
 class TestSwitches:

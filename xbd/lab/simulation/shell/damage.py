@@ -30,8 +30,13 @@ _ALWAYS: Final = ("state.json", "manifest-0", "undo", "host-0", "daemon-0")
 _STRAY: Final = section_name(Kind.AGENT, 32_000)
 
 
-def set_apart(directory: Path, gone: Path) -> None:
-    """Put a copy of a directory in its place; what the old one's owner still writes goes to *gone*."""
+def gone_of(directory: Path) -> Path:
+    """Name the directory that takes what the dropped owner of *directory* still writes."""
+    return directory.with_name("gone")
+
+
+def set_apart(directory: Path) -> None:
+    """Put a copy of a directory in its place; what the old one's owner still writes goes to `gone_of`."""
     if not directory.exists():
         return
     copy = directory.with_name("copy")
@@ -39,6 +44,7 @@ def set_apart(directory: Path, gone: Path) -> None:
     for entry in sorted(os.scandir(directory), key=lambda one: one.name):
         if entry.is_file():
             copy_file(Path(entry.path), copy / entry.name)
+    gone = gone_of(directory)
     shutil.rmtree(gone, ignore_errors=True)
     directory.rename(gone)
     copy.rename(directory)

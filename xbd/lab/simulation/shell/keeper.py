@@ -143,7 +143,7 @@ class Keeper:
 
     def _set_apart(self) -> None:
         if self._state is not None and self._is_mapped:
-            set_apart(self._state, self._state.with_name("gone"))
+            set_apart(self._state)
 
     async def start_damaged(self) -> None:
         """Start it on a damaged state, again and again; each time it must refuse that. Raises Violation."""
