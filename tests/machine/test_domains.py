@@ -208,7 +208,7 @@ def test_operations_on_domains_that_are_gone() -> None:
     result = machine.execute(domid, abi.Populate(gfns(0)))
     assert isinstance(result, abi.Refused)
     assert result.errno == "ESRCH"
-    for operation in (machine.destroy, machine.reboot, machine.boot_info, machine.domain_info, machine.leaf_frames):
+    for operation in (machine.destroy, machine.reboot, machine.boot_info, machine.domain_info, machine.living):
         with pytest.raises(NoSuchDomain):
             operation(domid)
     for setting in (machine.set_max_pages, machine.set_target):

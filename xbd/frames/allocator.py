@@ -130,11 +130,6 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         free: NDArray[Any] = np.flatnonzero(self._rows[superframe]) + base if count else _NOTHING
         return free
 
-    def whole_superframes(self) -> NDArray[SuperT]:
-        """List the wholly free superframes, ascending."""
-        supers: NDArray[Any] = np.flatnonzero(self.free_count == SUPER_PAGES)
-        return supers
-
     def serves_whole(self) -> bool:
         """Say whether a request for single frames would be served from a whole superframe (default sources)."""
         self._file_noted()

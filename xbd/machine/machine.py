@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xbd import abi
 from xbd.domain import DomainInfo
 from xbd.errors import BadArgument, HypercallError, NoSuchDomain
-from xbd.frames import expand_supers, group_by_super
+from xbd.frames import group_by_super
 from xbd.limits import LIMITS, Limits
 from xbd.machine import claims, grants, mapping, messages, provision
 from xbd.machine.audit import audit
@@ -376,8 +376,3 @@ class Machine:
         domains = self.domain_table.ascending()
         # Grants refer to frames: they can be checked only if the frames are in order.
         return audit(self.host, domains) or audit_grants(self.host, domains)
-
-    def leaf_frames(self, domid: int) -> abi.Frames:
-        """List every mfn of a domain, leaves spelt out, in no order. Raises NoSuchDomain."""
-        p2m = self.domain(domid).p2m
-        return np.concatenate((p2m.frames(), expand_supers(p2m.leaf_supers())))

@@ -19,7 +19,7 @@ from xbd.errors import BadArgument, ConfigError
 from xbd.lab.simulation.daemons.options import DEFAULT_SECONDS, MOST_DAEMON_GUESTS, MOST_OPERATORS, DaemonOptions
 from xbd.lab.simulation.daemons.options import FAULTS as DAEMON_FAULTS
 from xbd.lab.simulation.daemons.report import DaemonOutcome
-from xbd.lab.simulation.daemons.report import render as render_daemons
+from xbd.lab.simulation.daemons.report import tell as tell_of_daemons
 from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, LEAST_SUPERFRAMES, MOST_SUPERFRAMES, Options
 from xbd.lab.simulation.outcome import Outcome, run, shrink
 from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
@@ -33,7 +33,6 @@ _OF_CORES: Final = ("events", "superframes", "compare_every")
 _OF_DAEMONS: Final = ("seconds", "operators", "every_fault")
 AnyOptions = TypeVar("AnyOptions", Options, DaemonOptions)
 Found = TypeVar("Found", Outcome, DaemonOutcome)
-Render = Callable[[Sequence[Found], Sequence[tuple[Found, Found]]], str]
 
 
 @click.command("simulate")
@@ -134,14 +133,14 @@ def command(
                 done_by_daemons = [runs.run(of_daemons[0], write)]
             else:
                 done_by_daemons = _run_all(runs.run, of_daemons, many, until_found=bool(off))
-            _report(done_by_daemons, runs.shrink, render_daemons, as_json=as_json, alone=seeds == 1)
+            _report(done_by_daemons, runs.shrink, tell_of_daemons, as_json=as_json, alone=seeds == 1)
             return
         first = Options(seed, events, superframes, guests, kinds, off, compare_every)
     except (BadArgument, ConfigError) as error:
         raise Failure(str(error)) from None
     of_cores = [replace(first, seed=one) for one in seeds_of_run]
     done = [run(first, write)] if seeds == 1 else _run_all(run, of_cores, many, until_found=bool(off))
-    _report(done, shrink, render, as_json=as_json, alone=seeds == 1)
+    _report(done, shrink, tell, as_json=as_json, alone=seeds == 1)
 
 
 def _refuse_options_of_the_other(context: click.Context, *, daemons: bool) -> None:
@@ -155,7 +154,7 @@ def _refuse_options_of_the_other(context: click.Context, *, daemons: bool) -> No
 def _report(
     done: Sequence[Found],
     shrink_one: Callable[[Found], Found],
-    render_all: Render[Found],
+    tell_of: Callable[[Sequence[Found]], list[str]],
     *,
     as_json: bool,
     alone: bool,
@@ -167,7 +166,7 @@ def _report(
         outcomes = [outcome.as_map() | {"shortest": shortest.get(outcome.options.seed)} for outcome in done]
         click.echo(json.dumps(outcomes[0] if alone else outcomes, indent=2))
     else:
-        click.echo(render_all(done, failed))
+        click.echo(render(done, failed, tell_of(done)))
     if failed:
         raise SystemExit(1)
 
@@ -213,23 +212,27 @@ def _end_with_the_command() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def render(done: Sequence[Outcome], failed: Sequence[tuple[Outcome, Outcome]]) -> str:
-    """Format a report of the outcomes; *failed*: each failure with its shortest form."""
-    lines: list[str] = []
-    for outcome, short in failed:
-        when = "when it was healed" if outcome.while_healing else f"at event {outcome.events:,}"
-        lines.append(f"seed {outcome.options.seed} fails {when}: {outcome.violation}")
-        if short.violation != outcome.violation:
-            lines.append(f"  shortened: {short.violation}")
-        lines.append(f"  again: {short.options.command_line()}")
+def tell(done: Sequence[Outcome]) -> list[str]:
+    """Sum up what befell runs."""
     tally: Counter[str] = Counter()
     for outcome in done:
         tally.update(outcome.tally)
     events, seconds = sum(outcome.events for outcome in done), sum(outcome.seconds for outcome in done)
+    return [
+        f"{events:,} events in {seconds:,.0f} s of virtual time: {tally['commands']:,} commands of guests",
+        "faults: " + ", ".join(f"{tally[name]:,} {name}" for name in FAULTS if tally[name]),
+    ]
+
+
+def render(done: Sequence[Found], failed: Sequence[tuple[Found, Found]], told: Sequence[str]) -> str:
+    """Format a report of runs; *failed*: each failure with its shortest form; *told*: what befell them."""
+    lines: list[str] = []
+    for outcome, short in failed:
+        lines.append(f"seed {outcome.options.seed} fails {outcome.when}: {outcome.violation}")
+        if short.violation != outcome.violation:
+            lines.append(f"  shortened: {short.violation}")
+        lines.append(f"  again: {short.options.command_line()}")
     if len(done) == 1 and not failed:
         lines.append(f"seed {done[0].options.seed}: trace {done[0].digest}")
-    lines.append(f"{events:,} events in {seconds:,.0f} s of virtual time: {tally['commands']:,} commands of guests")
-    lines.append("faults: " + ", ".join(f"{tally[name]:,} {name}" for name in FAULTS if tally[name]))
     runs = "1 run" if len(done) == 1 else f"{len(done)} runs"
-    lines.append(f"{runs}, {len(failed)} failed" if failed else f"{runs}, all is well")
-    return "\n".join(lines)
+    return "\n".join([*lines, *told, f"{runs}, {len(failed)} failed" if failed else f"{runs}, all is well"])

@@ -28,6 +28,11 @@ class Outcome:
     while_healing: bool
     tally: Mapping[str, int]
 
+    @property
+    def when(self) -> str:
+        """When it ended, for people."""
+        return "when it was healed" if self.while_healing else f"at event {self.events:,}"
+
     def as_map(self) -> dict[str, object]:
         """Return it as a map for JSON."""
         return {

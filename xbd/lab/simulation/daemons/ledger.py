@@ -64,11 +64,6 @@ class Ledger:
         """Note how a domain may be after a call without an answer; None: not there."""
         self._unsure[name] = [self.promises.get(name), *may_be]
 
-    @property
-    def is_sure(self) -> bool:
-        """Whether every call has its answer, or was looked after."""
-        return not self._unsure
-
     def compare(self, listed: Iterable[DomainInfo]) -> None:
         """Hold a list of the host's domains against what was promised. Raises Violation."""
         found = {

@@ -279,11 +279,6 @@ class SoakProcesses:
         """Remove the file that fills the disk."""
         (self.disk / "ballast").unlink(missing_ok=True)
 
-    def used_mib(self) -> float:
-        """Return how much of the disk the state takes, in MiB."""
-        blocks = sum(path.stat().st_blocks for path in self.state_dir.iterdir())
-        return blocks * 512 / (1 << 20)
-
     def keep_state(self) -> None:
         """Copy the state from its disk, as evidence, holes as holes."""
         if self.state_dir.exists() and shutil.which("cp"):
