@@ -162,8 +162,7 @@ class Agent:
         untrusted, resumed = greeting
         boot = boot_from_wire(untrusted)
         self._notice_number = 0
-        # Who answers may have forgotten it: a daemon that has restarted keeps no reports.
-        self._reported = {}
+        self.report_anew()
         self._paused = untrusted.get("paused") is True
         if resumed:
             resent = self._session.resend()
@@ -202,6 +201,11 @@ class Agent:
             return
         self._paused = params["paused"]
         self._go_on(now)
+
+    @replaceable
+    def report_anew(self) -> None:
+        """Have the next report sent whole: who answers may have forgotten the last, for a daemon keeps none when it restarts."""
+        self._reported = {}
 
     @replaceable
     def is_overtaken(self, number: int) -> bool:

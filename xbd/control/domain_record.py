@@ -12,6 +12,7 @@ from xbd.errors import BadArgument, DamagedState
 from xbd.guest.mode import parse_mode
 from xbd.machine.domain import Domain
 from xbd.protocol.session import Session, State
+from xbd.replaceable import replaceable
 from xbd.shapes import FLAG, SECONDS, SETTINGS, Shape, choice, optional, text
 
 Wake = Callable[[], None]
@@ -186,12 +187,16 @@ class DomainRecord:
             return CRASHED
         return LOST if self.is_missed else WAITING
 
+    @replaceable
+    def is_silent(self, now_s: float) -> bool:
+        """Whether its agent has said nothing for so long that it is taken for one that does not answer."""
+        return now_s - self.heard_at_s >= SILENT_AFTER_REPORTS * self.report_every_s
+
     def told(self, now_s: float) -> dict[str, Any]:
         """Say what is told of the domain beside its memory (parts of `DomainInfo`)."""
-        is_silent = now_s - self.heard_at_s >= SILENT_AFTER_REPORTS * self.report_every_s
         state = self.state
         return {
-            "state": SILENT if is_silent and state == RUNNING else state,
+            "state": SILENT if state == RUNNING and self.is_silent(now_s) else state,
             "on_crash": self.on_crash,
             "agent": self.agent,
             "autostart": self.autostart,

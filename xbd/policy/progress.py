@@ -19,6 +19,7 @@ Assumptions:
 from dataclasses import replace
 
 from xbd.policy.model import DomainSnapshot, Progress, Safety, Settings
+from xbd.replaceable import replaceable
 from xbd.target_rules import Approach
 from xbd.units import SUPER_PAGES, round_down, round_up
 
@@ -31,6 +32,7 @@ def gap(tot_pages: int, aim_pages: int) -> int:
     return tot_pages - aim_pages if tot_pages > aim_pages else max(aim_pages - tot_pages - SUPER_PAGES + 1, 0)
 
 
+@replaceable
 def observe(before: Progress | None, domain: DomainSnapshot, settings: Settings, now: float) -> Progress:
     """Update what is remembered of a domain; None, or what is remembered of another domain of its number: it is new."""
     if before is not None and before.life != domain.life:

@@ -224,6 +224,7 @@ class Image:
         if spans:
             self.store.allocate(*section.key, spans)
 
+    @replaceable
     def allocate_once(self, section: Section, *spans: tuple[int, int]) -> None:
         """Allocate disk space for what of a section is read whole, before it is first read in this process.
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from xbd.abi import POWEROFF, REBOOT
 from xbd.domain import CRASHED, DOM0, PAUSED, SHUTDOWN, SILENT, DomainInfo
+from xbd.replaceable import replaceable
 from xbd.target_rules import Bound, broken_bound
 from xbd.units import PAGE_KIB, round_to_superpages
 from xbd.xenstore.paths import home_of
@@ -140,7 +141,7 @@ class Bridge:
 
     def show(self, domain: DomainInfo, now_s: float) -> None:
         """Show one domain as it is now; *now_s* is its start time, if it is new."""
-        if self._is_another(domain):
+        if self.is_another(domain):
             self._end(domain.domid)
         before = self._domains.get(domain.domid)
         if before is None:
@@ -149,7 +150,8 @@ class Bridge:
             self._change(before, domain)
         self._domains[domain.domid] = domain
 
-    def _is_another(self, domain: DomainInfo) -> bool:
+    @replaceable
+    def is_another(self, domain: DomainInfo) -> bool:
         """Tell whether a domid was given to another domain since it was last looked at."""
         before = self._domains.get(domain.domid)
         if before is not None:
@@ -266,6 +268,7 @@ class Bridge:
             return False
         return not (node.value.isdigit() and _pages_of(node.value[:_MOST_DIGITS]) == self._shown.get(domid))
 
+    @replaceable
     def judge(self, now: DomainInfo) -> TargetRequest | Refusal | None:
         """Decide on what the key of a domain that was named says, by how the domain is *now*; None: it asks for nothing.
 

@@ -58,6 +58,12 @@ KNOWN: dict[str, tuple[int, float]] = {
     "socket-files": (0, 2.0),
     "store-damage": (1, 2.0),
     "store-save": (6, 2.0),
+    "manifest": (1, 2.0),
+    "room-first": (0, 2.0),
+    "lives-in-store": (2, 2.0),
+    "fresh-judgement": (0, 2.0),
+    "report-anew": (6, 8.0),
+    "silent": (0, 2.0),
 }
 
 

@@ -6,7 +6,7 @@ classes of a machine's tables (`xbd.machine.parts`); the undo log; limits. The p
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +21,8 @@ from xbd.machine.domain import P2m
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.parts import PARTS, Parts
+from xbd.policy.model import DomainSnapshot, Progress
+from xbd.policy.progress import observe
 from xbd.protocol import session
 from xbd.protocol.client_session import ClientSession
 from xbd.protocol.session import Action, Event, Session, State
@@ -166,6 +168,16 @@ class _NeverCleared(Undo):
         """Keep what was noted, and say that nothing is."""
 
 
+# -- the policy
+
+
+def _observe_by_number(original: Anything) -> Anything:
+    def carry_over(before: Progress | None, domain: DomainSnapshot, *rest: Anything) -> Anything:
+        return original(before, domain if before is None else replace(domain, life=before.life), *rest)
+
+    return carry_over
+
+
 # -- the guest
 
 
@@ -233,5 +245,9 @@ SWITCHES: Final[Mapping[str, Switch]] = {
     ),
     "undo-limits": Switch("a limit of a call that is undone stays", _without_undo((Kind.DOMAIN, "limits"))),
     "commit": Switch("what is done can still be undone", undo=_NeverCleared),
+    "lives": Switch(
+        "what the policy knows of a domain is carried over to the next one of its number",
+        [(observe, _observe_by_number)],
+    ),
     "isolation": Switch("a page whose command is in flight can be used", [(Balloon.isolate_pages, _isolate_nothing)]),
 }

@@ -155,6 +155,9 @@ class Policy:
             domains: list[DomainInfo] = [read_domain(raw) for raw in outcome["domains"]]
             snapshot = self._balancer.snapshot(self._host, [domain for domain in domains if domain.state != "zombie"])
             self._actions = deque(self._balancer.step(snapshot, self._world.schedule.now))
+            for domain in snapshot.domains:
+                if self._balancer.state.progress[domain.domid].life != domain.life:
+                    raise Violation(f"the policy takes d{domain.domid} for a domain that is gone")
             self._next_action()
 
     def _next_action(self) -> None:

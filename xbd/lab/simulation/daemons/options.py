@@ -47,6 +47,7 @@ _ENDS_FULL_SHARE: Final = 0.3
 # run's rates hardly a start on thirty guests' files would come to its end.
 _SHORT_S: Final = 600.0
 _CALM: Final = 10.0
+_STOPPED_AGENTS_SHARE: Final = 0.25
 _NAMES: Final = 3
 _SUPERFRAMES_PER_GUEST: Final = 3
 MOST_DAEMON_GUESTS: Final = 60
@@ -98,7 +99,7 @@ class DaemonPlan:
     *rates*: by fault: of a call, or of a second. *operators*, *store_clients*: how many there are, and *names*: how many
     domains each operator may have. *calm*: how many times as long as in a short run people pause. *superframes*: of the
     host. *has_another_host*: whether in the end another host is served for a while. *ends_full*: whether the disk is full
-    when the daemons end.
+    when the daemons end. *stops_agents*: whether before that the agents stop for a while, as by SIGSTOP.
     """
 
     rates: Mapping[str, float]
@@ -109,6 +110,7 @@ class DaemonPlan:
     superframes: int
     has_another_host: bool
     ends_full: bool
+    stops_agents: bool
 
 
 def make_plan(options: DaemonOptions) -> DaemonPlan:
@@ -134,6 +136,7 @@ def make_plan(options: DaemonOptions) -> DaemonPlan:
         superframes if options.guests is None else superframes // 24 + _SUPERFRAMES_PER_GUEST * options.guests,
         has_another_host=rng.bernoulli(_ANOTHER_HOST_SHARE),
         ends_full=rng.bernoulli(_ENDS_FULL_SHARE) and rates["full-disk"] > 0,
+        stops_agents=rng.bernoulli(_STOPPED_AGENTS_SHARE),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from xbd.control import step
+from xbd.control.agent import Agent
+from xbd.control.domain_record import DomainRecord
 from xbd.control.rate_limit import TokenBucket
 from xbd.daemons import hypervisor
 from xbd.daemons.runtime import lock, sockets, state_files, state_lock, state_manifest
@@ -14,13 +16,16 @@ from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.log_sink import LogSink
 from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.xenstore_file import StoreFile
+from xbd.domain import DomainInfo
 from xbd.errors import DamagedState
 from xbd.lab.simulation.switches import NOTHING, Switch, constant, execute_repeats, instead
 from xbd.machine import provision
 from xbd.protocol.backoff import Backoff
 from xbd.protocol.session import Session
+from xbd.storage.image import Image
 from xbd.storage.undo import Rewound
 from xbd.xenstore import saved
+from xbd.xenstore.bridge import Bridge
 from xbd.xenstore.store import Store
 
 
@@ -42,6 +47,11 @@ def _whose_ever_log(original: Callable[..., Any]) -> Callable[..., Any]:
 def _without_undoing(self: StateDir) -> Rewound:
     self.undo.clear()
     return Rewound(0, [])
+
+
+def _judge_by_the_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    seen: dict[str, DomainInfo] = {}
+    return lambda self, now: original(self, seen.setdefault(now.life, now))
 
 
 def _close_only(self: Listener) -> None:
@@ -72,6 +82,24 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     ),
     "checksums": Switch("what was changed between two lives is used", [(state_files.read_checksums, NOTHING)]),
     "whose-log": Switch("the log of another host is used", [(state_files.check_log, _whose_ever_log)]),
+    "manifest": Switch(
+        "a file that is nobody's is in a state directory, and its host is served",
+        [(state_manifest.check_marks, NOTHING)],
+    ),
+    "room-first": Switch("what is read whole has no place on the disk", [(Image.allocate_once, NOTHING)]),
+    "lives-in-store": Switch(
+        "a store's connection goes on as that of another domain of its number",
+        [(Bridge.is_another, constant(answer=False))],
+    ),
+    "fresh-judgement": Switch(
+        "a target in the store is judged by a limit of before", [(Bridge.judge, _judge_by_the_first)]
+    ),
+    "report-anew": Switch(
+        "a hypervisor that has restarted has no report of a guest that is idle", [(Agent.report_anew, NOTHING)]
+    ),
+    "silent": Switch(
+        "a guest whose agent has stopped is shown as running", [(DomainRecord.is_silent, constant(answer=False))]
+    ),
     "lock": Switch("two daemons share a directory", [(lock.take, NOTHING)]),
     "rations": Switch("a guest's socket is accepted from without end", [(TokenBucket.wait_s, constant(0.0))]),
     "back-off": Switch("who lost the hypervisor tries without a pause", [(Backoff.next_s, constant(0.0))]),

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -62,6 +63,8 @@ class FaultyCalls:
         self.is_full = False
         self.clock_ahead_s = 0.0
         self.exiled: set[str] = set()
+        self._stopped = ""
+        self._held: list[Callable[[], int]] = []
         self.not_removed: set[str] = set()
         self._rates = rates
         self._rng = rng
@@ -158,9 +161,23 @@ class FaultyCalls:
             process.struck += 1
         return True
 
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        """Let nothing come from a daemon for the length of a block, as if it were stopped; it is sent afterwards."""
+        self._stopped = name
+        yield
+        self._stopped, held, self._held = "", self._held, []
+        for send in held:
+            # Whoever was to get it may be gone.
+            with suppress(OSError):
+                send()
+
     def _send(self, original: Callable[..., int], process: Process | None, *args: Any) -> int:  # noqa: ANN401
         self._refuse_exiled(process)
         connection, sent, *flags = args
+        if process is not None and process.name == self._stopped:
+            self._held.append(partial(original, connection, bytes(sent), *flags))
+            return len(sent)
         if len(sent) > 1 and self._happens(process, "half-send"):
             part = self._rng.below(len(sent))
             self._trace.fault("" if process is None else process.name, "half-send")

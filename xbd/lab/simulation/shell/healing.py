@@ -2,27 +2,34 @@
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import trio
 
 from xbd.client.client import open_client
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
-from xbd.errors import ConfigError
+from xbd.errors import ConfigError, HypercallError
 from xbd.lab.simulation.daemons.trace import Trace
 from xbd.lab.simulation.shell import visitors
 from xbd.lab.simulation.shell.damage import gone_of
+from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
 from xbd.lab.simulation.shell.keeper import Keeper
 from xbd.lab.simulation.shell.operators import LOST, Operator
 from xbd.lab.simulation.shell.services import Places, make_another_host
 from xbd.machine import HostSettings
 from xbd.testing.oracle import Violation
+from xbd.units import PAGE_KIB, SUPER_PAGES
 
 # By then everything must serve again after the faults: a daemon is down for at most 2 s, a session is given up after
 # 10, a peer that does not read after 10, an agent's pause is at most 30.
 _HEALED_WITHIN_S: Final = 90.0
 _POLL_S: Final = 0.5
 _ANOTHER_S: Final = "another-0"
+# Longer than three times an agent may be silent for.
+_SILENT_WITHIN_S: Final = 45.0
+_RAISES: Final = 4
 
 
 class Healing:
@@ -54,7 +61,9 @@ class Healing:
     async def visit_another_host(self) -> None:
         """Start the hypervisor on another host's state, under the others that go on, and then on its own. Raises Violation."""
         mine, state, another = self._places.base / "mine", self._places.state, self._places.another
-        make_another_host(self._places, _ANOTHER_S)
+        async with open_client(self._places.hypervisor) as toolstack:
+            domid = max((domain.domid for domain in await toolstack.list() if domain.state != "zombie"), default=1)
+        make_another_host(self._places, _ANOTHER_S, domid)
 
         def leave() -> None:
             state.rename(mine)
@@ -64,12 +73,68 @@ class Healing:
             state.rename(another)
             mine.rename(state)
 
-        self._trace.line("world", "another host comes")
-        await self._keepers["hypervisor"].restart(leave)
-        await self._until_nothing(self._what_is_not_another_s, "another host came")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._be_in_store_until_it_ends, domid)
+            self._trace.line("world", "another host comes")
+            await self._keepers["hypervisor"].restart(leave)
+            await self._until_nothing(self._what_is_not_another_s, "another host came")
         self._trace.sometimes("another host was served under a living store")
         await self._keepers["hypervisor"].restart(come_back)
         await self.heal()
+
+    async def _be_in_store_until_it_ends(self, domid: int, task_status: trio.TaskStatus[None]) -> None:
+        """Hold a domain's connection to the store, if it has one. Raises Violation: it does not end with its domain."""
+        try:
+            stream = await trio.open_unix_socket(str(self._places.xenstored.parent / "domains" / f"{domid}.sock"))
+        except OSError:
+            task_status.started()
+            return
+        async with stream:
+            task_status.started()
+            with trio.move_on_after(_HEALED_WITHIN_S) as scope, suppress(trio.BrokenResourceError):
+                await stream.receive_some(1)
+        if scope.cancelled_caught:
+            raise Violation(f"d{domid} of a host that is gone still has its connection to the store")
+        self._trace.sometimes("a connection to the store ended with its domain")
+
+    async def stop_agents(self, calls: FaultyCalls) -> None:
+        """Stop the agents for a while, and see that their domains show as silent, and then no longer. Raises Violation."""
+        self._trace.line("world", "the agents are stopped")
+        with calls.stopped("guests"):
+            await trio.sleep(_SILENT_WITHIN_S)
+            async with open_client(self._places.hypervisor) as toolstack:
+                states = {domain.name: domain.state for domain in await toolstack.list() if domain.agent}
+        if "running" in states.values():
+            raise Violation(f"{_SILENT_WITHIN_S:g} s after their agents were stopped the domains are {states}")
+        if states:
+            self._trace.sometimes("agents that were stopped were shown as silent")
+        await self.heal()
+
+    async def raise_a_limit(self) -> None:
+        """Raise a domain's limit, and as soon as that is answered write a target of that into the store. Raises Violation."""
+        async with open_client(self._places.hypervisor) as toolstack:
+            most = _RAISES * SUPER_PAGES
+            try:
+                domid = await toolstack.create("raised", max_pages=most, target_pages=SUPER_PAGES, autostart=False)
+            except HypercallError as error:
+                self._trace.line("world", f"no limit is raised: {error}")
+                return
+            for pages in range(2 * SUPER_PAGES, most + 1, SUPER_PAGES):
+                await toolstack.set_max(domid, pages)
+                await self._until_nothing(partial(self._what_is_not_shown, domid), "a domain was created")
+                await self._clients[0].write(f"/local/domain/{domid}/memory/target", b"%d" % (pages * PAGE_KIB))
+                await self._until_nothing(partial(self._what_is_not_aimed_at, domid, pages), "a target was written")
+            await toolstack.destroy(domid)
+        self._trace.sometimes("a target in the store was set beyond the limit of before")
+
+    async def _what_is_not_shown(self, domid: int) -> str:
+        shown = await self._clients[0].look_up(f"/local/domain/{domid}/memory/target")
+        return "" if shown else f"d{domid} is not in the store"
+
+    async def _what_is_not_aimed_at(self, domid: int, pages: int) -> str:
+        async with open_client(self._places.hypervisor) as toolstack:
+            target = (await toolstack.info(domid)).target_pages
+        return "" if target == pages else f"d{domid} has a target of {target} pages, and the store says {pages}"
 
     async def _until_nothing(self, look: Callable[[], Awaitable[str]], since: str) -> None:
         """Look until nothing is missing. Raises Violation: something is for too long."""
@@ -121,8 +186,10 @@ class Healing:
             if violations:
                 raise Violation(f"the audit finds {violations[0]}")
             for domain in await client.list():
-                if domain.autostart and domain.state in ("waiting", "lost"):
-                    return f"{domain.name} has no agent, and is {domain.state}"
+                if domain.autostart and domain.state in ("waiting", "lost", "silent"):
+                    return f"{domain.name} has no agent that answers, and is {domain.state}"
+                if domain.agent and domain.report is None:
+                    return f"{domain.name} has an agent, and no report"
         return ""
 
     def check_left(self, before: Mapping[int, str], may_stay: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from xbd.daemons.autoballoon import run_autoballoon
 from xbd.daemons.guests import run_guests
 from xbd.daemons.metrics import run_metrics
 from xbd.daemons.runtime import outside, sockets, state_dir
+from xbd.daemons.runtime.state_files import section_name
 from xbd.daemons.xenstored import run_xenstored
 from xbd.lab.simulation.daemons.trace import Trace
 from xbd.lab.simulation.shell.client_streams import connect_through
@@ -25,8 +26,10 @@ from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
 from xbd.lab.simulation.shell.operators import MINDED
 from xbd.lab.simulation.shell.process import Process, signals_of_processes
 from xbd.limits import Limits
-from xbd.machine import HostSettings
+from xbd.machine import HostSettings, Machine, domain, frame_table
 from xbd.policy.model import Settings
+from xbd.storage.image import Kind
+from xbd.testing.oracle import Violation
 from xbd.units import MIB_PAGES, SUPER_PAGES
 
 # Variables of a service manager, under which the simulation itself may run: its daemons have none.
@@ -81,6 +84,27 @@ class Places:
         return self.base / "metrics.sock"
 
 
+class PlacedState(state_dir.StateDir):
+    """A state directory that knows what of it has its place on the disk: what has none may end the daemon (SIGBUS)."""
+
+    def __init__(self, path: Path) -> None:
+        self._placed: set[tuple[Kind, int, int, int]] = set()
+        super().__init__(path)
+
+    def allocate(self, kind: Kind, number: int, spans: Sequence[tuple[int, int]]) -> None:
+        """Give words of a section their place on the disk. Raises OSError."""
+        super().allocate(kind, number, spans)
+        self._placed |= {(kind, number, *span) for span in spans}
+
+    def check(self, machine: Machine) -> None:
+        """See that what is read whole has its place. Raises Violation."""
+        read_whole = {Kind.HOST: frame_table.READ_WHOLE, Kind.DOMAIN: domain.READ_WHOLE}
+        for key, section in machine.image.sections.items():
+            for name in read_whole.get(key[0], ()):
+                if (*key, *section.span(name)) not in self._placed:
+                    raise Violation(f"{section_name(*key)}: {name} has no place on the disk, and is read whole")
+
+
 class Mains:
     """What each daemon's process runs, by name."""
 
@@ -98,13 +122,16 @@ class Mains:
 
     async def hypervisor(self, process: Process) -> int:
         """Be `xbd hypervisor --state-dir`."""
-        state = state_dir.StateDir(self._places.state)
+        state = PlacedState(self._places.state)
         state.undo.on_note = lambda: process.reach("note")
         if state.undone:
             self._trace.sometimes("a step was undone")
         try:
             machine = state_dir.make_machine(state, self._places.superframes, HostSettings(), limits=self._limits)
-            return await hypervisor.run(machine, self._places.run, state=state)
+            state.check(machine)
+            code = await hypervisor.run(machine, self._places.run, state=state)
+            state.check(machine)
+            return code
         finally:
             # As the end of a process does, whatever it was doing.
             state.close(in_order=False)
@@ -141,13 +168,17 @@ class Mains:
             bound.close()
 
 
-def make_another_host(places: Places, name: str) -> None:
-    """Leave the state of another host, with one domain, where `places.another` is."""
+def make_another_host(places: Places, name: str, domid: int) -> None:
+    """Leave the state of another host, with one domain, of number *domid*, where `places.another` is."""
     state = state_dir.StateDir(places.another)
     machine = state_dir.make_machine(state, places.superframes, HostSettings())
     host = Controller(machine, clock=time.time, name="another")
+    asked = {"name": name, "max_pages": 2 * SUPER_PAGES, "target_pages": SUPER_PAGES}
+    for _ in range(1, domid):
+        with host.step():
+            host.call("destroy", {"domid": host.call("create", asked)["domid"]})
     with host.step():
-        host.call("create", {"name": name, "max_pages": 2 * SUPER_PAGES, "target_pages": SUPER_PAGES})
+        host.call("create", asked)
     state.begin()
     state.close(in_order=True)
 

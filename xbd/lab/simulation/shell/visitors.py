@@ -108,6 +108,13 @@ class StoreClient:
             answer = await self.ask(stream, Decoder(), Operation.READ, path.encode() + b"\0")
             return None if answer.operation == Operation.ERROR else answer.payload
 
+    async def write(self, path: str, value: bytes) -> None:
+        """Write any path of the store on a connection of its own. Raises Violation: that is refused; OSError, BrokenResourceError."""
+        async with await _connect(str(self._socket)) as stream:
+            answer = await self.ask(stream, Decoder(), Operation.WRITE, path.encode() + b"\0" + value)
+        if answer.operation == Operation.ERROR:
+            raise Violation(f"{self._name}: WRITE {path} was refused: {answer.payload!r}")
+
     async def look(self) -> None:
         """Hold the store against all that was written, on a connection of its own. Raises Violation, OSError."""
         async with await _connect(str(self._socket)) as stream:

@@ -154,6 +154,9 @@ class World:
             await self._healing.heal()
             if self._plan.rates["deaf"]:
                 await visitors.be_deaf(self._places.hypervisor, self.trace)
+            await self._healing.raise_a_limit()
+            if self._plan.stops_agents:
+                await self._healing.stop_agents(self._calls)
             if self._plan.has_another_host:
                 await self._healing.visit_another_host()
             self._calls.is_full = self._plan.ends_full
