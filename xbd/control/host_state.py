@@ -131,13 +131,13 @@ class HostState:
         """Make the UUID of a domain."""
         return str(uuid5(self._seed, str(birth)))
 
-    def add_what_is_new(self) -> None:
-        """Give a host that an earlier version saved what that did not have: checks of content words, UUIDs; steps of their own.
-
-        Raises OSError: there is no room for it.
-        """
+    def add_checks(self) -> None:
+        """Give a host that an earlier version saved checks of its content words; a step of its own. Raises OutOfResources."""
         with self.step():
             self.machine.add_checks()
+
+    def give_uuids(self) -> None:
+        """Give UUIDs to a host, and its domains, that an earlier version saved without them; a step of its own."""
         if self.saved is None or self.saved.host_uuid:
             return
         with self.step():

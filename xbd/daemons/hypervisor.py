@@ -101,7 +101,7 @@ async def serve(
                 if state is not None:
                     with refused_if_unusable(state):
                         state.begin()
-                        host.add_what_is_new()
+                        _add_what_is_new(host)
                 host_sockets.open_toolstack(group, passed)
                 _log.info(
                     "hypervisor_ready",
@@ -142,6 +142,15 @@ def refused_if_unusable(state: StateDir | None) -> Iterator[None]:
         raise ConfigError(where, "", f"the saved host cannot be taken up: {error}") from error
     except OSError as error:
         raise ConfigError(where, "", f"cannot hold the host: {error.strerror}") from error
+
+
+def _add_what_is_new(host: Controller) -> None:
+    """Give a host that an earlier version saved what that did not have; for checks there may be no room, which is logged."""
+    try:
+        host.add_checks()
+    except OutOfResources as error:
+        _log.error("content_words_unchecked", reason=str(error), effect="the next daemon tries again")
+    host.give_uuids()
 
 
 def _make_host(machine: Machine, name: str, host_sockets: HostSockets, state: StateDir | None) -> Controller:

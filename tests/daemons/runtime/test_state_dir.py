@@ -7,6 +7,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from xbd.control.controller import Controller
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
 from xbd.daemons.runtime.state_dump import dump_state, restore_state
 from xbd.daemons.runtime.state_files import checksum, data_extents
-from xbd.errors import ConfigError, DamagedState
+from xbd.errors import ConfigError, DamagedState, OutOfResources
 from xbd.machine import Machine
 from xbd.machine.settings import HostSettings
 from xbd.storage.image import Image, Kind
@@ -44,7 +45,9 @@ def go_on(state: StateDir) -> Controller:
     if host.is_restored:
         host.restore()
     state.begin()
-    host.add_what_is_new()
+    with suppress(OutOfResources):
+        host.add_checks()
+    host.give_uuids()
     return host
 
 

@@ -1,6 +1,8 @@
 """The manifest of a state directory: what a start removes, what it refuses, and how an earlier format is made this one."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -85,6 +87,31 @@ def test_an_earlier_format_is_made_this_one_whenever_that_is_killed(tmp_path: Pa
         die(state)
         shutil.rmtree(path)
     assert steps > 20
+
+
+def test_an_earlier_format_without_room_stays_what_it_is(tmp_path: Path) -> None:
+    """On a full disk its host starts as before, without manifest and checks, and the start after that has room adds them."""
+    path = unpack("state-killed.tar.gz", tmp_path / "state")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def place(descriptor: int, at: int, size_bytes: int) -> None:
+        # What there is has its place already.
+        if os.fstat(descriptor).st_size < at + size_bytes:
+            full()
+
+    with replaced(fallocate=place):
+        state, host = begin(path)
+        assert host.machine.host.checks is None
+        do(host, "destroy", domid="db")
+        state.close(in_order=True)
+    assert (json.loads((path / "state.json").read_text())["format"], (path / NAME).exists()) == (1, False)
+    state, host = begin(path)
+    assert json.loads((path / "state.json").read_text())["format"] == 2
+    assert host.machine.host.checks is not None
+    assert host.audit() == []
+    die(state)
 
 
 @pytest.mark.parametrize("is_begun", [False, True])

@@ -26,14 +26,13 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import structlog
 
 import xbd
 from xbd.abi import Frames
 from xbd.daemons.recorder import RecordedMachine, Recorder
 from xbd.daemons.runtime.lock import FileLock
-from xbd.daemons.runtime.outside import calls, open_to_read
+from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.state_files import (
     FORMAT,
     HEADER_BYTES,
@@ -45,7 +44,6 @@ from xbd.daemons.runtime.state_files import (
     check_log,
     checksum,
     checksums_of,
-    data_extents,
     header,
     map_log,
     map_words,
@@ -55,17 +53,25 @@ from xbd.daemons.runtime.state_files import (
     read_state,
     remove,
     section_name,
-    sections_in,
+    touched_pages,
     write_json,
 )
 from xbd.daemons.runtime.state_lock import make_and_lock_state
-from xbd.daemons.runtime.state_manifest import NAME, Manifest, Mark, check_marks, make_manifest
+from xbd.daemons.runtime.state_manifest import (
+    NAME,
+    Manifest,
+    Mark,
+    add_manifest,
+    all_unsure,
+    check_marks,
+    make_manifest,
+)
 from xbd.errors import ConfigError, DamagedState
 from xbd.limits import LIMITS, Limits
 from xbd.machine import HostSettings, Machine
 from xbd.machine.recovery import recover
 from xbd.replaceable import replaceable
-from xbd.storage.image import PAGE_WORDS, Image, Kind, Layout, Store
+from xbd.storage.image import Image, Kind, Layout, Store
 from xbd.storage.undo import Rewound, Undo
 
 _log = structlog.get_logger(__name__)
@@ -94,19 +100,16 @@ class StateDir(Store):
         self._checksums: dict[str, Any] | None = None
         self._rewound = Rewound(0, [])
         self._manifest = Manifest()
-        # Which sections `begin` removes: marked, and not of the host.
-        self._leftover: list[tuple[Kind, int]] = []
-        # How many notes there were of the step in whose middle an earlier daemon died.
-        self.undone = 0
+        self._leftover: list[tuple[Kind, int]] = []  # what `begin` removes: marked, and not of the host
+        self.undone = 0  # notes of the step in whose middle an earlier daemon died
         self._changed_ns: dict[str, tuple[int, int]] = {}
         self._lock: FileLock | None = make_and_lock_state(path)
         try:
             self._open()
-        except OSError as error:
+        except BaseException as error:
             self.close(in_order=False)
-            raise ConfigError(path, "", f"cannot be the state directory: {error.strerror}") from error
-        except BaseException:
-            self.close(in_order=False)
+            if isinstance(error, OSError):
+                raise ConfigError(path, "", f"cannot be the state directory: {error.strerror}") from error
             raise
 
     def _open(self) -> None:
@@ -133,8 +136,8 @@ class StateDir(Store):
         for name in (*(section_name(*key) for key in self.kept()), "undo", "checksums.json"):
             remove(self.path / name)
         # First of all it is said that nothing is committed yet: what has no state.json is then never taken for that.
-        self._write_state(is_committed=False)
         self._has_manifest = True
+        self._write_state(is_committed=False)
         self._manifest = make_manifest(self.path, {})
         self._log = map_log(self.path / "undo", LOG_BYTES)
         self.undo = Undo(self._log, self._grow)
@@ -142,10 +145,7 @@ class StateDir(Store):
     def _read_manifest(self) -> Manifest:
         """Map the manifest that an earlier daemon left; one of the format without it was sure of nothing. Raises ConfigError."""
         if not self._has_manifest:
-            manifest = Manifest()
-            for key in {*sections_in(self.path)} - {(Kind.MANIFEST, 0)}:
-                manifest.mark(*key, Mark.UNSURE)
-            return manifest
+            return all_unsure(self.path)
         try:
             manifest = Manifest(self.open(Kind.MANIFEST, 0)[1])
         except DamagedState as error:
@@ -199,8 +199,8 @@ class StateDir(Store):
         return self._log
 
     def _write_state(self, *, is_committed: bool) -> None:
-        told = {"format": FORMAT, "xbd": xbd.__version__, "committed": is_committed, "log": self._log_id}
-        write_json(self.path / "state.json", told)
+        told = {"format": FORMAT if self._has_manifest else FORMAT - 1, "xbd": xbd.__version__}
+        write_json(self.path / "state.json", told | {"committed": is_committed, "log": self._log_id})
 
     # -- sections
 
@@ -284,12 +284,7 @@ class StateDir(Store):
     def touched(self, kind: Kind, number: int, words: Frames, first: int, end: int) -> Frames:
         """List the pages of a section, from word *first* to *end*, that are no holes in its file."""
         del words
-        base = HEADER_BYTES // WORD_BYTES
-        with open_to_read(self.path / section_name(kind, number)) as file:
-            extents = list(data_extents(file.fileno(), (first + base) * WORD_BYTES, (end + base) * WORD_BYTES))
-        page_bytes = PAGE_WORDS * WORD_BYTES
-        pages = [np.arange(a // page_bytes, -(-b // page_bytes), dtype=np.int64) for a, b in extents]
-        return (np.concatenate(pages) if pages else np.zeros(0, dtype=np.int64)) - HEADER_BYTES // page_bytes
+        return touched_pages(self.path / section_name(kind, number), first, end)
 
     # -- beginning and end
 
@@ -306,10 +301,10 @@ class StateDir(Store):
             self.undo.move(self._log)
         remove(self.path / "checksums.json")
         self._checksums = None
-        if not self._has_manifest:
-            # Until state.json says that there is one, the next start makes it anew.
-            self._manifest = make_manifest(self.path, self._manifest.marks)
-        if self.is_new or not self._log_id or not self._has_manifest:
+        added = None if self._has_manifest else add_manifest(self.path, self._manifest)
+        if added is not None:
+            self._manifest, self._has_manifest = added, True
+        if self.is_new or not self._log_id or added is not None:
             if not self._log_id:
                 # The log is marked first: a mark that nobody asks for does no harm.
                 self._log_id = secrets.randbelow(LOG_IDS - 1) + 1
@@ -319,7 +314,7 @@ class StateDir(Store):
             self.keep(*key)
         for key in self._leftover:
             self.discard(*key)
-        self.is_new, self._has_manifest, self._leftover = False, True, []
+        self.is_new, self._leftover = False, []
         self._rewound = Rewound(0, [])
         self._is_begun = True
 
@@ -391,12 +386,10 @@ def make_machine(
     started_s = calls.monotonic()
     try:
         machine = recover(state, limits)
-    except DamagedState as error:
+    except (DamagedState, OSError) as error:
         state.close(in_order=False)
-        raise ConfigError(state.path, "", f"the saved host cannot be used: {error}") from error
-    except OSError as error:
-        state.close(in_order=False)
-        raise ConfigError(state.path, "", f"the saved host cannot be read: {error.strerror}") from error
+        why = f"read: {error.strerror}" if isinstance(error, OSError) else f"used: {error}"
+        raise ConfigError(state.path, "", f"the saved host cannot be {why}") from error
     _log.info(
         "state_recovered",
         directory=str(state.path),

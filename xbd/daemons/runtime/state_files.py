@@ -24,7 +24,7 @@ from xbd.abi import Frames
 from xbd.daemons.runtime.outside import NEW_FILE_MODE, calls, open_to_read
 from xbd.errors import ConfigError, DamagedState
 from xbd.replaceable import replaceable
-from xbd.storage.image import Kind, Layout
+from xbd.storage.image import PAGE_WORDS, Kind, Layout
 
 # How a directory is laid out: 1 has no manifest, and is made a 2 when its host is taken up. Another number means that a
 # newer xbd wrote it.
@@ -285,6 +285,16 @@ def data_extents(descriptor: int, first: int, end: int) -> Iterator[tuple[int, i
         hole = os.lseek(descriptor, data, os.SEEK_HOLE)
         yield data // HEADER_BYTES * HEADER_BYTES, min(-(-hole // HEADER_BYTES) * HEADER_BYTES, end)
         at = hole
+
+
+def touched_pages(path: Path, first: int, end: int) -> Frames:
+    """List the pages of a section's file, from word *first* to *end*, that are no holes; counted without the header."""
+    base = HEADER_BYTES // WORD_BYTES
+    with open_to_read(path) as file:
+        extents = list(data_extents(file.fileno(), (first + base) * WORD_BYTES, (end + base) * WORD_BYTES))
+    page_bytes = PAGE_WORDS * WORD_BYTES
+    pages = [np.arange(a // page_bytes, -(-b // page_bytes), dtype=np.int64) for a, b in extents]
+    return (np.concatenate(pages) if pages else np.zeros(0, dtype=np.int64)) - HEADER_BYTES // page_bytes
 
 
 def map_log(path: Path, size_bytes: int) -> Frames:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import structlog
 
 from xbd.abi import Frames
 from xbd.daemons.runtime.outside import calls
@@ -31,6 +32,8 @@ from xbd.daemons.runtime.state_files import (
 from xbd.errors import ConfigError
 from xbd.replaceable import replaceable
 from xbd.storage.image import Kind, Layout
+
+_log = structlog.get_logger(__name__)
 
 # A word for each domid, of which each kind has a byte.
 LAYOUT: Final = Layout({"marks": (1 << 15, 1)})
@@ -64,6 +67,25 @@ class Manifest:
     def marks(self) -> dict[tuple[Kind, int], Mark]:
         """List the sections that have a mark. Raises ValueError: a mark is none."""
         return {(Kind(kind), number): self.of(Kind(kind), number) for number, kind in np.argwhere(self._marks).tolist()}
+
+
+def all_unsure(path: Path) -> Manifest:
+    """Make the manifest, in memory, of a directory of the format before: no section was ever marked."""
+    manifest = Manifest()
+    for key in {*sections_in(path)} - {(Kind.MANIFEST, 0)}:
+        manifest.mark(*key, Mark.UNSURE)
+    return manifest
+
+
+def add_manifest(path: Path, manifest: Manifest) -> Manifest | None:
+    """Write a manifest from memory; None: there is no room, which is logged, and the directory stays of its format."""
+    try:
+        # Until state.json says that there is one, the next start makes it anew.
+        return make_manifest(path, manifest.marks)
+    except OSError as error:
+        effect = "the state stays of the format before; the next daemon tries again"
+        _log.error("manifest_not_written", directory=str(path), reason=error.strerror, effect=effect)
+        return None
 
 
 @replaceable
