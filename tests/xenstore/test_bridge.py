@@ -150,6 +150,27 @@ def test_what_no_guest_does_stays_in_control_shutdown(written: bytes) -> None:
     assert client.read(b"/local/domain/3/control/shutdown") == written
 
 
+@pytest.mark.parametrize("host_mib", [512, 256, 384])
+def test_a_target_that_was_written_and_not_asked_for_is_not_forgotten(host_mib: int) -> None:
+    """The store was saved, and its daemon killed, before the host was asked; a target that the host got meanwhile counts more."""
+    bridge, client = bridged(WEB)
+    assert client.write(TARGET, b"%d" % (256 * 1024)) == b"OK\0"
+    store = restore(encode_whole(client.store))
+    bridge, now = Bridge(store, lambda: None), replace(WEB, target_pages=host_mib * MIB)
+    bridge.update([now], 0.0)
+    if host_mib == 512:
+        assert asked(bridge, now) == [TargetRequest(3, 256 * MIB)]
+        bridge.agreed(TargetRequest(3, 256 * MIB))
+        # Killed again, with another target written: the one that was agreed to is the last that counts.
+        StoreClient(store).write(TARGET, b"%d" % (512 * 1024))
+        bridge, now = Bridge(restore(encode_whole(store)), lambda: None), replace(WEB, target_pages=256 * MIB)
+        bridge.update([now], 0.0)
+        assert asked(bridge, now) == [TargetRequest(3, 512 * MIB)]
+    else:
+        assert asked(bridge, now) == []
+        assert StoreClient(store).read(TARGET) == b"%d" % (host_mib * 1024)
+
+
 def test_what_a_restored_store_asks_of_a_guest_is_not_forgotten() -> None:
     """It was written when nobody could hear it."""
     bridge, client = bridged(WEB)

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,17 +15,11 @@ import trio
 
 from tests import forked
 from tests.blackbox.host import beside
-from tests.catching import skip_where_none_are_caught
-from tests.debian import in_path, unpack
 from xbd.client.client import Client
 from xbd.testing.processes import running_host
 
 HANGS_AFTER_S = 60.0
 MIB = 256
-PACKAGES = (
-    *("xen-utils-4.17", "libxenmisc4.17", "libxencall1", "libxentoolcore1", "libxentoollog1", "libxenevtchn1"),
-    *("libxenforeignmemory1", "libxengnttab1", "libxendevicemodel1", "libxenhypfs1", "libxenstore4", "libyajl2"),
-)
 HOST = """
 [host]
 memory = "4g"
@@ -42,17 +36,6 @@ maximum = "256m"
 workload = { profile = "idle", used = 0.1, cache = 0.02 }
 """
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tools")]
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Have Xen's tools and their libraries, unpacked for these tests alone."""
-    skip_where_none_are_caught()
-    root = unpack(tmp_path_factory.mktemp("xen"), PACKAGES)
-    if not (root / "usr" / "lib" / "xen-4.17").is_dir():
-        pytest.skip("this Debian has another release of Xen")
-    with in_path(root, "sbin"):
-        yield root
 
 
 @asynccontextmanager

@@ -30,6 +30,9 @@ _MOST_DIGITS: Final = 16
 _WRITE: Final = Access.WRITE.value
 _TARGET: Final = b"/memory/target"
 _USED: Final = b"/memory/meminfo"
+# Below /vm: the host's target when the key last agreed with it. So the next process that takes up a saved store knows what was
+# written, and answered, and that nobody could ask the host for.
+_AGREED: Final = b"/agreed-target"
 _SHUTDOWN: Final = b"/control/shutdown"
 _NAME: Final = b"/name"
 # What is written there, and why the guest then stops: Linux takes `halt` for `poweroff`.
@@ -229,14 +232,19 @@ class Bridge:
 
     def _show_target(self, domain: DomainInfo) -> None:
         """Write the host's target, unless the key asks for just this."""
-        if self._shown.get(domain.domid) == domain.target_pages:
+        domid, agreed = domain.domid, vm_of(domain) + _AGREED
+        if self._shown.get(domid) == domain.target_pages:
             return
-        self._shown[domain.domid] = domain.target_pages
-        path = home_of(domain.domid) + _TARGET
-        node = self._store.tree.find(path)
-        if node and node.value.isdigit() and _pages_of(node.value[:_MOST_DIGITS]) == domain.target_pages:
+        self._shown[domid] = domain.target_pages
+        path, host_s = home_of(domid) + _TARGET, kib(domain.target_pages)
+        asks, is_there = self._asks(domid), self._store.tree.find(path) is not None
+        is_unheard = asks and domid not in self._domains and self._value(agreed) == host_s
+        if is_unheard and isinstance(decide(self._value(path), domain), TargetRequest):
+            self._heard[domid] = None
             return
-        self._store.change(lambda view: view.write(path, kib(domain.target_pages), None))
+        self._store.change(lambda view: view.write(agreed, host_s, None))
+        if asks or not is_there:
+            self._store.change(lambda view: view.write(path, host_s, None))
 
     def _show_used(self, domain: DomainInfo) -> None:
         """Write what a guest uses, unless a toolstack has let it say so itself (chmod), as Qubes' does."""
@@ -258,13 +266,13 @@ class Bridge:
         """
         self._written |= self._heard
         self._heard.clear()
-        for domid in [domid for domid in self._written if not self._asks(domid)]:
+        for domid in [domid for domid in self._written if domid not in self._domains or not self._asks(domid)]:
             del self._written[domid]
         return list(self._written)
 
     def _asks(self, domid: int) -> bool:
         node = self._store.tree.find(home_of(domid) + _TARGET)
-        if domid not in self._domains or node is None:
+        if node is None:
             return False
         return not (node.value.isdigit() and _pages_of(node.value[:_MOST_DIGITS]) == self._shown.get(domid))
 
@@ -290,6 +298,8 @@ class Bridge:
         self._written.pop(request.domid, None)
         if request.domid in self._domains:
             self._shown[request.domid] = request.pages
+            agreed = vm_of(self._domains[request.domid]) + _AGREED
+            self._store.change(lambda view: view.write(agreed, kib(request.pages), None))
 
     def refused(self, request: TargetRequest) -> None:
         """Note that the host refused a target: the key keeps what was written, and the host is not asked again."""
