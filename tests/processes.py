@@ -67,7 +67,8 @@ def children_of(pid: int) -> dict[str, int]:
             command = (stat.parent / "cmdline").read_text().split("\0")
         except OSError:
             continue  # it ended while we looked
-        if int(fields[1]) == pid and fields[0] != "Z":
+        # One that has just been forked is not yet what it will be.
+        if int(fields[1]) == pid and fields[0] != "Z" and "xbd" in command:
             children[command[command.index("xbd") + 1]] = int(stat.parent.name)
     return children
 
