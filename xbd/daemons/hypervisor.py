@@ -101,7 +101,7 @@ async def serve(
                 if state is not None:
                     with refused_if_unusable(state):
                         state.begin()
-                        _add_what_is_new(host)
+                        add_what_is_new(host, state)
                 host_sockets.open_toolstack(group, passed)
                 _log.info(
                     "hypervisor_ready",
@@ -144,10 +144,12 @@ def refused_if_unusable(state: StateDir | None) -> Iterator[None]:
         raise ConfigError(where, "", f"cannot hold the host: {error.strerror}") from error
 
 
-def _add_what_is_new(host: Controller) -> None:
+def add_what_is_new(host: Controller, state: StateDir) -> None:
     """Give a host that an earlier version saved what that did not have; for checks there may be no room, which is logged."""
     try:
-        host.add_checks()
+        # Who could still take up a directory of the format before would write words and no checks.
+        if state.has_manifest:
+            host.add_checks()
     except OutOfResources as error:
         _log.error("content_words_unchecked", reason=str(error), effect="the next daemon tries again")
     host.give_uuids()

@@ -7,7 +7,6 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,11 @@ from tests.peer import clock, create_again, do
 from xbd import abi
 from xbd.cli.main import main
 from xbd.control.controller import Controller
+from xbd.daemons.hypervisor import add_what_is_new
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
 from xbd.daemons.runtime.state_dump import dump_state, restore_state
 from xbd.daemons.runtime.state_files import checksum, data_extents
-from xbd.errors import ConfigError, DamagedState, OutOfResources
+from xbd.errors import ConfigError, DamagedState
 from xbd.machine import Machine
 from xbd.machine.settings import HostSettings
 from xbd.storage.image import Image, Kind
@@ -45,9 +45,7 @@ def go_on(state: StateDir) -> Controller:
     if host.is_restored:
         host.restore()
     state.begin()
-    with suppress(OutOfResources):
-        host.add_checks()
-    host.give_uuids()
+    add_what_is_new(host, state)
     return host
 
 

@@ -97,8 +97,8 @@ def test_an_earlier_format_without_room_stays_what_it_is(tmp_path: Path) -> None
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def place(descriptor: int, at: int, size_bytes: int) -> None:
-        # What there is has its place already.
-        if os.fstat(descriptor).st_size < at + size_bytes:
+        # What there is has its place already; for the checks of words, which are short, there would be room.
+        if os.fstat(descriptor).st_size < at + size_bytes > 200_000:
             full()
 
     with replaced(fallocate=place):

@@ -82,7 +82,7 @@ SPARE_BYTES: Final = 256 << 20
 
 
 class StateDir(Store):
-    """The store in directory *path*, locked until `close`.
+    """The store in directory *path*, locked until `close`; *has_manifest*: it is not of the format before that had none.
 
     Until `begin` nothing that is there is given up: whoever closes it before leaves every byte as it was found.
 
@@ -115,7 +115,7 @@ class StateDir(Store):
     def _open(self) -> None:
         told = read_state(self.path)
         self.is_new = told is None or not told.is_committed
-        self._has_manifest = told is not None and told.format == FORMAT
+        self.has_manifest = told is not None and told.format == FORMAT
         if told is None or not told.is_committed:
             self._make_new(told)
         else:
@@ -130,13 +130,13 @@ class StateDir(Store):
     def _make_new(self, told: SavedState | None) -> None:
         """Begin a new host, in the place of what a daemon left that was killed before it had committed anything."""
         # One that was killed before it had a manifest had no section, either.
-        if told is not None and (not self._has_manifest or (self.path / NAME).exists()):
+        if told is not None and (not self.has_manifest or (self.path / NAME).exists()):
             self._manifest = self._read_manifest()
         check_marks(self.path, self._manifest)
         for name in (*(section_name(*key) for key in self.kept()), "undo", "checksums.json"):
             remove(self.path / name)
         # First of all it is said that nothing is committed yet: what has no state.json is then never taken for that.
-        self._has_manifest = True
+        self.has_manifest = True
         self._write_state(is_committed=False)
         self._manifest = make_manifest(self.path, {})
         self._log = map_log(self.path / "undo", LOG_BYTES)
@@ -144,7 +144,7 @@ class StateDir(Store):
 
     def _read_manifest(self) -> Manifest:
         """Map the manifest that an earlier daemon left; one of the format without it was sure of nothing. Raises ConfigError."""
-        if not self._has_manifest:
+        if not self.has_manifest:
             return all_unsure(self.path)
         try:
             manifest = Manifest(self.open(Kind.MANIFEST, 0)[1])
@@ -199,7 +199,7 @@ class StateDir(Store):
         return self._log
 
     def _write_state(self, *, is_committed: bool) -> None:
-        told = {"format": FORMAT if self._has_manifest else FORMAT - 1, "xbd": xbd.__version__}
+        told = {"format": FORMAT if self.has_manifest else FORMAT - 1, "xbd": xbd.__version__}
         write_json(self.path / "state.json", told | {"committed": is_committed, "log": self._log_id})
 
     # -- sections
@@ -301,9 +301,9 @@ class StateDir(Store):
             self.undo.move(self._log)
         remove(self.path / "checksums.json")
         self._checksums = None
-        added = None if self._has_manifest else add_manifest(self.path, self._manifest)
+        added = None if self.has_manifest else add_manifest(self.path, self._manifest)
         if added is not None:
-            self._manifest, self._has_manifest = added, True
+            self._manifest, self.has_manifest = added, True
         if self.is_new or not self._log_id or added is not None:
             if not self._log_id:
                 # The log is marked first: a mark that nobody asks for does no harm.
