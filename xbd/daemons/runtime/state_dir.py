@@ -106,10 +106,10 @@ class StateDir(Store):
         self._lock: FileLock | None = make_and_lock_state(path)
         try:
             self._open()
-        except BaseException as error:
+        except OSError as error:
+            raise self.refuse(f"cannot be the state directory: {error.strerror}") from error
+        except BaseException:
             self.close(in_order=False)
-            if isinstance(error, OSError):
-                raise ConfigError(path, "", f"cannot be the state directory: {error.strerror}") from error
             raise
 
     def _open(self) -> None:
@@ -347,12 +347,13 @@ class StateDir(Store):
         try:
             write_json(self.path / "checksums.json", checksums_of(self.path))
         except OSError as error:
-            _log.error(
-                "checksums_not_written",
-                directory=str(self.path),
-                reason=error.strerror,
-                effect="the next daemon goes on without comparing, as after a kill",
-            )
+            effect = "the next daemon goes on without comparing, as after a kill"
+            _log.error("checksums_not_written", directory=str(self.path), reason=error.strerror, effect=effect)
+
+    def refuse(self, reason: str) -> ConfigError:
+        """Leave all as it was found, and return the error to raise."""
+        self.close(in_order=False)
+        return ConfigError(self.path, "", reason)
 
 
 def make_machine(
@@ -376,25 +377,16 @@ def make_machine(
         except OSError as error:
             if state is None:
                 raise
-            state.close(in_order=False)
-            raise ConfigError(state.path, "", f"cannot hold the host: {error.strerror}") from error
+            raise state.refuse(f"cannot hold the host: {error.strerror}") from error
     if recorder is not None:
-        state.close(in_order=False)
-        raise ConfigError(
-            state.path, "", "holds a host already, and a recording begins with a new one; use an empty one"
-        )
+        raise state.refuse("holds a host already, and a recording begins with a new one; use an empty one")
     started_s = calls.monotonic()
     try:
         machine = recover(state, limits)
-    except (DamagedState, OSError) as error:
-        state.close(in_order=False)
-        why = f"read: {error.strerror}" if isinstance(error, OSError) else f"used: {error}"
-        raise ConfigError(state.path, "", f"the saved host cannot be {why}") from error
-    _log.info(
-        "state_recovered",
-        directory=str(state.path),
-        domains=len(machine.domains()),
-        undone_notes=state.undone,
-        seconds=round(calls.monotonic() - started_s, 3),
-    )
+    except DamagedState as error:
+        raise state.refuse(f"the saved host cannot be used: {error}") from error
+    except OSError as error:
+        raise state.refuse(f"the saved host cannot be read: {error.strerror}") from error
+    counts = {"domains": len(machine.domains()), "undone_notes": state.undone}
+    _log.info("state_recovered", directory=str(state.path), **counts, seconds=round(calls.monotonic() - started_s, 3))
     return machine
