@@ -28,7 +28,7 @@ KNOWN: dict[str, tuple[int, int]] = {
     "undo-content": (4, 932),
     "undo-session": (0, 2137),
     "undo-grants": (1, 298),
-    "undo-limits": (14, 479),
+    "undo-limits": (20, 696),
     "commit": (0, 419),
     "lives": (0, 1366),
     "isolation": (0, 247),
