@@ -375,6 +375,19 @@ def test_domains_come_and_go() -> None:
     assert len(client.store.watches) == 2
 
 
+def test_nothing_of_a_domain_stays_when_it_is_gone() -> None:
+    """A store is as large as before, whether this bridge or one of an earlier life showed the domain."""
+    bridge, client = bridged()
+    empty = len(client.store.tree)
+    for domid in range(1, 5):
+        bridge.update([replace(WEB, domid=domid, uuid=f"uuid-{domid}")], 1000.0)
+    restored = restore(encode_whole(client.store))
+    Bridge(restored, lambda: None).update([], 1000.0)
+    bridge.update([], 1000.0)
+
+    assert len(client.store.tree) == len(restored.tree) == empty
+
+
 def test_the_next_domain_of_a_number_and_a_name_has_nothing_of_the_last() -> None:
     """Not its data, sizes or UUID, nor its connection, which ends; who watches is told of both."""
     bridge, client = bridged(WEB)

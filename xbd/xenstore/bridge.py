@@ -21,7 +21,7 @@ from xbd.target_rules import Bound, broken_bound
 from xbd.units import PAGE_KIB, round_to_superpages
 from xbd.xenstore.paths import home_of
 from xbd.xenstore.permissions import Access, Permissions, access_of
-from xbd.xenstore.shown import kib, show_domain, show_host, show_name, vm_of
+from xbd.xenstore.shown import kib, libxl_of, show_domain, show_host, show_name, vm_of
 from xbd.xenstore.store import Store
 from xbd.xenstore.watches import Watch
 
@@ -193,14 +193,20 @@ class Bridge:
         self._remove_vm(home)
         if domid == DOM0:
             return
-        self._store.change(lambda view: view.remove(home) if view.find(home) else None)
+        self._remove(home)
+        self._remove(libxl_of(domid))
         if domid in self._store.domains:
             self._store.release(domid)
 
     def _remove_vm(self, home: bytes) -> None:
         vm = self._value(home + b"/vm")
-        if vm.startswith(b"/vm/") and self._store.tree.find(vm):
-            self._store.change(lambda view: view.remove(vm))
+        if vm.startswith(b"/vm/"):
+            self._remove(vm)
+
+    def _remove(self, path: bytes) -> None:
+        """Remove a node and all below it, if it is there."""
+        if self._store.tree.find(path):
+            self._store.change(lambda view: view.remove(path))
 
     def _add(self, domain: DomainInfo, now_s: float) -> None:
         home, domid = home_of(domain.domid), domain.domid

@@ -40,7 +40,7 @@ def vm_of(domain: DomainInfo) -> bytes:
     return b"/vm/" + (domain.uuid or str(uuid5(UUID(int=0), domain.life))).encode()
 
 
-def _libxl_of(domid: int) -> bytes:
+def libxl_of(domid: int) -> bytes:
     """Name where libxl keeps what it knows of a domain."""
     return b"/libxl/%d" % domid
 
@@ -117,7 +117,7 @@ def show_domain(view: Transaction, domain: DomainInfo, now_s: float) -> None:
     if domid != DOM0:
         # Without its type libxl takes a translated guest for one with a device model.
         for path, value in ((b"", b""), (b"/type", _libxl_type(domain)), (b"/dm-version", b"qemu_xen")):
-            _put(view, _libxl_of(domid) + path, value, _PRIVATE)
+            _put(view, libxl_of(domid) + path, value, _PRIVATE)
         own = (Entry(int(Access.NONE), domid),)
         for path, value in _OWN:
             if view.find(home + b"/" + path) is None:
