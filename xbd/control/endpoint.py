@@ -246,7 +246,7 @@ class DomainEndpoint(Endpoint):
                 answer = encode_error(request.msgid, fields.error_map(error))
             else:
                 cost += extents_of(command)
-                domain = self._host.machine.domain(self._record.domid)
+                domain = self._host.machine.domain_table.domains[self._record.domid]
                 leaves = domain.leaves
                 answer = encode_result(request.msgid, self._host.execute(self._record, command))
                 if not getattr(command, "order", 0):

@@ -112,9 +112,9 @@ def in_a_turn(domain: Domain, gfns: Gfns, within: int, *, mends: bool = False) -
     They lie *within* so many superpages at most, as `check_extents` says. It counts those that it breaks, or, with
     *mends*, those that it may put together again.
     """
-    gfns = gfns[:TURN_EXTENTS]
     if within <= TURN_LEAVES:
-        return int(gfns.size)
+        return min(gfns.size, TURN_EXTENTS)
+    gfns = gfns[:TURN_EXTENTS]
     blocks = gfns >> SUPER_ORDER
     if np.count_nonzero(blocks[1:] != blocks[:-1]) < TURN_LEAVES:
         return int(gfns.size)

@@ -31,6 +31,7 @@ class Turns(trio.abc.Instrument):
         # Whether somebody has had a turn in this round; how many were chosen, and have not had theirs yet.
         self._had_one = False
         self._chosen = 0
+        self._now_s = trio.current_time
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
         """Note that a round of the loop ends."""
@@ -39,6 +40,7 @@ class Turns(trio.abc.Instrument):
     @asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
         """Let those who wait have their turns, for the length of a block."""
+        self._now_s = trio.lowlevel.current_clock().current_time
         trio.lowlevel.add_instrument(self)
         try:
             async with trio.open_nursery() as nursery:
@@ -63,18 +65,18 @@ class Turns(trio.abc.Instrument):
 
     async def take(self, share: Share, endpoint: Endpoint) -> bytes:
         """Let an endpoint take its turn when it is next; returns its answers."""
-        now_s = trio.lowlevel.current_clock().current_time
-        if now_s() < share.rested_at_s:
+        began_s = self._now_s()
+        if began_s < share.rested_at_s:
             await trio.sleep_until(share.rested_at_s)
         if self._had_one or self._chosen or self._order:
             await self._wait(share)
         else:
             self._order.begin(share)
         self._had_one = True
-        began_s, cpu_began_s = now_s(), time.thread_time()
+        began_s, cpu_began_s = self._now_s(), time.thread_time()
         answers = endpoint.turn()
         # A turn that others kept from the processor took no longer for that; and where time is virtual, none takes any.
-        ended_s = now_s()
+        ended_s = self._now_s()
         self._order.end(share, min(time.thread_time() - cpu_began_s, ended_s - began_s), ended_s)
         return answers
 
