@@ -341,15 +341,14 @@ async def test_a_limit_that_was_raised_counts_at_once(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_guest_stops_by_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_guest_stops_by_what_is_written(tmp_path: Path) -> None:
     """As xl's shutdown and reboot ask for it; what no guest does stays, others are served, and a name is the domain's."""
-    monkeypatch.setattr("xbd.daemons.xenstored.LOOK_EVERY_S", 3600.0)
     async with daemon(tmp_path) as host, serving(tmp_path) as server, connected(server.path) as tool:
         create(host, "web"), create(host, "db")
         changed = Alarm()
         host.subscribers.add(changed.ring)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HostInStore(hypervisor_socket(tmp_path), server).follow)
+            nursery.start_soon(HostInStore(hypervisor_socket(tmp_path), server, 3600.0).follow)
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert await tool.ask(Operation.WATCH, b"@releaseDomain\0t\0") == OK
             await tool.event()

@@ -18,6 +18,8 @@ KINDS: Final[Mapping[str, str]] = {
     "slow-reader": "a client asks for much and reads nothing",
     "slow-agents": "agents' connections pass on little for a while",
     "flood": "a guest floods its socket",
+    "kill-xenstored": "SIGKILL of the XenStore, which is started again at once",
+    "storm": "a domain is created and destroyed again and again under one name, larger or smaller each time",
 }
 # In the last part of a soak the daemon is not killed, so that its memory can be observed for a while.
 CALM_SHARE: Final = 1 / 3

@@ -14,14 +14,18 @@ from xbd.units import MIB_PAGES, SUPER_PAGES, round_to_superpages
 GROUPS: Final = ("a", "b", "c", "d")
 RELAYED: Final = ("a", "b")
 SINGLE: Final = "s"
+# Whose targets and limits the autoballoon daemon sets, if it runs.
+GOVERNED: Final = ("b", "d")
 _SINGLES_MOST: Final = 4
 # The name of the checker guest is also in the report's keys, so it stays.
 CHECKER: Final = "witness"
 FLOODER: Final = "flooder"
+# Whoever runs the guests of its group boots it, if it is there for long enough.
+STORM: Final = "cstorm"
 NOT_GUESTS: Final = ("dom0", CHECKER, FLOODER)
 DOM0_PAGES: Final = 256 * MIB_PAGES
 CHECKER_PAGES: Final = 16 * SUPER_PAGES
-_SIZES_MIB: Final = (64, 96, 128)
+SIZES_MIB: Final = (64, 96, 128)
 # No target is below this share of a guest's memory: below it, its programs are killed rather than squeezed.
 MIN_TARGET_SHARE: Final = 0.5
 # The target of each guest in the end: all guests together then fit into the host.
@@ -40,7 +44,7 @@ _ON_CRASH: Final = ("restart",) * 8 + ("destroy", "preserve")
 def draw_guest(number: int, rng: np.random.Generator, *, single: bool = False) -> DomainSpec:
     """Draw guest number *number*; *single*: its agent has a process of its own."""
     group = SINGLE if single else GROUPS[number % len(GROUPS)]
-    max_pages = int(rng.choice(_SIZES_MIB)) * MIB_PAGES
+    max_pages = int(rng.choice(SIZES_MIB)) * MIB_PAGES
     workload = dict(_WORKLOADS[int(rng.integers(len(_WORKLOADS)))])
     workload["tick_s"] = round(float(rng.uniform(0.7, 2.0)), 2)
     domain_type = _TYPES[int(rng.integers(len(_TYPES)))]
@@ -81,7 +85,7 @@ def singles_of(guests: int) -> int:
 
 def host_memory_pages(guests: int) -> int:
     """Return the host's memory in pages: less than all guests may hold, enough for their targets in the end."""
-    mean_pages = sum(_SIZES_MIB) / len(_SIZES_MIB) * MIB_PAGES
+    mean_pages = sum(SIZES_MIB) / len(SIZES_MIB) * MIB_PAGES
     # Sizes are random: a share more than the mean, and two of the largest.
-    theirs = int(guests * mean_pages * (FINAL_SHARE + 0.12)) + 2 * max(_SIZES_MIB) * MIB_PAGES
+    theirs = int(guests * mean_pages * (FINAL_SHARE + 0.12)) + 2 * max(SIZES_MIB) * MIB_PAGES
     return round_to_superpages(theirs + DOM0_PAGES + CHECKER_PAGES + FLOOD_MAX_PAGES)

@@ -20,6 +20,8 @@ _EVERY_S: Final[dict[str, tuple[float, tuple[float, float] | None]]] = {
     "slow-reader": (20.0, (2.0, 15.0)),
     "slow-agents": (30.0, (0.5, 4.0)),
     "flood": (40.0, (1.0, 4.0)),
+    "kill-xenstored": (20.0, None),
+    "storm": (10.0, (0.5, 4.0)),
 }
 # In a short soak each kind happens about this many times.
 _TIMES_AT_LEAST: Final = 2.0

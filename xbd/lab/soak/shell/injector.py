@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -12,17 +13,18 @@ from xbd.client.client import open_client
 from xbd.client.discovery import NoHypervisor
 from xbd.client.runtime_dir import domain_socket
 from xbd.domain import DomainInfo
-from xbd.errors import HypercallError, NoSuchDomain, PeerLost
+from xbd.errors import AlreadyExists, HypercallError, NoSuchDomain, PeerLost
 from xbd.lab.bench.flooding import FLOOD_MAX_PAGES, FLOOD_PAGES
 from xbd.lab.bench.shell.flood import flood
 from xbd.lab.bench.shell.flooder import KINDS
-from xbd.lab.soak.population import FLOODER
+from xbd.lab.soak.population import FLOODER, SIZES_MIB, STORM
 from xbd.lab.soak.schedule import Fault
 from xbd.lab.soak.shell.checker import Checker
 from xbd.lab.soak.shell.processes import Member, SoakProcesses
 from xbd.lab.soak.shell.traffic import TimedClient, Traffic
 from xbd.protocol.codec import encode_request
 from xbd.protocol.methods import VERSION
+from xbd.units import MIB_PAGES
 
 _POLL_EVERY_S: Final = 0.03
 # How many calls a slow reader makes without reading an answer; each is a list of all domains.
@@ -32,6 +34,8 @@ _CUT_MOST: Final = 6
 _AGENTS_BACK_MOST_S: Final = 5.0
 # An agent process needs this long to recover after it was killed or slowed.
 _RECOVERS_S: Final = 5.0
+# An agent process has heard of a new domain, and booted it, after this.
+_STORM_PAUSE_S: Final = 0.2
 # While one of these is active, not all agents can be expected to be back at once.
 _DISTURBING: Final = ("kill-agents", "stop-agents", "slow-agents", "stop-daemon", "full-disk")
 
@@ -48,6 +52,7 @@ class Injector:
         self._checker = checker
         self._flooding = trio.Lock()
         self._disk = trio.Lock()
+        self._storming = trio.Lock()
         self.seen: Sequence[DomainInfo] = ()
         self._methods: Final[dict[str, Callable[[Fault], Awaitable[None]]]] = {
             "kill-daemon": self._kill_daemon,
@@ -59,6 +64,8 @@ class Injector:
             "slow-reader": self._slow_reader,
             "slow-agents": self._slow_agents,
             "flood": self._flood,
+            "kill-xenstored": self._kill_xenstored,
+            "storm": self._storm,
         }
 
     async def inject(self, plan: Sequence[Fault]) -> None:
@@ -242,3 +249,33 @@ class Injector:
 
         async with self._flooding:
             await self._traffic.retry(flooding)
+
+    async def _kill_xenstored(self, _: Fault) -> None:
+        await self._processes.xenstored.end(signal.SIGKILL)
+        await self._processes.xenstored.start()
+
+    async def _storm(self, fault: Fault) -> None:
+        """Create and destroy a domain under one name, as fast as the host answers; one in four is left for long enough to boot."""
+
+        async def storming(client: TimedClient) -> None:
+            until_s, number = trio.current_time() + fault.length_s, 0
+            while trio.current_time() < until_s:
+                pages = SIZES_MIB[number % len(SIZES_MIB)] * MIB_PAGES
+                try:
+                    # There already: the client before this one was lost with the host's answer.
+                    with suppress(AlreadyExists):
+                        await client.call("create", name=STORM, max_pages=pages, target_pages=pages // 2)
+                except HypercallError as error:
+                    self._processes.tally.remarks[f"no domain in a storm: {error.errno}"] += 1
+                    await trio.sleep(_STORM_PAUSE_S)
+                    continue
+                await trio.sleep(0 if number % 4 else _STORM_PAUSE_S)
+                try:
+                    await client.call("destroy", domid=STORM)
+                except NoSuchDomain:
+                    self._processes.found("the domain of a storm was gone before it was destroyed")
+                self._processes.tally.operations["domains of storms"] += 1
+                number += 1
+
+        async with self._storming:
+            await self._traffic.retry(storming)

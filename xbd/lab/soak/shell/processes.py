@@ -155,7 +155,17 @@ class SoakProcesses:
         }  # fmt: skip
         self.dom0 = self.single_agent("dom0")
         self.dom0.starts_again = True
-        self.autoballoon = Member(self, "autoballoon", (*XBD, "autoballoon", "--socket", str(self.socket)))
+        policy_file = directory / "autoballoon.toml"
+        governed = ", ".join(f'"{group}*"' for group in population.GOVERNED)
+        policy_file.write_text(f"[autoballoon]\ndomains = [{governed}]\n", encoding="utf-8")
+        autoballoon = (*XBD, "autoballoon", "--config", str(policy_file), "--socket", str(self.socket))
+        self.autoballoon = Member(self, "autoballoon", autoballoon)
+        self.store_socket = directory / "store.sock"
+        self.xenstored = Member(
+            self, "xenstored",
+            (*XBD, "xenstored", "--socket", str(self.socket), "--xenstore-socket", str(self.store_socket),
+             "--state-dir", str(directory / "store")),
+        )  # fmt: skip
 
     def _runtime_dir_option(self) -> tuple[str, str]:
         return ("--runtime-dir", str(self.runtime_dir))
@@ -187,6 +197,10 @@ class SoakProcesses:
         """Record a finding."""
         self.tally.found(what, at_s=self.now_s)
 
+    def is_governed(self, name: str) -> bool:
+        """Tell whether the autoballoon daemon sets a guest's target."""
+        return self.autoballoon.process is not None and name[0] in population.GOVERNED
+
     def agents(self) -> Mapping[str, Member]:
         """List the agent processes but those of single guests, by group; dom0's too."""
         return {**self.hosts, "dom0": self.dom0}
@@ -200,6 +214,7 @@ class SoakProcesses:
         await self.relay.start()
         for member in self.agents().values():
             await member.start()
+        await self.xenstored.start()
         if self._options.autoballoon:
             await self.autoballoon.start()
 
@@ -232,7 +247,7 @@ class SoakProcesses:
     async def close(self) -> None:
         """End every process; agents first, as when a host is shut down."""
         with trio.CancelScope(shield=True):
-            for member in (*self.agents().values(), self.autoballoon, self.daemon):
+            for member in (*self.agents().values(), self.autoballoon, self.xenstored, self.daemon):
                 await member.end(signal.SIGTERM)
             await self.relay.end()
 

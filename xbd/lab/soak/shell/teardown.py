@@ -15,6 +15,7 @@ from xbd.daemons.runtime.state_files import is_of_state
 from xbd.domain import DOM0, DomainInfo
 from xbd.errors import NoSuchDomain
 from xbd.lab.soak import population
+from xbd.lab.soak.shell.agreement import disagreements
 from xbd.lab.soak.shell.checker import Checker
 from xbd.lab.soak.shell.processes import Member, SoakProcesses
 from xbd.lab.soak.shell.traffic import Traffic
@@ -45,8 +46,11 @@ class Teardown:
         """Run all steps of the teardown."""
         await self.heal()
         async with open_client(self._processes.socket) as client:
+            await self._agree(client, autoballoon=self._processes.autoballoon.process is not None)
+            await self._processes.autoballoon.end(signal.SIGTERM)
             await self._wait_for_agents(client)
             await self._settle(client)
+            await self._agree(client, autoballoon=False)
             await self._finish_checker()
             await self._audit(client, "when all had settled")
             await self._remove_guests(client)
@@ -56,14 +60,29 @@ class Teardown:
         """Undo all faults: continue stopped processes, start killed ones, empty the disk."""
         processes = self._processes
         processes.empty_disk()
-        await processes.autoballoon.end(signal.SIGTERM)
         for member in (processes.daemon, *processes.agents().values(), *self._traffic.single_agents().values()):
             member.send(signal.SIGCONT)
         if processes.daemon.process is None:
             await processes.start_daemon()
+        if processes.xenstored.process is None:
+            await processes.xenstored.start()
         for member in processes.agents().values():
             if member.process is None:
                 await member.start()
+
+    async def _agree(self, client: Client, *, autoballoon: bool) -> None:
+        """See that XenStore and, if it runs, autoballoon come to say of the domains what the host says."""
+        processes, wrong = self._processes, ["nobody was asked"]
+
+        async def all_agree() -> bool:
+            with suppress(OSError, trio.BrokenResourceError):
+                beside = processes.socket if autoballoon else None
+                wrong[:] = await disagreements(client, processes.store_socket, autoballoon=beside)
+            return not wrong
+
+        if not await _becomes_true(all_agree, _SETTLE_S):
+            for one in wrong:
+                processes.found(f"{_SETTLE_S:g} s after the last fault: {one}")
 
     # -- settling
 
@@ -86,6 +105,8 @@ class Teardown:
         for domain in await client.list():
             if domain.domid != DOM0 and domain.name not in _OWN and domain.agent:
                 target_pages = population.final_target(domain.static_max_pages)
+                # Autoballoon may have lowered it.
+                await client.set_max(domain.domid, domain.static_max_pages)
                 await client.set_target(domain.domid, target_pages)
                 following.append(
                     Following(

@@ -71,8 +71,8 @@ class Traffic:
         async def moving(client: "TimedClient") -> None:
             while True:
                 await trio.sleep(float(rng.exponential(_MOVE_EVERY_S)))
-                if self.guests:
-                    spec = self.guests[str(rng.choice(list(self.guests)))]
+                if names := [name for name in self.guests if not self._processes.is_governed(name)]:
+                    spec = self.guests[str(rng.choice(names))]
                     try:
                         await client.call("set_target", domid=spec.name, pages=draw_target(spec.max_pages, rng))
                     except NoSuchDomain:
