@@ -8,6 +8,7 @@ import pytest
 
 from tests.hypercalls.programs import BASE, MEMORY_BYTES, ROOM, UNION_AT, Program
 from tests.peer import create, small_host
+from xbd.abi import DomainType
 from xbd.control.console import CONSOLE_CHARACTERS
 from xbd.errors import PeerLost
 from xbd.hypercalls.caller import MAX_BITMAP_BITS
@@ -51,6 +52,8 @@ def test_domains_are_described_as_the_host_has_them() -> None:
     assert [one["domain"] for one in listed(program, most=2)] == [1, 2]
     assert [one["domain"] for one in listed(program, first=3, most=1)] == [3]
     assert listed(program, most=0) == []
+    # A list of none is no error: so xl says that there is no such domain.
+    assert listed(program, first=4, most=1) == []
 
 
 def test_a_question_about_one_domain_is_one_call() -> None:
@@ -87,15 +90,15 @@ def test_a_question_about_one_domain_is_one_call() -> None:
 
 
 def test_max_mem_and_pod_target_as_libxl_sends_them() -> None:
-    """The limit is the host's; a PoD target above it is refused, one within moves nothing and tells what there is."""
+    """The limit is the host's; a PoD target above it, or of a PV domain, is refused, one within moves nothing and tells what there is."""
     program = host_of("web")
     assert program.ctl("domctl", "max_mem", "max_mem", domid=1, max_memkb=8 << 10)["result"] == 0
     assert program.client.info(1).max_pages == 2048
     pod = LAYOUTS["pod_target"]
     entry = LAYOUTS["multicall_entry"]
 
-    def set_pod_target(pages: int) -> tuple[int, dict[str, object]]:
-        program.write(ROOM, pod.pack(domid=1, target_pages=pages))
+    def set_pod_target(pages: int, domid: int = 1) -> tuple[int, dict[str, object]]:
+        program.write(ROOM, pod.pack(domid=domid, target_pages=pages))
         words = b"".join(word.to_bytes(8, "little") for word in (CONSTANTS["XENMEM_set_pod_target"], ROOM))
         program.write(BASE, entry.pack(op=CONSTANTS["__HYPERVISOR_memory_op"], args=words))
         assert program.call("multicall", BASE, 1) == 0
@@ -108,15 +111,18 @@ def test_max_mem_and_pod_target_as_libxl_sends_them() -> None:
     )
     assert set_pod_target(2049)[0] == -errno.EINVAL
     assert program.client.info(1).target_pages == 2048
+    program.client.create("pv", domain_type=DomainType.PV, max_pages=2048, target_pages=2048)
+    assert set_pod_target(1024, domid=2)[0] == -errno.EINVAL
 
 
 def test_a_domain_ends() -> None:
-    """Destroydomain ends it; a number that is nobody's, or no domain's, is ESRCH."""
+    """Destroydomain ends it; a number that is nobody's, or no domain's, is ESRCH, and dom0 itself EINVAL."""
     program = host_of("web")
     assert program.ctl("domctl", "destroydomain", domid=1)["result"] == 0
     assert [one["domain"] for one in listed(program)] == []
     assert program.ctl("domctl", "destroydomain", domid=1)["result"] == -errno.ESRCH
     assert program.ctl("domctl", "destroydomain", domid=0x7FF1)["result"] == -errno.ESRCH
+    assert program.ctl("domctl", "destroydomain", domid=0)["result"] == -errno.EINVAL
 
 
 @pytest.mark.parametrize(("reason", "code"), [("poweroff", 0), ("reboot", 1)])

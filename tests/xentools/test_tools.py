@@ -75,6 +75,28 @@ class Tools:
         return [row for row in rows if not set(row) & set(without)]
 
 
+async def check_configurations(xl: Tools, uuid: str) -> None:
+    """Check what xl lists of domains at length; *uuid* is that of hv1."""
+    # Of dom0, which it did not create, libxl knows no more.
+    (dom0,) = json.loads(await xl.said("xl", "list", "-l", "0"))
+    assert [list(dom0["config"]), list(dom0["config"]["c_info"]), list(dom0["config"]["b_info"])] == [
+        ["c_info", "b_info"],
+        ["type", "name", "uuid"],
+        ["max_memkb", "target_memkb", "sched_params", "type.pvh", "arch_arm", "arch_x86"],
+    ]
+    (long,) = json.loads(await xl.said("xl", "list", "-l", "hv1"))
+    assert long["domid"] == 1
+    assert long["config"]["c_info"] == {
+        "type": "pvh",
+        "name": "hv1",
+        "domid": 4294967295,
+        "uuid": uuid,
+        "run_hotplug_scripts": "True",
+    }
+    built = long["config"]["b_info"]
+    assert (built["max_memkb"], built["target_memkb"], built["max_vcpus"]) == (524288, 524288, 1)
+
+
 async def test_what_the_tools_print(tmp_path: Path) -> None:
     """Each table has the columns and the words of a real host of Domain-0, a PVH and a PV guest."""
     xl = Tools(tmp_path)
@@ -113,18 +135,8 @@ async def test_what_the_tools_print(tmp_path: Path) -> None:
         assert await xl.said("xl", "domid", "pv1") == "2\n"
         assert await xl.said("xl", "domname", "0") == "Domain-0\n"
         assert await xl.run("xl", "list", "nosuch") == (1, "", "nosuch is an invalid domain identifier (rc=-6)\n")
-        uuid = (await client.info("hv1")).uuid
-        (long,) = json.loads(await xl.said("xl", "list", "-l", "hv1"))
-        assert long["domid"] == 1
-        assert long["config"]["c_info"] == {
-            "type": "pvh",
-            "name": "hv1",
-            "domid": 4294967295,
-            "uuid": uuid,
-            "run_hotplug_scripts": "True",
-        }
-        built = long["config"]["b_info"]
-        assert (built["max_memkb"], built["target_memkb"], built["max_vcpus"]) == (524288, 524288, 1)
+        assert await xl.run("xl", "list", "99") == (1, "", "Error: Domain '99' does not exist.\n")
+        await check_configurations(xl, (await client.info("hv1")).uuid)
         told = dict(line.split(":", 1) for line in (await xl.said("xl", "info", "-n")).splitlines() if ":" in line)
         fields = {key.strip(): value.strip() for key, value in told.items()}
         assert {

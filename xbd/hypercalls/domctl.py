@@ -5,7 +5,7 @@ from typing import Final
 
 from xbd.abi import MAX_DOMAIN_PAGES
 from xbd.domain import DOM0, DomainInfo
-from xbd.errors import HypercallError
+from xbd.errors import HypercallError, NoSuchDomain
 from xbd.hypercalls.caller import write_bitmap
 from xbd.hypercalls.context import Context
 from xbd.hypercalls.host import cpu_time_ns, pack_domain
@@ -19,14 +19,19 @@ _NODES: Final = 1
 Answer = tuple[int, bytes]
 
 
+def _check_another(domid: int) -> None:
+    if domid == DOM0:
+        raise HypercallError("dom0 does not do this to itself", "another domain")
+
+
 def _destroy(at: Context, domid: int, _union: bytes) -> Answer:
+    _check_another(domid)
     at.host.destroy(domid)
     return domid, b""
 
 
 def _pause(at: Context, domid: int, _union: bytes) -> Answer:
-    if domid == DOM0:
-        raise HypercallError("dom0 cannot pause itself", "another domain")
+    _check_another(domid)
     at.host.calls.pause(domid)
     return domid, b""
 
@@ -38,8 +43,10 @@ def _unpause(at: Context, domid: int, _union: bytes) -> Answer:
 
 def _getdomaininfo(at: Context, domid: int, _union: bytes) -> Answer:
     """Describe the first domain whose number is at least the one that was asked for, as Xen does."""
-    domain = at.host.first_from(domid)
-    return domain.domid, pack_domain(domain, at.release)
+    found = at.host.first_from(domid)
+    if not found:
+        raise NoSuchDomain(f"there is no domain {domid} or later", "a domain's number")
+    return found[0].domid, pack_domain(found[0], at.release)
 
 
 def _max_mem(at: Context, domid: int, union: bytes) -> Answer:

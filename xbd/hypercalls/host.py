@@ -133,16 +133,13 @@ class HostView:
         self._asked.pop(domid, None)
         self.calls.destroy(domid)
 
-    def first_from(self, domid: int) -> DomainInfo:
-        """Describe the first domain whose number is at least *domid*. Raises NoSuchDomain: there is none."""
+    def first_from(self, domid: int) -> Sequence[DomainInfo]:
+        """Describe the first domain whose number is at least *domid*, if there is one."""
         try:
-            return self.domain(domid)
+            return [self.domain(domid)]
         except NoSuchDomain:
             is_old = self._clock() - self._listed_at_s > KEPT_S
-            for one in self.all() if is_old else self._listed:
-                if one.domid > domid:
-                    return one
-            raise
+            return [one for one in (self.all() if is_old else self._listed) if one.domid > domid][:1]
 
 
 def handle_of(domain: DomainInfo) -> bytes:

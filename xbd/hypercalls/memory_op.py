@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from xbd.abi import DomainType
+from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
 from xbd.hypercalls.context import Context
 
@@ -10,24 +12,26 @@ from xbd.hypercalls.context import Context
 _ONE_PAGE: Final = 0
 
 
-def _pod_target(at: Context, address: int) -> tuple[dict[str, Any], int]:
-    """Read a pod_target; returns it, and its domain's number. Raises NoSuchDomain, BadAddress."""
+def _pod_target(at: Context, address: int) -> tuple[dict[str, Any], DomainInfo]:
+    """Read a pod_target; returns it, and its domain. Raises HypercallError: it is a PV one; NoSuchDomain, BadAddress."""
     asked = at.layout("pod_target").unpack(at.read("pod_target", address))
-    return asked, at.domid(asked["domid"])
+    domain = at.domain(asked["domid"])
+    if domain.type == DomainType.PV:
+        raise HypercallError(f"d{domain.domid} is a PV domain, and has no PoD target", "a translated domain")
+    return asked, domain
 
 
 def _set_pod_target(at: Context, address: int) -> int:
     """Check a target against the limit, and tell what the domain has: without PoD entries Xen moves nothing either."""
-    asked, domid = _pod_target(at, address)
-    domain = at.domain(domid)
+    asked, domain = _pod_target(at, address)
     if asked["target_pages"] > domain.max_pages:
         raise HypercallError(f"a target of {asked['target_pages']} pages", f"at most {domain.max_pages}, its limit")
     return _tell_pod_target(at, address, asked, domain.tot_pages)
 
 
 def _get_pod_target(at: Context, address: int) -> int:
-    asked, domid = _pod_target(at, address)
-    return _tell_pod_target(at, address, asked, at.domain(domid).tot_pages)
+    asked, domain = _pod_target(at, address)
+    return _tell_pod_target(at, address, asked, domain.tot_pages)
 
 
 def _tell_pod_target(at: Context, address: int, asked: dict[str, Any], tot_pages: int) -> int:
@@ -36,7 +40,7 @@ def _tell_pod_target(at: Context, address: int, asked: dict[str, Any], tot_pages
     return 0
 
 
-def _reservation(at: Context, address: int) -> Any:  # noqa: ANN401 - the domain
+def _reservation(at: Context, address: int) -> DomainInfo:
     return at.domain(int.from_bytes(at.memory.read(address, 2), "little"))
 
 

@@ -49,7 +49,7 @@ def _getdomaininfolist(at: Context, union: bytes) -> bytes:
     asked = layout.unpack(union)
     first, most = asked["first_domain"], asked["max_domains"]
     if most == 1:
-        domains = [at.host.first_from(first)] if first < at.constant("DOMID_FIRST_RESERVED") else []
+        domains = at.host.first_from(first) if first < at.constant("DOMID_FIRST_RESERVED") else []
     else:
         domains = [one for one in at.host.all() if one.domid >= first][:most]
     write_array(at.memory, asked["buffer"], b"".join(pack_domain(one, at.release) for one in domains))

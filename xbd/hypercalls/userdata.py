@@ -2,7 +2,7 @@
 
 import json
 
-from xbd.domain import DomainInfo
+from xbd.domain import DOM0, DomainInfo
 from xbd.units import PAGE_KIB
 
 
@@ -12,10 +12,16 @@ def userdata_name(domain: DomainInfo) -> str:
 
 
 def userdata(domain: DomainInfo) -> str:
-    """Write a domain's configuration as libxl does, in JSON."""
+    """Write a domain's configuration as libxl does, in JSON with a NUL at its end; dom0, which nobody created, has its type alone."""
     # To libxl a guest with a virtio balloon is translated, too.
     kind = "pv" if domain.type == "pv" else "pvh"
-    told = {
+    # Source: gen_stub_json_config of xen-init-dom0 (Xen 4.17).
+    stub = {"c_info": {"type": kind}, "b_info": {f"type.{kind}": {}}}
+    return json.dumps(stub if domain.domid == DOM0 else _guest(domain, kind), indent=4) + "\0"
+
+
+def _guest(domain: DomainInfo, kind: str) -> dict[str, object]:
+    return {
         "c_info": {
             "type": kind,
             "name": domain.name,
@@ -40,4 +46,3 @@ def userdata(domain: DomainInfo) -> str:
         "on_crash": {"destroy": "destroy", "preserve": "preserve"}.get(domain.on_crash, "restart"),
         "on_soft_reset": "soft_reset",
     }
-    return json.dumps(told, indent=4)
