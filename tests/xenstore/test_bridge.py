@@ -263,6 +263,27 @@ def test_garbage_stays_and_is_told() -> None:
     assert bridge.written() == []
 
 
+def test_a_size_that_is_refused_makes_place_for_the_hosts() -> None:
+    """Whoever refuses it: the bridge for a bound, or the host for more than the domain can ever hold; not one written since."""
+    bridge, client = bridged(WEB)
+    client.write(TARGET, b"0")
+    assert isinstance(asked(bridge, WEB)[0], Refusal)
+    assert client.read(TARGET) == b"524288"
+    assert bridge.written() == []
+    client.write(TARGET, b"2097152")
+    (request,) = asked(bridge, replace(WEB, max_pages=2048 * MIB))
+    assert isinstance(request, TargetRequest)
+    bridge.refused(request)
+    assert client.read(TARGET) == b"524288"
+    assert bridge.written() == []
+    client.write(TARGET, b"1050624")
+    bridge.written()
+    client.write(TARGET, b"131072")
+    bridge.refused(request)
+    assert client.read(TARGET) == b"131072"
+    assert asked(bridge, WEB) == [TargetRequest(3, 128 * MIB)]
+
+
 def test_a_request_is_made_until_the_host_has_answered() -> None:
     """Agreed or refused; meanwhile the key may be written again, or another target come from the host."""
     bridge, client = bridged(WEB)

@@ -3,8 +3,8 @@
 `update` takes the host's domains as they are now, `show` and `remove` one that has changed; only what differs is
 written, so watches fire for changes and nothing else. A client that writes a domain's `memory/target` asks for another
 target: `written` names these domains, and `judge` makes a request of it, or a refusal with a reason for the log where
-the value is no target. The key keeps what was written, accepted or not, until the host's target changes: then it shows
-that. What is written to `control/shutdown` asks its guest to stop; as a guest does, the bridge empties the key when that is begun. A name that is
+the value is no target. The key keeps what was written until the host's target changes: then it shows that. A size that was
+refused makes place for the host's target at once, so that tools which reckon with the key, as libxl does, go by what is. What is written to `control/shutdown` asks its guest to stop; as a guest does, the bridge empties the key when that is begun. A name that is
 written is the domain's, if the host agrees; else the key shows its name again.
 
 Source: /local/domain/N and /vm of a host of Xen 4.17 with libxl, and its permissions.
@@ -69,7 +69,7 @@ class Refusal:
 
 def decide(written: bytes, domain: DomainInfo) -> TargetRequest | Refusal:
     """Decide whether what was written to a domain's memory/target is a target."""
-    if not (written.isdigit() and len(written) <= _MOST_DIGITS):
+    if not _is_size(written):
         return Refusal(domain.domid, written, "not a decimal number of KiB")
     least_kib, most_kib = max(domain.min_pages, 1) * PAGE_KIB, domain.max_pages * PAGE_KIB
     match broken_bound(int(written), least_kib, most_kib):
@@ -78,6 +78,10 @@ def decide(written: bytes, domain: DomainInfo) -> TargetRequest | Refusal:
         case Bound.MINIMUM:
             return Refusal(domain.domid, written, f"below its minimum of {least_kib} KiB")
     return TargetRequest(domain.domid, _pages_of(written))
+
+
+def _is_size(written: bytes) -> bool:
+    return written.isdigit() and len(written) <= _MOST_DIGITS
 
 
 def _pages_of(kib: bytes) -> int:
@@ -295,9 +299,17 @@ class Bridge:
         decision = None if node is None or before is None or before.life != now.life else decide(node.value, now)
         if decision == TargetRequest(domid, now.target_pages):
             decision = None
+        if isinstance(decision, Refusal) and _is_size(decision.written):
+            self._show_again(domid)
         if not isinstance(decision, TargetRequest):
             del self._written[domid]
         return decision
+
+    def _show_again(self, domid: int) -> None:
+        """Write the host's target over one that it refused, unless the key was written, or the domain has gone, since."""
+        if domid in self._domains and domid not in self._heard:
+            target = kib(self._shown[domid])
+            self._store.change(lambda view: view.write(home_of(domid) + _TARGET, target, None))
 
     def agreed(self, request: TargetRequest) -> None:
         """Note that the host accepted a target, as the domain's key says it."""
@@ -308,8 +320,9 @@ class Bridge:
             self._store.change(lambda view: view.write(agreed, kib(request.pages), None))
 
     def refused(self, request: TargetRequest) -> None:
-        """Note that the host refused a target: the key keeps what was written, and the host is not asked again."""
+        """Note that the host refused a target: the key shows the host's own again."""
         self._written.pop(request.domid, None)
+        self._show_again(request.domid)
 
     def shutdowns(self) -> list[ShutdownRequest | Refusal]:
         """List what was written to `control/shutdown`: requests until they are `begun`, refusals once."""
