@@ -295,7 +295,7 @@ def test_a_host_that_is_gone_is_enodev(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(program.client, "host", lost)
     assert program.ctl("sysctl", "physinfo")["result"] == -errno.ENODEV
-    for told in ({}, {"frames": -1, "free_frames": 0, "claimed_frames": 0}):
+    for told in ({}, *({"frames": frames, "free_frames": 0, "claimed_frames": 0} for frames in (-1, 1 << 64, "many"))):
         monkeypatch.setattr(program.client, "host", lambda told=told: told)
         assert program.ctl("sysctl", "physinfo")["result"] == -errno.EIO
     assert len(listed(program)) == 1

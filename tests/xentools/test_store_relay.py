@@ -1,5 +1,8 @@
 """A XenStore that fails on demand: a real store behind the relay, and what its client is answered."""
 
+import os
+import resource
+import socket
 import threading
 from pathlib import Path
 
@@ -11,7 +14,9 @@ from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.hypercalls.faults import Failure, Faults, parse_failure
 from xbd.xenstore.codec import Decoder, Message, Operation, encode
 from xbd.xenstore.store import Store
-from xbd.xentools.store_relay import COMMIT, STORE_ERRORS, STORE_OPERATIONS, Conversation, StoreRelay, name_of
+from xbd.xentools.store_relay import COMMIT, PAUSE_S, STORE_ERRORS, STORE_OPERATIONS, Conversation, StoreRelay, name_of
+
+HANGS_AFTER_S = 10.0
 
 
 class Relayed:
@@ -135,3 +140,28 @@ async def test_where_there_is_no_store_there_is_none_behind_it(tmp_path: Path) -
         async with connected(relay.path) as client:
             assert await client.is_dropped()
     relay.remove()
+
+
+async def test_a_descriptor_that_is_missing_is_waited_for(tmp_path: Path) -> None:
+    """Who comes meanwhile is served as soon as there is one, and all who come later."""
+    async with serving(tmp_path) as server:
+        relay = StoreRelay(str(server.path), Faults())
+        relay.start()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as client:
+            lowest_free = os.dup(client.fileno())
+            os.close(lowest_free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+            try:
+                # What the first one takes may be there already.
+                first.connect(str(relay.path))
+                client.connect(str(relay.path))
+                await trio.sleep(4 * PAUSE_S)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            client.settimeout(HANGS_AFTER_S)
+            client.sendall(encode(Operation.READ, 1, 0, b"/\0"))
+            assert await trio.to_thread.run_sync(client.recv, 4096)
+        async with connected(relay.path) as late:
+            assert await late.ask(Operation.WRITE, b"/a\0x") == OK
+        relay.remove()

@@ -100,7 +100,7 @@ class Decoder:
             return -errno_of(error)
         except XbdError:
             return -errno.ENODEV
-        except (KeyError, ValueError, struct.error):
+        except (KeyError, TypeError, ValueError, ArithmeticError, struct.error):
             # The host's daemon is of another version, and tells less, or something else.
             return -errno.EIO
 

@@ -132,8 +132,10 @@ def _listen(end: socket.socket, pid: int, decoder: Decoder, faults: Faults) -> N
     end.close()
 
     def report() -> None:
-        for line in faults.report():
-            os.write(2, f"xbd xen: {line}\n".encode())
+        # Where nobody reads it, what the program left behind goes on all the same.
+        with suppress(OSError):
+            for line in faults.report():
+                os.write(2, f"xbd xen: {line}\n".encode())
         os.dup2(nowhere, 2)
 
     if descriptors:

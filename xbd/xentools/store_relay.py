@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
@@ -61,6 +61,8 @@ _COMMITTED: Final = b"T\0"
 _RECEIVE_BYTES: Final = 1 << 16
 # More than any tool has; each takes two threads.
 MAX_CONNECTIONS: Final = 64
+# After a connection that came to nothing the next one waits so long.
+PAUSE_S: Final = 0.05
 
 
 def name_of(request: Message) -> str:
@@ -148,25 +150,23 @@ class StoreRelay:
             self.path.parent.rmdir()
 
     def _serve(self) -> None:
-        while True:
+        while self._listening.fileno() >= 0:
             self._places.acquire()
-            try:
-                program, _ = self._listening.accept()
-            except OSError:
-                return
-            store = socket.socket(socket.AF_UNIX)
-            try:
-                store.connect(self._store)
-            except OSError:
-                # As where there is no store: the connection is lost with the first request.
-                self._end(program, store)
-                continue
-            _Connection(program, store, Conversation(self._faults, self._counting), self._places.release).start()
-
-    def _end(self, program: socket.socket, store: socket.socket) -> None:
-        program.close()
-        store.close()
-        self._places.release()
+            with ExitStack() as opened:
+                try:
+                    # Before there is anybody who would have to go for want of it.
+                    store = opened.enter_context(socket.socket(socket.AF_UNIX))
+                    program = opened.enter_context(self._listening.accept()[0])
+                    store.connect(self._store)
+                    conversation = Conversation(self._faults, self._counting)
+                    _Connection(program, store, conversation, self._places.release).start()
+                    opened.pop_all()
+                    continue
+                except (OSError, RuntimeError):
+                    # As where there is no store: the connection is lost with the first request. Or a descriptor, or a
+                    # thread, is missing, and may be there again soon.
+                    self._places.release()
+            time.sleep(PAUSE_S)  # noqa: TID251 - a thread waits
 
 
 class _Connection:
