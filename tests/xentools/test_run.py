@@ -152,6 +152,7 @@ def test_faults_are_counted(host: Path) -> None:
     [
         ("--fail=maxmem=EIO", "no operation 'maxmem'; did you mean 'max_mem'?"),
         ("--fail=max_mem=EWHAT", "'EWHAT' is no errno"),
+        ("--fail=max_mem=errorcode", "'errorcode' is no errno"),
         ("--fail=max_mem=EIO:0", "'0' is no number of times"),
         ("--delay=max_mem=2h", "'2h' is no time"),
     ],

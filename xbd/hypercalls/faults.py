@@ -29,7 +29,7 @@ def parse_failure(text: str, known: Mapping[str, Collection[str]]) -> Failure:
     name, _, rest = text.partition("=")
     error, colon, times_text = rest.partition(":")
     _check_name(name, known)
-    if not hasattr(errno, error):
+    if not isinstance(getattr(errno, error, None), int):
         raise BadArgument(f"{text!r}: {error!r} is no errno", "OPERATION=ERRNO:TIMES, such as max_mem=ENOMEM:3")
     if known[name] and error not in known[name]:
         raise BadArgument(f"{text!r}: {name} never fails with {error}", f"one of {', '.join(sorted(known[name]))}")
