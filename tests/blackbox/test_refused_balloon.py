@@ -114,4 +114,6 @@ def test_linux_is_woken_by_another_target_only_and_that_is_said(tight_host: Path
         assert "the host has 16 MiB free" in said
         assert domain(caller, "linux")["tot_pages"] == 8 * MIB_PAGES
         assert xbd(tight_host, "mem-set", "linux", "22m", "--wait")[0] == 0
+        # What it holds is seen at once, what it says of itself with its next report.
+        wait_for(caller, "linux", tot_pages=22 * MIB_PAGES, worker_state="done")
         assert "cancelled" not in xbd(tight_host, "info", "linux")[1]

@@ -54,6 +54,7 @@ domid                  : 1
 type                   : pvh
 state                  : running
 agent                  : connected
+vcpus                  : 1
 memory                 : 512 MiB (131072 pages)
 target                 : 512 MiB (131072 pages)
 minimum                : 0 KiB (0 pages)
