@@ -284,6 +284,20 @@ def test_a_size_that_is_refused_makes_place_for_the_hosts() -> None:
     assert asked(bridge, WEB) == [TargetRequest(3, 128 * MIB)]
 
 
+def test_what_was_written_is_asked_for_though_the_host_has_another_target() -> None:
+    """Whoever wrote it may have known that one; and what the bridge shows of the host is no request."""
+    bridge, client = bridged(WEB)
+    client.write(TARGET, b"131072")
+    bridge.show(replace(WEB, target_pages=256 * MIB), 0.0)
+    assert asked(bridge, replace(WEB, target_pages=256 * MIB)) == [TargetRequest(3, 128 * MIB)]
+    bridge.agreed(TargetRequest(3, 128 * MIB))
+    bridge.show(replace(WEB, target_pages=128 * MIB), 0.0)
+    assert client.read(TARGET) == b"131072"
+    for target_mib in (256, 384):
+        bridge.show(replace(WEB, target_pages=target_mib * MIB), 0.0)
+    assert (client.read(TARGET), bridge.written()) == (b"393216", [])
+
+
 def test_a_request_is_made_until_the_host_has_answered() -> None:
     """Agreed or refused; meanwhile the key may be written again, or another target come from the host."""
     bridge, client = bridged(WEB)
