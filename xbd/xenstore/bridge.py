@@ -3,10 +3,12 @@
 `update` takes the host's domains as they are now, `show` and `remove` one that has changed; only what differs is
 written, so watches fire for changes and nothing else. A client that writes a domain's `memory/target` asks for another
 target: `written` names these domains, and `judge` makes a request of it, or a refusal with a reason for the log where
-the value is no target. The key keeps what was written until the host's target changes: then it shows that, but not before what
-was written meanwhile was judged. A size that was
-refused makes place for the host's target at once, so that tools which reckon with the key, as libxl does, go by what is. What is written to `control/shutdown` asks its guest to stop; as a guest does, the bridge empties the key when that is begun. A name that is
-written is the domain's, if the host agrees; else the key shows its name again.
+the value is no target. The key keeps what was written until the host's target changes: then it shows that, but not
+before what was written meanwhile was judged. A size that was refused makes place for the host's target at once, so that
+tools which reckon with the key, as libxl does, go by what is.
+
+What is written to `control/shutdown` asks the guest to stop; as a guest does, the bridge empties the key when that is
+begun. A name that is written is the domain's, if the host agrees; else the key shows its name again.
 
 Source: /local/domain/N and /vm of a host of Xen 4.17 with libxl, and its permissions.
 """
@@ -248,10 +250,10 @@ class Bridge:
             return
         self._shown[domid] = domain.target_pages
         path, host_s = home_of(domid) + _TARGET, kib(domain.target_pages)
-        if domid in self._heard and self._asks(domid) and _is_size(self._value(path)):
+        asks, is_there = self._asks(domid), self._store.tree.find(path) is not None
+        if domid in self._heard and asks and _is_size(self._value(path)):
             # Nobody has judged it yet; who wrote it may have known of the host's, and set a limit for this one.
             return
-        asks, is_there = self._asks(domid), self._store.tree.find(path) is not None
         is_unheard = asks and domid not in self._domains and self._value(agreed) == host_s
         if is_unheard and isinstance(decide(self._value(path), domain), TargetRequest):
             self._heard[domid] = None
