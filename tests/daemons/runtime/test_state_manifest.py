@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.blackbox.host_directory import copy_sparse, unpack
-from tests.daemons.runtime.test_state_dir import SUPERFRAMES, begin, die, fill, go_on
+from tests.daemons.runtime.test_state_dir import SUPERFRAMES, begin, die, fill, go_on, refused_and_left_alone
 from tests.peer import do
 from xbd.daemons.runtime.outside import Calls, calls, replaced
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
@@ -183,16 +183,7 @@ def test_what_the_manifest_does_not_mark_is_neither_used_nor_removed(
     tmp_path: Path, damage: Callable[[Path], object], said: str
 ) -> None:
     """A file too many, a domain that the host does not know, a mark that is none: refused, and all is as it was."""
-    path = tmp_path / "state"
-    state, host = begin(path)
-    fill(host)
-    die(state)
-    damage(path)
-    before = {entry.name: entry.read_bytes()[:4096] for entry in path.iterdir()}
-    with pytest.raises((ConfigError, DamagedState)) as refused:
-        begin(path)
-    assert said in str(refused.value)
-    assert {entry.name: entry.read_bytes()[:4096] for entry in path.iterdir()} == before
+    assert said in refused_and_left_alone(tmp_path / "state", damage, ConfigError, DamagedState)
 
 
 def test_a_file_that_comes_while_the_host_runs_is_not_written_over(tmp_path: Path) -> None:
