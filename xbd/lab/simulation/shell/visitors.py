@@ -9,10 +9,11 @@ import trio
 from xbd.lab.simulation.daemons.ledger import Keys
 from xbd.lab.simulation.daemons.trace import Trace
 from xbd.lab.simulation.rng import Rng
+from xbd.lab.simulation.shell.store_stream import ask
 from xbd.protocol.codec import encode_request
 from xbd.protocol.methods import VERSION
 from xbd.testing.oracle import Violation
-from xbd.xenstore.codec import Decoder, Message, Operation, encode
+from xbd.xenstore.codec import Decoder, Message, Operation
 
 # Theirs are not cut: what becomes of each is the daemons' doing.
 _connect: Final = trio.open_unix_socket
@@ -123,15 +124,7 @@ class StoreClient:
     async def ask(self, stream: trio.SocketStream, decoder: Decoder, operation: Operation, payload: bytes) -> Message:
         """Ask one thing. Raises Violation: the answer is another request's; OSError, BrokenResourceError."""
         self._request += 1
-        await stream.send_all(encode(operation, self._request, 0, payload))
-        while True:
-            while (answer := decoder.next_message()) is None:
-                received = await stream.receive_some(_RECEIVE_BYTES)
-                if not received:
-                    raise trio.BrokenResourceError("the store closed the connection")
-                decoder.feed(bytes(received))
-            if answer.operation != Operation.WATCH_EVENT:
-                break
+        answer = await ask(stream, decoder, operation, payload, request=self._request)
         if answer.request != self._request:
             raise Violation(f"{self._name}: an answer to request {answer.request}, asked was {self._request}")
         return answer

@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import trio
 
 from xbd.cli.policy_status import autoballoon_status
 from xbd.client.client import Client
 from xbd.domain import DOM0, DomainInfo
-from xbd.units import PAGE_BYTES
-from xbd.xenstore.codec import Decoder, Operation, encode
-
-_RECEIVE_BYTES: Final = 65536
-_PAGE_KIB: Final = PAGE_BYTES // 1024
+from xbd.lab.simulation.shell.store_stream import ask
+from xbd.units import PAGE_KIB
+from xbd.xenstore.codec import Decoder, Operation
 
 
 async def disagreements(client: Client, store: Path, *, autoballoon: Path | None) -> list[str]:
@@ -38,7 +35,7 @@ async def disagreements(client: Client, store: Path, *, autoballoon: Path | None
 
 async def _in_store(domains: Sequence[DomainInfo], path: Path) -> list[str]:
     async with await trio.open_unix_socket(str(path)) as stream:
-        listed = await _ask(stream, Operation.DIRECTORY, "/local/domain")
+        listed = await _read(stream, Operation.DIRECTORY, "/local/domain")
         names = {name for name in (listed or b"").decode().split("\0") if name}
         # The store has a Domain-0 on every host.
         known = {str(DOM0), *(str(domain.domid) for domain in domains)}
@@ -47,24 +44,18 @@ async def _in_store(domains: Sequence[DomainInfo], path: Path) -> list[str]:
             home = f"/local/domain/{domain.domid}"
             expected = {
                 f"{home}/vm": f"/vm/{domain.uuid}",
-                f"{home}/memory/target": str(domain.target_pages * _PAGE_KIB),
-                f"{home}/memory/static-max": str(domain.static_max_pages * _PAGE_KIB),
+                f"{home}/memory/target": str(domain.target_pages * PAGE_KIB),
+                f"{home}/memory/static-max": str(domain.static_max_pages * PAGE_KIB),
                 f"/vm/{domain.uuid}/uuid": domain.uuid,
             }
             for key, value in expected.items():
-                found = await _ask(stream, Operation.READ, key)
+                found = await _read(stream, Operation.READ, key)
                 if found is None or found.decode() != value:
                     wrong.append(f"XenStore has {found!r} at {key}, for {domain.name} of the host it should be {value}")
     return wrong
 
 
-async def _ask(stream: trio.SocketStream, operation: Operation, path: str) -> bytes | None:
+async def _read(stream: trio.SocketStream, operation: Operation, path: str) -> bytes | None:
     """Read a key, or the names below it; None: there is none."""
-    await stream.send_all(encode(operation, 1, 0, path.encode() + b"\0"))
-    decoder = Decoder()
-    while (answer := decoder.next_message()) is None:
-        received = await stream.receive_some(_RECEIVE_BYTES)
-        if not received:
-            raise trio.BrokenResourceError("the XenStore closed the connection")
-        decoder.feed(bytes(received))
+    answer = await ask(stream, Decoder(), operation, path.encode() + b"\0", request=1)
     return None if answer.operation == Operation.ERROR else answer.payload
