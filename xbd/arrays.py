@@ -77,6 +77,20 @@ def supers_of(mfns: Mfns) -> Supers:
     return supers
 
 
+def repeats(numbers: Frames) -> Frames:
+    """List what (n,) numbers name more than once, ascending; most batches rise or fall throughout, and name none.
+
+    By sorting: numpy's own `unique` takes ten times as long for all gfns of a guest.
+    """
+    before, after = numbers[:-1], numbers[1:]
+    rising = np.count_nonzero(after > before)
+    if rising == after.size or (rising == 0 and np.count_nonzero(after < before) == after.size):
+        return numbers[:0]
+    ordered = np.sort(numbers)
+    again: Frames = ordered[1:][ordered[1:] == ordered[:-1]]
+    return again
+
+
 def to_cells(indexes: NDArray[KindT]) -> NDArray[Cell[KindT]]:
     """Encode indexes, to be stored."""
     return indexes + 1  # type: ignore[return-value]  # the other half of the pair

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import MAX_DOMAINS, DomainType
+from xbd.arrays import repeats
 from xbd.domain import number_of
 from xbd.errors import AlreadyExists, BadArgument, DamagedState, NoSuchDomain, OutOfFrames
 from xbd.limits import Limits
@@ -60,11 +61,7 @@ class DomainTable:
         """List the saved domains: domid and birth. Raises DamagedState: the numbers are impossible."""
         births = self._births.words[:_BIRTHS_SO_FAR]
         domids = np.flatnonzero(births > 0)
-        if (
-            not 0 <= self.births <= MAX_COUNT
-            or births.min() < -self.births
-            or np.unique(births[domids]).size != domids.size
-        ):
+        if not 0 <= self.births <= MAX_COUNT or births.min() < -self.births or repeats(births[domids]).size:
             raise DamagedState(f"the numbers of {domids.size} domains, of {self.births} so far, make no sense")
         self._highest_domid = int(np.flatnonzero(births).max(initial=0))
         free = 1 + np.flatnonzero(births[1 : self._highest_domid + 1] <= 0)

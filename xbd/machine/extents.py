@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import MAX_EXTENTS, TURN_EXTENTS, TURN_LEAVES, Frames, MemopResult, Stop
-from xbd.arrays import Gfns
+from xbd.arrays import Gfns, repeats
 from xbd.errors import BadArgument
 from xbd.machine.domain import Domain
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
@@ -82,17 +82,6 @@ def check_repeats(numbers: Frames, what: str = "g") -> None:
     repeated = repeats(numbers)
     if repeated.size:
         raise BadArgument(f"{what}{int(repeated[0]):#x} is named more than once", "each once per call")
-
-
-def repeats(numbers: Frames) -> Frames:
-    """List what (n,) numbers name more than once, ascending; most batches rise or fall throughout, and name none."""
-    steps = numbers[1:] - numbers[:-1]
-    rising = np.count_nonzero(steps > 0)
-    if rising == steps.size or (rising == 0 and np.count_nonzero(steps) == steps.size):
-        return numbers[:0]
-    ordered = np.sort(numbers)
-    again: Frames = ordered[1:][ordered[1:] == ordered[:-1]]
-    return again
 
 
 def first(wrong: NDArray[np.bool_]) -> int:

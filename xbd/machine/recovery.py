@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import MAX_DOMAIN_PAGES, MAX_NAME_CHARS, DomainType
-from xbd.arrays import from_cells
+from xbd.arrays import from_cells, repeats
 from xbd.errors import DamagedState, HypercallError
 from xbd.limits import LIMITS, Limits
 from xbd.machine import frame_table
@@ -185,10 +185,9 @@ def _derive_owners(host: FrameTable, domain: Domain) -> None:
     ):
         if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) <= most:
             raise DamagedState(f"{who}: a {what} lies outside the machine")
-    mapped = np.sort(frames)
     if (
-        np.unique(supers).size != supers.size
-        or (mapped[1:] == mapped[:-1]).any()
+        repeats(supers).size
+        or repeats(frames).size
         or host.whole_owner[supers].any()
         or host.whole_owner[frames >> SUPER_ORDER].any()
         or host.frame_owner[frames].any()

@@ -8,10 +8,10 @@ comparison. Source: Xen get_page, put_page and the count in page_info.
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.arrays import Blocks, Gfns, Mfns, from_cells, supers_of
+from xbd.arrays import Blocks, Gfns, Mfns, from_cells, repeats, supers_of
 from xbd.frames import group_by_super
 from xbd.machine.domain import Domain
-from xbd.machine.extents import first, repeats
+from xbd.machine.extents import first
 from xbd.machine.frame_table import FrameTable
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import Frames
+from xbd.arrays import repeats
 from xbd.frames import FrameAllocator, sparse_zeros
 from xbd.guest.zone import PageState
 from xbd.units import SUPER_ORDER
@@ -211,7 +212,7 @@ class StackQueue(BalloonQueue):
 
     def check(self) -> list[str]:
         """Say whether a page is on the stack twice."""
-        return [] if np.unique(self.members()).size == self._depth else ["stack: a page is on it twice"]
+        return [] if not repeats(self.members()).size else ["stack: a page is on it twice"]
 
 
 QUEUES: Final[dict[str, type[BalloonQueue]]] = {

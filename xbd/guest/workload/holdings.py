@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import Frames, Words
+from xbd.arrays import repeats
 from xbd.frames import sparse_zeros
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
@@ -255,7 +256,7 @@ class Holdings:
         slots = self.slot_of[gfns].astype(np.int64)
         if (self._gfn_of[slots] != gfns).any() or (slots == 0).any():
             wrong.append("holdings: a slot's page does not point back to it")
-        if np.unique(gfns).size != gfns.size:
+        if repeats(gfns).size:
             wrong.append("holdings: two slots hold one page")
         in_pools = sum(chunks.size for chunks in self._chunks)
         if in_pools + len(self._spare_chunks) + 1 != self.chunk_count:
