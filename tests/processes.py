@@ -1,8 +1,10 @@
 """Real `xbd` processes for tests: started, awaited by what they say, and never left behind."""
 
+import queue
 import signal
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,32 +17,54 @@ WATCHDOG_S = 120.0
 
 
 class Xbd:
-    """A running `xbd` command; *said* is what it has written to stderr so far.
+    """A running `xbd` command; *said* is what it had written to stderr when it was last waited for.
 
     *launcher* is what runs `python -m xbd ...`, handed to it as its arguments, with the descriptors *pass_fds*.
+    It is killed after *within_s*.
     """
 
-    def __init__(self, arguments: Sequence[str], launcher: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        launcher: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        within_s: float = WATCHDOG_S,
+    ) -> None:
         command = [*launcher, *XBD, *arguments]
         self.process = start(command, forked.start, stderr=subprocess.PIPE, pass_fds=pass_fds)
         self.said: list[str] = []
-        self._watchdog = threading.Timer(WATCHDOG_S, self.process.kill)
+        self._unheard: queue.SimpleQueue[str] = queue.SimpleQueue()
+        # Read all the time, for who writes to a pipe that is full waits.
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self._watchdog = threading.Timer(within_s, self.process.kill)
         self._watchdog.start()
 
-    def wait_until_it_says(self, words: str) -> None:
-        """Read stderr up to a line that holds *words*; fail if it ends before."""
+    def _listen(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
+            self._unheard.put(line)
+        self._unheard.put("")
+
+    def _heard(self) -> Iterator[str]:
+        """Take the lines that it writes, up to the end of its stderr."""
+        while line := self._unheard.get():
             self.said.append(line)
-            if words in line:
-                return
-        raise AssertionError(f"it ended without saying {words!r}, but:\n{''.join(self.said)}")
+            yield line
+        # Whoever asks again is at its end, too.
+        self._unheard.put(line)
+
+    def wait_until_it_says(self, words: str) -> None:
+        """Wait for a line on stderr that holds *words*; fail if it ends before."""
+        if not any(words in line for line in self._heard()):
+            raise AssertionError(f"it ended without saying {words!r}, but:\n{''.join(self.said)}")
 
     def end(self, with_signal: signal.Signals = signal.SIGINT) -> int:
         """Send it a signal, read what is left, return its exit code."""
         self.process.send_signal(with_signal)
         assert self.process.stderr is not None
-        self.said += self.process.stderr.readlines()
+        deque(self._heard(), maxlen=0)
+        self._listener.join()
         self.process.stderr.close()
         code = self.process.wait()
         self._watchdog.cancel()
@@ -48,9 +72,11 @@ class Xbd:
 
 
 @contextmanager
-def running(*arguments: str, launcher: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> Iterator[Xbd]:
+def running(
+    *arguments: str, launcher: Sequence[str] = (), pass_fds: Sequence[int] = (), within_s: float = WATCHDOG_S
+) -> Iterator[Xbd]:
     """Run an `xbd` command for the length of a block."""
-    xbd = Xbd(arguments, launcher, pass_fds)
+    xbd = Xbd(arguments, launcher, pass_fds, within_s)
     try:
         yield xbd
     finally:

@@ -1,9 +1,14 @@
-"""A hundred guests that are driven by xl and xenstore-write alone, while the host's processes are killed."""
+"""A hundred guests that are driven by xl and xenstore-write alone, while the host's processes are killed.
+
+$XL_SOAK_S is for how many seconds: `XL_SOAK_S=300 pytest tests/xentools/test_soak.py`; without it, forty things are done.
+"""
 
 import os
 import signal
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,16 +16,19 @@ import numpy as np
 import pytest
 
 from tests import forked
-from tests.processes import Xbd, children_of, running
+from tests.processes import WATCHDOG_S, Xbd, children_of, running
 from xbd.client.blocking import connect
 from xbd.domain import DomainInfo
 from xbd.errors import XbdError
 
 GUESTS = 100
 ROUNDS = 40
+LASTS_S = float(os.environ.get("XL_SOAK_S", "0"))
 MIB = 256
-# Of a whole run, whose processes have a watchdog of 120 s.
 SETTLES_WITHIN_S = 40.0
+ENDS_WITHIN_S = WATCHDOG_S + LASTS_S
+# `xbd up` gives up agents that die again and again sooner than after 10 s.
+AGENTS_LIVE_S = 11.0
 HOST = f"""
 [host]
 memory = "8g"
@@ -41,9 +49,12 @@ class Host:
         self.up = up
         self.rng = np.random.default_rng(seed)
         self.wanted_mib: dict[int, int] = {}
+        self.spared_until_s: dict[str, float] = {}
+        self.done: Counter[str] = Counter()
 
     def tool(self, *command: str) -> bool:
         """Run one of Xen's tools; says whether it did well."""
+        self.done[command[1] if command[0] == "xl" else command[0]] += 1
         return forked.run(["xen", "--socket", str(self.run_dir), *command], SETTLES_WITHIN_S).returncode == 0
 
     def insist(self, *command: str) -> None:
@@ -70,13 +81,27 @@ class Host:
             case 7:
                 self.tool("xl", "reboot", str(domid))
             case 8:
-                children = children_of(self.up.process.pid)
-                if children:
-                    with suppress(ProcessLookupError):
-                        os.kill(int(self.rng.choice(sorted(children.values()))), signal.SIGKILL)
+                self.kill_a_child()
             case _:
                 store[0].end(signal.SIGKILL)
                 store[0] = start_store(self.run_dir)
+                self.done["kills of xenstored"] += 1
+
+    def kill_a_child(self) -> None:
+        """Kill the hypervisor or the agents, unless they were killed just now."""
+        now_s = time.monotonic()
+        children = {
+            name: pid
+            for name, pid in sorted(children_of(self.up.process.pid).items())
+            if self.spared_until_s.get(name, 0) < now_s
+        }
+        if not children:
+            return
+        name = str(self.rng.choice(list(children)))
+        with suppress(ProcessLookupError):
+            os.kill(children[name], signal.SIGKILL)
+        self.done[f"kills of {name}"] += 1
+        self.spared_until_s[name] = now_s + AGENTS_LIVE_S
 
     def listed(self) -> list[DomainInfo]:
         """List the domains; nothing while the hypervisor is away."""
@@ -108,24 +133,29 @@ class Host:
 def start_store(run_dir: Path) -> Xbd:
     """Run the XenStore, which is saved beside the host's sockets."""
     state = run_dir.parent / "store"
-    xbd = Xbd(("xenstored", "--socket", str(run_dir / "hypervisor.sock"), "--state-dir", str(state)))
+    command = ("xenstored", "--socket", str(run_dir / "hypervisor.sock"), "--state-dir", str(state))
+    xbd = Xbd(command, within_s=ENDS_WITHIN_S)
     xbd.wait_until_it_says("xenstored_ready")
     return xbd
 
 
 @pytest.mark.parametrize("seed", range(1))
-def test_nothing_is_lost(tmp_path: Path, seed: int) -> None:
+def test_nothing_is_lost(tmp_path: Path, seed: int, record_property: Callable[[str, object], None]) -> None:
     """Each guest holds what it was last told, by whichever way, is as xl shows it, and the host's audit is clean."""
     (tmp_path / "host.toml").write_text(HOST)
     run_dir = tmp_path / "run"
-    with running("up", str(tmp_path / "host.toml"), "--runtime-dir", str(run_dir)) as up:
+    command = ("up", str(tmp_path / "host.toml"), "--runtime-dir", str(run_dir))
+    with running(*command, within_s=ENDS_WITHIN_S) as up:
         up.wait_until_it_says(f"{GUESTS} guests are running")
         store = [start_store(run_dir)]
         try:
             host = Host(tmp_path, up, seed)
-            for _ in range(ROUNDS):
+            until_s, rounds = time.monotonic() + LASTS_S, 0
+            while rounds < ROUNDS or time.monotonic() < until_s:
                 host.act(store)
+                rounds += 1
             host.settle()
+            record_property("done", dict(host.done))
             done = forked.run(["xen", "--socket", str(run_dir), "xl", "list"], SETTLES_WITHIN_S)
             shown = [row.split() for row in done.stdout.splitlines()[1:]]
             assert [(int(row[1]), int(row[2]), row[4]) for row in shown] == [
