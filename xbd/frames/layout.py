@@ -60,6 +60,10 @@ def group_by_super(frames: Indexes, within: int | None = None) -> Groups[Any]:
     ends = (supers[1:] != supers[:-1]).nonzero()[0]
     if ends.size == 0:
         return supers[:1], np.array([frames.size], dtype=np.int64)
+    if ends.size == 1:
+        # Two runs, of the first and of the last: most batches of a guest that gives up all that it has.
+        end = int(ends[0]) + 1
+        return supers[:: frames.size - 1], np.array([end, frames.size - end], dtype=np.int64)
     if ends.size < frames.size >> _RUNS_SHIFT:
         marks = np.empty(ends.size + 2, dtype=np.int64)
         marks[0], marks[-1] = -1, frames.size - 1
