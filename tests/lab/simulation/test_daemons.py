@@ -64,6 +64,7 @@ KNOWN: dict[str, tuple[int, float]] = {
     "fresh-judgement": (0, 2.0),
     "report-anew": (6, 8.0),
     "silent": (0, 2.0),
+    "lease": (9, 8.0),
 }
 
 

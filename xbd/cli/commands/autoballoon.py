@@ -13,6 +13,7 @@ import click
 from xbd.cli.common import Failure, client_options, emit, group_socket, socket_option
 from xbd.client.blocking import BlockingClient, connect
 from xbd.client.discovery import find_socket
+from xbd.client.lease import ANSWER_WITHIN_S, LOOK_EVERY_S, why_lost
 from xbd.client.runtime_dir import autoballoon_socket
 from xbd.config.autoballoon import AutoballoonConfig
 from xbd.control.targets import Rounded, parse_pages, round_pages
@@ -21,10 +22,6 @@ from xbd.units import format_pages
 
 # How often the daemon is asked for the reservation's state; its policy runs once a second by default.
 ASK_EVERY_S = 0.2
-# How often it is asked whether it still holds what it has freed.
-_LOOK_EVERY_S = 1.0
-# A daemon that takes longer for that answer hangs, and sees to nothing.
-_ANSWER_WITHIN_S = 10.0
 # How long a command may take to end that is interrupted.
 _GRACE_S = 5.0
 
@@ -94,16 +91,15 @@ def _hold(client: BlockingClient, pages: int) -> NoReturn:
     """Hold what is reserved. Raises Failure: it is no longer held."""
     while True:
         _check_held(client, pages)
-        time.sleep(_LOOK_EVERY_S)  # noqa: TID251 - a command has nothing else to do
+        time.sleep(LOOK_EVERY_S)  # noqa: TID251 - a command has nothing else to do
 
 
 def _check_held(client: BlockingClient, pages: int, then: str = "") -> None:
     """Look whether what was reserved is still held. Raises Failure: it is not; *then* says what becomes of it."""
     try:
-        state = client.call("reservation", timeout_s=_ANSWER_WITHIN_S).get("state")
-        why = f"the reservation is {state}; was the autoballoon daemon restarted?" if state != "held" else ""
+        why = why_lost(client.call("reservation", timeout_s=ANSWER_WITHIN_S))
     except (PeerLost, RemoteProtocolError) as error:
-        why = str(error)
+        why = why_lost(error)
     if why:
         raise Failure(f"{format_pages(pages)} is no longer held: {why}{then}")
 
@@ -117,7 +113,7 @@ def _run(command: Sequence[str], client: BlockingClient, pages: int) -> int:
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
-                code = process.wait(_LOOK_EVERY_S)
+                code = process.wait(LOOK_EVERY_S)
                 _check_held(client, pages, f"; {command[0]} has ended with exit code {code}")
                 return code
             _check_held(client, pages, f"; {command[0]} is told to end")

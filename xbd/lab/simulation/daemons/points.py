@@ -53,6 +53,7 @@ SEEN: Final = frozenset(
         "a guest reached its target",
         "the policy moved a target",
         "a reservation was held",
+        "a reservation was lost while it was held",
         "a reservation could not be held",
         "one of a crowd was turned away",
         "the agents came back",

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+from xbd.client.lease import why_lost
 from xbd.control import step
 from xbd.control.agent import Agent
 from xbd.control.domain_record import DomainRecord
@@ -100,6 +101,7 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     "silent": Switch(
         "a guest whose agent has stopped is shown as running", [(DomainRecord.is_silent, constant(answer=False))]
     ),
+    "lease": Switch("who reserves memory does not see that its holder is gone", [(why_lost, constant(""))]),
     "lock": Switch("two daemons share a directory", [(lock.take, NOTHING)]),
     "rations": Switch("a guest's socket is accepted from without end", [(TokenBucket.wait_s, constant(0.0))]),
     "back-off": Switch("who lost the hypervisor tries without a pause", [(Backoff.next_s, constant(0.0))]),

@@ -174,7 +174,9 @@ class World:
         for client in self._clients:
             nursery.start_soon(client.work)
         calm = self._plan.calm
-        nursery.start_soon(Reserver(self._places.autoballoon, self.trace, self._rng("reserver"), calm).work)
+        holder = self._keepers["autoballoon"]
+        reserver = Reserver(self._places.autoballoon, self.trace, self._rng("reserver"), calm, lambda: holder.process)
+        nursery.start_soon(reserver.work)
         nursery.start_soon(Follower(self._places.hypervisor, self.trace).follow)
         nursery.start_soon(visitors.scrape_for_ever, self._places.metrics, self.trace, self._rng("scraper"), calm)
 
