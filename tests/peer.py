@@ -99,10 +99,14 @@ class DirectPeer(Caller):
     def send(self, stream: bytes) -> list[Message]:
         """Hand over bytes; returns the messages that come back."""
         self.endpoint.feed(stream)
+        return self.messages(self.turns())
+
+    def turns(self) -> bytes:
+        """Let the endpoint take the turns that are due; returns its answers."""
         answers = b""
         while self.endpoint.more:
             answers += self.endpoint.turn()
-        return self.messages(answers)
+        return answers
 
     def messages(self, answers: bytes) -> list[Message]:
         """Decode what came back."""
@@ -114,8 +118,8 @@ class DirectPeer(Caller):
         return messages
 
     def pending(self) -> list[Message]:
-        """Take what the endpoint has to tell unasked."""
-        return self.messages(self.endpoint.take_pending())
+        """Take what the endpoint has to tell unasked, and what it answers then."""
+        return self.messages(self.endpoint.take_pending() + self.turns())
 
     def call(self, method: str, **params: object) -> Any:  # noqa: ANN401 - whatever the method answers
         """Call and return the result, or the error map."""

@@ -31,9 +31,9 @@ class Link:
         told = b""
         if self.sent:
             self.endpoint.feed(self.sent)
-            while self.endpoint.more:
-                told += self.endpoint.turn()
         told += self.endpoint.take_pending()
+        while self.endpoint.more:
+            told += self.endpoint.turn()
         assert self.endpoint.dropped is None
         moved = bool(self.sent or told)
         self.sent = self.agent.receive(told, self.now) if told else b""

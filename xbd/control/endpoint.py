@@ -2,7 +2,7 @@
 
 A shell feeds what it received, then takes turns: each `turn` handles complete messages until their cost
 reaches a turn's budget, and returns the answers in one piece. `take_pending` returns notifications for the
-peer. When `dropped` is set, the connection is to be closed once the bytes returned last are sent.
+peer, after which turns may be due, too. When `dropped` is set, the connection is to be closed once the bytes returned last are sent.
 """
 
 import math
@@ -80,13 +80,15 @@ class Endpoint(ABC):
         answers: list[bytes] = []
         spent = 0
         self.more = False
+        if self.dropped is not None:
+            return b""
         try:
             while (message := self._next_message()) is not None:
                 cost, answer = self._handle(message)
                 spent += cost
                 answers.append(answer)
                 if spent >= TURN_EXTENTS:
-                    self.more = self._unfinished is not None or self._decoder.unread_bytes > 0
+                    self.more = self._has_more()
                     break
         except RemoteProtocolError as error:
             answers.append(self.drop(error))
@@ -94,6 +96,10 @@ class Endpoint(ABC):
             # The step was undone: a peer that resumes its session sends the call again, and others are served.
             answers.append(self.drop(RemoteProtocolError(error.message, error.expected)))
         return answers[0] if len(answers) == 1 else b"".join(answers)
+
+    def _has_more(self) -> bool:
+        """Say whether another turn has something to do, as far as that is known without decoding."""
+        return self._unfinished is not None or self._decoder.unread_bytes > 0
 
     def _next_message(self) -> Request | Response | Notification | None:
         """Decode the next message. Raises RemoteProtocolError, also where the daemon has no memory for it."""
@@ -150,17 +156,22 @@ class DomainEndpoint(Endpoint):
         self._held: deque[Request] = deque()
 
     def take_pending(self) -> bytes:
-        """Return the notices that were not sent to the agent yet, and the answers to calls that waited for the end of a pause."""
+        """Return the notices that were not sent to the agent yet; calls that waited for the end of a pause are due then."""
         if not self.admitted or self.dropped is not None:
             return b""
         notices = b"".join(encode_notification(kind, params) for kind, params in self._record.notices.items())
         self._record.notices.clear()
-        return notices + self.turn() if self._held and not self._record.is_paused else notices
+        self.more = self.more or self._has_held()
+        return notices
+
+    def _has_held(self) -> bool:
+        return bool(self._held) and not self._record.is_paused
+
+    def _has_more(self) -> bool:
+        return self._has_held() or super()._has_more()
 
     def _next_message(self) -> Request | Response | Notification | None:
-        if self._held and not self._record.is_paused:
-            return self._held.popleft()
-        return super()._next_message()
+        return self._held.popleft() if self._has_held() else super()._next_message()
 
     def closed(self) -> None:
         """Leave the session to be resumed."""

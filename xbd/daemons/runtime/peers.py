@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -80,9 +81,11 @@ async def converse(
     )
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell, transport, endpoint, alarm, nursery.cancel_scope)
-            with trio.move_on_after(HELLO_PATIENCE_S) as greeting:
-                await _answer(transport, endpoint, disk_gate, greeting, take_turn)
+            greeting = trio.CancelScope(deadline=trio.current_time() + HELLO_PATIENCE_S)
+            take_turns = partial(_take_turns, transport, endpoint, disk_gate, greeting, take_turn)
+            nursery.start_soon(_tell, transport, endpoint, alarm, take_turns, nursery.cancel_scope)
+            with greeting:
+                await _answer(transport, endpoint, take_turns)
             if greeting.cancelled_caught:
                 await _drop_silent(transport, endpoint)
             nursery.cancel_scope.cancel()
@@ -100,34 +103,45 @@ async def _drop_silent(transport: Transport, endpoint: Endpoint) -> None:
         await transport.send(endpoint.drop(error))
 
 
-async def _answer(
+async def _answer(transport: Transport, endpoint: Endpoint, take_turns: Callable[[], Awaitable[None]]) -> None:
+    """Receive and take turns; returns when the peer is gone or dropped."""
+    place = transport.place
+    try:
+        while received := await transport.receive():
+            place.begin_call()
+            endpoint.feed(received)
+            await take_turns()
+            if endpoint.dropped is not None:
+                return
+            place.end_call(keeps=endpoint.keeps_place)
+    except PeerLost as error:
+        _log.debug("peer_lost", reason=str(error))
+
+
+async def _take_turns(
     transport: Transport,
     endpoint: Endpoint,
     disk_gate: DiskGate | None,
     greeting: trio.CancelScope,
     take_turn: TakeTurn | None,
 ) -> None:
-    """Receive, take turns, send; returns when the peer is gone or dropped. *greeting* ends with a hello that is accepted."""
+    """Take turns and send what each answers, until none is due or the peer is dropped. Raises PeerLost.
+
+    *greeting* ends with a hello that is accepted.
+    """
     place = transport.place
-    try:
-        while received := await transport.receive():
-            place.begin_call()
-            endpoint.feed(received)
-            while endpoint.more:
-                if disk_gate is not None and not disk_gate.is_open:
-                    await _wait_for(disk_gate, greeting, place)
-                answers = await take_turn(endpoint) if take_turn else endpoint.turn()
-                if not place.is_greeted and endpoint.admitted:
-                    place.is_greeted, greeting.deadline = True, math.inf
-                if answers:
-                    await transport.send(answers)
-                if endpoint.dropped is not None:
-                    return
-                if endpoint.more:
-                    await trio.lowlevel.checkpoint()
-            place.end_call(keeps=endpoint.keeps_place)
-    except PeerLost as error:
-        _log.debug("peer_lost", reason=str(error))
+    while endpoint.more:
+        if disk_gate is not None and not disk_gate.is_open:
+            await _wait_for(disk_gate, greeting, place)
+        answers = await take_turn(endpoint) if take_turn else endpoint.turn()
+        if not place.is_greeted and endpoint.admitted:
+            place.is_greeted, greeting.deadline = True, math.inf
+        if answers:
+            await transport.send(answers)
+        if endpoint.dropped is not None:
+            return
+        if endpoint.more:
+            await trio.lowlevel.checkpoint()
 
 
 async def _wait_for(disk_gate: DiskGate, greeting: trio.CancelScope, place: Place) -> None:
@@ -140,17 +154,24 @@ async def _wait_for(disk_gate: DiskGate, greeting: trio.CancelScope, place: Plac
     greeting.deadline = trio.current_time() + left_s
 
 
-async def _tell(transport: Transport, endpoint: Endpoint, alarm: Alarm, peer: trio.CancelScope) -> None:
-    """Send what the peer is to be told unasked, whenever the alarm rings."""
+async def _tell(
+    transport: Transport,
+    endpoint: Endpoint,
+    alarm: Alarm,
+    take_turns: Callable[[], Awaitable[None]],
+    peer: trio.CancelScope,
+) -> None:
+    """Send what the peer is to be told unasked, whenever the alarm rings; and take the turns that are due with it."""
     try:
         while True:
             await alarm.wait()
-            while pending := endpoint.take_pending():
+            while endpoint.dropped is None and (pending := endpoint.take_pending()):
                 await transport.send(pending)
-                if endpoint.dropped is not None:
-                    peer.cancel()
-                    return
                 await trio.lowlevel.checkpoint()
+            await take_turns()
+            if endpoint.dropped is not None:
+                peer.cancel()
+                return
     except PeerLost as error:
         _log.debug("peer_lost", reason=str(error))
         peer.cancel()

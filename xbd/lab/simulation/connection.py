@@ -150,6 +150,8 @@ class Connection:
         if notices:
             self._recent_notices.append(notices)
         self._down.send(notices)
+        if self.endpoint.more:
+            self._schedule_turn()
         return f"{len(notices)}"
 
     def close_at_daemon(self) -> None:
