@@ -180,7 +180,9 @@ def test_a_host_starts_again_on_a_full_disk(tmp_path: Path) -> None:
             caller.call("create", name="web-0", **SMALL)
         fill(tmp_path / "state" / "ballast")
         with saved_host(tmp_path, "-n 2000") as caller:
-            assert caller.call("set_target", domid="web-0", pages=512) == {"pages": 512}
+            assert caller.call("set_target", domid="web-0", pages=1024) == {"pages": 1024}
+            why = run_xbd("--socket", str(tmp_path / "run"), "explain", "web-0").stdout
+            assert "the disk of the host's state directory is full; no guest's calls are answered" in why
             assert_nothing_is_left(caller, tmp_path, 1)
 
 

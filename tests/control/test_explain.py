@@ -43,6 +43,12 @@ def test_each_hindrance_has_its_code_and_its_cause(changes: dict[str, Any], code
     assert words in found[code]
 
 
+def test_a_disk_that_is_full_is_the_first_reason() -> None:
+    """Also of a guest whose agent waits for its hello to be answered."""
+    why = why_stuck(domain(target_pages=2 * MIB, agent=False, state="waiting"), {"guests_wait": "the disk is full"})
+    assert why.startswith("the disk is full; no guest's calls are answered")
+
+
 def test_a_guest_that_cannot_give_more_is_told_with_the_cause() -> None:
     """`mem-set web1 2m` names what programs and kernel hold, and does not only say that it gives up no more."""
     assert "hold 180 MiB" in why_stuck(domain(target_pages=512, report=USED))

@@ -78,9 +78,12 @@ def hindrances(domain: DomainInfo, host: Mapping[str, Any] = _NOTHING) -> list[R
     """
     if is_reached(domain.tot_pages, domain.target_pages):
         return []
-    if not domain.agent or domain.state != RUNNING:
-        return [_no_agent(domain)]
     reasons = []
+    if waits := host.get("guests_wait"):
+        # An agent that connects anew waits for that, too.
+        reasons.append(Reason("guests-wait", f"{waits}; no guest's calls are answered until that is over"))
+    if not domain.agent or domain.state != RUNNING:
+        return [*reasons, _no_agent(domain)]
     if domain.mode != "normal":
         mode = f"its guest's mode is {domain.mode!r}; `xbd guest-mode {domain.name} normal` ends that"
         reasons.append(Reason("mode", mode))

@@ -43,6 +43,8 @@ class HostState:
         self.name = name
         self.sockets = sockets
         self.subscribers: set[Wake] = set()
+        # Says why no guest gets its turns; empty while they do.
+        self.why_guests_wait: Callable[[], str] = str
         self._records: dict[int, DomainRecord] = {}
         # Name and UUID of each.
         self._zombies: dict[int, tuple[str, str]] = {}

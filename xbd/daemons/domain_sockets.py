@@ -47,6 +47,10 @@ class HostSockets:
         self.host: Controller | None = None
         self.nursery: trio.Nursery | None = None
 
+    def why_guests_wait(self) -> str:
+        """Say why no guest gets its turns; empty while they do."""
+        return "" if self.disk_gate is None else self.disk_gate.why_closed
+
     def _serve(self, listener: Listener) -> Listener:
         assert self.nursery is not None, "a socket was opened before the daemon runs"
         self.nursery.start_soon(listener.serve)

@@ -93,6 +93,7 @@ async def serve(
     host_sockets = HostSockets(runtime_dir, state)
     try:
         host = host_sockets.host = _make_host(machine, name, host_sockets, state)
+        host.why_guests_wait = host_sockets.why_guests_wait
         sockets.remove_leftovers(runtime_dir / "domains")
         with plain_errors():
             async with host_sockets.turns.served(), trio.open_nursery() as nursery:

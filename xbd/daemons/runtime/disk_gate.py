@@ -22,13 +22,17 @@ LOOK_EVERY_S: Final = 0.1
 
 
 class DiskGate:
-    """Open while *is_full* says no; where it raises OSError, nobody can tell, and that counts as full."""
+    """Open while *is_full* says no; where it raises OSError, nobody can tell, and that counts as full.
+
+    Attributes: *why_closed*: what is the matter, in words; empty while it is open.
+    """
 
     def __init__(self, is_full: Callable[[], bool], look_every_s: float = LOOK_EVERY_S) -> None:
         self._is_full = is_full
         self._look_every_s = look_every_s
         self._open = trio.Event()
         self._open.set()
+        self.why_closed = ""
 
     @property
     def is_open(self) -> bool:
@@ -52,12 +56,15 @@ class DiskGate:
         """Open or close the gate by what is free now; a change is logged."""
         try:
             full, event, told = self._is_full(), "state_dir_full", {"expected": "free space on its disk"}
+            why = "the disk of the host's state directory is full"
         except OSError as error:
-            full, event = True, "state_dir_unreachable"
+            full, event, why = True, "state_dir_unreachable", f"the host's state directory cannot be reached: {error}"
             told = {"reason": str(error), "expected": "the directory where it was, or an end of the daemon"}
         if full and self.is_open:
             self._open = trio.Event()
+            self.why_closed = why
             _log.error(event, effect="guests' calls wait", **told)
         elif not full and not self.is_open:
             self._open.set()
+            self.why_closed = ""
             _log.info("state_dir_has_room")
