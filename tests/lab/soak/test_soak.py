@@ -2,6 +2,7 @@
 
 import json
 import traceback
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,14 @@ def test_the_daemon_is_left_alive_in_the_end() -> None:
     assert 0 < max(killed) < options.calm_from_s
     assert max(fault.at_s for fault in plan_faults(options)) > options.calm_from_s
     assert Options(5, 600.0, 1, ("kill-daemon",)).calm_from_s == 600.0
+
+
+def test_a_daemon_of_many_guests_is_killed_more_seldom() -> None:
+    """Three hundred need three times as long as a hundred to be back; other faults happen as often."""
+    times = [Counter(fault.kind for fault in plan_faults(Options(guests, 1e5, 1))) for guests in (20, 100, 300)]
+    kills = [counted.pop("kill-daemon") for counted in times]
+    assert times[0] == times[1] == times[2]
+    assert kills[0] == kills[1] == pytest.approx(3 * kills[2], rel=0.05)
 
 
 # -- guests

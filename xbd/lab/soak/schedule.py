@@ -8,7 +8,8 @@ import numpy as np
 from xbd.lab.soak.options import Options
 
 # The mean time between two faults of a kind in a long soak, and how long one lasts (None: it has no length). A daemon that
-# is restarted needs a second or two, and its guests need time to do something: it is killed a few times a minute.
+# is restarted needs a second or two, and its guests need time to do something, the longer the more they are: with up to
+# `_GUESTS_BACK_AT_ONCE` it is killed a few times a minute, with more so much more seldom.
 # None of the lengths is beyond what peers wait: clients resume within 10 s, an agent is taken for dead after 5 s.
 _EVERY_S: Final[dict[str, tuple[float, tuple[float, float] | None]]] = {
     "kill-daemon": (4.0, None),
@@ -23,6 +24,7 @@ _EVERY_S: Final[dict[str, tuple[float, tuple[float, float] | None]]] = {
     "kill-xenstored": (20.0, None),
     "storm": (10.0, (0.5, 4.0)),
 }
+_GUESTS_BACK_AT_ONCE: Final = 100
 # In a short soak each kind happens about this many times.
 _TIMES_AT_LEAST: Final = 2.0
 
@@ -45,8 +47,10 @@ def plan_faults(options: Options) -> list[Fault]:
             continue
         # A generator for each kind, so that leaving one out changes no other.
         rng = np.random.default_rng((options.seed, number))
-        until_s = options.calm_from_s if kind == "kill-daemon" else options.duration_s
-        mean_s = min(every_s, until_s / _TIMES_AT_LEAST)
+        until_s, times_as_long = options.duration_s, 1.0
+        if kind == "kill-daemon":
+            until_s, times_as_long = options.calm_from_s, max(1.0, options.guests / _GUESTS_BACK_AT_ONCE)
+        mean_s = min(every_s * times_as_long, until_s / _TIMES_AT_LEAST)
         at_s = float(rng.exponential(mean_s / 2))
         while at_s < until_s:
             length_s = 0.0 if length is None else float(rng.uniform(*length))
