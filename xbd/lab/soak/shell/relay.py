@@ -6,6 +6,8 @@ forward slowly for a while (`slow SECONDS`). It ends at the end of its standard 
 """
 
 import sys
+import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,8 @@ from xbd.daemons.runtime import sockets
 from xbd.errors import ConfigError
 
 _POLL_EVERY_S: Final = 0.03
+# After a change the directories are listed for so long; a listing that was missed by a slow relay is made up for then.
+_LOOKED_AT_S: Final = 1.0
 _PIECE_BYTES: Final = 65_536
 # While slow it forwards this much at a time, and then waits.
 _SLOW_BYTES: Final = 512
@@ -36,12 +40,24 @@ class Relay:
     async def follow(self) -> None:
         """Open and close listeners as the host does, for ever."""
         while True:
+            # Listing hundreds of sockets takes a good part of a core: only when something was just made or removed.
+            if time.time() - self._changed_at() > _LOOKED_AT_S:
+                await trio.sleep(_POLL_EVERY_S)
+                continue
             there = {path.relative_to(self._host) for path in self._host.glob("**/*.sock")}
             for gone in self._listeners.keys() - there:
                 self._listeners.pop(gone).cancel()
             for new in sorted(there - self._listeners.keys()):
                 self._open(new)
             await trio.sleep(_POLL_EVERY_S)
+
+    def _changed_at(self) -> float:
+        """Tell when a socket was made or removed last, in seconds since the epoch."""
+        changed_at = 0.0
+        for path in (self._host, self._host / "domains"):
+            with suppress(FileNotFoundError):
+                changed_at = max(changed_at, path.stat().st_mtime)
+        return changed_at
 
     def _open(self, name: Path) -> None:
         path = self._own / name
