@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xbd.control.fair_turns import LONG_TURN_S, LONGEST_REST_S, RESTS, FairTurns, Share, rest_after
+from xbd.control.fair_turns import LONG_TURN_S, LONGEST_REST_S, RESTS, FairTurns, Share, rest_after, turns_in_a_round
 
 COSTS_S = st.lists(st.floats(2e-4, 2e-2), min_size=1, max_size=5)
 
@@ -126,3 +126,12 @@ def test_long_turns_of_many_take_no_more_than_those_of_one(guests: int, turn_s: 
 
     # As long as the first of them do not know of the others, they rest for less.
     assert spent_s / now_s < 1.05 * turn_s / rest_after(turn_s)
+
+
+@given(st.floats(0.0, 0.01), st.floats(0.0, 1.0))
+def test_guests_have_half_of_a_round(turn_s: float, others_s: float) -> None:
+    """One has a turn in each round; more only as far as they take no longer than the rest of it did."""
+    turns = turns_in_a_round(turn_s, others_s)
+    assert turns >= 1
+    assert (turns - 1) * turn_s <= others_s * (1 + 1e-9)
+    assert turns * max(turn_s, 5e-5) >= others_s

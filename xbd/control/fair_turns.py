@@ -22,6 +22,8 @@ from typing import Final, Generic, TypeVar
 LONG_TURN_S: Final = 0.0005
 RESTS: Final = 19
 LONGEST_REST_S: Final = 0.5
+# A turn with one small call.
+_SHORTEST_TURN_S: Final = 0.00005
 
 T = TypeVar("T")
 
@@ -77,6 +79,14 @@ class FairTurns(Generic[T]):
         if spent_s > LONG_TURN_S:
             self._resting = {other for other in self._resting if other.rested_at_s > now_s} | {share}
             share.rested_at_s = now_s + len(self._resting) * rest_after(spent_s)
+
+
+def turns_in_a_round(turn_s: float, others_s: float) -> int:
+    """Tell how many guests have a turn in one round of the loop, where a turn takes so long and the rest of the last round did.
+
+    One, and as many more as take no longer than that: when toolstacks ask for much, guests have half of the time.
+    """
+    return 1 + int(others_s / max(turn_s, _SHORTEST_TURN_S))
 
 
 def rest_after(turn_s: float) -> float:

@@ -1,8 +1,9 @@
 """One conversation on a Unix socket, cut anywhere."""
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tests.peer import StreamPeer, create, small_host
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
 from xbd.daemons.runtime.outside import replaced
-from xbd.daemons.runtime.peers import converse
+from xbd.daemons.runtime.peers import HELLO_PATIENCE_S, converse
 from xbd.daemons.runtime.transport import Transport
 from xbd.protocol.codec import Notification
 
@@ -21,13 +22,15 @@ MakeEndpoint = Callable[[Callable[[], None]], Endpoint]
 
 
 @asynccontextmanager
-async def conversing(make_endpoint: MakeEndpoint) -> AsyncIterator[StreamPeer]:
+async def conversing(
+    make_endpoint: MakeEndpoint, take_turn: Callable[[Endpoint], Awaitable[bytes]] | None = None
+) -> AsyncIterator[StreamPeer]:
     """Converse on a Unix socket."""
     ours, theirs = socket.socketpair()
     theirs.settimeout(0)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(converse, Transport(theirs), make_endpoint)
+        nursery.start_soon(partial(converse, Transport(theirs), make_endpoint, take_turn=take_turn))
         yield StreamPeer(stream)
         await stream.aclose()
 
@@ -140,6 +143,18 @@ async def test_a_peer_that_does_not_read_holds_up_nobody(
             await _send_without_reading(stream, calls)
         await stream.aclose()
     assert theirs.fileno() == -1
+
+
+async def test_a_hello_that_waits_for_its_turn_is_one(autojump_clock: trio.testing.MockClock, host: Controller) -> None:
+    """However long the daemon has other guests to serve first, who has said hello is not silent."""
+    del autojump_clock
+
+    async def take_turn_late(endpoint: Endpoint) -> bytes:
+        await trio.sleep(3 * HELLO_PATIENCE_S)
+        return endpoint.turn()
+
+    async with conversing(domain(host), take_turn_late) as peer:
+        assert (await peer.call("hello", version=1, session="a", last_seen=None))["domid"] == 1
 
 
 async def test_a_peer_for_whose_bytes_no_memory_is_left_is_let_go() -> None:

@@ -82,10 +82,10 @@ async def converse(
     try:
         async with trio.open_nursery() as nursery:
             greeting = trio.CancelScope(deadline=trio.current_time() + HELLO_PATIENCE_S)
-            take_turns = partial(_take_turns, transport, endpoint, disk_gate, greeting, take_turn)
+            take_turns = partial(_take_turns, transport, endpoint, disk_gate, take_turn)
             nursery.start_soon(_tell, transport, endpoint, alarm, take_turns, nursery.cancel_scope)
             with greeting:
-                await _answer(transport, endpoint, take_turns)
+                await _answer(transport, endpoint, greeting, take_turns)
             if greeting.cancelled_caught:
                 await _drop_silent(transport, endpoint)
             nursery.cancel_scope.cancel()
@@ -103,39 +103,42 @@ async def _drop_silent(transport: Transport, endpoint: Endpoint) -> None:
         await transport.send(endpoint.drop(error))
 
 
-async def _answer(transport: Transport, endpoint: Endpoint, take_turns: Callable[[], Awaitable[None]]) -> None:
-    """Receive and take turns; returns when the peer is gone or dropped."""
+async def _answer(
+    transport: Transport, endpoint: Endpoint, greeting: trio.CancelScope, take_turns: Callable[[], Awaitable[None]]
+) -> None:
+    """Receive and take turns; returns when the peer is gone or dropped.
+
+    *greeting* ends with a hello that is accepted; until then what counts is how long the peer says nothing, and not how
+    long what it said waits for a turn.
+    """
     place = transport.place
     try:
         while received := await transport.receive():
             place.begin_call()
             endpoint.feed(received)
+            left_s = greeting.deadline - trio.current_time()
+            greeting.deadline = math.inf
             await take_turns()
             if endpoint.dropped is not None:
                 return
+            if not place.is_greeted:
+                greeting.deadline = trio.current_time() + left_s
             place.end_call(keeps=endpoint.keeps_place)
     except PeerLost as error:
         _log.debug("peer_lost", reason=str(error))
 
 
 async def _take_turns(
-    transport: Transport,
-    endpoint: Endpoint,
-    disk_gate: DiskGate | None,
-    greeting: trio.CancelScope,
-    take_turn: TakeTurn | None,
+    transport: Transport, endpoint: Endpoint, disk_gate: DiskGate | None, take_turn: TakeTurn | None
 ) -> None:
-    """Take turns and send what each answers, until none is due or the peer is dropped. Raises PeerLost.
-
-    *greeting* ends with a hello that is accepted.
-    """
+    """Take turns and send what each answers, until none is due or the peer is dropped. Raises PeerLost."""
     place = transport.place
     while endpoint.more:
         if disk_gate is not None and not disk_gate.is_open:
-            await _wait_for(disk_gate, greeting, place)
+            await _wait_for(disk_gate, place)
         answers = await take_turn(endpoint) if take_turn else endpoint.turn()
-        if not place.is_greeted and endpoint.admitted:
-            place.is_greeted, greeting.deadline = True, math.inf
+        if endpoint.admitted:
+            place.is_greeted = True
         if answers:
             await transport.send(answers)
         if endpoint.dropped is not None:
@@ -144,14 +147,11 @@ async def _take_turns(
             await trio.lowlevel.checkpoint()
 
 
-async def _wait_for(disk_gate: DiskGate, greeting: trio.CancelScope, place: Place) -> None:
-    """Wait until guests get their turns; who waits for that is not silent."""
-    left_s = greeting.deadline - trio.current_time()
-    greeting.deadline = math.inf
+async def _wait_for(disk_gate: DiskGate, place: Place) -> None:
+    """Wait until guests get their turns; who waits for that is not idle."""
     idle_since_s, place.idle_since_s = place.idle_since_s, None
     await disk_gate.wait()
     place.idle_since_s = None if idle_since_s is None else trio.current_time()
-    greeting.deadline = trio.current_time() + left_s
 
 
 async def _tell(

@@ -1,6 +1,7 @@
-"""Turns of the guests of a host, one in each round of the loop while more than one waits.
+"""Turns of the guests of a host, few in each round of the loop while more than one waits.
 
 Between two rounds the loop hears of new bytes, so who has just sent a call is among those who are chosen from.
+One has its turn in each round, and more where the daemon has much else to do, so that guests have half of the time then.
 A guest that is alone has its turn at once.
 """
 
@@ -8,11 +9,11 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from xbd.control.fair_turns import FairTurns, Share
+from xbd.control.fair_turns import FairTurns, Share, turns_in_a_round
 from xbd.daemons.runtime.check_in import CheckIn
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     # The endpoints of guests need numpy, and not every daemon has guests.
     from xbd.control.endpoint import Endpoint
+
+_TURNS_OF_AVERAGE: Final = 16
 
 
 class Turns(trio.abc.Instrument):
@@ -31,6 +34,9 @@ class Turns(trio.abc.Instrument):
         # Whether somebody has had a turn in this round; how many were chosen, and have not had theirs yet.
         self._had_one = False
         self._chosen = 0
+        # What a turn takes, as an average of the last ones; and what those of this round took.
+        self._turn_s = 0.0
+        self._spent_s = 0.0
         self._now_s = trio.current_time
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
@@ -51,17 +57,21 @@ class Turns(trio.abc.Instrument):
             trio.lowlevel.remove_instrument(self)
 
     async def _choose(self) -> None:
-        """Choose one of those who wait in each round, for ever."""
+        """Choose among those who wait in each round, for ever."""
         with CheckIn("choose whose turn it is").watched() as check_in:
             while True:
                 with check_in.idle():
                     await self._contended.wait()
                 self._contended = trio.Event()
+                others_s = 0.0
                 while self._order:
-                    self._chosen += 1
-                    self._order.next().set()
+                    for _ in range(min(turns_in_a_round(self._turn_s, others_s), len(self._order))):
+                        self._chosen += 1
+                        self._order.next().set()
+                    began_s, cpu_began_s, self._spent_s = self._now_s(), time.thread_time(), 0.0
                     await trio.lowlevel.checkpoint()
                     check_in.here()
+                    others_s = self._took_s(began_s, cpu_began_s, self._now_s()) - self._spent_s
 
     async def take(self, share: Share, endpoint: Endpoint) -> bytes:
         """Let an endpoint take its turn when it is next; returns its answers."""
@@ -75,10 +85,17 @@ class Turns(trio.abc.Instrument):
         self._had_one = True
         began_s, cpu_began_s = self._now_s(), time.thread_time()
         answers = endpoint.turn()
-        # A turn that others kept from the processor took no longer for that; and where time is virtual, none takes any.
         ended_s = self._now_s()
-        self._order.end(share, min(time.thread_time() - cpu_began_s, ended_s - began_s), ended_s)
+        spent_s = self._took_s(began_s, cpu_began_s, ended_s)
+        self._order.end(share, spent_s, ended_s)
+        self._spent_s += spent_s
+        self._turn_s += (spent_s - self._turn_s) / _TURNS_OF_AVERAGE
         return answers
+
+    @staticmethod
+    def _took_s(began_s: float, cpu_began_s: float, ended_s: float) -> float:
+        """Tell what something took since then: no longer for being kept from the processor, and nothing in virtual time."""
+        return min(time.thread_time() - cpu_began_s, ended_s - began_s)
 
     async def _wait(self, share: Share) -> None:
         """Wait until this share is next."""
