@@ -8,8 +8,8 @@ import numpy as np
 from xbd.lab.soak.options import Options
 
 # The mean time between two faults of a kind in a long soak, and how long one lasts (None: it has no length). A daemon that
-# is restarted needs a second or two, and its guests need time to do something, the longer the more they are: with up to
-# `_GUESTS_BACK_AT_ONCE` it is killed a few times a minute, with more so much more seldom.
+# is restarted needs a second or two, and its guests need time to do something: it is killed a few times a minute. More
+# than `_GUESTS_BACK_AT_ONCE` have so much more time at least to be back; a client gives its session up after 10 s.
 # None of the lengths is beyond what peers wait: clients resume within 10 s, an agent is taken for dead after 5 s.
 _EVERY_S: Final[dict[str, tuple[float, tuple[float, float] | None]]] = {
     "kill-daemon": (4.0, None),
@@ -47,13 +47,14 @@ def plan_faults(options: Options) -> list[Fault]:
             continue
         # A generator for each kind, so that leaving one out changes no other.
         rng = np.random.default_rng((options.seed, number))
-        until_s, times_as_long = options.duration_s, 1.0
+        until_s, least_s = options.duration_s, 0.0
         if kind == "kill-daemon":
-            until_s, times_as_long = options.calm_from_s, max(1.0, options.guests / _GUESTS_BACK_AT_ONCE)
-        mean_s = min(every_s * times_as_long, until_s / _TIMES_AT_LEAST)
+            until_s = options.calm_from_s
+            least_s = every_s * max(0.0, options.guests / _GUESTS_BACK_AT_ONCE - 1.0)
+        mean_s = min(every_s, until_s / _TIMES_AT_LEAST)
         at_s = float(rng.exponential(mean_s / 2))
         while at_s < until_s:
             length_s = 0.0 if length is None else float(rng.uniform(*length))
             planned.append(Fault(at_s, kind, min(length_s, options.duration_s / 4), float(rng.random())))
-            at_s += float(rng.exponential(mean_s))
+            at_s += least_s + float(rng.exponential(mean_s))
     return sorted(planned)
