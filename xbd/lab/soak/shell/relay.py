@@ -18,8 +18,8 @@ from xbd.daemons.runtime import sockets
 from xbd.errors import ConfigError
 
 _POLL_EVERY_S: Final = 0.03
-# After a change the directories are listed for so long; a listing that was missed by a slow relay is made up for then.
-_LOOKED_AT_S: Final = 1.0
+# A directory's time of change is as exact as this: what changed so shortly before a listing may have been missed by it.
+_SAME_TIME_S: Final = 0.1
 _PIECE_BYTES: Final = 65_536
 # While slow it forwards this much at a time, and then waits.
 _SLOW_BYTES: Final = 512
@@ -36,14 +36,17 @@ class Relay:
         self._listeners: dict[Path, trio.CancelScope] = {}
         self._connections: dict[trio.CancelScope, None] = {}
         self._slow_until = 0.0
+        self._are_all_open = True
 
     async def follow(self) -> None:
         """Open and close listeners as the host does, for ever."""
+        listed_at_s = 0.0
         while True:
-            # Listing hundreds of sockets takes a good part of a core: only when something was just made or removed.
-            if time.time() - self._changed_at() > _LOOKED_AT_S:
+            # Listing hundreds of sockets takes a good part of a core: only when something was made or removed.
+            if self._changed_at_s() < listed_at_s - _SAME_TIME_S and self._are_all_open:
                 await trio.sleep(_POLL_EVERY_S)
                 continue
+            listed_at_s, self._are_all_open = time.time(), True
             there = {path.relative_to(self._host) for path in self._host.glob("**/*.sock")}
             for gone in self._listeners.keys() - there:
                 self._listeners.pop(gone).cancel()
@@ -51,13 +54,13 @@ class Relay:
                 self._open(new)
             await trio.sleep(_POLL_EVERY_S)
 
-    def _changed_at(self) -> float:
+    def _changed_at_s(self) -> float:
         """Tell when a socket was made or removed last, in seconds since the epoch."""
-        changed_at = 0.0
+        changed_at_s = 0.0
         for path in (self._host, self._host / "domains"):
             with suppress(FileNotFoundError):
-                changed_at = max(changed_at, path.stat().st_mtime)
-        return changed_at
+                changed_at_s = max(changed_at_s, path.stat().st_mtime)
+        return changed_at_s
 
     def _open(self, name: Path) -> None:
         path = self._own / name
@@ -66,6 +69,7 @@ class Relay:
         try:
             listener = sockets.bind_unix(path)
         except ConfigError:
+            self._are_all_open = False
             return
         self._listeners[name] = trio.CancelScope()
         self._nursery.start_soon(self._serve, trio.socket.from_stdlib_socket(listener), name, self._listeners[name])

@@ -88,16 +88,21 @@ class Teardown:
 
     async def _wait_for_agents(self, client: Client) -> None:
         """Destroy domains that have ended, and wait until all others have agents."""
+        without = ["nobody was asked"]
 
         async def all_have_agents() -> bool:
             domains = await client.list()
             for domain in domains:
                 if domain.state in ("shutdown", "crashed") and domain.domid != DOM0:
                     await self._destroy(client, domain)
-            return all(domain.agent or domain.name in _OWN for domain in domains if domain.state != "zombie")
+            without[:] = [
+                f"{domain.name} ({domain.state})"
+                for domain in domains
+                if not (domain.agent or domain.name in _OWN or domain.state == "zombie")
+            ]
+            return not without
 
         if not await _becomes_true(all_have_agents, _SETTLE_S):
-            without = [domain.name for domain in await client.list() if not domain.agent and domain.name not in _OWN]
             self._processes.found(f"without an agent {_SETTLE_S:g} s after the last fault: {', '.join(without)}")
 
     async def _settle(self, client: Client) -> None:
