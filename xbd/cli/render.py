@@ -118,7 +118,7 @@ def host_details(host: Mapping[str, Any]) -> list[str]:
         "free_in_whole_superframes": percent(float(host["free_in_whole_superframes"])),
         "xen_pagesize": PAGE_BYTES,
     }
-    pairs |= {key: entry for key, entry in host.items() if key not in known and entry != ""}
+    pairs |= {key: entry for key, entry in host.items() if key not in known and entry is not None}
     pairs |= {key: _plain(entry) for key, entry in settings.items()}
     return key_values(pairs)
 

@@ -110,7 +110,7 @@ class Controller(DomainLife):
             "version": xbd.__version__,
             "protocol": VERSION,
             **counts,
-            "guests_wait": self.why_guests_wait(),
+            "guests_wait": self.why_guests_wait() or None,
             "settings": settings,
         }
 

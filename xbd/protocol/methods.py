@@ -110,7 +110,7 @@ _HOST_SCHEMA: Final = record(
         "free_in_whole_superframes": Part(SHARE, "share of the free frames; 1.0 when none is free"),
         "claimed_frames": Part(COUNT, "free frames that are promised to a domain"),
         "domains": Part(COUNT, "domains, with zombies"),
-        "guests_wait": Part(text(), "why calls of guests are not answered at present, in words; empty while they are"),
+        "guests_wait": Part(optional(text()), "why calls of guests are not answered at present; null: they are"),
         "settings": Part(SETTINGS, "settings of the host"),
     }
 )
