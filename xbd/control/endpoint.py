@@ -98,7 +98,6 @@ class Endpoint(ABC):
         return answers[0] if len(answers) == 1 else b"".join(answers)
 
     def _has_more(self) -> bool:
-        """Say whether another turn has something to do, as far as that is known without decoding."""
         return self._unfinished is not None or self._decoder.unread_bytes > 0
 
     def _next_message(self) -> Request | Response | Notification | None:
@@ -202,9 +201,8 @@ class DomainEndpoint(Endpoint):
     def _hold(self, request: Request) -> None:
         """Keep a call until its domain is unpaused. Raises RemoteProtocolError: there are more than an agent may have in flight."""
         if len(self._held) >= MAX_IN_FLIGHT:
-            raise RemoteProtocolError(
-                f"{MAX_IN_FLIGHT} calls wait while d{self._record.domid} is paused", "no more calls"
-            )
+            who = f"d{self._record.domid}"
+            raise RemoteProtocolError(f"{MAX_IN_FLIGHT} calls wait while {who} is paused", "no more calls")
         self._held.append(request)
 
     def _hello(self, request: Request) -> tuple[int, bytes]:
@@ -239,10 +237,9 @@ class DomainEndpoint(Endpoint):
 
     def _check_meant(self, uuid: str | None) -> None:
         """Refuse an agent of another domain that had the same number before. Raises NoSuchDomain."""
-        if uuid is not None and uuid != self._record.uuid:
-            raise NoSuchDomain(
-                f"d{self._record.domid} is not {uuid}, but {self._record.uuid}", "an agent of this domain"
-            )
+        here = self._record
+        if uuid is not None and uuid != here.uuid:
+            raise NoSuchDomain(f"d{here.domid} is not {uuid}, but {here.uuid}", "an agent of this domain")
 
     def _call(self, request: Request) -> tuple[int, bytes]:
         session = self._record.session
@@ -267,17 +264,16 @@ class DomainEndpoint(Endpoint):
         return cost, answer
 
     def _notified(self, notification: Notification) -> None:
-        if notification.method in ("stopped", "leaving"):
+        method = notification.method
+        if method in ("stopped", "leaving"):
             with self._host.step():
-                (self._host.stopped if notification.method == "stopped" else self._host.leaving)(self._record)
+                (self._host.stopped if method == "stopped" else self._host.leaving)(self._record)
             return
-        if notification.method == "unchanged":
+        if method == "unchanged":
             self._record.reported(None, self._host.now_s())
             return
-        if notification.method != "report":
-            raise RemoteProtocolError(
-                f"unknown notification {notification.method!r}", f"one of {', '.join(GUEST_NOTIFICATIONS)}"
-            )
+        if method != "report":
+            raise RemoteProtocolError(f"unknown notification {method!r}", f"one of {', '.join(GUEST_NOTIFICATIONS)}")
         try:
             self._host.reported(self._record, notification.untrusted_params)
         except BadArgument as error:
