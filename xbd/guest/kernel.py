@@ -11,6 +11,7 @@ from typing import assert_never
 import numpy as np
 
 from xbd.abi import BootInfo, Frames
+from xbd.arrays import repeats
 from xbd.guest.balloon.backoff import WorkerState
 from xbd.guest.boot import lay_out
 from xbd.guest.components import Components
@@ -244,7 +245,7 @@ class Guest:
         """Compare the unmovable pages with those that the kernel, its programs and its block I/O hold."""
         pages, _ = self._io.held()
         held = self._kernel_pages + self._programs.holdings.pages[Pool.KERNEL] + pages.size
-        wrong = np.count_nonzero(self._zone.state[pages] != PageState.UNMOVABLE) + pages.size - np.unique(pages).size
+        wrong = np.count_nonzero(self._zone.state[pages] != PageState.UNMOVABLE) + repeats(pages).size
         if wrong or held != self._zone.total(PageState.UNMOVABLE):
             unmovable = self._zone.total(PageState.UNMOVABLE)
             return [f"guest: {unmovable} pages are unmovable, {held} are held so, {wrong} of them for I/O are not"]

@@ -106,26 +106,27 @@ async def _drop_silent(transport: Transport, endpoint: Endpoint) -> None:
 async def _answer(
     transport: Transport, endpoint: Endpoint, greeting: trio.CancelScope, take_turns: Callable[[], Awaitable[None]]
 ) -> None:
-    """Receive and take turns; returns when the peer is gone or dropped.
-
-    *greeting* ends with a hello that is accepted; until then what counts is how long the peer says nothing, and not how
-    long what it said waits for a turn.
-    """
+    """Receive and take turns; returns when the peer is gone or dropped. *greeting* ends with a hello that is accepted."""
     place = transport.place
     try:
         while received := await transport.receive():
             place.begin_call()
             endpoint.feed(received)
-            left_s = greeting.deadline - trio.current_time()
-            greeting.deadline = math.inf
-            await take_turns()
+            await (take_turns() if place.is_greeted else _greet(place, greeting, take_turns))
             if endpoint.dropped is not None:
                 return
-            if not place.is_greeted:
-                greeting.deadline = trio.current_time() + left_s
             place.end_call(keeps=endpoint.keeps_place)
     except PeerLost as error:
         _log.debug("peer_lost", reason=str(error))
+
+
+async def _greet(place: Place, greeting: trio.CancelScope, take_turns: Callable[[], Awaitable[None]]) -> None:
+    """Take the turns of a peer that has not said hello yet; who waits for a turn is not silent meanwhile."""
+    left_s = greeting.deadline - trio.current_time()
+    greeting.deadline = math.inf
+    await take_turns()
+    if not place.is_greeted:
+        greeting.deadline = trio.current_time() + left_s
 
 
 async def _take_turns(

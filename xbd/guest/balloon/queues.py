@@ -212,7 +212,7 @@ class StackQueue(BalloonQueue):
 
     def check(self) -> list[str]:
         """Say whether a page is on the stack twice."""
-        return [] if not repeats(self.members()).size else ["stack: a page is on it twice"]
+        return ["stack: a page is on it twice"] if repeats(self.members()).size else []
 
 
 QUEUES: Final[dict[str, type[BalloonQueue]]] = {
