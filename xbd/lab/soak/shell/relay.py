@@ -50,6 +50,8 @@ class Relay:
             there = {path.relative_to(self._host) for path in self._host.glob("**/*.sock")}
             for gone in self._listeners.keys() - there:
                 self._listeners.pop(gone).cancel()
+                # At once: when the listener's task has ended, a new one may have its name.
+                (self._own / gone).unlink(missing_ok=True)
             for new in sorted(there - self._listeners.keys()):
                 self._open(new)
             await trio.sleep(_POLL_EVERY_S)
@@ -81,7 +83,6 @@ class Relay:
                 [trio.SocketListener(listener)],
                 handler_nursery=self._nursery,
             )
-        (self._own / name).unlink(missing_ok=True)
 
     async def _connect(self, near: trio.SocketStream, path: Path) -> None:
         """Forward a connection both ways until one end closes, or it is cut."""
