@@ -260,11 +260,14 @@ class FrameAllocator(Generic[FrameT, SuperT]):
 
     # -- giving back
 
-    def give(self, frames: NDArray[FrameT]) -> None:
-        """Free these frames, in any order, each used and named once; whole superframes merge."""
+    def give(self, frames: NDArray[FrameT], groups: Groups[SuperT] | None = None) -> None:
+        """Free these frames, in any order, each used and named once; whole superframes merge.
+
+        *groups*, if known, are `group_by_super` of them.
+        """
         if frames.size == 0:
             return
-        supers, counts = group_by_super(frames)
+        supers, counts = groups or group_by_super(frames)
         if supers.size == 1 and frames.size == SUPER_PAGES:
             self.give_superframes(supers)
             return

@@ -91,9 +91,9 @@ def _exchange_small(host: FrameTable, domain: Domain, gives: Gfns, gets: Gfns) -
             break
         fresh = host.heap.take(chunk.stop - chunk.start)
         given, got = group_by_super(gives[chunk]), group_by_super(gets[chunk])
-        old = mapping.unmap_frames(host, domain, gives[chunk], given)
+        old, groups = mapping.unmap_frames(host, domain, gives[chunk], given)
         mapping.map_frames(host, domain, gets[chunk], got, fresh, drained=given[0])
-        host.give(old)
+        host.give(old, groups)
         mapping.settle(host, domain, np.union1d(given[0], got[0]))
         done = chunk.stop
     if done == valid:
@@ -163,7 +163,7 @@ def _make_block(host: FrameTable, domain: Domain, block: Block, pages: Gfns) -> 
     if not fresh.size:
         return Stop.ENOMEM
     groups = group_by_super(pages)
-    host.give(mapping.unmap_frames(host, domain, pages, groups))
+    host.give(*mapping.unmap_frames(host, domain, pages, groups))
     mapping.settle(host, domain, groups[0])
     mapping.map_leaves(host, domain, np.array([block]), fresh)
     return None
@@ -207,7 +207,7 @@ def swap_small(host: FrameTable, domain: Domain, fills: Gfns, drains: Gfns) -> N
     filled, drained = group_by_super(fills), group_by_super(drains)
     never = host.settings.home_fill == "never"
     found, missing = (None, None) if never else home_fill(host, domain, fills, filled)
-    old = mapping.unmap_frames(host, domain, drains, drained)
+    old, _ = mapping.unmap_frames(host, domain, drains, drained)
     if found is None:
         fresh, freed = old, old[:0]
         host.scrub_moved(old)

@@ -160,8 +160,10 @@ class FrameTable:
         if self.checks is not None:
             self.checks.write(frames, words)
 
-    def scrub(self, frames: Mfns) -> None:
-        """Zero the content words of single frames."""
+    def scrub(self, frames: Mfns, groups: Groups[SuperKind] | None = None) -> None:
+        """Zero the content words of single frames; *groups*, if known, are `group_by_super` of them."""
+        if groups is not None and not np.count_nonzero(self.written[groups[0]]):
+            return
         written = self.written[frames >> SUPER_ORDER]
         if np.count_nonzero(written):
             # Only these: where nothing was ever written the file has a hole, and writing zeros there would take disk
@@ -202,11 +204,11 @@ class FrameTable:
         self.owner_rows[supers] = 0
         self.whole_owner[supers] = owner + 1
 
-    def give(self, frames: Mfns) -> None:
-        """Return single frames to the heap, scrubbed and unowned."""
-        self.scrub(frames)
+    def give(self, frames: Mfns, groups: Groups[SuperKind] | None = None) -> None:
+        """Return single frames to the heap, scrubbed and unowned; *groups*, if known, are `group_by_super` of them."""
+        self.scrub(frames, groups)
         self.frame_owner[frames] = 0
-        self.heap.give(frames)
+        self.heap.give(frames, groups)
 
     def give_superframes(self, supers: Supers) -> None:
         """Return leaves to the heap, scrubbed, unowned and unclaimed."""

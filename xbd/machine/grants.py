@@ -212,7 +212,7 @@ def _release(domain_table: DomainTable, host: FrameTable, owner: Domain, refs: R
 def free_zombie_pages(domain_table: DomainTable, host: FrameTable, zombie: Domain, gfns: Gfns) -> None:
     """Free pages of a zombie that nobody maps any more, in shattered blocks; the zombie vanishes with its last page."""
     groups = group_by_super(gfns)
-    host.give(mapping.unmap_frames(host, zombie, gfns, groups))
+    host.give(*mapping.unmap_frames(host, zombie, gfns, groups))
     mapping.settle(host, zombie, groups[0])
     if not zombie.tot_pages:
         domain_table.remove(zombie)

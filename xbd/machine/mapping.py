@@ -23,6 +23,7 @@ from xbd.arrays import (
     Gfns,
     Mfns,
     Superframe,
+    SuperKind,
     Supers,
     blocks_of,
     from_cells,
@@ -66,18 +67,26 @@ def map_frames(
             adopt_homes(host, p2m, adopters, gfns, mfns)
 
 
-def _count_at_home(host: FrameTable, p2m: P2m, gfns: Gfns, groups: Groups[BlockKind], mfns: Mfns, *, sign: int) -> None:
-    """Count those of *mfns* that are the home frames of their *gfns*, as coming (+1) or going (-1)."""
+def _count_at_home(
+    host: FrameTable, p2m: P2m, gfns: Gfns, groups: Groups[BlockKind], mfns: Mfns, *, sign: int
+) -> Groups[SuperKind] | None:
+    """Count those of *mfns* that are the home frames of their *gfns*, as coming (+1) or going (-1).
+
+    Returns *mfns* grouped by superframe where that follows from the homes: all are at home.
+    """
     blocks, counts = groups
     homes = p2m.home[blocks]
     if not np.count_nonzero(homes):
-        return
+        return None
     at_home = p2m.home_frames(gfns) == mfns
     matching = np.count_nonzero(at_home)
     if matching == gfns.size:
-        host.add_at_home((from_cells(homes), counts), sign)
-    elif matching:
+        in_homes = from_cells(homes), counts
+        host.add_at_home(in_homes, sign)
+        return in_homes
+    if matching:
         host.add_at_home(group_by_super(mfns[at_home]), sign)
+    return None
 
 
 def adopt_homes(host: FrameTable, p2m: P2m, blocks: Blocks, gfns: Gfns, mfns: Mfns) -> None:
@@ -106,10 +115,15 @@ def _clear_homes(host: FrameTable, p2m: P2m, blocks: Blocks) -> None:
         p2m.home[cleared] = 0
 
 
-def unmap_frames(host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind]) -> Mfns:
-    """Take the backing of (n,) populated gfns, grouped by block, away; returns their frames, still owned.
+def unmap_frames(
+    host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind]
+) -> tuple[Mfns, Groups[SuperKind] | None]:
+    """Take the backing of (n,) populated gfns, grouped by block, away.
 
     Leaves among the blocks are shattered first. `settle` is due afterwards.
+
+    Returns:
+        Their frames, still owned; and these grouped by superframe, where that is known without a look at them.
     """
     p2m = domain.p2m
     blocks, counts = groups
@@ -124,10 +138,10 @@ def unmap_frames(host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[Bl
     domain.tot_pages -= gfns.size
     if in_leaves == blocks.size:
         # Whatever lies in a leaf is at home.
-        host.add_at_home((from_cells(p2m.home[blocks]), counts), -1)
-    else:
-        _count_at_home(host, p2m, gfns, groups, mfns, sign=-1)
-    return mfns
+        in_homes = from_cells(p2m.home[blocks]), counts
+        host.add_at_home(in_homes, -1)
+        return mfns, in_homes
+    return mfns, _count_at_home(host, p2m, gfns, groups, mfns, sign=-1)
 
 
 def shatter(host: FrameTable, domain: Domain, blocks: Blocks) -> None:
@@ -147,11 +161,14 @@ def settle(host: FrameTable, domain: Domain, blocks: Blocks) -> None:
     p2m = domain.p2m
     homes = p2m.home[blocks]
     at_home = host.at_home[from_cells(homes)]
-    # Neither none nor all 512: nothing to settle.
-    at_end = (homes > 0) & ((at_home & OFFSET_MASK) == 0)
-    if not np.count_nonzero(at_end):
+    between = (at_home & OFFSET_MASK) > 0
+    if np.count_nonzero(between) == blocks.size:
+        # Neither none nor all 512: nothing to settle.
         return
+    at_end = (homes > 0) & ~between
     blocks, homes, at_home = blocks[at_end], homes[at_end], at_home[at_end]
+    if not blocks.size:
+        return
     p2m.blocks.note(blocks)
     p2m.home[blocks[at_home == 0]] = 0
     complete = (at_home > 0) & (p2m.leaf[blocks] == 0)
@@ -227,5 +244,5 @@ def release_everything(host: FrameTable, domain: Domain, kept: Gfns) -> None:
     gfns: NDArray[Any] = np.setdiff1d(p2m.populated_in(blocks), kept, assume_unique=True)
     if gfns.size:
         groups = group_by_super(gfns)
-        host.give(unmap_frames(host, domain, gfns, groups))
+        host.give(*unmap_frames(host, domain, gfns, groups))
         settle(host, domain, groups[0])

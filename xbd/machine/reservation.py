@@ -189,7 +189,7 @@ def _decrease_small(host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups
         # All of one leaf: nothing to shatter only to merge it again.
         host.give_superframes(mapping.unmap_leaves(domain, blocks))
         return
-    host.give(mapping.unmap_frames(host, domain, gfns, groups))
+    host.give(*mapping.unmap_frames(host, domain, gfns, groups))
     mapping.settle(host, domain, blocks)
 
 
@@ -220,7 +220,7 @@ def _decrease_blocks(host: FrameTable, domain: Domain, blocks: Blocks) -> tuple[
 def free_shattered(host: FrameTable, domain: Domain, blocks: Blocks) -> None:
     """Free all of (n,) wholly populated blocks that are no leaves."""
     groups = (blocks, np.full(blocks.size, SUPER_PAGES, dtype=np.int64))
-    host.give(mapping.unmap_frames(host, domain, expand_supers(blocks), groups))
+    host.give(*mapping.unmap_frames(host, domain, expand_supers(blocks), groups))
     mapping.settle(host, domain, blocks)
 
 
