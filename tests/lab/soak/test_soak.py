@@ -16,12 +16,14 @@ from xbd.cli.main import main
 from xbd.control.guest_settings import plan_guest
 from xbd.daemons.runtime.sockets import bind_unix
 from xbd.errors import BadArgument
+from xbd.frames import sparse_zeros
 from xbd.lab.soak import population
 from xbd.lab.soak.commands import CheckerCommands, check_stop
 from xbd.lab.soak.options import KINDS, Options, parse_duration_s
 from xbd.lab.soak.report import Report, progress_line
 from xbd.lab.soak.schedule import plan_faults
 from xbd.lab.soak.shell.relay import Relay
+from xbd.lab.soak.shell.watcher import frame_tables_kib
 from xbd.lab.soak.tally import FINDINGS_KEPT, Sample, Tally, is_flat, slope_of, times_of
 from xbd.machine import Machine
 from xbd.testing.oracle import Oracle, Violation
@@ -193,6 +195,18 @@ def test_a_slope_is_that_of_a_line() -> None:
     assert round(slope.growth, 6) == round(49 / 60, 6)
     assert slope_of([(float(at), 1.0) for at in range(5)]) is None
     assert slope_of([(1.0, 1.0)] * 20) is None
+
+
+def test_frame_tables_are_told_from_other_memory() -> None:
+    """What a process touches of a sparse table counts as one; an ordinary array does not."""
+    before = frame_tables_kib(Path("/proc/self/smaps").read_text("utf-8"))
+    table = sparse_zeros(4 << 20, np.uint8)
+    table[: 2 << 20] = 1
+    other = np.ones(3 << 20, dtype=np.uint8)
+    after = frame_tables_kib(Path("/proc/self/smaps").read_text("utf-8"))
+
+    assert after - before == (2 << 20) // 1024
+    assert int(other.sum()) == other.size
 
 
 def test_growth_within_the_noise_is_flat() -> None:

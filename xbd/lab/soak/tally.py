@@ -17,15 +17,14 @@ RSS_NOISE_MIB: Final = 8.0
 RSS_PER_HOUR_MIB: Final = 8.0
 DESCRIPTORS_NOISE: Final = 8.0
 DESCRIPTORS_PER_HOUR: Final = 20.0
-# This first share of a daemon's samples is left out: its frame tables take memory when a frame is first used, so it
-# grows until every frame was used once.
+# This first share of a daemon's samples is left out: its sessions and its event log fill first.
 _WARM_UP_SHARE: Final = 0.5
 _LEAST_SAMPLES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The daemon at one time: resident memory, anonymous memory, and descriptors beyond those of domains' sockets."""
+    """The daemon at one time: resident memory, anonymous memory without frame tables, descriptors beyond domains' sockets."""
 
     at_s: float
     rss_mib: float

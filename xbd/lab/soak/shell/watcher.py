@@ -26,6 +26,22 @@ _WRONG: Final = ("content_errors", "io_mismatches")
 _CLEAR: Final = "\r\x1b[K"
 
 
+def frame_tables_kib(smaps: str) -> int:
+    """Tell from the text of /proc/PID/smaps how much of a process's anonymous memory is frame tables, in KiB.
+
+    These are mappings for which the kernel reserves no memory (`nr`, MAP_NORESERVE; see `xbd.frames.layout`): they fill
+    as frames are used for the first time, up to a size that follows from the host's memory.
+    """
+    tables_kib = anonymous_kib = 0
+    for line in smaps.splitlines():
+        key, _, value = line.partition(":")
+        if key == "Anonymous":
+            anonymous_kib = int(value.split()[0])
+        elif key == "VmFlags" and "nr" in value.split():
+            tables_kib += anonymous_kib
+    return tables_kib
+
+
 class Watcher:
     """Observes the host and shows progress.
 
@@ -78,13 +94,15 @@ class Watcher:
                 line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text("utf-8").splitlines()
             )
             descriptors = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+            tables_kib = frame_tables_kib(Path(f"/proc/{process.pid}/smaps").read_text("utf-8"))
         except OSError:
             return  # the daemon was killed just now
         if "VmRSS" not in status:
             return  # it was killed and not reaped yet: it has no memory any more
         rss, own = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))
         # Each domain has a listening socket, and a connected one if it has an agent.
-        self._processes.tally.samples.append(Sample(self._processes.now_s, rss, own, descriptors - self._domains))
+        descriptors -= self._domains
+        self._processes.tally.samples.append(Sample(self._processes.now_s, rss, own - tables_kib / 1024, descriptors))
 
     async def audit(self) -> None:
         """Audit every few seconds, for ever."""
