@@ -60,6 +60,12 @@ def do(host: Controller, method: str, **params: object) -> dict[str, object]:
         return host.call(method, params)
 
 
+def listed(host: Controller) -> list[dict[str, Any]]:
+    """Ask for all domains, as a toolstack does; returns them."""
+    told: list[dict[str, Any]] = toolstack(host).call("list")["domains"]
+    return told
+
+
 class Caller:
     """Numbers calls, takes messages apart, and holds what it is told against the protocol's description.
 

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from tests.control.sockets import Groups
-from tests.peer import HOST_SUPERFRAMES, DirectPeer, agent, clock, create, create_again, do, small_host, toolstack
+from tests.peer import (
+    HOST_SUPERFRAMES,
+    DirectPeer,
+    agent,
+    clock,
+    create,
+    create_again,
+    do,
+    listed,
+    small_host,
+    toolstack,
+)
 from xbd.control.controller import Controller
 from xbd.control.endpoint import DomainEndpoint
 from xbd.control.event_log import EventLog
@@ -21,7 +32,7 @@ def test_a_domain_is_described_as_documented() -> None:
     domid = create(host, seed=7)
 
     told = host.call("info", {"domain": "web"})
-    assert told == host.call("info", {"domain": domid}) == host.call("list", {})["domains"][0]  # type: ignore[index]
+    assert told == host.call("info", {"domain": domid}) == listed(host)[0]
     assert told.keys() >= {"domid", "name", "state", "tot_pages", "target_pages", "max_pages", "superpage_coverage"}
     assert told.keys() >= {"gfn_count", "leaves", "agent", "guest", "hypercalls", "extents", "report", "autostart"}
     assert (told["state"], told["tot_pages"], told["guest"], told["report"]) == ("waiting", 2048, {"seed": 7}, None)
@@ -81,12 +92,12 @@ def test_bad_calls_are_refused_and_change_nothing(
     """Each mistake gets an error that names it; domains, events and frames are as before."""
     host = small_host()
     create(host)
-    before = host.call("list", {}), host.events.next_number, host.machine.statistics()
+    before = listed(host), host.events.next_number, host.machine.statistics()
 
     with pytest.raises(error) as caught:
         host.call(method, params)
     assert caught.value.message
-    assert (host.call("list", {}), host.events.next_number, host.machine.statistics()) == before
+    assert (listed(host), host.events.next_number, host.machine.statistics()) == before
     assert host.audit() == []
 
 
@@ -101,7 +112,7 @@ def test_a_domain_without_a_socket_is_not_created() -> None:
 
     with pytest.raises(HypercallError, match="ENFILE"):
         create(host)
-    assert host.call("list", {}) == {"domains": []}
+    assert listed(host) == []
     assert host.machine.statistics().free_superframes == HOST_SUPERFRAMES
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.peer import DirectPeer, agent, create, small_host, toolstack
+from tests.peer import DirectPeer, agent, create, listed, small_host, toolstack
 from xbd.abi import split_messages
 from xbd.control.controller import Controller
 from xbd.errors import NoSuchDomain, NotPermitted
@@ -36,9 +36,8 @@ def test_dom0_is_a_domain_like_any_other() -> None:
     """It is listed first, has its own balloon's bounds, and its target can be set, but not below its minimum."""
     host = host_with_dom0()
     create(host)
-    listed = host.call("list", {})["domains"]
 
-    assert [domain["name"] for domain in listed] == ["dom0", "web"]  # type: ignore[attr-defined]
+    assert [domain["name"] for domain in listed(host)] == ["dom0", "web"]
     assert host.call("set_target", {"domid": "dom0", "pages": 1024}) == {"pages": 1024}
     assert host.call("info", {"domain": "Domain-0"}) == host.call("info", {"domain": 0})
     refused = toolstack(host).call("set_target", domid=0, pages=512)

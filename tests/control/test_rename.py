@@ -3,7 +3,7 @@
 import pytest
 
 from tests.daemons.test_recovery import restarted, saved_host
-from tests.peer import create, do, small_host
+from tests.peer import create, do, listed, small_host
 from xbd.control.targets import BadRequest, choose
 from xbd.domain import DomainInfo, is_about, number_of
 from xbd.errors import AlreadyExists, BadArgument, NoSuchDomain, NotPermitted
@@ -69,9 +69,9 @@ def test_a_domain_that_is_called_like_a_number_is_meant_first() -> None:
     """By the daemon and by commands alike; where none is called so, the number counts."""
     host = small_host()
     create(host, "d2"), create(host, "web"), create(host, "db")
-    listed = [DomainInfo(**one) for one in host.call("list", {})["domains"]]  # type: ignore[attr-defined]
+    domains = [DomainInfo(**one) for one in listed(host)]
     for written, name in (("d2", "d2"), ("2", "web"), ("d3", "db"), ("d1", "d2")):
-        assert [one.name for one in choose(listed, [written])] == [name]
+        assert [one.name for one in choose(domains, [written])] == [name]
         assert host.call("info", {"domain": written})["name"] == name
     with pytest.raises(BadRequest):
-        choose(listed, ["d4"])
+        choose(domains, ["d4"])

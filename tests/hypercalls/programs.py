@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.peer import listed
 from xbd.client.calls import Blocking, HypervisorMethods, Request, T
 from xbd.control.controller import Controller
 from xbd.hypercalls.caller import BadAddress
@@ -28,6 +29,9 @@ class InProcess(HypervisorMethods, Blocking):
     def ask(self, request: Request[T]) -> T:
         """Make a call."""
         self.asked.append(request.method)
+        if request.method == "list":
+            # It is answered packed.
+            return request.read({"domains": listed(self.controller)})
         return request.read(self.controller.call(request.method, dict(request.params)))
 
 

@@ -55,7 +55,6 @@ class Controller(DomainLife):
         self.console = console or Console()
         self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
-            "list": self._list,
             "info": self._info,
             "host": self._describe,
             "create": lambda **params: self._create(DomainSpec(**params)),
@@ -93,13 +92,16 @@ class Controller(DomainLife):
         self._notices.deliver()
         return answer
 
+    def list(self, untrusted_params: object) -> bytes:
+        """Answer a call of `list`, packed. Raises HypercallError: wrong parameters, or there is no memory for it."""
+        params = fields.check_params("list", TOOLSTACK_METHODS["list"].params, untrusted_params)
+        with refused("list cannot be answered"):
+            return self.listing.answer(params["since"])
+
     # -- the toolstack's methods; parameters are checked
 
-    def _list(self) -> dict[str, object]:
-        return {"domains": [self.domain_info(domid).as_map() for domid in self.machine.domains()]}
-
     def _info(self, domain: int | str) -> dict[str, object]:
-        return self.domain_info(self.machine.find(domain)).as_map()
+        return self.told(self.machine.find(domain))
 
     def _describe(self) -> dict[str, object]:
         counts = asdict(self.machine.statistics())
@@ -139,7 +141,7 @@ class Controller(DomainLife):
             )
             undo.pop_all()
         record.target_set_by = "create"
-        self._records[domid] = record
+        self._keep(record)
         told = {"target_pages": spec.target_pages, "max_pages": spec.max_pages, "autostart": spec.autostart}
         self._event("created", record, **told)
         return {"domid": domid}

@@ -85,6 +85,15 @@ class DomainRecord:
     saved: SavedAgent | None = None
     # Who set its target last; None: a client of an earlier daemon.
     target_set_by: str | None = None
+    # Where it is noted that something of it was set: what is told of the domain may be another.
+    touched: set[int] | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set one of its parts, and note that."""
+        object.__setattr__(self, name, value)
+        touched: set[int] | None = getattr(self, "touched", None)
+        if touched is not None:
+            touched.add(self.domid)
 
     @classmethod
     def restored(cls, domain: Domain, saved: SavedAgent) -> "DomainRecord":
@@ -187,10 +196,15 @@ class DomainRecord:
             return CRASHED
         return LOST if self.is_missed else WAITING
 
+    @property
+    def silent_at_s(self) -> float:
+        """When its agent will be taken for one that does not answer, if it says nothing more."""
+        return self.heard_at_s + SILENT_AFTER_REPORTS * self.report_every_s
+
     @replaceable
     def is_silent(self, now_s: float) -> bool:
         """Whether its agent has said nothing for so long that it is taken for one that does not answer."""
-        return now_s - self.heard_at_s >= SILENT_AFTER_REPORTS * self.report_every_s
+        return now_s >= self.silent_at_s
 
     def told(self, now_s: float) -> dict[str, Any]:
         """Say what is told of the domain beside its memory (parts of `DomainInfo`)."""

@@ -27,17 +27,12 @@ from xbd.protocol.codec import (
     Response,
     encode_error,
     encode_notification,
+    encode_packed_response,
     encode_response,
 )
 from xbd.protocol.commands import command_from_params, encode_result, extents_of
 from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS
-from xbd.protocol.methods import (
-    AUTOBALLOON_METHODS,
-    CHANGING_METHODS,
-    TOOLSTACK_METHODS,
-    VERSION,
-    check_version,
-)
+from xbd.protocol.methods import AUTOBALLOON_METHODS, CHANGING_METHODS, TOOLSTACK_METHODS, VERSION, check_version
 from xbd.protocol.session import Session
 
 # What any message costs of a turn, in extents: some 20 us of decoding, checking and answering. So a turn takes as many
@@ -298,9 +293,11 @@ class CallEndpoint(Endpoint):
     def _answer(self, request: Request) -> bytes:
         """Do what a call asks; returns its answer."""
         try:
-            answer = self._hello(request) if request.method == "hello" else self._call(request)
+            answer: object = self._hello(request) if request.method == "hello" else self._call(request)
         except HypercallError as error:
             return encode_error(request.msgid, fields.error_map(error))
+        if isinstance(answer, bytes):
+            return encode_packed_response(request.msgid, answer)
         return encode_response(request.msgid, answer)
 
     def _hello(self, request: Request) -> dict[str, object]:
@@ -316,8 +313,8 @@ class CallEndpoint(Endpoint):
         """Whether something of it is kept for it here."""
 
     @abstractmethod
-    def _call(self, request: Request) -> dict[str, object]:
-        """Do what a call asks. Raises HypercallError."""
+    def _call(self, request: Request) -> dict[str, object] | bytes:
+        """Do what a call asks; returns its answer, which may be packed. Raises HypercallError."""
 
 
 class ToolstackEndpoint(CallEndpoint):
@@ -387,9 +384,11 @@ class ToolstackEndpoint(CallEndpoint):
                 session.answered(answer_to_keep(answer, changing=request.method in CHANGING_METHODS))
         return answer
 
-    def _call(self, request: Request) -> dict[str, object]:
+    def _call(self, request: Request) -> dict[str, object] | bytes:
         if request.method == "events":
             return self._subscribe(request.untrusted_params)
+        if request.method == "list":
+            return self._host.list(request.untrusted_params)
         return self._host.call(request.method, request.untrusted_params, self._client)
 
     def _subscribe(self, untrusted: object) -> dict[str, object]:

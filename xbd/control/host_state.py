@@ -1,18 +1,20 @@
 """What a hypervisor daemon knows of its host: machine, records, events; how a step changes it, or is undone."""
 
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID, uuid5
 
 from xbd.control.client_sessions import ClientSessions
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.control.domain_sockets import DomainSockets
 from xbd.control.event_log import EventLog
+from xbd.control.listing import Listing
 from xbd.control.saved import SavedDaemon, agent_section, daemon_section
 from xbd.control.step import Step
 from xbd.domain import DomainInfo
 from xbd.errors import XbdError
 from xbd.machine import Machine
-from xbd.machine.domain import describe
+from xbd.machine.domain import told_of
 from xbd.machine.recovery import undo_step
 from xbd.storage.image import Kind
 
@@ -63,6 +65,7 @@ class HostState:
         self.clients = ClientSessions(self.saved, machine.limits.clients)
         self.uuid = (self.saved and self.saved.host_uuid) or str(self._seed)
         self.events = EventLog(clock, first_number=self._saved_next_event())
+        self.listing = Listing(machine, self._records, self.events, self.told, now_s=self.now_s, life=self._seed.hex)
 
     def step(self) -> Step:
         """Make the `with` block that changes the host: done whole, or undone if it raises; see `Step`."""
@@ -122,9 +125,13 @@ class HostState:
         if domid not in self.machine.living_domains():
             self._zombies[domid] = domain.name, domain.uuid
             return
-        self._records[domid] = DomainRecord.restored(domain, agent_section(self.machine.image, domid, new=False))
+        self._keep(DomainRecord.restored(domain, agent_section(self.machine.image, domid, new=False)))
         if self.sockets is not None:
             self.sockets.open(domid)
+
+    def _keep(self, record: DomainRecord) -> None:
+        self._records[record.domid] = record
+        record.touched = self.listing.touched
 
     def _saved_next_event(self) -> int:
         return max(self.saved.next_event, 1) if self.saved else 1
@@ -174,9 +181,13 @@ class HostState:
 
     def domain_info(self, domid: int) -> DomainInfo:
         """Describe a domain. Raises NoSuchDomain."""
-        record = self._records.get(domid)
+        return DomainInfo(**self.told(domid))
+
+    def told(self, domid: int) -> dict[str, Any]:
+        """Say what is told of a domain: all parts of `DomainInfo`, the age of its report last. Raises NoSuchDomain."""
+        told, record = told_of(self.machine.domain(domid)), self._records.get(domid)
         # A zombie's record was dropped when it was destroyed.
-        return describe(self.machine.domain(domid), {} if record is None else record.told(self.now_s()))
+        return DomainInfo(**told).as_map() if record is None else told | record.told(self.now_s())
 
     def audit(self) -> list[str]:
         """Recompute everything; returns the violations found."""
@@ -188,8 +199,9 @@ class HostState:
     def _event(self, event: str, record: DomainRecord, **details: object) -> None:
         self._announce(event, domid=record.domid, name=record.name, uuid=record.uuid, **details)
 
-    def _announce(self, event: str, **details: object) -> None:
-        self.events.add(event, **details)
+    def _announce(self, event: str, *, domid: int, **details: object) -> None:
+        self.listing.touched.add(domid)
+        self.events.add(event, domid=domid, **details)
         if self.saved is not None:
             self.saved.write_next_event(self.events.next_number)
         self._wake_subscribers()

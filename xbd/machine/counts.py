@@ -52,15 +52,12 @@ class Counts:
         self._column.note_row(cell)
         self._column.words[cell] += more
 
-    def hypercalls(self) -> dict[str, int]:
-        """Return the calls by `operation:outcome`, sorted; those never made are left out."""
-        return self._counted(slice(len(_CELLS)), _CALL_NAMES)
-
-    def extents(self) -> dict[str, int]:
-        """Return the extents done by operation, sorted; operations that did none are left out."""
-        return self._counted(slice(len(_CELLS), None), OPERATIONS)
-
-    def _counted(self, rows: slice, names: tuple[str, ...]) -> dict[str, int]:
-        counts = self._column.words[rows]
+    def told(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the calls by `operation:outcome`, and the extents done by operation, both sorted, and without those that are 0."""
+        counts = self._column.words
         # Few count anything, and every client that looks at the host asks for them of every domain.
-        return dict(sorted((names[row], int(counts[row])) for row in counts.nonzero()[0].tolist()))
+        rows = counts.nonzero()[0].tolist()
+        counted = {row: int(counts[row]) for row in rows}
+        calls = sorted((_CALL_NAMES[row], counted[row]) for row in rows if row < len(_CELLS))
+        extents = sorted((OPERATIONS[row - len(_CELLS)], counted[row]) for row in rows if row >= len(_CELLS))
+        return dict(calls), dict(extents)

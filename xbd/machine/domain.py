@@ -6,10 +6,8 @@ blocks; so a domain of superpages touches no detail at all. An entry below 0 is 
 mapping of another domain's frame, -(handle + 1) (see `tables`); it is not populated.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -31,7 +29,6 @@ from xbd.arrays import (
     from_cells,
     supers_of,
 )
-from xbd.domain import DomainInfo
 from xbd.limits import Limits
 from xbd.machine.counts import COUNTS, Counts
 from xbd.machine.grant_tables import GRANT_WORDS, MAPPING_WORDS, GrantTable, MappingTable
@@ -286,26 +283,27 @@ def saved_uuid(section: Section) -> str:
     return str(UUID(bytes=words[_UUID].tobytes()) if words[_UUID].any() else UUID(int=int(words[0])))
 
 
-def describe(domain: Domain, daemon_knows: Mapping[str, Any] = MappingProxyType({})) -> DomainInfo:
-    """Take a snapshot of a domain; *daemon_knows*: parts that the machine does not know, or not as well (its state)."""
-    return DomainInfo(
-        **{"state": domain.state.value, **daemon_knows},
-        domid=domain.domid,
-        name=domain.name,
-        uuid=domain.uuid,
-        birth=domain.birth,
-        type=domain.domain_type.value,
-        gfn_count=domain.p2m.gfn_count,
-        tot_pages=domain.tot_pages,
-        target_pages=domain.target_pages,
-        min_pages=domain.min_pages,
-        max_pages=domain.max_pages,
-        leaves=domain.leaves,
-        superpage_coverage=domain.superpage_coverage,
-        grants=domain.grants.count if domain.grants else 0,
-        mapped_grants=domain.mapped,
-        referenced_pages=domain.referenced,
-        claimed_pages=domain.claimed_pages,
-        hypercalls=domain.counts.hypercalls(),
-        extents=domain.counts.extents(),
-    )
+def told_of(domain: Domain) -> dict[str, Any]:
+    """Say what is told of a domain as far as the machine knows it (parts of `DomainInfo`)."""
+    hypercalls, extents = domain.counts.told()
+    return {
+        "domid": domain.domid,
+        "name": domain.name,
+        "type": domain.domain_type.value,
+        "state": domain.state.value,
+        "gfn_count": domain.p2m.gfn_count,
+        "tot_pages": domain.tot_pages,
+        "target_pages": domain.target_pages,
+        "min_pages": domain.min_pages,
+        "max_pages": domain.max_pages,
+        "leaves": domain.leaves,
+        "superpage_coverage": domain.superpage_coverage,
+        "grants": domain.grants.count if domain.grants else 0,
+        "mapped_grants": domain.mapped,
+        "referenced_pages": domain.referenced,
+        "claimed_pages": domain.claimed_pages,
+        "uuid": domain.uuid,
+        "birth": domain.birth,
+        "hypercalls": hypercalls,
+        "extents": extents,
+    }

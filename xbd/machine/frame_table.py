@@ -103,6 +103,8 @@ class FrameTable:
         # What is free, but promised to a domain.
         self.claimed_pages = 0
         self.waiting = Waiting()
+        # Domids of which something that is told of them may have changed; emptied by whoever tells it.
+        self.touched: set[int] = set()
         frames = superframes << SUPER_ORDER
         self.whole_owner: NDArray[np.uint16] = image.make("host.whole_owner", superframes, np.uint16)
         self.at_home: NDArray[np.uint16] = image.make("host.at_home", superframes, np.uint16)

@@ -20,7 +20,7 @@ from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.content_check import add_checks
 from xbd.machine.creation import Asked, check_creation
-from xbd.machine.domain import Domain, DomainState, describe
+from xbd.machine.domain import Domain, DomainState, told_of
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.frame_table import READ_WHOLE, host_layout, save_has_checks, save_host
@@ -275,6 +275,7 @@ class Machine:
             domain = self.domain_table.living(domid)
         except NoSuchDomain as error:
             return _refused(error)
+        self.host.touched.add(domid)
         name, operation = self._operations[domain.domain_type].get(type(command), NO_OPERATION)
         try:
             result = operation(domain, command)
@@ -293,7 +294,7 @@ class Machine:
 
     def become(self, derived: "Machine") -> None:
         """Take the tables of a machine that was derived from the same image; who waits for memory goes on waiting."""
-        derived.host.waiting = self.host.waiting
+        derived.host.waiting, derived.host.touched = self.host.waiting, self.host.touched
         self.host, self.domain_table = derived.host, derived.domain_table
         self._domains = self.domain_table.domains
         self._operations = bind(self.domain_table, self.host)
@@ -361,7 +362,7 @@ class Machine:
 
     def domain_info(self, domid: int) -> DomainInfo:
         """Describe one domain. Raises NoSuchDomain."""
-        return describe(self.domain(domid))
+        return DomainInfo(**told_of(self.domain(domid)))
 
     def statistics(self) -> HostStatistics:
         """Describe the host."""

@@ -47,6 +47,7 @@ def _count_referenced(host: FrameTable, owner: Domain, mfns: Mfns, sign: int) ->
     supers, counts = group_by_super(mfns)
     host.pinned[supers] = host.pinned[supers] + sign * counts
     owner.referenced += sign * mfns.size
+    host.touched.add(owner.domid)
 
 
 def first_referenced(host: FrameTable, domain: Domain, gfns: Gfns) -> int:

@@ -282,6 +282,12 @@ def encode_response(msgid: int, result: object) -> bytes:
     return _pack([_RESPONSE, msgid, None, result])
 
 
+def encode_packed_response(msgid: int, packed: bytes) -> bytes:
+    """Make the answer to call *msgid* of a result that is packed already."""
+    # Of the array of four all but the last.
+    return b"\x94" + _pack([_RESPONSE, msgid, None])[1:] + packed
+
+
 def encode_error(msgid: int, error: dict[str, str]) -> bytes:
     """Pack a refusal of call *msgid*, of which nothing was tried; see `fields.error_map`."""
     return _pack([_RESPONSE, msgid, error, None])

@@ -29,6 +29,7 @@ from xbd.shapes import (
     SHARE,
     Part,
     Schema,
+    Shape,
     array_of,
     choice,
     integer,
@@ -78,6 +79,16 @@ def packed(of: str, doc: str) -> Schema:
     return {"format": "bin", "x-items": of, "description": doc}
 
 
+def _since(name: str, untrusted: object) -> int | str:
+    shape = MARK if isinstance(untrusted, str) else EVENT_NUMBER
+    checked: int | str = shape.check(name, untrusted)
+    return checked
+
+
+EVENT_NUMBER: Final = integer(0, MAX_EVENT_NUMBER)
+# What an answer of `list` says to ask with next: made by the daemon, and read by it alone.
+MARK: Final = text(64)
+_SINCE: Final = Shape(_since, {"anyOf": [MARK.schema, EVENT_NUMBER.schema]}, (int, str))
 VERSION_SPOKEN: Final = Part(integer(0, 1 << 31), "the protocol's version that the client speaks")
 LAST_SEEN: Final = Part(optional(integer(0, MSGID_LIMIT - 1)), "msgid of the last answer it has", default=None)
 _TARGETED: Final = Part(DOMAIN, "the domain's number or its name")
@@ -129,8 +140,23 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         _map(version=_SPEAKS, host=_HOST, resumed=RESUMED),
     ),
     "list": Method(
-        "Describe every domain.",
-        answer=_map(domains=array_of(DOMAIN_REF)),
+        "Describe every domain, or those that have changed.",
+        {
+            "since": Part(
+                optional(_SINCE),
+                "`next` of an earlier answer, or the number of an event; 0: nothing is known yet; nil: only all domains are told",
+                default=None,
+            )
+        },
+        {
+            **_map(
+                domains={**array_of(DOMAIN_REF), "description": "by number; with *since* those that have changed"},
+                gone={**array_of(DOMID.schema), "description": "numbers that no domain has any more"},
+                next=Part(MARK, "what to ask with next"),
+                is_whole=Part(FLAG, "whether these are all domains: how it was then is not known"),
+            ),
+            "required": ["domains"],
+        },
     ),
     "info": Method("Describe one domain.", {"domain": _TARGETED}, DOMAIN_REF),
     "host": Method("Describe the host.", answer=_HOST_SCHEMA),
@@ -197,7 +223,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     ),
     "events": Method(
         "Answer the kept events and subscribe to those to come, which come as notifications `event`.",
-        {"since": Part(integer(0, MAX_EVENT_NUMBER), "number of the first one wanted; 0: all", default=0)},
+        {"since": Part(EVENT_NUMBER, "number of the first one wanted; 0: all", default=0)},
         _map(events=array_of(EVENT_REF), next={**COUNT.schema, "description": "number of the event to come"}),
     ),
     "frames": Method(

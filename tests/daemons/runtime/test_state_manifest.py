@@ -15,7 +15,7 @@ import pytest
 
 from tests.blackbox.host_directory import copy_sparse, unpack
 from tests.daemons.runtime.test_state_dir import SUPERFRAMES, begin, die, fill, go_on, refused_and_left_alone
-from tests.peer import do
+from tests.peer import do, listed
 from xbd.daemons.runtime.outside import Calls, calls, replaced
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
 from xbd.daemons.runtime.state_manifest import NAME, Manifest, Mark, make_manifest
@@ -71,14 +71,14 @@ def test_an_earlier_format_is_made_this_one_whenever_that_is_killed(tmp_path: Pa
     """Killed at each call of the upgrade, and at a later one again, the next start finds the same host, whole."""
     earlier = unpack(fixture, tmp_path / "earlier")
     _, unharmed = begin(copy_sparse(earlier, tmp_path / "expected"))
-    expected = (unharmed.call("list", {}), unharmed.machine.statistics())
+    expected = (listed(unharmed), unharmed.machine.statistics())
     for steps in count():
         path = copy_sparse(earlier, tmp_path / f"{steps}")
         if not is_killed_at(path, steps):
             break
         is_killed_at(path, steps // 2)
         state, host = begin(path)
-        assert (host.call("list", {}), host.machine.statistics()) == expected
+        assert (listed(host), host.machine.statistics()) == expected
         assert host.audit() == []
         assert host.machine.host.checks is not None
         assert json.loads((path / "state.json").read_text())["format"] == 2
