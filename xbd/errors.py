@@ -9,7 +9,6 @@ Partial success ("did 40 of 512, then the host was out of memory") is a value, n
 see `abi.MemopResult`.
 """
 
-import difflib
 import errno as _errno
 from collections.abc import Iterable
 from pathlib import Path
@@ -172,6 +171,8 @@ class BadSize(XbdError):
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> BadArgument:
     """Make the error for a name that is not one of *known*: it quotes the name, a close one if any, and all known."""
+    import difflib  # noqa: PLC0415 - only where somebody has mistyped
+
     names = list(known)
     close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -1,7 +1,7 @@
 """What is printed, to the letter."""
 
 from tests.cli.views import MIB, domain
-from xbd.cli import render
+from xbd.cli import render, tables
 from xbd.cli.progress import Following, Outcome
 
 
@@ -19,7 +19,7 @@ def test_list_has_xls_layout_and_more_columns() -> None:
         ),
     ]
     assert (
-        text(render.domains_table(domains))
+        text(tables.domains_table(domains))
         == """
 Name                                        ID   Mem Target  Limit State    Superpages
 web1                                         1   512    512    512 running      100.0%
@@ -30,12 +30,12 @@ batch-with-a-long-name                      12   300    512    512 waiting      
 
 def test_list_without_domains_is_its_header() -> None:
     """As with xl."""
-    assert len(render.domains_table([])) == 1
+    assert len(tables.domains_table([])) == 1
 
 
 def test_list_makes_room_for_what_is_wide() -> None:
     """Columns grow; control characters in a name reach no terminal."""
-    lines = render.domains_table([domain(name="n" * 64, domid=123456, tot_pages=1 << 36), domain(name="a\x1b[2Jb")])
+    lines = tables.domains_table([domain(name="n" * 64, domid=123456, tot_pages=1 << 36), domain(name="a\x1b[2Jb")])
     assert lines[1].startswith("n" * 64 + " 123456 268435456")
     assert lines[2].startswith("a?[2Jb ")
     assert len({len(line) for line in lines}) == 1

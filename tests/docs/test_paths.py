@@ -59,7 +59,7 @@ def test_tests_that_are_cited_are_there(path: Path) -> None:
 
 def test_what_is_not_there_is_found() -> None:
     """The checks can fail."""
-    assert missing_paths("`xbd/nowhere.py`, `xbd/abi.py`, `lab/nowhere`") == ["xbd/lab/nowhere", "xbd/nowhere.py"]
+    assert missing_paths("`xbd/nowhere.py`, `xbd/units.py`, `lab/nowhere`") == ["xbd/lab/nowhere", "xbd/nowhere.py"]
     assert is_there("xbd.abi.MAX_EXTENTS")
     assert not is_there("xbd.abi.MAX_NOTHING")
     assert not is_there("xbd.nowhere")

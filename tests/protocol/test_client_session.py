@@ -20,9 +20,9 @@ from xbd.errors import (
 from xbd.protocol import codec, fields
 from xbd.protocol.backoff import LONGEST_PAUSE_S
 from xbd.protocol.client_session import Answered, Greeted, HelloAgain
+from xbd.protocol.codec import VERSION
 from xbd.protocol.commands import encode_result
 from xbd.protocol.guest_session import GuestSession
-from xbd.protocol.methods import VERSION
 from xbd.protocol.session import Action, Session
 from xbd.protocol.toolstack_session import EVENTS_QUEUED, RESUME_WITHIN_S, EventQueue, ToolstackSession
 

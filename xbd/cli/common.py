@@ -5,13 +5,11 @@ Exit codes: 0 done, 1 the thing asked for failed, 2 wrong usage, 78 wrong config
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -113,6 +111,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that is meant; of one that there is not, say which is near, or that xl has it."""
         if args and args[0] not in self._table and not args[0].startswith("-"):
+            from difflib import get_close_matches  # noqa: PLC0415 - only where somebody has mistyped
+
             close = get_close_matches(args[0], self._table, n=1)
             hint = self._elsewhere(args[0]) or (f"; did you mean {close[0]!r}?" if close else "")
             raise click.UsageError(f"no such command {args[0]!r}{hint}", ctx)
@@ -221,6 +221,8 @@ def group_socket() -> str | None:
 def emit(as_json: bool, output: object, lines: Iterable[str], *, err: bool = False) -> None:  # noqa: FBT001 - the flag of every command
     """Print *output* as JSON, or *lines*; with *err* on standard error."""
     if as_json:
+        import json  # noqa: PLC0415 - most ask for lines
+
         click.echo(json.dumps(output, indent=2, ensure_ascii=False), err=err)
         return
     for line in lines:

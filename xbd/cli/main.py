@@ -17,7 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "pause": ("xbd.cli.commands.life:pause_command", "Let the guests of domains do nothing for a while."),
     "unpause": ("xbd.cli.commands.life:unpause_command", "Let the guests of paused domains go on."),
     "rename": ("xbd.cli.commands.life:rename_command", "Call a guest otherwise."),
-    "list": ("xbd.cli.commands.inspect:list_command", "List the domains."),
+    "list": ("xbd.cli.commands.listings:list_command", "List the domains."),
     "info": ("xbd.cli.commands.inspect:info_command", "Tell all about the host or some domains."),
     "explain": (
         "xbd.cli.commands.inspect:explain_command",

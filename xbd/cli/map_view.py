@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.cli.render import table
+from xbd.cli.tables import table
 from xbd.errors import RemoteProtocolError
 from xbd.text import printable
 

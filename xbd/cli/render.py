@@ -4,19 +4,17 @@ Layouts follow xl's where xl has one (`list`, `info`); figures in JSON are in pa
 and larger units.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from xbd.cli.progress import Following, Outcome
+from xbd.cli.tables import percent
 from xbd.control.explain import hindrances
 from xbd.domain import SILENT, DomainInfo
 from xbd.text import printable
 from xbd.units import MIB_PAGES, PAGE_BYTES, format_pages
 
-# xl list: "%-40s %5s %5s", then what xbd has to say.
-_LIST_WIDTHS: Final = (-40, 5, 5, 6, 6, -8, 10)
-_LIST_HEADER: Final = ("Name", "ID", "Mem", "Target", "Limit", "State", "Superpages")
 # xl info: "%-22s : %s".
 _KEY_WIDTH: Final = 22
 _BAR_CHARS: Final = 20
@@ -28,37 +26,6 @@ _QUEUES: Final = {
 }
 # So many domains get a line each; of more, at most so many that did not get there, and a summary.
 _LINES_EACH: Final = 16
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    """Lay out a table; *widths* are minimal widths of columns, negative for left-aligned ones."""
-    lines = [tuple(header), *map(tuple, rows)]
-    columns = zip(*lines, strict=True)
-    fitting = [max(abs(least), *map(len, column)) for least, column in zip(widths, columns, strict=True)]
-    return [
-        " ".join(
-            cell.ljust(width) if least < 0 else cell.rjust(width)
-            for cell, width, least in zip(line, fitting, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
-
-
-def domains_table(domains: Sequence[DomainInfo]) -> list[str]:
-    """Draw `xbd list`: xl's columns Name, ID and Mem (MiB) where xl has them, then xbd's own."""
-    rows = [
-        (
-            printable(domain.name),
-            str(domain.domid),
-            str(domain.tot_pages // MIB_PAGES),
-            str(domain.target_pages // MIB_PAGES),
-            str(domain.max_pages // MIB_PAGES),
-            domain.state,
-            percent(domain.superpage_coverage),
-        )
-        for domain in domains
-    ]
-    return table(_LIST_HEADER, rows, _LIST_WIDTHS)
 
 
 def domain_details(domain: DomainInfo) -> list[str]:
@@ -138,7 +105,7 @@ def event_line(event: Mapping[str, Any]) -> str:
 
 def _when(time_s: object) -> str:
     """Write a time in UTC, as `date -u` does with `-Iseconds`; a daemon of an earlier version tells none."""
-    return f"{datetime.fromtimestamp(time_s, tz=UTC):%FT%TZ}" if isinstance(time_s, float) else "-"
+    return time.strftime("%FT%TZ", time.gmtime(time_s)) if isinstance(time_s, float) else "-"
 
 
 def progress_lines(following: Sequence[Following], *, width: int, height: int) -> list[str]:
@@ -205,11 +172,6 @@ def outcomes_json(
         }
         for one in following
     ]
-
-
-def percent(share: float) -> str:
-    """Write a share of 1 as a percentage."""
-    return f"{100 * share:.1f}%"
 
 
 def size(pages: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from xbd.cli.render import percent
+from xbd.cli.tables import percent
 from xbd.control.explain import why_not
 from xbd.domain import DomainInfo
 from xbd.text import printable

@@ -26,8 +26,9 @@ from xbd.machine.domain import NO_RUNS
 from xbd.machine.provision import refused
 from xbd.machine.reboot import Reboot
 from xbd.protocol import fields
+from xbd.protocol.codec import VERSION
 from xbd.protocol.commands import boot_to_wire
-from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, VERSION
+from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS
 from xbd.protocol.session import Action
 from xbd.shapes import STATISTICS
 from xbd.target_rules import Bound, broken_bound, is_reached

@@ -21,6 +21,7 @@ from xbd.protocol import fields
 from xbd.protocol.codec import (
     CALL_LIMITS,
     HELLO_LIMITS,
+    VERSION,
     Decoder,
     Notification,
     Request,
@@ -32,7 +33,7 @@ from xbd.protocol.codec import (
 )
 from xbd.protocol.commands import command_from_params, encode_result, extents_of
 from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS
-from xbd.protocol.methods import AUTOBALLOON_METHODS, CHANGING_METHODS, TOOLSTACK_METHODS, VERSION, check_version
+from xbd.protocol.methods import AUTOBALLOON_METHODS, CHANGING_METHODS, TOOLSTACK_METHODS, check_version
 from xbd.protocol.session import Session
 
 # What any message costs of a turn, in extents: some 20 us of decoding, checking and answering. So a turn takes as many

@@ -14,6 +14,7 @@ from xbd.errors import LocalProtocolError, RemoteProtocolError
 from xbd.protocol.codec import (
     ANSWER_LIMITS,
     MSGID_LIMIT,
+    VERSION,
     Decoder,
     Message,
     Notification,
@@ -22,7 +23,6 @@ from xbd.protocol.codec import (
     encode_request,
 )
 from xbd.protocol.fields import error_from_map
-from xbd.protocol.methods import VERSION
 from xbd.replaceable import replaceable
 from xbd.text import quote
 

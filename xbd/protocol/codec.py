@@ -16,6 +16,8 @@ from xbd.abi import MAX_EXTENTS
 from xbd.errors import LocalProtocolError, RemoteProtocolError
 from xbd.text import quote
 
+# Of the protocol: which methods there are, and what they mean (`xbd.protocol.methods`).
+VERSION: Final = 1
 # What one read of a socket asks for: 16 pages, a full window of eight 512-extent calls and then some.
 RECEIVE_BYTES: Final = 64 * 1024
 # What a decoder's buffer begins with: a few calls of 512 gfns. It grows with the longest message; left to itself

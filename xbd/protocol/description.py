@@ -19,7 +19,6 @@ from xbd.protocol.methods import (
     MAX_SESSION_CHARS,
     TOOLSTACK_METHODS,
     TOOLSTACK_NOTIFICATIONS,
-    VERSION,
     Method,
 )
 from xbd.protocol.session import WINDOW_ANSWERS
@@ -102,7 +101,7 @@ def describe() -> dict[str, Any]:
     """Describe the protocol, for JSON."""
     return {
         "protocol": "xbd",
-        "version": VERSION,
+        "version": codec.VERSION,
         "transport": "Unix stream sockets in the run-time directory: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/xbd, else"
         " /run/xbd",
         "encoding": _ENCODING,

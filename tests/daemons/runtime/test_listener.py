@@ -27,8 +27,7 @@ from xbd.daemons.runtime.sockets import bind_unix
 from xbd.daemons.runtime.transport import Transport
 from xbd.errors import PeerLost
 from xbd.machine import Machine
-from xbd.protocol.codec import Notification
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import VERSION, Notification
 from xbd.storage.image import Image
 from xbd.storage.memory import MemoryStore
 

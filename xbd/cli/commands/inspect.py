@@ -1,4 +1,4 @@
-"""Commands that only read: list, info, explain, events, audit."""
+"""Commands that only read: info, explain, events, audit."""
 
 import json
 from collections.abc import Sequence
@@ -8,26 +8,13 @@ import click
 
 from xbd.cli.common import EXIT_FAILED, client_options, complete_domains, emit, end_with_reader, with_client
 from xbd.cli.policy_status import autoballoon_status
-from xbd.cli.render import domain_details, domains_table, event_line, host_details
+from xbd.cli.render import domain_details, event_line, host_details
 from xbd.client.blocking import BlockingClient
 from xbd.control.explain import hindrances, target_reasons
 from xbd.control.targets import choose, is_any
 from xbd.domain import DomainInfo
 from xbd.text import WILDCARDS, printable
 from xbd.units import format_pages
-
-
-@click.command("list")
-@click.argument("names", nargs=-1, metavar="[DOMAIN]...", shell_complete=complete_domains)
-@client_options
-def list_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
-    """List the domains, or those that are named (names, numbers, patterns as 'web*').
-
-    Mem, Target and Limit are in MiB; Superpages is the share of the domain's memory that lies in 2 MiB
-    leaves of its p2m.
-    """
-    domains = with_client(socket_path, lambda client: _chosen(client, names))
-    emit(as_json, [domain.as_map() for domain in domains], domains_table(domains))
 
 
 @click.command("info")

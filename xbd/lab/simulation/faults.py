@@ -8,8 +8,7 @@ from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.daemon import Daemon
 from xbd.lab.simulation.player import Player
 from xbd.lab.simulation.rng import Rng
-from xbd.protocol.codec import encode_request
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import VERSION, encode_request
 
 _STALL_S: Final = 0.5
 

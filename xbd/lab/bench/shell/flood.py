@@ -23,7 +23,7 @@ from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.bench.flooding import FLOOD_MAX_PAGES, FLOOD_PAGES
 from xbd.lab.bench.shell.flooder import KINDS
 from xbd.lab.bench.shell.wire import BareClient, connect, cores_apart
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import VERSION
 from xbd.testing.processes import Process, running, running_host
 from xbd.units import SUPER_PAGES
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from xbd.abi import TURN_LEAVES
 from xbd.lab.bench.flooding import FLOOD_PAGES
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import VERSION
 from xbd.units import SUPER_PAGES
 
 _RECEIVE_BYTES: Final = 1 << 20

@@ -13,7 +13,7 @@ from xbd.abi import BATCH_EXTENTS
 from xbd.client.client import Client
 from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.bench.shell.wire import BareClient, connect, cores_apart
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import VERSION
 from xbd.units import SUPER_PAGES
 
 _PAGES = 10_000

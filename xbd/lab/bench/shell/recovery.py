@@ -10,7 +10,7 @@ import numpy as np
 from xbd.client.client import Client
 from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.bench.shell.wire import BareClient, connect, cores_apart, time_pairs
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import VERSION
 from xbd.testing.processes import running_host
 from xbd.units import SUPER_PAGES
 

@@ -22,7 +22,7 @@ from xbd.client.client import Client
 from xbd.daemons.runtime import sockets
 from xbd.errors import PeerLost, XbdError
 from xbd.lab.bench.figures import Figure, summarize
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import VERSION
 from xbd.testing.processes import running, until_it_listens
 from xbd.units import SUPER_PAGES
 

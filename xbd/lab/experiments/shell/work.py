@@ -17,7 +17,7 @@ from xbd.lab.experiments.grid import Cell, Grid, digest
 
 # The sources that decide a cell's numbers: after a change of any byte, cells are run again.
 _MODEL: Final = (
-    *("abi.py", "units.py", "errors.py", "frames", "storage", "machine", "guest", "policy"),
+    *("abi", "units.py", "errors.py", "frames", "storage", "machine", "guest", "policy"),
     *("config/strategies.py", "testing/virtual_host.py", "lab/replay/variants.py", "lab/replay/replay.py"),
     *(f"lab/experiments/{module}.py" for module in ("cell", "churn", "grid", "meter")),
 )

@@ -10,8 +10,7 @@ from xbd.lab.simulation.daemons.ledger import Keys
 from xbd.lab.simulation.daemons.trace import Trace
 from xbd.lab.simulation.rng import Rng
 from xbd.lab.simulation.shell.store_stream import ask
-from xbd.protocol.codec import encode_request
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import VERSION, encode_request
 from xbd.testing.oracle import Violation
 from xbd.xenstore.codec import Decoder, Message, Operation
 

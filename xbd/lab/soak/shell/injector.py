@@ -22,8 +22,7 @@ from xbd.lab.soak.schedule import Fault
 from xbd.lab.soak.shell.checker import Checker
 from xbd.lab.soak.shell.processes import Member, SoakProcesses
 from xbd.lab.soak.shell.traffic import TimedClient, Traffic
-from xbd.protocol.codec import encode_request
-from xbd.protocol.methods import VERSION
+from xbd.protocol.codec import VERSION, encode_request
 from xbd.units import MIB_PAGES
 
 _POLL_EVERY_S: Final = 0.03

@@ -1,92 +1,15 @@
-"""What guests and hypervisor say to each other: commands, results, errno names, limits.
-
-A guest asks its hypervisor for something by *yielding a command*; a transport (a socket, a direct call, a
-simulation) carries it and returns the result. Both sides import this module, and neither imports the other.
-
-Frame lists are (n,) int64 arrays of extent bases in here; on the wire they travel as
-little-endian uint64 (see `xbd.protocol.methods`).
-"""
+"""What a guest asks its hypervisor for, and what it is answered: commands, results, the boot map, messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from xbd.lazy import lazily
+from xbd.abi.words import MAX_WORDS, DomainType, Stop
 
 if TYPE_CHECKING:
-    from xbd.arrays import Frames as Frames  # noqa: PLC0414 - so that it is a name of this module, too
-    from xbd.arrays import Words as Words  # noqa: PLC0414 - as above
-
-# Limits and types of domains are for those, too, who handle no arrays: they do not wait for numpy.
-__getattr__, __dir__ = lazily(__name__, {"xbd.arrays": ("Frames", "Words")})
-
-# One hypercall of Linux's driver carries one page of frame numbers: 512 extents.
-BATCH_EXTENTS = 512
-# A turn is what one domain may do before the others get theirs: one batch of 4 KiB extents.
-TURN_EXTENTS = 512
-# What an order-9 extent that is not one leaf costs of a turn: 512 frames by batch, about 10 us.
-TURN_COST_SHATTERED = 32
-# Superpages that the single pages of a turn break, or put together again: each takes some 15 us the first time.
-TURN_LEAVES = 32
-# So much of a turn, in extents, one of them counts.
-TURN_COST_LEAF = TURN_EXTENTS // TURN_LEAVES
-# A caller may name more than a turn does (it is told BUDGET and goes on); 64 Ki bases are 512 KiB on the wire.
-MAX_EXTENTS = 65_536
-# load and store are memory accesses: as many words as one message holds gfns.
-MAX_WORDS = 65_536
-# Keeps a batch on the wire while another runs and a third waits; more only adds memory per guest.
-MAX_IN_FLIGHT = 8
-# Xen's default: 64 frames of grant table, 512 entries of version 1 in each.
-MAX_GRANTS = 32_768
-# Xen's default: 1024 frames of maptrack, 256 entries in each; what one domain maps of others.
-MAX_MAPPINGS = 262_144
-# What Linux's virtio_balloon puts on its inflate or deflate queue at a time (VIRTIO_BALLOON_ARRAY_PFNS_MAX).
-LIST_EXTENTS = 256
-# A message is a ring's request: a few words and up to 32 grant references; one batch of references at most.
-MAX_MESSAGE_WORDS = 512
-# Room for 1,024 senders that have used up their share; untouched, it costs nothing.
-INBOX_WORDS = 1 << 20
-# What of it one sender may fill: some 30 requests of 32 pages, as many as a ring of Xen's block device has.
-SENDER_WORDS = 1024
-# Xen has 32,752 domids; so many sockets fit a process's descriptors (65,536) twice over.
-MAX_DOMAINS = 32_752
-# xl takes what XenStore takes; a line of `xbd list` is what counts here.
-MAX_NAME_CHARS = 64
-# What becomes of a guest whose agent dies: another boots it; its domain is destroyed; it stays to be looked at (xl.cfg, on_crash).
-ON_CRASH = ("restart", "destroy", "preserve")
-# As many processors as a translated guest of Xen can have.
-MAX_VCPUS = 128
-# Why a guest stops, in Xen's words; one that reboots is booted again.
-POWEROFF, REBOOT = SHUTDOWN_REASONS = ("poweroff", "reboot")
-# 16 GiB guests are 4 Mi gfns; 2 TiB is what a 32-bit count of 4 KiB pages in a zone can hold with room.
-MAX_DOMAIN_PAGES = 1 << 29
-
-
-class Stop(StrEnum):
-    """Why an operation stopped before its last extent."""
-
-    BUDGET = "BUDGET"
-    E2BIG = "E2BIG"
-    ENOMEM = "ENOMEM"
-    EEXIST = "EEXIST"
-    ENOENT = "ENOENT"
-    EBUSY = "EBUSY"
-    EFAULT = "EFAULT"
-    EACCES = "EACCES"
-    ENOSPC = "ENOSPC"
-    EBADF = "EBADF"
-    EAGAIN = "EAGAIN"
-
-
-class DomainType(StrEnum):
-    """How a domain talks to its hypervisor: Xen's hypercalls (translated or not), or a virtio balloon."""
-
-    PV = "pv"
-    PVH = "pvh"
-    VIRTIO = "virtio"
+    from xbd.arrays import Frames, Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +210,7 @@ class BootInfo:
 
 
 # A message in an inbox: a word that says who sent it and how long it is, then its words.
-_SENDER_SHIFT = 32
+_SENDER_SHIFT: Final = 32
 
 
 def message_header(sender: int, length: int) -> int:
