@@ -4,7 +4,7 @@ import pytest
 
 from tests.cli.views import MIB, domain
 from xbd.cli.commands.domains import _same
-from xbd.cli.progress import Following, Outcome, anything_to_wait_for, observe_all
+from xbd.cli.progress import Following, Outcome, observe_all, still_moving
 from xbd.control.explain import hindrances, why_stuck
 
 MOVING, REACHED, STUCK, REFUSED, GONE = Outcome
@@ -34,7 +34,7 @@ def test_a_domain_moves_until_it_is_there() -> None:
     assert one.share_done == 0.5
     assert look(one, 108.9, 257) is MOVING
     assert look(one, 113, 256) is REACHED
-    assert not anything_to_wait_for([one])
+    assert not still_moving([one])
 
 
 def test_five_seconds_without_progress_are_stuck_and_progress_ends_that() -> None:
@@ -133,8 +133,8 @@ def test_waiting_ends_when_none_moves() -> None:
     domains = [*at(512), domain(domid=2, name="web2", tot_pages=300 * MIB)]
     observe_all([stuck, moving], domains, 106)  # type: ignore[arg-type]  # they are domains
     assert (stuck.outcome, moving.outcome) == (STUCK, MOVING)
-    assert anything_to_wait_for([stuck, moving])
-    assert not anything_to_wait_for([stuck])
+    assert still_moving([stuck, moving])
+    assert not still_moving([stuck])
 
 
 def cancelled(**report: object) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import trio
 
 from tests.client.test_resume import Daemon, new_machine
 from xbd.client.blocking import BlockingClient, connect
+from xbd.client.calls import KnownDomains
 from xbd.client.runtime_dir import hypervisor_socket
 from xbd.errors import NoSuchDomain, PeerLost, RemoteProtocolError
 from xbd.machine import Machine
@@ -79,6 +81,45 @@ async def test_events_are_followed(tmp_path: Path) -> None:
         return seen
 
     assert await with_daemon(tmp_path, work) == [(1, "created"), (2, "destroyed")]
+
+
+async def test_an_event_is_waited_for_until_then(tmp_path: Path) -> None:
+    """From the subscription on, each once; and when there is none, no longer than that. Without one, from the first wait on."""
+
+    def work() -> list[str]:
+        with connect(tmp_path) as client, connect(tmp_path) as other:
+            client.create("web", max_pages=512, target_pages=512)
+            assert other.next_event(time.monotonic()) is None
+            assert client.subscribe() == 2
+            assert client.next_event(time.monotonic() + 0.01) is None
+            client.pause("web")
+            client.destroy("web")
+            told = [one.next_event(time.monotonic() + PATIENCE_S) for one in (client, client, other, other)]
+            return [event["event"] for event in told if event is not None]
+
+    assert await with_daemon(tmp_path, work) == ["paused", "destroyed"] * 2
+
+
+async def test_who_follows_what_changes_knows_what_there_is(tmp_path: Path) -> None:
+    """Whether it knew nothing at first, or a domain as it was at an event; only what changed is told."""
+
+    def work() -> None:
+        with connect(tmp_path) as client:
+            for name in ("a", "b", "c"):
+                client.create(name, max_pages=1024, target_pages=512)
+            known, seen = KnownDomains(), KnownDomains([client.info("b")], client.subscribe())
+            known.take(client.changes())
+            assert known.domains == client.list()
+            client.set_target("b", 1024)
+            client.destroy("a")
+            changed = client.changes(known.since)
+            assert ([one.name for one in changed.domains], changed.gone, changed.is_whole) == (["b"], [1], False)
+            known.take(changed)
+            assert known.domains == client.list()
+            seen.take(client.changes(seen.since))
+            assert [(one.name, one.target_pages) for one in seen.domains if one.domid == 2] == [("b", 1024)]
+
+    await with_daemon(tmp_path, work, superframes=16)
 
 
 async def test_a_call_goes_on_with_the_next_daemon(tmp_path: Path) -> None:

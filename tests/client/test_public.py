@@ -38,7 +38,19 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_both_clients_have_the_same_methods() -> None:
     """Whoever knows one knows the other: names, parameters and what they say of themselves."""
-    for name in ("list", "info", "host", "create", "destroy", "shutdown", "set_target", "set_max", "claim", "audit"):
+    for name in (
+        "list",
+        "changes",
+        "info",
+        "host",
+        "create",
+        "destroy",
+        "shutdown",
+        "set_target",
+        "set_max",
+        "claim",
+        "audit",
+    ):
         assert vars(calls.HypervisorMethods)[name] is getattr(Client, name) is getattr(BlockingClient, name)
     events = (inspect.signature(one.events).parameters for one in (Client, BlockingClient))
     assert len({tuple(parameters) for parameters in events}) == 1

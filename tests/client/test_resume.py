@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from tests.peer import HOST_SUPERFRAMES
+from xbd.client.calls import KnownDomains
 from xbd.client.client import open_client, serve_client
 from xbd.client.runtime_dir import hypervisor_socket
 from xbd.control.controller import Controller
@@ -74,6 +75,26 @@ async def test_a_client_goes_on_with_the_next_daemon(tmp_path: Path) -> None:
             assert [domain.name for domain in await client.list()] == ["web", "db"]
             with pytest.raises(AlreadyExists):
                 await client.create("db", max_pages=512, target_pages=512)
+        await second.kill()
+
+
+async def test_what_was_known_of_an_earlier_daemon_is_known_no_more(tmp_path: Path) -> None:
+    """It is told everything, and that it is: what has changed between is not known to the next daemon."""
+    store, first, second = MemoryStore(), Daemon(tmp_path), Daemon(tmp_path)
+    async with trio.open_nursery() as nursery:
+        await first.start(nursery, new_machine(store))
+        async with open_client(hypervisor_socket(tmp_path), resume=True) as client:
+            for name in ("web", "db"):
+                await client.create(name, max_pages=512, target_pages=512)
+            known = KnownDomains()
+            known.take(await client.changes())
+            await client.destroy("web")
+            await first.kill()
+            store.roll_back()
+            await second.start(nursery, recover(store))
+            changes = await client.changes(known.since)
+            known.take(changes)
+            assert (changes.is_whole, [one.name for one in known.domains]) == (True, ["db"])
         await second.kill()
 
 

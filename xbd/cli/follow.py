@@ -1,34 +1,29 @@
-"""Setting the targets of many domains at once, and polling until they are there."""
+"""Setting the targets of many domains at once, and following them until they are there."""
 
-import math
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from xbd.cli.common import for_each
-from xbd.cli.progress import Following, anything_to_wait_for, observe_all
+from xbd.cli.progress import Following, observe_all, still_moving
 from xbd.cli.render import progress_lines
 from xbd.client.blocking import BlockingClient
+from xbd.client.calls import KnownDomains
 from xbd.control.targets import Change
 from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
 from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S
+from xbd.text import WILDCARDS
 
-# Ten polls a second make a display that moves smoothly ...
-POLL_EVERY_S: Final = 0.1
-# ... but listing a thousand domains takes the daemon a while; at most this share of its time is spent on it.
-_POLLING_SHARE: Final = 0.1
+# Ten looks a second make a display that moves smoothly.
+LOOK_EVERY_S: Final = 0.1
+# Of more domains that are named it takes less to list all.
+_ASKED_EACH: Final = 16
 
 Show = Callable[[Sequence[Following]], None]
-
-
-def pause_before_next_poll(began_s: float, deadline_s: float = math.inf) -> None:
-    """Wait until the next poll is due, but for *deadline_s*; *began_s* is when the last one started (time.monotonic)."""
-    now_s = time.monotonic()
-    pause_s = min(max(POLL_EVERY_S, (now_s - began_s) / _POLLING_SHARE), deadline_s - now_s)
-    time.sleep(max(pause_s, 0.0))  # noqa: TID251 - a command has nothing else to do
 
 
 def send_targets(client: BlockingClient, changes: Sequence[Change]) -> list[Following]:
@@ -64,23 +59,40 @@ def _reason(error: HypercallError) -> str:
     return f"the hypervisor refused: {error}"
 
 
+def listed(client: BlockingClient, names: Sequence[str]) -> Sequence[DomainInfo]:
+    """List the domains among which `choose` finds those that *names* mean, as far as they may be changed."""
+    if len(names) <= _ASKED_EACH and not any(WILDCARDS & set(name) for name in names):
+        with suppress(HypercallError):
+            return [client.info(name) for name in names]
+    # Also where there is no such domain: who chooses says so.
+    return client.list()
+
+
 def follow(
     client: BlockingClient,
     following: Sequence[Following],
     show: Show,
+    known: KnownDomains | None = None,
     *,
     stuck_after_s: float = STUCK_AFTER_S,
     deadline_s: float = REFUSED_AFTER_S,
 ) -> None:
-    """Poll the domains until none is moving: each has reached its target, is stuck, or has refused."""
+    """Look at the domains until none is moving: each has reached its target, is stuck, or has refused.
+
+    The daemon tells of each that it has settled; how far the others are is looked at every so often. *known*: how they
+    were before their targets were set; None: they are asked for.
+    """
+    known = known or KnownDomains()
     while True:
-        began_s = time.monotonic()
-        domains, host = client.list(), client.host()
-        observe_all(following, domains, time.monotonic(), host=host, stuck_after_s=stuck_after_s, deadline_s=deadline_s)
+        known.take(client.changes(known.since))
+        now_s, host = time.monotonic(), client.host()
+        observe_all(following, known.domains, now_s, host=host, stuck_after_s=stuck_after_s, deadline_s=deadline_s)
         show(following)
-        if not anything_to_wait_for(following):
+        if not (moving := still_moving(following)):
             break
-        pause_before_next_poll(began_s)
+        while moving and (event := client.next_event(now_s + LOOK_EVERY_S)) is not None:
+            if event["event"] == "settled":
+                moving.discard(event.get("uuid") or f"{event['domid']} {event['name']}")
 
 
 class LiveView:

@@ -115,6 +115,6 @@ def observe_all(
         one.observe(by_life.get(one.life), now, host=host, stuck_after_s=stuck_after_s, deadline_s=deadline_s)
 
 
-def anything_to_wait_for(following: Sequence[Following]) -> bool:
-    """Tell whether any domain is still moving."""
-    return any(one.outcome is Outcome.MOVING for one in following)
+def still_moving(following: Sequence[Following]) -> set[str]:
+    """Name the domains that are still moving, by their lives."""
+    return {one.life for one in following if one.outcome is Outcome.MOVING}

@@ -26,6 +26,7 @@ from xbd.lazy import lazily
 if TYPE_CHECKING:
     from xbd.abi import DomainType
     from xbd.client.blocking import BlockingClient, connect
+    from xbd.client.calls import Changes, KnownDomains
     from xbd.client.client import Client, open_client
     from xbd.client.discovery import NoHypervisor, NoPermission, NotRunning, find_socket
     from xbd.domain import DomainInfo
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlockingClient",
+    "Changes",
     "Client",
     "DomainInfo",
     "DomainType",
     "HypercallError",
+    "KnownDomains",
     "NoHypervisor",
     "NoPermission",
     "NotRunning",
@@ -53,6 +56,7 @@ __getattr__, __dir__ = lazily(
     {
         "xbd.abi": ("DomainType",),
         "xbd.client.blocking": ("BlockingClient", "connect"),
+        "xbd.client.calls": ("Changes", "KnownDomains"),
         "xbd.client.client": ("Client", "open_client"),
         "xbd.client.discovery": ("NoHypervisor", "NoPermission", "NotRunning", "find_socket"),
         "xbd.domain": ("DomainInfo",),

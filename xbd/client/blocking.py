@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xbd.client.calls import Blocking, HypervisorMethods, Request, T
+from xbd.client.calls import Blocking, HypervisorMethods, Request, T, number_in
 from xbd.client.discovery import daemon_at, explain_connect, find_socket
 from xbd.errors import PeerLost, XbdError
 from xbd.protocol.client_session import Answered, Greeted, HelloAgain
-from xbd.protocol.codec import RECEIVE_BYTES
+from xbd.protocol.codec import MAX_EVENT_NUMBER, RECEIVE_BYTES
 from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S, EventQueue, Outcome, ToolstackSession
 
 # A socket without a time to wait is another kind of socket.
@@ -93,17 +93,37 @@ class BlockingClient(HypervisorMethods, Blocking):
         No event comes twice; a reader that falls too far behind gets those that the daemon still has.
         One iteration at a time per client.
         """
-        queue = self._session.events = EventQueue(since)
+        self._session.events = EventQueue(since)
+        self._session.events.missed = True
+        while (event := self._next_event(None, wait=follow)) is not None:
+            yield event
+
+    def subscribe(self) -> int:
+        """Have events told from now on (`next_event`); returns the number of the next one."""
+        number: int = self.ask(Request("events", {"since": MAX_EVENT_NUMBER}, number_in("next")))
+        self._session.events = EventQueue(number)
+        return number
+
+    def next_event(self, until_s: float) -> dict[str, Any] | None:
+        """Return the next event since `subscribe`, or else since now; None: there was none until then (time.monotonic)."""
+        if self._session.events is None:
+            self.subscribe()
+        return self._next_event(until_s, wait=True)
+
+    def _next_event(self, until_s: float | None, *, wait: bool) -> dict[str, Any] | None:
+        """Return the next event, which is waited for if need be; None: there is none."""
+        queue = self._session.events
+        assert queue is not None, "events are awaited that nobody tells"
         while True:
-            queue.take_answer(self.call("events", queue.ask()))
-            while not queue.missed:
-                if (event := queue.next()) is not None:
-                    yield event
-                elif follow:
-                    with self._turn:
-                        self._continue(None)
-                else:
-                    return
+            if queue.missed:
+                queue.take_answer(self.call("events", queue.ask()))
+            if (event := queue.next()) is not None or not wait:
+                return event
+            try:
+                with self._turn:
+                    self._continue(until_s)
+            except TimeoutError:
+                return None
 
     def greet(self) -> None:
         """Say hello on a new connection, and send again what has no answer.

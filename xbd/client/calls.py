@@ -38,6 +38,46 @@ class Request(Generic[T]):
         return self.read(outcome)
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed of a host's domains: these are otherwise now, those numbers no domain has any more.
+
+    *since* is to be asked with next; *is_whole*: these are all domains that there are.
+    """
+
+    domains: Sequence[DomainInfo]
+    gone: Sequence[int]
+    since: str
+    is_whole: bool
+
+
+class KnownDomains:
+    """A host's domains, as far as was told: ask for the `changes(known.since)`, and take the answer.
+
+    *domains* are known at first, as they were when event *since* was the next one.
+
+    Attributes: *by_domid*: each as it was told last. So is the age of its report, which is no change.
+    """
+
+    def __init__(self, domains: Sequence[DomainInfo] = (), since: int = 0) -> None:
+        self.by_domid = {domain.domid: domain for domain in domains}
+        self.since: int | str = since
+
+    def take(self, changes: Changes) -> None:
+        """Take what the host said has changed since."""
+        self.since = changes.since
+        if changes.is_whole:
+            self.by_domid = {}
+        for domid in changes.gone:
+            self.by_domid.pop(domid, None)
+        self.by_domid |= {domain.domid: domain for domain in changes.domains}
+
+    @property
+    def domains(self) -> Sequence[DomainInfo]:
+        """List the domains, in the order of their domids."""
+        return [self.by_domid[domid] for domid in sorted(self.by_domid)]
+
+
 class Awaiting(ABC):
     """A client whose methods are awaited."""
 
@@ -79,7 +119,7 @@ class remote(Generic[P, T]):  # noqa: N801 - a decorator, used as `property` is
         return method
 
 
-def _number(name: str) -> Callable[[dict[str, Any]], int]:
+def number_in(name: str) -> Callable[[dict[str, Any]], int]:
     """Make what reads the number *name* from an answer; RemoteProtocolError: it is none."""
 
     def read(answer: dict[str, Any]) -> int:
@@ -103,6 +143,16 @@ def _listed(name: str) -> Callable[[dict[str, Any]], list[object]]:
     return read
 
 
+def _changes(answer: dict[str, Any]) -> Changes:
+    """Read what has changed of the domains. Raises RemoteProtocolError."""
+    match answer:
+        case {"domains": [*domains], "gone": [*gone], "next": str(since), "is_whole": bool(is_whole)}:
+            return Changes(
+                [read_domain(raw) for raw in domains], [one for one in gone if type(one) is int], since, is_whole
+            )
+    raise RemoteProtocolError(f"an answer with {', '.join(answer)}", "domains, gone, next and is_whole")
+
+
 def _nothing(_answer: Mapping[str, Any]) -> None:
     """Read nothing from an answer: that there is one says it."""
 
@@ -115,6 +165,11 @@ class HypervisorMethods:
         """Describe all domains, in the order of their domids."""
         read = _listed("domains")
         return Request("list", read=lambda answer: [read_domain(raw) for raw in read(answer)])
+
+    @remote
+    def changes(self, since: int | str = 0) -> Request[Changes]:
+        """Describe the domains that have changed *since*: what an earlier answer said, or an event's number; 0: all."""
+        return Request("list", {"since": since}, _changes)
 
     @remote
     def info(self, domain: str | int) -> Request[DomainInfo]:
@@ -164,7 +219,7 @@ class HypervisorMethods:
             on_crash=on_crash,
             vcpus=vcpus,
         )
-        return Request("create", spec.as_params(), _number("domid"))
+        return Request("create", spec.as_params(), number_in("domid"))
 
     @remote
     def destroy(self, domain: str | int) -> Request[int]:
@@ -172,7 +227,7 @@ class HypervisorMethods:
 
         Returns how many of its pages others still map; while there are any it stays, as a zombie.
         """
-        return Request("destroy", {"domid": domain}, _number("zombie_pages"))
+        return Request("destroy", {"domid": domain}, number_in("zombie_pages"))
 
     @remote
     def shutdown(self, domain: str | int, reason: str = POWEROFF) -> Request[None]:
@@ -194,12 +249,12 @@ class HypervisorMethods:
     @remote
     def pause(self, domain: str | int) -> Request[int]:
         """Let a domain's guest do nothing until it is unpaused as often; returns how often that is."""
-        return Request("pause", {"domid": domain}, _number("pauses"))
+        return Request("pause", {"domid": domain}, number_in("pauses"))
 
     @remote
     def unpause(self, domain: str | int) -> Request[int]:
         """Take a pause of a domain back; returns how many there still are."""
-        return Request("unpause", {"domid": domain}, _number("pauses"))
+        return Request("unpause", {"domid": domain}, number_in("pauses"))
 
     @remote
     def set_target(self, domain: str | int, pages: int) -> Request[None]:
@@ -214,7 +269,7 @@ class HypervisorMethods:
     @remote
     def claim(self, domain: str | int, pages: int) -> Request[int]:
         """Promise a domain that it can come to hold *pages*, or nothing (0); returns what of it is outstanding."""
-        return Request("claim", {"domid": domain, "pages": pages}, _number("claimed_pages"))
+        return Request("claim", {"domid": domain, "pages": pages}, number_in("claimed_pages"))
 
     @remote
     def guest_mode(self, domain: str | int, mode: str) -> Request[None]:
@@ -224,7 +279,7 @@ class HypervisorMethods:
     @remote
     def console(self) -> Request[tuple[str, int]]:
         """Return the last lines of the daemon's log, and how many characters lay before them."""
-        first = _number("first")
+        first = number_in("first")
         return Request("console", read=lambda answer: (str(answer.get("text", "")), first(answer)))
 
     @remote

@@ -19,8 +19,8 @@ from xbd.abi import MAX_WORDS, Frames
 from xbd.errors import BadArgument, DamagedState
 from xbd.limits import Limits
 from xbd.machine.provision import refused
-from xbd.protocol.codec import MSGID_LIMIT
-from xbd.protocol.methods import MAX_EVENT_NUMBER, MAX_SESSION_CHARS
+from xbd.protocol.codec import MAX_EVENT_NUMBER, MSGID_LIMIT
+from xbd.protocol.methods import MAX_SESSION_CHARS
 from xbd.protocol.session import WINDOW_ANSWERS, Action, Session, State
 from xbd.storage.image import Column, Image, Kind, Layout, Section
 

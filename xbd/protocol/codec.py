@@ -34,6 +34,8 @@ MAX_CALL_ITEMS: Final = 1024
 MAX_ANSWER_ITEMS: Final = 65_536
 # A message is a list of maps of maps (a domain's `guest` settings hold one more); 8 leaves room for another two.
 MAX_NESTING: Final = 8
+# Events are numbered from 1; 2**53 is the last whole number that every JSON reader keeps.
+MAX_EVENT_NUMBER: Final = 1 << 53
 # Message ids are uint32 in MessagePack-RPC; they wrap.
 MSGID_LIMIT: Final = 1 << 32
 # Twenty times what a hello takes; a peer that has not been admitted needs no more.

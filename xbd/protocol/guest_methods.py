@@ -5,10 +5,10 @@ from typing import Final
 
 from xbd.abi import LIST_EXTENTS, MAX_MESSAGE_WORDS, MAX_WORDS, Stop
 from xbd.domain import COUNT, DOMID, INFO_PARTS, MODE, NAME, UUID_TEXT
+from xbd.protocol.codec import MAX_EVENT_NUMBER
 from xbd.protocol.fields import FRAMES, WORDS
 from xbd.protocol.methods import (
     LAST_SEEN,
-    MAX_EVENT_NUMBER,
     MAX_SESSION_CHARS,
     RESUMED,
     VERSION_SPOKEN,

@@ -19,7 +19,7 @@ from xbd.abi import (
 )
 from xbd.domain import COUNT, DOMAIN, DOMID, INFO_PARTS, MODE, NAME, PAGES, PAGES_OR_NONE, SPEC_PARTS, UUID_TEXT
 from xbd.errors import NotSupported
-from xbd.protocol.codec import MSGID_LIMIT, VERSION
+from xbd.protocol.codec import MAX_EVENT_NUMBER, MSGID_LIMIT, VERSION
 from xbd.protocol.policy_status import DETAILS
 from xbd.shapes import (
     COUNTS,
@@ -40,8 +40,6 @@ from xbd.shapes import (
 
 # A UUID has 36 characters; other clients' names may be longer.
 MAX_SESSION_CHARS: Final = 64
-# Events are numbered from 1; 2**53 is the last whole number that every JSON reader keeps.
-MAX_EVENT_NUMBER: Final = 1 << 53
 # Where the description has the shapes of domains and events; answers refer to them.
 DOMAIN_REF: Final[Schema] = {"$ref": "#/$defs/domain"}
 EVENT_REF: Final[Schema] = {"$ref": "#/$defs/event"}

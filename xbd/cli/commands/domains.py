@@ -16,8 +16,9 @@ from xbd.cli.common import (
     renamed_option,
     with_client,
 )
-from xbd.cli.follow import pause_before_next_poll
+from xbd.cli.follow import LOOK_EVERY_S
 from xbd.client.blocking import BlockingClient
+from xbd.client.calls import KnownDomains
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.control.explain import why_stuck
 from xbd.control.targets import BadRequest, Rounded, can_be_destroyed, choose, is_any, parse_pages, round_pages
@@ -193,18 +194,18 @@ def wait_command(
     is_met = _CONDITIONS[condition]
 
     def wait(client: BlockingClient) -> list[tuple[DomainInfo, DomainInfo | None, str]]:
-        listed = client.list()
+        known = KnownDomains()
+        known.take(client.changes())
         # With --for gone a name may have none already; otherwise each name must be that of a domain.
-        present = [name for name in names if condition != "gone" or _is_listed(listed, name)]
-        domains = choose(listed, present, can_be_destroyed if condition == "gone" else is_any)
-        _until(client, domains, is_met, time.monotonic() + timeout)
-        now = {domain.domid: domain for domain in client.list()}
+        present = [name for name in names if condition != "gone" or _is_listed(known.domains, name)]
+        domains = choose(known.domains, present, can_be_destroyed if condition == "gone" else is_any)
+        _until(client, known, domains, is_met, time.monotonic() + timeout)
         host = client.host()
 
         def why_not(found: DomainInfo | None) -> str:
             return "" if found is None or is_met(found) or condition != "target" else why_stuck(found, host)
 
-        return [(domain, found := _same(now, domain), why_not(found)) for domain in domains]
+        return [(domain, found := _same(known.by_domid, domain), why_not(found)) for domain in domains]
 
     outcome = with_client(socket_path, wait)
     met = {domain.domid: is_met(now) for domain, now, _ in outcome}
@@ -231,15 +232,17 @@ def wait_command(
 
 def _until(
     client: BlockingClient,
+    known: KnownDomains,
     domains: Sequence[DomainInfo],
     is_met: Callable[[DomainInfo | None], bool],
     deadline_s: float,
 ) -> None:
-    while (began_s := time.monotonic()) < deadline_s:
-        now = {domain.domid: domain for domain in client.list()}
-        if all(is_met(_same(now, domain)) for domain in domains):
+    """Look at what has changed, whenever something is told and every so often, until all *domains* are so, or then."""
+    while not all(is_met(_same(known.by_domid, domain)) for domain in domains):
+        if (now_s := time.monotonic()) >= deadline_s:
             return
-        pause_before_next_poll(began_s, deadline_s)
+        client.next_event(min(now_s + LOOK_EVERY_S, deadline_s))
+        known.take(client.changes(known.since))
 
 
 def _is_listed(listed: Sequence[DomainInfo], name: str) -> bool:

@@ -6,6 +6,7 @@ import click
 
 from xbd.abi import REBOOT
 from xbd.cli.common import client_options, complete_domains, emit, fail_for, for_each, with_client
+from xbd.cli.follow import listed
 from xbd.client.blocking import BlockingClient
 from xbd.control.targets import choose
 from xbd.domain import DomainInfo
@@ -196,7 +197,7 @@ def _for_named(
     """Do *work* for all named domains at once, print what was *done* (with *more* of it in JSON), and fail if any was refused."""
 
     def do_all(client: BlockingClient) -> tuple[list[DomainInfo], dict[int, HypercallError]]:
-        domains = choose(client.list(), names)
+        domains = choose(listed(client, names), names)
         return domains, for_each(domains, work(client))
 
     domains, refused = with_client(socket_path, do_all)

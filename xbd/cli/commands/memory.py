@@ -15,11 +15,12 @@ from xbd.cli.common import (
     for_each,
     with_client,
 )
-from xbd.cli.follow import LiveView, follow, send_targets
+from xbd.cli.follow import LiveView, follow, listed, send_targets
 from xbd.cli.policy_status import autoballoon_status
 from xbd.cli.progress import Following, Outcome
 from xbd.cli.render import outcome_lines, outcomes_json
 from xbd.client.blocking import BlockingClient
+from xbd.client.calls import KnownDomains
 from xbd.control.explain import governed
 from xbd.control.targets import Change, Rounded, choose, parse_amount, plan, round_pages
 from xbd.domain import DomainInfo
@@ -70,7 +71,9 @@ def mem_set_command(
     rival: dict[int, str] = {}
 
     def set_all(client: BlockingClient) -> tuple[list[Change], list[Following], bool]:
-        changes = plan(choose(client.list(), names), amount)
+        since = client.subscribe() if wait else 0
+        domains = choose(listed(client, names), names)
+        changes = plan(domains, amount)
         if not as_json:
             _say_rounding(changes)
         following: list[Following] = []
@@ -82,7 +85,7 @@ def mem_set_command(
         try:
             following.extend(send_targets(client, changes))
             if wait:
-                follow(client, following, view.show, deadline_s=deadline)
+                follow(client, following, view.show, KnownDomains(domains, since), deadline_s=deadline)
         except KeyboardInterrupt:
             return changes, following, True
         finally:
@@ -117,7 +120,7 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
     amount = parse_amount(size)
 
     def set_all(client: BlockingClient) -> tuple[list[Change], dict[int, HypercallError]]:
-        changes = plan(choose(client.list(), names), amount, is_limit=True)
+        changes = plan(choose(listed(client, names), names), amount, is_limit=True)
         pages = {change.domain.domid: change.target.pages for change in changes}
 
         def set_one(domain: DomainInfo) -> None:
@@ -154,7 +157,7 @@ def claim_command(name: str, size: str, socket_path: str | None, *, as_json: boo
     amount = None if size == "none" else parse_amount(size)
 
     def claim(client: BlockingClient) -> tuple[DomainInfo, Rounded | None, int]:
-        (domain,) = choose(client.list(), [name])
+        (domain,) = choose(listed(client, [name]), [name])
         pages = None if amount is None else round_pages(amount.of(domain.static_max_pages))
         return domain, pages, client.claim(domain.domid, pages.pages if pages else 0)
 
