@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from xbd.client.calls import KnownDomains
 from xbd.client.client import Client
 from xbd.client.runtime_dir import autoballoon_socket, check_socket_path
 from xbd.config.autoballoon import AutoballoonConfig
@@ -47,6 +48,7 @@ class Autoballoon:
         self._config = config
         self._limits = limits
         self._balancer = Balancer(config.settings)
+        self._known = KnownDomains()
         self._follower = Follower("hypervisor", socket=str(hypervisor_path))
 
     def reload(self, config: AutoballoonConfig) -> None:
@@ -82,7 +84,8 @@ class Autoballoon:
     async def _look(self, client: Client) -> None:
         # Its group may be another since the last look: a hypervisor that was started again, or has reloaded its file.
         self.permit()
-        domains = managed_domains(await client.list(), self._config.domains)
+        self._known.take(await client.changes(self._known.since))
+        domains = managed_domains(self._known.domains, self._config.domains)
         snapshot = self._balancer.snapshot(await client.host(), domains)
         for action in self._balancer.step(snapshot, trio.current_time()):
             self._follower.check_in.here()

@@ -23,6 +23,7 @@ from typing import Any, Final
 import structlog
 import trio
 
+from xbd.client.calls import KnownDomains
 from xbd.client.client import Client, open_client
 from xbd.client.discovery import NoHypervisor, NoPermission, explain_connect
 from xbd.client.runtime_dir import check_socket_path, domain_socket
@@ -39,7 +40,7 @@ from xbd.units import counted
 
 _log = structlog.get_logger(__name__)
 
-# Looking at a thousand domains takes some 20 ms; a burst of events is answered by one look.
+# A burst of events is answered by one look.
 LOOK_PAUSE_S: Final = 0.05
 # A domain's socket that may not be opened: who mends it is a person.
 NO_PERMISSION_PAUSE_S: Final = 30.0
@@ -166,6 +167,7 @@ class AgentHost:
         self._nursery = nursery
         # By domid, of which domain each is.
         self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
+        self._known = KnownDomains()
         self._news = Alarm()
         self._follower = Follower("hypervisor", changed=self._changed, socket=str(socket_path))
         self._hypervisor = "looking for the hypervisor"
@@ -202,7 +204,8 @@ class AgentHost:
 
     async def _look(self, client: Client) -> None:
         """Start and end agents so that they fit the domains."""
-        domains = {domain.domid: domain for domain in await client.list()}
+        self._known.take(await client.changes(self._known.since))
+        domains = self._known.by_domid
         for domid, (life, scope) in tuple(self._agents.items()):
             if domid not in domains or domains[domid].life != life:
                 scope.cancel()

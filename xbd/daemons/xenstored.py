@@ -1,11 +1,10 @@
 """`xbd xenstored`: the store's sockets, and between the store and the hypervisor a client that shows and asks.
 
-It follows the hypervisor's events as hints to look at the domain that they are about again. What guests say of
-themselves is in no event: for that it looks at all of them every so often. What is shown follows from how things are
+It follows the hypervisor's events as hints to ask what has changed. What guests say of themselves is in no event: for
+that it asks every so often. What is shown follows from how things are
 (`xbd.xenstore.bridge`). Without a hypervisor the store is served all the same, as it was last.
 """
 
-import math
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 import structlog
 import trio
 
+from xbd.client.calls import KnownDomains
 from xbd.client.client import Client
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
@@ -31,8 +31,6 @@ _log = structlog.get_logger(__name__)
 LOOK_EVERY_S: Final = 1.0
 # A burst of events is answered by one look, and looking takes at most half of the daemon's time.
 LOOK_PAUSE_S: Final = 0.01
-# Of more domains that have changed it takes less to look at all at once than at each.
-LOOK_AT_MOST: Final = 16
 _HINTS: Final = frozenset(
     {
         *("created", "destroyed", "vanished", "target", "max", "agent_lost", "agent_connected"),
@@ -44,7 +42,7 @@ _HINTS: Final = frozenset(
 class HostInStore:
     """The hypervisor at *path*, shown in a server's store, and asked for what is written there.
 
-    All domains are looked at every *look_every_s*.
+    What has changed is looked at every *look_every_s*, at least.
     """
 
     def __init__(self, path: Path, server: XenstoreServer, look_every_s: float = LOOK_EVERY_S) -> None:
@@ -53,8 +51,10 @@ class HostInStore:
         self._server = server
         self._news = Alarm()
         self._bridge = Bridge(server.store, self._news.ring)
-        # Domids that events were about since they were last looked at.
-        self._changed: set[int] = set()
+        self._known = KnownDomains()
+        # Domids for which something was asked since the last look: what the host has may be what it had before, and still
+        # be another than what the store shows now.
+        self._asked: set[int] = set()
         self._follower = Follower("hypervisor", socket=str(path))
 
     async def follow(self) -> None:
@@ -64,14 +64,9 @@ class HostInStore:
     async def _session(self, client: Client) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hear, client)
-            looked_at_all = -math.inf
             while True:
                 began = trio.current_time()
-                if began - looked_at_all >= self._look_every_s or len(self._changed) > LOOK_AT_MOST:
-                    looked_at_all = began
-                    await self._look_at_all(client)
-                else:
-                    await self._look_at_changed(client)
+                await self._look(client)
                 self._server.open_sockets()
                 self._server.deliver()
                 await self._ask(client)
@@ -79,34 +74,29 @@ class HostInStore:
                 await self._rename_guests(client)
                 self._follower.check_in.here()
                 await trio.sleep(max(LOOK_PAUSE_S, trio.current_time() - began))
-                with trio.move_on_at(looked_at_all + self._look_every_s):
+                with trio.move_on_at(began + self._look_every_s):
                     await self._news.wait()
 
     async def _hear(self, client: Client) -> None:
-        """Note for each event which domain may look different now."""
+        """Look again after each event by which a domain may look different."""
         async with aclosing(client.events()) as events:
             async for event in events:
-                if event.get("event") in _HINTS and type(domid := event.get("domid")) is int:
-                    self._changed.add(domid)
+                if event.get("event") in _HINTS:
                     self._news.ring()
 
-    async def _look_at_all(self, client: Client) -> None:
-        self._changed.clear()
-        domains = await client.list()
-        self._bridge.update([one for one in domains if one.state != ZOMBIE], calls.wall_clock())
-
-    async def _look_at_changed(self, client: Client) -> None:
-        while self._changed:
-            domid = self._changed.pop()
-            try:
-                domain = await client.info(domid)
-            except NoSuchDomain:
-                self._bridge.remove(domid)
-                continue
-            if domain.state == ZOMBIE:
-                self._bridge.remove(domid)
+    async def _look(self, client: Client) -> None:
+        """Show what has changed since the last look."""
+        changes = await client.changes(self._known.since)
+        self._known.take(changes)
+        now_s, known = calls.wall_clock(), self._known.by_domid
+        if changes.is_whole:
+            self._bridge.update([one for one in known.values() if one.state != ZOMBIE], now_s)
+        for domid in sorted({*changes.gone, *self._asked, *(one.domid for one in changes.domains)}):
+            if domid in known and known[domid].state != ZOMBIE:
+                self._bridge.show(known[domid], now_s)
             else:
-                self._bridge.show(domain, calls.wall_clock())
+                self._bridge.remove(domid)
+        self._asked.clear()
 
     async def _ask(self, client: Client) -> None:
         """Ask the hypervisor for what was written; what has no answer when the connection ends is asked again."""
@@ -115,8 +105,7 @@ class HostInStore:
             try:
                 decision = self._bridge.judge(await client.info(domid))
             except NoSuchDomain:
-                # It goes from the store, with what was written, when it is looked at.
-                self._changed.add(domid)
+                # It goes from the store, with what was written, with the next look.
                 continue
             match decision:
                 case TargetRequest():
@@ -154,6 +143,7 @@ class HostInStore:
 
     async def _set_target(self, client: Client, request: TargetRequest) -> None:
         domid, pages = request.domid, request.pages
+        self._asked.add(domid)
         try:
             await client.set_target(domid, pages)
         except HypercallError as error:

@@ -16,6 +16,7 @@ import trio
 
 from xbd.cli.common import RenamedChoice, client_options, complete_domains, emit, group_socket
 from xbd.cli.top_view import COLUMNS, Sample, ViewOptions, host_lines, row_map, rows_of, screen, sort_rows, table_lines
+from xbd.client.calls import KnownDomains
 from xbd.client.client import Client, open_client
 from xbd.client.discovery import find_socket
 from xbd.control.targets import choose, is_any
@@ -63,9 +64,9 @@ def top_command(
         if live:
             await _watch(client, names, ViewOptions(by), interval)
             return None
-        first = await _sample(client, names)
+        first = await _sample(client, KnownDomains(), names)
         await trio.sleep(interval)
-        return first, await _sample(client, names)
+        return first, await _sample(client, KnownDomains(), names)
 
     async def connected() -> tuple[Sample, Sample] | None:
         async with open_client(find_socket(socket_path or group_socket(), os.environ), resume=True) as client:
@@ -79,8 +80,9 @@ def top_command(
         emit(as_json, [row_map(row) for row in rows], [*host_lines(now), "", *table_lines(rows, width)])
 
 
-async def _sample(client: Client, names: tuple[str, ...]) -> Sample:
-    domains = await client.list()
+async def _sample(client: Client, known: KnownDomains, names: tuple[str, ...]) -> Sample:
+    known.take(await client.changes(known.since))
+    domains = known.domains
     return Sample(trio.current_time(), await client.host(), choose(domains, names, is_any) if names else domains)
 
 
@@ -148,9 +150,9 @@ def _split(keys: bytes) -> Iterator[bytes]:
 
 
 async def _watch(client: Client, names: tuple[str, ...], options: ViewOptions, interval: float) -> None:
-    shows = _Screen(options)
+    shows, known = _Screen(options), KnownDomains()
     # Before the terminal is switched, so that the error for an unknown domain is shown.
-    shows.add(await _sample(client, names))
+    shows.add(await _sample(client, known, names))
     with _raw_terminal():
         async with trio.open_nursery() as nursery:
 
@@ -160,16 +162,18 @@ async def _watch(client: Client, names: tuple[str, ...], options: ViewOptions, i
                 shows.changed.set()
 
             async with signals_heard(hear, signal.SIGWINCH, signal.SIGTERM):
-                nursery.start_soon(_keep_sampling, client, names, shows, interval)
+                nursery.start_soon(_keep_sampling, client, known, names, shows, interval)
                 nursery.start_soon(_keep_drawing, shows)
                 await _read_keys(shows)
                 nursery.cancel_scope.cancel()
 
 
-async def _keep_sampling(client: Client, names: tuple[str, ...], shows: _Screen, interval: float) -> None:
+async def _keep_sampling(
+    client: Client, known: KnownDomains, names: tuple[str, ...], shows: _Screen, interval: float
+) -> None:
     while True:
         await trio.sleep(interval)
-        shows.add(await _sample(client, names))
+        shows.add(await _sample(client, known, names))
 
 
 async def _keep_drawing(shows: _Screen) -> None:
