@@ -10,6 +10,7 @@ from xbd.lab.bench.figures import summarize
 from xbd.lab.bench.shell import fleet, host, wire
 from xbd.lab.bench.shell.flood import FloodScale, measure_flood
 from xbd.lab.bench.shell.grants import measure_grants
+from xbd.lab.bench.shell.listing import measure_list
 from xbd.lab.bench.shell.wire import measure_hypercalls
 from xbd.lab.demo.command import Coverage, StrategyResult, render
 from xbd.testing.processes import running_host
@@ -42,6 +43,16 @@ async def test_hypercalls_are_measured_against_echoes(tmp_path: Path) -> None:
 
     assert figures["hypercall_vs_echo"].ratio_to is not None
     assert figures["hypercall_pair"].low <= figures["hypercall_pair"].value <= figures["hypercall_pair"].high
+
+
+async def test_looking_at_a_host_is_measured(tmp_path: Path) -> None:
+    """By commands that end well, and by the processor time of the daemon, which moves."""
+    figures = await measure_list(tmp_path, few=1, many=2, repeats=1)
+    assert all(figure.value > 0 for figure in figures.values())
+    assert {name for name, figure in figures.items() if figure.ratio_to} == {
+        "list_command_vs_click",
+        "list_no_changes_vs_all",
+    }
 
 
 async def test_calls_in_flight_are_all_answered(tmp_path: Path) -> None:

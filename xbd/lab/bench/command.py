@@ -24,6 +24,7 @@ from xbd.lab.bench.shell.allocator import measure_allocator
 from xbd.lab.bench.shell.fleet import measure_fleet
 from xbd.lab.bench.shell.flood import measure_flooded_host
 from xbd.lab.bench.shell.host import measure_host
+from xbd.lab.bench.shell.listing import measure_list
 from xbd.lab.bench.shell.xen import measure_xen
 from xbd.lab.bench.shell.xenstore import measure_xenstore
 from xbd.lab.replay.command import read_trace
@@ -32,6 +33,7 @@ from xbd.lab.replay.command import read_trace
 _ON_HOSTS: Final[Mapping[str, Callable[[Path], Awaitable[dict[str, Figure]]]]] = {
     "host": measure_host,
     "fleet": measure_fleet,
+    "list": measure_list,
     "flood": measure_flooded_host,
     "xenstore": measure_xenstore,
     "xen": measure_xen,
