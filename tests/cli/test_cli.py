@@ -579,8 +579,8 @@ def test_ctrl_c_ends_the_waiting_and_not_the_moving(run: Run, directory: Path) -
     """Who is still on its way is named, the targets stay set, and the exit code is the shell's for Ctrl-C."""
     assert run("guest-mode", "web1", "slow 512KiB/s").exit_code == 0
     with running("--socket", str(directory / "run"), "mem-set", "web1", "web2", "16m", "--wait") as waiting:
-        # Both have been told: one is there, the other moves, as slowly as it may.
-        while told(run("info", "web2", "--json"))["tot_pages"] != 4096:
+        # Both have been told, limits last: one is there, the other moves, as slowly as it may.
+        while {(one := told(run("info", "web2", "--json")))["tot_pages"], one["max_pages"]} != {4096}:
             pass
         assert waiting.end() == 130
     assert any("interrupted; the targets stay set" in line for line in waiting.said)
