@@ -85,7 +85,7 @@ def running(
 
 
 def children_of(pid: int) -> dict[str, int]:
-    """List a process's children: the `xbd` subcommand that each runs, and its pid."""
+    """List a process's children: the `xbd` subcommand that each runs (and, of several, its `--share`), and its pid."""
     children = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -95,7 +95,8 @@ def children_of(pid: int) -> dict[str, int]:
             continue  # it ended while we looked
         # One that has just been forked is not yet what it will be.
         if int(fields[1]) == pid and fields[0] != "Z" and "xbd" in command:
-            children[command[command.index("xbd") + 1]] = int(stat.parent.name)
+            share = command[command.index("--share") + 1 :][:1] if "--share" in command else []
+            children[" ".join([command[command.index("xbd") + 1], *share])] = int(stat.parent.name)
     return children
 
 

@@ -170,10 +170,10 @@ WEB = '[[guest]]\nname = "web"\nmaximum = "64m"\n'
 DB = '[[guest]]\nname = "db"\nmaximum = "64m"\n'
 
 
-def watched(monkeypatch: pytest.MonkeyPatch, manager: Manager) -> None:
+def watched(monkeypatch: pytest.MonkeyPatch, manager: Manager, within_s: float = 0.1) -> None:
     """Have daemons notify *manager*, and be watched by it, closely."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
-    monkeypatch.setenv("WATCHDOG_USEC", "100000")
+    monkeypatch.setenv("WATCHDOG_USEC", f"{within_s * 1e6:.0f}")
 
 
 def relative(path: Path) -> str:
@@ -281,13 +281,15 @@ async def test_the_agents_tell_of_their_whole_lives(tmp_path: Path, monkeypatch:
     with running("hypervisor", "--config", str(file), "--runtime-dir", str(run)) as hypervisor:
         hypervisor.wait_until_it_says("hypervisor_ready")
         for command, status in (
-            (["guests"], "1 agent; connected to the hypervisor"),
+            (["guests", "--processes", "1"], "1 agent; connected to the hypervisor"),
+            (["guests", "--processes", "2"], "1 agent in 2 of 2 processes; connected to the hypervisor"),
             (["guest", "db"], "plays db (d2)"),
         ):
-            directory = tmp_path / command[0]
+            directory = tmp_path / "".join(command)
             directory.mkdir()
             with service_manager(directory) as manager:
-                watched(monkeypatch, manager)
+                # Of agents that share their guests, the parent kills the one that is not well for so long.
+                watched(monkeypatch, manager, 4)
                 with running(*command, "--socket", str(run), launcher=launcher(None, "mdwe")) as agents:
                     await manager.until(STATUS=status)
                     await manager.until(WATCHDOG="1")

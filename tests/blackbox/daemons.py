@@ -98,7 +98,14 @@ DAEMONS: Final = (
         lambda _, own: answers(own / "run" / "hypervisor.sock"),
     ),
     Daemon("up", lambda _, own: ["up", own / "host.toml", "--runtime-dir", own / "run"], _up_serves),
-    Daemon("guests", lambda host, _: ["--socket", host, "guests"], lambda host, _: domains(host)["web1"]["agent"]),
+    *(
+        Daemon(
+            name,
+            lambda host, _, processes=processes: ["--socket", host, "guests", "--processes", processes],  # type: ignore[misc]
+            lambda host, _: domains(host)["web1"]["agent"],
+        )
+        for name, processes in (("guests", 1), ("shared-guests", 2))
+    ),
     Daemon(
         "guest", lambda host, _: ["--socket", host, "guest", "solo"], lambda host, _: domains(host)["solo"]["agent"]
     ),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.blackbox.daemons import DAEMONS, Daemon, answers, running_with, until
+from tests.blackbox.daemons import DAEMONS, Daemon, answers, domains, running_with, until
 from tests.blackbox.rpc import Caller
 from xbd.testing.processes import Process, end
 
@@ -26,7 +26,7 @@ every_daemon = pytest.mark.parametrize("daemon", DAEMONS, ids=[daemon.name for d
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def long_lived_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Run a hypervisor, with a log of its own, that the other daemons are of use to."""
     directory = tmp_path_factory.mktemp("host")
     command = [sys.executable, "-m", "xbd", "hypervisor", "--memory", "128m", "--runtime-dir", str(directory)]
@@ -36,6 +36,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             for name, autostart in (("web1", True), ("solo", False)):
                 caller.call("create", name=name, max_pages=8192, target_pages=8192, autostart=autostart, guest={})
         yield directory
+
+
+@pytest.fixture
+def host(long_lived_host: Path) -> Path:
+    """Wait until the host lists no agent of an earlier test's daemon, which would be taken for that of the next one."""
+    until(lambda: not any(domain["agent"] for domain in domains(long_lived_host).values()))
+    return long_lived_host
 
 
 def fill(writing: int) -> None:

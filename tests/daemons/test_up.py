@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import pytest
 import trio
 from click.testing import CliRunner
 
+from tests.daemons.runtime.manager import service_manager
 from tests.processes import children_of, is_alive, running
 from xbd.cli.main import main
-from xbd.daemons import supervisor
+from xbd.daemons.runtime import children
+from xbd.daemons.supervisor import Supervisor
 
 HOST = """
 [host]
@@ -44,19 +48,29 @@ def ask(host_file: str, *arguments: str) -> Any:  # noqa: ANN401 - whatever JSON
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_host_comes_up_works_and_goes(host_file: str, how: signal.Signals) -> None:
-    """Agents are stopped first, the hypervisor audits itself last; exit 0, no socket left."""
-    with running("up", host_file) as up:
+def test_a_host_comes_up_works_and_goes(
+    host_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    """Agents are stopped first, the hypervisor audits itself last; exit 0, no socket left; its manager hears of it alone."""
+    with service_manager(tmp_path) as manager, monkeypatch.context() as patch:
+        patch.setenv("NOTIFY_SOCKET", manager.address)
+        check_a_host(host_file, how)
+        assert [next(iter(message)) for message in manager.take()] == ["READY", "STOPPING"]
+
+
+def check_a_host(host_file: str, how: signal.Signals) -> None:
+    """Run a host, and see how it ends."""
+    with running("up", host_file, "--processes", "2") as up:
         up.wait_until_it_says("2 guests are running")
-        children = children_of(up.process.pid)
-        assert children.keys() == {"hypervisor", "guests"}
+        pids = children_of(up.process.pid)
+        assert pids.keys() == {"hypervisor", "guests 0", "guests 1"}
         assert all(one["outcome"] == "reached" for one in ask(host_file, "mem-set", "*", "50%", "--wait"))
         assert ask(host_file, "audit") == {"violations": []}
         assert up.end(how) == 0
     said = "".join(up.said)
     assert said.index("guests_stopped") < said.index("hypervisor_stopped")
     assert '"violations": []' in said
-    assert not any(is_alive(pid) for pid in children.values())
+    assert not any(is_alive(pid) for pid in pids.values())
     assert not list((Path(host_file).parent / "run").rglob("*.sock"))
 
 
@@ -65,7 +79,7 @@ def test_a_killed_hypervisor_is_started_again_from_its_state(tmp_path: Path) -> 
     """With a state directory its domains are there again, and their guests go on where they were."""
     host_file = tmp_path / "host.toml"
     host_file.write_text(HOST.replace("[[guest]]", 'state_dir = "state"\n[[guest]]'))
-    with running("up", str(host_file)) as up:
+    with running("up", str(host_file), "--processes", "1") as up:
         up.wait_until_it_says("2 guests are running")
         assert all(one["outcome"] == "reached" for one in ask(str(host_file), "mem-set", "*", "16m", "--wait"))
         before = children_of(up.process.pid)
@@ -75,24 +89,58 @@ def test_a_killed_hypervisor_is_started_again_from_its_state(tmp_path: Path) -> 
         assert all(one["outcome"] == "reached" for one in ask(str(host_file), "mem-set", "*", "32m", "--wait"))
         domains = ask(str(host_file), "list")
         assert [domain["hypercalls"]["decrease:done"] > 0 for domain in domains] == [True, True]
-        assert children_of(up.process.pid)["guests"] == before["guests"]
+        assert children_of(up.process.pid)["guests 0"] == before["guests 0"]
         assert ask(str(host_file), "audit") == {"violations": []}
         assert up.end() == 0
 
 
 @pytest.mark.slow
 def test_killed_agents_are_started_again(host_file: str) -> None:
-    """Their guests boot anew; the hypervisor and its domains have stood all the while."""
-    with running("up", host_file) as up:
+    """Their guests boot anew; the hypervisor, its domains and the other agents have stood all the while."""
+    with running("up", host_file, "--processes", "2") as up:
         up.wait_until_it_says("2 guests are running")
         before = children_of(up.process.pid)
-        os.kill(before["guests"], signal.SIGKILL)
-        up.wait_until_it_says("the agents died: killed by SIGKILL")
-        up.wait_until_it_says("starting the agents again")
+        os.kill(before["guests 1"], signal.SIGKILL)
+        up.wait_until_it_says("agent process 2/2 died: killed by SIGKILL")
+        up.wait_until_it_says("starting agent process 2/2 again; its guests boot anew")
         assert {one["state"] for one in ask(host_file, "wait", "*", "--for", "running")} == {"running"}
-        assert children_of(up.process.pid)["hypervisor"] == before["hypervisor"]
+        again = children_of(up.process.pid)
+        assert {name for name in before if again[name] != before[name]} == {"guests 1"}
         assert ask(host_file, "audit") == {"violations": []}
         assert up.end() == 0
+
+
+@pytest.mark.slow
+async def test_a_hypervisor_for_which_there_is_no_room_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system has none for a moment, a saved host goes on a little later."""
+    host_file, said, spawned = tmp_path / "host.toml", list[str](), list[str]()
+    host_file.write_text(HOST.replace("[[guest]]", 'state_dir = "state"\n[[guest]]'))
+    spawn = children.spawn
+
+    async def failing(stdin: socket.socket, environ: Mapping[str, str], *arguments: str) -> trio.Process:
+        spawned.append(arguments[0])
+        if spawned.count("hypervisor") == 2 and arguments[0] == "hypervisor":
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        process = await spawn(stdin, environ, *arguments)
+        if spawned == ["hypervisor"]:
+            nursery.start_soon(strike, process)
+        return process
+
+    async def strike(hypervisor: trio.Process) -> None:
+        while not any("guests are running" in line for line in said):  # noqa: ASYNC110 - other processes
+            await trio.sleep(0.02)
+        hypervisor.kill()
+        while spawned.count("hypervisor") < 3:  # noqa: ASYNC110 - others start it
+            await trio.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(children, "spawn", failing)
+    up = Supervisor(host_file, tmp_path / "run", 2, said.append, saved=True, processes=1)
+    async with trio.open_nursery() as nursery:
+        assert await up.run() == 0
+    assert "the hypervisor cannot be started: Resource temporarily unavailable" in said
 
 
 @pytest.mark.slow
@@ -100,16 +148,16 @@ async def test_agents_that_refuse_their_settings_are_not_started_again(
     host_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They would only refuse them again: everything ends with their exit code, 78, after the first time."""
-    spawn = supervisor._spawn
+    spawn = children.spawn
 
-    async def refusing(*arguments: str) -> trio.Process:
+    async def refusing(stdin: socket.socket, environ: Mapping[str, str], *arguments: str) -> trio.Process:
         if arguments[0] != "guests":
-            return await spawn(*arguments)
+            return await spawn(stdin, environ, *arguments)
         return await trio.lowlevel.open_process([sys.executable, "-c", "raise SystemExit(78)"])
 
-    monkeypatch.setattr(supervisor, "_spawn", refusing)
+    monkeypatch.setattr(children, "spawn", refusing)
     said: list[str] = []
-    up = supervisor.Supervisor(Path(host_file), Path(host_file).parent / "run", 2, said.append, saved=False)
+    up = Supervisor(Path(host_file), Path(host_file).parent / "run", 2, said.append, saved=False, processes=1)
     assert await up.run() == 78
     assert said.count("the agents died: exit code 78") == 1
 
@@ -119,11 +167,11 @@ def test_a_dead_hypervisor_ends_everything(host_file: str) -> None:
     """Its domains are gone with it; exit 1, and how it ended is said."""
     with running("up", host_file) as up:
         up.wait_until_it_says("2 guests are running")
-        children = children_of(up.process.pid)
-        os.kill(children["hypervisor"], signal.SIGKILL)
+        pids = children_of(up.process.pid)
+        os.kill(pids["hypervisor"], signal.SIGKILL)
         up.wait_until_it_says("the hypervisor died: killed by SIGKILL; its domains are gone with it")
         assert up.process.wait() == 1
-        assert not is_alive(children["guests"])
+        assert not any(is_alive(pid) for pid in pids.values())
 
 
 async def test_nothing_is_lost_with_a_hypervisor_that_never_answered(
@@ -131,12 +179,12 @@ async def test_nothing_is_lost_with_a_hypervisor_that_never_answered(
 ) -> None:
     """Domains that there never were are not said to be gone."""
 
-    async def refusing(*_arguments: str) -> trio.Process:
+    async def refusing(*_arguments: object) -> trio.Process:
         return await trio.lowlevel.open_process([sys.executable, "-c", "raise SystemExit(78)"])
 
-    monkeypatch.setattr(supervisor, "_spawn", refusing)
+    monkeypatch.setattr(children, "spawn", refusing)
     said: list[str] = []
-    up = supervisor.Supervisor(Path(host_file), Path(host_file).parent / "run", 2, said.append, saved=False)
+    up = Supervisor(Path(host_file), Path(host_file).parent / "run", 2, said.append, saved=False, processes=1)
     assert await up.run() == 78
     assert "the hypervisor died: exit code 78; it had made no domain that anybody could use" in said
 
@@ -162,11 +210,11 @@ def test_children_do_not_outlive_a_killed_supervisor(host_file: str) -> None:
     """The pipe that it held on their standard input ends, and they stop as they do when told."""
     with running("up", host_file) as up:
         up.wait_until_it_says("2 guests are running")
-        children = children_of(up.process.pid)
+        pids = children_of(up.process.pid)
         up.process.kill()
         # stderr is the children's, too: it ends when they have.
         up.end()
-        while any(is_alive(pid) for pid in children.values()):
+        while any(is_alive(pid) for pid in pids.values()):
             time.sleep(0.01)  # noqa: TID251 - between closing stderr and being gone lies next to nothing
     assert "hypervisor_stopped" in "".join(up.said)
 

@@ -1,4 +1,4 @@
-"""The agent processes: `xbd guests` plays every guest that wants an agent, `xbd guest NAME` one.
+"""The agent processes: `xbd guests` plays every guest that wants an agent, or a share of them, `xbd guest NAME` one.
 
 An agent host follows the hypervisor's events, but only as hints to look at the list of domains
 again: what is to be done follows from how things are, not from what happened, so nothing that is
@@ -28,6 +28,8 @@ from xbd.client.client import Client, open_client
 from xbd.client.discovery import NoHypervisor, NoPermission, explain_connect
 from xbd.client.runtime_dir import check_socket_path, domain_socket
 from xbd.control.agent import Agent
+from xbd.control.agent_share import EVERY_GUEST, AgentShare
+from xbd.daemons.agent_processes import FAREWELL, NOTHING_TO_RELOAD, describe_agents
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
@@ -36,7 +38,6 @@ from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.transport import Transport
 from xbd.domain import DomainInfo, is_about
 from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, XbdError
-from xbd.units import counted
 
 _log = structlog.get_logger(__name__)
 
@@ -48,7 +49,6 @@ NO_PERMISSION_PAUSE_S: Final = 30.0
 TIMER_GRAIN_S: Final = 0.01
 # What an agent process has open beside its guests' connections.
 DESCRIPTORS_APART: Final = 32
-NOTHING_TO_RELOAD: Final = "agents have no settings of their own; the hypervisor's host file has"
 _HINTS: Final = frozenset({"created", "destroyed", "agent_lost", "shutdown", "started"})
 _LEVELS: Final = {
     "content_errors": "error",
@@ -159,11 +159,14 @@ async def live(directory: Path, domain: DomainInfo) -> None:
 
 
 class AgentHost:
-    """Runs an agent for each domain that wants one and has none, if its name is like the pattern *only*."""
+    """Runs an agent for each domain of a share that wants one and has none, if its name is like the pattern *only*."""
 
-    def __init__(self, socket_path: Path, nursery: trio.Nursery, only: str = "*") -> None:
+    def __init__(
+        self, socket_path: Path, nursery: trio.Nursery, only: str = "*", share: AgentShare = EVERY_GUEST
+    ) -> None:
         self._socket = socket_path
         self._only = only
+        self._share = share
         self._nursery = nursery
         # By domid, of which domain each is.
         self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
@@ -176,7 +179,7 @@ class AgentHost:
 
     def describe(self) -> str:
         """Say in a line how things are."""
-        return f"{counted(len(self._agents), 'agent')}; {self._hypervisor}"
+        return describe_agents(len(self._agents), self._hypervisor)
 
     def _changed(self) -> None:
         self._hypervisor = f"{'connected to' if self._follower.is_found else 'trying again to reach'} the hypervisor"
@@ -211,7 +214,7 @@ class AgentHost:
                 scope.cancel()
                 del self._agents[domid]
         for domid, domain in domains.items():
-            wanted = domain.autostart and fnmatchcase(domain.name, self._only)
+            wanted = domain.autostart and self._share.holds(domid) and fnmatchcase(domain.name, self._only)
             if wanted and domain.state == "waiting" and domid not in self._agents:
                 scope = trio.CancelScope()
                 self._agents[domid] = (domain.life, scope)
@@ -240,12 +243,15 @@ def _events(client: Client) -> "aclosing[AsyncGenerator[dict[str, Any]]]":
     return aclosing(client.events())
 
 
-async def run_guests(socket_path: Path, only: str = "*", *, supervised: bool = False) -> int:
+async def run_guests(
+    socket_path: Path, only: str = "*", share: AgentShare = EVERY_GUEST, *, supervised: bool = False
+) -> int:
     """Be the agent host of the hypervisor at *socket_path*, until SIGTERM or SIGINT; returns the exit code.
 
     Args:
         socket_path: the toolstack's socket.
         only: a shell pattern: whose agents it is for.
+        share: which of them, where several processes share them.
         supervised: end with whoever supervises it, too.
 
     Raises:
@@ -255,14 +261,16 @@ async def run_guests(socket_path: Path, only: str = "*", *, supervised: bool = F
 
     async def start(service: Service) -> int:
         limit = sockets.raise_descriptor_limit()
+        if share.count > 1:
+            structlog.contextvars.bind_contextvars(process=str(share))
         _log.info("guests_ready", socket=str(socket_path), guests_at_most=limit - DESCRIPTORS_APART)
         async with trio.open_nursery() as nursery:
-            agents = AgentHost(socket_path, nursery, only)
+            agents = AgentHost(socket_path, nursery, only, share)
             async with service.ready(agents.describe, agents.changed.wait):
                 await agents.follow()
         return 0
 
-    code = await run_service(start, reload=NOTHING_TO_RELOAD, farewell="agents disconnect", supervised=supervised)
+    code = await run_service(start, reload=NOTHING_TO_RELOAD, farewell=FAREWELL, supervised=supervised)
     _log.info("guests_stopped")
     return code
 
@@ -312,7 +320,7 @@ async def run_guest(socket_path: Path, name: str, *, wait: bool = False, supervi
                     await trio.sleep_forever()
         return 1 if is_destroyed.is_set() else 0
 
-    return await run_service(start, reload=NOTHING_TO_RELOAD, farewell="agents disconnect", supervised=supervised)
+    return await run_service(start, reload=NOTHING_TO_RELOAD, farewell=FAREWELL, supervised=supervised)
 
 
 def _needs_a_person(error: XbdError) -> bool:

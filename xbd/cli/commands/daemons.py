@@ -14,6 +14,8 @@ from xbd.client.discovery import find_socket
 from xbd.client.runtime_dir import absolute_path, check_socket_path, default_runtime_dir, domain_socket
 from xbd.config.host import LOG_LEVELS, MAX_HOST_PAGES, HostConfig
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
+from xbd.control.agent_share import AgentShare
+from xbd.daemons.agent_processes import MOST_PROCESSES, run_agent_processes, usable_cores
 from xbd.daemons.config_files import load_host_config
 from xbd.daemons.runtime import service
 from xbd.daemons.runtime.owned_path import refuse_shared_path
@@ -32,6 +34,13 @@ _runtime_dir_option = click.option(
 )
 
 
+_processes_option = click.option(
+    "--processes",
+    type=click.IntRange(1, MOST_PROCESSES),
+    help="Share the guests out over so many agent processes. [default: as many as there are cores]",
+)
+
+
 _state_dir_option = click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -42,11 +51,12 @@ _state_dir_option = click.option(
 @click.command("up")
 @click.argument("host_file", metavar="HOST.toml", type=_HOST_FILE)
 @_runtime_dir_option
+@_processes_option
 @click.pass_context
-def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) -> None:
+def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None, processes: int | None) -> None:
     """Run the host that HOST.toml describes, in the foreground: hypervisor, domains, agents.
 
-    Each service is a process of its own. Ctrl-C stops them cleanly; a second one at once. With a state_dir in
+    Each service has processes of its own. Ctrl-C stops them cleanly; a second one at once. With a state_dir in
     HOST.toml the host is there again the next time, and a hypervisor that is killed is started again.
     """
     from xbd.daemons.supervisor import Supervisor  # noqa: PLC0415 - the other commands here need none of it
@@ -56,7 +66,7 @@ def up_command(ctx: click.Context, host_file: Path, runtime_dir: Path | None) ->
     directory = _runtime_dir(runtime_dir, config)
     wanted = sum(guest.autostart for guest in (*config.guests, *([config.dom0] if config.dom0 else [])))
     saved = config.state_dir is not None
-    supervisor = Supervisor(host_file, directory, wanted, _say, saved=saved)
+    supervisor = Supervisor(host_file, directory, wanted, _say, saved=saved, processes=processes or usable_cores())
     ctx.exit(trio.run(supervisor.run))
 
 
@@ -189,17 +199,39 @@ def _runtime_dir(given: Path | None, config: HostConfig) -> Path:
 @click.option(
     "--only", default="*", metavar="PATTERN", help="Of domains with such names only, as a shell matches them."
 )
+@_processes_option
+@click.option("--share", type=click.IntRange(0), hidden=True, help="Be that one of the processes, from 0 on.")
 @socket_option
 @_log_option
 @_supervised_option
 @click.pass_context
-def guests_command(ctx: click.Context, socket_path: str | None, log_level: str, *, only: str, supervised: bool) -> None:
-    """Run the agents of all domains that want one, and of those that will be created; each plays its guest."""
-    from xbd.daemons.guests import run_guests  # noqa: PLC0415 - numpy-heavy
+def guests_command(
+    ctx: click.Context,
+    socket_path: str | None,
+    log_level: str,
+    *,
+    only: str,
+    processes: int | None,
+    share: int | None,
+    supervised: bool,
+) -> None:
+    """Run the agents of all domains that want one, and of those that will be created; each plays its guest.
 
+    The guests are shared out over several processes, so that they use all cores; a process that dies takes only its
+    own guests along, and is started again. With --processes 1 all is in this one.
+    """
     service.begin(log_level)
     path = find_socket(socket_path or group_socket(), os.environ)
-    ctx.exit(trio.run(partial(run_guests, path, only, supervised=supervised)))
+    processes = processes or usable_cores()
+    if share is not None and share >= processes:
+        raise click.UsageError(f"--share {share} of --processes {processes}: they are counted from 0")
+    if share is None and processes > 1:
+        parent = partial(run_agent_processes, path, only, processes=processes, log_level=log_level)
+        ctx.exit(trio.run(partial(parent, supervised=supervised)))
+    from xbd.daemons.guests import run_guests  # noqa: PLC0415 - numpy-heavy
+
+    ours = AgentShare(share or 0, processes)
+    ctx.exit(trio.run(partial(run_guests, path, only, ours, supervised=supervised)))
 
 
 @click.command("guest")

@@ -12,6 +12,7 @@ that waits for what never comes while the others go on is seen by what it does n
 Source: man 3 sd_notify, man 3 sd_watchdog_enabled (systemd 252).
 """
 
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
@@ -30,6 +31,12 @@ FEEDS_PER_PERIOD: Final = 2
 SEND_TIMEOUT_S: Final = 1.0
 # A status is for people: a burst of changes is told once.
 STATUS_PAUSE_S: Final = 1.0
+# A few lines, of which the status is the longest.
+MAX_MESSAGE_BYTES: Final = 4096
+# What a service manager passes to the one process that it has started (man 3 sd_notify, sd_listen_fds).
+_OF_ONE_PROCESS: Final = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
+)
 
 
 class ServiceManager:
@@ -38,16 +45,22 @@ class ServiceManager:
     Args:
         address: its datagram socket, as $NOTIFY_SOCKET spells it; None without one.
         watchdog_s: the time without a feed after which it restarts the daemon; None: it does not watch.
+        parent: what to tell it on instead, where it is another daemon.
     """
 
-    def __init__(self, address: str | None = None, watchdog_s: float | None = None) -> None:
+    def __init__(
+        self, address: str | None = None, watchdog_s: float | None = None, parent: socket.socket | None = None
+    ) -> None:
         self._address = address
-        self._watchdog_s = watchdog_s
+        self.watchdog_s = watchdog_s
+        self._parent = parent
         self._told_status: str | None = None
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str], pid: int) -> "ServiceManager":
-        """Read $NOTIFY_SOCKET, $WATCHDOG_USEC and $WATCHDOG_PID.
+    def from_environment(
+        cls, environ: Mapping[str, str], pid: int, parent: socket.socket | None = None
+    ) -> "ServiceManager":
+        """Read $NOTIFY_SOCKET, $WATCHDOG_USEC and $WATCHDOG_PID; a *parent* is told instead of who listens at the socket.
 
         Raises:
             ConfigError: $WATCHDOG_USEC, meant for us, is no number of microseconds.
@@ -55,10 +68,15 @@ class ServiceManager:
         address = environ.get("NOTIFY_SOCKET") or None
         usec = environ.get("WATCHDOG_USEC")
         if usec is None or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
-            return cls(address)
+            return cls(address, None, parent)
         if not (usec.isascii() and usec.isdecimal() and int(usec)):
             raise ConfigError("$WATCHDOG_USEC", "", f"{usec!r:.80} is not a number of microseconds above 0")
-        return cls(address, int(usec) / 1e6)
+        return cls(address, int(usec) / 1e6, parent)
+
+    @property
+    def _listens(self) -> bool:
+        """Whether there is anybody to tell."""
+        return self._address is not None or self._parent is not None
 
     def ready(self, status: str) -> None:
         """Say that everybody can be served, after the start or a reload, and how things stand."""
@@ -86,16 +104,16 @@ class ServiceManager:
 
     async def feed(self, is_well: Callable[[], bool] = lambda: True) -> None:
         """Feed the watchdog while all *is_well*, in turn with the run's other tasks; return when nobody watches."""
-        if self._watchdog_s is None or self._address is None:
+        if self.watchdog_s is None or not self._listens:
             return
         while True:
             if is_well():
                 self._send("WATCHDOG=1")
-            await trio.sleep(self._watchdog_s / FEEDS_PER_PERIOD)
+            await trio.sleep(self.watchdog_s / FEEDS_PER_PERIOD)
 
     async def follow(self, changed: Callable[[], Awaitable[None]], describe: Callable[[], str]) -> None:
         """Tell *describe*'s status whenever *changed* returns, until cancelled; return when nobody listens."""
-        if self._address is None:
+        if not self._listens:
             return
         while True:
             await changed()
@@ -104,13 +122,53 @@ class ServiceManager:
 
     def _send(self, *lines: str) -> None:
         """Send one message. A manager that cannot be reached is logged: the daemon is of use without it."""
-        if self._address is None:
-            return
-        # An abstract socket is spelt with an @ for its NUL.
-        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        message = "\n".join(lines).encode()
         try:
-            with calls.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
-                notifier.settimeout(SEND_TIMEOUT_S)
-                calls.send_to(notifier, "\n".join(lines).encode(), address)
+            if self._parent is not None:
+                # It hears in turn with all else that it does; one that does not must not hold up its child.
+                calls.send(self._parent, message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            elif self._address is not None:
+                # An abstract socket is spelt with an @ for its NUL.
+                address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+                with calls.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+                    notifier.settimeout(SEND_TIMEOUT_S)
+                    calls.send_to(notifier, message, address)
+        except BrokenPipeError:
+            # The parent is gone: its child ends, too, and says so.
+            return
         except OSError as error:
-            _log.warning("notify_failed", socket=self._address, said=lines[0], reason=error.strerror or str(error))
+            told = "parent" if self._parent is not None else self._address
+            _log.warning("notify_failed", socket=told, said=lines[0], reason=error.strerror or str(error))
+
+
+def parent_on(descriptor: int) -> socket.socket | None:
+    """Copy a descriptor on which a parent hears its child, as `xbd.daemons.runtime.children` makes it; None: it is none."""
+    try:
+        copy = calls.duplicate(descriptor)
+    except OSError:
+        return None
+    try:
+        connection = calls.socket(fileno=copy)
+    except OSError:
+        os.close(copy)  # a pipe, a terminal, a file
+        return None
+    if (connection.family, connection.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+        return connection
+    connection.close()
+    return None
+
+
+def for_child(environ: Mapping[str, str], watchdog_s: float | None) -> dict[str, str]:
+    """Make the environment of a child from its parent's: what was passed to the parent alone is not in it.
+
+    Args:
+        environ: the parent's.
+        watchdog_s: how often at least the child is to say that it is well; None: it need not.
+    """
+    passed = {name: text for name, text in environ.items() if name not in _OF_ONE_PROCESS}
+    return passed if watchdog_s is None else passed | {"WATCHDOG_USEC": str(int(watchdog_s * 1e6))}
+
+
+def parse_message(message: bytes) -> dict[str, str]:
+    """Split what a daemon tells its manager, or its parent, into its lines, by name; what is no text is replaced."""
+    return dict(line.partition("=")[::2] for line in message.decode(errors="replace").split("\n"))

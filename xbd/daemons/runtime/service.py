@@ -23,7 +23,7 @@ from xbd.daemons.runtime.malloc_trim import trim_now_and_then
 from xbd.daemons.runtime.nurseries import plain_errors
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
-from xbd.daemons.runtime.sd_notify import ServiceManager
+from xbd.daemons.runtime.sd_notify import ServiceManager, parent_on
 from xbd.daemons.runtime.signals import signals_heard
 from xbd.errors import XbdError
 
@@ -128,12 +128,14 @@ async def run_service(
         reload: what a SIGHUP does.
         stop: asks *start* to return, told why; by default it is cancelled, and the code is 0.
         farewell: what the service manager is told when it is cancelled.
-        supervised: it also ends when its standard input does: whoever supervises it is gone.
+        supervised: it also ends when its standard input does: whoever supervises it is gone. A parent that hears it
+            there (`xbd.daemons.runtime.children`) is its service manager.
 
     Raises:
         XbdError: it cannot start.
     """
-    service = Service(ServiceManager.from_environment(os.environ, os.getpid()))
+    parent = parent_on(sys.stdin.fileno()) if supervised else None
+    service = Service(ServiceManager.from_environment(os.environ, os.getpid(), parent))
     exit_code = 0
     hang_ups = Alarm()
     # Signals are heard until the life has ended, its clearing up included: an impatient second SIGTERM, or a SIGHUP that

@@ -149,7 +149,8 @@ class SoakProcesses:
         self.hosts = {
             group: Member(
                 self, f"guests-{group}",
-                (*XBD, "guests", "--only", f"{group}*", "--socket", str(self._socket_for(group)), "--supervised"),
+                (*XBD, "guests", "--processes", "1", "--only", f"{group}*", "--socket", str(self._socket_for(group)),
+                 "--supervised"),
             )
             for group in population.GROUPS
         }  # fmt: skip
