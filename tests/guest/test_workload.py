@@ -31,6 +31,20 @@ def test_demand_is_met_to_the_page() -> None:
     assert driver.guest.statistics().pages_denied == 0
 
 
+def test_ticks_that_come_late_are_counted() -> None:
+    """From 100 ms after their time on, and the worst is told; the first tick, whenever the guest boots, is in time."""
+    driver = booted(Steady(tick_s=1.0))
+    driver.now = 50.0
+    driver.do(Tick())
+    driver.run_for(2.5)
+    for late_s in (0.0625, 1.5, 0.125):
+        assert driver.deadline is not None
+        driver.now = driver.deadline + late_s
+        driver.do(Tick())
+    statistics = driver.guest.statistics()
+    assert (statistics.ticks, statistics.ticks_late, statistics.tick_worst_ms) == (6, 2, 1500)
+
+
 def test_demand_that_cannot_be_met_is_refused_once_and_dropped() -> None:
     """The cache goes first, the reserve stays, and the same demand again is not refused again."""
     driver = booted(Driven(kernel=0))

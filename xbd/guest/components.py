@@ -16,7 +16,7 @@ from xbd.guest.compaction import Compaction
 from xbd.guest.io import BlockIo
 from xbd.guest.mode import GuestMode
 from xbd.guest.settings import GuestSettings
-from xbd.guest.state import Clock, Directives
+from xbd.guest.state import Clock, Directives, Ticks
 from xbd.guest.workload.profiles import Workload
 from xbd.guest.workload.programs import Programs
 from xbd.guest.zone import Zone
@@ -27,6 +27,7 @@ class Components:
     """The components of one guest; each is described in its own module."""
 
     clock: Clock
+    ticks: Ticks
     directives: Directives
     zone: Zone
     programs: Programs
@@ -77,5 +78,17 @@ class Components:
             clock=clock,
         )
         return cls(
-            clock, directives, zone, programs, balloon, transfers, migration, compaction, worker, exchanger, slots, io
+            clock,
+            Ticks(),
+            directives,
+            zone,
+            programs,
+            balloon,
+            transfers,
+            migration,
+            compaction,
+            worker,
+            exchanger,
+            slots,
+            io,
         )

@@ -66,7 +66,7 @@ class Guest:
         self._kernel_pages = self._boot(boot, settings)
         self._goals: Goals | None = None
         self._workload_running = False
-        self._ticks = 0
+        self._ticks = components.ticks
         self._next_tick: float | None = 0.0 if workload.tick_s else None
         self._noted: tuple[WorkerState, int, int] = (WorkerState.DONE, self._balloon.current_pages, 0)
         self._noted_no_headroom = False
@@ -168,9 +168,10 @@ class Guest:
         if self._workload_running:
             return False
         if self._next_tick is not None and self._clock.now >= self._next_tick:
-            self._goals = self._workload.goals(self._zone.gfn_count, self._ticks, self._rng)
-            self._next_tick = None if self._workload.settled(self._ticks) else self._clock.now + self._workload.tick_s
-            self._ticks += 1
+            tick, now = self._ticks.count, self._clock.now
+            self._goals = self._workload.goals(self._zone.gfn_count, tick, self._rng)
+            self._ticks.came(now, self._next_tick)
+            self._next_tick = None if self._workload.settled(tick) else now + self._workload.tick_s
         return self._goals is not None
 
     def _run_workload(self) -> Procedure:

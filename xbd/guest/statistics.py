@@ -11,6 +11,9 @@ from xbd.units import PAGE_BYTES, PAGE_KIB
 class GuestStatistics:
     """A guest at one moment; counts since boot unless a name says otherwise.
 
+    *ticks*: of the workload; *ticks_late*: those that came 100 ms after their time or later, as when the machine has too much
+    to do, and after a pause or an outage, too; *tick_worst_ms*: how late the worst was.
+
     Block I/O, as a front end and as a back end together: *io_requests*: sent and received; *io_errors*: those that
     failed
     or were refused; *io_mismatches*: words, or requests, that were not what was written; *io_mapped_pages*: pages of other
@@ -62,6 +65,9 @@ class GuestStatistics:
     io_mismatches: int
     io_mapped_pages: int
     io_deferred_pages: int
+    ticks: int
+    ticks_late: int
+    tick_worst_ms: int
     worker_state: str
     mode: str
     migration_way: str
@@ -134,6 +140,9 @@ def _counts(components: Components) -> dict[str, int | str]:
         "compaction_failures": components.compaction.failures,
         "partly_ballooned": balloon.partly_ballooned(),
         **components.io.counts(),
+        "ticks": components.ticks.count,
+        "ticks_late": components.ticks.late,
+        "tick_worst_ms": int(components.ticks.worst_s * 1000),
         "worker_state": str(worker.backoff.state),
         "mode": str(components.directives.mode),
         "migration_way": components.migration.way,

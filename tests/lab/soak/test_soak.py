@@ -251,12 +251,14 @@ def test_percentiles_of_times() -> None:
 
 
 def test_a_report_has_everything() -> None:
-    """Text and JSON have the operations, faults, latencies, slopes, leaks and findings, and how to run it again."""
+    """Text and JSON have the operations, faults, latencies, late ticks, slopes, leaks and findings, and how to run it again."""
     tally = Tally()
     tally.operations["witness hypercalls"] = 300
     tally.faults["cut"] = 2
     tally.took("agents_back", 0.4)
     tally.took("agents_back", 1.4)
+    tally.ticks.update({"ticks": 2000, "ticks_late": 30})
+    tally.tick_worst_ms = 2500
     tally.samples += [Sample(float(at), 50.0, 40.0, 20.0) for at in range(20)]
     report = Report(Options(5, 30.0, 1, ("flood",)), tally, 30.0, left_out={"full-disk": "no mount"})
     report.leaks = {"zombies": 0}
@@ -266,6 +268,9 @@ def test_a_report_has_everything() -> None:
     assert "all is well" in text
     assert "10/s" in text
     assert "leaks: none (zombies)" in text
+    late = "guests' ticks: 2,000, 1.50% of them 100 ms late or more, faults included; the worst 2.50 s"
+    assert late in text
+    assert written["ticks"] == {"ticks": 2000, "ticks_late": 30, "tick_worst_ms": 2500}
     assert "full-disk: no mount" in text
     assert written["faults_left_out"] == {"full-disk": "no mount", "flood": "--without"}
     assert written["agents_back_within_1_s"] == {"restarts": 1, "of": 2}
@@ -333,4 +338,5 @@ def test_a_short_soak_of_a_few_guests_finds_nothing(tmp_path: Path) -> None:
     assert outcome.exit_code == 0
     assert written["restarts"] == written["faults"]["kill-daemon"] > 0
     assert written["operations"]["checks by the witness"] >= 2
+    assert written["ticks"]["ticks"] > 0
     assert not any(written["leaks"].values())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from xbd.guest.state import LATE_S
 from xbd.lab.soak.options import KINDS, Options
 from xbd.lab.soak.tally import (
     DESCRIPTORS_NOISE,
@@ -81,6 +82,7 @@ class Report:
             "restarts": tally.restarts,
             "agents_back_within_1_s": {"restarts": in_time, "of": measured},
             "latency_s": {name: times.as_map() for name, times in self._times().items()},
+            "ticks": dict(tally.ticks) | {"tick_worst_ms": tally.tick_worst_ms},
             "slopes": slopes,
             "settled": dict(self.settled),
             "leaks": dict(self.leaks),
@@ -117,6 +119,8 @@ class Report:
                 lines.append(_times_line(label, times[name]))
         if "agents_back" in times:
             lines.append("agents were back within 1 s after {} of {} restarts measured".format(*self.agents_within()))
+        if tally.ticks["ticks"]:
+            lines.append(_ticks_line(tally))
         lines += self._slope_lines()
         lines += [f"settled: {', '.join(f'{count} {how}' for how, count in self.settled.items())}"] * bool(self.settled)
         lines += [f"leaks: {_leaks_line(self.leaks)}"] * bool(self.leaks)
@@ -158,6 +162,12 @@ def _verdict(name: str, slope: Slope) -> str:
 def _times_line(label: str, times: Times) -> str:
     cells = (_short(times.median_s), _short(times.p99_s), _short(times.worst_s))
     return f"  {label:34} {times.count:9,} " + " ".join(f"{cell:>11}" for cell in cells)
+
+
+def _ticks_line(tally: Tally) -> str:
+    ticks, late = tally.ticks["ticks"], tally.ticks["ticks_late"]
+    worst = _short(tally.tick_worst_ms / 1000)
+    return f"guests' ticks: {ticks:,}, {late / ticks:.2%} of them {LATE_S * 1000:g} ms late or more, faults included; the worst {worst}"
 
 
 def _short(seconds: float) -> str:

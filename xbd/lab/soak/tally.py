@@ -97,6 +97,8 @@ class Tally:
         guests_went: by how they ended.
         restarts: of the daemon, by SIGKILL.
         findings: what was found to be wrong.
+        ticks: of guests' workloads (`ticks`), and how many of them were late (`ticks_late`).
+        tick_worst_ms: how late the worst of them was.
         remarks: what is worth knowing, but not wrong, with counts.
     """
 
@@ -111,6 +113,8 @@ class Tally:
     findings: list[str] = field(default_factory=list)
     more_findings: int = 0
     remarks: Counter[str] = field(default_factory=Counter)
+    ticks: Counter[str] = field(default_factory=Counter)
+    tick_worst_ms: int = 0
     _recorded: set[str] = field(default_factory=set)
 
     def took(self, name: str, seconds: float) -> None:

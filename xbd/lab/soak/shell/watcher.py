@@ -53,7 +53,8 @@ class Watcher:
         self._options = options
         self._traffic = traffic
         self._injector = injector
-        self._hypercalls: dict[tuple[str, int], int] = {}
+        # By domain and name of a counter, what it was when it was seen last.
+        self._counts: dict[tuple[str, int, str], int] = {}
         self._domains = 0
         self.phase = "begins"
 
@@ -79,11 +80,17 @@ class Watcher:
             for wrong in _WRONG:
                 if report.get(wrong):
                     self._processes.found(f"{domain['name']} reports {report[wrong]} {wrong}")
-            # Counters restart with a new daemon, or with another domain of that number.
-            key, count = (domain["name"], domain["domid"]), sum(domain["hypercalls"].values())
-            before = self._hypercalls.get(key, 0)
-            tally.operations["guests' hypercalls"] += count - before if count >= before else count
-            self._hypercalls[key] = count
+            calls = sum(domain["hypercalls"].values())
+            tally.operations["guests' hypercalls"] += self._risen(domain, "hypercalls", calls)
+            for name in ("ticks", "ticks_late"):
+                tally.ticks[name] += self._risen(domain, name, report.get(name, 0))
+            tally.tick_worst_ms = max(tally.tick_worst_ms, report.get("tick_worst_ms", 0))
+
+    def _risen(self, domain: dict[str, Any], name: str, count: int) -> int:
+        """Tell how much a counter of a domain has risen; it restarts with the daemon, the guest, or another domain of that number."""
+        key = (domain["name"], domain["domid"], name)
+        before, self._counts[key] = self._counts.get(key, 0), count
+        return count - before if count >= before else count
 
     def _sample(self) -> None:
         process = self._processes.daemon.process
