@@ -1,13 +1,16 @@
 """The demo's and the benchmarks' parts: real hosts started and stopped, figures and tables written."""
 
+import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from xbd.cli.main import main
 from xbd.errors import XbdError
 from xbd.lab.bench.command import render as render_figures
 from xbd.lab.bench.figures import summarize
-from xbd.lab.bench.shell import fleet, host, wire
+from xbd.lab.bench.shell import busy, fleet, host, wire
 from xbd.lab.bench.shell.flood import FloodScale, measure_flood
 from xbd.lab.bench.shell.grants import measure_grants
 from xbd.lab.bench.shell.listing import measure_list
@@ -84,6 +87,17 @@ async def test_a_fleet_is_measured_against_one_guest(tmp_path: Path) -> None:
     assert all(figure.value > 0 for figure in figures.values())
 
 
+async def test_busy_guests_are_tried_on_a_host_of_their_own(tmp_path: Path) -> None:
+    """A few guests, half of them bursty, with their policy: their ticks are counted, and each number that was tried is told."""
+    said: list[str] = []
+    scale = busy.BusyScale(warm_up_s=0.5, measured_s=5.0, first=8, most=8)
+    figures = await busy.measure_busy(tmp_path, said.append, scale)
+    assert re.match(
+        r"8 guests: (carried|not carried): [1-9][0-9]* ticks, [0-9.]+% late, the worst by [0-9]+ ms", said[0]
+    )
+    assert 0 <= figures["busy_guests"].value <= 8
+
+
 async def test_mapping_is_measured_against_populating(tmp_path: Path) -> None:
     """A round of each against a real daemon gives figures; no domain, grant or mapping is left behind."""
     async with running_host(_HOST, tmp_path) as client:
@@ -105,6 +119,12 @@ async def test_a_flood_is_measured_against_quiet(tmp_path: Path) -> None:
     kinds = ("", "_2", "_loads", "_longest", "_breaking", "_garbage", "_reboots", "_broken_reboots")
     assert figures.keys() == {"hypercall_p99"} | {f"flood_p99{kind}" for kind in kinds}
     assert figures["flood_p99"].ratio_to is not None
+
+
+def test_a_quick_search_is_of_busy_guests_alone() -> None:
+    """Where the option would do nothing it is refused."""
+    outcome = CliRunner().invoke(main, ["bench", "--only", "allocator", "--quick"])
+    assert (outcome.exit_code, "--quick is for --only busy" in outcome.output) == (2, True)
 
 
 def test_a_figure_is_a_median_with_its_quartiles() -> None:

@@ -6,6 +6,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from xbd.lab.bench.figures import Figure
 from xbd.lab.bench.model import measure_fidelity, measure_strategies
 from xbd.lab.bench.record import OWN_RECORD, Entry, parse_record, render_history
 from xbd.lab.bench.shell.allocator import measure_allocator
+from xbd.lab.bench.shell.busy import BusyScale, measure_busy
 from xbd.lab.bench.shell.fleet import measure_fleet
 from xbd.lab.bench.shell.flood import measure_flooded_host
 from xbd.lab.bench.shell.host import measure_host
@@ -38,10 +40,14 @@ _ON_HOSTS: Final[Mapping[str, Callable[[Path], Awaitable[dict[str, Figure]]]]] =
     "xenstore": measure_xenstore,
     "xen": measure_xen,
 }
+# Takes a quarter of an hour, so it is measured when it is asked for alone.
+_BUSY: Final = "busy"
+_QUICK: Final = BusyScale(warm_up_s=5.0, measured_s=10.0)
 
 
 @click.command("bench")
-@click.option("--only", type=click.Choice(["allocator", *_ON_HOSTS, "model"]), help="Measure only these.")
+@click.option("--only", type=click.Choice(["allocator", *_ON_HOSTS, "model", _BUSY]), help="Measure only these.")
+@click.option("--quick", is_flag=True, help="With --only busy: measure each number of guests for 10 s, not for 60 s.")
 @click.option(
     "--trace",
     "traces",
@@ -59,20 +65,33 @@ _ON_HOSTS: Final[Mapping[str, Callable[[Path], Awaitable[dict[str, Figure]]]]] =
 )
 @click.option("--history", is_flag=True, help="Measure nothing; compare the entries of the record.")
 def command(
-    *, only: str | None, traces: tuple[Path, ...], seed: int, as_json: bool, record: Path | None, history: bool
+    *,
+    only: str | None,
+    quick: bool,
+    traces: tuple[Path, ...],
+    seed: int,
+    as_json: bool,
+    record: Path | None,
+    history: bool,
 ) -> None:
     """Measure xbd: how fast it is against its floors, strategies against stock, guests against real ones.
 
-    Figures are medians with their quartiles. The project's own record, by release, is what --history shows
+    Figures are medians with their quartiles. --only busy searches for the number of busy guests that this machine keeps
+    going; it takes a quarter of an hour, and is no part of all the others. The project's own record, by release, is what --history shows
     without --record.
     """
     if history:
         click.echo(_history(record or OWN_RECORD))
         return
+    if quick and only != _BUSY:
+        raise click.UsageError(f"--quick is for --only {_BUSY}")
     if record is not None:
         _check_writable(record)
     try:
-        figures = _measure(only, [read_trace(path) for path in traces], seed)
+        if only == _BUSY:
+            figures = _on_host(partial(measure_busy, say=_say, scale=_QUICK if quick else BusyScale()))
+        else:
+            figures = _measure(only, [read_trace(path) for path in traces], seed)
     except XbdError as error:
         raise Failure(str(error)) from None
     if record is not None:
@@ -92,11 +111,20 @@ def _measure(only: str | None, traces: Sequence[Trace], seed: int) -> dict[str, 
         figures |= measure_allocator(seed)
     for part, measure in _ON_HOSTS.items():
         if only in (None, part):
-            with tempfile.TemporaryDirectory(prefix="xbd-bench-") as directory:
-                figures |= trio.run(measure, Path(directory))
+            figures |= _on_host(measure)
     if only in (None, "model"):
         figures |= measure_strategies(seed) | measure_fidelity(traces, seed)
     return figures
+
+
+def _on_host(measure: Callable[[Path], Awaitable[dict[str, Figure]]]) -> dict[str, Figure]:
+    """Measure on hosts whose files lie in a directory of their own."""
+    with tempfile.TemporaryDirectory(prefix="xbd-bench-") as directory:
+        return trio.run(measure, Path(directory))
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _history(path: Path) -> str:
