@@ -47,8 +47,8 @@ class Scene:
             some = gfns[edges[index] : edges[index + 1]]
             if not some.size:
                 continue
-            zone.free.take_exactly(some)
-            zone.adopt(some, state)
+            zone.isolate_free(some)
+            zone.change(some, PageState.ISOLATED, state)
             if pool is None:
                 self.guest._balloon.settle_inflated(some, 0)
                 self._unback(some)

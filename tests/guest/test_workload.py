@@ -47,7 +47,7 @@ def test_ticks_that_come_late_are_counted() -> None:
 
 def test_demand_that_cannot_be_met_is_refused_once_and_dropped() -> None:
     """The cache goes first, the reserve stays, and the same demand again is not refused again."""
-    driver = booted(Driven(kernel=0))
+    driver = booted(Driven())
     driver.do(Demand(2000, 1000))
     driver.do(Demand(6000, 1000))
     statistics = driver.guest.statistics()
@@ -94,7 +94,7 @@ def test_without_verify_programs_issue_no_command() -> None:
 
 def test_a_page_that_says_something_else_is_a_content_error() -> None:
     """A lost word, a word of another page, and a page that cannot be read are all found."""
-    driver = booted(Driven(kernel=0))
+    driver = booted(Driven())
     driver.do(Demand(1000, 0))
     held = driver.guest._programs.holdings.held()[:4].tolist()
     driver.host.words[held[0]] = 0

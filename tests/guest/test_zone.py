@@ -20,10 +20,16 @@ def free_zone(gfn_count: int) -> Zone:
 
 
 def test_watermarks_are_those_of_linux() -> None:
-    """A 16 GiB zone keeps sqrt(16 x 16 GiB in KiB) KiB in reserve, and 1/1000 of it between two watermarks."""
-    marks = watermarks_of(16 * GIB_PAGES)
+    """A 16 GiB zone keeps 4,096 pages in reserve, or with huge pages 67,584 KiB; 45,056 KiB where all lies below 4 GiB."""
+    marks = watermarks_of(16 * GIB_PAGES, huge_pages=False)
     assert (marks.min_pages, marks.low_pages, marks.high_pages) == (4096, 4096 + 4194, 4096 + 2 * 4194)
+    assert watermarks_of(512, huge_pages=False).min_pages == 45
+    marks = watermarks_of(16 * GIB_PAGES)
+    assert (marks.min_pages, marks.low_pages) == (67_584 // 4, 67_584 // 4 * 5 // 4)
+    assert watermarks_of(2 * GIB_PAGES).min_pages == 45_056 // 4
+    # Not for a miniature, and at most a twentieth of all.
     assert watermarks_of(512).min_pages == 45
+    assert watermarks_of(131_072).min_pages == 6553
 
 
 def test_a_block_takes_the_type_of_its_first_allocation() -> None:
@@ -131,37 +137,59 @@ def test_random_changes_match_a_list_of_states(gfn_count: int) -> None:
         assert [zone.total(state) for state in PageState] == [naive.count(state) for state in PageState]
 
 
-def test_scattered_pages_come_from_small_free_runs_first() -> None:
-    """What programs get: pages of runs that are partly used, wherever they lie, then wholly free runs, then a whole block."""
+def test_programs_get_the_smallest_free_pieces_first() -> None:
+    """Of two blocks with holes all small pieces are filled, then the larger ones, and then a whole block is broken."""
     zone = free_zone(4 * SUPER_PAGES)
     rng = np.random.default_rng(1)
     pages = zone.allocate(2 * SUPER_PAGES, Mobility.MOVABLE, PageState.MOVABLE)
-    # Of each of two blocks: 30 pages inside one run of 64, and one run as a whole.
+    # Of each of two blocks a single page, a piece of 2, and one of 64; in pages of pieces of each order:
     for block in (pages[:SUPER_PAGES], pages[SUPER_PAGES:]):
-        zone.release(np.concatenate((block[70:100], block[192:256])), PageState.MOVABLE)
-    small = zone.allocate_scattered(60, PageState.MOVABLE, rng)
-    assert sorted((small % SUPER_PAGES).tolist()) == sorted([*range(70, 100)] * 2)
-    larger = zone.allocate_scattered(128, PageState.MOVABLE, rng)
+        zone.release(np.concatenate((block[71:72], block[100:102], block[192:256])), PageState.MOVABLE)
+    assert zone.free_by_order().tolist() == [2, 4, 0, 0, 0, 0, 128, 0, 0, 2 * SUPER_PAGES]
+    small = zone.allocate_smallest(6, Mobility.MOVABLE, PageState.MOVABLE, rng)
+    assert sorted((small % SUPER_PAGES).tolist()) == [71, 71, 100, 100, 101, 101]
+    larger = zone.allocate_smallest(128, Mobility.MOVABLE, PageState.MOVABLE, rng)
     assert sorted((larger % SUPER_PAGES).tolist()) == sorted([*range(192, 256)] * 2)
     assert zone.free.free_superframes == 2
-    assert zone.allocate_scattered(3, PageState.MOVABLE, rng).tolist() == [1024, 1025, 1026]
+    assert zone.allocate_smallest(3, Mobility.MOVABLE, PageState.MOVABLE, rng).tolist() == [1024, 1025, 1026]
     assert zone.total(PageState.MOVABLE) == 2 * SUPER_PAGES + 3
     assert zone.check() == []
 
 
 @pytest.mark.parametrize("gfn_count", [5 * SUPER_PAGES, 5 * SUPER_PAGES + 77])
-def test_scattered_pages_are_all_that_there_are_and_none_twice(gfn_count: int) -> None:
+def test_small_pieces_are_all_that_there_is_and_none_comes_twice(gfn_count: int) -> None:
     """Whatever is free is given once, of movable blocks first; unmovable blocks keep theirs while there is other room."""
     zone = free_zone(gfn_count)
     rng = np.random.default_rng(2)
     kernel = zone.allocate(20, Mobility.UNMOVABLE, PageState.UNMOVABLE)
     pages = zone.allocate(3 * SUPER_PAGES, Mobility.MOVABLE, PageState.MOVABLE)
     zone.release(rng.permutation(pages)[:700], PageState.MOVABLE)
-    taken = zone.allocate_scattered(700, PageState.MOVABLE, rng)
+    taken = zone.allocate_smallest(700, Mobility.MOVABLE, PageState.MOVABLE, rng)
     assert taken.size == 700
     assert int(kernel[0]) // SUPER_PAGES not in (taken // SUPER_PAGES).tolist()
     left = zone.total(PageState.FREE)
-    assert np.unique(zone.allocate_scattered(left + 100, PageState.MOVABLE, rng)).size == left
+    assert np.unique(zone.allocate_smallest(left + 100, Mobility.MOVABLE, PageState.MOVABLE, rng)).size == left
     assert zone.total(PageState.FREE) == 0
-    assert zone.allocate_scattered(1, PageState.MOVABLE, rng).size == 0
+    assert zone.allocate_smallest(1, Mobility.MOVABLE, PageState.MOVABLE, rng).size == 0
     assert zone.check() == []
+
+
+def test_pieces_are_those_of_a_naive_buddy_allocator() -> None:
+    """After any allocations and frees, each free page counts in the largest aligned piece around it that is wholly free."""
+    gfn_count = 3 * SUPER_PAGES + 77
+    zone = free_zone(gfn_count)
+    rng = np.random.default_rng(5)
+    zone.allocate(gfn_count, Mobility.MOVABLE, PageState.MOVABLE)
+    for _ in range(40):
+        used = np.flatnonzero(zone.state[:gfn_count] == PageState.MOVABLE)
+        first, count = int(rng.integers(used.size)), int(rng.integers(1, 300))
+        zone.release(used[first : first + count], PageState.MOVABLE)
+        zone.allocate_smallest(int(rng.integers(0, 200)), Mobility.MOVABLE, PageState.MOVABLE, rng)
+        naive = [0] * 10
+        # The last block is not whole, so that nothing of it can be part of a 2 MiB page.
+        for block in range(3):
+            free = {int(page) % SUPER_PAGES for page in zone.pages_in(block, PageState.FREE)}
+            for page in free:
+                naive[max(k for k in range(10) if {*range(page >> k << k, (page >> k) + 1 << k)} <= free)] += 1
+        assert zone.free_by_order().tolist() == naive
+        assert zone.check() == []

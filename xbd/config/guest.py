@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.guest import BlockBackEnd, DriverSettings, GuestSettings
 from xbd.guest.workload import PROFILES, Idle, Profile
-from xbd.settings import Section, Variant, choice, flag, whole
+from xbd.settings import Section, Variant, choice, flag, number, whole
 
 MAX_SEED: Final = (1 << 63) - 1
 
@@ -31,6 +31,13 @@ class OwnChoices:
         ),
     ] = Idle()  # noqa: RUF009 - frozen
     verify: Annotated[bool, flag("whether every content word is checked when its page is freed or moved")] = False
+    wear: Annotated[
+        float,
+        number(
+            "as if it had been up for long: the share of its free memory in broken blocks as its programs begin", 0, 1
+        ),
+    ] = 0.0
+    huge_pages: Annotated[bool, flag("whether its processes get transparent huge pages")] = True
     seed: Annotated[int | None, whole("what its chance is drawn from; left out: its domain's number", 0, MAX_SEED)] = (
         None
     )
@@ -48,4 +55,10 @@ class GuestChoices(OwnChoices):
     def settings(self) -> GuestSettings:
         """Make the guest's settings: its driver's are the strategy's, and what is said of its own."""
         driver = replace(STRATEGIES[self.strategy or DEFAULT_STRATEGY].driver, **self.driver)
-        return GuestSettings(driver, verify=self.verify, block_back_end=self.block_back_end)
+        return GuestSettings(
+            driver,
+            verify=self.verify,
+            block_back_end=self.block_back_end,
+            wear=self.wear,
+            huge_pages=self.huge_pages,
+        )

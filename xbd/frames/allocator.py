@@ -144,7 +144,6 @@ class FrameAllocator(Generic[FrameT, SuperT]):
 
         Only superframes below *below* are used. Returns (<= count,) frames, in the order chosen.
         """
-        self._file_noted()
         parts: list[NDArray[Any]] = []
         left = count
         for source in sources:
@@ -191,6 +190,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
             self._use_whole(supers)
 
     def _take_shelved(self, source: Source, count: int, below: int | None) -> NDArray[Any]:
+        self._file_noted()
         picked = self._shelves.pick(source.shelf, count, fewest_first=source.fewest_free_first, below=below)
         if not picked:
             return _NOTHING
@@ -324,6 +324,11 @@ class FrameAllocator(Generic[FrameT, SuperT]):
             return
         supers = self._notes[0] if len(self._notes) == 1 else np.concatenate(self._notes)
         self._notes.clear()
+        if supers.size > self.superframe_count:
+            # Many notes are of the same ones.
+            is_noted = np.zeros(self.superframe_count, dtype=np.bool_)
+            is_noted[supers] = True
+            supers = np.flatnonzero(is_noted)
         # Modulo 512: a whole superframe is, like a used-up one, on no shelf.
         buckets = (self.free_count[supers] & (SUPER_PAGES - 1)).astype(np.int64)
         if self._shelf_of is not None:

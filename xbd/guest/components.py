@@ -46,9 +46,10 @@ class Components:
     ) -> "Components":
         """Build the components of a guest, whose pages have no state yet; arguments as of `Guest`."""
         clock, directives = Clock(), Directives(boot.target_pages, boot.max_pages, GuestMode())
-        zone, driver, back_end = Zone(boot.gfn_count), settings.driver, back_end_of(boot)
+        zone = Zone(boot.gfn_count, huge_pages=settings.huge_pages)
+        driver, back_end = settings.driver, back_end_of(boot)
         balloon = Balloon(zone, driver.queues, unmovable=driver.unmovable)
-        programs = Programs(zone, seed, rng, verify=settings.verify, young_share=workload.young_share)
+        programs = Programs(zone, settings, seed, rng, young_share=workload.young_share)
         transfers = Transfers(balloon, back_end, driver)
         migration = Migration(balloon, back_end, transfers.list_extents)
         compaction = Compaction(

@@ -66,6 +66,7 @@ class Guest:
         self._kernel_pages = self._boot(boot, settings)
         self._goals: Goals | None = None
         self._workload_running = False
+        self._programs_began = False
         self._ticks = components.ticks
         self._next_tick: float | None = 0.0 if workload.tick_s else None
         self._noted: tuple[WorkerState, int, int] = (WorkerState.DONE, self._balloon.current_pages, 0)
@@ -177,7 +178,8 @@ class Guest:
     def _run_workload(self) -> Procedure:
         goals, self._goals = self._goals, None
         assert goals is not None, "the workload was started without goals"
-        yield from self._programs.reach(goals)
+        yield from self._programs.reach(goals) if self._programs_began else self._programs.begin(goals)
+        self._programs_began = True
         self._workload_running = False
 
     def _run_worker(self) -> Procedure:

@@ -8,10 +8,8 @@ back) is noted in *unit* and its 512 bytes stay zero, so that whole blocks cost 
 A block is movable or unmovable. It takes the type of the first allocation after it was wholly
 free, and an allocation prefers its own type, then a wholly free block, then the other type. An
 unmovable one takes the other type's blocks with the most free pages first.
-Programs get pages as from a buddy allocator that has been in use for a while (`allocate_scattered`):
-the small free runs of all mixed blocks first, wherever they lie, then larger runs, then a whole block. Source: Linux
-mm/page_alloc.c, rmqueue_fallback, __rmqueue_smallest
-and __setup_per_zone_wmarks.
+Programs get the smallest free pieces first, wherever they lie (`allocate_smallest`, see `xbd.guest.pieces`).
+Source: Linux mm/page_alloc.c, rmqueue_fallback and __setup_per_zone_wmarks; mm/khugepaged.c, set_recommended_min_free_kbytes.
 
 It deliberately knows no hypervisor and no owner of a page: whether a free gfn is backed is the
 balloon's business, and here every free gfn is.
@@ -27,7 +25,9 @@ from numpy.typing import NDArray
 
 from xbd.abi import Frames
 from xbd.frames import WHOLE, FrameAllocator, Source, group_by_super, sparse_zeros
-from xbd.units import PAGE_KIB, SUPER_PAGES
+from xbd.guest.pieces import FreePieces
+from xbd.guest.settings import SMALLEST_REAL_PAGES
+from xbd.units import PAGE_KIB, SUPER_ORDER, SUPER_PAGES
 
 
 class PageState(IntEnum):
@@ -60,22 +60,17 @@ SOURCES: Final = {
 # What compaction fills: blocks that can never be emptied first, whole free ones last.
 FILL_SOURCES: Final = (_UNMOVABLE_FREE, _MOVABLE_FREE, WHOLE)
 
-# A buddy allocator serves a request from the smallest free run that will do, and knows nothing of the 2 MiB block around
-# it. Of a block that was in use, runs below this are small: they are given before any larger one is broken.
-_SMALL_RUN_PAGES: Final = 64
-# Blocks that are looked at in one go, at least; and how many more than the free pages on average would need.
-_LOOKED_AT_MIN: Final = 64
-_LOOKED_AT_SURPLUS: Final = 1.5
-_RUNS_PER_BLOCK: Final = SUPER_PAGES // _SMALL_RUN_PAGES
-_RUN_OFFSETS: Final[Frames] = np.arange(_SMALL_RUN_PAGES, dtype=np.int64)
-_NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
-_ALL_FREE: Final = np.uint64(0x0101_0101_0101_0101)
-
 # Linux: min_free_kbytes = sqrt(16 * lowmem_kbytes), between these two; the gap to the next
 # watermark is a quarter of it, or watermark_scale_factor (0.1 %) of the zone if that is more.
 _MIN_FREE_KIB_FLOOR = 128
 _MIN_FREE_KIB_CEILING = 262_144
 _ZONE_PER_GAP = 1000
+# With huge pages, so many blocks for each of Linux's zones (DMA, DMA32, and Normal in what has more than 4 GiB): two, and
+# one for each pair of its three mobilities; but at most a twentieth of memory.
+_BLOCKS_PER_ZONE = 2 + 3 * 3
+_ZONES = 3
+_LOW_ZONES_PAGES = 1 << 20
+_HUGE_SHARE_MOST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +82,13 @@ class Watermarks:
     high_pages: int
 
 
-def watermarks_of(gfn_count: int) -> Watermarks:
-    """Compute the watermarks as Linux does; a tiny zone keeps at most an eighth of itself in reserve."""
+def watermarks_of(gfn_count: int, *, huge_pages: bool = True) -> Watermarks:
+    """Compute the watermarks as Linux does, with transparent huge pages or without; a miniature reserves at most an eighth."""
     min_kib = isqrt(gfn_count * PAGE_KIB * 16)
     min_pages = min(max(min_kib, _MIN_FREE_KIB_FLOOR), _MIN_FREE_KIB_CEILING) // PAGE_KIB
+    if huge_pages and gfn_count >= SMALLEST_REAL_PAGES:
+        zones = _ZONES if gfn_count > _LOW_ZONES_PAGES else _ZONES - 1
+        min_pages = max(min_pages, min(zones * _BLOCKS_PER_ZONE * SUPER_PAGES, gfn_count // _HUGE_SHARE_MOST))
     min_pages = min(min_pages, gfn_count // 8)
     gap = max(min_pages // 4, gfn_count // _ZONE_PER_GAP)
     return Watermarks(min_pages, min_pages + gap, min_pages + 2 * gap)
@@ -107,10 +105,10 @@ class Zone:
     stays 0 because the allocator counts those.
     """
 
-    def __init__(self, gfn_count: int) -> None:
+    def __init__(self, gfn_count: int, *, huge_pages: bool = True) -> None:
         self.gfn_count = gfn_count
         self.block_count = -(-gfn_count // SUPER_PAGES)
-        self.watermarks = watermarks_of(gfn_count)
+        self.watermarks = watermarks_of(gfn_count, huge_pages=huge_pages)
         self.mobility: NDArray[np.int64] = np.zeros(self.block_count, dtype=np.int64)
         self.free = FrameAllocator(gfn_count, free=False, shelf_of=self._shelf_of)
         self.state: NDArray[np.uint8] = sparse_zeros(self.block_count * SUPER_PAGES, np.uint8)
@@ -118,6 +116,7 @@ class Zone:
         self.unit: NDArray[np.uint8] = np.zeros(self.block_count, dtype=np.uint8)
         self.counts: NDArray[np.uint16] = np.zeros((len(PageState), self.block_count), dtype=np.uint16)
         self._totals = [0] * len(PageState)
+        self.pieces = FreePieces(self.rows)
 
     def _shelf_of(self, blocks: Frames) -> Frames:
         shelves: Frames = self.mobility[blocks]
@@ -171,56 +170,48 @@ class Zone:
             self.mobility[fresh] = mobility
         self.state[gfns] = _BYTES[to]
         self._add(to, blocks, counts)
+        self.pieces.note(blocks)
         return gfns
 
-    def allocate_scattered(self, count: int, to: PageState, rng: np.random.Generator) -> Frames:
-        """Take up to *count* movable pages into state *to* as programs get them: small free runs anywhere first.
+    def allocate_smallest(self, count: int, mobility: Mobility, to: PageState, rng: np.random.Generator) -> Frames:
+        """Take up to *count* pages into state *to* as a buddy allocator gives them: from the smallest free pieces first.
 
         The caller minds the watermarks. Returns (<= count,) gfns in the order chosen.
         """
-        gfns = self._find_scattered(count, rng)
+        is_mixed = self._mixed()
+        self.pieces.count(is_mixed)
+        blocks = np.flatnonzero(is_mixed & (self.mobility == mobility))
+        gfns = self.pieces.find(count, blocks, rng)
         if gfns.size:
             groups = group_by_super(gfns)
             self.free.take_exactly(gfns, groups)
             self.state[gfns] = _BYTES[to]
             self._add(to, *groups)
+            self.pieces.note(groups[0])
         if gfns.size == count:
             return gfns
-        return np.concatenate((gfns, self.allocate(count - gfns.size, Mobility.MOVABLE, to)))
+        own, whole, other = SOURCES[mobility]
+        others = self.allocate(count - gfns.size, mobility, to, sources=(whole, own, other))
+        return np.concatenate((gfns, others))
 
-    def _find_scattered(self, count: int, rng: np.random.Generator) -> Frames:
-        """Choose up to *count* free pages of mixed movable blocks, runs that are not wholly free before those that are."""
-        free_count = self.free.free_count[: self.gfn_count // SUPER_PAGES]
-        mixed = (free_count > 0) & (free_count < SUPER_PAGES) & (self.mobility[: free_count.size] == Mobility.MOVABLE)
-        blocks = rng.permutation(np.flatnonzero(mixed))
-        parts = [_NO_PAGES]
-        if not blocks.size:
-            return parts[0]
-        wholly_free: list[Frames] = []
-        looked_at = max(_LOOKED_AT_MIN, int(count / float(free_count[blocks].mean()) * _LOOKED_AT_SURPLUS))
-        for first in range(0, blocks.size, looked_at):
-            partly, wholly = self._free_runs(blocks[first : first + looked_at])
-            wholly_free.append(wholly)
-            rng.shuffle(partly)
-            flat = np.flatnonzero(self.state.reshape(-1, _SMALL_RUN_PAGES)[partly] == 0)[:count]
-            parts.append(partly[flat // _SMALL_RUN_PAGES] * _SMALL_RUN_PAGES + flat % _SMALL_RUN_PAGES)
-            count -= flat.size
-            if not count:
-                return np.concatenate(parts)
-        wholly = rng.permutation(np.concatenate(wholly_free))[: -(-count // _SMALL_RUN_PAGES)]
-        parts.append((wholly[:, None] * _SMALL_RUN_PAGES + _RUN_OFFSETS).reshape(-1)[:count])
-        return np.concatenate(parts)
+    def free_by_order(self) -> Frames:
+        """Count the free pages by the order of the piece that they lie in: (10,) int64, whole blocks last."""
+        self.pieces.count(self._mixed())
+        whole = np.array([self.free.free_superframes * SUPER_PAGES])
+        return np.concatenate((self.pieces.pages.sum(axis=0, dtype=np.int64), whole))
 
-    def _free_runs(self, blocks: Frames) -> tuple[Frames, Frames]:
-        """List the aligned runs of these blocks that are partly free, and those that are wholly free, by their numbers."""
-        free = (self.rows[blocks] == 0).view(np.uint64).reshape(-1, _SMALL_RUN_PAGES // 8)
-        some, all_of_it = np.bitwise_or.reduce(free, axis=1) != 0, np.bitwise_and.reduce(free, axis=1) == _ALL_FREE
-        numbers = (blocks[:, None] * _RUNS_PER_BLOCK + np.arange(_RUNS_PER_BLOCK)).reshape(-1)
-        return numbers[some & ~all_of_it], numbers[all_of_it]
+    def _mixed(self) -> NDArray[np.bool_]:
+        """Say for each block whether it has free pages and used ones: (blocks,) bool."""
+        is_mixed = (self.free.free_count > 0) & (self.free.free_count < SUPER_PAGES)
+        # Of a last block that is not whole, some pages do not exist.
+        is_mixed[self.gfn_count // SUPER_PAGES :] = False
+        return is_mixed
 
     def isolate_free(self, gfns: Frames) -> None:
         """Isolate just these free pages."""
-        self.free.take_exactly(gfns)
+        groups = group_by_super(gfns)
+        self.free.take_exactly(gfns, groups)
+        self.pieces.note(groups[0])
         self.adopt(gfns, PageState.ISOLATED)
 
     def change(self, gfns: Frames, old: PageState, new: PageState) -> None:
@@ -234,7 +225,8 @@ class Zone:
         self._totals[old] -= gfns.size
         self.state[gfns] = _BYTES[new]
         if new is PageState.FREE:
-            self.free.give(gfns)
+            self.free.give(gfns, (blocks, counts))
+            self.pieces.note(blocks)
         else:
             self._add(new, blocks, counts)
 
@@ -252,6 +244,7 @@ class Zone:
         """Free whole blocks and single pages that are in no state yet."""
         self.free.give_superframes(blocks)
         self.free.give(gfns)
+        self.pieces.note(gfns >> SUPER_ORDER)
 
     def _add(self, to: PageState, blocks: Frames, counts: Frames) -> None:
         self.counts[to][blocks] += counts.astype(np.uint16)
@@ -303,7 +296,7 @@ class Zone:
 
     def check(self) -> list[str]:
         """Recompute every counter from the detail and say what disagrees; empty when all is well."""
-        wrong = [f"zone: {line}" for line in self.free.check()]
+        wrong = [f"zone: {line}" for line in self.free.check()] + self.pieces.check(self._mixed(), self.free.free_count)
         free_pages = self.free.free_count.astype(np.int64)
         sizes = np.full(self.block_count, SUPER_PAGES)
         if self.gfn_count % SUPER_PAGES:

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from xbd.errors import BadArgument, TraceError
-from xbd.guest import Demand
+from xbd.guest import Demand, GuestSettings
 from xbd.guest.workload import Driven, Trace, parse_trace
 from xbd.guest.workload.holdings import Pool
-from xbd.guest.workload.placement import FREED_PER_LISTED, share_out
+from xbd.guest.workload.placement import PROCESSORS, share_out
 from xbd.guest.zone import PageState
 from xbd.lab.fidelity.command import command
 from xbd.lab.fidelity.curve import compare, model_curve
@@ -137,15 +137,16 @@ def test_memory_of_a_process_that_ends_comes_back_whole() -> None:
     assert after > in_between
 
 
-def test_listed_pages_lie_where_the_processes_memory_lay() -> None:
-    """A few pages of what processes free stay in use, one in so many, and never more than the low watermark."""
+def test_what_was_freed_last_stays_with_a_processor() -> None:
+    """A program that ends leaves a processor's list full, never all of them beyond the low watermark; who asks next gets that."""
     host, domid = driven()
     demand(host, domid, (20_000, 0), (12_000, 0))
     guest = host.guest(domid)
     holdings, zone = guest._programs.holdings, guest._zone
-    freed = guest.statistics().pages_freed
 
-    assert 0 < holdings.pages[Pool.LISTED] <= min(zone.watermarks.low_pages, freed // FREED_PER_LISTED)
+    assert holdings.pages[Pool.LISTED] == zone.watermarks.low_pages // PROCESSORS
+    demand(host, domid, (12_100, 0))
+    assert holdings.pages[Pool.LISTED] == zone.watermarks.low_pages // PROCESSORS - 100
     demand(host, domid, *[(20_000, 0), (2_000, 0)] * 20)
     assert holdings.pages[Pool.LISTED] <= zone.watermarks.low_pages
     demand(host, domid, (0, 0))
@@ -215,16 +216,30 @@ def test_free_pages_are_dealt_out_once_each(count: int, cache: int) -> None:
     assert sorted([*processes.tolist(), *cached.tolist()]) == gfns.tolist()
 
 
-def test_those_that_were_there_first_go_last() -> None:
-    """Most of what was held at the least demand is still the same pages after three loads of five times as much."""
+def test_processes_that_were_there_first_go_last() -> None:
+    """Most of what processes held at the least demand is still the same pages after three loads of five times as much."""
     host, domid = driven()
-    demand(host, domid, (4096, 1024))
+    demand(host, domid, (4096, 0))
     holdings = host.guest(domid)._programs.holdings
     first = set(holdings.held().tolist())
     demand(host, domid, *[(20_000, 3000), (4096, 1024)] * 3)
     kept = first & set(holdings.held().tolist())
 
     assert len(kept) > 0.7 * len(first)
+
+
+def test_a_guest_that_was_up_for_long_begins_worn() -> None:
+    """As its programs begin, that share of its free memory lies in broken blocks; the demand is met to the page."""
+    for wear in (0.0, 0.2, 0.35):
+        host = VirtualHost(BLOCKS + 2, seed=1)
+        pages, settings = BLOCKS * SUPER_PAGES, GuestSettings(wear=wear)
+        domid = host.create("guest", max_pages=pages, target_pages=pages, settings=settings, workload=Driven())
+        whole = demand(host, domid, (6000, 3000))
+        statistics = host.guest(domid).statistics()
+        worn = 1 - whole * SUPER_PAGES / statistics.guest_free_pages
+
+        assert wear - 0.05 <= worn <= wear + 0.25
+        assert statistics.guest_free_pages == pages - 9000
 
 
 # -- the command

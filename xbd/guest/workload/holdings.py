@@ -4,8 +4,9 @@ Theory of operation. A slot is a page as the program sees it; its gfn may change
 compaction moves the page. Slots come in *chunks* of 512, and a chunk belongs to one pool (anonymous
 memory, page cache, the kernel's own) and is filled from its start: programs allocate and free by the
 chunk, so that lifetimes cluster as they do in real guests. Per pool the chunks are kept in the order
-of their age. A free of some pages takes whole chunks, a mix of young and old ones, and the tail of one
-more. The oldest can be spared: pages that were there before a load outlast it.
+of their age. A free of some pages takes whole chunks, the youngest and some that came one after the other
+(a program that ends), or the oldest (files that were not read for long), and the tail of one more. The very oldest can
+be spared: pages that were there before a load outlast it.
 
 The content word of a page is derived from its slot and the chunk's *generation*, so nothing has to
 be stored to know what a page should say, and a page that is moved keeps its word.
@@ -41,7 +42,7 @@ class Pool(IntEnum):
     ANON = 0
     CACHE = 1
     KERNEL = 2
-    # Processes' memory that came as whole huge pages, and what they left on the lists of the processors.
+    # Processes' memory that came as whole huge pages, and what is on the lists of the processors.
     HUGE = 3
     LISTED = 4
 
@@ -142,15 +143,16 @@ class Holdings:
         pool: Pool,
         count: int,
         rng: np.random.Generator,
-        young_share: float,
+        young_share: float | None,
         *,
         words: bool,
         residents_pages: int = 0,
     ) -> Picked:
         """Take up to *count* pages out of *pool*, for the caller to free and then to `forget`.
 
-        *young_share* of the chunks are the youngest, the rest any but the oldest, *residents_pages*, as long as there
-        are others; the last chunk is cut at its tail.
+        *young_share* of the chunks are the youngest, the rest neighbours in age wherever the draw falls; None: the
+        oldest first. The very oldest, *residents_pages*, are spared as long as there are others; the last chunk is cut
+        at its tail.
         """
         count = min(count, self.pages[pool])
         if count == 0:
@@ -180,12 +182,14 @@ class Holdings:
         return Picked(pool, gfns, self.words_of_slots(slots) if words else None, emptied)
 
     def _choose(
-        self, pool: Pool, count: int, rng: np.random.Generator, young_share: float, residents_pages: int
+        self, pool: Pool, count: int, rng: np.random.Generator, young_share: float | None, residents_pages: int
     ) -> Frames:
         """Name positions in the pool's list of chunks that hold at least *count* pages together, in the order of use."""
         fills = self._filled[self._chunks[pool]]
         first = int(np.searchsorted(np.cumsum(fills), residents_pages, side="right")) if residents_pages else 0
         residents = np.arange(min(first, fills.size) - 1, -1, -1)
+        if young_share is None:
+            return np.concatenate((np.arange(residents.size, fills.size), residents))
         partial = fills[first:] < CHUNK_SLOTS
         if int(partial.sum()) > self._partial_max:
             positions, rest = np.flatnonzero(partial), np.flatnonzero(~partial)
@@ -194,7 +198,9 @@ class Holdings:
         wanted = count // CHUNK_SLOTS + 1
         young = min(round(wanted * young_share), size)
         old = size - young
-        drawn = rng.choice(old, size=min(wanted - young, old), replace=False) if old and wanted > young else _NO_FRAMES
+        drawn = (
+            (rng.integers(old) + np.arange(min(wanted - young, old))) % old if old and wanted > young else _NO_FRAMES
+        )
         newest = np.arange(size - 1, old - 1, -1)
         positions = np.concatenate((newest, drawn))
         rng.shuffle(positions)

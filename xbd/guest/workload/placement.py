@@ -1,8 +1,8 @@
-"""How a kernel hands pages out to owners that allocate side by side, and how many freed pages it keeps listed.
+"""How a kernel hands pages out to owners that allocate side by side, and what it keeps on the lists of its processors.
 
 Theory of operation. Which blocks are whole again after a load depends little on how much was used
-and much on which lifetimes share a block. Page cache outlives the processes that read it, and pages
-that processes leave on per-processor lists outlive them too; both pin the block that they lie in. So
+and much on which lifetimes share a block. Page cache and slab outlive the processes that read it, and what
+was freed last waits on the lists of the processors; all of these pin the block that they lie in. So
 the numbers here are lengths of runs: how many neighbouring pages go to one owner before the next one
 gets some. Each follows something that Linux does; none depends on a particular load.
 
@@ -25,9 +25,9 @@ CACHE_RUN_PAGES: Final = 8
 # Of the memory that processes ask for, the share that is mapped in one piece of 2 MiB and more, and comes as transparent
 # huge pages: whole blocks in, whole blocks out, however many smaller pieces are free.
 HUGE_SHARE: Final = 0.05
-# Of a process's pages that are freed, each of this many stays on the list of a processor (pcp->high keeps up to the low
-# watermark there in all): it is not free to the zone, and lies where the process's memory lay.
-FREED_PER_LISTED: Final = 64
+# Processors whose lists keep what was freed last: one that ends at a time leaves its pages on one of them. All lists
+# together hold up to the low watermark (zone_highsize).
+PROCESSORS: Final = 4
 
 
 def huge_pages_of(pages: int, rng: np.random.Generator) -> int:
@@ -61,10 +61,3 @@ def _in_runs(gfns: Frames, run_pages: int, rng: np.random.Generator) -> Frames:
         return gfns
     dealt = gfns[: runs * run_pages].reshape(-1, run_pages)[rng.permutation(runs)].reshape(-1)
     return np.concatenate((dealt, gfns[runs * run_pages :])) if gfns.size % run_pages else dealt
-
-
-def split_listed(gfns: Frames) -> tuple[Frames, Frames]:
-    """Split freed pages of processes into those that go back to the zone and those that stay on processors' lists."""
-    stays = np.zeros(gfns.size, dtype=np.bool_)
-    stays[FREED_PER_LISTED - 1 :: FREED_PER_LISTED] = True
-    return gfns[~stays], gfns[stays]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Protocol
 
 from xbd.errors import unknown_name
+from xbd.guest.workload.kernel_memory import kernel_of
 from xbd.settings import Setting, number, read, whole
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ _High = Annotated[float, _share("about what they hold in a burst, the last third
 _Cache = Annotated[float, _share("what is page cache")]
 _Kernel = Annotated[float, _share("what its kernel holds, which cannot be moved")]
 _Swinging = Annotated[float, _share("what its kernel holds at least; it swings up to twice that in each period")]
-_OfDemand = Annotated[
-    float, replace(_share("what of the anonymous memory cannot be moved"), expected="a number from 0 to 1")
-]
 _Churn = Annotated[float, _share("what is freed and allocated anew in each tick")]
 _Young = Annotated[float, number("the share of the youngest memory in what is freed", 0, 1)]
 _TickS = Annotated[float, number("the time between ticks", 0.01, 86_400, "seconds")]
@@ -175,9 +173,8 @@ class UnmovableHeavy:
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """A trace: holds what the last `Demand` event said; *kernel* of the anonymous pages are unmovable."""
+    """A trace: holds what the last `Demand` event said, of which slab and page tables cannot be moved."""
 
-    kernel: _OfDemand = 0.03
     young_share: _Young = 0.5
     io_pages_s: _IoPagesS = 0.0
     tick_s: ClassVar[float] = 0.0
@@ -188,8 +185,8 @@ class Driven:
         return Goals(0, 0, 0)
 
     def demanded(self, anon_pages: int, cache_pages: int) -> Goals:
-        """Return the goals that a demand means."""
-        kernel = int(anon_pages * self.kernel)
+        """Return the goals that a demand means: what is neither free nor page cache is programs', slab and page tables."""
+        kernel = min(kernel_of(anon_pages, cache_pages), anon_pages)
         return Goals(anon_pages - kernel, cache_pages, kernel)
 
     def settled(self, tick: int) -> bool:

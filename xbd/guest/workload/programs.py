@@ -4,9 +4,12 @@ A tick's frees and a tick's allocations are one batch each. Page cache is reclai
 when an allocation would fail or when the balloon wants pages, and grows only from free memory above
 the high watermark. An allocation that cannot be served is refused, counted and dropped: the program is taken
 to have ended, so it neither asks again nor has anything to free later. `placement` decides which free page goes
-where: processes and page cache get their pages in runs, some processes' memory is huge pages, and a few of the
-pages that they free stay *listed*, which the zone counts as in use. The least that was ever wanted is taken to
-be held by the oldest programs, and is freed last.
+where: processes and page cache get their pages in runs, and some processes' memory is huge pages. What was freed last
+stays *listed* with a processor: the zone counts it as in use, and the next allocation gets it first. The least that
+processes ever wanted is taken to be held by the oldest, and is freed last; of the page cache the oldest goes first.
+
+A guest that has been up for long has a past (`begin`): programs came and went while files were read, so that what
+stayed lies in blocks that others have left.
 
 With *verify* every page's word is stored when it is allocated and checked when it is freed or moved;
 the pages are isolated meanwhile. Without, no command is ever issued from here. Procedures that take
@@ -14,6 +17,7 @@ pages out of use hold `pages_lock`, so that no two of them ever mean the same pa
 """
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -21,8 +25,9 @@ import numpy as np
 from xbd.abi import Frames, Result
 from xbd.frames import WHOLE
 from xbd.guest.procedures import Lock, Procedure, Request, load_words, store_words
+from xbd.guest.settings import GuestSettings
 from xbd.guest.workload.holdings import Holdings, Picked, Pool
-from xbd.guest.workload.placement import FREED_PER_LISTED, huge_pages_of, share_out, split_listed
+from xbd.guest.workload.placement import PROCESSORS, huge_pages_of, share_out
 from xbd.guest.workload.profiles import Goals
 from xbd.guest.zone import Mobility, PageState, Zone
 from xbd.units import SUPER_PAGES
@@ -34,10 +39,17 @@ _STATE: Final = {
     Pool.HUGE: PageState.MOVABLE,
     Pool.LISTED: PageState.MOVABLE,
 }
+_NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
 # The pools that a goal for anonymous memory is about.
 _PROCESSES: Final = (Pool.ANON, Pool.HUGE, Pool.LISTED)
-# Files are dropped whatever their age, while among processes the youngest are the first to end.
-_CACHE_YOUNG_SHARE: Final = 0.0
+# The past of a guest that has been up for long: programs of this part of the free memory, which grow in so many steps while
+# this part of it is read as files; and the most of them.
+_PAST_PROGRAM: Final = 4
+_PAST_FILES: Final = 10
+_PAST_STEPS: Final = 8
+_PAST_LOADS_MOST: Final = 50
+# How exactly wear is reached: a past is made of loads.
+_WEAR_EXACT: Final = 0.02
 
 
 class Programs:
@@ -45,17 +57,20 @@ class Programs:
 
     Args:
         zone: where the pages come from.
+        settings: whether content words are stored and checked, how worn the guest begins, and whether it has huge pages.
         seed, rng: for content words, and for what is freed when.
-        verify: whether content words are stored and checked.
         young_share: of the chunks that a free takes, the share of the youngest.
 
     Attributes: *pages_allocated*, *pages_freed*, *pages_denied*, *cache_dropped*, *content_errors*: counts.
     """
 
-    def __init__(self, zone: Zone, seed: int, rng: np.random.Generator, *, verify: bool, young_share: float) -> None:
+    def __init__(
+        self, zone: Zone, settings: GuestSettings, seed: int, rng: np.random.Generator, *, young_share: float
+    ) -> None:
         self._zone = zone
+        self._settings = settings
         self._rng = rng
-        self._verify = verify
+        self._verify = settings.verify
         self._young_share = young_share
         self.holdings = Holdings(zone.gfn_count, seed)
         self.pages_lock = Lock()
@@ -67,8 +82,9 @@ class Programs:
         # By pool, the pages of the last goals that were refused: they are not held and not to be freed.
         self._refused = [0 for _ in Pool]
         self._goals = [0 for _ in Pool]
-        # The least that was wanted since there were goals, by pool.
-        self._residents: list[int | None] = [None for _ in Pool]
+        self._listed_most = zone.watermarks.low_pages
+        # The least that processes wanted since there were goals.
+        self._residents_pages = zone.gfn_count
 
     @property
     def reclaimable_pages(self) -> int:
@@ -77,21 +93,49 @@ class Programs:
 
     # -- reaching goals
 
+    def begin(self, goals: Goals) -> Procedure:
+        """Reach the first goals: one kind of memory after the other, as at boot, and then as much of a past as there is wear."""
+        yield from self.reach(replace(goals, cache_pages=0, churn_pages=0))
+        yield from self.reach(goals)
+        for _ in range(_PAST_LOADS_MOST):
+            if self._worn() > self._settings.wear - _WEAR_EXACT:
+                break
+            yield from self._live_through(goals)
+
+    def _worn(self) -> float:
+        """Tell the share of the free memory that lies in broken blocks."""
+        free = self._zone.free
+        return 1 - free.free_superframes * SUPER_PAGES / free.free_frames if free.free_frames else 1.0
+
+    def _live_through(self, goals: Goals) -> Procedure:
+        """Let a program come, grow while files are read, and end; then files that were not read for long are dropped."""
+        spare = self._zone.spare_pages(self._zone.watermarks.high_pages)
+        program, files = spare // _PAST_PROGRAM, min(spare // _PAST_FILES, goals.cache_pages)
+        steps = range(1, _PAST_STEPS + 1)
+        for anon, cache in [(program * n // _PAST_STEPS, files * n // _PAST_STEPS) for n in steps] + [
+            (0, files),
+            (0, 0),
+        ]:
+            more = replace(
+                goals, anon_pages=goals.anon_pages + anon, cache_pages=goals.cache_pages + cache, churn_pages=0
+            )
+            yield from self.reach(more)
+
     def reach(self, goals: Goals) -> Procedure:
         """Free and allocate until the goals are reached or refused."""
         yield self.pages_lock
-        shrink, grow = self._plan(Pool.ANON, goals.anon_pages)
+        self._plan(Pool.ANON, goals.anon_pages)
         kernel_shrink, kernel_grow = self._plan(Pool.KERNEL, goals.kernel_pages)
         cache_surplus = self.holdings.pages[Pool.CACHE] - goals.cache_pages
-        churn = min(goals.churn_pages, self._process_pages() - shrink)
-        yield from self._free_processes(shrink, residents_pages=self._resident_pages(Pool.ANON, goals.anon_pages))
-        yield from self._free_processes(churn, residents_pages=0)
+        yield from self._free(Pool.CACHE, cache_surplus, list_some=True)
+        wanted = goals.anon_pages - self._refused[Pool.ANON]
+        self._residents_pages = min(self._residents_pages, goals.anon_pages)
+        yield from self._free_processes(self._process_pages() - wanted, residents_pages=self._residents_pages)
+        yield from self._free_processes(min(goals.churn_pages, self._process_pages()), residents_pages=0)
         yield from self._free(Pool.KERNEL, kernel_shrink)
-        yield from self._free(
-            Pool.CACHE, cache_surplus, residents_pages=self._resident_pages(Pool.CACHE, goals.cache_pages)
-        )
-        yield from self._make_room(kernel_grow + grow + churn)
-        yield from self._grow(kernel_grow, grow + churn, goals.cache_pages)
+        grow = max(wanted - self._process_pages(), 0)
+        yield from self._make_room(kernel_grow + grow)
+        yield from self._grow(kernel_grow, grow, goals.cache_pages)
         self.pages_lock.release()
 
     def _plan(self, pool: Pool, goal: int) -> tuple[int, int]:
@@ -107,20 +151,15 @@ class Programs:
     def _process_pages(self) -> int:
         return sum(self.holdings.pages[pool] for pool in _PROCESSES)
 
-    def _resident_pages(self, pool: Pool, goal: int) -> int:
-        """Say how many of the oldest pages have been there ever since, now that *goal* is wanted."""
-        previous = self._residents[pool]
-        self._residents[pool] = least = goal if previous is None else min(previous, goal)
-        return least
-
     def _make_room(self, pages: int) -> Procedure:
-        """Drop page cache where an allocation of *pages* would fail."""
+        """Drain the processors' lists and drop page cache where an allocation of *pages* would fail."""
         lacking = pages - self._zone.spare_pages(self._zone.watermarks.min_pages)
         if lacking > 0:
             yield from self._drop_cache(lacking)
 
     def _grow(self, kernel: int, anon: int, cache_goal: int) -> Procedure:
         """Allocate, and then store the words of, what the pools want and the zone can give."""
+        listed = yield from self._take_listed(anon + max(cache_goal - self.holdings.pages[Pool.CACHE], 0))
         spare = self._zone.spare_pages(self._zone.watermarks.min_pages)
         kernel_had, anon_had = min(kernel, spare), min(anon, spare - min(kernel, spare))
         self._refuse(Pool.KERNEL, kernel - kernel_had)
@@ -130,10 +169,10 @@ class Programs:
         parts: list[tuple[Pool, Frames]] = []
         if kernel_had:
             parts.append((Pool.KERNEL, self._allocate(kernel_had, Mobility.UNMOVABLE)))
-        if anon_had + cache_had:
+        if anon_had + cache_had + listed.size:
             huge = self._allocate_huge(anon_had)
             movable = self._allocate(anon_had + cache_had - huge.size, Mobility.MOVABLE)
-            to_processes, to_cache = share_out(movable, cache_had, self._rng)
+            to_processes, to_cache = share_out(np.concatenate((listed, movable)), cache_had, self._rng)
             parts += [(Pool.HUGE, huge), (Pool.ANON, to_processes), (Pool.CACHE, to_cache)]
         yield from self._put_in_use(parts)
 
@@ -142,16 +181,15 @@ class Programs:
         self.pages_denied += pages
 
     def _allocate(self, count: int, mobility: Mobility) -> Frames:
-        if mobility is Mobility.MOVABLE:
-            gfns = self._zone.allocate_scattered(count, self._on_its_way(mobility), self._rng)
-        else:
-            gfns = self._zone.allocate(count, mobility, self._on_its_way(mobility))
+        gfns = self._zone.allocate_smallest(count, mobility, self._on_its_way(mobility), self._rng)
         assert gfns.size == count, f"{count} pages were free, only {gfns.size} came"
         self.pages_allocated += count
         return gfns
 
     def _allocate_huge(self, anon: int) -> Frames:
         """Take huge pages for the share of *anon* new pages that wants them, as far as there are whole blocks."""
+        if not self._settings.huge_pages:
+            return _NO_PAGES
         blocks = min(huge_pages_of(anon, self._rng), self._zone.free.free_superframes)
         on_its_way = self._on_its_way(Mobility.MOVABLE)
         gfns = self._zone.allocate(blocks * SUPER_PAGES, Mobility.MOVABLE, on_its_way, sources=(WHOLE,))
@@ -179,34 +217,45 @@ class Programs:
     # -- giving pages up
 
     def _free_processes(self, pages: int, *, residents_pages: int) -> Procedure:
-        """Free *pages* of processes: huge pages by their share, and of the others leave a few listed in place of older ones."""
+        """Let processes have *pages* less: huge pages by their share, and of the others, which are listed first, the rest."""
         if pages <= 0:
             return
         held = self.holdings.pages
         huge = pages * held[Pool.HUGE] // self._process_pages()
         huge -= huge % SUPER_PAGES
         yield from self._free(Pool.HUGE, huge)
-        left = pages - huge
-        listed = min(left, held[Pool.ANON]) // FREED_PER_LISTED
-        unlisted = max(held[Pool.LISTED] + listed - self._zone.watermarks.low_pages, 0)
-        small = min(left + listed - unlisted, held[Pool.ANON])
-        before = self._process_pages()
-        yield from self._free(Pool.ANON, small, residents_pages=residents_pages, list_some=True)
-        left -= before - self._process_pages()
-        # Listed pages are freed whatever their age; if the processes hold nothing more, all listed pages are freed.
+        left = self._process_pages() - pages + huge
+        room = max(min(self._listed_most // PROCESSORS, self._listed_most - held[Pool.LISTED]), 0)
+        yield from self._free(
+            Pool.ANON, min(pages - huge + room, held[Pool.ANON]), residents_pages=residents_pages, list_some=True
+        )
+        # If the processes hold nothing more, what is listed is freed.
         for pool in (Pool.LISTED, Pool.HUGE):
-            freed = min(max(left, 0), held[pool])
+            freed = min(max(self._process_pages() - left, 0), held[pool])
             yield from self._free(pool, freed)
-            left -= freed
 
-    def _free(self, pool: Pool, pages: int, *, residents_pages: int = 0, list_some: bool = False) -> Procedure:
-        """Free *pages* of one pool, the oldest *residents_pages* last; *list_some* leaves a few of them listed."""
-        if pages <= 0:
-            return
-        young_share = _CACHE_YOUNG_SHARE if pool in (Pool.CACHE, Pool.LISTED) else self._young_share
-        picked = self.holdings.pick(
+    def _take_listed(self, pages: int) -> Generator[Request, list[Result], Frames]:
+        """Take up to *pages* off the processors' lists, the last that came first; they are in no pool then."""
+        picked = self._pick(Pool.LISTED, pages, young_share=1.0)
+        if self._verify and picked.gfns.size:
+            self._zone.change(picked.gfns, PageState.MOVABLE, PageState.ISOLATED)
+            yield from self._verify_words(picked)
+        self.holdings.forget(picked)
+        self.pages_allocated += picked.gfns.size
+        self.pages_freed += picked.gfns.size
+        return picked.gfns
+
+    def _pick(self, pool: Pool, pages: int, young_share: float | None, residents_pages: int = 0) -> Picked:
+        return self.holdings.pick(
             pool, pages, self._rng, young_share, words=self._verify, residents_pages=residents_pages
         )
+
+    def _free(self, pool: Pool, pages: int, *, residents_pages: int = 0, list_some: bool = False) -> Procedure:
+        """Free *pages* of one pool, the oldest *residents_pages* last; with *list_some* the last that are freed are listed."""
+        if pages <= 0:
+            return
+        young_share = None if pool in (Pool.CACHE, Pool.LISTED) else self._young_share
+        picked = self._pick(pool, pages, young_share, residents_pages)
         state = _STATE[pool]
         if self._verify and picked.gfns.size:
             self._zone.change(picked.gfns, state, PageState.ISOLATED)
@@ -214,8 +263,11 @@ class Programs:
             yield from self._verify_words(picked)
         self.holdings.forget(picked)
         freed = picked.gfns
-        if list_some:
-            freed, listed = split_listed(freed)
+        if list_some and self._listed_most >= PROCESSORS:
+            most = self._listed_most // PROCESSORS
+            freed, listed = freed[:-most], freed[-most:]
+            surplus = self.holdings.pages[Pool.LISTED] + listed.size - self._listed_most
+            yield from self._free(Pool.LISTED, surplus)
             # For the zone they were never free; for counts and checks of content they come into use anew.
             self.pages_allocated += listed.size
             yield from self._put_in_use([(Pool.LISTED, listed)])
@@ -228,6 +280,10 @@ class Programs:
         self.content_errors += max(int(np.count_nonzero(words != picked.words)), unreadable)
 
     def _drop_cache(self, pages: int) -> Procedure:
+        """Give *pages* back to the zone: what the processors' lists hold first, then page cache."""
+        listed = min(pages, self.holdings.pages[Pool.LISTED])
+        yield from self._free(Pool.LISTED, listed)
+        pages -= listed
         before = self.holdings.pages[Pool.CACHE]
         yield from self._free(Pool.CACHE, pages)
         self.cache_dropped += before - self.holdings.pages[Pool.CACHE]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xbd.abi import Frames
 from xbd.errors import TraceError
-from xbd.units import format_pages
+from xbd.units import SUPER_PAGES, format_pages
 
 _TIME: Final = "t_s"
 _PAGES: Final = ("total_pages", "free_pages", "page_cache_pages")
@@ -44,6 +44,14 @@ class Trace:
     def samples(self) -> int:
         """Count the samples."""
         return self.seconds.size
+
+    @property
+    def wear(self) -> float:
+        """Tell the share of the free memory that lay in broken blocks at the first sample; 0 where the file does not say."""
+        free = self.total_pages - int(self.anon_pages[0]) - int(self.cache_pages[0])
+        if not self.free_superframes.size or not free:
+            return 0.0
+        return max(1 - int(self.free_superframes[0]) * SUPER_PAGES / free, 0.0)
 
     @property
     def allocated_and_freed_pages(self) -> int:

@@ -61,7 +61,7 @@ def model_curve(trace: Trace, seed: int, watch: Callable[[float], None] | None =
         # Sizes are whole superframes; the few pages of a last, partial block stay ballooned.
         target_pages=round_down(trace.total_pages),
         gfn_count=trace.total_pages,
-        settings=GuestSettings(),
+        settings=GuestSettings(wear=trace.wear),
         workload=Driven(),
     )
     return np.fromiter(_replayed(host, domid, trace, watch), dtype=np.int64, count=trace.samples)
