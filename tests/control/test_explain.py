@@ -27,6 +27,7 @@ USED = {"movable_pages": 150 * MIB, "unmovable_pages": 40 * MIB, "cache_pages": 
         ({"report": {"aim_pages": 300 * MIB}}, "driver-floor", "goes no lower than 300 MiB"),
         ({"report": {"worker_state": "again", "schedule_delay": 8}}, "backing-off", "tries again in at most 8 s"),
         ({"referenced_pages": 4}, "mapped-by-others", "others map 16 KiB"),
+        ({"target_pages": 768 * MIB, "report": {"worker_state": "cancelled"}}, "cancelled", "all that its limit"),
         ({"mapped_grants": 3}, "maps-others", "3 pages of others"),
         ({"target_pages": 768 * MIB}, "limit", "its limit, 512 MiB, is below its target"),
         ({"target_pages": 768 * MIB, "max_pages": 768 * MIB}, "host-full", "20 MiB free, 16 MiB of that claimed"),

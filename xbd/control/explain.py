@@ -88,7 +88,10 @@ def hindrances(domain: DomainInfo, host: Mapping[str, Any] = _NOTHING) -> list[R
         mode = f"its guest's mode is {domain.mode!r}; `xbd guest-mode {domain.name} normal` ends that"
         reasons.append(Reason("mode", mode))
     grows = domain.target_pages > domain.tot_pages
-    reasons += _worker(domain, "the host had no memory for it" if grows else "it had no free memory to give")
+    refused_by = "the host had no memory for it" if grows else "it had no free memory to give"
+    if grows and domain.tot_pages >= domain.max_pages:
+        refused_by = "it holds all that its limit lets it"
+    reasons += _worker(domain, refused_by)
     reasons += _growing(domain, host) if grows else _shrinking(domain)
     if not reasons:
         moves = "gets" if grows else "gives up"

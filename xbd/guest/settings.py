@@ -69,6 +69,12 @@ class DriverSettings:
             " has memory for it; false: only another target wakes it, as in Linux"
         ),
     ] = True
+    keeps_to_limit: Annotated[
+        bool,
+        flag(
+            "whether the driver aims no higher than its domain's limit; false: it is refused what is beyond, as Linux is"
+        ),
+    ] = True
     floor_pages: Annotated[
         int | None, whole("the driver aims no lower; left out: 1/32 of the guest's frames", 0, _MOST)
     ] = None
@@ -95,9 +101,15 @@ class DriverSettings:
         return gfn_count >> SLOTS_SHIFT if self.slots_max_pages is None else self.slots_max_pages
 
 
-# Linux's driver as it is.
+# Linux's driver as it is: one thread, which waits for each hypercall, and is told its target alone.
 _STOCK: Final = DriverSettings(
-    queues=("stack", "foreign"), migration=False, unmovable=True, wake_on_free_pages=0, wake_when_told=False
+    queues=("stack", "foreign"),
+    migration=False,
+    unmovable=True,
+    commands_in_flight=1,
+    keeps_to_limit=False,
+    wake_on_free_pages=0,
+    wake_when_told=False,
 )
 # The queues alone: blocks that are not whole stay so, and none are emptied.
 _QUEUES: Final = DriverSettings(migration=False, vacate_blocks=0)

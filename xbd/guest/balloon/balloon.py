@@ -87,9 +87,9 @@ class Balloon:
 
     @replaceable
     def isolate_pages(self, count: int) -> Frames:
-        """Isolate up to *count* free pages for inflation."""
+        """Isolate up to *count* free pages for inflation; unmovable ones as Linux names them, the last allocated first."""
         gfns = self.zone.allocate(count, self._mobility, PageState.ISOLATED)
-        return np.sort(gfns)[::-1] if self._mobility is Mobility.UNMOVABLE else gfns
+        return gfns[::-1] if self._mobility is Mobility.UNMOVABLE else gfns
 
     def settle_inflated(self, gfns: Frames, order: int) -> None:
         """Queue isolated extents that are unbacked now."""

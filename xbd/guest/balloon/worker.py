@@ -96,10 +96,11 @@ class Worker:
         return min(self._due_pages(), self._zone.gfn_count - self._balloon.slots_out)
 
     def _due_pages(self) -> int:
-        """Return what the guest is to hold: its target, bounded by mode, floor, limit and the guest's size."""
+        """Return what the guest is to hold: its target, bounded by mode, floor, the guest's size, and a limit it keeps to."""
         wanted = self._directives.mode.bound(max(self._directives.target_pages, self.floor_pages))
+        limit_pages = self._directives.limit_pages if self._settings.keeps_to_limit else self._zone.gfn_count
         # A limit keeps a guest from growing; it is the target that makes it shrink, and its floor that ends that.
-        most = max(self._directives.limit_pages, self._balloon.current_pages)
+        most = max(limit_pages, self._balloon.current_pages)
         return min(wanted, most, self._zone.gfn_count)
 
     def credit(self) -> int:
