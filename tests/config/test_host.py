@@ -1,5 +1,6 @@
 """The host file: what it can say, and how it is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_the_strategies_span_host_and_guest() -> None:
     """`stock` is today's Xen with today's Linux, `full` all that xbd has."""
     stock = STRATEGIES["stock"]
     assert (stock.host.home_fill, stock.host.coalesce, stock.host.keep_holes) == ("never", False, False)
+    assert (stock.host.high_first, stock.driver.commands_in_flight, stock.driver.keeps_to_limit) == (True, 1, False)
     assert (stock.driver.queues, stock.driver.migration) == (("stack", "foreign"), False)
     assert STRATEGIES["full"].host == HostSettings()
     assert STRATEGIES["full"].driver == DRIVERS["full"]
@@ -109,9 +111,7 @@ def test_settings_of_the_host_win_over_its_strategy() -> None:
     """The strategy sets all of them, each can be set again; guests take the strategy of their host."""
     text = '[host]\nmemory = "1g"\nstrategy = "stock"\nhome_fill = "always"\np2m.coalesce = true\n'
     config = parse(text + '[[guest]]\nname = "a"\nmaximum = 2\n[[guest]]\nname = "b"\nmaximum = 2\nstrategy = "full"\n')
-    assert config.settings == HostSettings(
-        populate_depopulate=False, exchange_translated=False, home_fill="always", coalesce=True, keep_holes=False
-    )
+    assert config.settings == replace(STRATEGIES["stock"].host, home_fill="always", coalesce=True)
     assert [guest.guest["strategy"] for guest in config.guests] == ["stock", "full"]
 
 
@@ -156,7 +156,7 @@ def test_every_key_is_described(name: str) -> None:
         else line
         for line in text.splitlines()
     ]
-    assert sum(a != b for a, b in zip(written_out, text.splitlines(), strict=True)) == 14
+    assert sum(a != b for a, b in zip(written_out, text.splitlines(), strict=True)) == 15
     spelled_out, as_is = parse("\n".join(written_out)), parse(text)
     assert spelled_out.settings == as_is.settings
     for one, other in zip(spelled_out.guests, as_is.guests, strict=True):

@@ -17,8 +17,9 @@ def indexes(*numbers: int) -> Indexes:
 class NaiveFrames:
     """The free frames as a set, the shelves as a dict; its policy is a sort."""
 
-    def __init__(self, frame_count: int, *, free: bool) -> None:
+    def __init__(self, frame_count: int, *, free: bool, high_first: bool = False) -> None:
         self.frame_count = frame_count
+        self.high_first = high_first
         self.superframes = -(-frame_count // SUPER_PAGES)
         self.free: set[int] = set(range(frame_count)) if free else set()
         self.shelf = dict.fromkeys(range(self.superframes), 0)
@@ -64,11 +65,14 @@ class NaiveFrames:
     def check_take(self, taken: list[int], count: int, sources: tuple[Source, ...], below: int | None) -> None:
         """Hold an answer of `take` against the policy, then follow it."""
         counts = self.counts()
+        whole = [superframe for superframe in self.whole() if below is None or superframe < below]
         steps = []
-        for superframe, frames in groupby(taken, key=lambda frame: frame // SUPER_PAGES):
-            free = counts[superframe]
+        for superframe, group in groupby(taken, key=lambda frame: frame // SUPER_PAGES):
+            free, frames = counts[superframe], list(group)
             shelf = -1 if free == SUPER_PAGES else self.shelf[superframe]
-            steps.append((shelf, free, len(list(frames))))
+            steps.append((shelf, free, len(frames)))
+            assert frames == sorted(self.free_in(superframe), reverse=self.high_first)[: len(frames)]
+            assert shelf != -1 or superframe == whole.pop(-1 if self.high_first else 0)
         assert steps == self.plan(count, sources, below)
         assert set(taken) <= self.free
         assert len(set(taken)) == len(taken)

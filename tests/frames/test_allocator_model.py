@@ -44,11 +44,11 @@ def pick(frames: set[int], count: int, seed: int, style: str) -> Indexes:
 class AllocatorMachine(RuleBasedStateMachine):
     """Does the same to an allocator and to a set; what `take` chose is checked against the policy."""
 
-    @initialize(frame_count=st.sampled_from(SIZES), free=st.booleans())
-    def begin(self, frame_count: int, *, free: bool) -> None:
+    @initialize(frame_count=st.sampled_from(SIZES), free=st.booleans(), high_first=st.booleans())
+    def begin(self, frame_count: int, *, free: bool, high_first: bool) -> None:
         """Make a pool."""
-        self.model = NaiveFrames(frame_count, free=free)
-        self.real = FrameAllocator(frame_count, free=free, shelf_of=self._shelf_of)
+        self.model = NaiveFrames(frame_count, free=free, high_first=high_first)
+        self.real = FrameAllocator(frame_count, free=free, shelf_of=self._shelf_of, high_first=high_first)
 
     def _shelf_of(self, supers: Indexes) -> Indexes:
         return indexes(*(self.model.shelf[superframe] for superframe in supers.tolist()))
@@ -62,7 +62,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     def take_superframes(self, count: int, below: int | None, *, highest: bool) -> None:
         """Take whole superframes, from one end."""
         whole = [superframe for superframe in self.model.whole() if below is None or superframe < below]
-        expected = (whole[::-1] if highest else whole)[:count]
+        expected = (whole[::-1] if highest or self.model.high_first else whole)[:count]
         assert self.real.take_superframes(count, below=below, highest=highest).tolist() == expected
         for superframe in expected:
             self.model.free -= self.model.frames_of(superframe)

@@ -24,7 +24,7 @@ def assert_same_state(one: Machine, other: Machine) -> None:
             assert not (others[name] & ~array).any()
         else:
             assert np.array_equal(array, others[name]), f"{name} differs"
-    assert one.statistics() == other.statistics()
+    assert (one.statistics(), one.settings) == (other.statistics(), other.settings)
     assert (one.host.heap.free_count == other.host.heap.free_count).all()
     assert one.domain_table.births == other.domain_table.births
     for domid in one.domains():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.machine.twin import gfns
+from tests.machine.twin import Backing, gfns
 from xbd import abi
 from xbd.machine import TODAYS_XEN, HostSettings, Machine
 from xbd.units import SUPER_PAGES
@@ -52,3 +52,16 @@ def test_fragmented_inflation_costs_leaves_only_for_a_while() -> None:
         for turn in np.split(holes, BLOCKS // abi.TURN_LEAVES):
             machine.execute(domid, abi.Populate(turn))
         assert machine.domain_info(domid).leaves == expected
+
+
+def test_the_highest_frames_are_handed_out_first() -> None:
+    """Superpages and single pages of a new domain come from the top down on Xen, from the bottom up by default."""
+    frame = 2 * SUPER_PAGES
+    for settings, expected in ((TODAYS_XEN, [7, 6, 3071, 3070]), (HostSettings(), [0, 1, 1024, 1025])):
+        machine = Machine(8, settings=settings)
+        domid = machine.create("guest", max_pages=4 * SUPER_PAGES, target_pages=2 * SUPER_PAGES)
+        machine.execute(domid, abi.Populate(gfns([frame, frame + 1])))
+        backing = Backing(machine, domid)
+        superframes = [backing(block * SUPER_PAGES) // SUPER_PAGES for block in range(2)]
+        assert [*superframes, backing(frame), backing(frame + 1)] == expected
+        assert machine.audit() == []

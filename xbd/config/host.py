@@ -73,6 +73,7 @@ class HostTable:
     )
     home_fill: Annotated[str | None, settings_of(HostSettings)["home_fill"]] = None
     keep_holes: Annotated[bool | None, settings_of(HostSettings)["keep_holes"]] = None
+    high_first: Annotated[bool | None, settings_of(HostSettings)["high_first"]] = None
     p2m: Annotated[Mapping[str, Any], Section(of=HostSettings, only=("coalesce",))] = field(default_factory=dict)
     features: Annotated[
         Mapping[str, Any], Section(of=HostSettings, only=("populate_depopulate", "exchange_translated"))
@@ -80,7 +81,8 @@ class HostTable:
 
     def settings(self) -> HostSettings:
         """Make the host's settings: those of its strategy, and what the file overrides."""
-        own = {"home_fill": self.home_fill, "keep_holes": self.keep_holes, **self.p2m, **self.features}
+        heap = {"home_fill": self.home_fill, "keep_holes": self.keep_holes, "high_first": self.high_first}
+        own = {**heap, **self.p2m, **self.features}
         given = {key: setting for key, setting in own.items() if setting is not None}
         return replace(STRATEGIES[self.strategy].host, **given)
 

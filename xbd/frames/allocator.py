@@ -78,11 +78,14 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         free: whether all frames are free at first.
         shelf_of: for (n,) superframes, the shelf (0 or 1) of each; None: all on shelf 0. It is asked
             again whenever a superframe's counter moved, or `reshelve` named it.
+        high_first: whether whole superframes, and the frames of one, are taken from the highest down.
 
     Attributes: *free_count* (superframes,) uint16, to be read only.
     """
 
-    def __init__(self, frame_count: int, *, free: bool = True, shelf_of: ShelfOf | None = None) -> None:
+    def __init__(
+        self, frame_count: int, *, free: bool = True, shelf_of: ShelfOf | None = None, high_first: bool = False
+    ) -> None:
         self.frame_count = frame_count
         self.superframe_count = -(-frame_count // SUPER_PAGES)
         self.free_frames = 0
@@ -93,6 +96,9 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         self.free_count = self._counts[: self.superframe_count]
         self._map: NDArray[np.bool_] = sparse_zeros(self.superframe_count * SUPER_PAGES, np.bool_)
         self._rows = self._map.reshape(-1, SUPER_PAGES)
+        self._high_first = high_first
+        # The same, with the frames of each superframe in the order in which they are taken.
+        self._taken_rows = self._rows[:, ::-1] if high_first else self._rows
         self._region_whole: Indexes = np.zeros(regions, dtype=np.int64)
         self._shelves = Shelves(self.superframe_count)
         self._shelf_of = shelf_of
@@ -158,8 +164,8 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         return np.concatenate(parts) if parts else _NOTHING
 
     def take_superframes(self, count: int, *, below: int | None = None, highest: bool = False) -> NDArray[SuperT]:
-        """Take up to *count* whole superframes, lowest (or highest) first; returns superframe indexes."""
-        supers = self._find_whole(count, below, highest=highest)
+        """Take up to *count* whole superframes, lowest (or *highest*, or all are) first; returns superframe indexes."""
+        supers = self._find_whole(count, below, highest=highest or self._high_first)
         if supers.size:
             self._use_whole(supers)
         return supers
@@ -197,10 +203,13 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         supers: Indexes = np.array(picked, dtype=np.int64)
         frames: Indexes
         if supers.size == 1:
-            frames = self._rows[picked[0]].nonzero()[0] + (picked[0] << SUPER_ORDER)
+            frames = self._taken_rows[picked[0]].nonzero()[0] + (picked[0] << SUPER_ORDER)
         else:
-            flat = self._rows.take(supers, axis=0).reshape(-1).nonzero()[0]
+            rows = self._rows.take(supers, axis=0)
+            flat = (rows[:, ::-1] if self._high_first else rows).reshape(-1).nonzero()[0]
             frames = (supers << SUPER_ORDER)[flat >> SUPER_ORDER] + (flat & (SUPER_PAGES - 1))
+        if self._high_first:
+            frames ^= SUPER_PAGES - 1
         leftover = max(frames.size - count, 0)
         if leftover:
             frames = frames[:count]
@@ -212,16 +221,18 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         return frames
 
     def _take_whole(self, count: int, below: int | None) -> NDArray[Any]:
-        supers = self._find_whole(-(-count // SUPER_PAGES), below, highest=False)
+        supers = self._find_whole(-(-count // SUPER_PAGES), below, highest=self._high_first)
         if supers.size == 0:
             return _NOTHING
         self._use_whole(supers)
         frames = expand_supers(supers)
+        if self._high_first:
+            frames ^= SUPER_PAGES - 1
         leftover = frames.size - count
         if leftover > 0:
             last = int(supers[-1])
-            self._rows[last, :-leftover] = False
-            self._rows[last, -leftover:] = True
+            self._taken_rows[last, :-leftover] = False
+            self._taken_rows[last, -leftover:] = True
             self.free_count[last] = leftover
             self.free_frames += leftover
             self._note(supers[-1:])

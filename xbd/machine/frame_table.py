@@ -31,6 +31,7 @@ KEPT_MIN_FRAMES = SUPER_PAGES // 2
 # Spare words: a few more settings can be added without another layout.
 _SETTINGS: Final = 16
 _HAS_CHECKS: Final = 6
+_HIGH_FIRST: Final = 7
 
 
 def host_layout(superframes: int) -> Layout:
@@ -56,25 +57,28 @@ def save_host(section: Section, superframes: int, settings: HostSettings) -> Non
         settings.coalesce,
         settings.keep_holes,
     )
+    column.words[0, _HIGH_FIRST] = settings.high_first
 
 
 def saved_host(section: Section) -> tuple[int, HostSettings]:
     """Read what `save_host` wrote: superframes and settings. Raises DamagedState: the values are impossible."""
     if section.layout.columns.get("settings") != (1, _SETTINGS):
         raise DamagedState("the host is laid out as another version of xbd does")
-    superframes, populate_depopulate, exchange, home_fill, coalesce, keep_holes = (
-        int(word) for word in section.column("settings").words[0, :6]
-    )
-    flags = {populate_depopulate, exchange, coalesce, keep_holes}
+    words = section.column("settings").words[0].tolist()
+    superframes, populate_depopulate, exchange, home_fill, coalesce, keep_holes = words[:6]
+    # 0 in what earlier versions saved.
+    high_first = words[_HIGH_FIRST]
+    flags = {populate_depopulate, exchange, coalesce, keep_holes, high_first}
     fits = superframes >= 1 and section.layout == host_layout(superframes)
     if flags - {0, 1} or not 0 <= home_fill < len(HOME_FILLS) or not fits:
         raise DamagedState("the host's settings make no sense")
     return superframes, HostSettings(
         populate_depopulate=bool(populate_depopulate),
         exchange_translated=bool(exchange),
-        home_fill=HOME_FILLS[home_fill],  # type: ignore[arg-type]  # one of them
+        home_fill=HOME_FILLS[home_fill],
         coalesce=bool(coalesce),
         keep_holes=bool(keep_holes),
+        high_first=bool(high_first),
     )
 
 
@@ -99,7 +103,9 @@ class FrameTable:
     def __init__(self, superframes: int, settings: HostSettings, image: Image, section: Section) -> None:
         self.settings = settings
         shelf_of = self._shelf_of if settings.keep_holes else None
-        self.heap: FrameAllocator[MfnKind, SuperKind] = FrameAllocator(superframes << SUPER_ORDER, shelf_of=shelf_of)
+        self.heap: FrameAllocator[MfnKind, SuperKind] = FrameAllocator(
+            superframes << SUPER_ORDER, shelf_of=shelf_of, high_first=settings.high_first
+        )
         # What is free, but promised to a domain.
         self.claimed_pages = 0
         self.waiting = Waiting()

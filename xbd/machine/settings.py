@@ -26,8 +26,14 @@ class HostSettings:
     keep_holes: Annotated[
         bool, flag("whether nearly whole superframes are spared by requests that have no home (Xen: false)")
     ] = True
+    high_first: Annotated[bool, flag("whether the heap hands out its highest frames first (Xen: true)")] = False
 
 
 TODAYS_XEN = HostSettings(
-    populate_depopulate=False, exchange_translated=False, home_fill="never", coalesce=False, keep_holes=False
+    populate_depopulate=False,
+    exchange_translated=False,
+    home_fill="never",
+    coalesce=False,
+    keep_holes=False,
+    high_first=True,
 )
