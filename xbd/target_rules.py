@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from xbd.units import round_up
+from xbd.units import MIB_PAGES, round_up
 
 # A guest that backs off tries again after 2 s, then 4 s: 5 s without a page is more than bad luck.
 STUCK_AFTER_S: Final = 5.0
 # Four back-offs of a Linux driver; after that it has given up.
 REFUSED_AFTER_S: Final = 20.0
+# What xl lets a domain have beyond its target: 1 MiB (libxl's LIBXL_MAXMEM_CONSTANT).
+XL_BEYOND_PAGES: Final = MIB_PAGES
 
 
 class Bound(Enum):
@@ -51,6 +53,11 @@ def static_max_pages(gfn_count: int) -> int:
 def limit_comes_first(pages: int, max_pages: int) -> bool:
     """Whether a domain's limit is to be set before its target, to this many pages both, so that it is never the lower one."""
     return pages > max_pages
+
+
+def limit_of(target_pages: int, beyond_pages: int = 0) -> int:
+    """Compute the limit that goes with a target: in whole superpages, or, as xl sets it, just so many pages beyond it."""
+    return target_pages + beyond_pages if beyond_pages else round_up(target_pages)
 
 
 def is_reached(tot_pages: int, target_pages: int) -> bool:

@@ -46,6 +46,7 @@ def test_the_strategies_span_host_and_guest() -> None:
     """`stock` is today's Xen with today's Linux, `full` all that xbd has."""
     stock = STRATEGIES["stock"]
     assert (stock.host.home_fill, stock.host.coalesce, stock.host.keep_holes) == ("never", False, False)
+    assert stock.limit_beyond_pages == 256
     assert (stock.host.high_first, stock.driver.commands_in_flight, stock.driver.keeps_to_limit) == (True, 1, False)
     assert (stock.driver.queues, stock.driver.migration) == (("stack", "foreign"), False)
     assert STRATEGIES["full"].host == HostSettings()

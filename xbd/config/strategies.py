@@ -14,6 +14,7 @@ from xbd.abi import DomainType
 from xbd.errors import unknown_name
 from xbd.guest import DRIVERS, DriverSettings
 from xbd.machine.settings import TODAYS_XEN, HostSettings
+from xbd.target_rules import XL_BEYOND_PAGES
 from xbd.units import SUPER_PAGES
 
 
@@ -23,6 +24,7 @@ class Strategy:
 
     *host*: what the hypervisor does. *driver*: the balloon driver. *granularity_pages*: targets are multiples of so
     many pages. *domain_type*: the type of domains that do not say theirs. *about*: what it switches, in a line.
+    *limit_beyond_pages*: what a domain on a virtual host may hold beyond its target; 0: up to the next superpage.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Strategy:
     about: str
     granularity_pages: int = SUPER_PAGES
     domain_type: DomainType = DomainType.PVH
+    limit_beyond_pages: int = 0
 
 
 _FULL: Final = HostSettings()
@@ -40,7 +43,8 @@ _RELOCATING: Final = replace(_FULL, home_fill="populate_depopulate", keep_holes=
 _QUEUES: Final = DRIVERS["queues"]
 
 _ALL: Final = (
-    Strategy("stock", TODAYS_XEN, DRIVERS["stock"], "today's Xen and Linux: 4 KiB, no migration, no coalescing", 1),
+    Strategy("stock", TODAYS_XEN, DRIVERS["stock"], "today's Xen and Linux: 4 KiB, no migration, no coalescing", 1,
+             limit_beyond_pages=XL_BEYOND_PAGES),
     Strategy("huge-queue", TODAYS_XEN, _QUEUES, "stock with queues of 2 MiB and 4 KiB pages", 1),
     Strategy("exchange", _EXCHANGING, DRIVERS["full"], "huge-queue with migration by XENMEM_exchange", 1),
     Strategy("worker", _EXCHANGING, DRIVERS["worker"], "exchange, and a worker that swaps 512 small pages for one", 1),

@@ -32,6 +32,7 @@ class Host(VirtualHost):
 
     def __init__(self, superframes: int, strategy: Strategy, seed: int) -> None:
         super().__init__(superframes, strategy.host, seed=seed)
+        self.limit_beyond_pages = strategy.limit_beyond_pages
         self._strategy = strategy
 
     def add(

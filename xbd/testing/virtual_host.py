@@ -15,8 +15,7 @@ from xbd.abi import BootInfo, DomainType, Frames
 from xbd.guest import Answered, Event, Guest, GuestSettings, LimitSet, MemoryFreed, MessagesWaiting, TargetSet, Tick
 from xbd.guest.workload import Idle, Workload
 from xbd.machine import HostSettings, Machine
-from xbd.target_rules import limit_comes_first
-from xbd.units import round_up
+from xbd.target_rules import limit_comes_first, limit_of
 
 # More steps than this at one instant of virtual time are an endless loop.
 _ROUNDS_MAX = 1_000_000
@@ -34,11 +33,13 @@ class _Agent:
 class VirtualHost:
     """A machine with guests on virtual time.
 
-    Attributes: *machine*: to be used as the toolstack does; *now*: virtual seconds since the start.
+    Attributes: *machine*: to be used as the toolstack does; *now*: virtual seconds since the start; *limit_beyond_pages*:
+    as `limit_of` takes it; 0: a new domain's limit is its *max_pages*.
     """
 
     def __init__(self, superframes: int, settings: HostSettings | None = None, *, seed: int = 0) -> None:
         self.machine = Machine(superframes, settings=settings)
+        self.limit_beyond_pages = 0
         self.now = 0.0
         self._seed = seed
         self._agents: dict[int, _Agent] = {}
@@ -66,6 +67,8 @@ class VirtualHost:
             domain_type=domain_type,
             min_pages=min_pages,
         )
+        if self.limit_beyond_pages:
+            self.machine.set_max_pages(domid, limit_of(target_pages, self.limit_beyond_pages))
         self._boot(self.machine.reboot(domid), settings or GuestSettings(), workload or Idle())
         return domid
 
@@ -136,7 +139,7 @@ class VirtualHost:
             self._set_limit(domid, pages)
 
     def _set_limit(self, domid: int, pages: int) -> None:
-        limit = round_up(pages)
+        limit = limit_of(pages, self.limit_beyond_pages)
         self.machine.set_max_pages(domid, limit)
         self.send(domid, LimitSet(limit))
 

@@ -41,6 +41,7 @@ class ChurnRun:
                 f"{cell.label()}: {to_give} pages for {scenario.guests} guests", f"{self._least} pages for each"
             )
         self.host = VirtualHost(superframes, self._strategy.host, seed=cell.seed)
+        self.host.limit_beyond_pages = self._strategy.limit_beyond_pages
         self._rng = np.random.default_rng([cell.seed, scenario.guests])
         self._targets = _even(min(to_give, scenario.total_pages), scenario.guests, self._unit)
         settings = GuestSettings(cell.budget.apply(self._strategy.driver), verify=scenario.verify)

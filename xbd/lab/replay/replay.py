@@ -105,6 +105,7 @@ class Replay:
             raise BadArgument(f"a host of {superframes} superframes for {len(traces)} guests", "a lower overcommit")
         self._variant = find_variant(options.variant)
         self.host = VirtualHost(superframes, self._variant.apply(options.strategy.host), seed=options.seed)
+        self.host.limit_beyond_pages = options.strategy.limit_beyond_pages
         self._pages = superframes * SUPER_PAGES
         self._pages_given_out = int(superframes * (1 - options.slack)) * SUPER_PAGES
         self._at = [0] * len(traces)
