@@ -230,6 +230,10 @@ class Guest:
         honest = count(self._components)
         return honest.as_lies() if self._directives.mode.kind is ModeKind.LIES else honest
 
+    def free_by_order(self) -> Frames:
+        """Count the free pages by the order of the piece that they lie in: (10,) int64, those of whole blocks last."""
+        return self._zone.free_by_order()
+
     def report(self) -> dict[str, int | str]:
         """Return the statistics as a plain map, for the wire."""
         return asdict(self.statistics())

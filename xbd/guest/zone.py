@@ -27,6 +27,7 @@ from xbd.abi import Frames
 from xbd.frames import WHOLE, FrameAllocator, Source, group_by_super, sparse_zeros
 from xbd.guest.pieces import FreePieces
 from xbd.guest.settings import SMALLEST_REAL_PAGES
+from xbd.replaceable import replaceable
 from xbd.units import PAGE_KIB, SUPER_ORDER, SUPER_PAGES
 
 
@@ -173,6 +174,7 @@ class Zone:
         self.pieces.note(blocks)
         return gfns
 
+    @replaceable
     def allocate_smallest(self, count: int, mobility: Mobility, to: PageState, rng: np.random.Generator) -> Frames:
         """Take up to *count* pages into state *to* as a buddy allocator gives them: from the smallest free pieces first.
 

@@ -14,6 +14,8 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import Frames
+from xbd.guest.zone import Watermarks
+from xbd.replaceable import replaceable
 from xbd.units import SUPER_PAGES
 
 # A processor takes free pages from the zone by the batch (pcp->batch, 63 pages), and a process runs on one processor
@@ -26,8 +28,14 @@ CACHE_RUN_PAGES: Final = 8
 # huge pages: whole blocks in, whole blocks out, however many smaller pieces are free.
 HUGE_SHARE: Final = 0.05
 # Processors whose lists keep what was freed last: one that ends at a time leaves its pages on one of them. All lists
-# together hold up to the low watermark (zone_highsize).
+# together hold up to the low watermark (zone_highsize), see `listed_most`.
 PROCESSORS: Final = 4
+
+
+@replaceable
+def listed_most(watermarks: Watermarks) -> int:
+    """Say how many pages all the processors' lists hold together."""
+    return watermarks.low_pages
 
 
 def huge_pages_of(pages: int, rng: np.random.Generator) -> int:
@@ -35,6 +43,7 @@ def huge_pages_of(pages: int, rng: np.random.Generator) -> int:
     return int(rng.binomial(pages // SUPER_PAGES, HUGE_SHARE))
 
 
+@replaceable
 def share_out(gfns: Frames, cache_pages: int, rng: np.random.Generator) -> tuple[Frames, Frames]:
     """Deal free pages, as the zone gave them, out to processes and to page cache; returns both, each in its runs.
 

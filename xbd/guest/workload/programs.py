@@ -27,7 +27,7 @@ from xbd.frames import WHOLE
 from xbd.guest.procedures import Lock, Procedure, Request, load_words, store_words
 from xbd.guest.settings import GuestSettings
 from xbd.guest.workload.holdings import Holdings, Picked, Pool
-from xbd.guest.workload.placement import PROCESSORS, huge_pages_of, share_out
+from xbd.guest.workload.placement import PROCESSORS, huge_pages_of, listed_most, share_out
 from xbd.guest.workload.profiles import Goals
 from xbd.guest.zone import Mobility, PageState, Zone
 from xbd.units import SUPER_PAGES
@@ -82,7 +82,7 @@ class Programs:
         # By pool, the pages of the last goals that were refused: they are not held and not to be freed.
         self._refused = [0 for _ in Pool]
         self._goals = [0 for _ in Pool]
-        self._listed_most = zone.watermarks.low_pages
+        self._listed_most = listed_most(zone.watermarks)
         # The least that processes wanted since there were goals.
         self._residents_pages = zone.gfn_count
 

@@ -17,6 +17,8 @@ from xbd.units import SUPER_PAGES, format_pages
 _TIME: Final = "t_s"
 _PAGES: Final = ("total_pages", "free_pages", "page_cache_pages")
 _OPTIONAL: Final = "free_superframes"
+# The free blocks of each order of /proc/buddyinfo; a trace has all of these columns or none.
+ORDERS: Final = tuple(f"order{order}" for order in range(11))
 # A year of samples every two seconds is 16 million; beyond that the file is not a trace.
 _LINES_MAX: Final = 20_000_000
 _DAYS_MAX_S: Final = 366 * 86_400.0
@@ -30,7 +32,7 @@ class Trace:
     """One guest's memory over time; all arrays are (samples,).
 
     *seconds* float64, not falling, the first is 0 or more; the others int64 pages. *free_superframes* is empty
-    where the file does not say it.
+    where the file does not say it, and so is *free_by_order*, (samples, 11) int64 pages in free blocks of each order.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Trace:
     anon_pages: Frames
     cache_pages: Frames
     free_superframes: Frames
+    free_by_order: Frames
 
     @property
     def samples(self) -> int:
@@ -74,11 +77,15 @@ def parse_trace(text: str, name: str) -> Trace:
     missing = [column for column in (_TIME, *_PAGES) if header.count(column) != 1]
     if missing:
         raise TraceError(f"{name}: line 1: the header has no (single) column {', '.join(missing)}")
-    wanted = [header.index(column) for column in (_TIME, *_PAGES)]
-    if _OPTIONAL in header:
-        wanted.append(header.index(_OPTIONAL))
+    missing = [column for column in ORDERS if header.count(column) != 1]
+    if 0 < len(missing) < len(ORDERS) or any(header.count(column) > 1 for column in ORDERS):
+        raise TraceError(
+            f"{name}: line 1: the header has no (single) column {', '.join(missing)}: all of {ORDERS[0]} to {ORDERS[-1]} or none"
+        )
+    optional = [column for column in (_OPTIONAL, *ORDERS) if column in header]
+    wanted = [header.index(column) for column in (_TIME, *_PAGES, *optional)]
     rows = _parse_rows(lines, name, header, wanted)
-    return _checked(rows, name)
+    return _checked(rows, name, optional)
 
 
 def _parse_rows(lines: list[str], name: str, header: list[str], wanted: list[int]) -> NDArray[np.float64]:
@@ -101,8 +108,8 @@ def _parse_rows(lines: list[str], name: str, header: list[str], wanted: list[int
     return np.array(rows, dtype=np.float64)
 
 
-def _checked(rows: NDArray[np.float64], name: str) -> Trace:
-    """Check what one line says against the others, and split the columns."""
+def _checked(rows: NDArray[np.float64], name: str, optional: list[str]) -> Trace:
+    """Check what one line says against the others, and split the columns; those behind the first are *optional*."""
 
     def refuse(mask: NDArray[np.bool_], reason: str) -> None:
         if mask.any():
@@ -114,5 +121,8 @@ def _checked(rows: NDArray[np.float64], name: str) -> Trace:
     refuse(total != total[0], f"total_pages changes (it was {int(total[0])})")
     refuse(total == 0, "total_pages is 0")
     refuse(free + cache > total, "free_pages and page_cache_pages are more than total_pages")
-    supers = pages[:, 3] if pages.shape[1] > 3 else np.zeros(0, dtype=np.int64)
-    return Trace(name, int(total[0]), rows[:, 0].copy(), total - free - cache, cache.copy(), supers.copy())
+    supers = pages[:, 3] if _OPTIONAL in optional else pages[:0, 0]
+    by_order = pages[:, -len(ORDERS) :] << np.arange(len(ORDERS)) if ORDERS[0] in optional else pages[:0]
+    if by_order.size:
+        refuse(by_order.sum(axis=1) > total, "the free blocks of all orders are more than total_pages")
+    return Trace(name, int(total[0]), rows[:, 0].copy(), total - free - cache, cache.copy(), supers.copy(), by_order)

@@ -47,14 +47,19 @@ def render_page(grid: Grid, results: Results, answers: Sequence[Answer], provena
         "<h2>Claims and answers</h2>",
         _claims(answers, provenance),
         "<h2>What each part gains</h2>",
-        _table(gains_of(results)),
+        table_of(gains_of(results)),
         "<h2>How it was measured</h2>",
         *_method(grid, results, provenance),
         *(text for setting in results.settings for text in _setting(results, setting, plots)),
     ]
+    return page_of(grid.name, parts)
+
+
+def page_of(title: str, parts: Sequence[str]) -> str:
+    """Format a whole page of HTML *parts*; empty ones are left out."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{escape(grid.name)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in parts if part)
         + "\n</body>\n</html>\n"
     )
@@ -109,16 +114,22 @@ def _setting(results: Results, setting: Setting, plots: Plots) -> Iterator[str]:
     strategies = results.strategies(setting)
     yield f"<h2>{escape(setting.label())}</h2>"
     yield f"<p>Seeds {', '.join(map(str, results.seeds(setting, strategies)))}; figures are means over them.</p>"
-    if plots is None:
+    yield from figures_of(None if plots is None else plots[setting])
+    yield from (table_of(table) for table in comparisons(results, setting))
+
+
+def figures_of(drawn: Sequence[tuple[str, str]] | None) -> Iterator[str]:
+    """Format plots, titles and SVG texts, as part of a page; None: matplotlib is not installed."""
+    if drawn is None:
         yield '<p class="about">No plots: matplotlib is not installed (the extra <code>plots</code>).</p>'
-    else:
-        for title, svg in plots[setting]:
-            encoded = base64.b64encode(svg.encode()).decode()
-            yield f'<figure><img alt="{escape(title)}" src="data:image/svg+xml;base64,{encoded}"></figure>'
-    yield from (_table(table) for table in comparisons(results, setting))
+    for title, svg in drawn or ():
+        encoded = base64.b64encode(svg.encode()).decode()
+        yield f'<figure><img alt="{escape(title)}" src="data:image/svg+xml;base64,{encoded}"></figure>'
 
 
-def _table(table: TextTable) -> str:
+def table_of(table: TextTable) -> str:
+    """Format a table as part of a page."""
+
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 

@@ -284,4 +284,5 @@ def cut(trace: Trace, first_s: float, end_s: float) -> Trace:
         trace.anon_pages[window],
         trace.cache_pages[window],
         trace.free_superframes[window],
+        trace.free_by_order[window],
     )

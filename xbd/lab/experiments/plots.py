@@ -20,17 +20,18 @@ _DASHES: Final = ("solid", "dashed", "dotted")
 def draw(results: Results, setting: Setting) -> list[tuple[str, str]]:
     """Draw one setting; returns titles and SVG texts, the same for the same results."""
     return [
-        ("superpages over time", _figure(_draw_curves, results, setting)),
-        ("superpages and whole free memory", _figure(_draw_bars, results, setting)),
+        ("superpages over time", figure_of(lambda axes: _draw_curves(axes, results, setting))),
+        ("superpages and whole free memory", figure_of(lambda axes: _draw_bars(axes, results, setting))),
     ]
 
 
-def _figure(draw_axes: Callable[[Axes, Results, Setting], None], results: Results, setting: Setting) -> str:
+def figure_of(draw_axes: Callable[[Axes], None]) -> str:
+    """Draw a figure; returns its SVG text, the same for the same drawing."""
     # Text stays text, and the SVG file's identifiers are not random.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xbd"}):
         figure = Figure(figsize=_INCHES, layout="constrained")
         axes = figure.add_subplot()
-        draw_axes(axes, results, setting)
+        draw_axes(axes)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()

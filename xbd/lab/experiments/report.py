@@ -20,13 +20,13 @@ def render(grid: Grid, results: Results, answers: Sequence[Answer]) -> str:
     lines += [*_wrapped(grid.about), ""] if grid.about else [""]
     for answer in answers:
         lines += _answer(answer)
-    lines += ["", *_table(gains_of(results))]
+    lines += ["", *table_lines(gains_of(results))]
     for setting in results.settings:
         strategies = results.strategies(setting)
         seeds = ", ".join(map(str, results.seeds(setting, strategies)))
         lines += ["", f"== {setting.label()} (seeds {seeds})"]
         for table in comparisons(results, setting):
-            lines += ["", *_table(table)]
+            lines += ["", *table_lines(table)]
     lines += ["", *render_failures(results)]
     return "\n".join(lines)
 
@@ -50,8 +50,8 @@ def _answer(answer: Answer) -> list[str]:
     return lines + [f"      {case.sentence()}" for case in answer.cases]
 
 
-def _table(table: TextTable) -> list[str]:
-    """Format a table; the first column is aligned left, the others right."""
+def table_lines(table: TextTable) -> list[str]:
+    """Format a table for a terminal; the first column is aligned left, the others right."""
     widths = [max(len(row[at]) for row in (table.head, *table.rows)) for at in range(len(table.head))]
 
     def line(row: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ from xbd.abi import Frames
 from xbd.errors import BadArgument, TraceError
 from xbd.guest import Demand, GuestSettings
 from xbd.guest.workload import Driven, Trace
+from xbd.replaceable import replaceable
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import SUPER_PAGES, round_down
 
@@ -46,10 +47,27 @@ class Fidelity:
         return asdict(self)
 
 
-def model_curve(trace: Trace, seed: int, watch: Callable[[float], None] | None = None) -> Frames:
-    """Run the model on a trace's demand; returns its whole free superframes, (samples,) int64.
+@replaceable
+def guest_of(trace: Trace) -> GuestSettings:
+    """Make the settings of the guest that is to be like the trace's."""
+    return GuestSettings(wear=trace.wear)
 
-    *watch* is called with the trace time after each sample. Raises TraceError for a guest that cannot exist.
+
+def model_curve(trace: Trace, seed: int) -> Frames:
+    """Run the model on a trace's demand; returns its whole free superframes, (samples,) int64. Raises as `model_free`."""
+    return whole(model_free(trace, seed))
+
+
+def whole(free: Frames) -> Frames:
+    """Count the whole free superframes of what `model_free` returns."""
+    return free[:, -1] // SUPER_PAGES
+
+
+def model_free(trace: Trace, seed: int, watch: Callable[[float], None] | None = None) -> Frames:
+    """Run the model on a trace's demand; returns its free pages by the order of their piece, (samples, 10) int64.
+
+    The last column are the pages in whole blocks. *watch* is called with the trace time after each sample. Raises
+    TraceError for a guest that cannot exist.
     """
     blocks = -(-trace.total_pages // SUPER_PAGES)
     if trace.total_pages < SUPER_PAGES:
@@ -61,18 +79,18 @@ def model_curve(trace: Trace, seed: int, watch: Callable[[float], None] | None =
         # Sizes are whole superframes; the few pages of a last, partial block stay ballooned.
         target_pages=round_down(trace.total_pages),
         gfn_count=trace.total_pages,
-        settings=GuestSettings(wear=trace.wear),
+        settings=guest_of(trace),
         workload=Driven(),
     )
-    return np.fromiter(_replayed(host, domid, trace, watch), dtype=np.int64, count=trace.samples)
+    return np.stack(list(_replayed(host, domid, trace, watch)))
 
 
-def _replayed(host: VirtualHost, domid: int, trace: Trace, watch: Callable[[float], None] | None) -> Iterator[int]:
+def _replayed(host: VirtualHost, domid: int, trace: Trace, watch: Callable[[float], None] | None) -> Iterator[Frames]:
     samples = zip(trace.seconds.tolist(), trace.anon_pages.tolist(), trace.cache_pages.tolist(), strict=True)
     for now, anon_pages, cache_pages in samples:
         host.advance(now)
         host.send(domid, Demand(anon_pages, cache_pages))
-        yield host.guest(domid).statistics().guest_free_superframes
+        yield host.guest(domid).free_by_order()
         if watch is not None:
             watch(now)
 
