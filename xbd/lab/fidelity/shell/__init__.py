@@ -1,0 +1,1 @@
+"""What measures a real machine's memory: `measure` writes a trace, while `holder` processes hold memory."""
