@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from xbd.abi import Frames
-from xbd.guest.zone import Mobility, PageState, Zone, watermarks_of
+from xbd.guest.watermarks import watermarks_of
+from xbd.guest.zone import Mobility, PageState, Zone
 from xbd.units import GIB_PAGES, SUPER_PAGES
 
 NOTHING: Frames = np.zeros(0, dtype=np.int64)

@@ -20,8 +20,8 @@ def _shrunk(domain_type: DomainType, headroom_pages: int) -> tuple[VirtualHost, 
     """Shrink a busy guest, its limit *headroom_pages* above its target, and let it tidy up."""
     host = VirtualHost(64, _TODAY)
     pages = 32 * SUPER_PAGES
-    settings = GuestSettings(_DRIVER, verify=True)
-    # Bursts leave free pages in blocks that are not whole: with room to tidy up, and no block to give up as it is.
+    settings = GuestSettings(_DRIVER, verify=True, wear=0.5)
+    # Wear and bursts leave free pages in blocks that are not whole: with room to tidy up, and no block to give up as it is.
     workload = Bursty(low=0.3, high=0.7, period_ticks=6)
     domid = host.create(
         "web", max_pages=pages, target_pages=pages, settings=settings, workload=workload, domain_type=domain_type

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Final
 
 from xbd.abi import BATCH_EXTENTS, MAX_IN_FLIGHT
+from xbd.guest.watermarks import SMALLEST_REAL_PAGES
 from xbd.settings import ListOf, Section, Setting, flag, number, whole
 
 # Linux's former minimum_target() asked for 1/32 of the memory plus a constant, so that no target starves a guest.
@@ -17,8 +18,6 @@ SLOTS_SHIFT: Final = 3
 KERNEL_PAGES: Final = 11_790
 PAGES_PER_STRUCT_PAGE: Final = 64
 KERNEL_SHARE: Final = 50
-# Below 512 MiB a guest is such a miniature.
-SMALLEST_REAL_PAGES: Final = 1 << 17
 
 
 _MOST: Final = 1 << 31

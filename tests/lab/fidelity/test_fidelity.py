@@ -230,7 +230,7 @@ def test_processes_that_were_there_first_go_last() -> None:
 
 def test_a_guest_that_was_up_for_long_begins_worn() -> None:
     """As its programs begin, that share of its free memory lies in broken blocks; the demand is met to the page."""
-    for wear in (0.0, 0.2, 0.35):
+    for wear in (0.0, 0.3, 0.6):
         host = VirtualHost(BLOCKS + 2, seed=1)
         pages, settings = BLOCKS * SUPER_PAGES, GuestSettings(wear=wear)
         domid = host.create("guest", max_pages=pages, target_pages=pages, settings=settings, workload=Driven())

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from xbd.abi import Frames
-from xbd.guest.zone import Watermarks
+from xbd.guest.watermarks import Watermarks
 from xbd.replaceable import replaceable
 from xbd.units import SUPER_PAGES
 

@@ -42,10 +42,11 @@ _STATE: Final = {
 _NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
 # The pools that a goal for anonymous memory is about.
 _PROCESSES: Final = (Pool.ANON, Pool.HUGE, Pool.LISTED)
-# The past of a guest that has been up for long: programs of this part of the free memory, which grow in so many steps while
-# this part of it is read as files; and the most of them.
-_PAST_PROGRAM: Final = 4
-_PAST_FILES: Final = 10
+# The past of a guest that has been up for long: programs that take this part of the free memory and what is broken of it,
+# at most this part, and grow in so many steps while this part of it is read as files; and the most of them.
+_PAST_PROGRAM: Final = 0.25
+_PAST_PROGRAM_MOST: Final = 0.85
+_PAST_FILES: Final = 0.1
 _PAST_STEPS: Final = 8
 _PAST_LOADS_MOST: Final = 50
 # How exactly wear is reached: a past is made of loads.
@@ -110,7 +111,9 @@ class Programs:
     def _live_through(self, goals: Goals) -> Procedure:
         """Let a program come, grow while files are read, and end; then files that were not read for long are dropped."""
         spare = self._zone.spare_pages(self._zone.watermarks.high_pages)
-        program, files = spare // _PAST_PROGRAM, min(spare // _PAST_FILES, goals.cache_pages)
+        # A program that fits in the broken blocks breaks no others.
+        program = int(spare * min(_PAST_PROGRAM + self._worn(), _PAST_PROGRAM_MOST))
+        files = min(int(spare * _PAST_FILES), goals.cache_pages)
         steps = range(1, _PAST_STEPS + 1)
         for anon, cache in [(program * n // _PAST_STEPS, files * n // _PAST_STEPS) for n in steps] + [
             (0, files),
