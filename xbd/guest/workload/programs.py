@@ -47,6 +47,9 @@ _PROCESSES: Final = (Pool.ANON, Pool.HUGE, Pool.LISTED)
 _PAST_PROGRAM: Final = 0.25
 _PAST_PROGRAM_MOST: Final = 0.85
 _PAST_FILES: Final = 0.1
+# What such a program and its files break of the free memory, about; the last one is a part of that, not less than this.
+_PAST_WEARS: Final = 0.3
+_PAST_PART_LEAST: Final = 0.1
 _PAST_STEPS: Final = 8
 _PAST_LOADS_MOST: Final = 50
 # How exactly wear is reached: a past is made of loads.
@@ -112,8 +115,10 @@ class Programs:
         """Let a program come, grow while files are read, and end; then files that were not read for long are dropped."""
         spare = self._zone.spare_pages(self._zone.watermarks.high_pages)
         # A program that fits in the broken blocks breaks no others.
-        program = int(spare * min(_PAST_PROGRAM + self._worn(), _PAST_PROGRAM_MOST))
-        files = min(int(spare * _PAST_FILES), goals.cache_pages)
+        worn = self._worn()
+        part = min(max((self._settings.wear - worn) / _PAST_WEARS, _PAST_PART_LEAST), 1)
+        program = int(spare * min(worn + part * _PAST_PROGRAM, _PAST_PROGRAM_MOST))
+        files = min(int(part * spare * _PAST_FILES), goals.cache_pages)
         steps = range(1, _PAST_STEPS + 1)
         for anon, cache in [(program * n // _PAST_STEPS, files * n // _PAST_STEPS) for n in steps] + [
             (0, files),

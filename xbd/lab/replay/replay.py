@@ -120,7 +120,7 @@ class Replay:
             target_pages=round_to_superpages(target_pages),
             gfn_count=trace.total_pages,
             domain_type=self._variant.domain_type or self.options.strategy.domain_type,
-            settings=GuestSettings(self.options.strategy.driver, verify=self.options.verify),
+            settings=GuestSettings(self.options.strategy.driver, verify=self.options.verify, wear=trace.wear),
             workload=Driven(),
         )
 
