@@ -54,6 +54,9 @@ _PARAMS: Final[Mapping[str, Mapping[str, Part]]] = {
     "claim": {"pages": _ONE},
 }
 
+# Settings that earlier recordings lack; left out they mean what was done then.
+_LATER_SETTINGS: Final = frozenset({"high_first"})
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -211,7 +214,7 @@ def command(
 def _machine(header: Header, strategy: str | None, memory: str | None, overrides: tuple[str, ...]) -> Machine:
     """Make the machine for the rerun. Raises BadArgument."""
     recorded = read(HostSettings, header.settings, "settings")
-    missing = asdict(recorded).keys() - header.settings.keys()
+    missing = asdict(recorded).keys() - header.settings.keys() - _LATER_SETTINGS
     if missing:
         raise BadSetting(f"settings.{min(missing)}", "is missing; a recording has all of them")
     settings = STRATEGIES[strategy].host if strategy else recorded
