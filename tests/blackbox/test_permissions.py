@@ -274,7 +274,7 @@ def test_an_agent_whose_domain_s_socket_is_not_its_own_does_not_flood_the_log() 
         ) as daemon:
             daemon.wait_until_it_says("hypervisor_ready")
             # Killed as one that hangs, which is what it is to do here.
-            end = as_stranger([["--socket", str(run), "guests"]], [group], hangs_after_s=4)[0]
+            end = as_stranger([["--socket", str(run), "guests", "--processes", "1"]], [group], hangs_after_s=4)[0]
     assert end.code == -signal.SIGKILL
     refused = [line for line in end.said.splitlines() if "agent_ended" in line]
     assert 1 <= len(refused) <= 2, end.said

@@ -46,7 +46,7 @@ KNOWN: dict[str, tuple[int, float]] = {
     "checksums": (1, 8.0),
     "whose-log": (29, 2.0),
     "lock": (3, 8.0),
-    "rations": (12, 10.0),
+    "rations": (56, 10.0),
     "back-off": (0, 2.0),
     "answer-window": (91, 8.0),
     "refusals": (0, 8.0),

@@ -119,15 +119,10 @@ class Programs:
         part = min(max((self._settings.wear - worn) / _PAST_WEARS, _PAST_PART_LEAST), 1)
         program = int(spare * min(worn + part * _PAST_PROGRAM, _PAST_PROGRAM_MOST))
         files = min(int(part * spare * _PAST_FILES), goals.cache_pages)
-        steps = range(1, _PAST_STEPS + 1)
-        for anon, cache in [(program * n // _PAST_STEPS, files * n // _PAST_STEPS) for n in steps] + [
-            (0, files),
-            (0, 0),
-        ]:
-            more = replace(
-                goals, anon_pages=goals.anon_pages + anon, cache_pages=goals.cache_pages + cache, churn_pages=0
-            )
-            yield from self.reach(more)
+        growing = ((program * step // _PAST_STEPS, files * step // _PAST_STEPS) for step in range(1, _PAST_STEPS + 1))
+        for anon, cache in (*growing, (0, files), (0, 0)):
+            anon_pages, cache_pages = goals.anon_pages + anon, goals.cache_pages + cache
+            yield from self.reach(Goals(anon_pages, cache_pages, goals.kernel_pages))
 
     def reach(self, goals: Goals) -> Procedure:
         """Free and allocate until the goals are reached or refused."""
