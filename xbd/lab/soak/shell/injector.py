@@ -119,9 +119,12 @@ class Injector:
 
     async def _agents_back(self, before: dict[str, int]) -> list[str]:
         """Wait until each domain of *before* that still exists has an agent; returns the names of those that were rebooted."""
+        # Who had stopped as the daemon was killed boots anew of its own accord.
+        stopped: set[str] = set()
         async with open_client(self._processes.socket) as client:
             while True:
                 domains = {domain.name: domain for domain in await client.list()}
+                stopped |= {name for name, domain in domains.items() if domain.state == "shutdown"}
                 waited_for = [
                     name
                     for name, domid in before.items()
@@ -135,7 +138,7 @@ class Injector:
             async for event in client.events(follow=False):
                 if event["event"] == "agent_connected" and not event.get("resumed"):
                     name = str(event.get("name"))
-                    if before.get(name) == event.get("domid"):
+                    if before.get(name) == event.get("domid") and name not in stopped:
                         booted.append(name)
             return booted
 
