@@ -24,10 +24,10 @@ _PIECE_PAGES: Final = np.int64(1) << np.arange(SUPER_ORDER, dtype=np.int64)
 _BOTH: Final = np.uint16(0x0101)
 
 
-def _pieces_of(free: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Find the free aligned pieces of (n, 512) pages, order by order: for order k (n, 512 >> k) bool, up to order 8."""
+def _pieces_of(free: NDArray[np.bool_], orders: int = SUPER_ORDER) -> list[NDArray[np.bool_]]:
+    """Find the free aligned pieces of (n, 512) pages, for so many *orders*: for order k (n, 512 >> k) bool."""
     levels = [free]
-    for _ in range(1, SUPER_ORDER):
+    for _ in range(1, orders):
         levels.append(levels[-1].view(np.uint16) == _BOTH)
     return levels
 
@@ -94,15 +94,16 @@ class FreePieces:
         """List the free pages of these blocks that lie in pieces smaller than *order*."""
         free = self._states[blocks] == 0
         if order < SUPER_ORDER:
-            free &= ~np.repeat(_pieces_of(free)[order], 1 << order, axis=1)
+            free &= ~np.repeat(_pieces_of(free, order + 1)[order], 1 << order, axis=1)
         return _gfns(free, blocks)
 
     def _pages_of(self, order: int, blocks: Frames) -> Frames:
         """List the free pages of these blocks that lie in pieces of just this *order*, block by block as given."""
-        levels = _pieces_of(self._states[blocks] == 0)
+        larger = min(order + 1, SUPER_ORDER - 1)
+        levels = _pieces_of(self._states[blocks] == 0, larger + 1)
         pieces = levels[order]
-        if order + 1 < SUPER_ORDER:
-            pieces = pieces & ~np.repeat(levels[order + 1], 2, axis=1)
+        if larger > order:
+            pieces = pieces & ~np.repeat(levels[larger], 2, axis=1)
         return _gfns(np.repeat(pieces, 1 << order, axis=1), blocks)
 
     def check(self, is_mixed: NDArray[np.bool_], free_count: NDArray[np.uint16]) -> list[str]:

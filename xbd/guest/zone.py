@@ -149,12 +149,7 @@ class Zone:
         self.pieces.count(is_mixed)
         blocks = np.flatnonzero(is_mixed & (self.mobility == mobility))
         gfns = self.pieces.find(count, blocks, rng)
-        if gfns.size:
-            groups = group_by_super(gfns)
-            self.free.take_exactly(gfns, groups)
-            self.state[gfns] = _BYTES[to]
-            self._add(to, *groups)
-            self.pieces.note(groups[0])
+        self._take_exactly(gfns, to)
         if gfns.size == count:
             return gfns
         own, whole, other = SOURCES[mobility]
@@ -176,10 +171,16 @@ class Zone:
 
     def isolate_free(self, gfns: Frames) -> None:
         """Isolate just these free pages."""
-        groups = group_by_super(gfns)
-        self.free.take_exactly(gfns, groups)
-        self.pieces.note(groups[0])
-        self.adopt(gfns, PageState.ISOLATED)
+        self._take_exactly(gfns, PageState.ISOLATED)
+
+    def _take_exactly(self, gfns: Frames, to: PageState) -> None:
+        """Take just these free pages into state *to*."""
+        if gfns.size:
+            groups = group_by_super(gfns)
+            self.free.take_exactly(gfns, groups)
+            self.pieces.note(groups[0])
+            self.state[gfns] = _BYTES[to]
+            self._add(to, *groups)
 
     def change(self, gfns: Frames, old: PageState, new: PageState) -> None:
         """Move pages from one state to another; *old* is asserted, either may be anything but whole-block states."""

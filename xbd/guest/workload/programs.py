@@ -127,29 +127,26 @@ class Programs:
     def reach(self, goals: Goals) -> Procedure:
         """Free and allocate until the goals are reached or refused."""
         yield self.pages_lock
-        self._plan(Pool.ANON, goals.anon_pages)
-        kernel_shrink, kernel_grow = self._plan(Pool.KERNEL, goals.kernel_pages)
+        wanted = self._wanted(Pool.ANON, goals.anon_pages)
+        kernel_lacking = self._wanted(Pool.KERNEL, goals.kernel_pages) - self.holdings.pages[Pool.KERNEL]
         cache_surplus = self.holdings.pages[Pool.CACHE] - goals.cache_pages
         yield from self._free(Pool.CACHE, cache_surplus, list_some=True)
-        wanted = goals.anon_pages - self._refused[Pool.ANON]
         self._residents_pages = min(self._residents_pages, goals.anon_pages)
         yield from self._free_processes(self._process_pages() - wanted, residents_pages=self._residents_pages)
         yield from self._free_processes(min(goals.churn_pages, self._process_pages()), residents_pages=0)
-        yield from self._free(Pool.KERNEL, kernel_shrink)
-        grow = max(wanted - self._process_pages(), 0)
+        yield from self._free(Pool.KERNEL, -kernel_lacking)
+        kernel_grow, grow = max(kernel_lacking, 0), max(wanted - self._process_pages(), 0)
         yield from self._make_room(kernel_grow + grow)
         yield from self._grow(kernel_grow, grow, goals.cache_pages)
         self.pages_lock.release()
 
-    def _plan(self, pool: Pool, goal: int) -> tuple[int, int]:
-        """Return how much the pool is to shrink and to grow, by the change of its goal; refused pages do not count."""
+    def _wanted(self, pool: Pool, goal: int) -> int:
+        """Set the goal of a pool; returns how many pages it is to hold: what was refused is not, and falls with the goal."""
         previous, self._goals[pool] = self._goals[pool], goal
-        if goal >= previous:
-            return 0, goal - previous
-        gone = min(round(self._refused[pool] * (previous - goal) / previous), self._refused[pool])
-        self._refused[pool] -= gone
-        held = self._process_pages() if pool is Pool.ANON else self.holdings.pages[pool]
-        return min(previous - goal - gone, held), 0
+        if goal < previous:
+            gone = min(round(self._refused[pool] * (previous - goal) / previous), self._refused[pool])
+            self._refused[pool] -= gone
+        return goal - self._refused[pool]
 
     def _process_pages(self) -> int:
         return sum(self.holdings.pages[pool] for pool in _PROCESSES)
