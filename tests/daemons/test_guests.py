@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,16 @@ async def until_it_holds(client: Client, name: str, pages: int) -> None:
             await trio.sleep(0.02)
 
 
+@asynccontextmanager
+async def hypervisor_of(directory: Path, memory: str) -> AsyncIterator[Client]:
+    """Run a hypervisor of so much memory, which ends well in the end; yields a client of it."""
+    with running("hypervisor", "--memory", memory, "--runtime-dir", str(directory)) as hypervisor:
+        hypervisor.wait_until_it_says("hypervisor_ready")
+        async with open_client(hypervisor_socket(directory)) as client:
+            yield client
+        assert hypervisor.end(signal.SIGTERM) == 0
+
+
 def kill(agent: Xbd) -> None:
     """Kill it with SIGKILL and wait for its end."""
     assert agent.end(signal.SIGKILL) == -signal.SIGKILL
@@ -46,32 +58,29 @@ def kill(agent: Xbd) -> None:
 async def test_a_killed_agent_leaves_the_daemon_and_the_others_working(tmp_path: Path) -> None:
     """Its domain waits, keeps its memory, and boots again when an agent comes; others go on; no frame is lost."""
     socket = str(hypervisor_socket(tmp_path))
-    with running("hypervisor", "--memory", "256m", "--runtime-dir", str(tmp_path)) as hypervisor:
-        hypervisor.wait_until_it_says("hypervisor_ready")
-        async with open_client(socket) as client:
-            for name, autostart in (("hosted1", True), ("hosted2", True), ("alone", False)):
-                guest = {"workload": "steady", "verify": True}
-                await client.create(name, max_pages=16384, target_pages=16384, autostart=autostart, guest=guest)
-            with running("guests", "--socket", socket) as host:
-                await until(client, hosted1="running", hosted2="running", alone="waiting")
-                with running("guest", "alone", "--socket", socket) as alone:
-                    await until(client, alone="running")
-                    await client.set_target("alone", 8192)
-                    kill(alone)
-                domains = await until(client, hosted1="running", hosted2="running", alone="waiting")
-                assert not domains["alone"].agent
+    async with hypervisor_of(tmp_path, "256m") as client:
+        for name, autostart in (("hosted1", True), ("hosted2", True), ("alone", False)):
+            guest = {"workload": "steady", "verify": True}
+            await client.create(name, max_pages=16384, target_pages=16384, autostart=autostart, guest=guest)
+        with running("guests", "--socket", socket) as host:
+            await until(client, hosted1="running", hosted2="running", alone="waiting")
+            with running("guest", "alone", "--socket", socket) as alone:
+                await until(client, alone="running")
+                await client.set_target("alone", 8192)
+                kill(alone)
+            domains = await until(client, hosted1="running", hosted2="running", alone="waiting")
+            assert not domains["alone"].agent
 
-                with running("guest", "alone", "--socket", socket):
-                    await until(client, alone="running")
-                    await until_it_holds(client, "alone", 8192)
-                    kill(host)
-                    await until(client, hosted1="waiting", hosted2="waiting", alone="running")
-                    await client.set_target("hosted1", 12288)
-                    with running("guests", "--socket", socket):
-                        await until(client, hosted1="running", hosted2="running", alone="running")
-                        await until_it_holds(client, "hosted1", 12288)
-                        assert await client.audit() == []
-        assert hypervisor.end(signal.SIGTERM) == 0
+            with running("guest", "alone", "--socket", socket):
+                await until(client, alone="running")
+                await until_it_holds(client, "alone", 8192)
+                kill(host)
+                await until(client, hosted1="waiting", hosted2="waiting", alone="running")
+                await client.set_target("hosted1", 12288)
+                with running("guests", "--socket", socket):
+                    await until(client, hosted1="running", hosted2="running", alone="running")
+                    await until_it_holds(client, "hosted1", 12288)
+                    assert await client.audit() == []
     assert not hypervisor_socket(tmp_path).exists()
 
 
@@ -79,18 +88,16 @@ async def test_a_killed_agent_leaves_the_daemon_and_the_others_working(tmp_path:
 async def test_a_shut_down_guest_ends_its_process(tmp_path: Path) -> None:
     """`xbd guest` ends with 0 when its guest was shut down, with 1 when its domain is destroyed under it."""
     socket = str(hypervisor_socket(tmp_path))
-    with running("hypervisor", "--memory", "64m", "--runtime-dir", str(tmp_path)) as hypervisor:
-        hypervisor.wait_until_it_says("hypervisor_ready")
-        async with open_client(socket) as client:
-            await client.create("web", max_pages=4096, target_pages=4096, autostart=False)
-            for end, exit_code in ((client.shutdown, 0), (client.destroy, 1)):
-                with running("guest", "web", "--socket", socket) as guest:
-                    await until(client, web="running")
-                    await end("web")
-                    with trio.fail_after(PATIENCE_S):
-                        while guest.process.poll() is None:  # noqa: ASYNC110 - another process
-                            await trio.sleep(0.02)
-                    assert guest.end() == exit_code
+    async with hypervisor_of(tmp_path, "64m") as client:
+        await client.create("web", max_pages=4096, target_pages=4096, autostart=False)
+        for end, exit_code in ((client.shutdown, 0), (client.destroy, 1)):
+            with running("guest", "web", "--socket", socket) as guest:
+                await until(client, web="running")
+                await end("web")
+                with trio.fail_after(PATIENCE_S):
+                    while guest.process.poll() is None:  # noqa: ASYNC110 - another process
+                        await trio.sleep(0.02)
+                assert guest.end() == exit_code
 
 
 @pytest.mark.slow
@@ -119,34 +126,31 @@ async def test_a_guest_is_not_played_on_for_another_domain(tmp_path: Path) -> No
 async def test_a_killed_process_takes_only_its_own_guests_along(tmp_path: Path) -> None:
     """It is started again and its guests boot anew; those of the other one notice nothing, and all lines are whole."""
     socket = str(hypervisor_socket(tmp_path))
-    with running("hypervisor", "--memory", "256m", "--runtime-dir", str(tmp_path)) as hypervisor:
-        hypervisor.wait_until_it_says("hypervisor_ready")
-        async with open_client(socket) as client:
-            domids = [
-                await client.create(f"web{n}", max_pages=4096, target_pages=4096, guest={"workload": "steady"})
-                for n in range(6)
-            ]
-            everybody = {f"web{n}": "running" for n in range(6)}
-            with running("guests", "--processes", "2", "--socket", socket) as agents:
-                agents.wait_until_it_says("agent_processes_ready")
-                await until(client, **everybody)
-                first = max([event["number"] async for event in client.events(follow=False)])
-                before = children_of(agents.process.pid)
-                os.kill(before["guests 1"], signal.SIGKILL)
-                agents.wait_until_it_says("agent process 2/2 died: killed by SIGKILL")
-                agents.wait_until_it_says("starting agent process 2/2 again; its guests boot anew")
-                agents.wait_until_it_says("guests_ready")
-                await until(client, **everybody)
-                events = [event async for event in client.events(first + 1, follow=False)]
-                theirs = {domid for domid in domids if AgentShare(1, 2).holds(domid)}
-                assert {event["domid"] for event in events if event["event"] == "agent_lost"} == theirs
-                assert 0 < len(theirs) < len(domids)
-                after = children_of(agents.process.pid)
-                assert after["guests 0"] == before["guests 0"]
-                assert await client.audit() == []
-                assert agents.end(signal.SIGTERM) == 0
-                assert not any(is_alive(pid) for pid in after.values())
-        assert hypervisor.end(signal.SIGTERM) == 0
+    async with hypervisor_of(tmp_path, "256m") as client:
+        domids = [
+            await client.create(f"web{n}", max_pages=4096, target_pages=4096, guest={"workload": "steady"})
+            for n in range(6)
+        ]
+        everybody = {f"web{n}": "running" for n in range(6)}
+        with running("guests", "--processes", "2", "--socket", socket) as agents:
+            agents.wait_until_it_says("agent_processes_ready")
+            await until(client, **everybody)
+            first = max([event["number"] async for event in client.events(follow=False)])
+            before = children_of(agents.process.pid)
+            os.kill(before["guests 1"], signal.SIGKILL)
+            agents.wait_until_it_says("agent process 2/2 died: killed by SIGKILL")
+            agents.wait_until_it_says("starting agent process 2/2 again; its guests boot anew")
+            agents.wait_until_it_says("guests_ready")
+            await until(client, **everybody)
+            events = [event async for event in client.events(first + 1, follow=False)]
+            theirs = {domid for domid in domids if AgentShare(1, 2).holds(domid)}
+            assert {event["domid"] for event in events if event["event"] == "agent_lost"} == theirs
+            assert 0 < len(theirs) < len(domids)
+            after = children_of(agents.process.pid)
+            assert after["guests 0"] == before["guests 0"]
+            assert await client.audit() == []
+            assert agents.end(signal.SIGTERM) == 0
+            assert not any(is_alive(pid) for pid in after.values())
     said = [json.loads(line)["event"] for line in agents.said]
     assert said.count("guests_stopped") == 2
 

@@ -6,7 +6,8 @@ and toolstack, all processes of their own, not the work inside a guest.
 
 import socket
 import time
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,18 +22,30 @@ from xbd.testing.processes import running_host
 from xbd.units import GIB_PAGES
 
 _GUESTS: Final = 1000
-_LARGE_GIB, _SMALL_GIB = 4, 2
+_LARGE_GIB, _SMALL_GIB, _HOST_GIB = 4, 2, 4096
 _ROUNDS, _WARM_UP = 6, 2
 _HOST: Final = """
 [host]
-memory = "4096g"
+memory = "{memory_gib}g"
 
 [[guest]]
 name = "g{{n}}"
 count = {count}
-maximum = "{large}g"
+maximum = "{guest_gib}g"
 workload = {{ profile = "idle", used = 0.01, cache = 0.0 }}
 """
+
+
+@asynccontextmanager
+async def idle_host(
+    directory: Path, guests: int, guest_gib: int, memory_gib: int
+) -> AsyncIterator[tuple[Client, Path]]:
+    """Run a host of so many idle *guests*, its files in a directory of its own in *directory*; yields a client and the sockets' directory."""
+    place = directory / str(guests)
+    place.mkdir()
+    host_toml = _HOST.format(count=guests, guest_gib=guest_gib, memory_gib=memory_gib)
+    async with running_host(host_toml, place) as client:
+        yield client, place / "run"
 
 
 async def measure_fleet(directory: Path, guests: int = _GUESTS) -> dict[str, Figure]:
@@ -40,10 +53,8 @@ async def measure_fleet(directory: Path, guests: int = _GUESTS) -> dict[str, Fig
     memory_kib: list[int] = []
     seconds: list[list[float]] = []
     for count in (1, guests):
-        place = directory / str(count)
-        place.mkdir()
-        async with running_host(_HOST.format(count=count, large=_LARGE_GIB), place) as client:
-            memory_kib.append(_memory_kib(place / "run"))
+        async with idle_host(directory, count, _LARGE_GIB, _HOST_GIB) as (client, run_dir):
+            memory_kib.append(_memory_kib(run_dir))
             seconds.append(await (_one_after_the_other(client, guests) if count == 1 else _all_at_once(client)))
     one, all_of_them = seconds
     return {

@@ -17,23 +17,14 @@ import trio
 from xbd.client.client import Client
 from xbd.client.runtime_dir import hypervisor_socket
 from xbd.lab.bench.figures import REPEATS, Figure, summarize
+from xbd.lab.bench.shell.fleet import idle_host
 from xbd.lab.bench.shell.wire import BareClient, connect
 from xbd.protocol.codec import VERSION
-from xbd.testing.processes import XBD, running_host
+from xbd.testing.processes import XBD
 
 _FEW, _MANY = 8, 1000
 # Calls in one sample, in which the clock of a process is to move.
 _CALLS: Final = 50
-_HOST: Final = """
-[host]
-memory = "{memory}g"
-
-[[guest]]
-name = "g{{n}}"
-count = {count}
-maximum = "1g"
-workload = {{ profile = "idle", used = 0.01, cache = 0.0 }}
-"""
 
 
 async def measure_list(
@@ -42,10 +33,8 @@ async def measure_list(
     """Measure a host of a *few* guests and one of *many*, each figure so often; *directory*: for their files."""
     figures: dict[str, Figure] = {}
     for count in (few, many):
-        place = directory / str(count)
-        place.mkdir()
-        async with running_host(_HOST.format(memory=count * 2, count=count), place) as client:
-            figures |= await (_measure_commands if count == few else _measure_daemon)(client, place / "run", repeats)
+        async with idle_host(directory, count, guest_gib=1, memory_gib=count * 2) as (client, run_dir):
+            figures |= await (_measure_commands if count == few else _measure_daemon)(client, run_dir, repeats)
     return figures
 
 
