@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.frames.model import NaiveFrames, assert_same, indexes
 from xbd.frames import DEFAULT_SOURCES, WHOLE, FrameAllocator, Source
 from xbd.frames.layout import Indexes
+from xbd.units import SUPER_PAGES
 
 SIZES = (1, 511, 512, 513, 1023, 1025, 2048, 2348)
 COUNTS = st.sampled_from((1, 2, 7, 100, 256, 511, 512, 513, 1025))
@@ -42,13 +43,30 @@ def pick(frames: set[int], count: int, seed: int, style: str) -> Indexes:
 
 
 class AllocatorMachine(RuleBasedStateMachine):
-    """Does the same to an allocator and to a set; what `take` chose is checked against the policy."""
+    """Does the same to an allocator and to a set; what `take` chose is checked against the policy.
 
-    @initialize(frame_count=st.sampled_from(SIZES), free=st.booleans(), high_first=st.booleans())
-    def begin(self, frame_count: int, *, free: bool, high_first: bool) -> None:
+    The allocator keeps a map of its own, or reads the states that this owner notes.
+    """
+
+    @initialize(
+        frame_count=st.sampled_from(SIZES), free=st.booleans(), high_first=st.booleans(), is_owned=st.booleans()
+    )
+    def begin(self, frame_count: int, *, free: bool, high_first: bool, is_owned: bool) -> None:
         """Make a pool."""
         self.model = NaiveFrames(frame_count, free=free, high_first=high_first)
-        self.real = FrameAllocator(frame_count, free=free, shelf_of=self._shelf_of, high_first=high_first)
+        self.states = np.ones(self.model.superframes * SUPER_PAGES, dtype=np.uint8)
+        self.states[:frame_count] = not free
+        self.real = FrameAllocator(
+            frame_count,
+            free=free,
+            shelf_of=self._shelf_of,
+            high_first=high_first,
+            states=self.states if is_owned else None,
+        )
+
+    def _note(self, frames: set[int], *, is_used: bool) -> None:
+        """Note the state of frames, as their owner does."""
+        self.states[list(frames)] = is_used
 
     def _shelf_of(self, supers: Indexes) -> Indexes:
         return indexes(*(self.model.shelf[superframe] for superframe in supers.tolist()))
@@ -56,7 +74,9 @@ class AllocatorMachine(RuleBasedStateMachine):
     @rule(count=COUNTS, sources=SOURCES, below=BELOW)
     def take(self, count: int, sources: tuple[Source, ...], below: int | None) -> None:
         """Take what the policy finds."""
-        self.model.check_take(self.real.take(count, sources, below).tolist(), count, sources, below)
+        taken = self.real.take(count, sources, below).tolist()
+        self._note(set(taken), is_used=True)
+        self.model.check_take(taken, count, sources, below)
 
     @rule(count=st.integers(0, 3), below=BELOW, highest=st.booleans())
     def take_superframes(self, count: int, below: int | None, *, highest: bool) -> None:
@@ -65,6 +85,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         expected = (whole[::-1] if highest or self.model.high_first else whole)[:count]
         assert self.real.take_superframes(count, below=below, highest=highest).tolist() == expected
         for superframe in expected:
+            self._note(self.model.frames_of(superframe), is_used=True)
             self.model.free -= self.model.frames_of(superframe)
 
     @precondition(lambda self: self.model.free)
@@ -73,6 +94,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         """Take named frames."""
         frames = pick(self.model.free, count, seed, style)
         self.real.take_exactly(frames)
+        self._note(set(frames.tolist()), is_used=True)
         self.model.free -= set(frames.tolist())
 
     @precondition(lambda self: self.model.whole())
@@ -82,6 +104,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         supers = data.draw(st.lists(st.sampled_from(self.model.whole()), unique=True))
         self.real.take_superframes_exactly(indexes(*supers))
         for superframe in supers:
+            self._note(self.model.frames_of(superframe), is_used=True)
             self.model.free -= self.model.frames_of(superframe)
 
     @precondition(lambda self: len(self.model.free) < self.model.frame_count)
@@ -89,6 +112,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     def give(self, count: int, seed: int, style: str) -> None:
         """Give frames back, in any order."""
         frames = pick(set(range(self.model.frame_count)) - self.model.free, count, seed, style)
+        self._note(set(frames.tolist()), is_used=False)
         self.real.give(frames)
         self.model.free |= set(frames.tolist())
 
@@ -99,6 +123,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         supers = data.draw(st.lists(st.sampled_from(self.model.used_up()), unique=True))
         self.real.give_superframes(indexes(*supers))
         for superframe in supers:
+            self._note(self.model.frames_of(superframe), is_used=False)
             self.model.free |= self.model.frames_of(superframe)
 
     @rule(superframe=st.integers(0, 4))

@@ -5,7 +5,7 @@ that the allocator finds partly free superframes with.
 """
 
 from xbd.frames.allocator import DEFAULT_SOURCES, WHOLE, FrameAllocator, FrameStatistics, Source
-from xbd.frames.layout import Groups, expand_supers, group_by_super, sparse_zeros
+from xbd.frames.layout import Groups, expand_supers, group_by_count, group_by_super, sparse_zeros
 
 __all__ = [
     "DEFAULT_SOURCES",
@@ -15,6 +15,7 @@ __all__ = [
     "Groups",
     "Source",
     "expand_supers",
+    "group_by_count",
     "group_by_super",
     "sparse_zeros",
 ]

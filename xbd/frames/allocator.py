@@ -2,7 +2,7 @@
 
 Theory of operation. Frames come in superframes of 512. One counter per superframe says how many of
 its frames are free: 512 is whole, 0 is used up, anything between is *shattered*. Only for shattered
-superframes does the 4 KiB detail (one bool per frame, in a flat sparse array) mean anything, so an
+superframes does the 4 KiB detail (a byte per frame, in a flat sparse array) mean anything, so an
 operation on 2 MiB writes one counter and merging is nothing but a counter that reaches 512.
 
 Order-0 requests are served from the smallest sufficient block: from shattered superframes, fewest
@@ -31,7 +31,7 @@ from xbd.units import SUPER_ORDER, SUPER_PAGES
 _REGION_ORDER: Final = 9
 _REGION_SUPERS: Final = 1 << _REGION_ORDER
 # Notes of moved counters that may pile up while nobody asks for a frame.
-_NOTES_MAX: Final = 256
+_NOTES_MAX: Final = 32
 _NOTHING: Final[NDArray[Any]] = np.zeros(0, dtype=np.int64)
 
 if TYPE_CHECKING:
@@ -79,13 +79,16 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         shelf_of: for (n,) superframes, the shelf (0 or 1) of each; None: all on shelf 0. It is asked
             again whenever a superframe's counter moved, or `reshelve` named it.
         high_first: whether whole superframes, and the frames of one, are taken from the highest down.
+        states: (superframes * 512,) uint8 of an owner who notes each frame's state anyway, 0 if free (and beyond the last
+            frame another): the detail is read there. The owner writes it when it has taken or given frames.
 
     Attributes: *free_count* (superframes,) uint16, to be read only.
     """
 
     def __init__(
-        self, frame_count: int, *, free: bool = True, shelf_of: ShelfOf | None = None, high_first: bool = False
-    ) -> None:
+        self, frame_count: int, *, free: bool = True, shelf_of: ShelfOf | None = None, high_first: bool = False,
+        states: NDArray[np.uint8] | None = None,
+    ) -> None:  # fmt: skip
         self.frame_count = frame_count
         self.superframe_count = -(-frame_count // SUPER_PAGES)
         self.free_frames = 0
@@ -94,7 +97,10 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         # Padded to whole regions; the padding stays 0, "used up".
         self._counts: NDArray[np.uint16] = np.zeros(regions * _REGION_SUPERS, dtype=np.uint16)
         self.free_count = self._counts[: self.superframe_count]
-        self._map: NDArray[np.bool_] = sparse_zeros(self.superframe_count * SUPER_PAGES, np.bool_)
+        self._keeps_map = states is None
+        self._map: NDArray[Any] = (
+            sparse_zeros(self.superframe_count * SUPER_PAGES, np.bool_) if states is None else states
+        )
         self._rows = self._map.reshape(-1, SUPER_PAGES)
         self._high_first = high_first
         # The same, with the frames of each superframe in the order in which they are taken.
@@ -114,7 +120,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         self.free_frames, self.free_superframes = self.frame_count, whole
         self._region_whole[:] = (self._counts.reshape(-1, _REGION_SUPERS) == SUPER_PAGES).sum(axis=1)
         if tail:
-            self._rows[whole, :tail] = True
+            self._rows[whole, :tail] = self._keeps_map
             self.free_count[whole] = tail
             self._note(np.array([whole]))
 
@@ -123,8 +129,12 @@ class FrameAllocator(Generic[FrameT, SuperT]):
     def is_free(self, frames: NDArray[FrameT]) -> NDArray[np.bool_]:
         """Say for each frame whether it is free: (n,) bool."""
         counts = self.free_count[frames >> SUPER_ORDER]
-        free: NDArray[np.bool_] = (counts == SUPER_PAGES) | ((counts > 0) & self._map[frames])
+        free: NDArray[np.bool_] = (counts == SUPER_PAGES) | ((counts > 0) & self._says_free(self._map[frames]))
         return free
+
+    def _says_free(self, detail: NDArray[Any]) -> NDArray[np.bool_]:
+        """Read a part of the detail: for each frame whether it is free."""
+        return detail if self._keeps_map else detail == 0
 
     def free_in(self, superframe: int) -> NDArray[FrameT]:
         """List the free frames of one superframe, ascending."""
@@ -133,7 +143,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         if count == SUPER_PAGES:
             whole: NDArray[Any] = np.arange(base, base + SUPER_PAGES, dtype=np.int64)
             return whole
-        free: NDArray[Any] = np.flatnonzero(self._rows[superframe]) + base if count else _NOTHING
+        free: NDArray[Any] = self._says_free(self._rows[superframe]).nonzero()[0] + base if count else _NOTHING
         return free
 
     def serves_whole(self) -> bool:
@@ -178,12 +188,14 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         before = self.free_count[supers]
         whole = supers[before == SUPER_PAGES]
         if whole.size:
-            self._rows[whole] = True
+            if self._keeps_map:
+                self._rows[whole] = True
             self._count_whole(whole, -1)
-        free = np.count_nonzero(self._map[frames])
+        free = np.count_nonzero(self._says_free(self._map[frames]))
         assert free == frames.size, f"{frames.size - free} of {frames.size} frames are not free"
         assert np.count_nonzero(before) == before.size, f"not all of superframes {supers} have free frames"
-        self._map[frames] = False
+        if self._keeps_map:
+            self._map[frames] = False
         self.free_count[supers] = before - counts
         self.free_frames -= frames.size
         self._note(supers)
@@ -203,9 +215,9 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         supers: Indexes = np.array(picked, dtype=np.int64)
         frames: Indexes
         if supers.size == 1:
-            frames = self._taken_rows[picked[0]].nonzero()[0] + (picked[0] << SUPER_ORDER)
+            frames = self._says_free(self._taken_rows[picked[0]]).nonzero()[0] + (picked[0] << SUPER_ORDER)
         else:
-            rows = self._rows.take(supers, axis=0)
+            rows = self._says_free(self._rows.take(supers, axis=0))
             flat = (rows[:, ::-1] if self._high_first else rows).reshape(-1).nonzero()[0]
             frames = (supers << SUPER_ORDER)[flat >> SUPER_ORDER] + (flat & (SUPER_PAGES - 1))
         if self._high_first:
@@ -213,7 +225,8 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         leftover = max(frames.size - count, 0)
         if leftover:
             frames = frames[:count]
-        self._map[frames] = False
+        if self._keeps_map:
+            self._map[frames] = False
         self.free_count[supers] = 0
         self.free_count[picked[-1]] = leftover
         self.free_frames -= frames.size
@@ -231,11 +244,12 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         leftover = frames.size - count
         if leftover > 0:
             last = int(supers[-1])
-            self._taken_rows[last, :-leftover] = False
-            self._taken_rows[last, -leftover:] = True
+            if self._keeps_map:
+                self._taken_rows[last, :-leftover] = False
+                self._taken_rows[last, -leftover:] = True
             self.free_count[last] = leftover
             self.free_frames += leftover
-            self._note(supers[-1:])
+            self._note(supers[-1:].copy())
             frames = frames[:count]
         return frames
 
@@ -284,19 +298,23 @@ class FrameAllocator(Generic[FrameT, SuperT]):
             return
         before = self.free_count[supers]
         after = before + counts
-        used_up = supers[before == 0]
-        if used_up.size:
-            self._rows[used_up] = False
-        free = np.count_nonzero(self._map[frames])
-        assert free == 0, f"{free} of {frames.size} frames are free already"
         assert not np.count_nonzero(after > SUPER_PAGES), f"more frames than there are in one of superframes {supers}"
-        self._map[frames] = True
+        if self._keeps_map:
+            self._mark_free(frames, supers[before == 0])
         self.free_count[supers] = after
         self.free_frames += frames.size
         merged = supers[after == SUPER_PAGES]
         if merged.size:
             self._count_whole(merged, 1)
         self._note(supers)
+
+    def _mark_free(self, frames: NDArray[FrameT], used_up: Indexes) -> None:
+        """Note frames as free in the map; of superframes that were used up it said nothing so far."""
+        if used_up.size:
+            self._rows[used_up] = False
+        free = np.count_nonzero(self._map[frames])
+        assert free == 0, f"{free} of {frames.size} frames are free already"
+        self._map[frames] = True
 
     def give_superframes(self, supers: NDArray[SuperT]) -> None:
         """Free whole superframes, each wholly used and named once."""
@@ -358,9 +376,10 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         self._file_noted()
         counts = self.free_count.astype(np.int64)
         shattered = np.flatnonzero((counts > 0) & (counts < SUPER_PAGES))
+        detail = self._says_free(self._rows[shattered])
         wrong = [
             f"superframe {s:#x} counts {c} free frames, its detail {d}"
-            for s, c, d in zip(shattered, counts[shattered], self._rows[shattered].sum(axis=1), strict=True)
+            for s, c, d in zip(shattered, counts[shattered], detail.sum(axis=1), strict=True)
             if c != d
         ]
         whole = self._counts.reshape(-1, _REGION_SUPERS) == SUPER_PAGES
@@ -371,7 +390,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         if whole.reshape(-1)[: self._lowest_whole].any():
             wrong.append(f"a superframe below {self._lowest_whole:#x} is whole")
         tail = self.frame_count % SUPER_PAGES
-        if tail and (counts[-1] > tail or (counts[-1] and self._rows[-1, tail:].any())):
+        if tail and (counts[-1] > tail or (counts[-1] and self._says_free(self._rows[-1, tail:]).any())):
             wrong.append("a frame beyond the last one is free")
         shelved = counts % SUPER_PAGES
         if self._shelf_of is not None:

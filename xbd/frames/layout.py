@@ -30,11 +30,11 @@ def sparse_zeros(count: int, dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - as n
     """Return (count,) zeros of *dtype* whose memory exists only where it was touched, by 4 KiB.
 
     np.zeros will not do: numpy advises huge pages for large arrays, so that one touched entry
-    costs 2 MiB, and a thousand guests touch a few entries each.
+    costs 2 MiB, and a thousand guests touch a few entries each. Less than a page is not worth a mapping of its own.
     """
     item = np.dtype(dtype)
-    if count == 0:
-        return np.zeros(0, dtype=item)
+    if count * item.itemsize < mmap.PAGESIZE:
+        return np.zeros(count, dtype=item)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     return np.frombuffer(mmap.mmap(-1, count * item.itemsize, flags=flags), dtype=item)
 
@@ -78,3 +78,10 @@ def group_by_super(frames: Indexes, within: int | None = None) -> Groups[Any]:
     counts = np.bincount(supers - lowest, minlength=span)
     groups = counts.nonzero()[0]
     return groups + lowest, counts[groups]
+
+
+def group_by_count(frames: Indexes) -> Groups[Any]:
+    """Do as `group_by_super` where all the superframes there are are few: each is counted, without a look at the batch's order."""
+    counts = np.bincount(frames >> SUPER_ORDER)
+    groups = counts.nonzero()[0]
+    return groups, counts[groups]

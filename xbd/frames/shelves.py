@@ -1,7 +1,7 @@
 """An index of shattered superframes by how many free frames they have.
 
-A shelf holds a bucket per number of free frames (1 to 511), and a bit mask says which buckets have
-something in them, so "the one with the fewest free" costs one bit trick. Buckets are dicts used as
+A shelf holds a bucket per number of free frames (1 to 511) that some superframe has, and a bit mask says which buckets
+there are, so "the one with the fewest free" costs one bit trick. Buckets are dicts used as
 ordered sets: the oldest entry is found first. All of it is a cache of two arrays (the free counts
 and the shelf that the owner chose for each superframe) and can be rebuilt from them.
 """
@@ -26,7 +26,7 @@ class Shelves:
 
     def __init__(self, superframe_count: int) -> None:
         self.filed: NDArray[np.int16] = np.zeros(superframe_count, dtype=np.int16)
-        self._buckets: list[dict[int, None]] = [{} for _ in range(SHELVES * SUPER_PAGES)]
+        self._buckets: dict[int, dict[int, None]] = {}
         self._masks = [0] * SHELVES
 
     def file(self, supers: Indexes, buckets: Indexes) -> None:
@@ -38,13 +38,14 @@ class Shelves:
         moved, targets = supers[changed], buckets[changed]
         self.filed[moved] = targets
         for superframe, before, after in zip(moved.tolist(), old[changed].tolist(), targets.tolist(), strict=True):
-            if before:
-                bucket = self._buckets[before]
+            # One that is named twice has left its bucket, and that may be gone.
+            if bucket := self._buckets.get(before):
                 bucket.pop(superframe, None)
                 if not bucket:
+                    del self._buckets[before]
                     self._masks[before // SUPER_PAGES] &= ~(1 << before % SUPER_PAGES)
             if after:
-                self._buckets[after][superframe] = None
+                self._buckets.setdefault(after, {})[superframe] = None
                 self._masks[after // SUPER_PAGES] |= 1 << after % SUPER_PAGES
 
     def is_empty(self, shelf: int) -> bool:
@@ -68,11 +69,12 @@ class Shelves:
     def check(self) -> list[str]:
         """Say where buckets, masks and *filed* disagree."""
         wrong = []
-        for number, bucket in enumerate(self._buckets):
+        for number in range(SHELVES * SUPER_PAGES):
+            bucket = self._buckets.get(number, {})
             if bool(self._masks[number // SUPER_PAGES] >> number % SUPER_PAGES & 1) != bool(bucket):
                 wrong.append(f"shelves: mask bit of bucket {number} is wrong ({len(bucket)} superframes in it)")
             if bucket and set(bucket) != set(np.flatnonzero(self.filed == number).tolist()):
                 wrong.append(f"shelves: bucket {number} holds {len(bucket)} superframes, the array says otherwise")
-        if sum(map(len, self._buckets)) != int(np.count_nonzero(self.filed)):
+        if sum(map(len, self._buckets.values())) != int(np.count_nonzero(self.filed)):
             wrong.append("shelves: a superframe is filed in a bucket that does not hold it")
         return wrong

@@ -3,7 +3,8 @@
 Theory of operation. A 2 MiB *page block* of 512 gfns is the unit that matters. Free pages are a
 `FrameAllocator`; every other state has one uint16 per block. The byte per page says the state where
 a block is mixed; a block that is one whole (on the 2 MiB queue, or isolated on its way there or
-back) is noted in *unit* and its 512 bytes stay zero, so that whole blocks cost one entry.
+back) is noted in *unit* and its 512 bytes stay zero, so that whole blocks cost one entry. The allocator
+reads there, too, which pages of a mixed block are free.
 
 A block is movable or unmovable. It takes the type of the first allocation after it was wholly
 free, and an allocation prefers its own type, then a wholly free block, then the other type. An
@@ -16,13 +17,13 @@ balloon's business, and here every free gfn is.
 """
 
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import Frames
-from xbd.frames import WHOLE, FrameAllocator, Source, group_by_super, sparse_zeros
+from xbd.frames import WHOLE, FrameAllocator, Groups, Source, group_by_count, group_by_super, sparse_zeros
 from xbd.guest.pieces import FreePieces
 from xbd.guest.watermarks import watermarks_of
 from xbd.replaceable import replaceable
@@ -50,6 +51,7 @@ class Mobility(IntEnum):
 
 # The states as numpy stores them: an IntEnum among arrays is looked up attribute by attribute at every use.
 _BYTES: Final[NDArray[np.uint8]] = np.arange(len(PageState), dtype=np.uint8)
+_NO_PAGE: Final = 255
 _MOVABLE_FREE, _UNMOVABLE_FREE = Source(0), Source(1)
 # Where an allocation looks, by its mobility. Filling the fullest blocks first keeps whole ones whole.
 SOURCES: Final = {
@@ -75,18 +77,25 @@ class Zone:
         self.gfn_count = gfn_count
         self.block_count = -(-gfn_count // SUPER_PAGES)
         self.watermarks = watermarks_of(gfn_count, huge_pages=huge_pages)
-        self.mobility: NDArray[np.int64] = np.zeros(self.block_count, dtype=np.int64)
-        self.free = FrameAllocator(gfn_count, free=False, shelf_of=self._shelf_of)
+        self.mobility: NDArray[np.uint8] = np.zeros(self.block_count, dtype=np.uint8)
         self.state: NDArray[np.uint8] = sparse_zeros(self.block_count * SUPER_PAGES, np.uint8)
+        # What is behind the last page is never free.
+        self.state[gfn_count:] = _NO_PAGE
+        self.free = FrameAllocator(gfn_count, free=False, shelf_of=self._shelf_of, states=self.state)
         self.rows = self.state.reshape(-1, SUPER_PAGES)
         self.unit: NDArray[np.uint8] = np.zeros(self.block_count, dtype=np.uint8)
-        self.counts: NDArray[np.uint16] = np.zeros((len(PageState), self.block_count), dtype=np.uint16)
+        self.counts: NDArray[np.uint16] = sparse_zeros(len(PageState) * self.block_count, np.uint16).reshape(
+            len(PageState), -1
+        )
         self._totals = [0] * len(PageState)
         self.pieces = FreePieces(self.rows)
 
     def _shelf_of(self, blocks: Frames) -> Frames:
-        shelves: Frames = self.mobility[blocks]
-        return shelves
+        return self.mobility[blocks].astype(np.int64)
+
+    def _grouped(self, gfns: Frames) -> Groups[Any]:
+        """See a batch of pages as groups of one block each."""
+        return group_by_count(gfns) if self.block_count <= gfns.size else group_by_super(gfns)
 
     # -- queries
 
@@ -129,7 +138,7 @@ class Zone:
         gfns = self.free.take(count, SOURCES[mobility] if sources is None else sources, below)
         if gfns.size == 0:
             return gfns
-        blocks, counts = group_by_super(gfns)
+        blocks, counts = self._grouped(gfns)
         # A block from which a part was taken while it was whole takes the type of its first allocation.
         fresh = blocks[self.free.free_count[blocks] + counts == SUPER_PAGES]
         if fresh.size:
@@ -176,7 +185,7 @@ class Zone:
     def _take_exactly(self, gfns: Frames, to: PageState) -> None:
         """Take just these free pages into state *to*."""
         if gfns.size:
-            groups = group_by_super(gfns)
+            groups = self._grouped(gfns)
             self.free.take_exactly(gfns, groups)
             self.pieces.note(groups[0])
             self.state[gfns] = _BYTES[to]
@@ -188,7 +197,7 @@ class Zone:
             return
         wrong = np.count_nonzero(self.state[gfns] != _BYTES[old])
         assert wrong == 0, f"{wrong} of {gfns.size} pages are not {old.name}"
-        blocks, counts = group_by_super(gfns)
+        blocks, counts = self._grouped(gfns)
         self.counts[old][blocks] -= counts.astype(np.uint16)
         self._totals[old] -= gfns.size
         self.state[gfns] = _BYTES[new]
@@ -206,7 +215,7 @@ class Zone:
         """Give pages that are in no state (booting, or just taken from the allocator) their state."""
         if gfns.size:
             self.state[gfns] = _BYTES[to]
-            self._add(to, *group_by_super(gfns))
+            self._add(to, *self._grouped(gfns))
 
     def adopt_free(self, blocks: Frames, gfns: Frames) -> None:
         """Free whole blocks and single pages that are in no state yet."""
@@ -283,13 +292,13 @@ class Zone:
         unit, row = int(self.unit[block]), self.rows[block]
         if unit or self.free.free_count[block] == size:
             whole = not unit or int(self.counts[unit, block]) == SUPER_PAGES
-            return [] if whole and not row.any() else [f"zone: block {block:#x} is one whole, its pages say otherwise"]
+            return (
+                []
+                if whole and not row[:size].any()
+                else [f"zone: block {block:#x} is one whole, its pages say otherwise"]
+            )
         seen = np.bincount(row[:size], minlength=len(PageState))
-        free_mask = np.zeros(SUPER_PAGES, dtype=np.bool_)
-        free_mask[self.free.free_in(block) - block * SUPER_PAGES] = True
         seen[PageState.FREE] = 0
         if (seen != self.counts[:, block]).any():
             return [f"zone: block {block:#x} counts {self.counts[:, block].tolist()}, its pages say {seen.tolist()}"]
-        if (free_mask[:size] != (row[:size] == PageState.FREE)).any():
-            return [f"zone: block {block:#x}: the allocator and the page states disagree on what is free"]
         return []
