@@ -9,35 +9,59 @@ changed, so a tick pays for the blocks that it touched.
 Source: Linux mm/page_alloc.c, __rmqueue_smallest and __free_one_page.
 """
 
+from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import Frames
+from xbd.frames import sparse_zeros
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 _NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
-# The pages of a piece of each order, below that of a whole block.
-_PIECE_PAGES: Final = np.int64(1) << np.arange(SUPER_ORDER, dtype=np.int64)
 # Two free halves, as numpy sees two bools at once.
 _BOTH: Final = np.uint16(0x0101)
+# Sixteen pages are one word, and what is to be known of it is looked up: how many of its pages lie in pieces of each
+# order up to 4, in fields of a number that are wide enough for the sum over a block.
+_WORD_ORDER: Final = 4
+_FULL_WORD: Final = np.uint16(0xFFFF)
+_FIELD_BITS: Final = 12
+_FIELD_MASK: Final = (1 << _FIELD_BITS) - 1
+_FIELDS: Final = np.arange(_WORD_ORDER + 1) * _FIELD_BITS
 
 
 def _pieces_of(free: NDArray[np.bool_], orders: int = SUPER_ORDER) -> list[NDArray[np.bool_]]:
-    """Find the free aligned pieces of (n, 512) pages, for so many *orders*: for order k (n, 512 >> k) bool."""
+    """Find the free aligned pieces of (n, pages) pages, for so many *orders*: for order k (n, pages >> k) bool."""
     levels = [free]
     for _ in range(1, orders):
         levels.append(levels[-1].view(np.uint16) == _BOTH)
     return levels
 
 
-def _count_rows(level: NDArray[np.bool_]) -> Frames:
-    """Count what is true in each row; numpy adds up eight bools at once where there are as many."""
-    if level.shape[1] >= np.dtype(np.uint64).itemsize:
-        level = np.add.reduce(level.view(np.uint64), axis=1).view(np.bool_).reshape(level.shape[0], -1)
-    counts: Frames = np.add.reduce(level.view(np.uint8), axis=1, dtype=np.int64)
-    return counts
+@cache
+def _pages_by_word() -> Frames:
+    """Tell of every word of 16 pages, a bit of 1 for a free one, its pages by order, in fields: (65536,) int64."""
+    words = np.arange(1 << (1 << _WORD_ORDER), dtype=np.uint16)
+    free = np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_).reshape(words.size, -1)
+    pages = [np.count_nonzero(level, axis=1) << order for order, level in enumerate(_pieces_of(free, _WORD_ORDER + 1))]
+    fields = np.zeros(words.size, dtype=np.int64)
+    for order in range(_WORD_ORDER + 1):
+        larger = pages[order + 1] if order < _WORD_ORDER else 0
+        fields |= (pages[order] - larger) << int(_FIELDS[order])
+    return fields
+
+
+def _pages_by_order(words: NDArray[np.uint16]) -> Frames:
+    """Add up the pages, by order, of rows of words: (n, words) to (n, 5) int64."""
+    fields = np.add.reduce(_pages_by_word().take(words), axis=1)
+    pages: Frames = fields[:, None] >> _FIELDS & _FIELD_MASK
+    return pages
+
+
+def _as_words(bits: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Pack rows of bools into words of 16."""
+    return np.packbits(bits, axis=1, bitorder="little").view(np.uint16)
 
 
 class FreePieces:
@@ -51,7 +75,7 @@ class FreePieces:
 
     def __init__(self, states: NDArray[np.uint8]) -> None:
         self._states = states
-        self.pages: NDArray[np.uint16] = np.zeros((states.shape[0], SUPER_ORDER), dtype=np.uint16)
+        self.pages: NDArray[np.uint16] = sparse_zeros(states.shape[0] * SUPER_ORDER, np.uint16).reshape(-1, SUPER_ORDER)
         self._changed: NDArray[np.bool_] = np.zeros(states.shape[0], dtype=np.bool_)
 
     def note(self, blocks: Frames) -> None:
@@ -66,10 +90,10 @@ class FreePieces:
         blocks = changed[is_mixed[changed]]
         if not blocks.size:
             return
-        counts = np.zeros((SUPER_ORDER + 1, blocks.size), dtype=np.int64)
-        for order, level in enumerate(_pieces_of(self._states[blocks] == 0)):
-            counts[order] = _count_rows(level)
-        self.pages[blocks] = ((counts[:-1] - 2 * counts[1:]) * _PIECE_PAGES[:, None]).T
+        words = _as_words(self._states[blocks] == 0)
+        # What fills whole words is counted by the word, as a word's pages are by the page.
+        self.pages[blocks, :_WORD_ORDER] = _pages_by_order(words)[:, :_WORD_ORDER]
+        self.pages[blocks, _WORD_ORDER:] = _pages_by_order(_as_words(words == _FULL_WORD)) << _WORD_ORDER
 
     def find(self, count: int, blocks: Frames, rng: np.random.Generator) -> Frames:
         """Choose up to *count* free pages of these mixed blocks, those of the smallest pieces first.
@@ -77,34 +101,27 @@ class FreePieces:
         Of the pieces of the largest order that is needed some are taken, of blocks drawn by *rng*. Returns (<= count,) gfns.
         """
         pages = self.pages[blocks]
-        reached = np.cumsum(pages.sum(axis=0, dtype=np.int64))
-        order = int(np.searchsorted(reached, count))
+        reached = np.add.reduce(pages, axis=0, dtype=np.int64).cumsum()
+        order = int(reached.searchsorted(count))
         if order == SUPER_ORDER:
-            return self._pages_below(order, blocks)
-        smaller = blocks[pages[:, :order].any(axis=1)] if order else blocks[:0]
-        parts = [self._pages_below(order, smaller)] if smaller.size else []
+            return _gfns(self._states[blocks] == 0, blocks)
+        smaller = blocks[np.logical_or.reduce(pages[:, :order], axis=1)]
         left = count - (int(reached[order - 1]) if order else 0)
-        having = np.flatnonzero(pages[:, order])
+        of_order = pages[:, order]
+        having = of_order.nonzero()[0]
         drawn = having[rng.permutation(having.size)]
-        used = int(np.searchsorted(np.cumsum(pages[drawn, order], dtype=np.int64), left)) + 1
-        parts.append(self._pages_of(order, blocks[drawn[:used]])[:left])
-        return np.concatenate(parts)
-
-    def _pages_below(self, order: int, blocks: Frames) -> Frames:
-        """List the free pages of these blocks that lie in pieces smaller than *order*."""
-        free = self._states[blocks] == 0
-        if order < SUPER_ORDER:
-            free &= ~np.repeat(_pieces_of(free, order + 1)[order], 1 << order, axis=1)
-        return _gfns(free, blocks)
-
-    def _pages_of(self, order: int, blocks: Frames) -> Frames:
-        """List the free pages of these blocks that lie in pieces of just this *order*, block by block as given."""
+        used = int(of_order[drawn].cumsum(dtype=np.int64).searchsorted(left)) + 1
+        searched = np.concatenate((smaller, blocks[drawn[:used]]))
+        free = self._states[searched] == 0
+        # One look at all of them: of the first their pages below the order, of the others those of just this order.
         larger = min(order + 1, SUPER_ORDER - 1)
-        levels = _pieces_of(self._states[blocks] == 0, larger + 1)
-        pieces = levels[order]
+        levels = _pieces_of(free, larger + 1)
+        free[: smaller.size] &= ~np.repeat(levels[order][: smaller.size], 1 << order, axis=1)
+        pieces = levels[order][smaller.size :]
         if larger > order:
-            pieces = pieces & ~np.repeat(levels[larger], 2, axis=1)
-        return _gfns(np.repeat(pieces, 1 << order, axis=1), blocks)
+            pieces = pieces & ~np.repeat(levels[larger][smaller.size :], 2, axis=1)
+        free[smaller.size :] = np.repeat(pieces, 1 << order, axis=1)
+        return _gfns(free, searched)[:count]
 
     def check(self, is_mixed: NDArray[np.bool_], free_count: NDArray[np.uint16]) -> list[str]:
         """Say where the rows and the blocks' free counts disagree."""
@@ -117,5 +134,5 @@ class FreePieces:
 
 def _gfns(mask: NDArray[np.bool_], blocks: Frames) -> Frames:
     """Name the pages of a (n, 512) *mask* over these blocks."""
-    flat = np.flatnonzero(mask)
+    flat = mask.reshape(-1).nonzero()[0]
     return (blocks << SUPER_ORDER)[flat >> SUPER_ORDER] + (flat & (SUPER_PAGES - 1)) if flat.size else _NO_PAGES
