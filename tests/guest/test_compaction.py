@@ -18,6 +18,7 @@ class Scene:
         self, *layout: dict[str, int], features: Features | None = None, verify: bool = True, vacate_blocks: int = 64
     ) -> None:
         size = blocks(len(layout))
+        self._verify = verify
         self.host = NaiveHost(size, size, features=features or Features())
         settings = GuestSettings(
             DriverSettings(floor_pages=0, vacate_blocks=vacate_blocks), verify=verify, kernel_pages=0
@@ -54,7 +55,7 @@ class Scene:
                 self._unback(some)
             else:
                 programs.holdings.place(pool, some)
-                words = programs.holdings.words_of(some)
+                words = programs.holdings.words_of(some) if self._verify else np.zeros(some.size, dtype=np.uint64)
                 self.host.words.update(zip(some.tolist(), words.tolist(), strict=True))
 
     def _unback(self, gfns: Frames) -> None:

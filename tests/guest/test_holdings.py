@@ -25,7 +25,7 @@ def test_words_differ_between_slots_pools_and_generations() -> None:
         assert len(set(words)) == 700
         assert seen.isdisjoint(words)
         seen.update(words)
-        holdings.forget(holdings.pick(Pool.ANON, 700, rng, 0.5, words=True))
+        holdings.forget(holdings.pick(Pool.ANON, 700, rng, 0.5))
     assert 0 not in seen, "a scrubbed page must not look right"
 
 
@@ -67,7 +67,7 @@ def test_random_use_matches_dicts(seed: int) -> None:
             model[pool].update(zip(some.tolist(), holdings.words_of(some).tolist(), strict=True))
         else:
             wanted = int(rng.integers(0, most + 1))
-            picked = holdings.pick(pool, wanted, rng, float(rng.random()), words=True)
+            picked = holdings.pick(pool, wanted, rng, float(rng.random()))
             assert picked.words is not None
             assert picked.gfns.size == min(wanted, len(model[pool]))
             for gfn, word in zip(picked.gfns.tolist(), picked.words.tolist(), strict=True):
@@ -81,11 +81,11 @@ def test_random_use_matches_dicts(seed: int) -> None:
 
 def test_many_small_frees_do_not_use_the_table_up() -> None:
     """Chunks that frees left partly filled are freed first once there are many of them."""
-    holdings = Holdings(GFNS, seed=3)
+    holdings = Holdings(GFNS, seed=3, words=False)
     rng = np.random.default_rng(3)
     holdings.place(Pool.ANON, gfns(0, GFNS))
     for _ in range(2000):
-        picked = holdings.pick(Pool.ANON, 7, rng, 0.5, words=False)
+        picked = holdings.pick(Pool.ANON, 7, rng, 0.5)
         assert picked.words is None
         holdings.forget(picked)
         holdings.place(Pool.ANON, picked.gfns)

@@ -40,8 +40,6 @@ _STATE: Final = {
     Pool.LISTED: PageState.MOVABLE,
 }
 _NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
-# The pools that a goal for anonymous memory is about.
-_PROCESSES: Final = (Pool.ANON, Pool.HUGE, Pool.LISTED)
 # The past of a guest that has been up for long: programs that take this part of the free memory and what is broken of it,
 # at most this part, and grow in so many steps while this part of it is read as files; and the most of them.
 _PAST_PROGRAM: Final = 0.25
@@ -76,7 +74,7 @@ class Programs:
         self._rng = rng
         self._verify = settings.verify
         self._young_share = young_share
-        self.holdings = Holdings(zone.gfn_count, seed)
+        self.holdings = Holdings(zone.gfn_count, seed, words=self._verify)
         self.pages_lock = Lock()
         self.pages_allocated = 0
         self.pages_freed = 0
@@ -87,6 +85,8 @@ class Programs:
         self._refused = [0 for _ in Pool]
         self._goals = [0 for _ in Pool]
         self._listed_most = listed_most(zone.watermarks)
+        # What was freed while goals are being reached and is to be listed: the pages are on their way, in no pool.
+        self._freed_last = _NO_PAGES
         # The least that processes wanted since there were goals.
         self._residents_pages = zone.gfn_count
 
@@ -138,6 +138,9 @@ class Programs:
         kernel_grow, grow = max(kernel_lacking, 0), max(wanted - self._process_pages(), 0)
         yield from self._make_room(kernel_grow + grow)
         yield from self._grow(kernel_grow, grow, goals.cache_pages)
+        listed, self._freed_last = self._freed_last, _NO_PAGES
+        self.pages_allocated += listed.size
+        yield from self._put_in_use([(Pool.LISTED, listed)])
         self.pages_lock.release()
 
     def _wanted(self, pool: Pool, goal: int) -> int:
@@ -149,7 +152,11 @@ class Programs:
         return goal - self._refused[pool]
 
     def _process_pages(self) -> int:
-        return sum(self.holdings.pages[pool] for pool in _PROCESSES)
+        held = self.holdings.pages
+        return held[Pool.ANON] + held[Pool.HUGE] + self._listed_pages()
+
+    def _listed_pages(self) -> int:
+        return self.holdings.pages[Pool.LISTED] + self._freed_last.size
 
     def _make_room(self, pages: int) -> Procedure:
         """Drain the processors' lists and drop page cache where an allocation of *pages* would fail."""
@@ -206,13 +213,10 @@ class Programs:
         for pool, gfns in parts:
             if not gfns.size:
                 continue
-            slots = self.holdings.place(pool, gfns)
+            self.holdings.place(pool, gfns)
             if self._verify:
-                yield from self._store(gfns, slots)
+                self.content_errors += yield from store_words(gfns, self.holdings.words_of(gfns))
                 self._zone.change(gfns, PageState.ISOLATED, _STATE[pool])
-
-    def _store(self, gfns: Frames, slots: Frames) -> Procedure:
-        self.content_errors += yield from store_words(gfns, self.holdings.words_of_slots(slots))
 
     # -- giving pages up
 
@@ -225,30 +229,30 @@ class Programs:
         huge -= huge % SUPER_PAGES
         yield from self._free(Pool.HUGE, huge)
         left = self._process_pages() - pages + huge
-        room = max(min(self._listed_most // PROCESSORS, self._listed_most - held[Pool.LISTED]), 0)
+        room = max(min(self._listed_most // PROCESSORS, self._listed_most - self._listed_pages()), 0)
         yield from self._free(
             Pool.ANON, min(pages - huge + room, held[Pool.ANON]), residents_pages=residents_pages, list_some=True
         )
         # If the processes hold nothing more, what is listed is freed.
-        for pool in (Pool.LISTED, Pool.HUGE):
-            freed = min(max(self._process_pages() - left, 0), held[pool])
-            yield from self._free(pool, freed)
+        yield from self._free_listed(self._process_pages() - left)
+        yield from self._free(Pool.HUGE, min(self._process_pages() - left, held[Pool.HUGE]))
 
     def _take_listed(self, pages: int) -> Generator[Request, list[Result], Frames]:
         """Take up to *pages* off the processors' lists, the last that came first; they are in no pool then."""
-        picked = self._pick(Pool.LISTED, pages, young_share=1.0)
+        left = max(self._freed_last.size - pages, 0)
+        self._freed_last, taken = self._freed_last[:left], self._freed_last[left:]
+        self.pages_allocated += taken.size
+        picked = self._pick(Pool.LISTED, pages - taken.size, young_share=1.0)
         if self._verify and picked.gfns.size:
             self._zone.change(picked.gfns, PageState.MOVABLE, PageState.ISOLATED)
             yield from self._verify_words(picked)
         self.holdings.forget(picked)
         self.pages_allocated += picked.gfns.size
         self.pages_freed += picked.gfns.size
-        return picked.gfns
+        return np.concatenate((picked.gfns, taken)) if picked.gfns.size else taken
 
     def _pick(self, pool: Pool, pages: int, young_share: float | None, residents_pages: int = 0) -> Picked:
-        return self.holdings.pick(
-            pool, pages, self._rng, young_share, words=self._verify, residents_pages=residents_pages
-        )
+        return self.holdings.pick(pool, pages, self._rng, young_share, residents_pages=residents_pages)
 
     def _free(self, pool: Pool, pages: int, *, residents_pages: int = 0, list_some: bool = False) -> Procedure:
         """Free *pages* of one pool, the oldest *residents_pages* last; with *list_some* the last that are freed are listed."""
@@ -265,14 +269,20 @@ class Programs:
         freed = picked.gfns
         if list_some and self._listed_most >= PROCESSORS:
             most = self._listed_most // PROCESSORS
-            freed, listed = freed[:-most], freed[-most:]
-            surplus = self.holdings.pages[Pool.LISTED] + listed.size - self._listed_most
-            yield from self._free(Pool.LISTED, surplus)
             # For the zone they were never free; for counts and checks of content they come into use anew.
-            self.pages_allocated += listed.size
-            yield from self._put_in_use([(Pool.LISTED, listed)])
+            freed, listed = freed[:-most], freed[-most:]
+            self._freed_last = np.concatenate((self._freed_last, listed)) if self._freed_last.size else listed
+            yield from self._free_listed(self._listed_pages() - self._listed_most)
         self._zone.release(freed, state)
         self.pages_freed += picked.gfns.size
+
+    def _free_listed(self, pages: int) -> Procedure:
+        """Give up to *pages* of the processors' lists back to the zone, the first that came first."""
+        before = self.holdings.pages[Pool.LISTED]
+        yield from self._free(Pool.LISTED, min(pages, before))
+        left = max(pages - before, 0)
+        freed, self._freed_last = self._freed_last[:left], self._freed_last[left:]
+        self._zone.release(freed, self._on_its_way(Mobility.MOVABLE))
 
     def _verify_words(self, picked: Picked) -> Procedure:
         words, unreadable = yield from load_words(picked.gfns)
@@ -281,9 +291,9 @@ class Programs:
 
     def _drop_cache(self, pages: int) -> Procedure:
         """Give *pages* back to the zone: what the processors' lists hold first, then page cache."""
-        listed = min(pages, self.holdings.pages[Pool.LISTED])
-        yield from self._free(Pool.LISTED, listed)
-        pages -= listed
+        listed = self._listed_pages()
+        yield from self._free_listed(pages)
+        pages -= min(pages, listed)
         before = self.holdings.pages[Pool.CACHE]
         yield from self._free(Pool.CACHE, pages)
         self.cache_dropped += before - self.holdings.pages[Pool.CACHE]
