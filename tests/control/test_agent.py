@@ -159,9 +159,8 @@ def test_a_shutdown_ends_the_guest_and_is_seen() -> None:
     assert link.host.domain_info(link.domid).state == "shutdown"
 
 
-def test_reports_are_coalesced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy guest reports about every two seconds when settled, never more often than four times a second."""
-    link = _linked(workload={"profile": "steady", "tick_s": 0.01})
+def _note_reports(link: Link, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Note when the guest reports, from now on."""
     reports: list[float] = []
     reported = link.host.reported
 
@@ -170,6 +169,33 @@ def test_reports_are_coalesced(monkeypatch: pytest.MonkeyPatch) -> None:
         reported(record, untrusted_report)
 
     monkeypatch.setattr(link.host, "reported", note_and_keep)
+    return reports
+
+
+def test_what_nobody_acts_on_is_reported_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that frees and allocates the same amount each second reports every ten; what it needs is as it was."""
+    link = _linked(workload={"profile": "steady", "churn": 0.001})
+    link.advance(2 * REPORT_EVERY_S)
+    reports = _note_reports(link, monkeypatch)
+    link.advance(5 * REPORT_EVERY_S)
+    assert 4 <= len(reports) <= 6
+
+
+def test_a_need_that_changes_is_reported_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst shows within two seconds, though the last report is not old."""
+    link = _linked(workload={"profile": "bursty", "period_ticks": 30})
+    link.advance(15)
+    reports = _note_reports(link, monkeypatch)
+    free_before = link.host.domain_info(link.domid).reported["guest_free_pages"]
+    link.advance(5 + SETTLED_REPORT_S)
+    assert link.host.domain_info(link.domid).reported["guest_free_pages"] < free_before - 100
+    assert any(20 <= at <= 20 + SETTLED_REPORT_S for at in reports)
+
+
+def test_reports_are_coalesced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy guest reports about every two seconds when settled, never more often than four times a second."""
+    link = _linked(workload={"profile": "bursty", "tick_s": 0.01})
+    reports = _note_reports(link, monkeypatch)
     link.advance(10 * SETTLED_REPORT_S)
 
     assert 0 < len(reports) <= 11

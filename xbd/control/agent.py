@@ -21,6 +21,7 @@ from xbd.guest import (
     ModeSet,
     Note,
     ShutdownAsked,
+    Standing,
     TargetSet,
     Tick,
     parse_mode,
@@ -37,10 +38,10 @@ from xbd.shapes import SETTINGS
 
 # A guest on its way to its target reports this often, so that a display of it is smooth.
 MOVING_REPORT_S: Final = 0.25
-# A settled one reports this often: a thousand of them share a core with their daemon.
+# A settled one reports this often what others act on; thousands of them share a core with their daemon.
 SETTLED_REPORT_S: Final = 2.0
-# It says at least so often that it is there: an agent that is stopped shows within half a minute. More often would cost:
-# a thousand idle guests send a hundred of these a second.
+# It reports the rest, or that it is there, at least so often: an agent that is stopped shows within half a minute. More
+# often would cost: a thousand idle guests send a hundred of these a second.
 REPORT_EVERY_S: Final = 10
 # No command is sent while so much is unanswered: less than a socket holds, so that both ends never wait to send.
 UNANSWERED_BYTES: Final = 64 * 1024
@@ -76,6 +77,7 @@ class Agent:
         self._step_deadline: float | None = None
         self._notice_number = 0
         self._reported: Mapping[str, int | str] = {}
+        self._reported_standing: Standing | None = None
         # Whether anything has happened to the guest since it reported.
         self._has_stepped = False
         self._report_due: float | None = None
@@ -205,7 +207,7 @@ class Agent:
     @replaceable
     def report_anew(self) -> None:
         """Have the next report sent whole: who answers may have forgotten the last, for a daemon keeps none when it restarts."""
-        self._reported = {}
+        self._reported, self._reported_standing = {}, None
 
     @replaceable
     def is_overtaken(self, number: int) -> bool:
@@ -225,7 +227,8 @@ class Agent:
         self._waiting.extend(step.commands)
         self._notes.extend(step.notes)
         self._step_deadline = step.deadline
-        due = max(now, self._last_report + SETTLED_REPORT_S)
+        matters = guest.standing().matters_after(self._reported_standing)
+        due = max(now, self._last_report + (SETTLED_REPORT_S if matters else REPORT_EVERY_S))
         self._report_due = due if self._report_due is None else min(due, self._report_due)
         if type(event) in (TargetSet, ModeSet):
             self._report_due = now
@@ -271,6 +274,7 @@ class Agent:
             # Coarse, so that an idle guest's report stays the same for long.
             report = {**report, "cpu_ms": int(self.cpu_s * 10) * 100}
         self._has_stepped = False
+        self._reported_standing = guest.standing()
         self._last_report = now
         moving = report["current_pages"] != report["target_pages"]
         changed = report != self._reported

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from xbd.guest.kernel import Guest
     from xbd.guest.mode import GuestMode, ModeKind, parse_mode
     from xbd.guest.settings import DRIVERS, BlockBackEnd, DriverSettings, GuestSettings, override_driver
-    from xbd.guest.statistics import GuestStatistics
+    from xbd.guest.statistics import GuestStatistics, Standing
 
 __all__ = [
     "DRIVERS",
@@ -48,6 +48,7 @@ __all__ = [
     "ModeSet",
     "Note",
     "ShutdownAsked",
+    "Standing",
     "Step",
     "TargetSet",
     "Tick",
@@ -75,6 +76,6 @@ __getattr__, __dir__ = lazily(
         "xbd.guest.kernel": ("Guest",),
         "xbd.guest.mode": ("GuestMode", "ModeKind", "parse_mode"),
         "xbd.guest.settings": ("DRIVERS", "BlockBackEnd", "DriverSettings", "GuestSettings", "override_driver"),
-        "xbd.guest.statistics": ("GuestStatistics",),
+        "xbd.guest.statistics": ("GuestStatistics", "Standing"),
     },
 )

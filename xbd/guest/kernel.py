@@ -5,7 +5,6 @@ block I/O, compaction), lets every procedure go on as far as it can, and answers
 send and the time to look again. It performs nothing itself: whoever calls it carries the commands.
 """
 
-from dataclasses import asdict
 from typing import assert_never
 
 import numpy as np
@@ -32,7 +31,7 @@ from xbd.guest.events import (
 from xbd.guest.mode import ModeKind
 from xbd.guest.procedures import Procedure, Procedures
 from xbd.guest.settings import GuestSettings
-from xbd.guest.statistics import GuestStatistics, count
+from xbd.guest.statistics import GuestStatistics, Standing, count
 from xbd.guest.workload.holdings import Pool
 from xbd.guest.workload.profiles import Driven, Goals, Workload
 from xbd.guest.zone import Mobility, PageState
@@ -236,7 +235,12 @@ class Guest:
 
     def report(self) -> dict[str, int | str]:
         """Return the statistics as a plain map, for the wire."""
-        return asdict(self.statistics())
+        statistics = self.statistics()
+        return {name: getattr(statistics, name) for name in GuestStatistics.__slots__}
+
+    def standing(self) -> Standing:
+        """Return what others act on of its statistics."""
+        return Standing.of(self._components)
 
     def check(self) -> list[str]:
         """Recompute every counter and say what disagrees; what is in flight is left out where it must be."""

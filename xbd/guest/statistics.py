@@ -1,10 +1,39 @@
 """The statistics that a guest reports. They are its own claim: whoever reads them must not trust them."""
 
 from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from xbd.guest.components import Components
 from xbd.guest.zone import PageState
 from xbd.units import PAGE_BYTES, PAGE_KIB
+
+# Free memory or page cache that differs by less than this part of the guest's memory is the same to whoever acts on it.
+_SAME_SHIFT: Final = 6
+
+
+class Standing(NamedTuple):
+    """What others act on of a guest's statistics: *exact* values, and *levels_pages*, where less than *least_pages* is no change."""
+
+    exact: tuple[object, ...]
+    levels_pages: tuple[int, ...]
+    least_pages: int
+
+    @classmethod
+    def of(cls, components: Components) -> "Standing":
+        """Take it from a guest's components, without counting the rest."""
+        zone, programs = components.zone, components.programs
+        wrong = (programs.pages_denied, programs.content_errors, components.io.mismatches)
+        states = (components.worker.backoff.state, components.directives.mode)
+        levels_pages = (zone.free.free_frames, programs.reclaimable_pages)
+        least_pages = max(zone.gfn_count >> _SAME_SHIFT, 1)
+        return cls((components.balloon.current_pages, *wrong, *states), levels_pages, least_pages)
+
+    def matters_after(self, before: "Standing | None") -> bool:
+        """Whether who acted on what was *before* might act otherwise now; None: nothing is known."""
+        if before is None or self.exact != before.exact:
+            return True
+        levels = zip(self.levels_pages, before.levels_pages, strict=True)
+        return any(abs(now - then) >= self.least_pages for now, then in levels)
 
 
 @dataclass(frozen=True, slots=True)
