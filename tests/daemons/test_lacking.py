@@ -1,7 +1,6 @@
 """What the system lacks at a start or a boot is refused with a sentence; it ends no daemon with a traceback."""
 
 import errno
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import trio
 
 from tests.peer import clock, do
 from xbd.control.controller import Controller
-from xbd.daemons import guests, hypervisor
+from xbd.daemons import hypervisor
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.outside import replaced
 from xbd.daemons.runtime.state_dir import StateDir, make_machine
@@ -122,12 +121,3 @@ def test_a_boot_opens_no_file_once_it_is_reserved(tmp_path: Path) -> None:
             host.call("destroy", {"domid": 1})
     assert host.audit() == []
     state.close(in_order=False)
-
-
-def test_an_agent_is_not_woken_before_its_deadline() -> None:
-    """A deadline is rounded up, never down: a guest woken too soon has nothing to do, and is woken again at once."""
-    # Of 3 s / 100 and the next number that a float can be, rounding makes the former.
-    deadlines = [math.nextafter(number / 100, math.inf) for number in range(1, 20_000)]
-
-    assert all(guests._coarse(deadline) >= deadline for deadline in deadlines)
-    assert guests._coarse(None) == math.inf

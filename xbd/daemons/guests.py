@@ -9,14 +9,16 @@ pauses and resumes its session; agents of a killed process are gone with it, and
 again when another process takes them on.
 """
 
+import contextvars
 import math
 import os
 import socket
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,7 @@ from xbd.control.agent import Agent
 from xbd.control.agent_share import EVERY_GUEST, AgentShare
 from xbd.daemons.agent_processes import FAREWELL, NOTHING_TO_RELOAD, describe_agents
 from xbd.daemons.runtime import sockets
+from xbd.daemons.runtime.deadlines import Deadlines, Party
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.reconnect import Follower
@@ -45,8 +48,6 @@ _log = structlog.get_logger(__name__)
 LOOK_PAUSE_S: Final = 0.05
 # A domain's socket that may not be opened: who mends it is a person.
 NO_PERMISSION_PAUSE_S: Final = 30.0
-# Guests' deadlines are rounded up to this, so that many guests wake in one pass of the scheduler.
-TIMER_GRAIN_S: Final = 0.01
 # What an agent process has open beside its guests' connections.
 DESCRIPTORS_APART: Final = 32
 _HINTS: Final = frozenset({"created", "destroyed", "agent_lost", "shutdown", "started"})
@@ -76,34 +77,71 @@ def _connect(path: Path) -> Transport:
     return Transport(connection)
 
 
-async def carry(agent: Agent, transport: Transport, found: Callable[[], None]) -> None:
-    """Carry bytes between an agent and its connection until the guest has finished; *found* is called when it is let in.
+class _Carrier:
+    """Carries bytes between an agent and one connection; its deadlines are kept with those of all agents of the process."""
 
-    Raises:
-        PeerLost: the connection ended.
-        HypercallError: hello was refused.
-        RemoteProtocolError: the hypervisor does not keep to the protocol.
-    """
-    outgoing = agent.connected()
-    is_in = False
-    while True:
-        if outgoing:
-            await transport.send(outgoing)
-        if agent.finished:
+    def __init__(self, agent: Agent, transport: Transport, deadlines: Deadlines) -> None:
+        self._agent = agent
+        self._transport = transport
+        self._deadlines = deadlines
+        self._party = Party(self._due)
+        # What is logged when a deadline comes is logged as by the guest's own task.
+        self._context = contextvars.copy_context()
+        self._receiving = trio.CancelScope()
+
+    async def carry(self, found: Callable[[], None]) -> None:
+        """Carry until the guest has finished; *found* is called when it is let in.
+
+        Raises:
+            PeerLost: the connection ended.
+            HypercallError: hello was refused.
+            RemoteProtocolError: the hypervisor does not keep to the protocol.
+        """
+        try:
+            outgoing = self._agent.connected()
+            is_in = False
+            while True:
+                if outgoing or not self._transport.is_clear:
+                    await self._transport.send(outgoing)
+                if self._agent.finished:
+                    return
+                self._deadlines.set(self._party, self._agent.deadline)
+                received = b""
+                with trio.CancelScope() as self._receiving:
+                    received = await self._transport.receive()
+                if self._receiving.cancelled_caught:
+                    outgoing = b""
+                    continue
+                if not received:
+                    raise PeerLost("the hypervisor closed the connection")
+                outgoing = self._step(partial(self._agent.receive, received))
+                if not is_in:
+                    is_in = True
+                    found()
+        finally:
+            self._deadlines.set(self._party, None)
+
+    def _due(self) -> None:
+        """Do what the agent's deadline asks for; who waits to send something looks at it again later."""
+        if not self._transport.is_clear:
             return
-        received: bytes | None = None
-        with trio.move_on_at(_coarse(agent.deadline)):
-            received = await transport.receive()
-        if received == b"":
-            raise PeerLost("the hypervisor closed the connection")
-        start_s, now = time.thread_time(), trio.current_time()
-        outgoing = agent.tick(now) if received is None else agent.receive(received, now)
+        outgoing = self._context.run(self._step, self._agent.tick)
+        if outgoing:
+            # A connection that is lost is noticed where it is read.
+            with suppress(PeerLost):
+                self._transport.post(outgoing)
+        if self._agent.finished or not self._transport.is_clear:
+            self._receiving.cancel()
+        self._deadlines.set(self._party, self._agent.deadline)
+
+    def _step(self, step: Callable[[float], bytes]) -> bytes:
+        """Let the agent do something, note what processor time it took, and log its notes; returns what to send."""
+        agent, start_s = self._agent, time.thread_time()
+        outgoing = step(trio.current_time())
         agent.cpu_s = (agent.cpu_s or 0.0) + time.thread_time() - start_s
-        if received and not is_in:
-            is_in = True
-            found()
         for note in agent.take_notes():
             _log.log(_level(note.name), f"guest_{note.name}", **note.fields)
+        return outgoing
 
 
 def _level(note: str) -> int:
@@ -111,13 +149,8 @@ def _level(note: str) -> int:
     return levels.get(_LEVELS.get(note, ""), 10)
 
 
-def _coarse(deadline: float | None) -> float:
-    # Never before the deadline, as the product may come out by a rounding: the guest would have nothing to do yet.
-    return math.inf if deadline is None else max(deadline, math.ceil(deadline / TIMER_GRAIN_S) * TIMER_GRAIN_S)
-
-
-async def live(directory: Path, domain: DomainInfo) -> None:
-    """Play the guest of one domain until it shuts down; over any number of connections.
+async def live(directory: Path, domain: DomainInfo, deadlines: Deadlines) -> None:
+    """Play the guest of one domain until it shuts down; over any number of connections. Somebody runs the *deadlines*.
 
     Raises:
         Busy: another agent plays it.
@@ -141,7 +174,7 @@ async def live(directory: Path, domain: DomainInfo) -> None:
             return
         transport = _connect(path)
         try:
-            await carry(agent, transport, follower.found)
+            await _Carrier(agent, transport, deadlines).carry(follower.found)
         except HypercallError as error:
             if is_final(error) or isinstance(error, Busy):
                 raise
@@ -172,6 +205,7 @@ class AgentHost:
         self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
         self._known = KnownDomains()
         self._news = Alarm()
+        self._deadlines = Deadlines()
         self._follower = Follower("hypervisor", changed=self._changed, socket=str(socket_path))
         self._hypervisor = "looking for the hypervisor"
         # Rings when `describe` may have something else to say.
@@ -187,6 +221,7 @@ class AgentHost:
 
     async def follow(self) -> None:
         """Follow the hypervisor for ever, through its restarts."""
+        self._nursery.start_soon(self._deadlines.run)
         await self._follower.follow_hypervisor(self._socket, self._session)
 
     async def _session(self, client: Client) -> None:
@@ -225,7 +260,7 @@ class AgentHost:
         structlog.contextvars.bind_contextvars(guest=domain.name)
         with scope:
             try:
-                await live(self._socket.parent, domain)
+                await live(self._socket.parent, domain, self._deadlines)
             except NoPermission as error:
                 # Trying again at once would only say so again; somebody may mend it.
                 _log.warning("agent_ended", reason=str(error), again_after_s=NO_PERMISSION_PAUSE_S)
@@ -309,12 +344,13 @@ async def run_guest(socket_path: Path, name: str, *, wait: bool = False, supervi
         async with service.ready(describe, changed.wait) as nursery:
             found = found or await _wait_for(socket_path, name)
             changed.ring()
-            is_destroyed = trio.Event()
+            is_destroyed, deadlines = trio.Event(), Deadlines()
+            nursery.start_soon(deadlines.run)
             playing = trio.CancelScope()
             nursery.start_soon(_watch, socket_path, found, is_destroyed, playing)
             with playing:
                 try:
-                    await live(socket_path.parent, found)
+                    await live(socket_path.parent, found, deadlines)
                 except NoSuchDomain:
                     # Who watches the domain finds that, too, says so, and ends this.
                     await trio.sleep_forever()
