@@ -231,3 +231,24 @@ def test_a_long_message_leaves_no_long_buffer_behind() -> None:
     finally:
         tracemalloc.stop()
     assert after - before < len(decoders) * 4 * codec.BUFFER_BYTES
+
+
+def test_a_decoder_that_waits_holds_no_unpacker() -> None:
+    """An unpacker takes 56 KiB: only a decoder with a part of a message keeps one, and another's is not disturbed by it."""
+    whole, other = codec.encode_request(1, "list", {"name": "a"}), codec.encode_request(2, "list", {"name": "b"})
+    waiting, halfway = Decoder(), Decoder()
+    waiting.feed(whole)
+    assert waiting.next_message() == Request(1, "list", [{"name": "a"}])
+    halfway.feed(other[:7])
+    assert halfway.next_message() is None
+    for _ in range(3):
+        waiting.feed(whole)
+        assert waiting.next_message() == Request(1, "list", [{"name": "a"}])
+        assert waiting.next_message() is None
+    halfway.feed(other[7:] + whole)
+    assert [halfway.next_message() for _ in range(3)] == [
+        Request(2, "list", [{"name": "b"}]),
+        Request(1, "list", [{"name": "a"}]),
+        None,
+    ]
+    assert (waiting._unpacker, halfway._unpacker) == (None, None)

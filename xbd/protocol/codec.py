@@ -20,9 +20,11 @@ from xbd.text import quote
 VERSION: Final = 1
 # What one read of a socket asks for: 16 pages, a full window of eight 512-extent calls and then some.
 RECEIVE_BYTES: Final = 64 * 1024
-# What a decoder's buffer begins with: a few calls of 512 gfns. It grows with the longest message; left to itself
-# msgpack takes 1 MiB for every connection, and touches all of it in time.
+# What an unpacker's buffer begins with: a few calls of 512 gfns. It grows with the longest message; left to itself
+# msgpack takes 1 MiB for every one, and touches all of it in time.
 BUFFER_BYTES: Final = 16 * 1024
+# Unpackers that wait for the next message, for each set of limits: more are in use at once where messages come in parts.
+_SPARE_UNPACKERS: Final = 8
 # The longest calls carry two lists of MAX_EXTENTS 8-byte numbers (exchange; store); 4 KiB for the rest of the message.
 MAX_CALL_BYTES: Final = 2 * 8 * MAX_EXTENTS + 4096
 # The longest answer is a booting guest's map, 16 bytes a run: 4 Mi runs, the worst that a 32 GiB guest can have.
@@ -94,8 +96,8 @@ def _refuse_extension(code: int, _body: bytes) -> NoReturn:
 class _Entries:
     """Counts the entries of a message's arrays and maps.
 
-    Apart from the decoder: what its unpacker calls must not lead back to it, or each connection's buffers would outlive
-    it until the garbage collector runs, which in an idle daemon is seldom.
+    Apart from the unpacker that calls it, which would otherwise outlive its use until the garbage collector runs: in an
+    idle daemon that is seldom.
     """
 
     __slots__ = ("_most", "count")
@@ -121,26 +123,16 @@ class _Entries:
             raise ValueError(f"more than {self._most} entries in all its arrays and maps")
 
 
-class Decoder:
-    """Bytes in, messages out.
+class _Unpacker:
+    """A msgpack unpacker, and where in its bytes it is."""
 
-    Args:
-        limits: `HELLO_LIMITS` for what comes in at a server at first, `CALL_LIMITS` from then on,
-            `ANSWER_LIMITS` at a client.
-    """
+    __slots__ = ("entries", "fed_bytes", "grown", "message_start", "msgpack")
 
-    def __init__(self, limits: Limits = CALL_LIMITS) -> None:
-        self._limits = limits
-        self._entries = _Entries(limits.items)
-        self._broken: RemoteProtocolError | None = None
-        self._begin()
-
-    def _begin(self) -> None:
-        """Begin with an empty, small buffer."""
-        limits = self._limits
-        hooks = {"list_hook": self._entries.take_list, "object_hook": self._entries.take_map}
+    def __init__(self, limits: Limits) -> None:
+        self.entries = _Entries(limits.items)
+        hooks = {"list_hook": self.entries.take_list, "object_hook": self.entries.take_map}
         counting = hooks if limits.in_all else {}
-        self._unpacker = msgpack.Unpacker(
+        self.msgpack = msgpack.Unpacker(
             raw=False,
             strict_map_key=True,
             ext_hook=_refuse_extension,
@@ -154,31 +146,70 @@ class Decoder:
             max_ext_len=0,
             **counting,
         )
-        self._fed_bytes = 0
-        self._message_start = 0
-        self._grown = False
+        self.fed_bytes = 0
+        self.message_start = 0
+        self.grown = False
+
+    def feed(self, received: bytes | bytearray) -> None:
+        """Take bytes. Raises msgpack.BufferFull, ValueError: they are too many."""
+        self.msgpack.feed(received)
+        self.fed_bytes += len(received)
+        self.grown = self.grown or self.unread_bytes > BUFFER_BYTES
+
+    @property
+    def unread_bytes(self) -> int:
+        """Count the bytes that are not part of a message handed out yet."""
+        return self.fed_bytes - self.message_start
+
+
+_SPARE: Final[dict[Limits, list[_Unpacker]]] = {}
+
+
+def _borrow_unpacker(limits: Limits) -> _Unpacker:
+    try:
+        return _SPARE[limits].pop()
+    except (KeyError, IndexError):
+        return _Unpacker(limits)
+
+
+class Decoder:
+    """Bytes in, messages out.
+
+    An unpacker takes 56 KiB, and most connections have nothing to unpack at most times: a decoder borrows one while it
+    has bytes of a message.
+
+    Args:
+        limits: `HELLO_LIMITS` for what comes in at a server at first, `CALL_LIMITS` from then on,
+            `ANSWER_LIMITS` at a client.
+    """
+
+    def __init__(self, limits: Limits = CALL_LIMITS) -> None:
+        self._limits = limits
+        self._broken: RemoteProtocolError | None = None
+        self._unpacker: _Unpacker | None = None
 
     def with_limits(self, limits: Limits) -> "Decoder":
         """Return a decoder with other limits that goes on where this one is: it takes over the bytes not handed out yet."""
         successor = Decoder(limits)
-        successor.feed(self._unpacker.read_bytes(self.unread_bytes))
+        if self._unpacker is not None:
+            successor.feed(self._unpacker.msgpack.read_bytes(self.unread_bytes))
         return successor
 
     def feed(self, received: bytes | bytearray) -> None:
         """Take bytes as they came, at most `RECEIVE_BYTES` at a time; `next_message` has what they complete."""
         if self._broken is not None:
             raise self._broken
+        if self._unpacker is None:
+            self._unpacker = _borrow_unpacker(self._limits)
         try:
             self._unpacker.feed(received)
         except (msgpack.BufferFull, ValueError) as error:
             self._break(f"a message of more than {self._limits.message_bytes} bytes", error)
-        self._fed_bytes += len(received)
-        self._grown = self._grown or self.unread_bytes > BUFFER_BYTES
 
     @property
     def unread_bytes(self) -> int:
         """Count the bytes that were fed and are not part of a message handed out yet."""
-        return self._fed_bytes - self._message_start
+        return 0 if self._unpacker is None else self._unpacker.unread_bytes
 
     def next_message(self) -> Message | None:
         """Hand out the next complete message, or None when the bytes so far hold none.
@@ -188,28 +219,40 @@ class Decoder:
         """
         if self._broken is not None:
             raise self._broken
-        limit = self._limits.message_bytes
+        unpacker, limit = self._unpacker, self._limits.message_bytes
+        if unpacker is None:
+            return None
         try:
-            untrusted = self._unpacker.unpack()
+            untrusted = unpacker.msgpack.unpack()
         except msgpack.OutOfData:
-            if self.unread_bytes > limit:
+            if unpacker.unread_bytes > limit:
                 self._break(f"a message of more than {limit} bytes")
-            if self._grown and not self.unread_bytes:
-                # A buffer never shrinks, and a thousand connections that each had one long message are a GiB.
-                self._begin()
+            self._return_unpacker(unpacker)
             return None
         except (msgpack.UnpackException, ValueError, TypeError, RecursionError) as error:
             self._break(f"not a MessagePack message: {str(error) or type(error).__name__}", error)
-        end = self._unpacker.tell()
-        if end - self._message_start > limit:
-            self._break(f"a message of {end - self._message_start} bytes, more than {limit}")
-        self._message_start = end
-        self._entries.count = 0
+        end = unpacker.msgpack.tell()
+        if end - unpacker.message_start > limit:
+            self._break(f"a message of {end - unpacker.message_start} bytes, more than {limit}")
+        unpacker.message_start = end
+        unpacker.entries.count = 0
+        self._return_unpacker(unpacker)
         try:
             return _to_message(untrusted)
         except RemoteProtocolError as error:
             self._broken = error
             raise
+
+    def _return_unpacker(self, unpacker: _Unpacker) -> None:
+        """Let another decoder have the unpacker, unless a part of a message is in it."""
+        if unpacker.unread_bytes:
+            return
+        self._unpacker = None
+        # A buffer never shrinks, and a thousand connections that each had one long message are a GiB.
+        if not unpacker.grown:
+            spare = _SPARE.setdefault(self._limits, [])
+            if len(spare) < _SPARE_UNPACKERS:
+                spare.append(unpacker)
 
     def _break(self, reason: str, cause: Exception | None = None) -> NoReturn:
         self._broken = RemoteProtocolError(
