@@ -95,7 +95,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         self.free_superframes = 0
         regions = -(-self.superframe_count // _REGION_SUPERS)
         # Padded to whole regions; the padding stays 0, "used up".
-        self._counts: NDArray[np.uint16] = np.zeros(regions * _REGION_SUPERS, dtype=np.uint16)
+        self._counts: NDArray[np.uint16] = sparse_zeros(regions * _REGION_SUPERS, np.uint16)
         self.free_count = self._counts[: self.superframe_count]
         self._keeps_map = states is None
         self._map: NDArray[Any] = (
@@ -249,7 +249,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
                 self._taken_rows[last, -leftover:] = True
             self.free_count[last] = leftover
             self.free_frames += leftover
-            self._note(supers[-1:].copy())
+            self._note(supers[-1:])
             frames = frames[:count]
         return frames
 
@@ -344,7 +344,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         self._note(supers)
 
     def _note(self, supers: Indexes) -> None:
-        self._notes.append(supers)
+        self._notes.append(supers if supers.base is None else supers.copy())  # without the batch that it is a part of
         if len(self._notes) > _NOTES_MAX:
             self._file_noted()
 
@@ -353,8 +353,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
             return
         supers = self._notes[0] if len(self._notes) == 1 else np.concatenate(self._notes)
         self._notes.clear()
-        if supers.size > self.superframe_count:
-            # Many notes are of the same ones.
+        if supers.size > self.superframe_count:  # many notes are of the same ones
             is_noted = np.zeros(self.superframe_count, dtype=np.bool_)
             is_noted[supers] = True
             supers = np.flatnonzero(is_noted)

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.frames.layout import Indexes
+from xbd.frames.layout import Indexes, sparse_zeros
 from xbd.units import SUPER_PAGES
 
 SHELVES = 2
@@ -25,7 +25,7 @@ class Shelves:
     """
 
     def __init__(self, superframe_count: int) -> None:
-        self.filed: NDArray[np.int16] = np.zeros(superframe_count, dtype=np.int16)
+        self.filed: NDArray[np.int16] = sparse_zeros(superframe_count, np.int16)
         self._buckets: dict[int, dict[int, None]] = {}
         self._masks = [0] * SHELVES
 

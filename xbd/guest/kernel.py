@@ -34,7 +34,7 @@ from xbd.guest.settings import GuestSettings
 from xbd.guest.statistics import GuestStatistics, Standing, count
 from xbd.guest.workload.holdings import Pool
 from xbd.guest.workload.profiles import Driven, Goals, Workload
-from xbd.guest.zone import Mobility, PageState
+from xbd.guest.zone import PageState
 from xbd.units import round_down
 
 
@@ -83,8 +83,7 @@ class Guest:
         self._zone.adopt(tail, PageState.UNMOVABLE)
         self._balloon.adopt(laid_out)
         wanted = max(settings.kernel_footprint(laid_out.populated) - tail.size, 0)
-        footprint = self._zone.allocate(wanted, Mobility.UNMOVABLE, PageState.UNMOVABLE)
-        return int(tail.size + footprint.size)
+        return int(tail.size) + self._zone.allocate_for_good(wanted)
 
     # -- steps
 

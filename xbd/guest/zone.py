@@ -165,6 +165,14 @@ class Zone:
         others = self.allocate(count - gfns.size, mobility, to, sources=(whole, own, other))
         return np.concatenate((gfns, others))
 
+    def allocate_for_good(self, count: int) -> int:
+        """Take up to *count* pages for the kernel, which frees none of them: whole blocks, and then single pages; returns how many."""
+        blocks = self.free.take_superframes(count // SUPER_PAGES)
+        self.mobility[blocks] = Mobility.UNMOVABLE
+        self.adopt_blocks(blocks, PageState.UNMOVABLE)
+        left = count - blocks.size * SUPER_PAGES
+        return count - left + self.allocate(left, Mobility.UNMOVABLE, PageState.UNMOVABLE).size
+
     def free_by_order(self) -> Frames:
         """Count the free pages by the order of the piece that they lie in: (10,) int64, whole blocks last."""
         self.pieces.count(self._mixed())
