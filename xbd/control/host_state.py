@@ -16,6 +16,7 @@ from xbd.errors import XbdError
 from xbd.machine import Machine
 from xbd.machine.domain import told_of
 from xbd.machine.recovery import undo_step
+from xbd.replaceable import replaceable
 from xbd.storage.image import Kind
 
 
@@ -131,6 +132,11 @@ class HostState:
 
     def _keep(self, record: DomainRecord) -> None:
         self._records[record.domid] = record
+        self.note_changes(record)
+
+    @replaceable
+    def note_changes(self, record: DomainRecord) -> None:
+        """Have the listing look at a domain again whenever something is set in its record."""
         record.touched = self.listing.touched
 
     def _saved_next_event(self) -> int:

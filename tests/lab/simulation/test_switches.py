@@ -29,6 +29,7 @@ KNOWN: dict[str, tuple[int, int]] = {
     "undo-session": (0, 2137),
     "undo-grants": (1, 298),
     "undo-limits": (20, 696),
+    "changes": (0, 100),
     "commit": (0, 419),
     "lives": (0, 1366),
     "isolation": (0, 247),

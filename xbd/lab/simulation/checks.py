@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
+import msgpack  # type: ignore[import-untyped]  # it has no annotations
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,10 +86,22 @@ def compare(world: Inspected) -> None:
                 f"d{domid}: target {domain.target_pages} and limit {domain.max_pages}, the toolstack set {limits}"
             )
         _compare_oracle(world, domain, world.oracle(domid))
+    require(list(_listed_otherwise(world)), "list")
     for player in world.players():
         if player.guest is not None:
             require(player.guest.inner.check(), f"d{player.domid}")
             _compare_guest_view(world, player)
+
+
+def _listed_otherwise(world: Inspected) -> Iterator[str]:
+    """Yield what `list` tells of a domain that is otherwise: a change that was not noted."""
+    host = world.host
+    listed = {told["domid"]: told for told in msgpack.unpackb(host.listing.answer(None))["domains"]}
+    for domid in host.machine.domains():
+        now = msgpack.unpackb(msgpack.packb(host.told(domid)))
+        for key in now.keys() - {"report_age_s"}:
+            if domid not in listed or listed[domid][key] != now[key]:
+                yield f"d{domid}: {key} has changed, and is not told so"
 
 
 def _compare_guest_view(world: Inspected, player: Player) -> None:

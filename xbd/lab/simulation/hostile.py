@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xbd import abi
 from xbd.abi import MAX_IN_FLIGHT, BootInfo, Command, Frames
-from xbd.guest import Answered, Event, LimitSet, ShutdownAsked, Step, TargetSet
+from xbd.guest import Answered, Event, LimitSet, ShutdownAsked, Standing, Step, TargetSet
 from xbd.lab.simulation.rng import Rng
 from xbd.testing.oracle import Oracle
 from xbd.units import SUPER_ORDER, SUPER_PAGES
@@ -94,6 +94,10 @@ class HostileGuest:
     def report(self) -> dict[str, int | str]:
         """Report values that need not be true."""
         return {"current_pages": self._target_pages, "target_pages": self._target_pages, "mode": HOSTILE_MODE}
+
+    def standing(self) -> Standing:
+        """Say that it is another one whenever its target is."""
+        return Standing((self._target_pages,), (), 1)
 
     def check(self) -> list[str]:
         """Return no discrepancies: this guest keeps no counters."""

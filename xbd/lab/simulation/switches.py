@@ -13,6 +13,7 @@ import numpy as np
 
 from xbd.abi import MAX_DOMAIN_PAGES, Frames
 from xbd.control.agent import Agent
+from xbd.control.host_state import HostState
 from xbd.errors import BadArgument
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.zone import PageState
@@ -244,6 +245,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
         _without_undo((Kind.DOMAIN, "grants"), (Kind.DOMAIN, "mappings")),
     ),
     "undo-limits": Switch("a limit of a call that is undone stays", _without_undo((Kind.DOMAIN, "limits"))),
+    "changes": Switch("`list` tells a domain as it was", [(HostState.note_changes, NOTHING)]),
     "commit": Switch("what is done can still be undone", undo=_NeverCleared),
     "lives": Switch(
         "what the policy knows of a domain is carried over to the next one of its number",

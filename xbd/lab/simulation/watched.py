@@ -17,7 +17,7 @@ from xbd.control import step as control_step
 from xbd.control.controller import ANY_CLIENT, Controller
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.domain import DomainSpec
-from xbd.guest import Answered, Event, Step
+from xbd.guest import Answered, Event, Standing, Step
 from xbd.machine import Machine
 from xbd.machine.reboot import Reboot
 from xbd.storage.memory import Crash
@@ -37,6 +37,9 @@ class Playable(Protocol):
 
     def report(self) -> dict[str, int | str]:
         """Report the guest's figures, as `Guest.report` does."""
+
+    def standing(self) -> Standing:
+        """Say what others act on, as `Guest.standing` does."""
 
     def check(self) -> list[str]:
         """Recompute every counter; returns the discrepancies."""
@@ -70,6 +73,10 @@ class WatchedGuest:
     def report(self) -> dict[str, int | str]:
         """Report the guest's figures, as `Guest.report` does."""
         return self.inner.report()
+
+    def standing(self) -> Standing:
+        """Say what others act on, as `Guest.standing` does."""
+        return self.inner.standing()
 
 
 class WatchedOracle(Oracle):
