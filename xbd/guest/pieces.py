@@ -22,8 +22,8 @@ from xbd.units import SUPER_ORDER, SUPER_PAGES
 _NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
 # Two free halves, as numpy sees two bools at once.
 _BOTH: Final = np.uint16(0x0101)
-# Sixteen pages are one word, and what is to be known of it is looked up: how many of its pages lie in pieces of each
-# order up to 4, in fields of a number that are wide enough for the sum over a block.
+# Sixteen pages are one word, and what is to be known of it is looked up: which of its pages lie in pieces of an order up
+# to 4 and larger, and how many in pieces of each, in fields of a number that are wide enough for the sum over a block.
 _WORD_ORDER: Final = 4
 _FULL_WORD: Final = np.uint16(0xFFFF)
 _FIELD_BITS: Final = 12
@@ -40,15 +40,21 @@ def _pieces_of(free: NDArray[np.bool_], orders: int = SUPER_ORDER) -> list[NDArr
 
 
 @cache
-def _pages_by_word() -> Frames:
-    """Tell of every word of 16 pages, a bit of 1 for a free one, its pages by order, in fields: (65536,) int64."""
+def _pages_at_least() -> NDArray[np.uint16]:
+    """Tell of every word of 16 pages, a bit of 1 for a free one, those in pieces of an order and larger: (5, 65536) words."""
     words = np.arange(1 << (1 << _WORD_ORDER), dtype=np.uint16)
     free = np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_).reshape(words.size, -1)
-    pages = [np.count_nonzero(level, axis=1) << order for order, level in enumerate(_pieces_of(free, _WORD_ORDER + 1))]
-    fields = np.zeros(words.size, dtype=np.int64)
-    for order in range(_WORD_ORDER + 1):
-        larger = pages[order + 1] if order < _WORD_ORDER else 0
-        fields |= (pages[order] - larger) << int(_FIELDS[order])
+    levels = _pieces_of(free, _WORD_ORDER + 1)
+    return np.array([_as_words(np.repeat(level, 1 << order, axis=1))[:, 0] for order, level in enumerate(levels)])
+
+
+@cache
+def _pages_by_word() -> Frames:
+    """Count every word's pages by order, in fields: (65536,) int64."""
+    bits = np.unpackbits(_pages_at_least().view(np.uint8)).reshape(_WORD_ORDER + 1, -1, 1 << _WORD_ORDER)
+    pages = np.count_nonzero(bits, axis=2)
+    pages[:-1] -= pages[1:]
+    fields: Frames = np.bitwise_or.reduce(pages << _FIELDS[:, None], axis=0)
     return fields
 
 
@@ -64,18 +70,35 @@ def _as_words(bits: NDArray[np.bool_]) -> NDArray[np.uint16]:
     return np.packbits(bits, axis=1, bitorder="little").view(np.uint16)
 
 
+def _at_least(words: NDArray[np.uint16], order: int) -> NDArray[np.uint16]:
+    """Keep, of (n, 32) words of blocks, the pages that lie in pieces of *order* and larger."""
+    kept: NDArray[np.uint16]
+    if order <= _WORD_ORDER:
+        kept = _pages_at_least()[order].take(words)
+    elif order < SUPER_ORDER:
+        pieces = _pieces_of(words == _FULL_WORD, order - _WORD_ORDER + 1)[-1]
+        kept = np.repeat(pieces, 1 << (order - _WORD_ORDER), axis=1) * _FULL_WORD
+    else:
+        kept = np.zeros_like(words)
+    return kept
+
+
 class FreePieces:
     """The free pages of mixed blocks, by the order of the piece that they lie in.
 
     Args:
         states: (blocks, 512) uint8, 0 for a free page; meaningful in mixed blocks only.
 
-    Attributes: *pages* (blocks, 9) uint16, to be read after `count`.
+    Attributes: *pages* (blocks, 9) uint16, and *words* (blocks, 32) uint16, a bit for each page that is free, to be read
+    after `count`.
     """
 
     def __init__(self, states: NDArray[np.uint8]) -> None:
         self._states = states
         self.pages: NDArray[np.uint16] = sparse_zeros(states.shape[0] * SUPER_ORDER, np.uint16).reshape(-1, SUPER_ORDER)
+        self.words: NDArray[np.uint16] = sparse_zeros(states.size >> _WORD_ORDER, np.uint16).reshape(
+            states.shape[0], -1
+        )
         self._changed: NDArray[np.bool_] = np.zeros(states.shape[0], dtype=np.bool_)
 
     def note(self, blocks: Frames) -> None:
@@ -90,7 +113,7 @@ class FreePieces:
         blocks = changed[is_mixed[changed]]
         if not blocks.size:
             return
-        words = _as_words(self._states[blocks] == 0)
+        words = self.words[blocks] = _as_words(self._states[blocks] == 0)
         # What fills whole words is counted by the word, as a word's pages are by the page.
         self.pages[blocks, :_WORD_ORDER] = _pages_by_order(words)[:, :_WORD_ORDER]
         self.pages[blocks, _WORD_ORDER:] = _pages_by_order(_as_words(words == _FULL_WORD)) << _WORD_ORDER
@@ -104,7 +127,7 @@ class FreePieces:
         reached = np.add.reduce(pages, axis=0, dtype=np.int64).cumsum()
         order = int(reached.searchsorted(count))
         if order == SUPER_ORDER:
-            return _gfns(self._states[blocks] == 0, blocks)
+            return _gfns(self.words[blocks], blocks)
         smaller = blocks[np.logical_or.reduce(pages[:, :order], axis=1)]
         left = count - (int(reached[order - 1]) if order else 0)
         of_order = pages[:, order]
@@ -112,16 +135,12 @@ class FreePieces:
         drawn = having[rng.permutation(having.size)]
         used = int(of_order[drawn].cumsum(dtype=np.int64).searchsorted(left)) + 1
         searched = np.concatenate((smaller, blocks[drawn[:used]]))
-        free = self._states[searched] == 0
-        # One look at all of them: of the first their pages below the order, of the others those of just this order.
-        larger = min(order + 1, SUPER_ORDER - 1)
-        levels = _pieces_of(free, larger + 1)
-        free[: smaller.size] &= ~np.repeat(levels[order][: smaller.size], 1 << order, axis=1)
-        pieces = levels[order][smaller.size :]
-        if larger > order:
-            pieces = pieces & ~np.repeat(levels[larger][smaller.size :], 2, axis=1)
-        free[smaller.size :] = np.repeat(pieces, 1 << order, axis=1)
-        return _gfns(free, searched)[:count]
+        words = self.words[searched]
+        # Of the first of these blocks their pages below the order, of the others those of just this order.
+        larger = _at_least(words, order)
+        words[: smaller.size] &= ~larger[: smaller.size]
+        words[smaller.size :] = larger[smaller.size :] & ~_at_least(words[smaller.size :], order + 1)
+        return _gfns(words, searched)[:count]
 
     def check(self, is_mixed: NDArray[np.bool_], free_count: NDArray[np.uint16]) -> list[str]:
         """Say where the rows and the blocks' free counts disagree."""
@@ -132,7 +151,7 @@ class FreePieces:
         ]
 
 
-def _gfns(mask: NDArray[np.bool_], blocks: Frames) -> Frames:
-    """Name the pages of a (n, 512) *mask* over these blocks."""
-    flat = mask.reshape(-1).nonzero()[0]
+def _gfns(words: NDArray[np.uint16], blocks: Frames) -> Frames:
+    """Name the pages of (n, 32) *words* of these blocks."""
+    flat = np.unpackbits(words.view(np.uint8), bitorder="little").nonzero()[0]
     return (blocks << SUPER_ORDER)[flat >> SUPER_ORDER] + (flat & (SUPER_PAGES - 1)) if flat.size else _NO_PAGES
