@@ -18,6 +18,7 @@ from xbd.client.runtime_dir import hypervisor_socket
 from xbd.errors import XbdError
 from xbd.lab.bench.figures import Figure
 from xbd.lab.bench.search import largest_carried
+from xbd.lab.bench.shell.fleet import host_memory_kib
 from xbd.testing.processes import XBD, running, running_host
 
 _GUEST_MIB: Final = 256
@@ -54,12 +55,13 @@ class BusyScale:
 
 
 @dataclass(frozen=True, slots=True)
-class Lateness:
-    """How late the ticks of some time were."""
+class Tried:
+    """How late the ticks of some time were, and what memory daemon and agents took in the end."""
 
     ticks: int
     late: int
     worst_ms: int
+    memory_kib: int
 
     @property
     def late_share(self) -> float:
@@ -69,7 +71,7 @@ class Lateness:
 
 async def measure_busy(directory: Path, say: Say, scale: BusyScale) -> dict[str, Figure]:
     """Search for the number of guests; *directory*: for their hosts' files; *say*: told each step."""
-    kept: dict[int, Lateness] = {}
+    kept: dict[int, Tried] = {}
 
     async def carries(guests: int) -> bool:
         place = directory / str(guests)
@@ -91,10 +93,14 @@ async def measure_busy(directory: Path, say: Say, scale: BusyScale) -> dict[str,
     if carried:
         late = round(100 * kept[carried].late_share, 4)
         figures["busy_guests_ticks_late"] = Figure(late, "%", late, late)
+    if len(kept) > 1:
+        (few, least), (many, most) = min(kept.items()), max(kept.items())
+        each_kib = round((most.memory_kib - least.memory_kib) / (many - few), 1)
+        figures["memory_per_busy_guest"] = Figure(each_kib, "KiB", each_kib, each_kib)
     return figures
 
 
-async def _try(place: Path, guests: int, scale: BusyScale) -> Lateness:
+async def _try(place: Path, guests: int, scale: BusyScale) -> Tried:
     """Run a host with so many guests. Raises XbdError, trio.TooSlowError: it does not come about, or an agent is lost."""
     policy, path = place / "autoballoon.toml", hypervisor_socket(place / "run")
     policy.write_text("[autoballoon]\n", encoding="utf-8")
@@ -104,7 +110,9 @@ async def _try(place: Path, guests: int, scale: BusyScale) -> Lateness:
         before, _ = await _ticks(client, guests)
         await _list_for(client, guests, scale.measured_s)
         after, worst_ms = await _ticks(client, guests)
-    return Lateness(after["ticks"] - before["ticks"], after["ticks_late"] - before["ticks_late"], worst_ms)
+        memory_kib = host_memory_kib(path.parent)
+    ticks, late = (after[name] - before[name] for name in ("ticks", "ticks_late"))
+    return Tried(ticks, late, worst_ms, memory_kib)
 
 
 def _host_toml(guests: int) -> str:

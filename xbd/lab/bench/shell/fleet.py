@@ -54,7 +54,7 @@ async def measure_fleet(directory: Path, guests: int = _GUESTS) -> dict[str, Fig
     seconds: list[list[float]] = []
     for count in (1, guests):
         async with idle_host(directory, count, _LARGE_GIB, _HOST_GIB) as (client, run_dir):
-            memory_kib.append(_memory_kib(run_dir))
+            memory_kib.append(host_memory_kib(run_dir))
             seconds.append(await (_one_after_the_other(client, guests) if count == 1 else _all_at_once(client)))
     one, all_of_them = seconds
     return {
@@ -99,7 +99,7 @@ async def _all_at_once(client: Client) -> list[float]:
     return rounds[_WARM_UP:]
 
 
-def _memory_kib(runtime_dir: Path) -> int:
+def host_memory_kib(runtime_dir: Path) -> int:
     """Return the memory (Pss) of the daemon and the agents, mapped files included."""
     with socket.socket(socket.AF_UNIX) as to_daemon:
         to_daemon.connect(str(hypervisor_socket(runtime_dir)))
