@@ -50,27 +50,49 @@ def test_a_moved_page_keeps_its_word() -> None:
     assert holdings.check() == []
 
 
+def some_of(pages: set[int], most: int, rng: np.random.Generator) -> Frames:
+    """Choose up to *most* of *pages*: anywhere and in any order, or neighbours that come one after the other."""
+    ordered = np.array(sorted(pages), dtype=np.int64)
+    count = int(rng.integers(0, most + 1))
+    return rng.permutation(ordered)[:count] if rng.random() < 0.5 else ordered[:count]
+
+
+@pytest.mark.parametrize("words", [True, False])
 @pytest.mark.parametrize("seed", range(6))
-def test_random_use_matches_dicts(seed: int) -> None:
+def test_random_use_matches_dicts(seed: int, *, words: bool) -> None:
     """Placing, freeing and moving agree with one dict of gfn to word per pool; the table never overflows."""
     rng = np.random.default_rng(seed)
-    holdings = Holdings(GFNS, seed)
+    holdings = Holdings(GFNS, seed, words=words)
     model: dict[Pool, dict[int, int]] = {pool: {} for pool in Pool}
     free = set(range(GFNS))
+
+    def words_of(gfns: Frames) -> list[int]:
+        return holdings.words_of(gfns).tolist() if words else [0] * gfns.size
+
     for _ in range(300):
         pool = Pool(int(rng.integers(len(Pool))))
         most = int(rng.choice([1, 10, 600, 5000]))
-        if rng.random() < 0.55:
-            some = rng.permutation(np.array(sorted(free), dtype=np.int64))[: int(rng.integers(0, most + 1))]
+        what = rng.random()
+        if what < 0.5:
+            some = some_of(free, most, rng)
             holdings.place(pool, some)
             free.difference_update(some.tolist())
-            model[pool].update(zip(some.tolist(), holdings.words_of(some).tolist(), strict=True))
+            model[pool].update(zip(some.tolist(), words_of(some), strict=True))
+        elif what < 0.6:
+            old = some_of(set(model[pool]), min(most, len(free)), rng)
+            new = rng.permutation(np.array(sorted(free), dtype=np.int64))[: old.size]
+            holdings.move(old, new)
+            free.difference_update(new.tolist())
+            free.update(old.tolist())
+            moved = [model[pool].pop(gfn) for gfn in old.tolist()]
+            model[pool].update(zip(new.tolist(), moved, strict=True))
         else:
             wanted = int(rng.integers(0, most + 1))
             picked = holdings.pick(pool, wanted, rng, float(rng.random()))
-            assert picked.words is not None
+            assert (picked.words is not None) == words
             assert picked.gfns.size == min(wanted, len(model[pool]))
-            for gfn, word in zip(picked.gfns.tolist(), picked.words.tolist(), strict=True):
+            found = [0] * picked.gfns.size if picked.words is None else picked.words.tolist()
+            for gfn, word in zip(picked.gfns.tolist(), found, strict=True):
                 assert model[pool].pop(gfn) == word
             holdings.forget(picked)
             free.update(picked.gfns.tolist())

@@ -9,7 +9,8 @@ of their age. A free of some pages takes whole chunks, the youngest and some tha
 be spared: pages that were there before a load outlast it. What is known of chunks is in Python's own lists, for a tick
 concerns two or three of them; their pages are slices of one array.
 
-Which slot holds a page is asked when pages move, and where there are content words: the table of that is made when it is
+A chunk that was filled at once with neighbouring pages, as a kernel's at boot, is noted by its first one, and spelt out when
+a page of it moves. Which slot holds a page is asked when pages move, and where there are content words: the table of that is made when it is
 first asked, and dropped when it was not for long.
 
 The content word of a page is derived from its slot and the chunk's *generation*, so nothing has to
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ _NO_FRAMES: Final[Frames] = np.zeros(0, dtype=np.int64)
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B: Final = np.uint64(0x94D049BB133111EB)
+_OFFSETS: Final = np.arange(CHUNK_SLOTS)
 # Chunks left partly filled by frees, per pool; above it those are freed first. Bounds the table.
 _PARTIAL_MIN: Final = 16
 _PARTIAL_SHIFT: Final = 4
@@ -53,6 +55,12 @@ class Pool(IntEnum):
     # Processes' memory that came as whole huge pages, and what is on the lists of the processors.
     HUGE = 3
     LISTED = 4
+
+
+def _is_run(gfns: Frames) -> bool:
+    """Whether pages are neighbours, one after the other."""
+    is_long = int(gfns[-1]) - int(gfns[0]) == gfns.size - 1
+    return is_long and np.count_nonzero(gfns[1:] - gfns[:-1] == 1) == gfns.size - 1
 
 
 def mix_words(keys: Words) -> Words:
@@ -98,6 +106,8 @@ class Holdings:
         self._frees_since_asked = 0
         self._gfn_of: NDArray[np.int32] = sparse_zeros(self.chunk_count * CHUNK_SLOTS, np.int32)
         self._filled = array("H", bytes(2 * self.chunk_count))
+        # The first page of each chunk that is a run of pages.
+        self._runs: dict[int, int] = {}
         self._has_words = words
         with_words = self.chunk_count if words else 0
         self._generation: NDArray[np.int64] = np.zeros(with_words, dtype=np.int64)
@@ -122,7 +132,10 @@ class Holdings:
             filled = self._filled[chunk]
             part = gfns[at : at + CHUNK_SLOTS - filled]
             first, end = chunk * CHUNK_SLOTS + filled, chunk * CHUNK_SLOTS + filled + part.size
-            self._gfn_of[first:end] = part
+            if part.size == CHUNK_SLOTS and _is_run(part):
+                self._runs[chunk] = int(part[0])
+            else:
+                self._gfn_of[first:end] = part
             if self._slot_of is not None:
                 self._slot_of[part] = np.arange(first, end)
             self._filled[chunk] = filled + part.size
@@ -164,13 +177,13 @@ class Holdings:
             return Picked(pool, _NO_FRAMES, self.words_of(_NO_FRAMES) if self._has_words else None, [])
         mine = self._chunks[pool]
         emptied: list[int] = []
-        parts: list[NDArray[np.int32]] = []
+        parts: list[NDArray[Any]] = []
         left = count
         for position in self._in_order_of_use(pool, count, rng, young_share, residents_pages):
             chunk = mine[position]
-            first, filled = chunk * CHUNK_SLOTS, self._filled[chunk]
+            filled = self._filled[chunk]
             kept = max(filled - left, 0)
-            parts.append(self._gfn_of[first + kept : first + filled])
+            parts.append(self._pages_of(chunk, kept))
             left -= filled - kept
             if chunk == self._open[pool]:
                 # What was cut is not filled again: its slots' words have been used in this generation.
@@ -187,6 +200,13 @@ class Holdings:
         self.pages[pool] -= count
         gfns = np.concatenate(parts, dtype=np.int64)
         return Picked(pool, gfns, self.words_of(gfns) if self._has_words else None, chunks)
+
+    def _pages_of(self, chunk: int, first: int = 0) -> NDArray[Any]:
+        """List the pages of a chunk, from its slot *first* on."""
+        end = self._filled[chunk]
+        if (run := self._runs.get(chunk)) is not None:
+            return np.arange(run + first, run + end)
+        return self._gfn_of[chunk * CHUNK_SLOTS + first : chunk * CHUNK_SLOTS + end]
 
     def _in_order_of_use(
         self, pool: Pool, count: int, rng: np.random.Generator, young_share: float | None, residents_pages: int
@@ -227,6 +247,7 @@ class Holdings:
                 self._slot_of = None
         for chunk in picked.chunks:
             self._filled[chunk] = 0
+            self._runs.pop(chunk, None)
         self._spare_chunks += picked.chunks
 
     def _slots(self, gfns: Frames) -> NDArray[np.int32]:
@@ -235,8 +256,8 @@ class Holdings:
         if self._slot_of is None:
             self._slot_of = sparse_zeros(self._gfn_count, np.int32)
             for chunk in chain.from_iterable(self._chunks):
-                first, end = chunk * CHUNK_SLOTS, chunk * CHUNK_SLOTS + self._filled[chunk]
-                self._slot_of[self._gfn_of[first:end]] = np.arange(first, end)
+                pages = self._pages_of(chunk)
+                self._slot_of[pages] = np.arange(chunk * CHUNK_SLOTS, chunk * CHUNK_SLOTS + pages.size)
         return self._slot_of[gfns]
 
     # -- words, and pages that move
@@ -253,18 +274,18 @@ class Holdings:
         assert self._slot_of is not None, "the table was just asked"
         self._slot_of[old] = 0
         self._slot_of[new] = slots
+        if self._runs:
+            for chunk in self._runs.keys() & set((slots >> SUPER_ORDER).tolist()):
+                pages = self._pages_of(chunk)
+                self._gfn_of[chunk * CHUNK_SLOTS : chunk * CHUNK_SLOTS + pages.size] = pages
+                del self._runs[chunk]
         self._gfn_of[slots] = new
 
     # -- bookkeeping
 
     def held(self) -> Frames:
         """List every gfn that a slot holds, in no order."""
-        parts = [
-            self._gfn_of[chunk * CHUNK_SLOTS : chunk * CHUNK_SLOTS + self._filled[chunk]]
-            for chunks in self._chunks
-            for chunk in chunks
-        ]
-        return np.concatenate([_NO_FRAMES, *parts])
+        return np.concatenate([_NO_FRAMES, *map(self._pages_of, chain.from_iterable(self._chunks))])
 
     def check(self) -> list[str]:
         """Say where slots, gfns and counters disagree. Not meaningful while picked pages are not yet forgotten."""
@@ -274,8 +295,9 @@ class Holdings:
             if filled != self.pages[pool]:
                 wrong.append(f"holdings: {pool.name} counts {self.pages[pool]} pages, its chunks {filled}")
         gfns = self.held()
-        slots = self._slots(gfns)
-        if (self._gfn_of[slots] != gfns).any() or (slots == 0).any():
+        chunks = np.array([*chain.from_iterable(self._chunks)], dtype=np.int64)
+        slots = (chunks[:, None] * CHUNK_SLOTS + _OFFSETS)[np.array(self._filled)[chunks][:, None] > _OFFSETS]
+        if (self._slots(gfns) != slots).any():
             wrong.append("holdings: a slot's page does not point back to it")
         if repeats(gfns).size:
             wrong.append("holdings: two slots hold one page")
