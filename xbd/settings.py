@@ -12,7 +12,7 @@ A field without a note of its kind is no key: only code sets it.
 
 import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Final, TypeVar, get_type_hints
 
@@ -173,16 +173,18 @@ class Section(Setting):
 class Variant(Setting):
     """One of *kinds* by its name, with its usual settings; or a table of its name, as `profile`, and settings of its own.
 
-    *hints*: for names that are of another place, where that is.
+    *hints*: for names that are of another place, where that is. *implied*: for a key, whose table one without a name is.
     """
 
     kinds: Mapping[str, type]
-    hints: Mapping[str, str]
+    hints: Mapping[str, str] = field(default_factory=dict)
+    implied: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, at: str, raw: object) -> object:
         """Check it."""
         options = dict(raw) if isinstance(raw, dict) else {"profile": raw}
-        name = options.pop("profile", None)
+        implied = next((kind for key, kind in self.implied.items() if key in options), None)
+        name = options.pop("profile", implied)
         if name is None:
             unknown = difflib.get_close_matches("profile", [str(key)[:_KEY_CHARS] for key in options], n=1)
             mistaken = f"; {unknown[0]!r} is not it" if unknown else ""

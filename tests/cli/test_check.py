@@ -131,3 +131,18 @@ def test_verdicts_in_json(tmp_path: Path) -> None:
     assert (good["path"], good["good"], good["reason"], good["remarks"]) == (str(small), True, "", [])
     assert (refused["path"], refused["good"], refused["key"]) == (str(bad), False, "host.memory")
     assert "multiple of 2 MiB" in refused["reason"]
+
+
+def test_traces_that_guests_are_to_play_are_looked_at(tmp_path: Path) -> None:
+    """Relative to the file: one that is not there, or of a guest of another size, is refused; a good one is not."""
+    host, trace = tmp_path / "host.toml", tmp_path / "web.csv"
+    host.write_text(
+        "[host]\nmemory = '1g'\n[[guest]]\nname = 'web'\nmaximum = '32m'\nworkload = { trace = 'web.csv' }\n"
+    )
+    assert "host.toml: guest.workload.trace: of 'web': " in check(host).stderr
+    trace.write_text("t_s,total_pages,free_pages,page_cache_pages\n0,8000,6000,500\n")
+    assert check(host).exit_code == 0
+    trace.write_text(trace.read_text().replace("8000", "9000"))
+    refused = check(host)
+    assert refused.exit_code == 78
+    assert f"{trace}: it is of a guest of 9000 pages" in refused.stderr

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from xbd.abi import DomainType
+from xbd.config.guest import PlaysTrace
 from xbd.config.host import HostConfig, parse_host_config
 from xbd.config.strategies import STRATEGIES
 from xbd.control.guest_settings import plan_guest
 from xbd.daemons.config_files import load_host_config
 from xbd.errors import ConfigError
 from xbd.guest import DRIVERS
+from xbd.guest.workload import Steady
 from xbd.machine.settings import HostSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -125,10 +127,23 @@ def test_features_are_switched_off_by_name() -> None:
 def test_what_is_read_is_what_agents_understand() -> None:
     """The settings that travel are those that an agent builds its guest of."""
     text = GUEST + 'workload = { profile = "steady", churn = 0.05 }\nverify = true\ndriver = { retry_max = 7 }\n'
-    plan = plan_guest(parse(text).guests[0].guest)
+    plan = plan_guest(parse(text + "wear = 0.5\nhuge_pages = false\n").guests[0].guest)
     assert plan.settings.verify
     assert plan.settings.driver.retry_max == 7
-    assert plan.workload.goals(1000, 1, None).churn_pages == 50  # type: ignore[arg-type]  # steady draws no chance
+    assert (plan.settings.wear, plan.settings.huge_pages) == (0.5, False)
+    assert plan.workload == Steady(churn=0.05)
+
+
+def test_a_trace_is_relative_to_the_file(tmp_path: Path) -> None:
+    """The settings that travel have its whole path, wherever whoever plays it runs; nobody needs to name a profile."""
+    (tmp_path / "host.toml").write_text(
+        GUEST + 'workload = { trace = "t/web.csv", speed = 10, loop = true, offset_s = 3600 }'
+    )
+    (guest,) = load_host_config(tmp_path / "host.toml").guests
+    assert guest.guest["workload"] == {
+        "trace": str(tmp_path / "t/web.csv"), "speed": 10, "loop": True, "offset_s": 3600
+    }  # fmt: skip
+    assert plan_guest(guest.guest).workload == PlaysTrace(str(tmp_path / "t/web.csv"), 10.0, loop=True, offset_s=3600.0)
 
 
 def test_a_relative_runtime_directory_lies_beside_the_file(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """An agent and a daemon's endpoint, bytes handed from one to the other: boots, losses, resumptions."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from tests.peer import HOST_SUPERFRAMES, clock, create, small_host
 from xbd.control.agent import MOVING_REPORT_S, REPORT_EVERY_S, SETTLED_REPORT_S, Agent
 from xbd.control.controller import Controller
 from xbd.control.domain_record import DomainRecord
+from xbd.control.guest_settings import guest_from_map
+from xbd.guest.workload import parse_trace
 from xbd.machine import Machine
 
 
@@ -200,3 +204,26 @@ def test_reports_are_coalesced(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert 0 < len(reports) <= 11
     assert min(np.diff(reports)) >= MOVING_REPORT_S
+
+
+def test_an_agent_plays_a_trace_and_reports_what_it_lacks() -> None:
+    """What its trace asks for is held at the trace's times; what the target leaves no memory for is in the report."""
+    text = "t_s,total_pages,free_pages,page_cache_pages\n0,8192,7000,100\n60,8192,1500,100\n120,8192,6000,100\n"
+    trace = parse_trace(text, "web.csv")
+    host = small_host()
+    workload = {"trace": "/web.csv", "speed": 10, "loop": True}
+    domid = create(host, superpages=16, target=8, workload=workload, verify=True)
+    agent = Agent(lambda: "session", partial(guest_from_map, find_trace=lambda path: {Path("/web.csv"): trace}[path]))
+    link = Link(host, domid, agent)
+    link.settle()
+    told = []
+    for until in (5, 11, 17, 23):
+        link.advance(until - link.now)
+        told.append(dict(host.domain_info(domid).reported))
+    held = [report["current_pages"] - report["guest_free_pages"] + report["unmet_pages"] for report in told]
+    # What changes by less than a 64th of its memory is reported later.
+    assert held[:3] == pytest.approx([1192, 6692, 2192], abs=8192 >> 6)
+    assert [(report["trace_s"], report["trace_rounds"]) for report in told] == [(0, 0), (60, 0), (120, 0), (0, 1)]
+    assert told[0]["unmet_pages"] == 0
+    assert told[1]["unmet_pages"] == told[1]["pages_denied"] > 2000
+    _assert_in_order(link)

@@ -8,7 +8,7 @@ from tests.cli.views import MIB, domain
 from tests.control.test_balancer import client_of, look
 from tests.peer import create, small_host, toolstack
 from xbd.control.balancer import Balancer
-from xbd.control.explain import governed, hindrances, target_reasons, why_stuck
+from xbd.control.explain import governed, hindrances, target_reasons, why_stuck, workload_reasons
 from xbd.policy.model import Settings
 
 FULL = {"free_frames": 20 * MIB, "claimed_frames": 16 * MIB}
@@ -95,3 +95,24 @@ def test_a_refusal_is_told_with_the_time_of_the_next_try() -> None:
 def test_many_governed_domains_take_one_line() -> None:
     """The first are named, the others counted."""
     assert governed(["a", "b", "c", "d", "e"]).startswith("autoballoon governs a, b, c and 2 more ")
+
+
+def test_a_trace_that_asks_for_more_than_there_is_shows() -> None:
+    """What is lacking now, what its agent cannot keep up with, and of one without an agent what to look at."""
+    plays = {"guest": {"workload": {"trace": "/web.csv"}}}
+    report = {
+        "trace_s": 90,
+        "unmet_pages": 5 * MIB,
+        "pages_denied": 9 * MIB,
+        "ticks": 90,
+        "ticks_late": 3,
+        "tick_worst_ms": 1500,
+    }
+    found = {reason.code: reason.text for reason in workload_reasons(domain(**plays, report=report))}
+    assert list(found) == ["trace", "demand-unmet", "trace-lag"]
+    assert "/web.csv, at 90 s" in found["trace"]
+    assert "has not got 5 MiB, since it booted 9 MiB" in found["demand-unmet"]
+    assert "late with 3 of 90 samples, by 1.5 s at worst, and left 0 out" in found["trace-lag"]
+    (missing,) = workload_reasons(domain(**plays, agent=False, state="waiting"))
+    assert "`xbd trace check`" in missing.text
+    assert workload_reasons(domain()) == []

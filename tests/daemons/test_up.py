@@ -75,6 +75,30 @@ def check_a_host(host_file: str, how: signal.Signals) -> None:
 
 
 @pytest.mark.slow
+def test_a_guest_plays_its_trace_and_one_whose_trace_is_missing_disturbs_nobody(host_file: str, tmp_path: Path) -> None:
+    """The one shows how far it is and what it lacks; of the other the agent's log says why, and its domain waits."""
+    plays = 'workload = { trace = "t/web{n}.csv", speed = 100 }\n'
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/web1.csv").write_text(
+        "t_s,total_pages,free_pages,page_cache_pages\n0,8100,7000,100\n30,8100,100,100\n"
+    )
+    guests = (f'[[guest]]\nname = "web{n}"\nmaximum = "32m"\ntarget = "16m"\n{plays.replace("{n}", n)}' for n in "12")
+    Path(host_file).write_text(HOST.partition("[[guest]]")[0] + "".join(guests))
+    with running("up", host_file, "--processes", "1") as up:
+        up.wait_until_it_says("web2.csv: cannot be read: No such file or directory")
+        assert "agent_ended" in up.said[-1]
+        up.wait_until_it_says("demand_unmet")
+        while ((playing := ask(host_file, "info", "web1"))["report"] or {"trace_s": 0})["trace_s"] < 30:
+            pass
+        (said,) = ask(host_file, "explain", "web1")["domains"]
+        assert [reason["code"] for reason in said["workload"]][:2] == ["trace", "demand-unmet"]
+        assert playing["report"]["unmet_pages"] > 0
+        assert ask(host_file, "info", "web2")["state"] == "waiting"
+        assert ask(host_file, "audit") == {"violations": []}
+        assert up.end() == 0
+
+
+@pytest.mark.slow
 def test_a_killed_hypervisor_is_started_again_from_its_state(tmp_path: Path) -> None:
     """With a state directory its domains are there again, and their guests go on where they were."""
     host_file = tmp_path / "host.toml"

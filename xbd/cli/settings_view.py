@@ -7,7 +7,7 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Final
 
-from xbd.config.guest import GuestChoices
+from xbd.config.guest import GuestChoices, PlaysTrace
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.guest import DRIVERS, DriverSettings
 from xbd.guest.workload import PROFILES
@@ -93,8 +93,8 @@ def settings_page(files: Mapping[str, type]) -> str:
     lines += _keys(describe(GuestChoices, apart=_APART))
     lines += ["## Balloon driver", "", f"The defaults are those of strategy `{DEFAULT_STRATEGY}`.", ""]
     lines += _keys(describe(DriverSettings))
-    lines += ["## Workloads", "", "What is written beside `profile`; `xbd replay` alone plays a trace.", ""]
-    for name, profile in PROFILES.items():
+    lines += ["## Workloads", "", "What is written beside `profile`, which a table that has `trace` need not name.", ""]
+    for name, profile in (*PROFILES.items(), ("trace", PlaysTrace)):
         lines += [f"### {name}", "", *_keys(describe(profile))]
     lines += ["## Strategies", "", "What each sets that is not the default; the others are controls of one thing.", ""]
     lines += _strategies()

@@ -6,10 +6,38 @@ from typing import Annotated, Any, Final
 
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.guest import BlockBackEnd, DriverSettings, GuestSettings
-from xbd.guest.workload import PROFILES, Idle, Profile
-from xbd.settings import Section, Variant, choice, flag, number, whole
+from xbd.guest.workload import PROFILES, Idle, Pace, Profile
+from xbd.guest.workload.profiles import LONGEST_TRACE_S
+from xbd.settings import Section, Variant, choice, flag, number, settings_of, text, whole
 
 MAX_SEED: Final = (1 << 63) - 1
+# A day in a minute and a half; faster than that, samples of a second come faster than a guest can follow.
+_MOST_SPEED: Final = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlaysTrace:
+    """A workload that plays a trace, which whoever runs the guest reads."""
+
+    trace: Annotated[
+        str,
+        text(
+            "the file that is played, of a guest as large as this one's maximum; relative to the host file",
+            missing='is missing; it is the file that is played: workload = { trace = "FILE.csv" }',
+        ),
+    ]
+    speed: Annotated[float, number("how many times as fast as it was recorded", 0.001, _MOST_SPEED)] = 1.0
+    loop: Annotated[bool, flag("whether it begins anew at its end; else its last sample holds")] = False
+    offset_s: Annotated[
+        float,
+        number("where in the trace to begin: the time of its own that is played first", 0, LONGEST_TRACE_S, "seconds"),
+    ] = 0.0
+    io_pages_s: Annotated[float, settings_of(Idle)["io_pages_s"]] = 0.0
+
+    @property
+    def pace(self) -> Pace:
+        """How it is played."""
+        return Pace(self.speed, self.loop, self.offset_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,20 +51,19 @@ class OwnChoices:
         Mapping[str, Any], Section(of=DriverSettings, only=(), doc="of its balloon driver, over what its strategy says")
     ] = field(default_factory=dict)
     workload: Annotated[
-        Profile,
-        Variant(
-            kinds={name: kind for name, kind in PROFILES.items() if name != "trace"},
-            hints={"trace": "a trace needs somebody who plays it: use `xbd replay TRACE.csv`"},
-            doc="what runs in it",
-        ),
+        Profile | PlaysTrace,
+        Variant(kinds={**PROFILES, "trace": PlaysTrace}, implied={"trace": "trace"}, doc="what runs in it"),
     ] = Idle()  # noqa: RUF009 - frozen
     verify: Annotated[bool, flag("whether every content word is checked when its page is freed or moved")] = False
     wear: Annotated[
-        float,
+        float | None,
         number(
-            "as if it had been up for long: the share of its free memory in broken blocks as its programs begin", 0, 1
+            "as if it had been up for long: the share of its free memory in broken blocks as its programs begin; left"
+            " out: as its trace says, else 0",
+            0,
+            1,
         ),
-    ] = 0.0
+    ] = None
     huge_pages: Annotated[bool, flag("whether its processes get transparent huge pages")] = True
     seed: Annotated[int | None, whole("what its chance is drawn from; left out: its domain's number", 0, MAX_SEED)] = (
         None
@@ -59,6 +86,6 @@ class GuestChoices(OwnChoices):
             driver,
             verify=self.verify,
             block_back_end=self.block_back_end,
-            wear=self.wear,
+            wear=self.wear or 0.0,
             huge_pages=self.huge_pages,
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_VCPUS, ON_CRASH, DomainType
-from xbd.config.guest import MAX_SEED, OwnChoices
+from xbd.config.guest import MAX_SEED, OwnChoices, PlaysTrace
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.config.toml import load_toml, read_file
 from xbd.domain import DomainSpec
@@ -30,6 +30,18 @@ DOM0_MIN_PAGES: Final = 128 * MIB_PAGES
 # What a domain's `maximum` was called before; read for one more release.
 _OLD_MAXIMUM: Final = "memory"
 _NEEDS_GRANTS: Final = 'block I/O needs grants, which type "virtio" has not; "pvh" or "pv"'
+
+
+# What a domain's settings have as it is written in its table.
+_AS_WRITTEN: Final = ("workload", "driver", "seed", "wear", "huge_pages")
+
+
+@dataclass(frozen=True, slots=True)
+class _OfHost:
+    """What the domains of a file need of it: the host's strategy, and the directory that their files are relative to."""
+
+    strategy: str
+    directory: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +140,15 @@ class DomainTable(OwnChoices):
         """What it holds at first."""
         return self.max_pages if self.target_pages is None else self.target_pages
 
-    def domain(self, name: str, raw: Mapping[str, Any], host_strategy: str) -> DomainSpec:
+    def domain(self, name: str, raw: Mapping[str, Any], of_host: _OfHost) -> DomainSpec:
         """Make the domain of this table, of which *raw* is as it was written. Raises BadSetting."""
-        strategy = self.strategy or host_strategy
-        guest = {key: raw[key] for key in ("workload", "driver", "seed") if raw.get(key) not in (None, {})}
+        strategy = self.strategy or of_host.strategy
+        guest = {key: raw[key] for key in _AS_WRITTEN if raw.get(key) not in (None, {})}
+        if isinstance(self.workload, PlaysTrace):
+            guest["workload"] = {
+                **raw["workload"],
+                "trace": str(of_host.directory / Path(self.workload.trace).expanduser()),
+            }
         domain_type = self.domain_type or STRATEGIES[strategy].domain_type
         if self.workload.io_pages_s and domain_type is DomainType.VIRTIO:
             raise BadSetting("workload.io_pages_s", _NEEDS_GRANTS)
@@ -171,9 +188,9 @@ class GuestTable(DomainTable):
     def _name(self, number: int) -> str:
         return self.name.replace("{n}", str(number))
 
-    def guests(self, raw: Mapping[str, Any], host_strategy: str) -> Iterator[DomainSpec]:
+    def guests(self, raw: Mapping[str, Any], of_host: _OfHost) -> Iterator[DomainSpec]:
         """Make the guests of this table, of which *raw* is as it was written. Raises BadSetting."""
-        template = self.domain("", raw, host_strategy)
+        template = self.domain("", raw, of_host)
         for number in range(1, self.count + 1):
             own_seed = {} if self.seed is None else {"seed": self.seed + number - 1}
             yield replace(template, name=self._name(number), guest={**template.guest, **own_seed})
@@ -194,10 +211,10 @@ class Dom0Table(DomainTable):
         if self.on_crash != "restart":
             raise BadSetting("on_crash", f"{self.on_crash!r}; dom0 is always restarted: leave it out")
 
-    def dom0(self, raw: Mapping[str, Any], host_strategy: str) -> DomainSpec:
+    def dom0(self, raw: Mapping[str, Any], of_host: _OfHost) -> DomainSpec:
         """Make dom0 of this table, of which *raw* is as it was written; its type is not its strategy's."""
         own = replace(self, domain_type=self.domain_type or DomainType.PVH)
-        dom0 = own.domain(DOM0_NAME, raw, host_strategy)
+        dom0 = own.domain(DOM0_NAME, raw, of_host)
         min_pages = min(DOM0_MIN_PAGES, dom0.target_pages) if self.min_pages is None else self.min_pages
         return replace(
             dom0, min_pages=min_pages, guest={**dom0.guest, "block_back_end": {"persistent": self.persistent_grants}}
@@ -215,8 +232,13 @@ class HostFile:
     guest: Annotated[tuple[GuestTable, ...], Section(of=GuestTable, many=True)] = ()
 
 
-def parse_host_config(text: str, path: Path | str) -> HostConfig:
+def parse_host_config(text: str, path: Path | str, directory: Path | None = None) -> HostConfig:
     """Read the text of a host file; *path* is what errors call it, and what its relative paths are relative to.
+
+    Args:
+        text: of the file.
+        path: of the file.
+        directory: where traces that guests play are relative to; None: as other paths.
 
     Raises:
         ConfigError: naming the key and the reason.
@@ -224,10 +246,11 @@ def parse_host_config(text: str, path: Path | str) -> HostConfig:
     raw = load_toml(text, path)
     file = read_file(HostFile, raw, path)
     host, raw_guests = file.host, raw.get("guest", [])
+    of_host = _OfHost(host.strategy, Path(path).parent if directory is None else directory)
     guests: list[DomainSpec] = []
     for nth, table in enumerate(file.guest, start=1):
         try:
-            guests += table.guests(raw_guests[nth - 1], host.strategy)
+            guests += table.guests(raw_guests[nth - 1], of_host)
         except BadSetting as error:
             raise ConfigError(path, f"guest[{nth}].{error.key}", error.reason) from error
     tables = [("dom0", raw.get("dom0", {})), *((f"guest[{nth}]", table) for nth, table in enumerate(raw_guests, 1))]
@@ -239,7 +262,7 @@ def parse_host_config(text: str, path: Path | str) -> HostConfig:
         state_dir=_directory(path, host.state_dir),
         group=host.group,
         log_level=host.log_level,
-        dom0=None if file.dom0 is None else file.dom0.dom0(raw["dom0"], host.strategy),
+        dom0=None if file.dom0 is None else file.dom0.dom0(raw["dom0"], of_host),
         guests=tuple(guests),
         remarks=_remarks([name for name, table in tables if _OLD_MAXIMUM in table]),
     )

@@ -69,6 +69,28 @@ def governed(names: Sequence[str]) -> str:
     return f"autoballoon governs {who} and may set another target; leave out of its `domains` setting what is to keep its own"
 
 
+def workload_reasons(domain: DomainInfo) -> list[Reason]:
+    """Say what the trace that its guest plays wants and does not get, and what its agent cannot keep up with."""
+    workload = domain.guest.get("workload")
+    if not isinstance(workload, Mapping) or "trace" not in workload:
+        return []
+    report = domain.reported
+    if not domain.agent:
+        helps = "`xbd trace check` says whether the file can be played, its agent's log why it does not"
+        return [Reason("trace", f"it is to play {workload['trace']}; {helps}")]
+    reasons = [Reason("trace", f"it plays {workload['trace']}, at {_count(report, 'trace_s') or 0} s by its report")]
+    if (unmet := _count(report, "unmet_pages")) is not None:
+        denied = format_pages(_count(report, "pages_denied") or unmet)
+        lacks = f"of what the trace asks for now it has not got {format_pages(unmet)}, since it booted {denied} were refused"
+        reasons.append(Reason("demand-unmet", f"{lacks}; a higher target lets it hold what it asks for from then on"))
+    late, skipped = _count(report, "ticks_late"), _count(report, "ticks_skipped")
+    if late or skipped:
+        ticks, worst = counted(_count(report, "ticks") or 0, "sample"), (_count(report, "tick_worst_ms") or 0) / 1000
+        lags = f"its agent was late with {late or 0} of {ticks}, by {worst:g} s at worst, and left {skipped or 0} out"
+        reasons.append(Reason("trace-lag", f"{lags}; a lower speed, or fewer guests, lets it keep up"))
+    return reasons
+
+
 def hindrances(domain: DomainInfo, host: Mapping[str, Any] = _NOTHING) -> list[Reason]:
     """Say why it does not hold what its target says, the most decisive first; nothing where it does.
 

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from xbd.client.runtime_dir import absolute_path
 from xbd.config.autoballoon import AutoballoonConfig, parse_autoballoon_config
 from xbd.config.host import HostConfig, parse_host_config
 from xbd.daemons.runtime.outside import calls
@@ -18,11 +19,12 @@ from xbd.errors import ConfigError
 MAX_FILE_BYTES: Final = 16 << 20
 
 
-def read_text(path: Path, *, may_wait: bool = False) -> str:
-    """Read a file of at most MAX_FILE_BYTES.
+def read_text(path: Path, *, may_wait: bool = False, most_bytes: int = MAX_FILE_BYTES) -> str:
+    """Read a file of at most *most_bytes*.
 
     Args:
         path: where it is.
+        most_bytes: what is longer is refused.
         may_wait: whether it may be a pipe, as of a shell's `<(...)`; then this waits until whoever writes to it is done.
 
     Raises:
@@ -35,9 +37,9 @@ def read_text(path: Path, *, may_wait: bool = False) -> str:
             mode = os.fstat(descriptor).st_mode
             if not (stat.S_ISREG(mode) or (may_wait and stat.S_ISFIFO(mode))):
                 raise ConfigError(path, "", f"cannot be read: {_strange(mode)}; write it to a file")
-            text = file.read(MAX_FILE_BYTES + 1)
-        if len(text) > MAX_FILE_BYTES:
-            raise ConfigError(path, "", f"cannot be read: it is longer than {MAX_FILE_BYTES >> 20} MiB")
+            text = file.read(most_bytes + 1)
+        if len(text) > most_bytes:
+            raise ConfigError(path, "", f"cannot be read: it is longer than {most_bytes >> 20} MiB")
         return text.decode()
     except OSError as error:
         raise ConfigError(path, "", f"cannot be read: {error.strerror or error}") from error
@@ -51,7 +53,7 @@ def _strange(mode: int) -> str:
 
 def load_host_config(path: Path, *, may_wait: bool = False) -> HostConfig:
     """Read a host file, as `read_text`. Raises ConfigError: it cannot be read, is no TOML, or says what cannot be."""
-    return parse_host_config(read_text(path, may_wait=may_wait), path)
+    return parse_host_config(read_text(path, may_wait=may_wait), path, absolute_path(path.parent))
 
 
 def load_autoballoon_config(path: Path, *, may_wait: bool = False) -> AutoballoonConfig:

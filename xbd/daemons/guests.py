@@ -31,6 +31,7 @@ from xbd.client.discovery import NoHypervisor, NoPermission, explain_connect
 from xbd.client.runtime_dir import check_socket_path, domain_socket
 from xbd.control.agent import Agent
 from xbd.control.agent_share import EVERY_GUEST, AgentShare
+from xbd.control.guest_settings import guest_from_map
 from xbd.daemons.agent_processes import FAREWELL, NOTHING_TO_RELOAD, describe_agents
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.deadlines import Deadlines, Party
@@ -39,25 +40,26 @@ from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.transport import Transport
+from xbd.daemons.trace_files import TraceFiles
 from xbd.domain import DomainInfo, is_about
-from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, XbdError
+from xbd.errors import Busy, HypercallError, NoSuchDomain, PeerLost, TraceError, XbdError
 
 _log = structlog.get_logger(__name__)
 
 # A burst of events is answered by one look.
 LOOK_PAUSE_S: Final = 0.05
-# A domain's socket that may not be opened: who mends it is a person.
-NO_PERMISSION_PAUSE_S: Final = 30.0
+# A domain's socket that may not be opened, a trace that cannot be played: who mends it is a person.
+MENDED_BY_A_PERSON_PAUSE_S: Final = 30.0
 # What an agent process has open beside its guests' connections.
 DESCRIPTORS_APART: Final = 32
 _HINTS: Final = frozenset({"created", "destroyed", "agent_lost", "shutdown", "started"})
+# The levels of guests' notes, as of `logging`; the others are for who debugs.
 _LEVELS: Final = {
-    "content_errors": "error",
-    "io_mismatches": "error",
-    "no_headroom": "warning",
-    "shutdown": "info",
-    "mode": "info",
+    **dict.fromkeys(("content_errors", "io_mismatches"), 40),
+    **dict.fromkeys(("no_headroom", "demand_unmet"), 30),
+    **dict.fromkeys(("shutdown", "mode"), 20),
 }
+_DEBUG: Final = 10
 
 
 def _new_session() -> str:
@@ -140,26 +142,24 @@ class _Carrier:
         outgoing = step(trio.current_time())
         agent.cpu_s = (agent.cpu_s or 0.0) + time.thread_time() - start_s
         for note in agent.take_notes():
-            _log.log(_level(note.name), f"guest_{note.name}", **note.fields)
+            _log.log(_LEVELS.get(note.name, _DEBUG), f"guest_{note.name}", **note.fields)
         return outgoing
 
 
-def _level(note: str) -> int:
-    levels = {"error": 40, "warning": 30, "info": 20}
-    return levels.get(_LEVELS.get(note, ""), 10)
-
-
-async def live(directory: Path, domain: DomainInfo, deadlines: Deadlines) -> None:
+async def live(directory: Path, domain: DomainInfo, deadlines: Deadlines, traces: TraceFiles) -> None:
     """Play the guest of one domain until it shuts down; over any number of connections. Somebody runs the *deadlines*.
 
     Raises:
+        TraceError: the trace that it is to play cannot be played.
         Busy: another agent plays it.
         NoSuchDomain: it is gone, and its number is another domain's.
         HypercallError: the hypervisor will not have it, whatever we do.
     """
     structlog.contextvars.bind_contextvars(domid=domain.domid)
     path = domain_socket(directory, domain.domid)
-    agent = Agent(_new_session, uuid=domain.uuid)
+    # In a thread: a long trace takes seconds, and other guests go on meanwhile.
+    find_trace = await trio.to_thread.run_sync(traces.finder, domain.guest, domain.gfn_count)
+    agent = Agent(_new_session, partial(guest_from_map, find_trace=find_trace), uuid=domain.uuid)
 
     def is_final(error: XbdError) -> bool:
         # Once it plays, it stays: the daemon may not have noticed yet that our own last connection is gone (Busy).
@@ -203,6 +203,7 @@ class AgentHost:
         self._nursery = nursery
         # By domid, of which domain each is.
         self._agents: dict[int, tuple[str, trio.CancelScope]] = {}
+        self._traces = TraceFiles()
         self._known = KnownDomains()
         self._news = Alarm()
         self._deadlines = Deadlines()
@@ -260,11 +261,11 @@ class AgentHost:
         structlog.contextvars.bind_contextvars(guest=domain.name)
         with scope:
             try:
-                await live(self._socket.parent, domain, self._deadlines)
-            except NoPermission as error:
+                await live(self._socket.parent, domain, self._deadlines, self._traces)
+            except (NoPermission, TraceError) as error:
                 # Trying again at once would only say so again; somebody may mend it.
-                _log.warning("agent_ended", reason=str(error), again_after_s=NO_PERMISSION_PAUSE_S)
-                await trio.sleep(NO_PERMISSION_PAUSE_S)
+                _log.warning("agent_ended", reason=str(error), again_after_s=MENDED_BY_A_PERSON_PAUSE_S)
+                await trio.sleep(MENDED_BY_A_PERSON_PAUSE_S)
             except XbdError as error:
                 _log.warning("agent_ended", reason=str(error))
         if self._agents.get(domain.domid) == (domain.life, scope):
@@ -350,7 +351,7 @@ async def run_guest(socket_path: Path, name: str, *, wait: bool = False, supervi
             nursery.start_soon(_watch, socket_path, found, is_destroyed, playing)
             with playing:
                 try:
-                    await live(socket_path.parent, found, deadlines)
+                    await live(socket_path.parent, found, deadlines, TraceFiles())
                 except NoSuchDomain:
                     # Who watches the domain finds that, too, says so, and ends this.
                     await trio.sleep_forever()

@@ -17,6 +17,7 @@ from xbd.guest.io import BlockIo
 from xbd.guest.mode import GuestMode
 from xbd.guest.settings import GuestSettings
 from xbd.guest.state import Clock, Directives, Ticks
+from xbd.guest.workload.playing import Played, Player
 from xbd.guest.workload.profiles import Workload
 from xbd.guest.workload.programs import Programs
 from xbd.guest.zone import Zone
@@ -24,7 +25,7 @@ from xbd.guest.zone import Zone
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Components:
-    """The components of one guest; each is described in its own module."""
+    """The components of one guest; each is described in its own module. *player*: None for a guest that plays no trace."""
 
     clock: Clock
     ticks: Ticks
@@ -39,6 +40,7 @@ class Components:
     exchanger: Exchanger
     slots: ForeignSlots
     io: BlockIo
+    player: Player | None
 
     @classmethod
     def build(
@@ -92,4 +94,5 @@ class Components:
             exchanger,
             slots,
             io,
+            Player(workload.trace, workload.pace) if isinstance(workload, Played) else None,
         )

@@ -5,7 +5,7 @@ block I/O, compaction), lets every procedure go on as far as it can, and answers
 send and the time to look again. It performs nothing itself: whoever calls it carries the commands.
 """
 
-from typing import assert_never
+from typing import Final, assert_never
 
 import numpy as np
 
@@ -33,9 +33,13 @@ from xbd.guest.procedures import Procedure, Procedures
 from xbd.guest.settings import GuestSettings
 from xbd.guest.statistics import GuestStatistics, Standing, count
 from xbd.guest.workload.holdings import Pool
+from xbd.guest.workload.playing import Player
 from xbd.guest.workload.profiles import Driven, Goals, Workload
 from xbd.guest.zone import PageState
 from xbd.units import round_down
+
+# A trace's demand can be met and unmet again at each of its samples.
+UNMET_NOTE_EVERY_S: Final = 60.0
 
 
 class Guest:
@@ -67,10 +71,12 @@ class Guest:
         self._workload_running = False
         self._programs_began = False
         self._ticks = components.ticks
-        self._next_tick: float | None = 0.0 if workload.tick_s else None
+        self._player, self._plays_since = components.player, 0.0
+        self._next_tick: float | None = 0.0 if workload.tick_s or self._player else None
         self._noted: tuple[WorkerState, int, int] = (WorkerState.DONE, self._balloon.current_pages, 0)
         self._noted_no_headroom = False
         self._noted_mismatches = 0
+        self._unmet_noted_at: float | None = None
         self._notes: list[Note] = []
 
     def _boot(self, boot: BootInfo, settings: GuestSettings) -> int:
@@ -168,10 +174,23 @@ class Guest:
             return False
         if self._next_tick is not None and self._clock.now >= self._next_tick:
             tick, now = self._ticks.count, self._clock.now
+            if self._player is not None:
+                self._play(self._player, now, self._next_tick)
+                return self._goals is not None
             self._goals = self._workload.goals(self._zone.gfn_count, tick, self._rng)
             self._ticks.came(now, self._next_tick)
             self._next_tick = None if self._workload.settled(tick) else now + self._workload.tick_s
         return self._goals is not None
+
+    def _play(self, player: Player, now: float, due: float) -> None:
+        """Set the goals of the trace's sample that is due; playing begins with the first step."""
+        if not self._ticks.count and not due:
+            self._plays_since = now
+        if player.advance(now - self._plays_since):
+            self._ticks.came(now, due)
+            self._demand(player.demand.anon_pages, player.demand.cache_pages)
+        due_s = player.due_s
+        self._next_tick = None if due_s is None else self._plays_since + due_s
 
     def _run_workload(self) -> Procedure:
         goals, self._goals = self._goals, None
@@ -206,6 +225,8 @@ class Guest:
         if self._io.mismatches > self._noted_mismatches:
             self._noted_mismatches = self._io.mismatches
             self._notes.append(Note("io_mismatches", {"count": self._noted_mismatches}))
+        if self._player is not None:
+            self._note_unmet(self._player)
         if self._migration.lacks_headroom != self._noted_no_headroom:
             self._noted_no_headroom = self._migration.lacks_headroom
             if self._noted_no_headroom:
@@ -215,6 +236,14 @@ class Guest:
         if self._directives.stopping and not self.shut_down and not self._procedures.in_flight_count:
             self.shut_down = True
             self._notes.append(Note("shutdown"))
+
+    def _note_unmet(self, player: Player) -> None:
+        """Note that the trace's demand is not met, and then again once a minute while it is not."""
+        pages, now = self._programs.unmet_pages, self._clock.now
+        if pages and (self._unmet_noted_at is None or now - self._unmet_noted_at >= UNMET_NOTE_EVERY_S):
+            self._unmet_noted_at = now
+            trace_s = round(float(player.trace.seconds[player.at]), 2)
+            self._notes.append(Note("demand_unmet", {"pages": pages, "trace": player.trace.name, "trace_s": trace_s}))
 
     # -- queries
 

@@ -22,7 +22,7 @@ class Standing(NamedTuple):
     def of(cls, components: Components) -> "Standing":
         """Take it from a guest's components, without counting the rest."""
         zone, programs = components.zone, components.programs
-        wrong = (programs.pages_denied, programs.content_errors, components.io.mismatches)
+        wrong = (programs.pages_denied, programs.unmet_pages, programs.content_errors, components.io.mismatches)
         states = (components.worker.backoff.state, components.directives.mode)
         levels_pages = (zone.free.free_frames, programs.reclaimable_pages)
         least_pages = max(zone.gfn_count >> _SAME_SHIFT, 1)
@@ -41,7 +41,11 @@ class GuestStatistics:
     """A guest at one moment; counts since boot unless a name says otherwise.
 
     *ticks*: of the workload; *ticks_late*: those that came 100 ms after their time or later, as when the machine has too much
-    to do, and after a pause or an outage, too; *tick_worst_ms*: how late the worst was.
+    to do, and after a pause or an outage, too; *tick_worst_ms*: how late the worst was. Of a guest that plays a trace the
+    ticks are its samples: *ticks_skipped*: those whose time had passed, so that they were never played; *trace_s*: the
+    time of the trace that is reached, *trace_rounds*: how often it has begun anew.
+
+    *unmet_pages*: what programs want now and do not hold, as it was refused; *pages_denied* counts all that ever was.
 
     Block I/O, as a front end and as a back end together: *io_requests*: sent and received; *io_errors*: those that
     failed
@@ -72,6 +76,7 @@ class GuestStatistics:
     pages_allocated: int
     pages_freed: int
     pages_denied: int
+    unmet_pages: int
     cache_dropped: int
     content_errors: int
     pages_inflated: int
@@ -97,6 +102,9 @@ class GuestStatistics:
     ticks: int
     ticks_late: int
     tick_worst_ms: int
+    ticks_skipped: int
+    trace_s: int
+    trace_rounds: int
     worker_state: str
     mode: str
     migration_way: str
@@ -133,6 +141,7 @@ def count(components: Components) -> GuestStatistics:
 
 def _counts(components: Components) -> dict[str, int | str]:
     zone, balloon, programs, worker = components.zone, components.balloon, components.programs, components.worker
+    player = components.player
     return {
         "gfn_count": zone.gfn_count,
         "current_pages": balloon.current_pages,
@@ -153,6 +162,7 @@ def _counts(components: Components) -> dict[str, int | str]:
         "pages_allocated": programs.pages_allocated,
         "pages_freed": programs.pages_freed,
         "pages_denied": programs.pages_denied,
+        "unmet_pages": programs.unmet_pages,
         "cache_dropped": programs.cache_dropped,
         "content_errors": programs.content_errors,
         "pages_inflated": components.transfers.pages_inflated,
@@ -172,6 +182,9 @@ def _counts(components: Components) -> dict[str, int | str]:
         "ticks": components.ticks.count,
         "ticks_late": components.ticks.late,
         "tick_worst_ms": int(components.ticks.worst_s * 1000),
+        "ticks_skipped": player.skipped if player else 0,
+        "trace_s": int(player.trace.seconds[player.at]) if player else 0,
+        "trace_rounds": player.rounds if player else 0,
         "worker_state": str(worker.backoff.state),
         "mode": str(components.directives.mode),
         "migration_way": components.migration.way,

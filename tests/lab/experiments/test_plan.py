@@ -8,11 +8,11 @@ from click.testing import CliRunner
 from tests.lab.experiments.tiny_grid import TINY, TINY_CELLS, tiny_grid, trace_text, write_tiny
 from xbd.cli.main import main
 from xbd.config.strategies import STRATEGIES
+from xbd.daemons.trace_files import read_trace
 from xbd.errors import TraceError
 from xbd.guest.workload import parse_trace
 from xbd.lab.experiments.grid import OWN_BUDGET, Churn, Recorded
 from xbd.lab.experiments.plan import cut, parse_grid
-from xbd.lab.replay.command import read_trace
 
 _DEBATE = Path(__file__).resolve().parents[3] / "configs" / "experiments" / "debate.toml"
 _WORKLOAD = '[[workload]]\nname = "w"\nmemory = "64m"\n'

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from xbd.daemons.trace_files import read_trace
 from xbd.lab.experiments.grid import Grid
 from xbd.lab.experiments.plan import parse_grid
 from xbd.lab.experiments.results import Results, as_csv, series_rows, summary_rows
-from xbd.lab.replay.command import read_trace
 
 TINY = """
 [experiment]

@@ -7,9 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from xbd.config.strategies import STRATEGIES
+from xbd.daemons.trace_files import read_trace
 from xbd.errors import BadArgument
 from xbd.guest.workload import parse_trace
-from xbd.lab.replay.command import command, read_trace
+from xbd.lab.replay.command import command
 from xbd.lab.replay.replay import ReplayOptions, ReplayReport, replay
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
 

@@ -18,7 +18,8 @@ from xbd.config.autoballoon import AutoballoonConfig, parse_autoballoon_config
 from xbd.config.host import HostConfig, parse_host_config
 from xbd.config.toml import load_toml
 from xbd.daemons.config_files import read_text
-from xbd.errors import ConfigError
+from xbd.domain import DomainSpec
+from xbd.errors import ConfigError, TraceError
 from xbd.text import printable
 from xbd.units import counted, format_pages
 
@@ -91,7 +92,7 @@ def kind_of(sections: Iterable[str]) -> str:
 
 def check_host(text: str, path: Path) -> tuple[str, tuple[str, ...]]:
     """Check a host file; returns a summary and remarks. Raises ConfigError."""
-    config = parse_host_config(text, path)
+    config = parse_host_config(text, path, absolute_path(path.parent))
     _check_here(path, config)
     return summarise(config), config.remarks
 
@@ -113,6 +114,28 @@ def _check_here(path: Path, config: HostConfig) -> None:
         check_socket_path(domain_socket(directory, MAX_DOMAINS))
     except ConfigError as error:
         raise ConfigError(path, "host.runtime_dir", f"{error.path} is {error.reason}") from error
+    _check_traces(path, config)
+
+
+def _check_traces(path: Path, config: HostConfig) -> None:
+    """Refuse traces that cannot be played by who is to play them; each file is read once. Raises ConfigError."""
+    played = [domain for domain in (*([config.dom0] if config.dom0 else ()), *config.guests) if _plays(domain)]
+    if not played:
+        return
+    from xbd.daemons.trace_files import TraceFiles  # noqa: PLC0415 - numpy, where there are traces
+
+    traces, found = TraceFiles(), []
+    for domain in played:
+        try:
+            # What was read is held, so that others find it.
+            found.append(traces.finder(domain.guest, domain.max_pages))
+        except TraceError as error:
+            raise ConfigError(path, "guest.workload.trace", f"of {domain.name!r}: {error}") from error
+
+
+def _plays(domain: DomainSpec) -> bool:
+    workload = domain.guest["workload"]
+    return isinstance(workload, dict) and "trace" in workload
 
 
 def summarise(config: HostConfig) -> str:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import click
 
@@ -19,7 +21,9 @@ from xbd.cli.common import (
 from xbd.cli.follow import LOOK_EVERY_S
 from xbd.client.blocking import BlockingClient
 from xbd.client.calls import KnownDomains
+from xbd.client.runtime_dir import absolute_path
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
+from xbd.config.toml import load_toml
 from xbd.control.explain import why_stuck
 from xbd.control.targets import BadRequest, Rounded, can_be_destroyed, choose, is_any, parse_pages, round_pages
 from xbd.domain import DomainInfo
@@ -59,7 +63,12 @@ _CONDITIONS: dict[str, Callable[[DomainInfo | None], bool]] = {
     show_default=True,
     help="Its balloon driver.",
 )
-@click.option("--workload", metavar="NAME", help="What runs in it: idle, steady, bursty or unmovable. [default: idle]")
+@click.option(
+    "--workload",
+    metavar="NAME",
+    help="What runs in it: idle, steady, bursty or unmovable; or a table as in host files, such as"
+    " '{ trace = \"web.csv\", speed = 10 }'. [default: idle]",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="What its chance is drawn from. [default: 0]")
 @click.option("--verify", is_flag=True, help="Check every content word that its programs wrote.")
 @click.option(
@@ -103,11 +112,11 @@ def create_command(
     if target is None:
         raise click.MissingParameter(param_hint="'--target'", param_type="option")
     sizes = _sizes(name, target, maximum, minimum)
-    if workload == "trace":
-        raise Failure(f"{name}: a trace needs somebody who plays it: use `xbd replay TRACE.csv`")
     chosen_type = DomainType(domain_type or STRATEGIES[strategy].domain_type)
-    settings = {"strategy": strategy, "workload": workload, "seed": seed, "verify": verify or None}
+    settings = {"strategy": strategy, "workload": _workload(workload), "seed": seed, "verify": verify or None}
     guest = {key: setting for key, setting in settings.items() if setting is not None}
+    if _TRACE in str(workload):
+        _check_trace(guest, sizes.maximum.pages)
 
     def create(client: BlockingClient) -> int:
         return client.create(
@@ -133,6 +142,27 @@ def create_command(
     }
     least = f", minimum {sizes.minimum}" if sizes.minimum else ""
     emit(as_json, output, [f"created {name} (d{domid}), target {sizes.target}, maximum {sizes.maximum}{least}"])
+
+
+_TRACE: Final = "trace"
+
+
+def _workload(written: str | None) -> object:
+    """Read a workload as it was written: a name, or a table of TOML, in which a trace's path is made absolute."""
+    if written is None or not written.lstrip().startswith("{"):
+        return written
+    table = load_toml(f"workload = {written}", "--workload").get("workload")
+    if isinstance(table, dict) and isinstance(table.get(_TRACE), str):
+        # Its agent has another current directory.
+        return {**table, _TRACE: str(absolute_path(Path(table[_TRACE]).expanduser()))}
+    return table
+
+
+def _check_trace(guest: dict[str, object], max_pages: int) -> None:
+    """Refuse a trace that its agent could not play. Raises TraceError, BadSetting."""
+    from xbd.daemons.trace_files import TraceFiles  # noqa: PLC0415 - numpy, where there is a trace
+
+    TraceFiles().finder(guest, max_pages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from xbd.cli.common import EXIT_FAILED, client_options, complete_domains, emit, 
 from xbd.cli.policy_status import autoballoon_status
 from xbd.cli.render import domain_details, event_line, host_details
 from xbd.client.blocking import BlockingClient
-from xbd.control.explain import hindrances, target_reasons
+from xbd.control.explain import hindrances, target_reasons, workload_reasons
 from xbd.control.targets import choose, is_any
 from xbd.domain import DomainInfo
 from xbd.text import WILDCARDS, printable
@@ -55,10 +55,11 @@ def explain_command(name: str, socket_path: str | None, *, as_json: bool) -> Non
     for domain in domains:
         why_target = target_reasons(domain, status.of(domain))
         why_not = hindrances(domain, host)
+        plays = workload_reasons(domain)
         held = (
             f"{domain.name} holds {format_pages(domain.tot_pages)}, its target is {format_pages(domain.target_pages)}"
         )
-        lines += [printable(held), *(f"  {printable(reason.text)}" for reason in (*why_target, *why_not))]
+        lines += [printable(held), *(f"  {printable(reason.text)}" for reason in (*why_target, *why_not, *plays))]
         output.append(
             {
                 "domid": domain.domid,
@@ -68,6 +69,7 @@ def explain_command(name: str, socket_path: str | None, *, as_json: bool) -> Non
                 "target_set_by": domain.target_set_by,
                 "target": [reason._asdict() for reason in why_target],
                 "hindrances": [reason._asdict() for reason in why_not],
+                "workload": [reason._asdict() for reason in plays],
             }
         )
     if status.trouble:

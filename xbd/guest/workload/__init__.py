@@ -1,7 +1,8 @@
 """What runs in a guest: programs that allocate and free its pages as a profile or a trace says.
 
 Read `profiles` first (what is wanted at each tick), then `programs` (how that is reached) and `holdings` (which page
-belongs to whom); `placement` decides which free page goes where, `trace` reads recorded guests.
+belongs to whom); `placement` decides which free page goes where, `trace` reads recorded guests,
+`playing` plays them.
 """
 
 from typing import TYPE_CHECKING
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING
 from xbd.lazy import lazily
 
 if TYPE_CHECKING:
+    from xbd.guest.workload.playing import Played, Player
     from xbd.guest.workload.profiles import (
         PROFILES,
         Bursty,
         Driven,
         Goals,
         Idle,
+        Pace,
         Profile,
         Steady,
         UnmovableHeavy,
@@ -30,6 +33,9 @@ __all__ = [
     "Driven",
     "Goals",
     "Idle",
+    "Pace",
+    "Played",
+    "Player",
     "Profile",
     "Programs",
     "Steady",
@@ -43,12 +49,14 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "xbd.guest.workload.playing": ("Played", "Player"),
         "xbd.guest.workload.profiles": (
             "PROFILES",
             "Bursty",
             "Driven",
             "Goals",
             "Idle",
+            "Pace",
             "Profile",
             "Steady",
             "UnmovableHeavy",

@@ -17,6 +17,8 @@ from xbd.settings import Setting, number, read, whole
 if TYPE_CHECKING:
     import numpy as np
 
+# Nobody plays a trace of more than a year.
+LONGEST_TRACE_S: Final = 366 * 86_400.0
 # More pages of block I/O than any disk does; the ring bounds what is under way anyway.
 _IO_PAGES_S_MOST: Final = 1_000_000
 
@@ -173,7 +175,7 @@ class UnmovableHeavy:
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """A trace: holds what the last `Demand` event said, of which slab and page tables cannot be moved."""
+    """Holds what the last `Demand` event said, of which slab and page tables cannot be moved."""
 
     young_share: _Young = 0.5
     io_pages_s: _IoPagesS = 0.0
@@ -194,13 +196,24 @@ class Driven:
         return tick >= 0
 
 
-Profile = Idle | Steady | Bursty | UnmovableHeavy | Driven
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How to play a trace: *speed* times real time, from *offset_s* of the trace's own time on; with *loop* again and again."""
+
+    speed: float = 1.0
+    loop: bool = False
+    offset_s: float = 0.0
+
+
+AS_RECORDED: Final = Pace()
+
+
+Profile = Idle | Steady | Bursty | UnmovableHeavy
 PROFILES: Final[dict[str, type[Profile]]] = {
     "idle": Idle,
     "steady": Steady,
     "bursty": Bursty,
     "unmovable": UnmovableHeavy,
-    "trace": Driven,
 }
 
 

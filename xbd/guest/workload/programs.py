@@ -95,6 +95,11 @@ class Programs:
         """Count the page cache, which can be had for the asking."""
         return self.holdings.pages[Pool.CACHE]
 
+    @property
+    def unmet_pages(self) -> int:
+        """Count what the last goals ask for and was refused."""
+        return sum(self._refused)
+
     # -- reaching goals
 
     def begin(self, goals: Goals) -> Procedure:

@@ -4,6 +4,7 @@ A trace is text with a header that names the columns and one sample per line, in
 Columns that replay does not need may be missing or extra. No file is opened here.
 """
 
+from array import array
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from xbd.abi import Frames
 from xbd.errors import TraceError
+from xbd.guest.workload.profiles import LONGEST_TRACE_S
 from xbd.units import SUPER_PAGES, format_pages
 
 _TIME: Final = "t_s"
@@ -21,13 +23,12 @@ _OPTIONAL: Final = "free_superframes"
 ORDERS: Final = tuple(f"order{order}" for order in range(11))
 # A year of samples every two seconds is 16 million; beyond that the file is not a trace.
 _LINES_MAX: Final = 20_000_000
-_DAYS_MAX_S: Final = 366 * 86_400.0
 # Whoever plays a trace holds a page's tables of guest and host in one process; a guest as large as a domain can be would
 # take more memory than most machines have.
 MAX_TRACE_PAGES: Final = 1 << 26
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Trace:
     """One guest's memory over time; all arrays are (samples,).
 
@@ -51,10 +52,14 @@ class Trace:
     @property
     def wear(self) -> float:
         """Tell the share of the free memory that lay in broken blocks at the first sample; 0 where the file does not say."""
-        free = self.total_pages - int(self.anon_pages[0]) - int(self.cache_pages[0])
+        return self.wear_at(0)
+
+    def wear_at(self, sample: int) -> float:
+        """Tell the same of any sample."""
+        free = self.total_pages - int(self.anon_pages[sample]) - int(self.cache_pages[sample])
         if not self.free_superframes.size or not free:
             return 0.0
-        return max(1 - int(self.free_superframes[0]) * SUPER_PAGES / free, 0.0)
+        return max(1 - int(self.free_superframes[sample]) * SUPER_PAGES / free, 0.0)
 
     @property
     def allocated_and_freed_pages(self) -> int:
@@ -90,7 +95,8 @@ def parse_trace(text: str, name: str) -> Trace:
 
 def _parse_rows(lines: list[str], name: str, header: list[str], wanted: list[int]) -> NDArray[np.float64]:
     """Read the numbers: (samples, columns) float64, exact for whole numbers of pages; row i is line i + 2."""
-    rows: list[list[float]] = []
+    # As numbers of the machine: a list of lists would take ten times as much.
+    numbers = array("d")
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split(",")
         if len(cells) != len(header):
@@ -99,13 +105,13 @@ def _parse_rows(lines: list[str], name: str, header: list[str], wanted: list[int
             row = [float(cells[wanted[0]]), *(int(cells[column]) for column in wanted[1:])]
         except ValueError:
             raise TraceError(f"{name}: line {number}: not a number of seconds and whole pages: {line[:80]!r}") from None
-        if not 0 <= row[0] <= _DAYS_MAX_S or not all(0 <= pages <= MAX_TRACE_PAGES for pages in row[1:]):
-            said = f"up to {_DAYS_MAX_S:g} seconds and {MAX_TRACE_PAGES} pages ({format_pages(MAX_TRACE_PAGES)}) are played"
+        if not 0 <= row[0] <= LONGEST_TRACE_S or not all(0 <= pages <= MAX_TRACE_PAGES for pages in row[1:]):
+            said = f"up to {LONGEST_TRACE_S:g} seconds and {MAX_TRACE_PAGES} pages ({format_pages(MAX_TRACE_PAGES)}) are played"
             raise TraceError(f"{name}: line {number}: a number is out of range, {said}: {line[:80]!r}")
-        rows.append(row)
-    if not rows:
+        numbers.extend(row)
+    if not numbers:
         raise TraceError(f"{name}: line 2: the trace has no samples")
-    return np.array(rows, dtype=np.float64)
+    return np.frombuffer(numbers, dtype=np.float64).reshape(-1, len(wanted))
 
 
 def _checked(rows: NDArray[np.float64], name: str, optional: list[str]) -> Trace:

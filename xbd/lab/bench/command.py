@@ -16,6 +16,7 @@ import trio
 
 from xbd import __version__
 from xbd.cli.common import Failure
+from xbd.daemons.trace_files import read_trace
 from xbd.errors import XbdError
 from xbd.guest.workload import Trace
 from xbd.lab.bench.figures import Figure
@@ -29,7 +30,6 @@ from xbd.lab.bench.shell.host import measure_host
 from xbd.lab.bench.shell.listing import measure_list
 from xbd.lab.bench.shell.xen import measure_xen
 from xbd.lab.bench.shell.xenstore import measure_xenstore
-from xbd.lab.replay.command import read_trace
 
 # What is measured on running hosts, in a directory of its own.
 _ON_HOSTS: Final[Mapping[str, Callable[[Path], Awaitable[dict[str, Figure]]]]] = {

@@ -9,6 +9,7 @@ import click
 from xbd.cli.common import Failure, emit, json_option
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.config_files import read_text
+from xbd.daemons.trace_files import read_trace
 from xbd.errors import TraceError
 from xbd.lab.experiments.claims import judge
 from xbd.lab.experiments.grid import Grid
@@ -20,7 +21,6 @@ from xbd.lab.experiments.shell.local import LocalPool
 from xbd.lab.experiments.shell.runner import run_grid
 from xbd.lab.experiments.shell.store import Store
 from xbd.lab.experiments.shell.work import Pool, model_version
-from xbd.lab.replay.command import read_trace
 from xbd.units import counted
 
 _FILE = click.Path(dir_okay=False, path_type=Path)

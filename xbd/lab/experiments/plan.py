@@ -97,7 +97,7 @@ class ChurnTable(LoadTable):
     profile: Annotated[
         Profile,
         Variant(
-            kinds={name: kind for name, kind in PROFILES.items() if name != "trace"},
+            kinds=PROFILES,
             hints={"trace": 'a trace is named by its file: traces = ["FILE.csv"]'},
             doc="what runs in the guests",
         ),

@@ -9,6 +9,7 @@ import click
 
 from xbd.abi import Frames
 from xbd.cli.common import Failure
+from xbd.daemons.trace_files import read_trace
 from xbd.errors import BadArgument, XbdError
 from xbd.guest.workload import Trace
 from xbd.lab.experiments.report import table_lines
@@ -16,7 +17,6 @@ from xbd.lab.fidelity.ablation import ablations
 from xbd.lab.fidelity.curve import Fidelity, compare, curve_rows, model_free, real_curve, render, whole
 from xbd.lab.fidelity.report import ablation_table, render_page, section
 from xbd.lab.fidelity.split import by_order, by_phase, tables_of
-from xbd.lab.replay.command import read_trace
 
 # Trace time between two lines of progress on a terminal.
 _PROGRESS_EVERY_S = 300.0

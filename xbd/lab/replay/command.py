@@ -3,15 +3,14 @@
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from xbd.cli.common import Failure
 from xbd.config.strategies import STRATEGIES
-from xbd.errors import TraceError, XbdError
-from xbd.guest.workload import Trace, parse_trace
+from xbd.daemons.trace_files import read_trace
+from xbd.errors import XbdError
 from xbd.lab.replay.replay import Replay, ReplayOptions, ReplayReport
 from xbd.lab.replay.report import render, render_side_by_side
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
@@ -69,19 +68,6 @@ def command(
         click.echo(render(*done[0]) if len(done) == 1 else render_side_by_side(done))
     if any(report.violations or report.content_errors for report, _ in done):
         raise SystemExit(1)
-
-
-def read_trace(path: Path) -> Trace:
-    """Read one trace file. Raises TraceError naming the file and what is wrong with it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TraceError(
-            f"{path}: {error.strerror or error} (expected a CSV file as `xbd replay --help` describes)"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: not a text file (byte {error.start})") from error
-    return replace(parse_trace(text, str(path)), name=path.stem)
 
 
 def _run_at_speed(run: Replay, speed: float | None, started: float) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from xbd.config.strategies import Strategy
 from xbd.errors import BadArgument
-from xbd.guest import Demand, GuestSettings
-from xbd.guest.workload import Driven, Trace
+from xbd.guest import GuestSettings
+from xbd.guest.workload import Driven, Player, Trace
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, find_variant
 from xbd.policy import Share, share_out
 from xbd.testing.virtual_host import VirtualHost
@@ -108,7 +108,7 @@ class Replay:
         self.host.limit_beyond_pages = options.strategy.limit_beyond_pages
         self._pages = superframes * SUPER_PAGES
         self._pages_given_out = int(superframes * (1 - options.slack)) * SUPER_PAGES
-        self._at = [0] * len(traces)
+        self._players = [Player(trace) for trace in self.traces]
         self._coverage = np.zeros(len(traces))
         self._measured_s = 0.0
         self.domids = [self._create(trace, target) for trace, target in zip(traces, self._targets(), strict=True)]
@@ -134,18 +134,12 @@ class Replay:
 
     def _samples(self) -> Iterator[tuple[float, list[int]]]:
         """Iterate over the times at which traces have new samples, with the indices of those traces."""
-        times = np.concatenate([trace.seconds for trace in self.traces])
-        owners = np.repeat(np.arange(len(self.traces)), [trace.samples for trace in self.traces])
-        positions = np.concatenate([np.arange(trace.samples) for trace in self.traces])
-        order = np.lexsort((owners, positions, times))
-        changed: list[int] = []
-        for index, after in zip(order, [*order[1:], -1], strict=True):
-            owner = int(owners[index])
-            self._at[owner] = int(positions[index])
-            changed.append(owner)
-            if after < 0 or times[after] != times[index] or owner == int(owners[after]):
-                yield float(times[index]), changed
-                changed = []
+        while due := [player.due_s for player in self._players if player.due_s is not None]:
+            now = min(due)
+            changed = [i for i, player in enumerate(self._players) if player.due_s == now]
+            for i in changed:
+                self._players[i].step()
+            yield now, changed
 
     def _step(self, changed: list[int]) -> None:
         """Apply new samples: guests that shrink go first, so that the others find free memory."""
@@ -153,30 +147,26 @@ class Replay:
         before = [host.machine.domain(domid).target_pages for domid in self.domids]
         falling = [i for i in changed if self._demand_falls(i)]
         for i in falling:
-            host.send(self.domids[i], self._demand(i))
+            host.send(self.domids[i], self._players[i].demand)
         for grows in (False, True):
             for domid, old, new in zip(self.domids, before, targets, strict=True):
                 if old != new and grows == (new > old):
                     host.set_target(domid, new)
         for i in changed:
             if i not in falling:
-                host.send(self.domids[i], self._demand(i))
-
-    def _demand(self, i: int) -> Demand:
-        trace, at = self.traces[i], self._at[i]
-        return Demand(int(trace.anon_pages[at]), int(trace.cache_pages[at]))
+                host.send(self.domids[i], self._players[i].demand)
 
     def _demand_falls(self, i: int) -> bool:
-        trace, at = self.traces[i], self._at[i]
+        trace, at = self.traces[i], self._players[i].at
         return at > 0 and int(trace.anon_pages[at]) < int(trace.anon_pages[at - 1])
 
     def _targets(self) -> list[int]:
         shares = []
-        for trace, at in zip(self.traces, self._at, strict=True):
-            most = round_down(trace.total_pages)
-            reserve = trace.total_pages // _RESERVE_SHARE
-            needed = int(trace.anon_pages[at]) + reserve
-            shares.append(Share(needed, int(trace.cache_pages[at]), max(most // _LEAST_SHARE, SUPER_PAGES), most))
+        for player in self._players:
+            total, demand = player.trace.total_pages, player.demand
+            most = round_down(total)
+            needed = demand.anon_pages + total // _RESERVE_SHARE
+            shares.append(Share(needed, demand.cache_pages, max(most // _LEAST_SHARE, SUPER_PAGES), most))
         return share_out(self._pages_given_out, shares, self.options.strategy.granularity_pages)
 
     def _measure(self, now: float) -> None:

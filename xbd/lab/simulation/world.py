@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from xbd.abi import BootInfo, DomainType
 from xbd.control.endpoint import DomainEndpoint, ToolstackEndpoint
-from xbd.control.guest_settings import plan_guest
+from xbd.control.guest_settings import build_guest, plan_guest
 from xbd.guest import Guest
 from xbd.lab.simulation import checks
 from xbd.lab.simulation.connection import Client, Connection
@@ -193,9 +193,8 @@ class World:
             return cast(
                 Guest, WatchedGuest(HostileGuest(boot, oracle, self.shared_grants, self.rngs[Purpose.HOSTILE]), oracle)
             )
-        plan = plan_guest(settings)
         seed = self.options.seed * 65_537 + boot.domid + (self._sessions << 40)
-        return cast(Guest, WatchedGuest(Guest(boot, plan.settings, seed, plan.workload), oracle))
+        return cast(Guest, WatchedGuest(build_guest(boot, plan_guest(settings), seed), oracle))
 
     # -- connections
 
