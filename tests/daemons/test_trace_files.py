@@ -45,7 +45,7 @@ def test_what_is_found_is_the_trace_that_was_read(tmp_path: Path) -> None:
     [
         (None, r"web.csv: cannot be read: No such file or directory \(expected a trace"),
         ("", "web.csv: line 1: the file is empty"),
-        (TRACE[:-9], r"web.csv: line 3: 3 columns, 4 were expected"),
+        (TRACE[:-9], "web.csv: line 3: is torn: the file ends in the middle of it"),
         (TRACE.replace("8000", "9000"), 'web.csv: it is of a guest of 9000 pages, .*"36m" plays; this one has "32m"'),
         (TRACE.replace("8000", "99999999999"), "web.csv: line 2: a number is out of range"),
     ],

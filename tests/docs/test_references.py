@@ -65,6 +65,11 @@ def wrong_in(cited: str) -> str | None:
         return f"there is no command {words[0]!r}"
     command = main.get_command(click.Context(main), words[0])
     assert command is not None
+    while isinstance(command, click.Group) and len(words) > 1 and words[1] not in _PLACEHOLDERS:
+        found = command.get_command(click.Context(command), words[1])
+        if found is None:
+            return f"`xbd {words[0]}` has no command {words[1]!r}"
+        command, words = found, words[1:]
     known = options_of(command)
     unknown = [word for word in words[1:] if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known]
     # What follows a whole other command (`xbd reserve 4g xbd create ...`) is judged by itself.
@@ -81,7 +86,13 @@ def test_commands_and_options_are_there(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("cited", "words"),
-    [("xbd frobnicate", "no command"), ("xbd list --frob", "no option"), ("xbd --frob list", "no option")],
+    [
+        ("xbd frobnicate", "no command"),
+        ("xbd list --frob", "no option"),
+        ("xbd --frob list", "no option"),
+        ("xbd trace frob", "no command"),
+        ("xbd trace cut --frob", "no option"),
+    ],
 )
 def test_a_command_that_is_not_there_is_found(cited: str, words: str) -> None:
     """The check can fail."""

@@ -1,4 +1,4 @@
-"""Measuring the machine at hand: what is read of /proc, the programs that hold memory, and the trace that is written."""
+"""Measuring the machine at hand: the programs that hold memory, and the trace that is written."""
 
 import re
 import subprocess
@@ -8,41 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from xbd.errors import TraceError
 from xbd.guest.workload import parse_trace
-from xbd.lab.fidelity.proc import HEADER, row_of
 from xbd.lab.fidelity.shell import holder, measure
 
-BUDDYINFO = "Node 0, zone  DMA32 2 0 0 0 0 0 0 0 0 1 3\nNode 0, zone Normal 5 1 0 0 0 0 0 0 0 0 1\n"
-MEMINFO = "MemTotal: 400000 kB\nCached: 4000 kB\nAnonPages: 400 kB\nSlab: 80 kB\nSUnreclaim: 40 kB\n"
-ZONEINFO = "        managed  90000\n  pagesets\n              count:    7\n              count:    60\n"
 MIB = 1 << 20
-
-
-def test_a_row_is_what_the_files_of_proc_say() -> None:
-    """Zones and processors are added up, and kB become pages of 4 KiB."""
-    row = dict(zip(HEADER, row_of(1.5, [BUDDYINFO, MEMINFO, ZONEINFO]).split(","), strict=True))
-
-    assert row["t_s"] == "1.5"
-    assert int(row["free_pages"]) == 2 + 5 + 2 + 512 + 4 * 1024
-    assert int(row["free_superframes"]) == 1 + 4 * 2
-    assert (row["total_pages"], row["page_cache_pages"], row["slab_pages"]) == ("100000", "1000", "20")
-    assert (row["order0"], row["order10"], row["listed_pages"], row["managed_pages"]) == ("7", "4", "67", "90000")
-
-
-@pytest.mark.parametrize(
-    ("texts", "said"),
-    [
-        (["", MEMINFO, ZONEINFO], "/proc/buddyinfo: 11 orders"),
-        ([BUDDYINFO.replace(" 1\n", "\n"), MEMINFO, ZONEINFO], "/proc/buddyinfo: 11 orders"),
-        ([BUDDYINFO, MEMINFO.replace("SUnreclaim", "Other"), ZONEINFO], "/proc/meminfo: no line SUnreclaim"),
-        ([BUDDYINFO, MEMINFO, ""], "/proc/zoneinfo: no pagesets"),
-    ],
-)
-def test_what_proc_lacks_is_named(texts: list[str], said: str) -> None:
-    """A kernel that does not say what a trace needs is refused in a sentence."""
-    with pytest.raises(TraceError, match=said):
-        row_of(0, texts)
 
 
 @pytest.mark.parametrize("kind", [holder.SMALL, holder.HUGE, holder.OTHER])

@@ -1,10 +1,12 @@
 """Traces of real guests' memory: the text of a CSV file to arrays, with errors that name the line.
 
 A trace is text with a header that names the columns and one sample per line, in the order of time.
-Columns that replay does not need may be missing or extra. No file is opened here.
+Columns that replay does not need may be missing or extra. No file is opened here. A recorder that is killed leaves a last
+line that is torn: it has no end, and lacks columns, or its last column, `utc`, lacks the Z at its end.
 """
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +21,7 @@ from xbd.units import SUPER_PAGES, format_pages
 _TIME: Final = "t_s"
 _PAGES: Final = ("total_pages", "free_pages", "page_cache_pages")
 _OPTIONAL: Final = "free_superframes"
+_UTC: Final = "utc"
 # The free blocks of each order of /proc/buddyinfo; a trace has all of these columns or none.
 ORDERS: Final = tuple(f"order{order}" for order in range(11))
 # A year of samples every two seconds is 16 million; beyond that the file is not a trace.
@@ -57,6 +60,9 @@ class Trace:
     def wear_at(self, sample: int) -> float:
         """Tell the same of any sample."""
         free = self.total_pages - int(self.anon_pages[sample]) - int(self.cache_pages[sample])
+        if self.free_by_order.size:
+            # What a balloon had taken was free, too, and in no block.
+            free = int(self.free_by_order[sample].sum())
         if not self.free_superframes.size or not free:
             return 0.0
         return max(1 - int(self.free_superframes[sample]) * SUPER_PAGES / free, 0.0)
@@ -65,6 +71,18 @@ class Trace:
     def allocated_and_freed_pages(self) -> int:
         """Count the pages that a replay allocates and frees at least."""
         return sum(int(np.abs(np.diff(pages, prepend=0)).sum()) for pages in (self.anon_pages, self.cache_pages))
+
+
+def is_torn(text: str, cells: Sequence[str], header: Sequence[str]) -> bool:
+    """Tell whether the last line of a file, split into *cells*, was not finished by its writer."""
+    is_ended = text.endswith(("\n", "\r"))
+    return not is_ended and (len(cells) < len(header) or (header[-1] == _UTC and not cells[-1].endswith("Z")))
+
+
+def torn(name: str, number: int) -> str:
+    """Say that a file's last line is torn."""
+    how = "the file ends in the middle of it, as when whoever wrote it was killed"
+    return f"{name}: line {number}: is torn: {how} (`xbd trace cut` writes the trace without it)"
 
 
 def parse_trace(text: str, name: str) -> Trace:
@@ -89,6 +107,8 @@ def parse_trace(text: str, name: str) -> Trace:
         )
     optional = [column for column in (_OPTIONAL, *ORDERS) if column in header]
     wanted = [header.index(column) for column in (_TIME, *_PAGES, *optional)]
+    if len(lines) > 1 and is_torn(text, lines[-1].split(","), header):
+        raise TraceError(torn(name, len(lines)))
     rows = _parse_rows(lines, name, header, wanted)
     return _checked(rows, name, optional)
 

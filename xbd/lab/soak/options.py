@@ -25,8 +25,8 @@ KINDS: Final[Mapping[str, str]] = {
 CALM_SHARE: Final = 1 / 3
 SHORTEST_S: Final = 1.0
 MOST_GUESTS: Final = 1000
-_DURATION: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*(s|m|h)?")
-_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*(s|m|h|d)?")
+_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Options:
 
 
 def parse_duration_s(text: str) -> float:
-    """Parse a duration: `30s`, `10m`, `1.5h`; a bare number is seconds. Raises BadArgument."""
+    """Parse a duration: `30s`, `10m`, `1.5h`, `7d`; a bare number is seconds. Raises BadArgument."""
     match = _DURATION.fullmatch(text.strip().lower())
     seconds = float(match[1]) * _SECONDS[match[2] or "s"] if match else 0.0
     if seconds < SHORTEST_S:

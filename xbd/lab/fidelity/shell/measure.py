@@ -18,10 +18,13 @@ import click
 import trio
 
 from xbd.cli.common import Failure
-from xbd.errors import XbdError
-from xbd.lab.fidelity.proc import FILES as PROC_FILES
-from xbd.lab.fidelity.proc import HEADER, available_bytes, row_of
+from xbd.errors import TraceError, XbdError
+from xbd.guest.workload.trace import ORDERS
 from xbd.lab.fidelity.shell import holder
+from xbd.lab.trace.columns import FREE
+from xbd.lab.trace.proc import BUDDYINFO, ZONEINFO, available_bytes, machine_row, missing
+from xbd.lab.trace.shell.machine import read_proc
+from xbd.lab.trace.table import row_text
 from xbd.units import PAGE_BYTES, parse_size_bytes
 
 _MOST_BYTES: Final = 2 << 30
@@ -62,7 +65,7 @@ PLAN: Final = (
 def command(path: Path, memory: str | None, seconds: float) -> None:
     """Measure this machine's free memory by order while programs take memory and end; write a trace to FILE."""
     try:
-        available = available_bytes(_read()[1])
+        available = available_bytes(read_proc())
         size = min(available // 4, _MOST_BYTES) if memory is None else parse_size_bytes(memory)
         _check(path, size, available)
         with path.open("w", encoding="utf-8") as trace:
@@ -73,13 +76,12 @@ def command(path: Path, memory: str | None, seconds: float) -> None:
         raise Failure(f"{error.filename or path}: {error.strerror or error}") from None
 
 
-def _read() -> list[str]:
-    return [Path(name).read_text(encoding="ascii") for name in PROC_FILES]
-
-
 def _check(path: Path, size: int, available: int) -> None:
     """Refuse what this machine cannot do, before anything is written."""
-    row_of(0, _read())
+    lacking = missing(machine_row(read_proc()))
+    for file in (BUDDYINFO, ZONEINFO):
+        if file in lacking:
+            raise TraceError(f"{file}: no {', '.join(lacking[file])}, which a measurement is about")
     if os.sysconf("SC_PAGE_SIZE") != PAGE_BYTES:
         raise Failure(f"this machine's pages have {os.sysconf('SC_PAGE_SIZE')} bytes, {PAGE_BYTES} were expected")
     if not _LEAST_BYTES <= size <= available // 2:
@@ -96,7 +98,8 @@ async def _measure(trace: IO[str], directory: Path, size: int, seconds: float) -
     """Write a row every so often, and start the programs of PLAN in between; all have ended when it returns."""
     started, waiting = time.monotonic(), sorted(PLAN, key=lambda part: part.starts)
     period = min(_PERIOD_S, seconds / _SAMPLES_LEAST)
-    trace.write(",".join(HEADER) + "\n")
+    header = tuple(machine_row(read_proc()))
+    trace.write(",".join(("t_s", *header)) + "\n")
     programs: list[subprocess.Popen[bytes]] = []
     with ExitStack() as running:
         while (now := time.monotonic() - started) < seconds:
@@ -104,7 +107,10 @@ async def _measure(trace: IO[str], directory: Path, size: int, seconds: float) -
                 programs.append(running.enter_context(_start(waiting.pop(0), directory, size, seconds)))
             if any(program.poll() for program in programs):
                 raise Failure("a program that takes memory failed, see above: what was measured until then is in FILE")
-            trace.write(row_of(now, _read()) + "\n")
+            row = machine_row(read_proc())
+            # What is compared is the allocator's: what a balloon has taken from it is used, to the guest's kernel.
+            row[FREE] = sum(row[order] << at for at, order in enumerate(ORDERS))
+            trace.write(row_text(now, [row[column] for column in header]) + "\n")
             trace.flush()
             # The next multiple of the period, however long the row took.
             await trio.sleep(period - (time.monotonic() - started) % period)
