@@ -135,6 +135,34 @@ def test_what_autoballoon_decides_is_explained_or_why_it_is_not_known(
     assert "autoballoon governs" not in run("explain", "lonely").output
 
 
+def test_a_domain_is_created_that_plays_a_trace(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workload is a name or a table as in host files; a trace's path is relative to here, and looked at first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "web.csv").write_text("t_s,total_pages,free_pages,page_cache_pages\n0,8100,7000,100\n")
+    create = ("create", "player", "--target", "32m", "--no-start", "--workload")
+    assert run(*create, '{ trace = "web.csv", speed = 10 }').exit_code == 0
+    (told_of,) = told(run("list", "player", "--json"))
+    assert told_of["guest"]["workload"] == {"trace": str(tmp_path / "web.csv"), "speed": 10}
+    assert [reason["code"] for reason in told(run("explain", "player", "--json"))["domains"][0]["workload"]] == [
+        "trace"
+    ]
+    assert run("destroy", "player").exit_code == 0
+    for workload, said in (
+        ('{ trace = "no.csv" }', "no.csv: cannot be read: No such file or directory"),
+        ('{ trace = "web.csv", sped = 3 }', "guest.workload.sped: is not a key of this section; did you mean 'speed'?"),
+        ("{ trace = ", "--workload: is not TOML"),
+        ("trace", "guest.workload.trace: is missing"),
+    ):
+        refused = run(*create, workload)
+        assert refused.exit_code != 0
+        assert said in refused.stderr
+    small = run("create", "player", "--target", "30m", "--workload", '{ trace = "web.csv" }')
+    assert (
+        'web.csv: it is of a guest of 8100 pages, which a domain with a maximum of "32m" plays; this one has "30m"'
+        in small.stderr
+    )
+
+
 # -- usage
 
 

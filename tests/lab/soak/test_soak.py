@@ -13,10 +13,12 @@ from click.testing import CliRunner
 
 from xbd.abi import Command, Decrease, Load, MemopResult, Populate, Refused, Result, Stop, Store
 from xbd.cli.main import main
+from xbd.config.guest import PlaysTrace
 from xbd.control.guest_settings import plan_guest
 from xbd.daemons.runtime.sockets import bind_unix
 from xbd.errors import BadArgument
 from xbd.frames import sparse_zeros
+from xbd.guest.workload import Played, parse_trace
 from xbd.lab.soak import population
 from xbd.lab.soak.commands import CheckerCommands, check_stop
 from xbd.lab.soak.options import KINDS, Options, parse_duration_s
@@ -27,7 +29,7 @@ from xbd.lab.soak.shell.watcher import frame_tables_kib
 from xbd.lab.soak.tally import FINDINGS_KEPT, Sample, Tally, is_flat, slope_of, times_of
 from xbd.machine import Machine
 from xbd.testing.oracle import Oracle, Violation
-from xbd.units import SUPER_PAGES
+from xbd.units import MIB_PAGES, SUPER_PAGES
 
 # -- options and plan
 
@@ -120,6 +122,30 @@ def test_guests_are_of_all_kinds_and_can_be_created() -> None:
         ):
             assert 0 < pages <= spec.max_pages
             assert pages % SUPER_PAGES == spec.max_pages % SUPER_PAGES == 0
+
+
+def test_some_guests_play_the_traces_that_are_given(tmp_path: Path) -> None:
+    """Each in its size, and never so much of it that it could not be at a target; without traces all is drawn as before."""
+    text = "t_s,total_pages,free_pages,page_cache_pages\n" + "".join(
+        f"{n},6170914,{n * 40000},{n}\n" for n in range(99)
+    )
+    trace, given = parse_trace(text, "t.csv"), [tmp_path / "trace0.csv", tmp_path / "trace1.csv"]
+    drawn = [population.draw_guest(number, np.random.default_rng(number), traces=given) for number in range(1, 101)]
+    plain = [population.draw_guest(number, np.random.default_rng(number)) for number in range(1, 101)]
+    played = [
+        (spec, plan.workload) for spec in drawn if isinstance((plan := plan_guest(spec.guest)).workload, PlaysTrace)
+    ]
+
+    assert 20 < len(played) < 50
+    assert not any(isinstance(plan_guest(spec.guest).workload, PlaysTrace) for spec in plain)
+    assert {spec.name for spec in drawn} == {spec.name for spec in plain}
+    for spec, workload in played:
+        size = spec.max_pages // MIB_PAGES
+        assert Path(workload.trace) in {tmp_path / f"trace{number}-{size}m.csv" for number in range(2)}
+        made = parse_trace(population.fit(trace, spec.max_pages), "made")
+        Played(trace=made, pace=workload.pace).check(spec.max_pages)
+        assert int((made.anon_pages + made.cache_pages).max()) <= population.TRACE_MOST_SHARE * spec.max_pages + 2
+    assert Options(5, 30.0, 1, traces=("a b.csv",)).command_line().endswith("--trace 'a b.csv'")
 
 
 @pytest.mark.parametrize("guests", [1, 5, 100])

@@ -146,10 +146,12 @@ def test_what_is_cut_is_what_was_there(first: int, end: int) -> None:
 RAMP = demand(*((now, now * 8, 100 - now) for now in range(100)))
 
 
-@given(st.floats(0, 300), st.floats(0.01, 20), st.floats(0, 1), st.integers(0, 1 << 40))
-def test_a_synthetic_guest_is_the_same_for_the_same_seed(shift: float, scale: float, noise: float, seed: int) -> None:
+@given(st.floats(0, 300), st.floats(0.01, 20), st.floats(0, 3), st.floats(0, 1), st.integers(0, 1 << 40))
+def test_a_synthetic_guest_is_the_same_for_the_same_seed(
+    shift: float, scale: float, demand_share: float, noise: float, seed: int
+) -> None:
     """To the letter; and whatever is asked for, it can be played."""
-    likeness = Likeness(shift, scale, noise, seed)
+    likeness = Likeness(shift, scale, demand_share, noise, seed)
     text = synthesise(RAMP, likeness)
     assert text == synthesise(RAMP, likeness)
     made = parse_trace(text, "made")
@@ -164,6 +166,8 @@ def test_a_synthetic_guest_is_shifted_scaled_and_noisy() -> None:
     assert shifted.anon_pages[:30].tolist() == RAMP.anon_pages[69:99].tolist()
     scaled = parse_trace(synthesise(RAMP, Likeness(scale=2)), "made")
     assert (scaled.total_pages, scaled.anon_pages.tolist()) == (2000, (2 * RAMP.anon_pages).tolist())
+    halved = parse_trace(synthesise(RAMP, Likeness(demand=0.5)), "made")
+    assert (halved.total_pages, halved.anon_pages.tolist()) == (1000, (RAMP.anon_pages // 2).tolist())
     flat = demand(*((10 * now, 500, 100) for now in range(3000)))
     one, other = (parse_trace(synthesise(flat, Likeness(noise=0.05, seed=seed)), "made").anon_pages for seed in (1, 2))
     assert abs(float(np.std(one)) - 25) < 3

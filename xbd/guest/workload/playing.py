@@ -34,9 +34,9 @@ class Player:
         self._loops = pace.loop and self._round_s > 0
         self._offset_s = pace.offset_s
         if self._offset_s > last:
-            if not self._loops:
+            if not pace.loop:
                 raise TraceError(f"{trace.name}: it ends at {last:g} s, before offset_s ({pace.offset_s:g})")
-            self._offset_s = first + (self._offset_s - first) % self._round_s
+            self._offset_s = first + ((self._offset_s - first) % self._round_s if self._loops else 0.0)
         self._next = self.at = self._found(self._offset_s)
         self._next_round = 0
         self.skipped = 0

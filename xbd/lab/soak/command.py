@@ -16,9 +16,10 @@ from xbd.cli.common import EXIT_FAILED, Failure
 from xbd.client.client import open_client
 from xbd.client.runtime_dir import domain_socket
 from xbd.daemons.runtime.signals import signals_heard
-from xbd.errors import BadArgument, XbdError
+from xbd.daemons.trace_files import read_trace
+from xbd.errors import BadArgument, TraceError, XbdError
 from xbd.lab.soak.options import KINDS, MOST_GUESTS, Options, parse_duration_s
-from xbd.lab.soak.population import CHECKER, CHECKER_PAGES
+from xbd.lab.soak.population import CHECKER, CHECKER_PAGES, SIZES_MIB, fit, trace_file
 from xbd.lab.soak.report import Report
 from xbd.lab.soak.schedule import plan_faults
 from xbd.lab.soak.shell.checker import Checker
@@ -28,6 +29,7 @@ from xbd.lab.soak.shell.teardown import Teardown
 from xbd.lab.soak.shell.traffic import MOVERS, Traffic
 from xbd.lab.soak.shell.watcher import Watcher
 from xbd.lab.soak.tally import Tally, is_flat
+from xbd.units import MIB_PAGES
 
 # All guests boot at once.
 _BOOT_TIMEOUT_S: Final = 180.0
@@ -44,6 +46,14 @@ _WITHOUT_HELP: Final = "Leave out a kind of fault; may be repeated. " + "; ".joi
 @click.option("--seed", type=click.IntRange(min=0), help="Same seed, same guests and same faults. Default: a new one.")
 @click.option("--without", multiple=True, type=click.Choice(list(KINDS)), metavar="KIND", help=_WITHOUT_HELP)
 @click.option("--autoballoon", is_flag=True, help="Let the autoballoon daemon move memory, too.")
+@click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Let every third guest play this trace, brought to its size, in a loop. Repeated: one of them.",
+)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there.")
 @click.pass_context
 def command(
@@ -54,6 +64,7 @@ def command(
     seed: int | None,
     without: tuple[str, ...],
     autoballoon: bool,
+    traces: tuple[Path, ...],
     json_file: Path | None,
 ) -> None:
     """Run a host of real processes under load and faults, and find out whether anything is lost, leaked or wrong.
@@ -67,10 +78,15 @@ def command(
     """
     try:
         options = Options(guests, parse_duration_s(duration), secrets.randbelow(1 << 31) if seed is None else seed,
-                          tuple(dict.fromkeys(without)), autoballoon)  # fmt: skip
-    except BadArgument as error:
+                          tuple(dict.fromkeys(without)), autoballoon, tuple(map(str, traces)))  # fmt: skip
+        read = [read_trace(path) for path in traces]
+    except (BadArgument, TraceError) as error:
         raise Failure(str(error)) from None
     directory = Path(tempfile.mkdtemp(prefix="xbd-soak-"))
+    for number, trace in enumerate(read):
+        for size_mib in SIZES_MIB:
+            pages = size_mib * MIB_PAGES
+            trace_file(directory / f"trace{number}.csv", pages).write_text(fit(trace, pages), encoding="utf-8")
     click.echo(f"{options.command_line()}\nin {directory}", err=True)
     report = trio.run(soak, options, directory)
     if report.is_well:

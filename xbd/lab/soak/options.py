@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from shlex import quote
 from typing import Final
 
 from xbd.errors import BadArgument
@@ -25,19 +26,20 @@ KINDS: Final[Mapping[str, str]] = {
 CALM_SHARE: Final = 1 / 3
 SHORTEST_S: Final = 1.0
 MOST_GUESTS: Final = 1000
-_DURATION: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*(s|m|h|d)?")
-_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*(s|m|h)?")
+_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of one soak. *without*: kinds of faults left out; *autoballoon*: the autoballoon daemon runs too."""
+    """The options of one soak. *without*: kinds of faults left out; *autoballoon*: the autoballoon daemon runs too; *traces*: files that guests play."""
 
     guests: int
     duration_s: float
     seed: int
     without: tuple[str, ...] = ()
     autoballoon: bool = False
+    traces: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -53,15 +55,20 @@ class Options:
         """Format the command that repeats this soak."""
         parts = [f"xbd soak --guests {self.guests} --duration {self.duration_s:g}s --seed {self.seed}"]
         parts += [f"--without {kind}" for kind in self.without]
+        parts += [f"--trace {quote(path)}" for path in self.traces]
         return " ".join([*parts, *(["--autoballoon"] if self.autoballoon else [])])
 
     def as_map(self) -> dict[str, object]:
         """Return it as a map for JSON."""
-        return asdict(self) | {"without": list(self.without), "command": self.command_line()}
+        return asdict(self) | {
+            "without": list(self.without),
+            "traces": list(self.traces),
+            "command": self.command_line(),
+        }
 
 
 def parse_duration_s(text: str) -> float:
-    """Parse a duration: `30s`, `10m`, `1.5h`, `7d`; a bare number is seconds. Raises BadArgument."""
+    """Parse a duration: `30s`, `10m`, `1.5h`; a bare number is seconds. Raises BadArgument."""
     match = _DURATION.fullmatch(text.strip().lower())
     seconds = float(match[1]) * _SECONDS[match[2] or "s"] if match else 0.0
     if seconds < SHORTEST_S:

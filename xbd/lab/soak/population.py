@@ -1,12 +1,16 @@
 """The guests of a soak: their settings, drawn at random, and the agent process that runs each."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from xbd.abi import DomainType
 from xbd.domain import DomainSpec
+from xbd.guest.workload import Trace
 from xbd.lab.bench.flooding import FLOOD_MAX_PAGES
+from xbd.lab.trace.changes import Likeness, synthesise
 from xbd.units import MIB_PAGES, SUPER_PAGES, round_to_superpages
 
 # Agent processes that run many guests each, by the first letter of the guests' names. Those in `RELAYED` are connected
@@ -31,6 +35,9 @@ MIN_TARGET_SHARE: Final = 0.5
 # The target of each guest in the end: all guests together then fit into the host.
 FINAL_SHARE: Final = 0.7
 _IO_SHARE: Final = 0.3
+# How many guests play a trace, where there are any, and how much of its memory such a guest uses at most.
+_TRACE_SHARE: Final = 1 / 3
+TRACE_MOST_SHARE: Final = 0.35
 _WORKLOADS: Final[tuple[dict[str, object], ...]] = (
     {"profile": "idle", "used": 0.15},
     {"profile": "steady", "used": 0.25, "cache": 0.08, "churn": 0.02},
@@ -41,12 +48,22 @@ _TYPES: Final = (DomainType.PVH, DomainType.PVH, DomainType.PVH, DomainType.PV, 
 _ON_CRASH: Final = ("restart",) * 8 + ("destroy", "preserve")
 
 
-def draw_guest(number: int, rng: np.random.Generator, *, single: bool = False) -> DomainSpec:
-    """Draw guest number *number*; *single*: its agent has a process of its own."""
+def draw_guest(
+    number: int, rng: np.random.Generator, *, single: bool = False, traces: Sequence[Path] = ()
+) -> DomainSpec:
+    """Draw guest number *number*; *single*: its agent has a process of its own; *traces*: as `trace_file` names, some play one."""
     group = SINGLE if single else GROUPS[number % len(GROUPS)]
     max_pages = int(rng.choice(SIZES_MIB)) * MIB_PAGES
     workload = dict(_WORKLOADS[int(rng.integers(len(_WORKLOADS)))])
     workload["tick_s"] = round(float(rng.uniform(0.7, 2.0)), 2)
+    if traces and rng.random() < _TRACE_SHARE:
+        path = trace_file(traces[int(rng.integers(len(traces)))], max_pages)
+        workload = {
+            "trace": str(path),
+            "speed": round(float(rng.uniform(1, 20)), 1),
+            "loop": True,
+            "offset_s": int(rng.integers(3600)),
+        }
     domain_type = _TYPES[int(rng.integers(len(_TYPES)))]
     if domain_type is not DomainType.VIRTIO and rng.random() < _IO_SHARE:
         workload["io_pages_s"] = int(rng.integers(2, 16))
@@ -66,6 +83,18 @@ def draw_guest(number: int, rng: np.random.Generator, *, single: bool = False) -
         guest=guest,
         on_crash=on_crash,
     )
+
+
+def trace_file(trace: Path, max_pages: int) -> Path:
+    """Name the file that is *trace* for a guest of this size."""
+    return trace.with_name(f"{trace.stem}-{max_pages // MIB_PAGES}m.csv")
+
+
+def fit(trace: Trace, max_pages: int) -> str:
+    """Make the text of a trace for a guest of this size, whose programs never hold more than they can at every target."""
+    used = int(trace.anon_pages.max()) + int(trace.cache_pages.max())
+    demand = min(TRACE_MOST_SHARE * trace.total_pages / max(used, 1), 1.0)
+    return synthesise(trace, Likeness(scale=max_pages / trace.total_pages, demand=demand))
 
 
 def draw_target(max_pages: int, rng: np.random.Generator) -> int:

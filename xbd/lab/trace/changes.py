@@ -39,12 +39,13 @@ class Likeness:
     """How a guest is to differ from the recorded one.
 
     *shift_s*: so much later it does the same; what it would do after its end, it does at its beginning. *scale*: of all of
-    its sizes. *noise*: how far what its programs hold, and its page cache, wander from it, as a share of each (standard
+    its sizes. *demand*: of what its programs hold and its page cache alone, beside that. *noise*: how far what its programs hold, and its page cache, wander from it, as a share of each (standard
     deviation). *seed*: of the noise.
     """
 
     shift_s: float = 0.0
     scale: float = 1.0
+    demand: float = 1.0
     noise: float = 0.0
     seed: int = 0
 
@@ -59,7 +60,9 @@ def synthesise(trace: Trace, likeness: Likeness) -> str:
     total = max(round(trace.total_pages * likeness.scale), 1)
     rng = np.random.default_rng(likeness.seed)
     anon, cache = (
-        np.rint(trace_pages[shifted] * likeness.scale * (1 + _noise(trace, likeness.noise, rng))).astype(np.int64)
+        np.rint(
+            trace_pages[shifted] * likeness.scale * likeness.demand * (1 + _noise(trace, likeness.noise, rng))
+        ).astype(np.int64)
         for trace_pages in (trace.anon_pages, trace.cache_pages)
     )
     anon = np.clip(anon, 0, total)

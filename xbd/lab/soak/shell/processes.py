@@ -130,6 +130,8 @@ class SoakProcesses:
         self.daemon_lock = trio.Lock()
         self.socket = hypervisor_socket(self.runtime_dir)
         self._options = options
+        # As `population.trace_file` names those of each size.
+        self.traces = [directory / f"trace{number}.csv" for number in range(len(options.traces))]
         for name in ("logs", "disk"):
             (directory / name).mkdir()
         (directory / "host.toml").write_text(self._host_toml(), encoding="utf-8")

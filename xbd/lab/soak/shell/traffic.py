@@ -100,7 +100,7 @@ class Traffic:
     async def _create(self, client: "TimedClient") -> None:
         self._number += 1
         single = sum(name[0] == population.SINGLE for name in self.guests) < self._singles
-        spec = draw_guest(self._number, self._rng, single=single)
+        spec = draw_guest(self._number, self._rng, single=single, traces=self._processes.traces)
         try:
             await client.call("create", **spec.as_params())
         except AlreadyExists:

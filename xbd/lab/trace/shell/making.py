@@ -58,6 +58,13 @@ def cut_command(path: Path, out: Path, *, first: str | None, end: str | None) ->
     "--scale", default=1.0, show_default=True, type=click.FloatRange(0.001, 1000), help="Of all sizes, the guest's too."
 )
 @click.option(
+    "--demand",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1000),
+    help="Of what its programs hold and its page cache alone; what is more than it has is cut off.",
+)
+@click.option(
     "--noise",
     default=0.0,
     show_default=True,
@@ -65,12 +72,14 @@ def cut_command(path: Path, out: Path, *, first: str | None, end: str | None) ->
     help="How far demand wanders from the recorded one: the standard deviation, as a share of it.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Same seed, same file.")
-def synth_command(path: Path, out: Path, *, shift: str | None, scale: float, noise: float, seed: int) -> None:
+def synth_command(
+    path: Path, out: Path, *, shift: str | None, scale: float, demand: float, noise: float, seed: int
+) -> None:
     """Make a guest that is like a recorded one: later, larger or smaller, and with a life of its own.
 
     Only what follows from its demand is written: total, free and cached pages, and whole free blocks by their recorded share.
     """
-    text = synthesise(read_trace(path), Likeness(_seconds("--shift", shift, 0.0), scale, noise, seed))
+    text = synthesise(read_trace(path), Likeness(_seconds("--shift", shift, 0.0), scale, demand, noise, seed))
     # What cannot be played is not written.
     made = parse_trace(text, str(out))
     write_whole(out, text)

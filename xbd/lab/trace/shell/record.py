@@ -25,7 +25,7 @@ _LEAST_BYTES: Final = 64 << 10
 @click.command("record")
 @click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--every", default="1s", show_default=True, help="How often: 1s, 10s, 1m; once a second at most.")
-@click.option("--duration", help="For how long: 10m, 1h, 7d.  [default: until Ctrl-C or SIGTERM]")
+@click.option("--duration", help="For how long: 10m, 1h, 72h.  [default: until Ctrl-C or SIGTERM]")
 @click.option(
     "--max-size",
     default="64m",
