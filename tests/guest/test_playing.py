@@ -170,3 +170,16 @@ def test_the_guest_is_as_worn_as_the_recorded_one_was() -> None:
     free = [TOTAL - 600, TOTAL - 1000]
     assert Played(trace=TRACE).wear == 1 - 3 * 512 / free[0]
     assert Played(trace=TRACE, pace=Pace(offset_s=1.7)).wear == 1 - 3 * 512 / free[1]
+
+
+def test_gaps_are_told_and_nothing_is_made_up_for_them() -> None:
+    """The demand before a gap holds until its end."""
+    gappy = trace_of(*((float(now), 500 + now, 100) for now in (0, 1, 2, 3, 30, 31)))
+    assert gappy.gap_lines == [6]
+    driver = played(gappy)
+    driver.do(Tick())
+    assert driver.notes.count("trace_gaps") == 1
+    driver.run_for(29)
+    statistics = driver.guest.statistics()
+    assert statistics.movable_pages + statistics.unmovable_pages == 603
+    assert TRACE.gap_lines == []

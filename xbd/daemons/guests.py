@@ -56,7 +56,7 @@ _HINTS: Final = frozenset({"created", "destroyed", "agent_lost", "shutdown", "st
 # The levels of guests' notes, as of `logging`; the others are for who debugs.
 _LEVELS: Final = {
     **dict.fromkeys(("content_errors", "io_mismatches"), 40),
-    **dict.fromkeys(("no_headroom", "demand_unmet"), 30),
+    **dict.fromkeys(("no_headroom", "demand_unmet", "trace_gaps"), 30),
     **dict.fromkeys(("shutdown", "mode"), 20),
 }
 _DEBUG: Final = 10

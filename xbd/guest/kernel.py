@@ -186,6 +186,10 @@ class Guest:
         """Set the goals of the trace's sample that is due; playing begins with the first step."""
         if not self._ticks.count and not due:
             self._plays_since = now
+            if gaps := player.trace.gap_lines:
+                # Nothing is made up for them: what was held before each is held until its end.
+                told: dict[str, int | str] = {"trace": player.trace.name, "gaps": len(gaps), "first_line": gaps[0]}
+                self._notes.append(Note("trace_gaps", told))
         if player.advance(now - self._plays_since):
             self._ticks.came(now, due)
             self._demand(player.demand.anon_pages, player.demand.cache_pages)

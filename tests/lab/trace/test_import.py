@@ -172,6 +172,7 @@ def test_samples_without_a_number_are_left_out_and_told() -> None:
         (csv_of("0,400,,25"), "no sample has all of|it does not say free_pages"),
         ("time,total,free\n", "line 1: the header has no .single. column 'cached'; it has time, total, free"),
         ("", "line 1: the header has no"),
+        (csv_of("1e300,400,1024,25"), "line 2: its time, 1e.300, is none"),
     ],
 )
 def test_what_is_no_table_of_memory_is_refused_by_its_line(text: str, said: str) -> None:
@@ -226,6 +227,30 @@ def test_other_answers_of_prometheus_are_refused(answer: Any, said: str) -> None
     """Errors, answers of one moment, and metrics of a host."""
     with pytest.raises(TraceError, match=said):
         import_prometheus({"a": answer if isinstance(answer, str) else json.dumps(answer)}, "a")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["timestamp", "memory", "paging", "memfree", "metric", "values", "__name__"]), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(JSON)
+def test_whatever_is_in_a_file_is_refused_in_words(inside: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Nothing else than a TraceError comes of a file that is not made as expected."""
+    for text in (
+        json.dumps(inside),
+        json.dumps({"sysstat": {"hosts": [{"statistics": inside}]}}),
+        json.dumps({"status": "success", "data": {"resultType": "matrix", "result": inside}}),
+        json.dumps({"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {"__name__": "node_memory_MemFree_bytes"}, "values": inside}]}}),
+    ):  # fmt: skip
+        with pytest.raises(TraceError):
+            import_sadf(text, "a")
+        with pytest.raises(TraceError):
+            import_prometheus({"a": text}, "a")
+    with pytest.raises(TraceError):
+        import_sadf("[" * 100_000, "a")
 
 
 def test_two_machines_are_no_trace() -> None:

@@ -205,6 +205,17 @@ def test_a_full_disk_is_said_once_and_counted(
     assert parse_trace((tmp_path / "a.csv").read_text(), "a").samples == 2
 
 
+def test_where_there_is_no_room_to_begin_no_file_is_left(tmp_path: Path, full_disk: list[int]) -> None:
+    """A sentence, and nothing that the next one would stumble over."""
+    full_disk[0] = 10
+    refused = trace("record", str(tmp_path / "a.csv"))
+    assert (refused.exit_code, refused.stderr.splitlines()[-1]) == (
+        1,
+        f"{tmp_path / 'a.csv'}: cannot be written: No space left on device",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_is_gone_ends_it(tmp_path: Path) -> None:
     """Nothing is recorded to where nobody finds it."""
     recorder = record.Recorder(tmp_path / "a.csv", 1.0, 1 << 20, append=False)

@@ -22,6 +22,8 @@ _TIME: Final = "t_s"
 _PAGES: Final = ("total_pages", "free_pages", "page_cache_pages")
 _OPTIONAL: Final = "free_superframes"
 _UTC: Final = "utc"
+# So many of its usual steps without a sample are a gap.
+_GAP_STEPS: Final = 3
 # The free blocks of each order of /proc/buddyinfo; a trace has all of these columns or none.
 ORDERS: Final = tuple(f"order{order}" for order in range(11))
 # A year of samples every two seconds is 16 million; beyond that the file is not a trace.
@@ -68,9 +70,20 @@ class Trace:
         return max(1 - int(self.free_superframes[sample]) * SUPER_PAGES / free, 0.0)
 
     @property
+    def gap_lines(self) -> list[int]:
+        """List the lines of its file before which there is no sample for long; what the one before says holds until then."""
+        return [int(at) + 3 for at in gaps_of(self.seconds)]
+
+    @property
     def allocated_and_freed_pages(self) -> int:
         """Count the pages that a replay allocates and frees at least."""
         return sum(int(np.abs(np.diff(pages, prepend=0)).sum()) for pages in (self.anon_pages, self.cache_pages))
+
+
+def gaps_of(seconds: NDArray[np.float64]) -> Frames:
+    """Find the samples that the next one follows only after several usual steps: their indices."""
+    steps = np.diff(seconds)
+    return np.flatnonzero(steps > _GAP_STEPS * np.median(steps)) if steps.any() else np.zeros(0, dtype=np.int64)
 
 
 def is_torn(text: str, cells: Sequence[str], header: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ from xbd.errors import XbdError
 from xbd.lab.replay.replay import Replay, ReplayOptions, ReplayReport
 from xbd.lab.replay.report import render, render_side_by_side
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
+from xbd.units import counted
 
 ALL = "all"
 _PROGRESS_EVERY_S = 0.5
@@ -54,6 +55,10 @@ def command(
     done: list[tuple[ReplayReport, float]] = []
     try:
         traces = [read_trace(path) for path in paths]
+        for path, gaps in zip(paths, (trace.gap_lines for trace in traces), strict=True):
+            if gaps:
+                said = f"{counted(len(gaps), 'gap')}, the first before line {gaps[0]}: what is held before one is held until its end"
+                click.echo(f"{path}: {said}", err=True)
         for variant in chosen:
             run = Replay(traces, ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant))
             started = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.guest.workload.trace import MAX_TRACE_PAGES, ORDERS
+from xbd.guest.workload.trace import MAX_TRACE_PAGES, ORDERS, gaps_of
 from xbd.lab.trace.columns import CACHE, COUNTERS, FREE, PAGES, PRESSURE, SUPERFRAMES, TOTAL
 from xbd.lab.trace.table import Table
 from xbd.units import SUPER_PAGES
@@ -15,8 +15,6 @@ from xbd.units import SUPER_PAGES
 # Kinds of findings: what a trace is played with, and what it is not.
 GAP, RESET, CLOCK = NOTES = ("gap", "reset", "clock")
 TORN, IMPLAUSIBLE = FAULTS = ("torn", "implausible")
-# So many of its usual steps without a sample are a gap.
-_GAP_STEPS: Final = 3
 _CLOCK_S: Final = 1.0
 # Free pages, and free blocks of another moment, differ by no more of all memory.
 _BLOCKS_SHARE: Final = 0.05
@@ -62,7 +60,7 @@ def _times(table: Table) -> Iterator[Finding]:
     for at in _where(np.concatenate(([table.seconds[0] < 0], steps < 0))):
         yield Finding(at + 2, IMPLAUSIBLE, f"t_s is {table.seconds[at]:g}: time runs backwards")
     usual_s = usual_step_s(table)
-    for at in _where(steps > _GAP_STEPS * usual_s) if usual_s else ():
+    for at in gaps_of(table.seconds).tolist():
         yield Finding(at + 3, GAP, f"no sample for {steps[at]:g} s, where {usual_s:g} s are usual")
     utc = table.utc_seconds()
     if not utc.size:

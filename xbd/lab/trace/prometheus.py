@@ -10,7 +10,7 @@ import numpy as np
 from xbd.errors import TraceError
 from xbd.guest.workload.trace import ORDERS
 from xbd.lab.trace.columns import COUNTS, FREE, MEMORY, SUPERFRAMES, TOTAL
-from xbd.lab.trace.samples import Imported, Sample, make_trace, refuse_given, where
+from xbd.lab.trace.samples import MALFORMED, Imported, Sample, make_trace, refuse_given, where
 from xbd.units import PAGE_BYTES, SUPER_ORDER
 
 _HOW: Final = (
@@ -38,12 +38,15 @@ def import_prometheus(answers: Mapping[str, str], name: str) -> Imported:
     machines: set[str] = set()
     bad: list[str] = []
     for file, text in answers.items():
-        for series in _series(text, file):
-            metric = series["metric"]
-            if (found := _column(metric)) is None:
-                continue
-            machines.add(str(metric.get("instance", "")))
-            _take(series["values"], *found, numbers, bad)
+        try:
+            for series in _series(text, file):
+                metric = series["metric"]
+                if (found := _column(metric)) is None:
+                    continue
+                machines.add(str(metric.get("instance", "")))
+                _take(series["values"], *found, numbers, bad)
+        except MALFORMED as error:
+            raise TraceError(f"{file}: is no answer of Prometheus ({error!r:.80}); {_HOW}") from error
     if not numbers:
         for file, text in answers.items():
             refuse_given(text, file)
@@ -65,19 +68,14 @@ def _place(now: float) -> str:
 
 def _series(text: str, file: str) -> Sequence[Any]:
     """Read the series of one answer."""
-    try:
-        answer = json.loads(text)
-        if answer["status"] != "success":
-            raise TraceError(f"{file}: Prometheus refused it: {answer.get('error', answer['status'])}")
-        kind, series = answer["data"]["resultType"], answer["data"]["result"]
-        if kind != "matrix":
-            raise TraceError(f"{file}: is a {kind}, an answer of one moment; {_HOW} gives one of a stretch of time")
-        for one in series:
-            one["metric"], one["values"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise TraceError(f"{file}: is no answer of Prometheus ({error}); {_HOW}") from error
-    found: Sequence[Any] = series
-    return found
+    answer = json.loads(text)
+    if answer["status"] != "success":
+        raise TraceError(f"{file}: Prometheus refused it: {answer.get('error', answer['status'])}")
+    kind = answer["data"]["resultType"]
+    if kind != "matrix":
+        raise TraceError(f"{file}: is a {kind}, an answer of one moment; {_HOW} gives one of a stretch of time")
+    series: Sequence[Any] = answer["data"]["result"]
+    return series
 
 
 def _column(metric: Mapping[str, str]) -> tuple[str, float] | None:

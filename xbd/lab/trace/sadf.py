@@ -8,7 +8,7 @@ import numpy as np
 
 from xbd.errors import TraceError
 from xbd.lab.trace.columns import CACHE, FREE, TOTAL
-from xbd.lab.trace.samples import Imported, Sample, make_trace, refuse_given
+from xbd.lab.trace.samples import MALFORMED, Imported, Sample, make_trace, refuse_given
 from xbd.units import PAGE_KIB
 
 _HOW: Final = "`sadf -j FILE -- -r ALL -B` makes what is expected"
@@ -35,13 +35,13 @@ def import_sadf(text: str, name: str) -> Imported:
     try:
         hosts = json.loads(text)["sysstat"]["hosts"]
         host, statistics = hosts[0], hosts[0]["statistics"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise TraceError(f"{name}: is not sysstat's JSON ({error}); {_HOW}") from error
-    if len(hosts) > 1:
-        raise TraceError(f"{name}: is of {len(hosts)} hosts, a trace is of one")
-    samples = list(_samples(statistics, name))
-    restarts = [entry["boot"] for entry in host.get("restarts", ()) if "boot" in entry]
-    remarks = [f"the machine was booted at {boot.get('date')} {boot.get('time')}" for boot in restarts]
+        if len(hosts) > 1:
+            raise TraceError(f"{name}: is of {len(hosts)} hosts, a trace is of one")
+        samples = list(_samples(statistics, name))
+        restarts = [entry["boot"] for entry in host.get("restarts", ()) if "boot" in entry]
+        remarks = [f"the machine was booted at {boot.get('date')} {boot.get('time')}" for boot in restarts]
+    except MALFORMED as error:
+        raise TraceError(f"{name}: is not sysstat's JSON ({error!r:.80}); {_HOW}") from error
     return make_trace(samples, name, remarks)
 
 

@@ -13,6 +13,8 @@ from xbd.units import counted
 
 # A number that is seconds since the epoch, not since a start: from 2001 on.
 EPOCH_FROM_S: Final = 1e9
+# Some thousand years: a number beyond is no time.
+_LATEST_S: Final = 1e11
 # A column that fewer samples have is left out; else the samples are that lack it.
 _SHARE_LEAST: Final = 0.5
 # So many lines are named of those that something is said of.
@@ -30,6 +32,8 @@ _GIVEN: Final = (
     (("xen_domain_",), "metrics of a Xen host: they are what Xen gave each guest"),
     (("libvirt_domain_",), "metrics of libvirt: they are what the host gave each guest"),
 )
+# What is raised by reading a JSON that is not made as expected.
+MALFORMED: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _LOOKED_AT_CHARS: Final = 64 << 10
 
 
@@ -84,6 +88,8 @@ def make_trace(samples: Sequence[Sample], name: str, remarks: Iterable[str] = ()
     lines = [",".join((TIME, *columns, *((UTC,) if tells_utc else ())))]
     before = first
     for sample in whole:
+        if not abs(sample.seconds) < _LATEST_S:
+            raise TraceError(f"{name}: {sample.at}: its time, {sample.seconds:g}, is none")
         if sample.seconds < before.seconds:
             raise TraceError(f"{name}: {sample.at}: time runs backwards, by {before.seconds - sample.seconds:g} s")
         resets = [

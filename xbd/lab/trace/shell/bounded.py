@@ -53,7 +53,15 @@ class BoundedFile:
             self.rows = max(self.found.count(b"\n") - 1, 0)
             self._unsynced = 0
             if not self.found:
-                self._write(header)
+                self._begin()
+
+    def _begin(self) -> None:
+        """Write the header; where there is no room for it, nothing is left."""
+        try:
+            self._write(self._header)
+        except NoRoom as error:
+            self._path.unlink()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
     @contextmanager
     def closed_by_failure(self) -> Iterator[None]:
