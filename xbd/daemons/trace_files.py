@@ -12,8 +12,8 @@ from xbd.daemons.config_files import read_text
 from xbd.errors import ConfigError, TraceError
 from xbd.guest.workload import Trace, parse_trace
 
-# Four weeks of a sample a second; read, it takes as much again while it is played.
-MAX_TRACE_BYTES: Final = 512 << 20
+# Two weeks of a row a second. It is read whole, which takes some four times as much memory for a moment.
+MAX_TRACE_BYTES: Final = 256 << 20
 
 
 def read_trace(path: Path) -> Trace:

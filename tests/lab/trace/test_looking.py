@@ -88,7 +88,7 @@ def test_info_tells_demand_and_counters(tmp_path: Path) -> None:
     told = json.loads(trace("info", str(path), "--json").stdout)
 
     assert (told["samples"], told["seconds"], told["step_s"], told["total_pages"]) == (11, 10, 1, 100_000)
-    assert told["programs_pages"]["most"] == 100_000 - 4617 - 1000
+    assert told["programs_pages"]["most"] == 100_000 - 10_000 - 4617 - 1000
     assert told["counters"]["faults"] == 100
     assert told["found"] == "torn: 1"
     assert told["from"] == utc_text(UTC_S)

@@ -21,6 +21,8 @@ from xbd.units import SUPER_PAGES, format_pages
 _TIME: Final = "t_s"
 _PAGES: Final = ("total_pages", "free_pages", "page_cache_pages")
 _OPTIONAL: Final = "free_superframes"
+# What a balloon had taken from the recorded guest: nobody's demand, and not free in its allocator either.
+_BALLOONED: Final = "ballooned_pages"
 _UTC: Final = "utc"
 # So many of its usual steps without a sample are a gap.
 _GAP_STEPS: Final = 3
@@ -118,7 +120,7 @@ def parse_trace(text: str, name: str) -> Trace:
         raise TraceError(
             f"{name}: line 1: the header has no (single) column {', '.join(missing)}: all of {ORDERS[0]} to {ORDERS[-1]} or none"
         )
-    optional = [column for column in (_OPTIONAL, *ORDERS) if column in header]
+    optional = [column for column in (_BALLOONED, _OPTIONAL, *ORDERS) if header.count(column) == 1]
     wanted = [header.index(column) for column in (_TIME, *_PAGES, *optional)]
     if len(lines) > 1 and is_torn(text, lines[-1].split(","), header):
         raise TraceError(torn(name, len(lines)))
@@ -160,8 +162,14 @@ def _checked(rows: NDArray[np.float64], name: str, optional: list[str]) -> Trace
     refuse(total != total[0], f"total_pages changes (it was {int(total[0])})")
     refuse(total == 0, "total_pages is 0")
     refuse(free + cache > total, "free_pages and page_cache_pages are more than total_pages")
-    supers = pages[:, 3] if _OPTIONAL in optional else pages[:0, 0]
+    ballooned = pages[:, 3] if _BALLOONED in optional else np.zeros_like(total)
+    refuse(
+        free + cache + ballooned > total, "free_pages, page_cache_pages and ballooned_pages are more than total_pages"
+    )
+    supers = pages[:, 3 + optional.index(_OPTIONAL)] if _OPTIONAL in optional else pages[:0, 0]
     by_order = pages[:, -len(ORDERS) :] << np.arange(len(ORDERS)) if ORDERS[0] in optional else pages[:0]
     if by_order.size:
         refuse(by_order.sum(axis=1) > total, "the free blocks of all orders are more than total_pages")
-    return Trace(name, int(total[0]), rows[:, 0].copy(), total - free - cache, cache.copy(), supers.copy(), by_order)
+    return Trace(
+        name, int(total[0]), rows[:, 0].copy(), total - free - cache - ballooned, cache.copy(), supers.copy(), by_order
+    )

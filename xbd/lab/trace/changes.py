@@ -103,7 +103,10 @@ def _noise(trace: Trace, noise: float, rng: np.random.Generator) -> NDArray[np.f
 
 def _whole(trace: Trace, shifted: NDArray[np.int64], free: Frames) -> Frames:
     """Count whole free blocks, by the share of the free memory that lay in such."""
-    was_free = np.maximum(trace.total_pages - trace.anon_pages - trace.cache_pages, 1)
-    share = (trace.free_superframes * SUPER_PAGES / was_free)[shifted]
+    was_free = trace.total_pages - trace.anon_pages - trace.cache_pages
+    if trace.free_by_order.size:
+        # What a balloon had taken was in no block.
+        was_free = trace.free_by_order.sum(axis=1)
+    share = (trace.free_superframes * SUPER_PAGES / np.maximum(was_free, 1))[shifted]
     whole: Frames = (free * np.minimum(share, 1) / SUPER_PAGES).astype(np.int64)
     return whole

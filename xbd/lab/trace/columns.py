@@ -24,7 +24,7 @@ MEMORY: Final = {
     "kernel_stack_pages": "KernelStack",
 }
 SWAPPED: Final = "swapped_pages"
-LISTED, MANAGED = OF_ZONEINFO = ("listed_pages", "managed_pages")
+LISTED, MANAGED, BALLOONED = OF_ZONEINFO = ("listed_pages", "managed_pages", "ballooned_pages")
 # Counts since the machine was booted, with their lines of /proc/vmstat; the second name is that of a kernel before 5.9.
 COUNTS: Final = {
     "faults": ("pgfault",),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.guest.workload.trace import MAX_TRACE_PAGES, ORDERS, gaps_of
-from xbd.lab.trace.columns import CACHE, COUNTERS, FREE, PAGES, PRESSURE, SUPERFRAMES, TOTAL
+from xbd.lab.trace.columns import BALLOONED, CACHE, COUNTERS, FREE, PAGES, PRESSURE, SUPERFRAMES, TOTAL
 from xbd.lab.trace.table import Table
 from xbd.units import SUPER_PAGES
 
@@ -96,7 +96,8 @@ def _pages(table: Table) -> Iterator[Finding]:
         (total <= 0) | (total > MAX_TRACE_PAGES), f"total_pages is {{total_pages}}, of 1 to {MAX_TRACE_PAGES}"
     )
     yield from implausible(total != total[0], f"total_pages is {{total_pages}}, it was {total[0]:.0f}")
-    yield from implausible(free + cache > total, "free_pages and page_cache_pages are more than total_pages")
+    taken = numbers.get(BALLOONED, np.zeros(total.size))
+    yield from implausible(free + cache + taken > total, "free, cached and ballooned pages are more than total_pages")
     for column in PAGES:
         if column in numbers:
             mask = (numbers[column] < 0) | (numbers[column] > total)

@@ -7,6 +7,7 @@ from typing import Final
 from xbd.errors import TraceError
 from xbd.guest.workload.trace import ORDERS
 from xbd.lab.trace.columns import (
+    BALLOONED,
     COUNTS,
     FREE,
     LISTED,
@@ -51,18 +52,19 @@ def machine_row(texts: Mapping[str, str], page_bytes: int = PAGE_BYTES) -> dict[
     """
     found = {**_of_meminfo(texts[MEMINFO]), **dict(_of_buddyinfo(texts.get(BUDDYINFO, ""), page_bytes // PAGE_BYTES))}
     vmstat = _numbered(texts.get(VMSTAT, ""))
+    if ORDERS[0] not in found and "nr_free_pages" in vmstat:
+        # The allocator's own, as the free blocks are; MemFree may count what a balloon has taken.
+        found[FREE] = vmstat["nr_free_pages"] * page_bytes // PAGE_BYTES
     found |= {column: vmstat[name] for column, names in COUNTS.items() for name in names if name in vmstat}
     for column, kind in PRESSURE.items():
         if total := re.search(rf"^{kind} .*total=(\d+)$", texts.get(PSI, ""), re.MULTILINE):
             found[column] = int(total[1])
     if "pagesets" in (zoneinfo := texts.get(ZONEINFO, "")):
-        # What the allocator manages is less than MemTotal by what a balloon has taken from it.
         for column, line in ((LISTED, "count:"), (MANAGED, "managed")):
             own = sum(map(int, re.findall(rf"^ +{line} +(\d+)$", zoneinfo, re.MULTILINE)))
             found[column] = own * page_bytes // PAGE_BYTES
-        if ORDERS[0] in found:
-            # It is nobody's demand; some kernels count it as free, others not as memory at all.
-            found[FREE] += max(found[TOTAL] - found[MANAGED], 0)
+        # What a balloon has taken; other kernels do not count that as memory at all.
+        found[BALLOONED] = max(found[TOTAL] - found[MANAGED], 0)
     return {column: found[column] for column in NUMBERS if column in found}
 
 

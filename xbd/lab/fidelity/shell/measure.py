@@ -19,9 +19,8 @@ import trio
 
 from xbd.cli.common import Failure
 from xbd.errors import TraceError, XbdError
-from xbd.guest.workload.trace import ORDERS
 from xbd.lab.fidelity.shell import holder
-from xbd.lab.trace.columns import FREE
+from xbd.lab.trace.columns import BALLOONED
 from xbd.lab.trace.proc import BUDDYINFO, ZONEINFO, available_bytes, machine_row, missing
 from xbd.lab.trace.shell.machine import read_proc
 from xbd.lab.trace.table import row_text
@@ -98,7 +97,8 @@ async def _measure(trace: IO[str], directory: Path, size: int, seconds: float) -
     """Write a row every so often, and start the programs of PLAN in between; all have ended when it returns."""
     started, waiting = time.monotonic(), sorted(PLAN, key=lambda part: part.starts)
     period = min(_PERIOD_S, seconds / _SAMPLES_LEAST)
-    header = tuple(machine_row(read_proc()))
+    # What a balloon has taken is used, as the blocks that are compared show it.
+    header = tuple(column for column in machine_row(read_proc()) if column != BALLOONED)
     trace.write(",".join(("t_s", *header)) + "\n")
     programs: list[subprocess.Popen[bytes]] = []
     with ExitStack() as running:
@@ -108,8 +108,6 @@ async def _measure(trace: IO[str], directory: Path, size: int, seconds: float) -
             if any(program.poll() for program in programs):
                 raise Failure("a program that takes memory failed, see above: what was measured until then is in FILE")
             row = machine_row(read_proc())
-            # What is compared is the allocator's: what a balloon has taken from it is used, to the guest's kernel.
-            row[FREE] = sum(row[order] << at for at, order in enumerate(ORDERS))
             trace.write(row_text(now, [row[column] for column in header]) + "\n")
             trace.flush()
             # The next multiple of the period, however long the row took.
