@@ -145,3 +145,14 @@ def test_the_beginning_of_a_real_trace() -> None:
     assert report.violations == []
     assert report.content_errors == 0
     assert read_trace(_TRACES / "clang-single.csv").samples > 150
+
+
+def test_gaps_are_said(tmp_path: Path) -> None:
+    """By their lines, on standard error; what is held before one is held until its end."""
+    path = tmp_path / "gappy.csv"
+    lines = _small_trace(5).splitlines()
+    path.write_text("\n".join(lines[:20] + lines[30:]) + "\n")
+    result = CliRunner().invoke(command, [str(path), "--overcommit", "1"])
+
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"{path}: 1 gap, the first before line 21: what is held before one")

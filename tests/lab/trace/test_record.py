@@ -153,6 +153,33 @@ def test_a_file_grows_no_larger_than_it_may(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("error", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.EDQUOT, ""), NoRoom)]
+)
+def test_a_file_is_whole_whatever_ends_its_halving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: type[BaseException]
+) -> None:
+    """It is as it was, and the next recorder removes what was begun, and goes on."""
+    path = tmp_path / "a.csv"
+
+    def fail(descriptor: int) -> None:
+        del descriptor
+        raise error
+
+    with BoundedFile(path, b"head\n", 26, append=False) as file:
+        for row in (b"111111\n", b"222222\n", b"333333\n"):
+            file.add(row)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            with pytest.raises(raised):
+                file.add(b"444444\n")
+        assert path.read_bytes() == b"head\n111111\n222222\n333333\n"
+    with BoundedFile(path, b"head\n", 26, append=True) as file:
+        assert list(tmp_path.iterdir()) == [path]
+        file.add(b"666666\n")
+    assert path.read_bytes() == b"head\n111111\n333333\n666666\n"
+
+
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let a disk take so many bytes more, as [number]; what does not fit is written in part, then refused."""

@@ -39,6 +39,7 @@ class BoundedFile:
 
     def __init__(self, path: Path, header: bytes, most_bytes: int, *, append: bool) -> None:
         self._path = path
+        self._half = path.with_name(f".{path.name}.half")
         self._header = header
         self._most_bytes = most_bytes
         self._rest = 0
@@ -48,6 +49,8 @@ class BoundedFile:
             flock(self._descriptor, LOCK_EX | LOCK_NB)
             if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
                 raise OSError(errno.EINVAL, "it is no file")
+            # One that was killed as it halved its file left this.
+            self._half.unlink(missing_ok=True)
             self.found = path.read_bytes()
             self._size = len(self.found)
             self.rows = max(self.found.count(b"\n") - 1, 0)
@@ -122,11 +125,9 @@ class BoundedFile:
         if self._rest:
             self._rest -= 1
             raise NoRoom("no space is left on its disk to halve it")
-        other = self._path.with_name(f".{self._path.name}.half")
-        descriptor = -1
+        other, descriptor = self._half, -1
         try:
-            with suppress(FileNotFoundError):
-                other.unlink()
+            other.unlink(missing_ok=True)
             descriptor = _open(other, os.O_CREAT | os.O_EXCL)
             flock(descriptor, LOCK_EX | LOCK_NB)
             size, rows = self._copy_half(descriptor)
