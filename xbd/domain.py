@@ -220,6 +220,12 @@ class DomainInfo:
         return {**told, **self.more} if self.more else told
 
 
+def plays_trace(settings: Mapping[str, object]) -> bool:
+    """Tell whether a guest of these settings, which were checked before, plays a trace."""
+    workload = settings.get("workload")
+    return isinstance(workload, Mapping) and "trace" in workload
+
+
 def is_about(event: Mapping[str, object], domain: DomainInfo) -> bool:
     """Tell whether an event is about a domain, which may be called otherwise by now, and not about another one of its number.
 

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
 
+from xbd.daemons import trace_files
 from xbd.daemons.trace_files import TraceFiles
 from xbd.errors import TraceError, XbdError
+from xbd.guest.workload import Trace, parse_trace
 
 TRACE = "t_s,total_pages,free_pages,page_cache_pages\n0,8000,6000,500\n1,8000,4000,500\n"
 GFNS = 16 * 512
@@ -64,3 +67,28 @@ def test_what_is_no_file_holds_nobody_up(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         with pytest.raises(TraceError, match=f"{path}: cannot be read"):
             TraceFiles().finder(settings_of(path), GFNS)
+
+
+async def test_guests_that_boot_together_have_one_file_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, so that a process with many guests does not hold a file in its memory many times."""
+    path = tmp_path / "web.csv"
+    path.write_text(TRACE)
+    read: list[Path] = []
+
+    def counted(path: Path, *, may_wait: bool) -> Trace:
+        read.append(path)
+        return parse_trace(path.read_text(), str(may_wait))
+
+    monkeypatch.setattr(trace_files, "_read", counted)
+    traces, found = TraceFiles(), []
+
+    async def load() -> None:
+        found.append((await traces.load(settings_of(path), GFNS))(path))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(load)
+    assert read == [path]
+    assert len({id(trace) for trace in found}) == 1

@@ -7,7 +7,7 @@ show these. What a guest reports is its own word and is called so; a number that
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from xbd.domain import PAUSED, RUNNING, ZOMBIE, DomainInfo
+from xbd.domain import PAUSED, RUNNING, ZOMBIE, DomainInfo, plays_trace
 from xbd.target_rules import is_reached
 from xbd.units import counted, format_pages
 
@@ -71,8 +71,8 @@ def governed(names: Sequence[str]) -> str:
 
 def workload_reasons(domain: DomainInfo) -> list[Reason]:
     """Say what the trace that its guest plays wants and does not get, and what its agent cannot keep up with."""
-    workload = domain.guest.get("workload")
-    if not isinstance(workload, Mapping) or "trace" not in workload:
+    workload: Any = domain.guest.get("workload")
+    if not plays_trace(domain.guest):
         return []
     report = domain.reported
     if not domain.agent:

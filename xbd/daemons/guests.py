@@ -157,8 +157,7 @@ async def live(directory: Path, domain: DomainInfo, deadlines: Deadlines, traces
     """
     structlog.contextvars.bind_contextvars(domid=domain.domid)
     path = domain_socket(directory, domain.domid)
-    # In a thread: a long trace takes seconds, and other guests go on meanwhile.
-    find_trace = await trio.to_thread.run_sync(traces.finder, domain.guest, domain.gfn_count)
+    find_trace = await traces.load(domain.guest, domain.gfn_count)
     agent = Agent(_new_session, partial(guest_from_map, find_trace=find_trace), uuid=domain.uuid)
 
     def is_final(error: XbdError) -> bool:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
+import trio
+
 from xbd.config.guest import PlaysTrace
 from xbd.control.guest_settings import FindTrace, no_trace, plan_guest, workload_of
 from xbd.daemons.config_files import read_text
+from xbd.domain import plays_trace
 from xbd.errors import ConfigError, TraceError
 from xbd.guest.workload import Trace, parse_trace
 
@@ -38,6 +41,16 @@ class TraceFiles:
     """The traces that the guests of one process play: a file that several of them play is read, and held, once."""
 
     _held: WeakValueDictionary[tuple[object, ...], Trace] = field(default_factory=WeakValueDictionary)
+    _one_at_a_time: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+
+    async def load(self, settings: Mapping[str, object], gfn_count: int) -> FindTrace:
+        """Read what a guest plays, as `finder` does, in a thread: a long trace takes seconds, and other guests go on meanwhile."""
+        if not plays_trace(settings):
+            return no_trace
+        # One after the other, so that the next one finds what the one before has read.
+        return await trio.to_thread.run_sync(
+            self.finder, settings, gfn_count, limiter=self._one_at_a_time, abandon_on_cancel=True
+        )
 
     def find(self, path: Path) -> Trace:
         """Return the trace of a file, as it is now. Raises TraceError."""

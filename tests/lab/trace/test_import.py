@@ -42,6 +42,19 @@ def test_real_files_of_real_tools_are_taken_over(kind: str, file: str, tmp_path:
     assert {*table.header} >= {*REQUIRED, "available_pages", "anon_pages", "slab_pages", "faults", "utc"}
 
 
+def test_a_directory_of_answers_is_one_trace(tmp_path: Path) -> None:
+    """One file for each metric, as a script asks for them, is as one of all; a directory without any is refused."""
+    answer = json.loads((MADE_BY_TOOLS / "node_exporter.json").read_text())
+    for number, series in enumerate(answer["data"]["result"]):
+        one = {"status": "success", "data": {"resultType": "matrix", "result": [series]}}
+        (tmp_path / f"{number}.json").write_text(json.dumps(one))
+    for source, out in ((tmp_path, "a.csv"), (MADE_BY_TOOLS / "node_exporter.json", "b.csv")):
+        assert run("prometheus", str(source), str(tmp_path / out)).exit_code == 0
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    (tmp_path / "empty").mkdir()
+    assert "has no *.json in it" in run("prometheus", str(tmp_path / "empty"), str(tmp_path / "c.csv")).stderr
+
+
 def test_two_tools_say_the_same_of_one_machine() -> None:
     """At the moments that both tell, to a hundredth of its memory."""
     by_utc: list[dict[str, Any]] = []

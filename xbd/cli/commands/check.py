@@ -18,7 +18,7 @@ from xbd.config.autoballoon import AutoballoonConfig, parse_autoballoon_config
 from xbd.config.host import HostConfig, parse_host_config
 from xbd.config.toml import load_toml
 from xbd.daemons.config_files import read_text
-from xbd.domain import DomainSpec
+from xbd.domain import plays_trace
 from xbd.errors import ConfigError, TraceError
 from xbd.text import printable
 from xbd.units import counted, format_pages
@@ -119,7 +119,8 @@ def _check_here(path: Path, config: HostConfig) -> None:
 
 def _check_traces(path: Path, config: HostConfig) -> None:
     """Refuse traces that cannot be played by who is to play them; each file is read once. Raises ConfigError."""
-    played = [domain for domain in (*([config.dom0] if config.dom0 else ()), *config.guests) if _plays(domain)]
+    domains = (*([config.dom0] if config.dom0 else ()), *config.guests)
+    played = [domain for domain in domains if plays_trace(domain.guest)]
     if not played:
         return
     from xbd.daemons.trace_files import TraceFiles  # noqa: PLC0415 - numpy, where there are traces
@@ -131,11 +132,6 @@ def _check_traces(path: Path, config: HostConfig) -> None:
             found.append(traces.finder(domain.guest, domain.max_pages))
         except TraceError as error:
             raise ConfigError(path, "guest.workload.trace", f"of {domain.name!r}: {error}") from error
-
-
-def _plays(domain: DomainSpec) -> bool:
-    workload = domain.guest["workload"]
-    return isinstance(workload, dict) and "trace" in workload
 
 
 def summarise(config: HostConfig) -> str:
