@@ -54,10 +54,12 @@ class Xbd:
         # Whoever asks again is at its end, too.
         self._unheard.put(line)
 
-    def wait_until_it_says(self, words: str) -> None:
-        """Wait for a line on stderr that holds *words*; fail if it ends before."""
-        if not any(words in line for line in self._heard()):
-            raise AssertionError(f"it ended without saying {words!r}, but:\n{''.join(self.said)}")
+    def wait_until_it_says(self, words: str) -> str:
+        """Wait for a line on stderr that holds *words*, and return it; fail if it ends before."""
+        for line in self._heard():
+            if words in line:
+                return line
+        raise AssertionError(f"it ended without saying {words!r}, but:\n{''.join(self.said)}")
 
     def end(self, with_signal: signal.Signals = signal.SIGINT) -> int:
         """Send it a signal, read what is left, return its exit code."""

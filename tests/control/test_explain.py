@@ -83,7 +83,7 @@ def test_the_policy_says_why_it_leaves_a_domain_alone() -> None:
     details = client_of(balancer).call("status")["details"]
     assert details["1"]["kept"] == "interval"
     codes = [reason.code for reason in target_reasons(domain(), details["1"])]
-    assert codes == ["target-set-by", "governed", "policy-goal", "policy-interval"]
+    assert codes == ["target-set-by", "governed", "policy-goal", "policy-reason", "policy-interval"]
 
 
 def test_a_refusal_is_told_with_the_time_of_the_next_try() -> None:

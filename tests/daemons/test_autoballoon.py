@@ -181,6 +181,45 @@ async def test_reports_are_not_trusted(tmp_path: Path, mode: str) -> None:
         assert await free_mib(client) >= HEADROOM_MIB
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise ValueError('no')", "ValueError: no"),
+        ("while True: pass", "did not answer within 1 s"),
+        ("return 0, 7", "TypeError"),
+    ],
+)
+async def test_a_policy_that_fails_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, says: str
+) -> None:
+    """The log says what it did, domains keep their targets, reservations are held; a reload brings another policy."""
+    (tmp_path / "strangers.py").write_text(f"class Mine:\n    def step(self, state, snapshot, now):\n        {body}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with balanced(tmp_path, guests(), POLICY + 'policy = "strangers:Mine"\n') as (client, daemon):
+        told = await trio.to_thread.run_sync(daemon.wait_until_it_says, "policy_failed")
+        assert says in told
+        assert '"goes_on_with": "static"' in told
+        async with open_client(autoballoon_socket(tmp_path / "run")) as reserving:
+            assert says in (await reserving.call("status"))["trouble"]
+            await reserving.call("reserve", {"pages": 310 * MIB})
+            await _until_state(reserving, "held")
+        assert held(await until(client, settled)) == [18] * 4
+        (tmp_path / "policy.toml").write_text(POLICY)
+        daemon.process.send_signal(signal.SIGHUP)
+        await until(client, alike)
+
+
+async def test_a_move_says_why(tmp_path: Path) -> None:
+    """The reason is in the daemon's log and in the host's event."""
+    async with balanced(tmp_path, guests()) as (client, daemon):
+        logged = json.loads(await trio.to_thread.run_sync(daemon.wait_until_it_says, "target_set"))
+        await until(client, alike)
+        events = [event async for event in client.events(0, follow=False)]
+        reasons = {event["reason"] for event in events if event["event"] == "target" and "reason" in event}
+    assert reasons == {logged["reason"]} == {"the same part of its range as all"}
+
+
 async def test_one_that_never_reports(tmp_path: Path) -> None:
     """A domain without an agent is left as it is."""
     silent = GUEST.format(count=1, name="silent") + "autostart = false\n"

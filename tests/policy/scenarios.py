@@ -10,9 +10,9 @@ from typing import Final
 
 from tests.policy.simulated import Guest, Host, constant
 from xbd.policy import (
-    Balance,
     CannotFree,
     DomainsUncooperative,
+    Policy,
     ReservationState,
     Safety,
     Settings,
@@ -20,10 +20,11 @@ from xbd.policy import (
     Verdict,
     reserve,
 )
+from xbd.policy.builtin.fair import Demand, Fair
 from xbd.units import SUPER_PAGES as S
 
 _SETTINGS: Final = Settings(headroom_pages=8 * S, threshold_pages=4 * S)
-_DEMAND: Final = replace(_SETTINGS, balance=Balance.DEMAND)
+_DEMAND: Final = Demand()
 _FOREVER: Final = (0.0, 1e9)
 
 Check = Callable[[Host], list[str]]
@@ -39,12 +40,12 @@ class Scenario:
     free: int
     guests: Callable[[], list[Guest]]
     holds: Check
-    settings: Settings = _SETTINGS
+    policy: Policy = Fair()  # noqa: RUF009 - frozen
     reserves: tuple[tuple[float, str, int], ...] = field(default=())
 
     def build(self, *off: Safety) -> Host:
         """Build its host, with some safety mechanisms switched off."""
-        return Host(self.guests(), self.free, State(replace(self.settings, off=frozenset(off))))
+        return Host(self.guests(), self.free, State(replace(_SETTINGS, off=frozenset(off))), self.policy)
 
     def play(self, *off: Safety) -> list[str]:
         """Play it to its limit; return what did not hold, which is nothing."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from xbd.policy import (
     Action,
     DomainSnapshot,
+    GuestReport,
+    Policy,
     ReservationState,
     SetMax,
     SetTarget,
@@ -20,6 +22,7 @@ from xbd.policy import (
     Verdict,
     step,
 )
+from xbd.policy.builtin.fair import Fair
 from xbd.policy.model import bounds_of
 from xbd.units import SUPER_PAGES, round_up
 
@@ -49,6 +52,7 @@ class Guest:
         stuck: it does not move from the first time to the second.
         able: it has an agent.
         demand: what it reports at a time.
+        report: what else it reports.
     """
 
     domid: int
@@ -62,6 +66,7 @@ class Guest:
     stuck: tuple[float, float] = (0.0, 0.0)
     able: bool = True
     demand: Demand = silent
+    report: GuestReport = GuestReport()  # noqa: RUF009 - frozen
     target: int = 0
 
     def __post_init__(self) -> None:
@@ -83,7 +88,15 @@ class Guest:
     def snapshot(self, now: float) -> DomainSnapshot:
         """Show it as the toolstack sees it."""
         return DomainSnapshot(
-            self.domid, self.tot, self.target, self.max_pages, self.least, self.most, self.able, self.demand(now)
+            self.domid,
+            self.tot,
+            self.target,
+            self.max_pages,
+            self.least,
+            self.most,
+            self.able,
+            self.demand(now),
+            guest=self.report,
         )
 
 
@@ -94,6 +107,7 @@ class Host:
     guests: list[Guest]
     free: int
     state: State
+    policy: Policy = Fair()  # noqa: RUF009 - frozen
     claimed: int = 0
     now: float = 0.0
     wrong: list[str] = field(default_factory=list)
@@ -127,7 +141,7 @@ class Host:
 
     def tick(self) -> list[Action]:
         """Let the policy act, then a second pass."""
-        self.state, actions = step(self.state, self.snapshot(), self.now)
+        self.state, actions = step(self.state, self.snapshot(), self.now, self.policy)
         lacking = self.budget(ReservationState.HELD, ReservationState.PENDING) < 0
         # Room that nobody asks for is taken away in the same step, not handed to others.
         before = self.budget(ReservationState.HELD) + self._idle_room()
@@ -197,7 +211,7 @@ class Host:
             holds = abs(action.pages - guest.tot) < SUPER_PAGES
             grows = action.pages > guest.target
             self._expect(guest.able, f"{action}, but it cannot balloon")
-            urgent = holds or (lacking and not grows)
+            urgent = holds or (lacking and not grows) or (action.urgent and grows)
             self._expect(urgent or self._rested(guest), f"{action} comes too soon after the last")
             expected = [SetMax, SetTarget] if grows else [SetTarget, SetMax]
             self._expect(

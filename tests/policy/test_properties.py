@@ -7,11 +7,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tests.policy.simulated import Guest, Host, constant, silent
+from xbd.config.policies import BUILT_IN
 from xbd.policy import (
     Action,
-    Balance,
     CannotFree,
     DomainSnapshot,
+    GuestReport,
+    Policy,
     ReservationState,
     SetMax,
     SetTarget,
@@ -23,15 +25,25 @@ from xbd.policy import (
     reserve,
     step,
 )
+from xbd.policy.builtin.fair import Demand, Fair
 from xbd.units import SUPER_PAGES as S
 from xbd.units import round_up
 
 _SETTINGS = st.builds(
     Settings,
     headroom_pages=st.integers(0, 20 * S),
-    balance=st.sampled_from(Balance),
     threshold_pages=st.sampled_from([0, 1, S, 4 * S, 10 * S]),
     min_interval_s=st.sampled_from([0.0, 3.0, 10.0]),
+)
+
+
+_POLICIES = st.sampled_from([kind() for kind in BUILT_IN.values()])
+_REPORTS = st.builds(
+    GuestReport,
+    used_pages=st.one_of(st.none(), st.integers(0, 200 * S)),
+    unused_pages=st.one_of(st.none(), st.integers(0, 200 * S)),
+    available_pages=st.one_of(st.none(), st.integers(0, 200 * S)),
+    pressure=st.one_of(st.none(), st.floats(0, 1)),
 )
 
 
@@ -47,6 +59,7 @@ def _guests(draw: st.DrawFn, *, willing: bool) -> list[Guest]:
         tot = draw(st.integers(least, most))
         guest = Guest(domid, least, most, tot, max_pages=draw(st.integers(tot, most)), rate=S * 16)
         guest.demand = draw(st.sampled_from([silent, constant(-5), constant(1 << 70), constant(30 * S)]))
+        guest.report = draw(_REPORTS)
         if not willing:
             guest.rate = draw(st.sampled_from([1, 100, S, 64 * S]))
             guest.floor = draw(st.sampled_from([0, 0, least + 700, most]))
@@ -58,13 +71,20 @@ def _guests(draw: st.DrawFn, *, willing: bool) -> list[Guest]:
     return guests
 
 
-@examples(max_examples=30)
-@given(_guests(willing=False), st.integers(0, 100 * S), _SETTINGS, st.integers(1, 80 * S), st.integers(0, 60))
+@examples(max_examples=60)
+@given(
+    _guests(willing=False),
+    st.integers(0, 100 * S),
+    _SETTINGS,
+    _POLICIES,
+    st.tuples(st.integers(1, 80 * S), st.integers(0, 60)),
+)
 def test_never_breaks_a_promise(
-    guests: list[Guest], free: int, settings: Settings, reserved: int, reserve_at_s: int
+    guests: list[Guest], free: int, settings: Settings, policy: Policy, reservation: tuple[int, int]
 ) -> None:
-    """Whatever guests do: headroom, bounds, promises, order, phases and intervals hold at every step."""
-    host = Host(guests, free, State(settings))
+    """Whatever guests do, and whatever the policy is: headroom, bounds, promises, order, phases and intervals hold at every step."""
+    reserved, reserve_at_s = reservation
+    host = Host(guests, free, State(settings), policy)
     host.run(reserve_at_s)
     host.state = reserve(host.state, "new", reserved, host.now)
     host.run(40)
@@ -75,17 +95,17 @@ def test_never_breaks_a_promise(
 
 
 @examples(max_examples=30)
-@given(_guests(willing=True), st.integers(0, 100 * S), _SETTINGS)
-def test_willing_domains_come_to_rest(guests: list[Guest], free: int, settings: Settings) -> None:
+@given(_guests(willing=True), st.integers(0, 100 * S), _SETTINGS, st.sampled_from([Fair(), Demand()]))
+def test_willing_domains_come_to_rest(guests: list[Guest], free: int, settings: Settings, policy: Policy) -> None:
     """Within a minute all hold their targets, nobody is moved any more, and a fair balance is even."""
-    host = Host(guests, free, State(replace(settings, min_interval_s=3.0)))
+    host = Host(guests, free, State(replace(settings, min_interval_s=3.0)), policy)
     host.run(60)
 
     assert host.wrong == []
     assert host.moves_since(45) == 0
     assert [guest for guest in guests if not -S < guest.tot - guest.target <= 0] == []
     assert {progress.verdict for progress in host.state.progress.values()} == {Verdict.WILLING}
-    if settings.balance is Balance.FAIR:
+    if isinstance(policy, Fair):
         # What was too small to send for each of two sides, and rounding.
         slack = 2 * (settings.threshold_pages + S)
         even = _evenly(guests, host.total - settings.headroom_pages)

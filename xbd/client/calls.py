@@ -257,9 +257,10 @@ class HypervisorMethods:
         return Request("unpause", {"domid": domain}, number_in("pauses"))
 
     @remote
-    def set_target(self, domain: str | int, pages: int) -> Request[None]:
-        """Set a domain's target; its guest gets there at its own pace."""
-        return Request("set_target", {"domid": domain, "pages": pages}, _nothing)
+    def set_target(self, domain: str | int, pages: int, reason: str = "") -> Request[None]:
+        """Set a domain's target; its guest gets there at its own pace. *reason*: for those who follow events."""
+        why = {"reason": reason} if reason else {}
+        return Request("set_target", {"domid": domain, "pages": pages, **why}, _nothing)
 
     @remote
     def set_max(self, domain: str | int, pages: int) -> Request[None]:

@@ -1,6 +1,6 @@
 """The autoballoon daemon's core: from listed domains to new targets and limits, and clients' reservations.
 
-The policy decides (`xbd.policy.autoballoon`); here the list of domains becomes its snapshot, and a client that
+A policy decides, and the safety layer around it (`xbd.policy.autoballoon`); here the list of domains becomes its snapshot, and a client that
 wants memory held free gets a reservation, which ends with its connection.
 """
 
@@ -8,28 +8,34 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
+from xbd.config.policies import DEFAULT_POLICY
 from xbd.control.endpoint import CallEndpoint
 from xbd.control.targets import BadRequest, choose
 from xbd.domain import RUNNING, DomainInfo
 from xbd.errors import BadArgument, Busy
 from xbd.policy import autoballoon, reservations
+from xbd.policy.autoballoon import Look
+from xbd.policy.builtin.fair import Fair
 from xbd.policy.model import (
     Action,
     CannotFree,
     Decision,
     DomainSnapshot,
     DomainsUncooperative,
+    GuestReport,
     Progress,
     Reservation,
     Settings,
     Snapshot,
     State,
 )
+from xbd.policy.plugin import Answer, Policy, ask
 from xbd.protocol import fields
 from xbd.protocol.codec import Request
 from xbd.protocol.methods import AUTOBALLOON_METHODS
+from xbd.target_rules import used_pages
 
 # A quarter; Qubes' qmemman adds 30 %.
 _SLACK_SHIFT: Final = 2
@@ -43,6 +49,24 @@ def demand_of(domain: DomainInfo) -> int | None:
     """
     used = domain.used_pages
     return None if used is None else used + (used >> _SLACK_SHIFT)
+
+
+def report_of(untrusted: Mapping[str, Any]) -> GuestReport:
+    """Read what a guest reports for policies; what makes no sense is not said."""
+    pressure = untrusted.get("pressure")
+    return GuestReport(
+        used_pages(untrusted),
+        _reported(untrusted, "guest_free_pages"),
+        _reported(untrusted, "cache_pages"),
+        _reported(untrusted, "available_pages"),
+        _reported(untrusted, "refaulted_pages"),
+        pressure if type(pressure) is float and 0 <= pressure <= 1 else None,
+    )
+
+
+def _reported(untrusted: Mapping[str, Any], name: str) -> int | None:
+    count = untrusted.get(name)
+    return count if type(count) is int and count >= 0 else None
 
 
 def managed_domains(domains: Sequence[DomainInfo], patterns: Sequence[str]) -> list[DomainInfo]:
@@ -75,6 +99,7 @@ def snapshot_of(
                 can_balloon=domain.state == RUNNING,
                 demand_pages=demand if (demand := demand_of(domain)) is not None else demands.get(domain.life),
                 life=domain.life,
+                guest=report_of(domain.reported),
             )
             for domain in domains
         ),
@@ -87,14 +112,18 @@ def _count(raw: Mapping[str, object], name: str) -> int:
 
 
 class Balancer:
-    """The policy's state, and its clients' reservations.
+    """The safety layer's state around a policy, its clients' reservations, and whom it leaves out.
 
-    Attributes: *now*: the time of the last step; a new reservation begins then.
+    Attributes: *now*: the time of the last step; a new reservation begins then. *policy_name*: what the policy is called;
+    *excluded*: the lives of domains that are left out; *sent*: by life, why its target was set last.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, policy: Policy | None = None, policy_name: str = DEFAULT_POLICY) -> None:
         self.state = State(settings)
         self.now = 0.0
+        self.policy_name = policy_name
+        self.excluded: frozenset[str] = frozenset()
+        self._policy: Policy = policy or Fair()
         self._names = 0
         # What each domain has last reported that it needs, by its life.
         self._demands: dict[str, int | None] = {}
@@ -109,14 +138,40 @@ class Balancer:
         return snapshot
 
     def step(self, snapshot: Snapshot, now: float) -> Sequence[Action]:
-        """Run one step of the policy; returns the actions to carry out, in this order."""
+        """Run one step, with the policy in this process; returns the actions to carry out, in this order."""
+        looked = self.look(snapshot, now)
+        return self.act(looked, self.ask(looked))
+
+    def look(self, snapshot: Snapshot, now: float) -> Look:
+        """Judge the host; then the policy is to be asked, and to be acted on what it answers."""
         self.now = now
-        self.state, actions = autoballoon.step(self.state, snapshot, now)
+        return autoballoon.look(self.state, snapshot, now)
+
+    def ask(self, looked: Look) -> Answer:
+        """Ask the policy in this process; one that was in trouble is not asked."""
+        return Answer() if self.state.trouble else ask(self._policy, self.state.own, looked.seen, self.now)
+
+    def act(self, looked: Look, answer: Answer) -> Sequence[Action]:
+        """Make actions of what the policy answered, to be carried out in this order.
+
+        What was reserved, released or changed while it was asked stays so.
+        """
+        after, actions = autoballoon.act(looked, answer)
+        judged = {each.name: each for each in after.reservations}
+        after = replace(
+            after,
+            settings=self.state.settings,
+            reservations=tuple(judged.get(each.name, each) for each in self.state.reservations),
+        )
+        if looked.state.number != self.state.number:
+            after = replace(after, number=self.state.number, own=None, trouble="")
+        self.state = after
         return actions
 
-    def change(self, settings: Settings) -> None:
-        """Replace the policy's settings; its state stays."""
-        self.state = replace(self.state, settings=settings)
+    def change(self, settings: Settings, policy: Policy | None = None, policy_name: str = DEFAULT_POLICY) -> None:
+        """Replace the settings and the policy, which begins anew; what is known of domains, and reservations, stay."""
+        self._policy, self.policy_name = policy or Fair(), policy_name
+        self.state = replace(self.state, settings=settings, own=None, trouble="", number=self.state.number + 1)
 
     def reserve(self, pages: int) -> str:
         """Begin to free memory for a client; returns the reservation's name. Raises BadArgument."""
@@ -202,7 +257,8 @@ class BalancerEndpoint(CallEndpoint):
             "details": {str(domid): self._details(domid, progress) for domid, progress in state.progress.items()},
             "reservations": [reservation_map(reservation) for reservation in state.reservations],
             "headroom_pages": state.settings.headroom_pages,
-            "balance": state.settings.balance.value,
+            "balance": self._balancer.policy_name,
+            "trouble": state.trouble or None,
         }
 
     def _details(self, domid: int, progress: Progress) -> dict[str, object]:
@@ -219,4 +275,5 @@ class BalancerEndpoint(CallEndpoint):
             "most_pages": progress.most_pages,
             "rests_s": math.ceil(max(rests_s, 0.0)),
             "kept": decision.kept.value,
+            "reason": decision.reason or None,
         }

@@ -166,7 +166,7 @@ class Controller(DomainLife):
             self._zombies[record.domid] = record.name, record.uuid
         return {"zombie_pages": zombie_pages}
 
-    def _set_target(self, domid: int | str, pages: int) -> dict[str, object]:
+    def _set_target(self, domid: int | str, pages: int, reason: str | None) -> dict[str, object]:
         domain = self.machine.domain(self.record(self.machine.find(domid)).domid)
         if broken_bound(pages, domain.min_pages, domain.max_pages) is Bound.MOST:
             raise BadArgument(
@@ -178,7 +178,7 @@ class Controller(DomainLife):
         record.settling = True
         record.save()
         record.notify("target", pages=pages)
-        self._event("target", record, pages=pages)
+        self._event("target", record, pages=pages, **({} if reason is None else {"reason": reason}))
         self._check_settled(record)
         return {"pages": pages}
 

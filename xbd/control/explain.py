@@ -53,6 +53,8 @@ def _policy_reasons(domain: DomainInfo, policy: Mapping[str, Any]) -> Iterator[R
     verdict, goal = policy.get("verdict"), _count(policy, "goal_pages")
     if goal is not None:
         yield Reason("policy-goal", f"the policy finds it {verdict} and would have it hold {format_pages(goal)}")
+    if isinstance(reason := policy.get("reason"), str) and reason:
+        yield Reason("policy-reason", f"why: {reason}")
     for key, code, words in (("least_pages", "refused-floor", "below"), ("most_pages", "refused-ceiling", "above")):
         if (refused := _count(policy, key)) is not None:
             rest = _count(policy, "rests_s") or 0

@@ -1,6 +1,7 @@
 """The autoballoon daemon: a toolstack client that moves memory between domains by itself.
 
-It looks at the host every so often, lets the policy decide (`balancer`), and tells the hypervisor. Its
+It looks at the host every so often, lets the policy decide (`balancer`; a stranger's in a process of its own), and tells
+the hypervisor. Its
 own socket, `autoballoon.sock` beside the hypervisor's, is where `xbd reserve` asks for memory to be freed
 and held; whoever may use the hypervisor's socket may use this one. It keeps nothing that matters: killed at any moment it leaves the host as it is, and the next
 one begins from what the host says; reservations end with it, as they do with the clients that took them.
@@ -15,9 +16,11 @@ from xbd.client.calls import KnownDomains
 from xbd.client.client import Client
 from xbd.client.runtime_dir import autoballoon_socket, check_socket_path
 from xbd.config.autoballoon import AutoballoonConfig
+from xbd.config.policies import BUILT_IN, make_policy
 from xbd.control.balancer import Balancer, BalancerEndpoint, managed_domains
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.config_files import load_autoballoon_config
+from xbd.daemons.policy_process import PolicyProcess
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.lock import FileLock
@@ -27,7 +30,9 @@ from xbd.daemons.runtime.service import Service, run_service
 from xbd.daemons.runtime.transport import Transport
 from xbd.errors import ConfigError, HypercallError
 from xbd.limits import LIMITS, Limits
+from xbd.policy.autoballoon import Look
 from xbd.policy.model import Action, SetMax, SetTarget
+from xbd.policy.plugin import Answer
 
 _log = structlog.get_logger(__name__)
 
@@ -48,13 +53,33 @@ class Autoballoon:
         self._config = config
         self._limits = limits
         self._balancer = Balancer(config.settings)
+        self._process: PolicyProcess | None = None
+        self._trouble = ""
+        self._choose_policy()
         self._known = KnownDomains()
         self._follower = Follower("hypervisor", socket=str(hypervisor_path))
 
-    def reload(self, config: AutoballoonConfig) -> None:
-        """Go on by another configuration; reservations stay."""
-        self._config = config
-        self._balancer.change(config.settings)
+    def _choose_policy(self) -> None:
+        """Take the policy that the configuration names: xbd's own, or a stranger's, of which a process is started when it is asked."""
+        config, policy = self._config, None
+        self._process = None
+        if config.policy in BUILT_IN:
+            policy = make_policy(config.policy, config.own)
+        else:
+            self._process = PolicyProcess(config.policy, config.own)
+        self._balancer.change(config.settings, policy, config.policy)
+
+    async def reload(self, config: AutoballoonConfig) -> None:
+        """Go on by another configuration, with a policy that begins anew; reservations stay."""
+        before, self._config = self._process, config
+        self._choose_policy()
+        if before is not None:
+            await before.end()
+
+    async def end(self) -> None:
+        """End the policy's process, if there is one."""
+        if self._process is not None:
+            await self._process.end()
 
     def permit(self) -> None:
         """Let those reserve who may use the hypervisor's socket, as things are now; what hinders it is logged once."""
@@ -87,9 +112,26 @@ class Autoballoon:
         self._known.take(await client.changes(self._known.since))
         domains = managed_domains(self._known.domains, self._config.domains)
         snapshot = self._balancer.snapshot(await client.host(), domains)
-        for action in self._balancer.step(snapshot, trio.current_time()):
+        looked = self._balancer.look(snapshot, trio.current_time())
+        actions = self._balancer.act(looked, await self._ask(looked))
+        self._tell_trouble()
+        for action in actions:
             self._follower.check_in.here()
             await _act(client, action)
+
+    async def _ask(self, looked: Look) -> Answer:
+        """Ask the policy, wherever it runs; one that was in trouble is not asked."""
+        if self._process is None or looked.state.trouble:
+            return self._balancer.ask(looked)
+        with self._follower.check_in.idle():
+            return await self._process.ask(looked.seen, self._balancer.now)
+
+    def _tell_trouble(self) -> None:
+        """Log what is wrong with the policy, once."""
+        trouble = self._balancer.state.trouble
+        if trouble and trouble != self._trouble:
+            _log.error("policy_failed", policy=self._config.policy, reason=trouble, goes_on_with="static")
+        self._trouble = trouble
 
     def open_listener(self, path: Path) -> Listener:
         """Listen for those who reserve memory: whoever may use the hypervisor's socket. Raises ConfigError: it cannot be bound."""
@@ -108,8 +150,9 @@ async def _act(client: Client, action: Action) -> None:
     """Tell the hypervisor one thing. What it refuses, the next look sees: the domain may be gone."""
     try:
         match action:
-            case SetTarget(domid, pages):
-                await client.set_target(domid, pages)
+            case SetTarget(domid, pages, reason):
+                await client.set_target(domid, pages, reason)
+                _log.info("target_set", domid=domid, pages=pages, reason=reason)
             case SetMax(domid, pages):
                 await client.set_max(domid, pages)
     except HypercallError as error:
@@ -143,13 +186,14 @@ async def run_autoballoon(
         listener: Listener | None = None
         try:
             listener = daemon.open_listener(path)
-            _log.info("autoballoon_ready", socket=str(path), balance=config.settings.balance.value)
+            _log.info("autoballoon_ready", socket=str(path), policy=config.policy)
             async with service.ready(lambda: "balancing") as nursery:
                 nursery.start_soon(listener.serve)
                 await daemon.balance()
         finally:
             if listener is not None:
                 listener.close()
+            await daemon.end()
             held.release()
         return 0
 
@@ -157,7 +201,7 @@ async def run_autoballoon(
         if config_path is None:
             _log.warning("nothing_to_reload", reason="started without --config")
             return
-        daemon.reload(load_autoballoon_config(config_path))
+        await daemon.reload(load_autoballoon_config(config_path))
         _log.info("reloaded", config=str(config_path))
 
     code = await run_service(start, reload=reload)

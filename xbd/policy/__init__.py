@@ -1,17 +1,18 @@
 """Policies: pure functions from the state of a host to what its domains should hold.
 
-Read `autoballoon` first (one step of the policy, and why), with `model` (its inputs and outputs) beside it; `progress`
-judges domains, `balance` shares memory out, `reservations` holds some free, `cases` is one domain within a step.
-`shares` is another policy, without state, for known demand.
+Read `plugin` first (what a policy is), then `autoballoon` (one step of the safety layer around it, and why), with `model`
+(inputs and outputs of both) beside them; `progress` judges domains, `balance` shares memory out, `reservations` holds
+some free, `cases` is one domain within a step. `builtin` has the policies that come with xbd. `shares` shares out without
+state, for known demand.
 """
 
 from xbd.policy.autoballoon import step
 from xbd.policy.model import (
     Action,
-    Balance,
     CannotFree,
     DomainSnapshot,
     DomainsUncooperative,
+    GuestReport,
     Progress,
     Reservation,
     ReservationState,
@@ -23,15 +24,17 @@ from xbd.policy.model import (
     State,
     Verdict,
 )
+from xbd.policy.plugin import Policy
 from xbd.policy.reservations import release, reserve
 from xbd.policy.shares import Share, share_out
 
 __all__ = [
     "Action",
-    "Balance",
     "CannotFree",
     "DomainSnapshot",
     "DomainsUncooperative",
+    "GuestReport",
+    "Policy",
     "Progress",
     "Reservation",
     "ReservationState",

@@ -1,4 +1,4 @@
-"""The autoballoon policy: from the state of a host to the targets that its domains should have; pure.
+"""The safety layer around every policy: from the state of a host, and what a policy wants, to new targets; pure.
 
 Theory of operation. Every step sees the host afresh and does the same in the same order:
 
@@ -6,27 +6,32 @@ Theory of operation. Every step sees the host afresh and does the same in the sa
 2. *Reservations*: held, still pending, or impossible (`reservations`).
 3. *Hold* those whose time is up: an unreachable target becomes what the domain holds, so that its worker rests.
 4. *Cap*: nobody's max_pages stays above its target; that of a stuck or unable one not above what it holds.
-5. *Balance*: share out what all hold and what is free, less headroom, claims and reservations (`balance`).
-6. *Shrink* those that have more than their share: target, then max_pages.
+5. *Ask* the policy (`plugin`) what each should hold; what it wants counts within the domain's bounds and refusals. If all
+   is more than all hold and what is free, less headroom, claims and reservations, those that want most get less.
+6. *Shrink* those that have more than that: target, then max_pages.
 7. *Grow* those that have less, once nobody willing still gives up: max_pages, then target.
 
+`look` is 1 to 4, `act` 5 to 7; between them the policy is asked, here (`step`) or by another process.
+
 Memory counts as promised as soon as a domain may take it, that is up to its max_pages. Growing domains together get
-no more than what is free and promised to nobody at that moment. So the policy never makes free memory fall below the
+no more than what is free and promised to nobody at that moment. So it never makes free memory fall below the
 headroom, and what is held for a reservation stays free even if every guest takes all that it may.
 
 A change is sent if it is at least `threshold_pages`, and the domain has not been moved for `min_interval_s`. A smaller one is
 sent if a larger one waits for its memory; and while memory is needed (headroom, claims, reservations), both
 rules give way for shrinking, and only for that.
 
-What it deliberately does not do: remember the host (a restarted policy goes on from what it finds, and only has to
+With `bare` none of this is done: what the policy wants is sent, as its original would send it.
+
+What it deliberately does not do: remember the host (a restarted one goes on from what it finds, and only has to
 learn
 again which domains are stuck); end or page out a domain; change one that cannot balloon, other than capping it.
 
 Assumptions:
     1. The snapshot is of one moment, and the actions of a step are sent, in order, before the next snapshot. One that fails
        is seen in the next snapshot, and is decided anew.
-    2. A domain that is not in the snapshot is not the policy's: it may free memory, and takes it only through claims or
-       when it is created; if that eats the headroom, the policy frees it again.
+    2. A domain that is not in the snapshot is nobody's here: it may free memory, and takes it only through claims or
+       when it is created; if that eats the headroom, it is freed again.
     3. A claim of a domain that is in the snapshot counts beside its room up to max_pages: too careful, never too generous.
     4. Minimum and maximum are the operator's, the page counts the hypervisor's. Only demand_pages is a guest's word.
     5. `now` never runs backwards; steps come about once a second, and sooner when something has changed.
@@ -35,66 +40,117 @@ Assumptions:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Final
 
-from xbd.policy.balance import by_demand, fair
+from xbd.policy.balance import fair
+from xbd.policy.builtin.fair import Fair
 from xbd.policy.cases import Case
 from xbd.policy.model import (
     Action,
-    Balance,
     Decision,
     Reservation,
     ReservationState,
     Safety,
+    SetMax,
+    SetTarget,
     Settings,
     Snapshot,
     State,
     bounds_of,
 )
+from xbd.policy.plugin import Answer, Policy, ask
 from xbd.policy.progress import gap, observe, overdue, refuse
 from xbd.policy.reservations import judge
-from xbd.target_rules import Approach
+from xbd.target_rules import Approach, limit_comes_first
 from xbd.units import round_down, round_up
 
+_NO_ANSWER: Final = Answer()
+_FAIR: Final = Fair()
 
-def step(state: State, snapshot: Snapshot, now: float) -> tuple[State, list[Action]]:
-    """Decide what to do next.
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The host judged at a moment, ready for the policy: *seen* is what it is shown. To be acted on once."""
+
+    state: State
+    seen: Snapshot
+    reservations: tuple[Reservation, ...]
+    host: "_Host"
+
+
+def step(state: State, snapshot: Snapshot, now: float, policy: Policy = _FAIR) -> tuple[State, list[Action]]:
+    """Decide what to do next, with a policy that is asked in this process.
 
     Args:
         state: what the last step returned, with what was reserved or released since; not modified.
         snapshot: the host at this moment; each domid once.
         now: seconds on any clock that never runs backwards.
+        policy: asked as long as it makes no trouble.
 
     Returns:
         The new state, and the actions in the order in which they are to be sent: all within each domain's bounds and
-        multiples of 512 pages.
+        multiples of 512 pages, unless the settings are `bare`.
     """
+    looked = look(state, snapshot, now)
+    return act(looked, _NO_ANSWER if state.trouble else ask(policy, state.own, looked.seen, now))
+
+
+def look(state: State, snapshot: Snapshot, now: float) -> Look:
+    """Judge the host; arguments as of `step`."""
     cases = _judge_all(state, snapshot, now)
     usable = snapshot.free_pages - snapshot.claimed_pages
     if state.settings.on(Safety.HEADROOM):
         usable -= state.settings.headroom_pages
     reservations = judge(state.reservations, cases, usable, now)
     host = _Host(usable - _set_aside(reservations, state.settings), cases, state.settings)
-    spare = host.budget()
-    for case in cases:
-        if case.bounds.most and overdue(case.progress, state.settings, now):
-            spare -= _refused(case, spare)
-    for case in cases:
-        case.cap()
-    _balance(host)
-    _shrink(host)
-    grown = _grow(host)
-    actions = [action for case in cases if case.domain.domid not in grown for action in case.actions]
-    actions += [action for case in cases if case.domain.domid in grown for action in case.actions]
-    progress = {case.domain.domid: case.settled() for case in cases}
+    if not state.settings.bare:
+        spare = host.budget()
+        for case in cases:
+            if case.bounds.most and overdue(case.progress, state.settings, now):
+                spare -= _refused(case, spare)
+        for case in cases:
+            case.cap()
+    set_aside = snapshot.free_pages - snapshot.claimed_pages - host.usable
+    seen = replace(snapshot, domains=tuple(case.seen() for case in cases), set_aside_pages=set_aside)
+    return Look(state, seen, reservations, host)
+
+
+def act(looked: Look, answer: Answer) -> tuple[State, list[Action]]:
+    """Make of what the policy answered what is to be sent; returns as `step` does."""
+    state, host = looked.state, looked.host
+    if state.settings.bare:
+        actions = _as_it_is(host.cases, answer)
+    else:
+        _set_goals(host, answer)
+        _shrink(host)
+        grown = _grow(host)
+        actions = [action for case in host.cases if case.domain.domid not in grown for action in case.actions]
+        actions += [action for case in host.cases if case.domain.domid in grown for action in case.actions]
     waits = _waits(host)
-    decisions = {case.domain.domid: Decision(case.goal, case.kept(waits=waits)) for case in cases}
+    decisions = {case.domain.domid: Decision(case.goal, case.kept(waits=waits), case.reason) for case in host.cases}
     after = replace(
         state,
-        progress=MappingProxyType(progress),
-        reservations=reservations,
+        progress=MappingProxyType({case.domain.domid: case.settled() for case in host.cases}),
+        reservations=looked.reservations,
         decisions=MappingProxyType(decisions),
+        own=answer.own,
+        trouble=state.trouble or answer.trouble,
     )
     return after, actions
+
+
+def _as_it_is(cases: Sequence[Case], answer: Answer) -> list[Action]:
+    """Send what the policy wants, and the limit with it, as the toolstack does."""
+    wanted = {target.domid: target for target in answer.targets}
+    actions: list[Action] = []
+    for case in cases:
+        target = wanted.get(case.domain.domid, SetTarget(case.domain.domid, case.target))
+        case.goal, case.reason = target.pages, target.reason
+        if target.pages != case.target:
+            limit = SetMax(target.domid, round_up(target.pages))
+            first = limit_comes_first(target.pages, case.limit)
+            actions += [limit, target] if first else [target, limit]
+    return actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +196,23 @@ def _refused(case: Case, spare: int) -> int:
     return max(case.room - room, 0)
 
 
-def _balance(host: _Host) -> None:
-    """Work out what each domain should hold."""
-    pages = host.usable + sum(case.domain.tot_pages for case in host.cases)
+def _set_goals(host: _Host, answer: Answer) -> None:
+    """Set what each domain should hold: what the policy wants, as far as it is possible, and all together is there."""
+    wanted = {target.domid: target for target in answer.targets}
     claimants = [case.claimant() for case in host.cases]
-    share = by_demand if host.settings.balance is Balance.DEMAND else fair
-    for case, goal in zip(host.cases, share(claimants, pages), strict=True):
-        case.goal = goal
+    for case, claimant in zip(host.cases, claimants, strict=True):
+        target = wanted.get(case.domain.domid)
+        pages = case.target
+        if target is not None:
+            pages, case.reason, case.urgent = round_down(target.pages), target.reason, target.urgent
+        case.goal = min(max(pages, claimant.floor), claimant.ceiling)
+    pages = host.usable + sum(case.domain.tot_pages for case in host.cases)
+    if sum(case.goal for case in host.cases) <= pages:
+        return
+    at_most = [replace(each, ceiling=case.goal) for each, case in zip(claimants, host.cases, strict=True)]
+    for case, goal in zip(host.cases, fair(at_most, pages), strict=True):
+        if goal != case.goal:
+            case.goal, case.reason = goal, f"{case.reason or 'it kept its target'}; all want more than there is"
 
 
 def _shrink(host: _Host) -> None:

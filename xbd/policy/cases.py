@@ -21,7 +21,10 @@ from xbd.units import SUPER_PAGES, round_down, round_up
 
 @dataclass(slots=True)
 class Case:
-    """A domain while it is decided about; *target* and *limit* (max_pages) are as they will be, *actions* as to be sent."""
+    """A domain while it is decided about; *target* and *limit* (max_pages) are as they will be, *actions* as to be sent.
+
+    *reason* and *urgent*: as the policy says of its goal.
+    """
 
     domain: DomainSnapshot
     bounds: Bounds
@@ -33,6 +36,8 @@ class Case:
     goal: int = 0
     shrunk: bool = False
     held: bool = False
+    reason: str = ""
+    urgent: bool = False
     actions: list[Action] = field(default_factory=list)
 
     @property
@@ -64,7 +69,7 @@ class Case:
     def rested(self) -> bool:
         """Whether its target was left unchanged for long enough."""
         moved_s = self.progress.moved_s
-        patient = self.settings.on(Safety.MIN_INTERVAL)
+        patient = self.settings.on(Safety.MIN_INTERVAL) and not (self.urgent and self.goal > self.target)
         return not patient or moved_s is None or self.now - moved_s >= self.settings.min_interval_s
 
     def significant(self, pages: int) -> bool:
@@ -99,6 +104,18 @@ class Case:
             floor, ceiling = min(floor, demand), max(ceiling, demand)
         return Claimant(least, most, floor, max(floor, ceiling), demand)
 
+    def seen(self) -> DomainSnapshot:
+        """Show it to the policy."""
+        claimant = self.claimant()
+        return replace(
+            self.domain,
+            target_pages=self.target,
+            max_pages=self.limit,
+            demand_pages=claimant.demand,
+            floor_pages=claimant.floor,
+            ceiling_pages=claimant.ceiling,
+        )
+
     def cap(self) -> None:
         """Take away room that it has beyond its target; of one that takes no part, beyond what it holds."""
         if self.bounds.most == 0 or self.held or not self.settings.on(Safety.CAP_MAX):
@@ -125,6 +142,7 @@ class Case:
         """Set an unreachable target, and max_pages, to what it holds; it gets no more actions in this step."""
         self.held = pages != self.target
         if self.held:
+            self.reason = "it made no progress toward its target: it keeps what it holds"
             # It counts as a move: a domain that was just told to stay is not told to move at once.
             self.progress = replace(self.progress, moved_s=self.now)
         if pages > self.target:
@@ -159,7 +177,7 @@ class Case:
 
     def _set_target(self, pages: int) -> None:
         self.target = pages
-        self.actions.append(SetTarget(self.domain.domid, pages))
+        self.actions.append(SetTarget(self.domain.domid, pages, self.reason, self.urgent))
 
     def _set_max(self, pages: int) -> None:
         self.limit = pages

@@ -1,7 +1,7 @@
 """The values of the autoballoon policy: its input (snapshot), its settings, its output (actions) and its state.
 
-All are values: the policy is `autoballoon.step(state, snapshot, now) -> (state, actions)`, and nothing here
-changes after it was made. Sizes are pages of 4 KiB; what the policy sets is a multiple of 512 (2 MiB).
+All are values: a policy is a pure `step(state, snapshot, now) -> (state, actions)` (`plugin`), the safety layer around
+it (`autoballoon`) another, and nothing here changes after it was made. Sizes are pages of 4 KiB; what the policy sets is a multiple of 512 (2 MiB).
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Final, NamedTuple
 
 from xbd.errors import BadArgument
-from xbd.settings import choice, number, size
+from xbd.settings import flag, number, size
 from xbd.target_rules import REFUSED_AFTER_S, STUCK_AFTER_S, Approach
 from xbd.units import MIB_PAGES, round_down, round_up
 
@@ -21,13 +21,6 @@ DEFAULT_MIN_DIVISOR: Final = 8
 # A domain, a reservation, the host: no figure of any is larger (8 PiB), whatever a guest reports.
 MOST_PAGES: Final = 1 << 41
 _DAY_S: Final = 86_400.0
-
-
-class Balance(StrEnum):
-    """How memory is shared out."""
-
-    FAIR = "fair"
-    DEMAND = "demand"
 
 
 class Safety(StrEnum):
@@ -59,14 +52,6 @@ class Settings:
     headroom_pages: Annotated[int, size("free memory that is never handed out", MOST_PAGES, key="headroom")] = (
         128 * MIB_PAGES
     )
-    balance: Annotated[
-        Balance,
-        choice(
-            "how memory is shared out: to each the same part between its minimum and its maximum, or by what guests report",
-            tuple(Balance),
-            Balance,
-        ),
-    ] = Balance.FAIR
     # Below this a move costs more (hypercalls, shattered blocks, a guest's cache) than the balance is worth.
     threshold_pages: Annotated[
         int, size("smaller changes are not sent, unless memory is needed", MOST_PAGES, key="threshold")
@@ -86,6 +71,9 @@ class Settings:
     retry_after_s: Annotated[
         float, number("what it refused is tried again after so long, with 2 MiB", 0, _DAY_S, "seconds")
     ] = 60.0
+    bare: Annotated[
+        bool, flag("the policy's targets are sent as they are, without any safety; only to look at a policy")
+    ] = False
     off: frozenset[Safety] = frozenset()
 
     def __post_init__(self) -> None:
@@ -111,6 +99,30 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestReport:
+    """What a guest last reported of itself, untrusted, each a count that is not negative; None: it does not say.
+
+    Attributes:
+        used_pages: what its programs and kernel hold, without page cache.
+        unused_pages: what is free in it.
+        cache_pages: its page cache.
+        available_pages: what its programs could get without another target: free beyond its kernel's reserve, and cache.
+        refaulted_pages: cache that was dropped and had to be read again, since it booted.
+        pressure: the share of the last ten seconds in which some program waited for memory, or for such reading; 0 to 1.
+    """
+
+    used_pages: int | None = None
+    unused_pages: int | None = None
+    cache_pages: int | None = None
+    available_pages: int | None = None
+    refaulted_pages: int | None = None
+    pressure: float | None = None
+
+
+NO_REPORT: Final = GuestReport()
+
+
+@dataclass(frozen=True, slots=True)
 class DomainSnapshot:
     """One domain as it is now.
 
@@ -124,6 +136,9 @@ class DomainSnapshot:
         can_balloon: its agent is connected, it is not shut down and no zombie.
         demand_pages: what its guest reports that it needs; None: nothing. Untrusted.
         life: what tells it from every other domain; its number may be given to another one.
+        guest: what its guest reports of itself.
+        floor_pages, ceiling_pages: what it would not go below and above, as far as is known; both the same for one that
+            does not move at all (stuck, or it cannot balloon). None: its bounds. A policy is told these.
     """
 
     domid: int
@@ -135,24 +150,46 @@ class DomainSnapshot:
     can_balloon: bool = True
     demand_pages: int | None = None
     life: str = ""
+    guest: GuestReport = NO_REPORT
+    floor_pages: int | None = None
+    ceiling_pages: int | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves at all when its target does."""
+        return self.floor_pages is None or self.floor_pages != self.ceiling_pages
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The host as it is now: *claimed_pages* are free but claimed; *domains* are all that the policy manages."""
+    """The host as it is now: *claimed_pages* are free but claimed; *domains* are all that the policy manages.
+
+    *set_aside_pages*: of what is free, what is kept free by headroom and reservations; a policy is told it.
+    """
 
     free_pages: int
     total_pages: int
     claimed_pages: int
     domains: tuple[DomainSnapshot, ...]
+    set_aside_pages: int = 0
+
+    @property
+    def usable_pages(self) -> int:
+        """What is free for domains beside what they hold; negative: so much is missing."""
+        return self.free_pages - self.claimed_pages - self.set_aside_pages
 
 
 @dataclass(frozen=True, slots=True)
 class SetTarget:
-    """Set a domain's target_pages."""
+    """Set a domain's target_pages.
+
+    *reason*: why, in a few words. *urgent*: a policy wants it at once, however lately the domain was moved.
+    """
 
     domid: int
     pages: int
+    reason: str = field(default="", compare=False)
+    urgent: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +312,11 @@ class Kept(StrEnum):
 
 
 class Decision(NamedTuple):
-    """What a step decided about a domain: what it should hold, and why it was not told to."""
+    """What a step decided about a domain: what it should hold, why it was not told to, and the policy's reason."""
 
     goal_pages: int = 0
     kept: Kept = Kept.UNABLE
+    reason: str = ""
 
 
 def _nothing() -> Mapping[int, Progress]:
@@ -289,13 +327,18 @@ def _nothing() -> Mapping[int, Progress]:
 class State:
     """What the policy carries from step to step; an empty one can start on any host at any time.
 
-    Attributes: *progress* by domid; *decisions* of the last step by domid, which are only told, never read by a step; *reservations* in the order in which they were asked for.
+    Attributes: *progress* by domid; *decisions* of the last step by domid, which are only told, never read by a step;
+    *reservations* in the order in which they were asked for; *own*: the policy's own state, None at first;
+    *trouble*: what was wrong with the policy, which is not asked any more then; *number*: of the policy, if it is changed.
     """
 
     settings: Settings = field(default_factory=Settings)
     progress: Mapping[int, Progress] = field(default_factory=_nothing)
     reservations: tuple[Reservation, ...] = ()
     decisions: Mapping[int, Decision] = field(default_factory=dict)
+    own: object = None
+    trouble: str = ""
+    number: int = 0
 
     def reservation(self, name: str) -> Reservation | None:
         """Find a reservation by its name."""

@@ -196,7 +196,11 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     ),
     "set_target": Method(
         "Set a domain's target.",
-        {"domid": _TARGETED, "pages": pages("the target")},
+        {
+            "domid": _TARGETED,
+            "pages": pages("the target"),
+            "reason": Part(optional(text()), "why, in a few words, for those who follow events", default=None),
+        },
         _map(pages=pages("the target")),
         is_changing=True,
     ),
@@ -266,7 +270,10 @@ EVENTS: Final[Mapping[str, Method]] = {
     "renamed": Method("It is called otherwise.", {"before": Part(NAME, "what it was called before")}),
     "paused": Method("It was paused."),
     "unpaused": Method("It may run again."),
-    "target": Method("It has a target.", {"pages": pages("the target")}),
+    "target": Method(
+        "It has a target.",
+        {"pages": pages("the target"), "reason": Part(optional(text()), "why, if who set it said so", default=None)},
+    ),
     "max": Method("It has a limit.", {"pages": pages("the limit")}),
     "claim": Method("It has a claim.", {"claimed_pages": Part(PAGES_OR_NONE, "what is outstanding of it")}),
     "mode": Method("Its guest behaves so.", {"mode": Part(MODE, "as in guest_mode")}),
@@ -320,7 +327,8 @@ AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
             details=DETAILS,
             reservations=array_of(_RESERVATION),
             headroom_pages=Part(COUNT, "free memory that is never handed out"),
-            balance=Part(choice(("fair", "demand")), "how memory is shared out"),
+            balance=Part(text(), "the policy's name"),
+            trouble=Part(optional(text()), "why the policy is not asked any more, or nil: it is"),
         ),
     ),
 }

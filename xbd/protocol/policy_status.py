@@ -21,6 +21,7 @@ DETAILS: Final[Schema] = {
                 choice(("moved", "at-goal", "headroom", "threshold", "interval", "two-phases", "unable", "stuck")),
                 "why its target was left alone, if it was",
             ),
+            "reason": Part(optional(text()), "why it should hold that, as the policy says, or nil"),
         }
     ),
     "description": "by domid",

@@ -150,7 +150,7 @@ def summarise_autoballoon(config: AutoballoonConfig) -> str:
     """Describe in a line what the policy would do."""
     settings = config.settings
     headroom = format_pages(settings.headroom_pages)
-    return f"autoballoon of {', '.join(config.domains)}, balance {settings.balance.value}, headroom {headroom}"
+    return f"autoballoon of {', '.join(config.domains)}, policy {config.policy}, headroom {headroom}"
 
 
 @click.command("check")
