@@ -53,14 +53,14 @@ def demand_of(domain: DomainInfo) -> int | None:
 
 def report_of(untrusted: Mapping[str, Any]) -> GuestReport:
     """Read what a guest reports for policies; what makes no sense is not said."""
-    pressure = untrusted.get("pressure")
+    pressure = _reported(untrusted, "pressure_ppm")
     return GuestReport(
         used_pages(untrusted),
         _reported(untrusted, "guest_free_pages"),
         _reported(untrusted, "cache_pages"),
         _reported(untrusted, "available_pages"),
-        _reported(untrusted, "refaulted_pages"),
-        pressure if type(pressure) is float and 0 <= pressure <= 1 else None,
+        _reported(untrusted, "pages_refaulted"),
+        None if pressure is None else min(pressure / 1e6, 1.0),
     )
 
 

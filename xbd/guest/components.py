@@ -16,7 +16,7 @@ from xbd.guest.compaction import Compaction
 from xbd.guest.io import BlockIo
 from xbd.guest.mode import GuestMode
 from xbd.guest.settings import GuestSettings
-from xbd.guest.state import Clock, Directives, Ticks
+from xbd.guest.state import Clock, Directives, Ticks, Waits
 from xbd.guest.workload.playing import Played, Player
 from xbd.guest.workload.profiles import Workload
 from xbd.guest.workload.programs import Programs
@@ -29,6 +29,7 @@ class Components:
 
     clock: Clock
     ticks: Ticks
+    waits: Waits
     directives: Directives
     zone: Zone
     programs: Programs
@@ -51,7 +52,7 @@ class Components:
         zone = Zone(boot.gfn_count, huge_pages=settings.huge_pages)
         driver, back_end = settings.driver, back_end_of(boot)
         balloon = Balloon(zone, driver.queues, unmovable=driver.unmovable)
-        programs = Programs(zone, settings, seed, rng, young_share=workload.young_share)
+        programs = Programs(zone, settings, seed, rng, young_share=workload.young_share, clock=clock)
         transfers = Transfers(balloon, back_end, driver)
         migration = Migration(balloon, back_end, transfers.list_extents)
         compaction = Compaction(
@@ -83,6 +84,7 @@ class Components:
         return cls(
             clock,
             Ticks(),
+            Waits(),
             directives,
             zone,
             programs,

@@ -42,10 +42,14 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a driven workload (a trace) wants to hold now: all used pages but the cache, and the page cache."""
+    """What a driven workload (a trace) wants to hold now: all used pages but the cache, and the page cache.
+
+    *cache_reads*: how many pages of that cache its programs have read since the last demand.
+    """
 
     anon_pages: int
     cache_pages: int
+    cache_reads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

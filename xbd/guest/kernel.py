@@ -31,6 +31,7 @@ from xbd.guest.events import (
 from xbd.guest.mode import ModeKind
 from xbd.guest.procedures import Procedure, Procedures
 from xbd.guest.settings import GuestSettings
+from xbd.guest.state import REFAULT_S, REFUSED_S
 from xbd.guest.statistics import GuestStatistics, Standing, count
 from xbd.guest.workload.holdings import Pool
 from xbd.guest.workload.playing import Player
@@ -70,7 +71,7 @@ class Guest:
         self._goals: Goals | None = None
         self._workload_running = False
         self._programs_began = False
-        self._ticks = components.ticks
+        self._ticks, self._waits = components.ticks, components.waits
         self._player, self._plays_since = components.player, 0.0
         self._next_tick: float | None = 0.0 if workload.tick_s or self._player else None
         self._noted: tuple[WorkerState, int, int] = (WorkerState.DONE, self._balloon.current_pages, 0)
@@ -105,6 +106,7 @@ class Guest:
             nothing else happens first, and notes for a log.
         """
         self._clock.now = now
+        self._waits.pass_to(now)
         self._apply(event)
         commands = self._procedures.run()
         while not self._directives.stopping and self._start_due():
@@ -126,8 +128,8 @@ class Guest:
             case ModeSet(mode):
                 self._directives.mode = mode
                 self._notes.append(Note("mode", {"mode": str(mode)}))
-            case Demand(anon_pages, cache_pages):
-                self._demand(anon_pages, cache_pages)
+            case Demand(anon_pages, cache_pages, cache_reads):
+                self._demand(anon_pages, cache_pages, cache_reads)
             case ShutdownAsked():
                 self._directives.stopping = True
             case MessagesWaiting():
@@ -139,10 +141,10 @@ class Guest:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _demand(self, anon_pages: int, cache_pages: int) -> None:
+    def _demand(self, anon_pages: int, cache_pages: int, cache_reads: int) -> None:
         """Set the goals of a driven workload; what the kernel holds anyway is part of the demand."""
         assert isinstance(self._workload, Driven), f"guest {self.name} is not driven by demand: {self._workload}"
-        self._goals = self._workload.demanded(max(anon_pages - self._kernel_pages, 0), cache_pages)
+        self._goals = self._workload.demanded(max(anon_pages - self._kernel_pages, 0), cache_pages, cache_reads)
 
     def _start_due(self) -> bool:
         """Start the procedures that are due, in a fixed order; says whether there was one."""
@@ -199,7 +201,12 @@ class Guest:
     def _run_workload(self) -> Procedure:
         goals, self._goals = self._goals, None
         assert goals is not None, "the workload was started without goals"
-        yield from self._programs.reach(goals) if self._programs_began else self._programs.begin(goals)
+        programs = self._programs
+        refaulted, denied = programs.pages_refaulted, programs.pages_denied
+        yield from programs.reach(goals) if self._programs_began else programs.begin(goals)
+        refused_s = REFUSED_S if programs.pages_denied > denied else 0.0
+        self._waits.add((programs.pages_refaulted - refaulted) * REFAULT_S + refused_s)
+        self._waits.stall(stalled=programs.queue.pages > 0)
         self._programs_began = True
         self._workload_running = False
 
@@ -210,6 +217,7 @@ class Guest:
 
     def _deadline(self) -> float | None:
         times = [self._worker.deadline(), self._compaction.deadline(), self._exchanger.deadline(), self._io.deadline()]
+        times.append(self._waits.deadline())
         if not self._workload_running:
             times.append(self._next_tick)
         return min((time for time in times if time is not None), default=None)

@@ -136,7 +136,8 @@ class GuestSettings:
     *driver*: its balloon driver. *verify*: every content word is checked. *kernel_pages*: what its kernel holds (None:
     as much as Linux). *block_back_end*: it serves others' disks (None: it does not). *wear*: as if it had been up for
     long, the share of its free memory that lies in broken blocks as its programs begin; 0: it has just booted.
-    *huge_pages*: its processes get transparent huge pages, and its kernel keeps free what these need.
+    *huge_pages*: its processes get transparent huge pages, and its kernel keeps free what these need. *patience_s*: for so
+    long its programs ask again for memory that they did not get; 0: they end at once.
     """
 
     driver: DriverSettings = field(default_factory=DriverSettings)
@@ -145,6 +146,7 @@ class GuestSettings:
     block_back_end: BlockBackEnd | None = None
     wear: float = 0.0
     huge_pages: bool = True
+    patience_s: float = 0.0
 
     def kernel_footprint(self, populated_pages: int) -> int:
         """Count the pages that the kernel takes at boot."""

@@ -1,5 +1,6 @@
-"""State that a guest's components share: the time of the step, its ticks, and what the toolstack told the guest."""
+"""State that a guest's components share: the time of the step, ticks, waits, and what the toolstack told the guest."""
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,6 +8,58 @@ from xbd.guest.mode import GuestMode
 
 # A tick so long after its time is late: ten times what agents wake late to wake together (`daemons.guests`).
 LATE_S: Final = 0.1
+
+# What a page costs that has to be read again: a read of 4 KiB from a flash drive takes some 100 us. A stated price, not
+# a measured one: `xbd arena` shows what depends on it.
+REFAULT_S: Final = 100e-6
+# The programs that are refused memory and end are taken to have waited so long before: a reclaim that got nothing.
+REFUSED_S: Final = 1.0
+# As Linux's avg10 of /proc/pressure.
+_AVERAGED_S: Final = 10.0
+# What is less is nothing: 0.1 %.
+_NO_PRESSURE: Final = 1e-3
+
+
+@dataclass(slots=True)
+class Waits:
+    """How long programs have waited for memory, or for files' pages that were dropped and had to be read again.
+
+    Attributes: *total_s*: since boot; *pressure*: the share of the last ten seconds in which any program waited, an
+    exponential average as Linux's.
+    """
+
+    total_s: float = 0.0
+    pressure: float = 0.0
+    _at_s: float = 0.0
+    _owed_s: float = 0.0
+    _stalled: bool = False
+
+    def add(self, waits_s: float) -> None:
+        """Let programs wait so long from now on."""
+        self._owed_s += waits_s
+
+    def stall(self, *, stalled: bool) -> None:
+        """Say that programs wait for memory from now on, or no longer."""
+        self._stalled = stalled
+
+    def pass_to(self, now_s: float) -> None:
+        """Let time pass."""
+        elapsed_s = now_s - self._at_s
+        self._at_s = now_s
+        if elapsed_s <= 0 or not (self._stalled or self._owed_s or self.pressure):
+            return
+        read_s = min(self._owed_s, elapsed_s)
+        self._owed_s -= read_s
+        waited_s = elapsed_s if self._stalled else read_s
+        self.total_s += waited_s
+        kept = math.exp(-elapsed_s / _AVERAGED_S)
+        self.pressure = self.pressure * kept + (1 - kept) * waited_s / elapsed_s
+        if self.pressure < _NO_PRESSURE and not waited_s:
+            self.pressure = 0.0
+
+    def deadline(self) -> float | None:
+        """Tell when to look again; None: nobody waits, and nobody has just waited."""
+        return self._at_s + 1.0 if self._stalled or self._owed_s or self.pressure else None
 
 
 @dataclass(slots=True)

@@ -9,6 +9,8 @@ from xbd.units import PAGE_BYTES, PAGE_KIB
 
 # Free memory or page cache that differs by less than this part of the guest's memory is the same to whoever acts on it.
 _SAME_SHIFT: Final = 6
+# Pressure matters in steps of 5 %.
+_PRESSURE_STEPS: Final = 20
 
 
 class Standing(NamedTuple):
@@ -23,7 +25,8 @@ class Standing(NamedTuple):
         """Take it from a guest's components, without counting the rest."""
         zone, programs = components.zone, components.programs
         wrong = (programs.pages_denied, programs.unmet_pages, programs.content_errors, components.io.mismatches)
-        states = (components.worker.backoff.state, components.directives.mode)
+        waits = (int(components.waits.pressure * _PRESSURE_STEPS), programs.queue.pages > 0)
+        states = (components.worker.backoff.state, components.directives.mode, *waits)
         levels_pages = (zone.free.free_frames, programs.reclaimable_pages)
         least_pages = max(zone.gfn_count >> _SAME_SHIFT, 1)
         return cls((components.balloon.current_pages, *wrong, *states), levels_pages, least_pages)
@@ -39,6 +42,11 @@ class Standing(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class GuestStatistics:
     """A guest at one moment; counts since boot unless a name says otherwise.
+
+    *available_pages*: what programs could get without another target: free beyond the kernel's reserve, and page cache.
+    *pages_refaulted*: of the page cache, dropped and read again. *waiting_pages*: what programs wait for. *waited_ms*: time
+    in which any program waited for memory or for such reading, at `REFAULT_S` a page; *pressure_ppm*: its share of the last
+    ten seconds, in millionths.
 
     *ticks*: of the workload; *ticks_late*: those that came 100 ms after their time or later, as when the machine has too much
     to do, and after a pause or an outage, too; *tick_worst_ms*: how late the worst was. Of a guest that plays a trace the
@@ -78,6 +86,11 @@ class GuestStatistics:
     pages_denied: int
     unmet_pages: int
     cache_dropped: int
+    available_pages: int
+    pages_refaulted: int
+    waiting_pages: int
+    waited_ms: int
+    pressure_ppm: int
     content_errors: int
     pages_inflated: int
     pages_deflated: int
@@ -130,6 +143,8 @@ class GuestStatistics:
             guest_free_pages=0,
             guest_free_superframes=0,
             movable_pages=self.target_pages,
+            available_pages=0,
+            pressure_ppm=1_000_000,
             worker_state="done",
         )
 
@@ -164,6 +179,11 @@ def _counts(components: Components) -> dict[str, int | str]:
         "pages_denied": programs.pages_denied,
         "unmet_pages": programs.unmet_pages,
         "cache_dropped": programs.cache_dropped,
+        "available_pages": zone.spare_pages(zone.watermarks.min_pages) + programs.reclaimable_pages,
+        "pages_refaulted": programs.pages_refaulted,
+        "waiting_pages": programs.queue.pages,
+        "waited_ms": int(components.waits.total_s * 1000),
+        "pressure_ppm": round(components.waits.pressure * 1e6),
         "content_errors": programs.content_errors,
         "pages_inflated": components.transfers.pages_inflated,
         "pages_deflated": components.transfers.pages_deflated,

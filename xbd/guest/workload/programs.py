@@ -26,9 +26,11 @@ from xbd.abi import Frames, Result
 from xbd.frames import WHOLE
 from xbd.guest.procedures import Lock, Procedure, Request, load_words, store_words
 from xbd.guest.settings import GuestSettings
+from xbd.guest.state import Clock
 from xbd.guest.workload.holdings import Holdings, Picked, Pool
 from xbd.guest.workload.placement import PROCESSORS, huge_pages_of, listed_most, share_out
 from xbd.guest.workload.profiles import Goals
+from xbd.guest.workload.queue import Queue
 from xbd.guest.zone import Mobility, PageState, Zone
 from xbd.units import SUPER_PAGES
 
@@ -62,12 +64,21 @@ class Programs:
         settings: whether content words are stored and checked, how worn the guest begins, and whether it has huge pages.
         seed, rng: for content words, and for what is freed when.
         young_share: of the chunks that a free takes, the share of the youngest.
+        clock: for who has patience; None: time stands still.
 
-    Attributes: *pages_allocated*, *pages_freed*, *pages_denied*, *cache_dropped*, *content_errors*: counts.
+    Attributes: *pages_allocated*, *pages_freed*, *pages_denied*, *cache_dropped*, *pages_refaulted*, *content_errors*:
+    counts. *queue*: who waits for memory.
     """
 
     def __init__(
-        self, zone: Zone, settings: GuestSettings, seed: int, rng: np.random.Generator, *, young_share: float
+        self,
+        zone: Zone,
+        settings: GuestSettings,
+        seed: int,
+        rng: np.random.Generator,
+        *,
+        young_share: float,
+        clock: Clock | None = None,
     ) -> None:
         self._zone = zone
         self._settings = settings
@@ -80,6 +91,11 @@ class Programs:
         self.pages_freed = 0
         self.pages_denied = 0
         self.cache_dropped = 0
+        self.pages_refaulted = 0
+        self.queue = Queue(settings.patience_s)
+        self._clock = clock or Clock()
+        # What was dropped of the page cache that is still wanted, and has not come back.
+        self._missed_pages = 0
         self.content_errors = 0
         # By pool, the pages of the last goals that were refused: they are not held and not to be freed.
         self._refused = [0 for _ in Pool]
@@ -132,6 +148,7 @@ class Programs:
     def reach(self, goals: Goals) -> Procedure:
         """Free and allocate until the goals are reached or refused."""
         yield self.pages_lock
+        self._miss(goals)
         wanted = self._wanted(Pool.ANON, goals.anon_pages)
         kernel_lacking = self._wanted(Pool.KERNEL, goals.kernel_pages) - self.holdings.pages[Pool.KERNEL]
         cache_surplus = self.holdings.pages[Pool.CACHE] - goals.cache_pages
@@ -147,6 +164,12 @@ class Programs:
         self.pages_allocated += listed.size
         yield from self._put_in_use([(Pool.LISTED, listed)])
         self.pages_lock.release()
+
+    def _miss(self, goals: Goals) -> None:
+        """Read again what is read of the files and is not there any more; what nobody wants is not missed."""
+        self._missed_pages = min(self._missed_pages, max(goals.cache_pages - self.holdings.pages[Pool.CACHE], 0))
+        if goals.cache_reads:
+            self.pages_refaulted += goals.cache_reads * self._missed_pages // goals.cache_pages
 
     def _wanted(self, pool: Pool, goal: int) -> int:
         """Set the goal of a pool; returns how many pages it is to hold: what was refused is not, and falls with the goal."""
@@ -174,10 +197,14 @@ class Programs:
         listed = yield from self._take_listed(anon + max(cache_goal - self.holdings.pages[Pool.CACHE], 0))
         spare = self._zone.spare_pages(self._zone.watermarks.min_pages)
         kernel_had, anon_had = min(kernel, spare), min(anon, spare - min(kernel, spare))
-        self._refuse(Pool.KERNEL, kernel - kernel_had)
-        self._refuse(Pool.ANON, anon - anon_had)
+        refused = self.queue.wait(kernel - kernel_had + anon - anon_had, self._clock.now)
+        self._refuse(Pool.KERNEL, min(refused, kernel - kernel_had))
+        self._refuse(Pool.ANON, refused - min(refused, kernel - kernel_had))
         above_high = max(self._zone.spare_pages(self._zone.watermarks.high_pages) - kernel_had - anon_had, 0)
         cache_had = min(max(cache_goal - self.holdings.pages[Pool.CACHE], 0), above_high)
+        back = min(cache_had, self._missed_pages)
+        self._missed_pages -= back
+        self.pages_refaulted += back
         parts: list[tuple[Pool, Frames]] = []
         if kernel_had:
             parts.append((Pool.KERNEL, self._allocate(kernel_had, Mobility.UNMOVABLE)))
@@ -302,6 +329,7 @@ class Programs:
         before = self.holdings.pages[Pool.CACHE]
         yield from self._free(Pool.CACHE, pages)
         self.cache_dropped += before - self.holdings.pages[Pool.CACHE]
+        self._missed_pages += before - self.holdings.pages[Pool.CACHE]
 
     def reclaim(self, pages: int) -> Procedure:
         """Drop up to *pages* of page cache, for the balloon."""
