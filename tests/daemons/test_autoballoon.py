@@ -19,6 +19,7 @@ from xbd.domain import DomainInfo
 from xbd.errors import BadArgument
 from xbd.testing.processes import running_host
 
+FILE = Path(__file__).resolve().parents[2] / "configs" / "autoballoon.toml"
 MIB = 256
 HEADROOM_MIB = 32
 # Everything happens ten times as fast as by default: these are small guests.
@@ -218,6 +219,54 @@ async def test_a_move_says_why(tmp_path: Path) -> None:
         events = [event async for event in client.events(0, follow=False)]
         reasons = {event["reason"] for event in events if event["event"] == "target" and "reason" in event}
     assert reasons == {logged["reason"]} == {"the same part of its range as all"}
+
+
+async def test_who_is_excluded_keeps_what_others_set(tmp_path: Path) -> None:
+    """It is left alone, by the next daemon too; `explain` says so, `mem-set` no longer warns, and include ends it."""
+    (tmp_path / "policy.toml").write_text(POLICY)
+    xbd = [sys.executable, "-m", "xbd", "--socket", str(tmp_path / "run")]
+
+    async def say(*arguments: str) -> str:
+        done = await trio.run_process([*xbd, *arguments], capture_stdout=True, capture_stderr=True)
+        return (done.stdout + done.stderr).decode()
+
+    async with balanced(tmp_path, guests()) as (client, daemon):
+        await until(client, alike)
+        assert "autoballoon governs web1" in await say("mem-set", "web1", "96m")
+        assert await say("autoballoon", "exclude", "web1") == "web1: left out\n"
+        assert "governs" not in await say("mem-set", "web1", "40m")
+        assert daemon.end(signal.SIGTERM) == 0
+        with running("--socket", str(tmp_path / "run"), "autoballoon", "--config", str(tmp_path / "policy.toml")):
+            domains = await until(client, lambda domains: held(domains)[1] >= 112)
+            assert domains["web1"].target_pages == 40 * MIB
+            assert "autoballoon was told to leave it out" in await say("explain", "web1")
+            assert await say("autoballoon", "include", "web1") == "web1: governed again\n"
+            await until(client, alike)
+
+
+async def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
+    """Each domain's target as it would be, and why; as JSON too; a policy that fails is told, with exit code 1."""
+    (tmp_path / "mom.toml").write_text('[autoballoon]\nheadroom = "32m"\npolicy = "mom"\nthreshold = "2m"\n')
+    (tmp_path / "none.toml").write_text('[autoballoon]\npolicy = "nowhere_at_all:Policy"\n')
+    command = [sys.executable, "-m", "xbd", "--socket", str(tmp_path / "run"), "autoballoon", "--dry-run", "--config"]
+    async with running_host(guests(2), tmp_path) as client:
+        await until(client, settled)
+        (fair, mom, none) = [
+            await trio.run_process([*command, *arguments], capture_stdout=True, capture_stderr=True, check=False)
+            for arguments in (
+                [str(FILE)],
+                [str(tmp_path / "mom.toml"), "--json"],
+                [str(tmp_path / "none.toml")],
+            )
+        ]
+        assert fair.stdout.decode() == "".join(
+            f"web{n}: 32 MiB -> 128 MiB, the same part of its range as all\n" for n in (1, 2)
+        )
+        told = json.loads(mom.stdout)["domains"][0]
+        assert (told["name"], told["would_be_pages"]) == ("web1", 32 * MIB)
+        assert told["reason"] == "84.6% of the host is free"
+        assert (none.returncode, "ModuleNotFoundError" in none.stdout.decode()) == (1, True)
+        assert {domain.target_pages for domain in await client.list()} == {32 * MIB}
 
 
 async def test_one_that_never_reports(tmp_path: Path) -> None:

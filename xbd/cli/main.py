@@ -113,7 +113,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "dump": ("xbd dump /var/lib/xbd host.dump",),
     "restore": ("xbd restore host.dump state && xbd hypervisor --memory 16g --state-dir state",),
     "metrics": ("xbd metrics --listen 127.0.0.1:9110",),
-    "autoballoon": ("xbd autoballoon --config configs/autoballoon.toml",),
+    "autoballoon": (
+        "xbd autoballoon --config configs/autoballoon.toml",
+        "xbd autoballoon --config configs/autoballoon.toml --dry-run",
+        "xbd autoballoon exclude web1",
+    ),
     "xenstored": (
         "xbd xenstored --state-dir /var/lib/xbd-xenstored",
         "xbd xenstored --xenstore-socket /run/xenstored/socket",

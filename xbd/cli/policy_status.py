@@ -18,11 +18,12 @@ _PATIENCE_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class PolicyStatus:
-    """Whether the daemon *runs*, what it says of each domain (by domid), and the *trouble* with asking it, a sentence."""
+    """Whether the daemon *runs*, what it says of each domain (by domid), who is excluded (by life), and the *trouble* with asking it, a sentence."""
 
     runs: bool = False
     domains: Mapping[str, Any] = field(default_factory=dict)
     trouble: str = ""
+    excluded: frozenset[str] = frozenset()
 
     def of(self, domain: DomainInfo) -> Mapping[str, Any] | None:
         """Return what it says of a domain; None: it does not govern it, or is not known to."""
@@ -35,9 +36,14 @@ def autoballoon_status(socket_path: str | None) -> PolicyStatus:
     try:
         path = autoballoon_socket(find_socket(socket_path or group_socket(), os.environ).parent)
         with connect(path, patience_s=_PATIENCE_S) as client:
-            details = client.call("status", timeout_s=_PATIENCE_S).get("details")
+            status = client.call("status", timeout_s=_PATIENCE_S)
     except NotRunning:
         return PolicyStatus()
     except XbdError as error:
         return PolicyStatus(trouble=str(error))
-    return PolicyStatus(runs=True, domains=details if isinstance(details, dict) else {})
+    details, excluded = status.get("details"), status.get("excluded")
+    return PolicyStatus(
+        runs=True,
+        domains=details if isinstance(details, dict) else {},
+        excluded=frozenset(map(str, excluded)) if isinstance(excluded, list) else frozenset(),
+    )

@@ -39,6 +39,8 @@ from xbd.target_rules import used_pages
 
 # A quarter; Qubes' qmemman adds 30 %.
 _SLACK_SHIFT: Final = 2
+# As many domains as a host may have, for some that are gone by now.
+MAX_EXCLUDED: Final = 32_768
 
 
 def demand_of(domain: DomainInfo) -> int | None:
@@ -115,7 +117,7 @@ class Balancer:
     """The safety layer's state around a policy, its clients' reservations, and whom it leaves out.
 
     Attributes: *now*: the time of the last step; a new reservation begins then. *policy_name*: what the policy is called;
-    *excluded*: the lives of domains that are left out; *sent*: by life, why its target was set last.
+    *excluded*: the lives of domains that are left out; *keep* is called when these have changed.
     """
 
     def __init__(self, settings: Settings, policy: Policy | None = None, policy_name: str = DEFAULT_POLICY) -> None:
@@ -123,6 +125,7 @@ class Balancer:
         self.now = 0.0
         self.policy_name = policy_name
         self.excluded: frozenset[str] = frozenset()
+        self.keep: Callable[[], None] = lambda: None
         self._policy: Policy = policy or Fair()
         self._names = 0
         # What each domain has last reported that it needs, by its life.
@@ -172,6 +175,22 @@ class Balancer:
         """Replace the settings and the policy, which begins anew; what is known of domains, and reservations, stay."""
         self._policy, self.policy_name = policy or Fair(), policy_name
         self.state = replace(self.state, settings=settings, own=None, trouble="", number=self.state.number + 1)
+
+    def exclude(self, life: str) -> None:
+        """Leave a domain out. Raises BadArgument: too many are."""
+        if len(self.excluded) >= MAX_EXCLUDED:
+            raise BadArgument(f"{MAX_EXCLUDED} domains are excluded", "one of them to be included first")
+        self.excluded |= {life}
+        self.keep()
+
+    def include(self, life: str) -> None:
+        """Govern a domain again; one that was not excluded changes nothing."""
+        self.excluded -= {life}
+        self.keep()
+
+    def governed(self, domains: Sequence[DomainInfo], patterns: Sequence[str]) -> list[DomainInfo]:
+        """Choose the domains that are governed: those that are managed, but who is excluded."""
+        return [domain for domain in managed_domains(domains, patterns) if domain.life not in self.excluded]
 
     def reserve(self, pages: int) -> str:
         """Begin to free memory for a client; returns the reservation's name. Raises BadArgument."""
@@ -237,6 +256,10 @@ class BalancerEndpoint(CallEndpoint):
                 return self._reserve(params["pages"])
             case "reservation":
                 return self._reservation()
+            case "exclude" | "include":
+                change = self._balancer.exclude if request.method == "exclude" else self._balancer.include
+                change(params["life"])
+                return {"excluded": sorted(self._balancer.excluded)}
             case _:
                 return self._status()
 
@@ -251,11 +274,14 @@ class BalancerEndpoint(CallEndpoint):
         return {"state": "none"} if reservation is None else reservation_map(reservation)
 
     def _status(self) -> dict[str, object]:
-        state = self._balancer.state
+        state, excluded = self._balancer.state, self._balancer.excluded
+        # What was known of a domain at the last step, unless it was excluded since.
+        governed = {domid: known for domid, known in state.progress.items() if known.life not in excluded}
         return {
-            "domains": {str(domid): progress.verdict.value for domid, progress in state.progress.items()},
-            "details": {str(domid): self._details(domid, progress) for domid, progress in state.progress.items()},
+            "domains": {str(domid): progress.verdict.value for domid, progress in governed.items()},
+            "details": {str(domid): self._details(domid, progress) for domid, progress in governed.items()},
             "reservations": [reservation_map(reservation) for reservation in state.reservations],
+            "excluded": sorted(excluded),
             "headroom_pages": state.settings.headroom_pages,
             "balance": self._balancer.policy_name,
             "trouble": state.trouble or None,

@@ -27,6 +27,11 @@ _POLICY: Final = {
 }
 
 
+def kept_words(kept: str) -> str:
+    """Say why the policy left a domain alone, by the word of its status; nothing where it did not, or is content."""
+    return _POLICY.get(kept, "")
+
+
 class Reason(NamedTuple):
     """One reason: a *code* that stays, and a *text* for people, which may change."""
 
@@ -34,8 +39,8 @@ class Reason(NamedTuple):
     text: str
 
 
-def target_reasons(domain: DomainInfo, policy: Mapping[str, Any] | None) -> list[Reason]:
-    """Say why its target is what it is; *policy*: what the autoballoon daemon's status says of it, None: it does not govern it."""
+def target_reasons(domain: DomainInfo, policy: Mapping[str, Any] | None, *, excluded: bool = False) -> list[Reason]:
+    """Say why its target is what it is; *policy*: what the autoballoon daemon's status says of it, None: it does not govern it; *excluded*: it was told to leave it out."""
     target = format_pages(domain.target_pages)
     if domain.target_set_by:
         reasons = [Reason("target-set-by", f"its target, {target}, was set by {domain.target_set_by}")]
@@ -45,6 +50,9 @@ def target_reasons(domain: DomainInfo, policy: Mapping[str, Any] | None) -> list
         ]
     if domain.target_pages == domain.min_pages:
         reasons.append(Reason("minimum", f"its target is its minimum, {target}: none is set below that"))
+    if excluded:
+        helps = f"`xbd autoballoon include {domain.name}` ends that"
+        reasons.append(Reason("excluded", f"autoballoon was told to leave it out; {helps}"))
     return reasons if policy is None else [*reasons, *_policy_reasons(domain, policy)]
 
 
@@ -68,7 +76,7 @@ def _policy_reasons(domain: DomainInfo, policy: Mapping[str, Any]) -> Iterator[R
 def governed(names: Sequence[str]) -> str:
     """Say that the autoballoon daemon may set other targets."""
     who = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"autoballoon governs {who} and may set another target; leave out of its `domains` setting what is to keep its own"
+    return f"autoballoon governs {who} and may set another target; `xbd autoballoon exclude NAME` lets one keep its own"
 
 
 def workload_reasons(domain: DomainInfo) -> list[Reason]:

@@ -7,17 +7,20 @@ and held; whoever may use the hypervisor's socket may use this one. It keeps not
 one begins from what the host says; reservations end with it, as they do with the clients that took them.
 """
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import structlog
 import trio
 
 from xbd.client.calls import KnownDomains
-from xbd.client.client import Client
+from xbd.client.client import Client, open_client
 from xbd.client.runtime_dir import autoballoon_socket, check_socket_path
 from xbd.config.autoballoon import AutoballoonConfig
 from xbd.config.policies import BUILT_IN, make_policy
-from xbd.control.balancer import Balancer, BalancerEndpoint, managed_domains
+from xbd.control.balancer import MAX_EXCLUDED, Balancer, BalancerEndpoint
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.policy_process import PolicyProcess
@@ -27,14 +30,19 @@ from xbd.daemons.runtime.lock import FileLock
 from xbd.daemons.runtime.peers import converse
 from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
+from xbd.daemons.runtime.state_files import write_json
 from xbd.daemons.runtime.transport import Transport
+from xbd.domain import DomainInfo
 from xbd.errors import ConfigError, HypercallError
 from xbd.limits import LIMITS, Limits
 from xbd.policy.autoballoon import Look
-from xbd.policy.model import Action, SetMax, SetTarget
+from xbd.policy.model import Action, SetMax, SetTarget, State
 from xbd.policy.plugin import Answer
 
 _log = structlog.get_logger(__name__)
+
+# Beside the hypervisor's socket: whom operators have excluded, as long as the run-time directory lives.
+EXCLUDED_NAME: Final = "autoballoon.excluded"
 
 
 class Autoballoon:
@@ -58,6 +66,16 @@ class Autoballoon:
         self._choose_policy()
         self._known = KnownDomains()
         self._follower = Follower("hypervisor", socket=str(hypervisor_path))
+        self._excluded_path = hypervisor_path.with_name(EXCLUDED_NAME)
+        self._balancer.excluded = read_excluded(self._excluded_path)
+        self._balancer.keep = self._keep_excluded
+
+    def _keep_excluded(self) -> None:
+        """Write down who is excluded, for the next daemon; what hinders that is logged."""
+        try:
+            write_json(self._excluded_path, {"excluded": sorted(self._balancer.excluded)})
+        except OSError as error:
+            _log.warning("excluded_not_kept", path=str(self._excluded_path), reason=error.strerror)
 
     def _choose_policy(self) -> None:
         """Take the policy that the configuration names: xbd's own, or a stranger's, of which a process is started when it is asked."""
@@ -110,14 +128,20 @@ class Autoballoon:
         # Its group may be another since the last look: a hypervisor that was started again, or has reloaded its file.
         self.permit()
         self._known.take(await client.changes(self._known.since))
-        domains = managed_domains(self._known.domains, self._config.domains)
-        snapshot = self._balancer.snapshot(await client.host(), domains)
-        looked = self._balancer.look(snapshot, trio.current_time())
-        actions = self._balancer.act(looked, await self._ask(looked))
-        self._tell_trouble()
+        _, actions, _ = await self.decide(self._known.domains, await client.host())
         for action in actions:
             self._follower.check_in.here()
             await _act(client, action)
+
+    async def decide(
+        self, domains: Sequence[DomainInfo], host: Mapping[str, object]
+    ) -> tuple[State, Sequence[Action], Sequence[DomainInfo]]:
+        """Decide what to do about the domains that are governed; returns what is known of them then, what to send, and these domains."""
+        governed = self._balancer.governed(domains, self._config.domains)
+        looked = self._balancer.look(self._balancer.snapshot(host, governed), trio.current_time())
+        actions = self._balancer.act(looked, await self._ask(looked))
+        self._tell_trouble()
+        return self._balancer.state, actions, governed
 
     async def _ask(self, looked: Look) -> Answer:
         """Ask the policy, wherever it runs; one that was in trouble is not asked."""
@@ -144,6 +168,33 @@ class Autoballoon:
 
     async def _serve_peer(self, transport: Transport, log: SourceLog) -> None:
         await converse(transport, lambda wake: BalancerEndpoint(self._balancer, wake), log=log)
+
+
+def read_excluded(path: Path) -> frozenset[str]:
+    """Read whom an earlier daemon was told to exclude; nobody if there is no such file, or it is damaged, which is logged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["excluded"]
+        return frozenset(str(life) for life in found[:MAX_EXCLUDED])
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning("excluded_unreadable", path=str(path), reason=str(error))
+        return frozenset()
+
+
+async def dry_run(
+    hypervisor_path: Path, config: AutoballoonConfig
+) -> tuple[State, Sequence[Action], Sequence[DomainInfo]]:
+    """Decide once, as a daemon that has just started, and tell nobody; returns as `Autoballoon.decide` does.
+
+    Raises as `open_client` does.
+    """
+    daemon = Autoballoon(hypervisor_path, config)
+    try:
+        async with open_client(hypervisor_path) as client:
+            return await daemon.decide(await client.list(), await client.host())
+    finally:
+        await daemon.end()
 
 
 async def _act(client: Client, action: Action) -> None:

@@ -203,7 +203,7 @@ def _set_goals(host: _Host, answer: Answer) -> None:
     for case, claimant in zip(host.cases, claimants, strict=True):
         target = wanted.get(case.domain.domid)
         pages = case.target
-        if target is not None:
+        if target is not None and case.takes_part:
             pages, case.reason, case.urgent = round_down(target.pages), target.reason, target.urgent
         case.goal = min(max(pages, claimant.floor), claimant.ceiling)
     pages = host.usable + sum(case.domain.tot_pages for case in host.cases)

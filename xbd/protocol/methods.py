@@ -312,6 +312,7 @@ _VERDICTS: Final[Schema] = {
     "additionalProperties": {"enum": ["willing", "stuck", "uncooperative", "unable"]},
     "description": "by domid",
 }
+_EXCLUDED: Final[Schema] = _map(excluded=array_of(text().schema))
 AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
     "hello": Method("Agree on the version.", {"version": VERSION_SPOKEN}, _map(version=_SPEAKS, host=_HOST)),
     "reserve": Method(
@@ -320,12 +321,19 @@ AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
         _RESERVATION,
     ),
     "reservation": Method("Describe this connection's reservation.", answer=_RESERVATION),
+    "exclude": Method(
+        "Leave a domain out from now on: its target and limit stay what others set.",
+        {"life": Part(text(), "its UUID")},
+        _EXCLUDED,
+    ),
+    "include": Method("Govern a domain again.", {"life": Part(text(), "its UUID")}, _EXCLUDED),
     "status": Method(
         "Describe how the policy judges each domain, and all reservations.",
         answer=_map(
             domains=_VERDICTS,
             details=DETAILS,
             reservations=array_of(_RESERVATION),
+            excluded=array_of(text().schema),
             headroom_pages=Part(COUNT, "free memory that is never handed out"),
             balance=Part(text(), "the policy's name"),
             trouble=Part(optional(text()), "why the policy is not asked any more, or nil: it is"),

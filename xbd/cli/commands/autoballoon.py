@@ -1,4 +1,4 @@
-"""Commands of automatic ballooning: autoballoon runs the daemon, reserve lets it free memory."""
+"""Commands of automatic ballooning: autoballoon runs the daemon and tells it whom to leave out, reserve lets it free memory."""
 
 import os
 import subprocess
@@ -10,14 +10,27 @@ from typing import Any, NoReturn
 
 import click
 
-from xbd.cli.common import Failure, client_options, emit, group_socket, socket_option
+from xbd.cli.common import (
+    EXIT_FAILED,
+    Failure,
+    client_options,
+    complete_domains,
+    emit,
+    group_socket,
+    with_client,
+)
+from xbd.cli.follow import listed
 from xbd.client.blocking import BlockingClient, connect
 from xbd.client.discovery import find_socket
 from xbd.client.lease import ANSWER_WITHIN_S, LOOK_EVERY_S, why_lost
 from xbd.client.runtime_dir import autoballoon_socket
 from xbd.config.autoballoon import AutoballoonConfig
-from xbd.control.targets import Rounded, parse_pages, round_pages
+from xbd.control.explain import kept_words
+from xbd.control.targets import Rounded, choose, parse_pages, round_pages
+from xbd.domain import DomainInfo
 from xbd.errors import PeerLost, RemoteProtocolError
+from xbd.policy.model import Action, SetTarget, State
+from xbd.text import printable
 from xbd.units import format_pages
 
 # How often the daemon is asked for the reservation's state; its policy runs once a second by default.
@@ -26,7 +39,7 @@ ASK_EVERY_S = 0.2
 _GRACE_S = 5.0
 
 
-@click.command("autoballoon")
+@click.group("autoballoon", invoke_without_command=True)
 @click.option("--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.toml")
 @click.option(
     "--log-level",
@@ -35,24 +48,102 @@ _GRACE_S = 5.0
     show_default=True,
     help="Log from here on.",
 )
-@socket_option
+@click.option("--dry-run", is_flag=True, help="Say what the policy would do now, and do nothing.")
+@client_options
 @click.pass_context
-def autoballoon_command(ctx: click.Context, config_path: Path | None, log_level: str, socket_path: str | None) -> None:
+def autoballoon_command(
+    ctx: click.Context,
+    config_path: Path | None,
+    log_level: str,
+    socket_path: str | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Run the policy that moves memory between domains by itself; it also serves `xbd reserve`.
 
     Without --config every key has its default; configs/autoballoon.toml describes them. SIGHUP reads the
-    file again.
+    file again. `exclude` and `include` tell a daemon that runs whom to leave out. With --dry-run, what a daemon that was
+    just started with that file would do is printed (--json: as JSON), and nothing is changed.
     """
-    import trio  # noqa: PLC0415 - the other command needs none of these
+    if ctx.invoked_subcommand is not None:
+        ctx.obj = socket_path or group_socket()
+        return
+    import trio  # noqa: PLC0415 - the other commands need none of these
 
+    from xbd.daemons.autoballoon import dry_run as decide_once  # noqa: PLC0415
     from xbd.daemons.autoballoon import run_autoballoon  # noqa: PLC0415
     from xbd.daemons.config_files import load_autoballoon_config  # noqa: PLC0415
     from xbd.daemons.runtime import service  # noqa: PLC0415
 
-    service.begin(log_level)
+    if not dry_run:
+        service.begin(log_level)
     config = AutoballoonConfig() if config_path is None else load_autoballoon_config(config_path, may_wait=True)
     path = find_socket(socket_path or group_socket(), os.environ)
-    ctx.exit(trio.run(run_autoballoon, path, config, config_path))
+    if not dry_run:
+        ctx.exit(trio.run(run_autoballoon, path, config, config_path))
+    _say_decisions(config.policy, *trio.run(decide_once, path, config), as_json=as_json)
+
+
+def _say_decisions(
+    policy: str, state: State, actions: Sequence[Action], domains: Sequence[DomainInfo], *, as_json: bool
+) -> None:
+    """Print what would be done about each domain, and why."""
+    output, rows = [], []
+    for domain in domains:
+        sent = [each.pages for each in actions if isinstance(each, SetTarget) and each.domid == domain.domid]
+        decision = state.decisions[domain.domid]
+        target = sent[-1] if sent else domain.target_pages
+        why = decision.reason if sent else kept_words(decision.kept.value) or decision.reason
+        output.append(
+            {
+                "domid": domain.domid,
+                "name": domain.name,
+                "target_pages": domain.target_pages,
+                "would_be_pages": target,
+                "goal_pages": decision.goal_pages,
+                "kept": decision.kept.value,
+                "reason": decision.reason or None,
+            }
+        )
+        would = f"{format_pages(domain.target_pages)} -> {format_pages(target)}" if sent else format_pages(target)
+        rows.append(printable(f"{domain.name}: {would}" + (f", {why}" if why else "")))
+    if state.trouble:
+        rows.append(printable(f"the policy {policy} would be left for static: {state.trouble}"))
+    emit(as_json, {"policy": policy, "trouble": state.trouble or None, "domains": output}, rows)
+    if state.trouble:
+        click.get_current_context().exit(EXIT_FAILED)
+
+
+@autoballoon_command.command("exclude")
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
+@client_options
+@click.pass_obj
+def exclude_command(of_group: str | None, names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """Leave DOMAINs out: autoballoon no longer sets their targets, which stay as they are, or are set by others.
+
+    The daemon, which must run, remembers it for as long as the run-time directory is there, through its own restarts.
+    """
+    _tell("exclude", "left out", names, socket_path or of_group, as_json=as_json)
+
+
+@autoballoon_command.command("include")
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...", shell_complete=complete_domains)
+@client_options
+@click.pass_obj
+def include_command(of_group: str | None, names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """Let autoballoon set the targets of DOMAINs again."""
+    _tell("include", "governed again", names, socket_path or of_group, as_json=as_json)
+
+
+def _tell(method: str, done: str, names: Sequence[str], socket_path: str | None, *, as_json: bool) -> None:
+    """Exclude or include the domains that are named."""
+    domains = with_client(socket_path, lambda client: choose(listed(client, names), names))
+    with connect(autoballoon_socket(find_socket(socket_path or group_socket(), os.environ).parent)) as client:
+        for domain in domains:
+            client.call(method, {"life": domain.life})
+    output = [{"domid": domain.domid, "name": domain.name} for domain in domains]
+    emit(as_json, output, [printable(f"{domain.name}: {done}") for domain in domains])
 
 
 @click.command("reserve", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

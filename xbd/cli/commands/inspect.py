@@ -53,7 +53,7 @@ def explain_command(name: str, socket_path: str | None, *, as_json: bool) -> Non
     status = autoballoon_status(socket_path)
     output, lines = [], []
     for domain in domains:
-        why_target = target_reasons(domain, status.of(domain))
+        why_target = target_reasons(domain, status.of(domain), excluded=domain.life in status.excluded)
         why_not = hindrances(domain, host)
         plays = workload_reasons(domain)
         held = (
