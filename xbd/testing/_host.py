@@ -18,9 +18,12 @@ from contextlib import contextmanager
 
 from xbd.abi import DomainType
 from xbd.config.host import DOM0_NAME
+from xbd.config.policies import make_policy
 from xbd.config.strategies import DEFAULT_STRATEGY, Strategy, find_strategy
 from xbd.guest import BlockBackEnd, GuestSettings
 from xbd.guest.workload import Workload, make_workload
+from xbd.policy import Policy, Settings
+from xbd.testing.governor import Governor
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import SUPER_PAGES, parse_superpages
 
@@ -34,6 +37,36 @@ class Host(VirtualHost):
         super().__init__(superframes, strategy.host, seed=seed)
         self.limit_beyond_pages = strategy.limit_beyond_pages
         self._strategy = strategy
+        self._governor: Governor | None = None
+        self._looks_every_s = 1.0
+
+    def govern(
+        self, policy: str | Policy, settings: Settings | None = None, *, every_s: float = 1.0, **own: object
+    ) -> Governor:
+        """Let a policy set the targets of all guests but dom0 from now on, as autoballoon does.
+
+        Args:
+            policy: the name of one, or `module:object`, or a policy.
+            settings: of the safety layer around it.
+            every_s: how often it looks, in virtual seconds.
+            own: the settings of a policy that is named.
+
+        Returns:
+            What governs: its `state` has the decisions of the last step, with their reasons.
+
+        Raises:
+            BadArgument, BadSetting: there is no such policy, or it refuses its settings; nothing has changed.
+        """
+        made = make_policy(policy, own) if isinstance(policy, str) else policy
+        self._governor, self._looks_every_s = Governor(self, made, settings), every_s
+        return self._governor
+
+    def advance(self, until: float) -> None:
+        """Advance time to *until*; a policy that governs looks at the guests now and then meanwhile."""
+        while self._governor is not None and self.now + self._looks_every_s <= until:
+            super().advance(self.now + self._looks_every_s)
+            self._governor.step()
+        super().advance(until)
 
     def add(
         self,
