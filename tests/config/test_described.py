@@ -7,6 +7,7 @@ import pytest
 from xbd.cli.settings_view import describe
 from xbd.config.autoballoon import AutoballoonFile
 from xbd.config.host import HostFile
+from xbd.lab.arena.plan import ArenaFile
 from xbd.lab.experiments.plan import ExperimentFile
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -14,7 +15,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.mark.parametrize(
     ("kind", "file"),
-    [(HostFile, "small"), (AutoballoonFile, "autoballoon"), (ExperimentFile, "experiments/debate")],
+    [
+        (HostFile, "small"),
+        (AutoballoonFile, "autoballoon"),
+        (ExperimentFile, "experiments/debate"),
+        (ArenaFile, "experiments/arena"),
+    ],
 )
 def test_every_key_has_a_meaning_and_is_in_the_file_that_shows_all(kind: type, file: str) -> None:
     """What is declared is described, and written of in the shipped file; the driver's keys are in the documents alone."""

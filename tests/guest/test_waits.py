@@ -93,7 +93,7 @@ def test_programs_with_patience_wait_for_memory() -> None:
     host.set_target(domid, 200 * MIB)
     host.advance(25)
     host.send(domid, Demand(150 * MIB, 0))
-    assert host.guest(domid)._programs.queue.take_waited() == [(0.0, 25.0)]
+    assert host.guest(domid).take_waited() == [(0.0, 25.0)]
     assert host.guest(domid).statistics().waiting_pages == 0
 
 

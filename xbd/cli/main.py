@@ -70,6 +70,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "xbd.lab.experiments.command:command",
         "Compare strategies over a grid of workloads, hosts and seeds.",
     ),
+    "arena": ("xbd.lab.arena.command:command", "Let policies compete for the memory of the same hosts."),
     "soak": ("xbd.lab.soak.command:command", "Run a host of real processes through load and faults for a while."),
 }
 
@@ -137,6 +138,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "experiment": (
         "xbd experiment configs/experiments/debate.toml",
         "xbd experiment configs/experiments/debate.toml --only stock --only full --trace clang-vm0.csv",
+    ),
+    "arena": (
+        "xbd arena configs/experiments/arena.toml --out arena",
+        "xbd arena configs/experiments/arena.toml --policy mom --overcommit 2",
     ),
     "soak": ("xbd soak --guests 100 --duration 10m", "xbd soak --seed 7 --without full-disk --json report.json"),
 }

@@ -44,12 +44,12 @@ class Tick:
 class Demand:
     """What a driven workload (a trace) wants to hold now: all used pages but the cache, and the page cache.
 
-    *cache_reads*: how many pages of that cache its programs have read since the last demand.
+    *cache_reads*: how many pages of that cache its programs have read since the last demand; None: it is not known.
     """
 
     anon_pages: int
     cache_pages: int
-    cache_reads: int = 0
+    cache_reads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class Guest:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _demand(self, anon_pages: int, cache_pages: int, cache_reads: int) -> None:
+    def _demand(self, anon_pages: int, cache_pages: int, cache_reads: int | None) -> None:
         """Set the goals of a driven workload; what the kernel holds anyway is part of the demand."""
         assert isinstance(self._workload, Driven), f"guest {self.name} is not driven by demand: {self._workload}"
         self._goals = self._workload.demanded(max(anon_pages - self._kernel_pages, 0), cache_pages, cache_reads)
@@ -268,6 +268,14 @@ class Guest:
         """Count everything; in mode `lies`, lie."""
         honest = count(self._components)
         return honest.as_lies() if self._directives.mode.kind is ModeKind.LIES else honest
+
+    def take_waited(self) -> list[tuple[float, float]]:
+        """Return when programs asked for memory and how long it took until they had it, in seconds, since this was asked last."""
+        return self._programs.queue.take_waited()
+
+    def end_waiting(self) -> int:
+        """Let no program wait for memory any more; returns how many pages were waited for, which they never had."""
+        return self._programs.queue.end(self._clock.now)
 
     def free_by_order(self) -> Frames:
         """Count the free pages by the order of the piece that they lie in: (10,) int64, those of whole blocks last."""

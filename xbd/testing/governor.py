@@ -7,7 +7,7 @@ not stopped.
 from collections.abc import Sequence
 
 from xbd.errors import HypercallError
-from xbd.guest import LimitSet, TargetSet
+from xbd.guest import GuestStatistics, LimitSet, TargetSet
 from xbd.policy import Action, DomainSnapshot, GuestReport, Policy, SetTarget, Settings, Snapshot, State, step
 from xbd.testing.virtual_host import VirtualHost
 
@@ -26,7 +26,7 @@ class Governor:
         silent: who reports nothing.
 
     Attributes: *state*: with the policy's decisions, their reasons, and its trouble, if it has made any; *targets*: how
-    many it has set.
+    many it has set; *told*: what guests last reported, by domid.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Governor:
         self._silent = silent
         self.state = State(settings or Settings())
         self.targets = 0
+        self.told: dict[int, GuestStatistics] = {}
 
     def step(self) -> list[Action]:
         """Look at the guests, and do what is decided; returns what was told the machine and was not refused."""
@@ -73,9 +74,9 @@ class Governor:
         )
 
     def _report(self, domid: int) -> GuestReport:
+        told = self.told[domid] = self._host.guest(domid).statistics()
         if domid in self._silent:
             return GuestReport()
-        told = self._host.guest(domid).statistics()
         return GuestReport(
             max(told.movable_pages + told.unmovable_pages - told.cache_pages, 0),
             told.guest_free_pages,

@@ -26,14 +26,17 @@ from xbd.units import counted, format_pages
 _HOST_FILE: Final = "a host file"
 _EXPERIMENT: Final = "an experiment's file"
 _AUTOBALLOON: Final = "a file of autoballoon"
+_ARENA: Final = "an arena's file"
 # Kinds of files, what checks them and what declares their keys: imported when there is one, as commands are.
 KINDS: Final = {
     _HOST_FILE: ("xbd.cli.commands.check:check_host", "xbd.config.host:HostFile"),
     _AUTOBALLOON: ("xbd.cli.commands.check:check_autoballoon", "xbd.config.autoballoon:AutoballoonFile"),
+    _ARENA: ("xbd.lab.arena.command:check_arena", "xbd.lab.arena.plan:ArenaFile"),
     _EXPERIMENT: ("xbd.lab.experiments.command:check_experiment", "xbd.lab.experiments.plan:ExperimentFile"),
 }
 _KIND_BY_SECTION: Final = {
     "autoballoon": _AUTOBALLOON,
+    **dict.fromkeys(("arena", "policy"), _ARENA),
     **dict.fromkeys(("host", "dom0", "guest"), _HOST_FILE),
     **dict.fromkeys(("experiment", "workload", "budget", "grid"), _EXPERIMENT),
 }
@@ -84,7 +87,8 @@ def _find(name: str) -> Any:  # noqa: ANN401 - whatever is called so
 
 def kind_of(sections: Iterable[str]) -> str:
     """Tell what a file of these sections is for, also where their names are slightly wrong; most likely a host file."""
-    for section in sections:
+    names = list(sections)
+    for section in [name for name in names if name in _KIND_BY_SECTION] or names:
         for known in get_close_matches(section, _KIND_BY_SECTION, n=1):
             return _KIND_BY_SECTION[known]
     return _HOST_FILE
@@ -159,7 +163,7 @@ def summarise_autoballoon(config: AutoballoonConfig) -> str:
 @json_option
 @click.pass_context
 def check_command(ctx: click.Context, paths: tuple[Path, ...], *, show_keys: bool, as_json: bool) -> None:
-    """Say what is wrong with host files, files of autoballoon and of experiments, without starting anything.
+    """Say what is wrong with host files, files of autoballoon, of experiments and of arenas, without starting anything.
 
     What kind a file is of, its sections tell. For each the first mistake, as file, key and reason, on standard error; or
     that it is all right, with a summary, and what should be changed in it before the next release; in JSON all of this on

@@ -45,14 +45,15 @@ _IoPagesS = Annotated[float, number("block I/O; needs dom0", 0, _IO_PAGES_S_MOST
 class Goals:
     """How many pages of each kind the programs want to hold, and how many of them to free and allocate anew.
 
-    *cache_reads*: how many pages of their files, any of *cache_pages*, they read meanwhile; 0: none that matter.
+    *cache_reads*: how many pages of their files, any of *cache_pages*, they read meanwhile; None: those that have to come
+    back, so far as there is room.
     """
 
     anon_pages: int
     cache_pages: int
     kernel_pages: int
     churn_pages: int = 0
-    cache_reads: int = 0
+    cache_reads: int | None = None
 
 
 class Workload(Protocol):
@@ -190,7 +191,7 @@ class Driven:
         del gfn_count, tick, rng
         return Goals(0, 0, 0)
 
-    def demanded(self, anon_pages: int, cache_pages: int, cache_reads: int = 0) -> Goals:
+    def demanded(self, anon_pages: int, cache_pages: int, cache_reads: int | None = None) -> Goals:
         """Return the goals that a demand means: what is neither free nor page cache is programs', slab and page tables."""
         kernel = min(kernel_of(anon_pages, cache_pages), anon_pages)
         return Goals(anon_pages - kernel, cache_pages, kernel, cache_reads=cache_reads)

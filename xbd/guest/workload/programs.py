@@ -94,8 +94,6 @@ class Programs:
         self.pages_refaulted = 0
         self.queue = Queue(settings.patience_s)
         self._clock = clock or Clock()
-        # What was dropped of the page cache that is still wanted, and has not come back.
-        self._missed_pages = 0
         self.content_errors = 0
         # By pool, the pages of the last goals that were refused: they are not held and not to be freed.
         self._refused = [0 for _ in Pool]
@@ -148,7 +146,7 @@ class Programs:
     def reach(self, goals: Goals) -> Procedure:
         """Free and allocate until the goals are reached or refused."""
         yield self.pages_lock
-        self._miss(goals)
+        missed_pages = self._missed(goals)
         wanted = self._wanted(Pool.ANON, goals.anon_pages)
         kernel_lacking = self._wanted(Pool.KERNEL, goals.kernel_pages) - self.holdings.pages[Pool.KERNEL]
         cache_surplus = self.holdings.pages[Pool.CACHE] - goals.cache_pages
@@ -159,17 +157,22 @@ class Programs:
         yield from self._free(Pool.KERNEL, -kernel_lacking)
         kernel_grow, grow = max(kernel_lacking, 0), max(wanted - self._process_pages(), 0)
         yield from self._make_room(kernel_grow + grow)
+        cache_pages = self.holdings.pages[Pool.CACHE]
         yield from self._grow(kernel_grow, grow, goals.cache_pages)
+        self.pages_refaulted += min(max(self.holdings.pages[Pool.CACHE] - cache_pages, 0), missed_pages)
         listed, self._freed_last = self._freed_last, _NO_PAGES
         self.pages_allocated += listed.size
         yield from self._put_in_use([(Pool.LISTED, listed)])
         self.pages_lock.release()
 
-    def _miss(self, goals: Goals) -> None:
-        """Read again what is read of the files and is not there any more; what nobody wants is not missed."""
-        self._missed_pages = min(self._missed_pages, max(goals.cache_pages - self.holdings.pages[Pool.CACHE], 0))
-        if goals.cache_reads:
-            self.pages_refaulted += goals.cache_reads * self._missed_pages // goals.cache_pages
+    def _missed(self, goals: Goals) -> int:
+        """Count the pages of files that were wanted before and still are, and are not there; note those that are read again."""
+        before, self._goals[Pool.CACHE] = self._goals[Pool.CACHE], goals.cache_pages
+        missed_pages = max(min(before, goals.cache_pages) - self.holdings.pages[Pool.CACHE], 0)
+        if missed_pages and goals.cache_reads:
+            self.pages_refaulted += goals.cache_reads * missed_pages // goals.cache_pages
+        # Where it is not said what is read, what comes back is.
+        return missed_pages if goals.cache_reads is None else 0
 
     def _wanted(self, pool: Pool, goal: int) -> int:
         """Set the goal of a pool; returns how many pages it is to hold: what was refused is not, and falls with the goal."""
@@ -202,9 +205,6 @@ class Programs:
         self._refuse(Pool.ANON, refused - min(refused, kernel - kernel_had))
         above_high = max(self._zone.spare_pages(self._zone.watermarks.high_pages) - kernel_had - anon_had, 0)
         cache_had = min(max(cache_goal - self.holdings.pages[Pool.CACHE], 0), above_high)
-        back = min(cache_had, self._missed_pages)
-        self._missed_pages -= back
-        self.pages_refaulted += back
         parts: list[tuple[Pool, Frames]] = []
         if kernel_had:
             parts.append((Pool.KERNEL, self._allocate(kernel_had, Mobility.UNMOVABLE)))
@@ -329,7 +329,6 @@ class Programs:
         before = self.holdings.pages[Pool.CACHE]
         yield from self._free(Pool.CACHE, pages)
         self.cache_dropped += before - self.holdings.pages[Pool.CACHE]
-        self._missed_pages += before - self.holdings.pages[Pool.CACHE]
 
     def reclaim(self, pages: int) -> Procedure:
         """Drop up to *pages* of page cache, for the balloon."""

@@ -41,6 +41,12 @@ class Queue:
             pages -= asked
             self.waited.append((since_s, now_s - since_s))
 
+    def end(self, now_s: float) -> int:
+        """Let nobody wait any more; returns how many pages were waited for."""
+        pages = self.pages
+        self._take(pages, now_s)
+        return pages
+
     def take_waited(self) -> list[tuple[float, float]]:
         """Return *waited*, and begin it anew."""
         waited, self.waited = self.waited, []

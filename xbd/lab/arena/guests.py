@@ -42,17 +42,17 @@ def _idle(seconds: int, _rng: np.random.Generator) -> tuple[Shares, Shares, Shar
 
 def _bursty(seconds: int, rng: np.random.Generator) -> tuple[Shares, Shares, Shares]:
     """Jump from 15 % to about 65 % for half a minute to three minutes, every few minutes."""
-    return _bursts(seconds, rng, (60, 300), (30, 180), 0.15, 0.65), np.full(seconds, 0.10), np.full(seconds, 0.001)
+    return _bursts(seconds, rng, (60, 300), (30, 180), (0.15, 0.65)), np.full(seconds, 0.10), np.full(seconds, 0.001)
 
 
 def _spiky(seconds: int, rng: np.random.Generator) -> tuple[Shares, Shares, Shares]:
     """Jump from 20 % to 45 % for three to eight seconds, every half minute: what is looked at now and then is missed."""
-    return _bursts(seconds, rng, (20, 40), (3, 8), 0.20, 0.45), np.full(seconds, 0.05), np.zeros(seconds)
+    return _bursts(seconds, rng, (20, 40), (3, 8), (0.20, 0.45)), np.full(seconds, 0.05), np.zeros(seconds)
 
 
 def _reader(seconds: int, rng: np.random.Generator) -> tuple[Shares, Shares, Shares]:
     """Read files of half its memory for a minute, each page five times; then they lie about as cache that nobody needs."""
-    reading = _bursts(seconds, rng, (120, 400), (60, 60), 0.0, 1.0) > 0
+    reading = _bursts(seconds, rng, (120, 400), (60, 60), (0.0, 1.0)) > 0
     cache = np.where(np.maximum.accumulate(reading), 0.5, 0.05)
     return np.full(seconds, 0.20), cache, np.where(reading, 0.5 * 5 / 60, 0.0)
 
@@ -93,9 +93,10 @@ def _slowly(seconds: int, every: int, rng: np.random.Generator) -> Shares:
 
 
 def _bursts(
-    seconds: int, rng: np.random.Generator, rests: tuple[int, int], lasts: tuple[int, int], low: float, high: float
+    seconds: int, rng: np.random.Generator, rests: tuple[int, int], lasts: tuple[int, int], levels: tuple[float, float]
 ) -> Shares:
-    """Draw bursts to about *high*, no two quite alike, with rests between."""
+    """Draw bursts from the first to about the second of *levels*, no two quite alike, with rests between."""
+    low, high = levels
     level = np.full(seconds, low)
     at = int(rng.integers(*rests))
     while at < seconds:

@@ -8,26 +8,15 @@ from xbd.config.strategies import find_strategy
 from xbd.guest.workload import Trace
 from xbd.lab.experiments.churn import ChurnRun
 from xbd.lab.experiments.grid import Cell, Churn, Recorded
-from xbd.lab.experiments.meter import Meter, Number, Sample
+from xbd.lab.experiments.meter import Meter, Sample
+from xbd.lab.experiments.outcome import OutcomeOf
 from xbd.lab.replay.replay import Replay, ReplayOptions
 
 # How often the host is observed while a guest has not reached its target.
 _OBSERVE_EVERY_S: Final = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The outcome of a cell: *summary* by column, *samples* over time, *violations* that the audit found."""
-
-    cell: Cell
-    summary: dict[str, Number]
-    samples: tuple[Sample, ...]
-    violations: tuple[str, ...]
-
-    @property
-    def failed(self) -> bool:
-        """Whether something was lost, leaked or miscounted."""
-        return bool(self.violations) or self.summary["content_errors"] > 0
+Outcome = OutcomeOf[Cell, Sample]
 
 
 def _replay_of(cell: Cell, traces: Sequence[Trace]) -> Replay:

@@ -58,9 +58,7 @@ def command(
     it was. It writes summary.csv (a row for each cell), series.csv (a row for each sample of a cell), report.txt and
     page.html there; JSON has the rows of summary.csv. Exit code 1: a cell's audit found something wrong.
     """
-    if scheduler is not None and processes is not None:
-        raise click.UsageError("--processes is for this machine, --scheduler for a cluster; give one of them")
-    pool = _pool(processes, scheduler)
+    pool = pool_of(processes, scheduler)
     grid = _read_grid(path, traces).only(only)
     if not grid.cells:
         raise Failure(f"{path}: no grid of it has {', '.join(only)}")
@@ -82,8 +80,10 @@ def check_experiment(text: str, path: Path) -> tuple[str, tuple[str, ...]]:
     return f"experiment {grid.name!r}, {counted(len(grid.cells), 'cell')} of {workloads}", ()
 
 
-def _pool(processes: int | None, scheduler: str | None) -> Pool:
+def pool_of(processes: int | None, scheduler: str | None) -> Pool:
     """Make the pool that runs the cells."""
+    if scheduler is not None and processes is not None:
+        raise click.UsageError("--processes is for this machine, --scheduler for a cluster; give one of them")
     if scheduler is None:
         return LocalPool(processes)
     try:

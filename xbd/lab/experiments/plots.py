@@ -13,8 +13,8 @@ from xbd.lab.experiments.results import Results, Setting
 
 _INCHES: Final = (9.0, 4.5)
 # Colours that are distinguishable with colour blindness (Okabe and Ito); dashes distinguish further curves.
-_COLOURS: Final = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
-_DASHES: Final = ("solid", "dashed", "dotted")
+COLOURS: Final = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
+DASHES: Final = ("solid", "dashed", "dotted")
 
 
 def draw(results: Results, setting: Setting) -> list[tuple[str, str]]:
@@ -40,11 +40,11 @@ def figure_of(draw_axes: Callable[[Axes], None]) -> str:
 def _draw_curves(axes: Axes, results: Results, setting: Setting) -> None:
     for number, strategy in enumerate(results.strategies(setting)):
         curve = results.curve(setting, strategy)
-        dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
+        dashes = DASHES[number // len(COLOURS) % len(DASHES)]
         axes.plot(
             [moment for moment, _ in curve],
             [100 * coverage for _, coverage in curve],
-            color=_COLOURS[number % len(_COLOURS)],
+            color=COLOURS[number % len(COLOURS)],
             linestyle=dashes,
             label=strategy,
         )
@@ -65,7 +65,7 @@ def _draw_bars(axes: Axes, results: Results, setting: Setting) -> None:
             [place + aside for place in places],
             [fmean(values) for values in of_each],
             width=0.4,
-            color=_COLOURS[2 + 3 * number],
+            color=COLOURS[2 + 3 * number],
             yerr=_spread(of_each),
             capsize=3,
             label=label,

@@ -87,7 +87,8 @@ class Results:
         ]
 
 
-def _rounded(row: Mapping[str, str | Number]) -> dict[str, str | Number]:
+def rounded(row: Mapping[str, str | Number]) -> dict[str, str | Number]:
+    """Round the numbers of a row to as many digits as are written."""
     return {name: round(entry, _DIGITS) if isinstance(entry, float) else entry for name, entry in row.items()}
 
 
@@ -95,14 +96,14 @@ def summary_rows(results: Results) -> Iterator[dict[str, str | Number]]:
     """Make a row of each cell."""
     for outcome in results.outcomes:
         violations = {"violations": len(outcome.violations)}
-        yield _rounded({**outcome.cell.coordinates(), **outcome.summary, **violations})
+        yield rounded({**outcome.cell.coordinates(), **outcome.summary, **violations})
 
 
 def series_rows(results: Results) -> Iterator[dict[str, str | Number]]:
     """Make a row of each sample of each cell."""
     for outcome in results.outcomes:
         for sample in outcome.samples:
-            yield _rounded({**outcome.cell.coordinates(), **asdict(sample)})
+            yield rounded({**outcome.cell.coordinates(), **asdict(sample)})
 
 
 def as_csv(rows: Iterable[Mapping[str, str | Number]]) -> str:

@@ -2,26 +2,33 @@
 
 import sys
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import click
 
 from xbd.lab.experiments.grid import Grid
+from xbd.lab.experiments.outcome import OutcomeOf
 from xbd.lab.experiments.results import Results
 from xbd.lab.experiments.shell.store import Store
-from xbd.lab.experiments.shell.work import Done, Pool, jobs_of
+from xbd.lab.experiments.shell.work import Done, Job, Pool, jobs_of
 
 _PROGRESS_EVERY_S: Final = 0.5
 
 
 def run_grid(grid: Grid, store: Store, pool: Pool, watch: Callable[[Done], None] | None = None) -> Results:
-    """Run all cells of a grid that were not run yet; *watch* is called with each that is finished now.
+    """Run all cells of a grid that were not run yet; arguments and errors as of `run_jobs`."""
+    return Results(run_jobs(jobs_of(grid), store, pool, watch))
+
+
+def run_jobs(
+    jobs: Sequence[Job], store: Store, pool: Pool, watch: Callable[[Done], None] | None = None
+) -> list[OutcomeOf[Any, Any]]:
+    """Do all jobs that were not done yet; *watch* is called with each that is finished now. Returns all outcomes, in order.
 
     Raises:
         CellFailed: the cells finished until then are stored.
     """
-    jobs = jobs_of(grid)
     outcomes = store.find(jobs)
     left = [job for job in jobs if job.key not in outcomes]
     progress = _Progress(len(jobs), len(left))
@@ -32,7 +39,7 @@ def run_grid(grid: Grid, store: Store, pool: Pool, watch: Callable[[Done], None]
         if watch is not None:
             watch(done)
     progress.clear()
-    return Results(outcomes[job.key] for job in jobs)
+    return [outcomes[job.key] for job in jobs]
 
 
 class _Progress:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xbd.errors import XbdError
-from xbd.lab.experiments.cell import Outcome
-from xbd.lab.experiments.meter import Sample
+from xbd.lab.experiments.outcome import OutcomeOf
 from xbd.lab.experiments.shell.work import Done, Job
 
 _SUFFIX: Final = ".json"
@@ -60,16 +59,16 @@ class Store:
             raise CannotKeep(f"{path}: cannot be written: {error.strerror or error}") from error
         return path
 
-    def find(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
+    def find(self, jobs: Sequence[Job]) -> dict[str, OutcomeOf[Any, Any]]:
         """Read the outcomes of the jobs that were done before, by key."""
         found = {job.key: self._read(job) for job in jobs}
         return {key: outcome for key, outcome in found.items() if outcome is not None}
 
-    def _read(self, job: Job) -> Outcome | None:
+    def _read(self, job: Job) -> OutcomeOf[Any, Any] | None:
         try:
             kept: dict[str, Any] = json.loads((self._cells / (job.key + _SUFFIX)).read_text(encoding="utf-8"))
-            samples = tuple(Sample(*sample) for sample in kept["samples"])
-            return Outcome(job.cell, kept["summary"], samples, tuple(kept["violations"]))
+            samples = tuple(job.kind.sample(*sample) for sample in kept["samples"])
+            return OutcomeOf(job.cell, kept["summary"], samples, tuple(kept["violations"]))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):

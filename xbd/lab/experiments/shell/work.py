@@ -1,26 +1,40 @@
 """Jobs: a cell to be run by some process, here or elsewhere, with the version of the model that must run it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 import xbd
 from xbd.errors import XbdError
 from xbd.guest.workload import Trace
-from xbd.lab.experiments.cell import Outcome, run_cell
-from xbd.lab.experiments.grid import Cell, Grid, digest
+from xbd.lab.experiments.cell import run_cell
+from xbd.lab.experiments.grid import Grid, digest
+from xbd.lab.experiments.meter import Sample
+from xbd.lab.experiments.outcome import OutcomeOf
 
 # The sources that decide a cell's numbers: after a change of any byte, cells are run again.
 _MODEL: Final = (
     *("abi", "units.py", "errors.py", "frames", "storage", "machine", "guest", "policy"),
     *("config/strategies.py", "testing/virtual_host.py", "lab/replay/variants.py", "lab/replay/replay.py"),
-    *(f"lab/experiments/{module}.py" for module in ("cell", "churn", "grid", "meter")),
+    *(f"lab/experiments/{module}.py" for module in ("cell", "churn", "grid", "meter", "outcome")),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of cells: what *runs* one, what its samples are made of, and which *sources* beside `_MODEL` decide its numbers."""
+
+    runs: Callable[[Any, Sequence[Trace]], OutcomeOf[Any, Any]]
+    sample: Callable[..., object]
+    sources: tuple[str, ...] = ()
+
+
+EXPERIMENT: Final = Kind(run_cell, Sample)
 
 
 class CellFailed(XbdError):
@@ -29,16 +43,18 @@ class CellFailed(XbdError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A cell with the traces that it replays; *model*: the version that must run it."""
+    """A cell (`AnyCell`) with the traces that it replays; *model*: the version that must run it; *kind*: how."""
 
-    cell: Cell
+    cell: Any
     traces: tuple[Trace, ...]
     model: str
+    kind: Kind = EXPERIMENT
 
     @property
     def key(self) -> str:
         """The key of its outcome."""
-        return self.cell.key(self.model)
+        key: str = self.cell.key(self.model)
+        return key
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +62,7 @@ class Done:
     """A finished job: its key, its outcome and how long it took."""
 
     key: str
-    outcome: Outcome
+    outcome: OutcomeOf[Any, Any]
     elapsed_s: float
 
 
@@ -64,25 +80,27 @@ def jobs_of(grid: Grid) -> list[Job]:
 
 def do(job: Job) -> Done:
     """Do one job, in this process. Raises CellFailed."""
-    if model_version() != job.model:
+    if model_version(job.kind.sources) != job.model:
         raise CellFailed(
-            f"{job.cell.label()}: this process has model {model_version()}, but the grid is run with {job.model};"
+            f"{job.cell.label()}: this process has model {model_version(job.kind.sources)}, but the grid is run with {job.model};"
             f" install the same xbd and numpy everywhere"
         )
     began = time.perf_counter()
     try:
-        outcome = run_cell(job.cell, job.traces)
+        outcome = job.kind.runs(job.cell, job.traces)
     except XbdError as error:
         raise CellFailed(f"{job.cell.label()}: {error}") from error
     return Done(job.key, outcome, time.perf_counter() - began)
 
 
 @cache
-def model_version() -> str:
-    """Return a hash of the sources of everything that decides a cell's numbers."""
+def model_version(more: tuple[str, ...] = ()) -> str:
+    """Return a hash of the sources of everything that decides a cell's numbers; *more*: those of its kind."""
     top = Path(xbd.__file__).parent
     sources = [
-        file for name in _MODEL for file in ([top / name] if name.endswith(".py") else (top / name).rglob("*.py"))
+        file
+        for name in (*_MODEL, *more)
+        for file in ([top / name] if name.endswith(".py") else (top / name).rglob("*.py"))
     ]
     versions = [f"{file.relative_to(top).as_posix()} {digest(file.read_bytes())}" for file in sources]
     return digest("\n".join([*sorted(versions), f"numpy {np.__version__}"]).encode())

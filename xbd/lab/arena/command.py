@@ -1,0 +1,145 @@
+"""`xbd arena`: reads a file of policies and guests, runs it, and writes the results."""
+
+import importlib.util
+from pathlib import Path
+from shlex import quote
+
+import click
+
+from xbd.cli.common import Failure, emit, json_option
+from xbd.config.policies import BUILT_IN
+from xbd.daemons.config_files import read_text
+from xbd.lab.arena.cell import ArenaCell, Point, run_arena
+from xbd.lab.arena.page import Drawn, render_page, report
+from xbd.lab.arena.plan import Arena, parse_arena
+from xbd.lab.arena.standings import standings
+from xbd.lab.experiments.command import pool_of
+from xbd.lab.experiments.grid import digest
+from xbd.lab.experiments.outcome import OutcomeOf
+from xbd.lab.experiments.page import Provenance
+from xbd.lab.experiments.report import table_lines
+from xbd.lab.experiments.results import as_csv, rounded
+from xbd.lab.experiments.shell.runner import run_jobs
+from xbd.lab.experiments.shell.store import Store
+from xbd.lab.experiments.shell.work import Job, Kind, model_version
+from xbd.lab.replay.command import read_trace
+
+# What decides a cell's numbers beside what decides those of an experiment.
+_SOURCES = ("target_rules.py", "config/policies.py", "testing/governor.py", "lab/arena/cell.py", "lab/arena/guests.py")
+ARENA = Kind(run_arena, Point, _SOURCES)
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("arena")
+@click.argument("path", metavar="FILE", type=_FILE)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Results directory. Default: FILE's name, in the current directory.",
+)
+@click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler, tcp://HOST:8786.")
+@click.option("--policy", "policies", multiple=True, help="Run only this policy; may be repeated.")
+@click.option("--guests", multiple=True, help="Run only this set of guests; may be repeated.")
+@click.option("--overcommit", multiple=True, type=float, help="Run only this overcommit; may be repeated.")
+@click.option("--seed", "seeds", multiple=True, type=int, help="Run only this seed; may be repeated.")
+@click.option("--fresh", is_flag=True, help="Run again what is already in the results directory.")
+@json_option
+def command(
+    path: Path,
+    *,
+    out: Path | None,
+    processes: int | None,
+    scheduler: str | None,
+    policies: tuple[str, ...],
+    guests: tuple[str, ...],
+    overcommit: tuple[float, ...],
+    seeds: tuple[int, ...],
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Let policies compete for the memory of the same hosts, with the same guests.
+
+    FILE says which: policies, sets of guests (made up, or traces), overcommits and seeds; every policy meets the known
+    failures of policies, too. Finished runs are kept in the results directory, so an interrupted run continues where it
+    was. It writes summary.csv (a row for each run), report.txt and page.html there; JSON has the rows of summary.csv.
+    Exit code 1: a run's audit found something wrong.
+    """
+    pool = pool_of(processes, scheduler)
+    arena = parse_arena(read_text(path, may_wait=True), path, read_trace, source_of)
+
+    def chosen(cell: ArenaCell) -> bool:
+        asked = (
+            (cell.entry.name, policies),
+            (cell.guests.name, guests),
+            (cell.overcommit, overcommit),
+            (cell.seed, seeds),
+        )
+        return all(not among or value in among for value, among in asked)
+
+    cells = [cell for cell in arena.cells if chosen(cell)]
+    if not cells:
+        raise Failure(f"{path}: no run of it is what was asked for; its report names them all")
+    store = Store(Path(path.stem) if out is None else out)
+    if fresh:
+        store.forget()
+    model = model_version(_SOURCES)
+    outcomes = run_jobs([Job(cell, arena.traces_of(cell), model, ARENA) for cell in cells], store, pool)
+    _write(store, arena, outcomes, Provenance(f"xbd arena {quote(str(path))}", model), as_json=as_json)
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    if failed:
+        raise Failure("\n".join(f"FAILED {each.cell.label()}: {'; '.join(each.violations)}" for each in failed))
+
+
+def check_arena(text: str, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Check an arena's file and its traces, for `xbd check`; returns a summary and no remarks. Raises ConfigError."""
+    arena = parse_arena(text, path, read_trace, source_of)
+    policies = dict.fromkeys(cell.entry.name for cell in arena.cells)
+    return f"arena {arena.name!r}, {len(arena.cells)} runs of {', '.join(policies)}", ()
+
+
+def source_of(policy: str) -> str:
+    """Tell a stranger's policy from what it was: by its module's source, if that is found; nothing of xbd's own."""
+    module = policy.partition(":")[0]
+    if policy in BUILT_IN or ":" not in policy:
+        return ""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return ""
+    return (
+        digest(Path(spec.origin).read_bytes())
+        if spec is not None and spec.origin and Path(spec.origin).is_file()
+        else ""
+    )
+
+
+def _write(
+    store: Store,
+    arena: Arena,
+    outcomes: list[OutcomeOf[ArenaCell, Point]],
+    provenance: Provenance,
+    *,
+    as_json: bool,
+) -> None:
+    """Write table, report and page, and print the report."""
+    rows = [
+        rounded({**each.cell.coordinates(), **each.summary, "violations": len(each.violations)}) for each in outcomes
+    ]
+    lines = [f"{arena.name}: {len(outcomes)} runs"]
+    for table in report(outcomes):
+        lines += ["", *table_lines(table)]
+    store.write("summary.csv", as_csv(rows))
+    store.write("report.txt", "\n".join(lines) + "\n")
+    page = store.write("page.html", render_page(arena, outcomes, provenance, _draw(outcomes)))
+    output = {"directory": str(store.directory), "page": str(page), "runs": rows}
+    emit(as_json, output, [*lines, "", f"{page}: the same as a page; {store.directory}/summary.csv: the numbers"])
+
+
+def _draw(outcomes: list[OutcomeOf[ArenaCell, Point]]) -> Drawn:
+    """Draw the plots; None: matplotlib is not installed."""
+    try:
+        from xbd.lab.arena.plots import curves, pareto  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        return None
+    return list(pareto(standings(outcomes))), list(curves(outcomes))
