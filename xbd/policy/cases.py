@@ -16,6 +16,7 @@ from xbd.policy.model import (
     Verdict,
 )
 from xbd.policy.progress import aimed, retry_due
+from xbd.replaceable import replaceable
 from xbd.units import SUPER_PAGES, round_down, round_up
 
 
@@ -86,6 +87,7 @@ class Case:
         least, most = self.progress.least_pages, self.progress.most_pages
         return (least is not None and pages < least) or (most is not None and pages > most)
 
+    @replaceable
     def claimant(self) -> Claimant:
         """Describe it for `balance`."""
         tot = self.domain.tot_pages

@@ -32,6 +32,8 @@ KNOWN: dict[str, tuple[int, int]] = {
     "changes": (0, 100),
     "commit": (0, 419),
     "lives": (0, 1366),
+    "policy-guard": (20, 199),
+    "policy-bounds": (35, 1389),
     "isolation": (0, 247),
 }
 # A change of the code may change which seed fails; then one of these many others does.

@@ -32,7 +32,7 @@ CONDITIONS: Final[Mapping[str, tuple[str, float]]] = {
     "pieces": ("messages arrive in pieces", 0.7),
     "wild": ("hostile guests, which send arbitrary commands", 0.6),
     "memory": ("the guests want more memory than the host has", 0.7),
-    "policy": ("the autoballoon policy moves targets too", 0.5),
+    "policy": ("one of the policies moves targets too, and fails now and then", 0.5),
     "follower": ("a client follows the host's events", 0.3),
     "settings": ("the host has other settings than the default", 0.4),
 }

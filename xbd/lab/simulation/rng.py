@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     OPERATOR = 3
     GUESTS = 4
     HOSTILE = 5
+    POLICY = 6
 
 
 class Rng:

@@ -22,7 +22,10 @@ from xbd.machine.domain import P2m
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.grant_tables import GrantTable, MappingTable
 from xbd.machine.parts import PARTS, Parts
-from xbd.policy.model import DomainSnapshot, Progress
+from xbd.policy.balance import Claimant
+from xbd.policy.cases import Case
+from xbd.policy.model import DomainSnapshot, Progress, Snapshot
+from xbd.policy.plugin import Answer, Policy, ask
 from xbd.policy.progress import observe
 from xbd.protocol import session
 from xbd.protocol.client_session import ClientSession
@@ -179,6 +182,22 @@ def _observe_by_number(original: Anything) -> Anything:
     return carry_over
 
 
+def _ask_unguarded(_original: Anything) -> Anything:
+    def unguarded(policy: Policy, own: object, snapshot: Snapshot, now: float) -> Answer:
+        after, targets = policy.step(own, snapshot, now)
+        return Answer(tuple(targets), after)
+
+    return unguarded
+
+
+def _claim_without_bounds(original: Anything) -> Anything:
+    def claimant(self: Case) -> Claimant:
+        claimed: Claimant = original(self)
+        return replace(claimed, floor=0, ceiling=1 << 40) if self.takes_part else claimed
+
+    return claimant
+
+
 # -- the guest
 
 
@@ -251,5 +270,7 @@ SWITCHES: Final[Mapping[str, Switch]] = {
         "what the policy knows of a domain is carried over to the next one of its number",
         [(observe, _observe_by_number)],
     ),
+    "policy-guard": Switch("a policy that fails ends autoballoon", [(ask, _ask_unguarded)]),
+    "policy-bounds": Switch("what a policy wants is not kept within bounds", [(Case.claimant, _claim_without_bounds)]),
     "isolation": Switch("a page whose command is in flight can be used", [(Balloon.isolate_pages, _isolate_nothing)]),
 }

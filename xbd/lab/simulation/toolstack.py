@@ -3,13 +3,17 @@
 from collections import deque
 from typing import Any, Final
 
+from xbd.config.policies import BUILT_IN
 from xbd.control.balancer import Balancer
 from xbd.domain import DomainInfo, read_domain
 from xbd.errors import HypercallError
 from xbd.lab.simulation.caller import Caller
 from xbd.lab.simulation.context import Context
 from xbd.lab.simulation.rng import Rng
-from xbd.policy import Action, SetTarget, Settings
+from xbd.lab.simulation.wild_policy import WildPolicy
+from xbd.policy import Action, SetTarget, Settings, Snapshot
+from xbd.policy import Policy as AnyPolicy
+from xbd.policy.model import bounds_of
 from xbd.protocol.toolstack_session import Outcome
 from xbd.testing.oracle import Violation
 from xbd.units import SUPER_PAGES
@@ -27,6 +31,9 @@ _METHODS: Final = (
 # Names of hostile guests. The course of every seed depends on its length: it is part of the messages.
 HOSTILE_PREFIX: Final = "wild"
 _POLICY_EVERY_S: Final = 1.0
+_SETTINGS: Final = Settings(headroom_pages=SUPER_PAGES, threshold_pages=SUPER_PAGES, min_interval_s=2.0)
+# How likely an operator has the file read again at a look, once the policy has failed.
+_RELOADS: Final = 0.1
 _PROFILES: Final = ("idle", "steady", "bursty", "unmovable")
 # Long, so that the workloads make only a small part of the events.
 _TICKS_S: Final = (0.3, 1.0, 3.0)
@@ -127,15 +134,22 @@ class Operator:
 
 
 class Policy:
-    """The autoballoon daemon: queries the host once a second and applies the policy's actions, one call after the other."""
+    """The autoballoon daemon: queries the host once a second and applies the policy's actions, one call after the other.
 
-    def __init__(self, world: Context) -> None:
+    Which policy it is is drawn from the seed, and it fails now and then; a while after that the file is read again.
+    """
+
+    def __init__(self, world: Context, rng: Rng) -> None:
         self._world = world
+        self._rng = rng
         self._caller = Caller(world, "policy")
-        self._balancer = Balancer(Settings(headroom_pages=SUPER_PAGES, threshold_pages=SUPER_PAGES, min_interval_s=2.0))
+        self._balancer = Balancer(_SETTINGS, self._draw())
         self._host: dict[str, Any] = {}
         self._actions: deque[Action] = deque()
         world.schedule.after(_POLICY_EVERY_S, "policy", self._query)
+
+    def _draw(self) -> AnyPolicy:
+        return WildPolicy(BUILT_IN[self._rng.choice(tuple(BUILT_IN))](), self._rng)
 
     def _query(self) -> str:
         if not self._world.healing:
@@ -154,11 +168,24 @@ class Policy:
         if isinstance(outcome, dict):
             domains: list[DomainInfo] = [read_domain(raw) for raw in outcome["domains"]]
             snapshot = self._balancer.snapshot(self._host, [domain for domain in domains if domain.state != "zombie"])
+            if self._balancer.state.trouble and self._rng.bernoulli(_RELOADS):
+                self._balancer.change(_SETTINGS, self._draw())
+            failed = bool(self._balancer.state.trouble)
             self._actions = deque(self._balancer.step(snapshot, self._world.schedule.now))
+            self._world.tally["policy failed"] += self._balancer.state.trouble != "" and not failed
+            self._check_bounds(snapshot)
             for domain in snapshot.domains:
                 if self._balancer.state.progress[domain.domid].life != domain.life:
                     raise Violation(f"the policy takes d{domain.domid} for a domain that is gone")
             self._next_action()
+
+    def _check_bounds(self, snapshot: Snapshot) -> None:
+        """See that whatever the policy wants stays within each domain's bounds. Raises Violation."""
+        by_domid = {domain.domid: bounds_of(domain) for domain in snapshot.domains}
+        for action in self._actions:
+            bounds = by_domid[action.domid]
+            if bounds.clamp(action.pages) != action.pages or action.pages % SUPER_PAGES:
+                raise Violation(f"the policy's {action} is not within {bounds}, in whole superpages")
 
     def _next_action(self) -> None:
         if self._actions and not self._world.healing:

@@ -66,7 +66,7 @@ class World:
         if "follower" in self.plan.conditions:
             self.follower = Follower(self)
         if "policy" in self.plan.conditions:
-            self.policy = Policy(self)
+            self.policy = Policy(self, self.rngs[Purpose.POLICY])
         self._faults = Faults(self, self.rngs[Purpose.FAULTS], daemon=self.daemon, players=self.players)
         self.schedule.after(_AGENT_HOST_POLL_S, "look", self._start_players)
 
