@@ -13,8 +13,8 @@ from xbd.units import MIB_PAGES
 
 _MEMORY_PAGES: Final = 1024 * MIB_PAGES
 _SECONDS: Final = 900
-# A reading of files that takes more than a second in each is no work any more.
-_MOST_WAIT_S: Final = 1.0
+# Who waits for files for more than a tenth of each second has too little cache.
+_MOST_WAIT_S: Final = 0.1
 # Targets that are taken back within a minute, for a guest and minute.
 _MOST_REVERSALS: Final = 0.5
 
