@@ -51,7 +51,7 @@ KNOWN: dict[str, tuple[int, float]] = {
     "answer-window": (76, 8.0),
     "refusals": (0, 8.0),
     "start-refusals": (12, 2.0),
-    "undo": (66, 8.0),
+    "undo": (56, 8.0),
     "patience": (0, 2.0),
     "places": (10, 4.0),
     "stale-sockets": (0, 8.0),
