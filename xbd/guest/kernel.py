@@ -194,7 +194,7 @@ class Guest:
                 self._notes.append(Note("trace_gaps", told))
         if player.advance(now - self._plays_since):
             self._ticks.came(now, due)
-            self._demand(player.demand.anon_pages, player.demand.cache_pages)
+            self._demand(player.demand.anon_pages, player.demand.cache_pages, player.demand.cache_reads)
         due_s = player.due_s
         self._next_tick = None if due_s is None else self._plays_since + due_s
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from xbd.cli.main import main
+from xbd.daemons.trace_files import read_trace
 from xbd.errors import ConfigError
 from xbd.lab.arena.cell import ArenaCell, ArenaOutcome, Entry, GuestSet, Member, Point, run_arena
 from xbd.lab.arena.command import ARENA, source_of
@@ -19,7 +20,6 @@ from xbd.lab.arena.scenarios import SCENARIOS
 from xbd.lab.arena.standings import equal_memory, failures, standings
 from xbd.lab.experiments.shell.local import LocalPool
 from xbd.lab.experiments.shell.work import Job, model_version
-from xbd.lab.replay.command import read_trace
 from xbd.units import MIB_PAGES as MIB
 
 TRACE = "t_s,total_pages,free_pages,page_cache_pages\n0,65536,49152,4096\n60,65536,16384,8192\n120,65536,40960,8192\n"
@@ -84,9 +84,9 @@ def test_a_made_up_guest_is_the_same_for_the_same_seed_and_fits(kind: str) -> No
 
 
 def test_a_trace_is_played_from_an_offset_and_again(arena_file: Path) -> None:
-    """Between two samples the first holds; after the end it begins anew; of the cache a share is read."""
+    """Between two samples the first holds, the last as long; then it begins anew; of the cache a share is read."""
     wanted = play(read_trace(arena_file.parent / "guest.csv"), 130, 59.0, 0.5)
-    assert wanted.anon_pages[[0, 1, 60, 61, 121]].tolist() == [12_288, 40_960, 40_960, 12_288, 40_960]
+    assert wanted.anon_pages[[0, 1, 60, 61, 121]].tolist() == [12_288, 40_960, 40_960, 16_384, 12_288]
     assert wanted.cache_reads[[0, 1]].tolist() == [2048, 4096]
 
 

@@ -8,7 +8,7 @@ is none: hypercalls take no virtual time, so waits are those for the policy and 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from xbd.guest import Demand, GuestSettings, ModeSet, parse_mode
 from xbd.guest.state import REFAULT_S
 from xbd.guest.statistics import GuestStatistics
 from xbd.guest.workload import Driven, Trace
-from xbd.lab.arena.guests import Wanted, make_up, play
+from xbd.lab.arena.guests import Wanted, make_up, play, wear_of
 from xbd.lab.experiments.grid import digest, digest_trace
 from xbd.lab.experiments.meter import Number
 from xbd.lab.experiments.outcome import OutcomeOf
@@ -155,7 +155,9 @@ class _Run:
                 target_pages=round_to_superpages(to_give * member.memory_pages // cell.guests.total_pages),
                 gfn_count=member.memory_pages,
                 domain_type=strategy.domain_type,
-                settings=settings,
+                settings=replace(
+                    settings, wear=wear_of(traces[member.digest], member.offset_s) if member.digest else 0.0
+                ),
                 workload=Driven(),
             )
             for number, member in enumerate(members)

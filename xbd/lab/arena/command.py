@@ -9,6 +9,7 @@ import click
 from xbd.cli.common import Failure, emit, json_option
 from xbd.config.policies import BUILT_IN
 from xbd.daemons.config_files import read_text
+from xbd.daemons.trace_files import read_trace
 from xbd.lab.arena.cell import ArenaCell, Point, run_arena
 from xbd.lab.arena.page import Drawn, render_page, report
 from xbd.lab.arena.plan import Arena, parse_arena
@@ -22,7 +23,6 @@ from xbd.lab.experiments.results import as_csv, rounded
 from xbd.lab.experiments.shell.runner import run_jobs
 from xbd.lab.experiments.shell.store import Store
 from xbd.lab.experiments.shell.work import Job, Kind, model_version
-from xbd.lab.replay.command import read_trace
 
 # What decides a cell's numbers beside what decides those of an experiment.
 _SOURCES = ("target_rules.py", "config/policies.py", "testing/governor.py", "lab/arena/cell.py", "lab/arena/guests.py")

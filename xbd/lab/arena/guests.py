@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import Frames
-from xbd.guest.workload import Trace
+from xbd.guest.workload import Pace, Player, Trace
 
 Shares = NDArray[np.float64]
 # Programs, page cache, and reads in a second: (seconds,) each, as shares of the guest's memory.
@@ -114,9 +114,16 @@ def make_up(kind: str, memory_pages: int, seconds: int, rng: np.random.Generator
 
 
 def play(trace: Trace, seconds: int, offset_s: float, reads_share: float) -> Wanted:
-    """Play a trace from *offset_s* on, again from its beginning when it ends; *reads_share* of its cache is read in a second."""
-    length = max(float(trace.seconds[-1]), 1.0)
-    moments = (np.arange(seconds) + offset_s) % length
-    at = np.maximum(np.searchsorted(trace.seconds, moments, side="right") - 1, 0)
+    """Play a trace from *offset_s* on, again and again, as guests and replays do; *reads_share* of its cache is read in a second."""
+    player = Player(trace, Pace(loop=True, offset_s=offset_s))
+    at = np.zeros(seconds, dtype=np.int64)
+    for second in range(seconds):
+        player.advance(float(second))
+        at[second] = player.at
     cache = trace.cache_pages[at].astype(np.int64)
     return Wanted(trace.anon_pages[at].astype(np.int64), cache, (cache * reads_share).astype(np.int64))
+
+
+def wear_of(trace: Trace, offset_s: float) -> float:
+    """Tell how worn the recorded guest was at *offset_s*."""
+    return trace.wear_at(Player(trace, Pace(loop=True, offset_s=offset_s)).at)
