@@ -65,7 +65,8 @@ def wrong_in(cited: str) -> str | None:
         return f"there is no command {words[0]!r}"
     command = main.get_command(click.Context(main), words[0])
     assert command is not None
-    while isinstance(command, click.Group) and len(words) > 1 and words[1] not in _PLACEHOLDERS:
+    # A group may do something by itself: then its own options follow.
+    while isinstance(command, click.Group) and len(words) > 1 and words[1] not in _PLACEHOLDERS and words[1][0] != "-":
         found = command.get_command(click.Context(command), words[1])
         if found is None:
             return f"`xbd {words[0]}` has no command {words[1]!r}"
