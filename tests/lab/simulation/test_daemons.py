@@ -48,7 +48,7 @@ KNOWN: dict[str, tuple[int, float]] = {
     "lock": (3, 8.0),
     "rations": (56, 10.0),
     "back-off": (0, 2.0),
-    "answer-window": (76, 8.0),
+    "answer-window": (50, 8.0),
     "refusals": (0, 8.0),
     "start-refusals": (12, 2.0),
     "undo": (56, 8.0),
