@@ -1,5 +1,7 @@
 """Compaction: what moves where, and when it is left alone."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from tests.guest.naive_host import Driver, NaiveHost, ballooned, blocks
@@ -15,13 +17,20 @@ class Scene:
     """A guest whose pages are put where a test wants them: a driver with a list of what each block holds."""
 
     def __init__(
-        self, *layout: dict[str, int], features: Features | None = None, verify: bool = True, vacate_blocks: int = 64
+        self,
+        *layout: dict[str, int],
+        features: Features | None = None,
+        verify: bool = True,
+        vacate_blocks: int = 64,
+        driver: DriverSettings | None = None,
     ) -> None:
         size = blocks(len(layout))
         self._verify = verify
         self.host = NaiveHost(size, size, features=features or Features())
         settings = GuestSettings(
-            DriverSettings(floor_pages=0, vacate_blocks=vacate_blocks), verify=verify, kernel_pages=0
+            replace(driver or DriverSettings(), floor_pages=0, vacate_blocks=vacate_blocks),
+            verify=verify,
+            kernel_pages=0,
         )
         self.guest = Guest(self.host.boot(size), settings, 1, Driven())
         self.driver = Driver(self.guest, self.host)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from xbd.abi import DomainType
+from xbd.abi import LIST_EXTENTS, MAX_DOMAIN_PAGES, DomainType
 from xbd.errors import unknown_name
 from xbd.guest import DRIVERS, DriverSettings
 from xbd.machine.settings import TODAYS_XEN, HostSettings
@@ -41,6 +41,8 @@ _FULL: Final = HostSettings()
 _EXCHANGING: Final = replace(TODAYS_XEN, exchange_translated=True, coalesce=True)
 _RELOCATING: Final = replace(_FULL, home_fill="populate_depopulate", keep_holes=False)
 _QUEUES: Final = DRIVERS["queues"]
+# Linux's driver under KVM has no limit beside its target: what migration holds for a moment is not counted.
+_KVM_BEYOND_PAGES: Final = LIST_EXTENTS
 
 _ALL: Final = (
     Strategy("stock", TODAYS_XEN, DRIVERS["stock"], "today's Xen and Linux: 4 KiB, no migration, no coalescing", 1,
@@ -51,6 +53,11 @@ _ALL: Final = (
     Strategy("relocate", _RELOCATING, DRIVERS["full"], "huge-queue with migration by populate_depopulate", 1),
     Strategy("full", _FULL, DRIVERS["full"], "relocate with targets in 2 MiB, home_fill always, keep_holes"),
     Strategy("virtio", _FULL, DRIVERS["full"], "full on virtio-balloon: two calls", domain_type=DomainType.VIRTIO),
+    Strategy("linux-virtio", TODAYS_XEN, DRIVERS["linux-virtio"], "today's Linux under KVM: 4 KiB, pages that migrate", 1,
+             DomainType.VIRTIO, _KVM_BEYOND_PAGES),
+    Strategy("free-page-reporting", TODAYS_XEN, DRIVERS["reporting"], "Linux under KVM: free 2 MiB go, and come back in an"
+             " allocation; no target counts", 1, DomainType.VIRTIO, MAX_DOMAIN_PAGES // 2),
+    Strategy("full-linux", _FULL, DRIVERS["full-linux"], "full with Linux's compaction in place of its own"),
     Strategy("worker-only", _EXCHANGING, DRIVERS["worker-only"], "control: worker without migration", 1),
     Strategy("home", _FULL, _QUEUES, "control: full without migration"),
     Strategy("relocate-only", replace(_FULL, home_fill="populate_depopulate"), DRIVERS["full"],

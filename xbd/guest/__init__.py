@@ -13,6 +13,7 @@ from xbd.lazy import lazily
 if TYPE_CHECKING:
     from xbd.guest.events import (
         Answered,
+        CompactAsked,
         Demand,
         Event,
         LimitSet,
@@ -34,6 +35,7 @@ __all__ = [
     "DRIVERS",
     "Answered",
     "BlockBackEnd",
+    "CompactAsked",
     "Demand",
     "DriverSettings",
     "Event",
@@ -61,6 +63,7 @@ __getattr__, __dir__ = lazily(
     {
         "xbd.guest.events": (
             "Answered",
+            "CompactAsked",
             "Demand",
             "Event",
             "LimitSet",

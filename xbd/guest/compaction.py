@@ -90,6 +90,10 @@ class Compaction:
         if self.enabled and not self.running:
             self._check_at = max(self._clock.now, self._deferred_until)
 
+    def ask(self) -> None:
+        """Look now: somebody asks for it."""
+        self.wake()
+
     def due(self) -> bool:
         """Whether a pass is to be started now."""
         if not self.enabled or self.running:

@@ -45,11 +45,18 @@ class Demand:
     """What a driven workload (a trace) wants to hold now: all used pages but the cache, and the page cache.
 
     *cache_reads*: how many pages of that cache its programs have read since the last demand; None: it is not known.
+    *at_random*: what processes give up for it are single pages, wherever they lie; else programs end.
     """
 
     anon_pages: int
     cache_pages: int
     cache_reads: int | None = None
+    at_random: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CompactAsked:
+    """Compact the whole zone: somebody writes to Linux's `/proc/sys/vm/compact_memory`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,18 @@ class ShutdownAsked:
     """Stop: start nothing new, and note `shutdown` when nothing is in flight any more."""
 
 
-Event = Answered | TargetSet | LimitSet | ModeSet | Tick | Demand | MessagesWaiting | MemoryFreed | ShutdownAsked
+Event = (
+    Answered
+    | TargetSet
+    | LimitSet
+    | ModeSet
+    | Tick
+    | Demand
+    | CompactAsked
+    | MessagesWaiting
+    | MemoryFreed
+    | ShutdownAsked
+)
 
 
 @dataclass(frozen=True, slots=True)

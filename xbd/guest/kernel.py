@@ -5,17 +5,20 @@ block I/O, compaction), lets every procedure go on as far as it can, and answers
 send and the time to look again. It performs nothing itself: whoever calls it carries the commands.
 """
 
+from dataclasses import replace
 from typing import Final, assert_never
 
 import numpy as np
 
 from xbd.abi import BootInfo, Frames
 from xbd.arrays import repeats
+from xbd.guest.backing import Backing
 from xbd.guest.balloon.backoff import WorkerState
 from xbd.guest.boot import lay_out
 from xbd.guest.components import Components
 from xbd.guest.events import (
     Answered,
+    CompactAsked,
     Demand,
     Event,
     LimitSet,
@@ -65,7 +68,8 @@ class Guest:
         self._clock, self._directives, self._zone = components.clock, components.directives, components.zone
         self._balloon, self._programs, self._migration = components.balloon, components.programs, components.migration
         self._compaction, self._worker, self._exchanger = components.compaction, components.worker, components.exchanger
-        self._slots, self._io = components.slots, components.io
+        self._reporting = components.reporting
+        self._slots, self._io, self._backing = components.slots, components.io, components.backing
         self._procedures = Procedures(self._programs.pages_lock, self._balloon.token)
         self._kernel_pages = self._boot(boot, settings)
         self._goals: Goals | None = None
@@ -90,7 +94,10 @@ class Guest:
         self._zone.adopt(tail, PageState.UNMOVABLE)
         self._balloon.adopt(laid_out)
         wanted = max(settings.kernel_footprint(laid_out.populated) - tail.size, 0)
-        return int(tail.size) + self._zone.allocate_for_good(wanted)
+        kernel_pages = int(tail.size) + self._zone.allocate_for_good(wanted)
+        if self._backing is not None:
+            self._backing.use(self._zone.unmovable())
+        return kernel_pages
 
     # -- steps
 
@@ -128,23 +135,24 @@ class Guest:
             case ModeSet(mode):
                 self._directives.mode = mode
                 self._notes.append(Note("mode", {"mode": str(mode)}))
-            case Demand(anon_pages, cache_pages, cache_reads):
-                self._demand(anon_pages, cache_pages, cache_reads)
+            case Demand(anon_pages, cache_pages, cache_reads, at_random):
+                self._demand(anon_pages, cache_pages, cache_reads, at_random=at_random)
             case ShutdownAsked():
                 self._directives.stopping = True
             case MessagesWaiting():
                 self._io.messages_waiting()
-            case MemoryFreed():
-                self._worker.retry_on_room()
+            case CompactAsked() | MemoryFreed():
+                (self._compaction.ask if isinstance(event, CompactAsked) else self._worker.retry_on_room)()
             case Tick():
                 pass
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _demand(self, anon_pages: int, cache_pages: int, cache_reads: int | None) -> None:
+    def _demand(self, anon_pages: int, cache_pages: int, cache_reads: int | None, *, at_random: bool = False) -> None:
         """Set the goals of a driven workload; what the kernel holds anyway is part of the demand."""
         assert isinstance(self._workload, Driven), f"guest {self.name} is not driven by demand: {self._workload}"
-        self._goals = self._workload.demanded(max(anon_pages - self._kernel_pages, 0), cache_pages, cache_reads)
+        goals = self._workload.demanded(max(anon_pages - self._kernel_pages, 0), cache_pages, cache_reads)
+        self._goals = replace(goals, at_random=at_random)
 
     def _start_due(self) -> bool:
         """Start the procedures that are due, in a fixed order; says whether there was one."""
@@ -163,6 +171,10 @@ class Guest:
             started = True
         for procedure in self._io.start_due():
             self._procedures.start(procedure)
+            started = True
+        if self._reporting.due():
+            self._reporting.running = True
+            self._procedures.start(self._reporting.run())
             started = True
         # Last, because it tidies up the blocks that the others have just left partly ballooned.
         if self._compaction.due():
@@ -218,6 +230,7 @@ class Guest:
     def _deadline(self) -> float | None:
         times = [self._worker.deadline(), self._compaction.deadline(), self._exchanger.deadline(), self._io.deadline()]
         times.append(self._waits.deadline())
+        times.append(self._reporting.deadline())
         if not self._workload_running:
             times.append(self._next_tick)
         return min((time for time in times if time is not None), default=None)
@@ -276,6 +289,11 @@ class Guest:
     def end_waiting(self) -> int:
         """Let no program wait for memory any more; returns how many pages were waited for, which they never had."""
         return self._programs.queue.end(self._clock.now)
+
+    @property
+    def backing(self) -> Backing | None:
+        """What counts its faults; None without `GuestSettings.count_faults`."""
+        return self._backing
 
     def free_by_order(self) -> Frames:
         """Count the free pages by the order of the piece that they lie in: (10,) int64, those of whole blocks last."""

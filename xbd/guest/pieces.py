@@ -118,10 +118,11 @@ class FreePieces:
         self.pages[blocks, :_WORD_ORDER] = _pages_by_order(words)[:, :_WORD_ORDER]
         self.pages[blocks, _WORD_ORDER:] = _pages_by_order(_as_words(words == _FULL_WORD)) << _WORD_ORDER
 
-    def find(self, count: int, blocks: Frames, rng: np.random.Generator) -> Frames:
+    def find(self, count: int, blocks: Frames, rng: np.random.Generator | None) -> Frames:
         """Choose up to *count* free pages of these mixed blocks, those of the smallest pieces first.
 
-        Of the pieces of the largest order that is needed some are taken, of blocks drawn by *rng*. Returns (<= count,) gfns.
+        Of the pieces of the largest order that is needed some are taken, of blocks drawn by *rng* or, without
+        it, of the highest. Returns (<= count,) gfns.
         """
         pages = self.pages[blocks]
         reached = np.add.reduce(pages, axis=0, dtype=np.int64).cumsum()
@@ -132,7 +133,7 @@ class FreePieces:
         left = count - (int(reached[order - 1]) if order else 0)
         of_order = pages[:, order]
         having = of_order.nonzero()[0]
-        drawn = having[rng.permutation(having.size)]
+        drawn = having[::-1] if rng is None else having[rng.permutation(having.size)]
         used = int(of_order[drawn].cumsum(dtype=np.int64).searchsorted(left)) + 1
         searched = np.concatenate((smaller, blocks[drawn[:used]]))
         words = self.words[searched]

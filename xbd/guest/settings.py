@@ -44,8 +44,8 @@ class DriverSettings:
     queues: Annotated[
         tuple[str, ...],
         ListOf(
-            item=Setting(expected='one of "2m", "4k", "stack", "foreign"', accept=_queue),
-            expected="queues each once, with just one of 4 KiB pages (4k or stack)",
+            item=Setting(expected='one of "2m", "4k", "stack", "movable-stack", "foreign"', accept=_queue),
+            expected="queues each once, with just one of 4 KiB pages (4k, stack or movable-stack)",
             accept=_choice_of_queues,
             doc="in which order deflation serves them; each once, and one of 4 KiB pages",
         ),
@@ -54,6 +54,19 @@ class DriverSettings:
     unmovable: Annotated[
         bool, flag("whether ballooned pages are unmovable, as in Linux today, taken in descending runs")
     ] = False
+    smallest_first: Annotated[
+        bool,
+        flag(
+            "whether single pages are asked for as programs ask, the smallest free pieces first, as virtio-balloon does"
+        ),
+    ] = False
+    linux_compaction: Annotated[
+        bool, flag("whether the kernel compacts as Linux does; false: the driver compacts, if its pages migrate")
+    ] = False
+    report_free_s: Annotated[
+        float,
+        number("blocks free for so long go to the host, and no target counts; 0: never", 0, _MOST, "seconds"),
+    ] = 0.0
     batch_extents: Annotated[int, whole("the most extents in one hypercall", 1, BATCH_EXTENTS)] = BATCH_EXTENTS
     commands_in_flight: Annotated[int, whole("the most hypercalls under way", 1, MAX_IN_FLIGHT)] = MAX_IN_FLIGHT
     delay_max_s: Annotated[int, whole("Linux's max_schedule_delay", 0, _MOST, "seconds")] = 32
@@ -105,6 +118,7 @@ _STOCK: Final = DriverSettings(
     queues=("stack", "foreign"),
     migration=False,
     unmovable=True,
+    linux_compaction=True,
     commands_in_flight=1,
     keeps_to_limit=False,
     wake_on_free_pages=0,
@@ -115,6 +129,18 @@ _QUEUES: Final = DriverSettings(migration=False, vacate_blocks=0)
 DRIVERS: Final[Mapping[str, DriverSettings]] = {
     "full": DriverSettings(),
     "stock": _STOCK,
+    "linux-virtio": replace(
+        _STOCK,
+        queues=("movable-stack", "foreign"),
+        migration=True,
+        unmovable=False,
+        smallest_first=True,
+        # It tries again for ever, and soon.
+        delay_max_s=1,
+        retry_max=0,
+    ),
+    "full-linux": DriverSettings(linux_compaction=True),
+    "reporting": DriverSettings(migration=False, vacate_blocks=0, linux_compaction=True, report_free_s=2.0),
     "queues": _QUEUES,
     # As often as Linux's kcompactd looks whether there is something to do (HPAGE_FRAG_CHECK_INTERVAL_MSEC).
     "worker": DriverSettings(exchange_worker_s=0.5),
@@ -138,6 +164,8 @@ class GuestSettings:
     long, the share of its free memory that lies in broken blocks as its programs begin; 0: it has just booted.
     *huge_pages*: its processes get transparent huge pages, and its kernel keeps free what these need. *patience_s*: for so
     long its programs ask again for memory that they did not get; 0: they end at once.
+    *huge_pages*: its processes get transparent huge pages, and its kernel keeps free what these need. *count_faults*: first
+    touches are counted, as a host that backs memory by faults has them (`backing`).
     """
 
     driver: DriverSettings = field(default_factory=DriverSettings)
@@ -147,6 +175,7 @@ class GuestSettings:
     wear: float = 0.0
     huge_pages: bool = True
     patience_s: float = 0.0
+    count_faults: bool = False
 
     def kernel_footprint(self, populated_pages: int) -> int:
         """Count the pages that the kernel takes at boot."""

@@ -94,6 +94,8 @@ class GuestStatistics:
     content_errors: int
     pages_inflated: int
     pages_deflated: int
+    blocks_inflated: int
+    blocks_deflated: int
     pages_migrated: int
     pages_half_done: int
     pages_not_migrated: int
@@ -187,6 +189,8 @@ def _counts(components: Components) -> dict[str, int | str]:
         "content_errors": programs.content_errors,
         "pages_inflated": components.transfers.pages_inflated,
         "pages_deflated": components.transfers.pages_deflated,
+        "blocks_inflated": components.transfers.blocks_inflated,
+        "blocks_deflated": components.transfers.blocks_deflated,
         "pages_migrated": components.migration.pages_migrated,
         "pages_half_done": components.migration.pages_half_done,
         "pages_not_migrated": components.migration.pages_unchanged,

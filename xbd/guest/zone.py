@@ -23,7 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import Frames
-from xbd.frames import WHOLE, FrameAllocator, Groups, Source, group_by_count, group_by_super, sparse_zeros
+from xbd.frames import (
+    WHOLE,
+    FrameAllocator,
+    Groups,
+    Source,
+    expand_supers,
+    group_by_count,
+    group_by_super,
+    sparse_zeros,
+)
 from xbd.guest.pieces import FreePieces
 from xbd.guest.watermarks import watermarks_of
 from xbd.replaceable import replaceable
@@ -149,8 +158,13 @@ class Zone:
         return gfns
 
     @replaceable
-    def allocate_smallest(self, count: int, mobility: Mobility, to: PageState, rng: np.random.Generator) -> Frames:
+    def allocate_smallest(
+        self, count: int, mobility: Mobility, to: PageState, rng: np.random.Generator | None = None
+    ) -> Frames:
         """Take up to *count* pages into state *to* as a buddy allocator gives them: from the smallest free pieces first.
+
+        *rng* chooses among equal pieces; None: the highest come first, as where a program gave memory back in the order
+        of its addresses, for what was freed last lies on top of the list of its order.
 
         The caller minds the watermarks. Returns (<= count,) gfns in the order chosen.
         """
@@ -172,6 +186,11 @@ class Zone:
         self.adopt_blocks(blocks, PageState.UNMOVABLE)
         left = count - blocks.size * SUPER_PAGES
         return count - left + self.allocate(left, Mobility.UNMOVABLE, PageState.UNMOVABLE).size
+
+    def unmovable(self) -> Frames:
+        """List the unmovable pages, those of whole blocks included."""
+        blocks = np.flatnonzero(self.unit == _BYTES[PageState.UNMOVABLE])
+        return np.concatenate((np.flatnonzero(self.state == _BYTES[PageState.UNMOVABLE]), expand_supers(blocks)))
 
     def free_by_order(self) -> Frames:
         """Count the free pages by the order of the piece that they lie in: (10,) int64, whole blocks last."""

@@ -25,15 +25,19 @@ class Balloon:
         zone: whose pages are ballooned.
         queue_names: of `QUEUES`, in the order in which deflation serves them; as `can_serve` demands.
         unmovable: inflate by unmovable allocations, in descending runs, as Linux does.
+        smallest_first: inflate by such allocations as programs make, from the smallest free pieces.
 
     Attributes: *queues*, by name. *withheld*: those that deflation serves, in its order; *pages* is the one of single
     pages, *blocks* that of 2 MiB pages, if there is one. *current_pages*: pages that the guest believes are populated.
     *token*: held by who inflates, deflates, migrates or asks for slots.
     """
 
-    def __init__(self, zone: Zone, queue_names: tuple[str, ...], *, unmovable: bool) -> None:
+    def __init__(
+        self, zone: Zone, queue_names: tuple[str, ...], *, unmovable: bool, smallest_first: bool = False
+    ) -> None:
         assert can_serve(queue_names), f"no balloon can be made of queues {queue_names}"
         self.zone = zone
+        self._smallest_first = smallest_first
         self._mobility = Mobility.UNMOVABLE if unmovable else Mobility.MOVABLE
         self.queues: dict[str, BalloonQueue] = {name: QUEUES[name](zone.gfn_count) for name in queue_names}
         self.withheld = tuple(queue for queue in self.queues.values() if queue.purpose is Purpose.WITHHELD)
@@ -88,6 +92,8 @@ class Balloon:
     @replaceable
     def isolate_pages(self, count: int) -> Frames:
         """Isolate up to *count* free pages for inflation; unmovable ones as Linux names them, the last allocated first."""
+        if self._smallest_first:
+            return self.zone.allocate_smallest(count, self._mobility, PageState.ISOLATED)
         gfns = self.zone.allocate(count, self._mobility, PageState.ISOLATED)
         return gfns[::-1] if self._mobility is Mobility.UNMOVABLE else gfns
 

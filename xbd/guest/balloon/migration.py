@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from xbd.abi import Command, Frames, Result, Stop
+from xbd.guest.backing import Backing
 from xbd.guest.balloon.backends import TWO_CALLS, BackEnd, Way
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.procedures import Call, Request, carry_out
@@ -37,15 +38,17 @@ class Migration:
         balloon: whose pages migrate.
         back_end: has the ways.
         list_extents: the most pairs that one command names.
+        backing: counts what is given up that had been touched; None: nothing does.
 
     Attributes: *pages_migrated*, *pages_half_done*, *pages_unchanged*: pairs by outcome. *refused_without_headroom*:
     batches in which two calls brought nothing because the guest is at its limit; *lacks_headroom*: the last one that
     was tried was such.
     """
 
-    def __init__(self, balloon: Balloon, back_end: BackEnd, list_extents: int) -> None:
+    def __init__(self, balloon: Balloon, back_end: BackEnd, list_extents: int, backing: Backing | None = None) -> None:
         self._balloon = balloon
         self._back_end = back_end
+        self._backing = backing
         self._list_extents = list_extents
         # Those that the host is still believed to have, best first.
         self._ways = list(back_end.ways)
@@ -119,6 +122,8 @@ class Migration:
 
     def _settle(self, old: Frames, new: Frames, done: int, half_done: int) -> Migrated:
         self._balloon.settle_migrated(old[:done], new[:done])
+        if self._backing is not None:
+            self._backing.take(new[:done], 0)
         backed = done + half_done
         # Half done: both are backed. They are free, and the guest holds so many pages more.
         self._balloon.settle_deflated(old[done:backed], 0)

@@ -215,10 +215,17 @@ class StackQueue(BalloonQueue):
         return ["stack: a page is on it twice"] if repeats(self.members()).size else []
 
 
+class MovableStackQueue(StackQueue):
+    """Such a list of pages that migrate: one that has moved is on top."""
+
+    migrates = True
+
+
 QUEUES: Final[dict[str, type[BalloonQueue]]] = {
     "2m": BlockQueue,
     "4k": PageQueue,
     "stack": StackQueue,
+    "movable-stack": MovableStackQueue,
     "foreign": ForeignQueue,
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from typing import Final, NamedTuple
 
 from xbd.abi import Command, Frames, Result, Stop
+from xbd.guest.backing import Backing
 from xbd.guest.balloon.backends import BackEnd
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.procedures import Call, Request, carry_out, split_calls
@@ -33,16 +34,20 @@ class Extents(NamedTuple):
 class Transfers:
     """The lists of one driver.
 
-    Attributes: *list_extents*: the most that a list names. *pages_inflated*, *pages_deflated*: counts.
+    Attributes: *list_extents*: the most that a list names. *pages_inflated*, *pages_deflated*: counts; *blocks_inflated*,
+    *blocks_deflated*: of these, the extents of 2 MiB.
     *failed_extents*: extents that the hypervisor refused for another reason than memory.
     """
 
-    def __init__(self, balloon: Balloon, back_end: BackEnd, settings: DriverSettings) -> None:
+    def __init__(self, balloon: Balloon, back_end: BackEnd, settings: DriverSettings, backing: Backing | None) -> None:
         self._balloon = balloon
         self._back_end = back_end
+        self._backing = backing
         self.list_extents = min(settings.batch_extents, back_end.list_extents)
         self.pages_inflated = 0
         self.pages_deflated = 0
+        self.blocks_inflated = 0
+        self.blocks_deflated = 0
         self.failed_extents = 0
 
     def lists(self, extents: Extents) -> int:
@@ -57,6 +62,9 @@ class Transfers:
         for call, order in calls:
             self._balloon.settle_inflated(call.did, order)
             self._balloon.settle_not_inflated(call.left, order)
+            self.blocks_inflated += call.done if order else 0
+            if self._backing is not None:
+                self._backing.take(call.did, order)
             self._note_failure(call)
         gone = before - self._balloon.current_pages
         self.pages_inflated += gone
@@ -73,6 +81,7 @@ class Transfers:
         for call, order in calls:
             self._balloon.settle_deflated(call.did, order)
             self._balloon.settle_not_deflated(call.left, order)
+            self.blocks_deflated += call.done if order else 0
             self._note_failure(call)
         self.pages_deflated += self._balloon.current_pages - before
         return any(order and call.stop == Stop.ENOMEM for call, order in calls)

@@ -115,6 +115,9 @@ class Worker:
         """Whether a batch is to be started now."""
         if self.running or self._directives.mode.kind is ModeKind.STUCK or self._clock.now < self._not_before:
             return False
+        if self._settings.report_free_s:
+            # Memory goes and comes by itself (`reporting`), whatever the target is.
+            return False
         credit = self.credit()
         if self.backoff.state is WorkerState.DONE:
             return credit != 0 or self._waits_for_slots()
@@ -128,7 +131,7 @@ class Worker:
 
     def deadline(self) -> float | None:
         """Say when to look again though nothing happens; None when there is nothing to look for."""
-        if self.running or self._directives.mode.kind is ModeKind.STUCK:
+        if self.running or self._directives.mode.kind is ModeKind.STUCK or self._settings.report_free_s:
             return None
         if self.backoff.state is WorkerState.DONE:
             return self._not_before if self.credit() or self._waits_for_slots() else None

@@ -47,6 +47,7 @@ class Goals:
 
     *cache_reads*: how many pages of their files, any of *cache_pages*, they read meanwhile; None: those that have to come
     back, so far as there is room.
+    *at_random*: of what processes have too much, single pages are freed, wherever they lie.
     """
 
     anon_pages: int
@@ -54,6 +55,7 @@ class Goals:
     kernel_pages: int
     churn_pages: int = 0
     cache_reads: int | None = None
+    at_random: bool = False
 
 
 class Workload(Protocol):

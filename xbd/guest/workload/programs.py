@@ -16,7 +16,7 @@ the pages are isolated meanwhile. Without, no command is ever issued from here. 
 pages out of use hold `pages_lock`, so that no two of them ever mean the same page.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Final
 
@@ -24,6 +24,7 @@ import numpy as np
 
 from xbd.abi import Frames, Result
 from xbd.frames import WHOLE
+from xbd.guest.backing import Backing
 from xbd.guest.procedures import Lock, Procedure, Request, load_words, store_words
 from xbd.guest.settings import GuestSettings
 from xbd.guest.state import Clock
@@ -34,6 +35,8 @@ from xbd.guest.workload.queue import Queue
 from xbd.guest.zone import Mobility, PageState, Zone
 from xbd.units import SUPER_PAGES
 
+# Gets back at least so many of the pages that lie with the host, as far as it has them.
+TakeBack = Callable[[int], Generator[Request, list[Result], None]]
 _STATE: Final = {
     Pool.ANON: PageState.MOVABLE,
     Pool.CACHE: PageState.MOVABLE,
@@ -65,6 +68,7 @@ class Programs:
         seed, rng: for content words, and for what is freed when.
         young_share: of the chunks that a free takes, the share of the youngest.
         clock: for who has patience; None: time stands still.
+        backing: counts first touches; None: nothing does.
 
     Attributes: *pages_allocated*, *pages_freed*, *pages_denied*, *cache_dropped*, *pages_refaulted*, *content_errors*:
     counts. *queue*: who waits for memory.
@@ -79,6 +83,7 @@ class Programs:
         *,
         young_share: float,
         clock: Clock | None = None,
+        backing: Backing | None = None,
     ) -> None:
         self._zone = zone
         self._settings = settings
@@ -86,6 +91,7 @@ class Programs:
         self._verify = settings.verify
         self._young_share = young_share
         self.holdings = Holdings(zone.gfn_count, seed, words=self._verify)
+        self._backing = backing
         self.pages_lock = Lock()
         self.pages_allocated = 0
         self.pages_freed = 0
@@ -95,6 +101,8 @@ class Programs:
         self.queue = Queue(settings.patience_s)
         self._clock = clock or Clock()
         self.content_errors = 0
+        # Gets back what lies with the host, inside the allocation that lacks it.
+        self.take_back: TakeBack | None = None
         # By pool, the pages of the last goals that were refused: they are not held and not to be freed.
         self._refused = [0 for _ in Pool]
         self._goals = [0 for _ in Pool]
@@ -152,10 +160,15 @@ class Programs:
         cache_surplus = self.holdings.pages[Pool.CACHE] - goals.cache_pages
         yield from self._free(Pool.CACHE, cache_surplus, list_some=True)
         self._residents_pages = min(self._residents_pages, goals.anon_pages)
+        if goals.at_random:
+            yield from self._free_at_random(self._process_pages() - wanted)
         yield from self._free_processes(self._process_pages() - wanted, residents_pages=self._residents_pages)
         yield from self._free_processes(min(goals.churn_pages, self._process_pages()), residents_pages=0)
         yield from self._free(Pool.KERNEL, -kernel_lacking)
         kernel_grow, grow = max(kernel_lacking, 0), max(wanted - self._process_pages(), 0)
+        if self.take_back is not None:
+            wanted = kernel_grow + grow + max(goals.cache_pages - self.holdings.pages[Pool.CACHE], 0)
+            yield from self.take_back(wanted + self._zone.watermarks.high_pages - self._zone.free.free_frames)
         yield from self._make_room(kernel_grow + grow)
         cache_pages = self.holdings.pages[Pool.CACHE]
         yield from self._grow(kernel_grow, grow, goals.cache_pages)
@@ -246,6 +259,8 @@ class Programs:
             if not gfns.size:
                 continue
             self.holdings.place(pool, gfns)
+            if self._backing is not None:
+                self._backing.use(gfns)
             if self._verify:
                 self.content_errors += yield from store_words(gfns, self.holdings.words_of(gfns))
                 self._zone.change(gfns, PageState.ISOLATED, _STATE[pool])
@@ -268,6 +283,25 @@ class Programs:
         # If the processes hold nothing more, what is listed is freed.
         yield from self._free_listed(self._process_pages() - left)
         yield from self._free(Pool.HUGE, min(self._process_pages() - left, held[Pool.HUGE]))
+
+    def _free_at_random(self, pages: int) -> Procedure:
+        """Let the youngest process give *pages* back, each wherever it lies among twice as many."""
+        pages = min(pages, self.holdings.pages[Pool.ANON])
+        if pages <= 0:
+            return
+        picked = self._pick(Pool.ANON, 2 * pages, young_share=1.0)
+        state = PageState.MOVABLE
+        if self._verify:
+            self._zone.change(picked.gfns, state, PageState.ISOLATED)
+            state = PageState.ISOLATED
+            yield from self._verify_words(picked)
+        self.holdings.forget(picked)
+        freed = np.zeros(picked.gfns.size, dtype=np.bool_)
+        freed[self._rng.permutation(freed.size)[:pages]] = True
+        # What stays keeps its pages, in another place of the table.
+        yield from self._put_in_use([(Pool.ANON, picked.gfns[~freed])])
+        self._zone.release(picked.gfns[freed], state)
+        self.pages_freed += pages
 
     def _take_listed(self, pages: int) -> Generator[Request, list[Result], Frames]:
         """Take up to *pages* off the processors' lists, the last that came first; they are in no pool then."""
@@ -351,6 +385,8 @@ class Programs:
             if unreadable or unwritten:
                 return False
         self.holdings.move(old, new)
+        if self._backing is not None:
+            self._backing.use(new)
         return True
 
     def check(self) -> list[str]:

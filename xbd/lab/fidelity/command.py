@@ -14,6 +14,7 @@ from xbd.errors import BadArgument, XbdError
 from xbd.guest.workload import Trace
 from xbd.lab.experiments.report import table_lines
 from xbd.lab.fidelity.ablation import ablations
+from xbd.lab.fidelity.balloon import balloon_steps, table_of
 from xbd.lab.fidelity.curve import Fidelity, compare, curve_rows, model_free, real_curve, render, whole
 from xbd.lab.fidelity.report import ablation_table, render_page, section
 from xbd.lab.fidelity.split import by_order, by_phase, tables_of
@@ -23,7 +24,7 @@ _PROGRESS_EVERY_S = 300.0
 
 
 @click.command("fidelity")
-@click.argument("paths", metavar="TRACE.csv...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="TRACE.csv...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Same seed, same result.")
 @click.option("--curve", "curve_path", type=click.Path(path_type=Path), help="Write both curves to this CSV file.")
 @click.option(
@@ -32,9 +33,18 @@ _PROGRESS_EVERY_S = 300.0
     type=click.Path(path_type=Path),
     help="Write a page with the curves, and the error without each mechanism, to this HTML file (seven runs of the model).",
 )
+@click.option(
+    "--balloon", is_flag=True, help="Instead of traces: what strategy linux-virtio does, against a real virtio balloon."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
-    paths: tuple[Path, ...], *, seed: int, curve_path: Path | None, page_path: Path | None, as_json: bool
+    paths: tuple[Path, ...],
+    *,
+    seed: int,
+    curve_path: Path | None,
+    page_path: Path | None,
+    balloon: bool,
+    as_json: bool,
 ) -> None:
     """Measure the guest model against real guests: replay each trace's demand, compare what stays in whole superframes.
 
@@ -42,6 +52,13 @@ def command(
     trace's programs hold: LOAD begins when that has risen by a tenth of all memory, and ends when three quarters of the
     rise are given back; AFTER LOAD is the five minutes after that, START what is before the first load, IDLE the rest.
     """
+    if balloon == bool(paths) or (balloon and (curve_path or page_path)):
+        raise click.UsageError("give traces, perhaps with --curve and --report; or --balloon, without any of these")
+    if balloon:
+        steps = balloon_steps(seed)
+        told = {"seed": seed, "steps": [asdict(step) for step in steps]}
+        click.echo(json.dumps(told, indent=2) if as_json else "\n".join(table_lines(table_of(steps))))
+        return
     try:
         if curve_path is not None and len(paths) > 1:
             raise BadArgument(f"--curve with {len(paths)} traces", "one: a file holds the curves of one trace")
@@ -58,8 +75,8 @@ def command(
     except XbdError as error:
         raise Failure(str(error)) from None
     if as_json:
-        told = [one.as_map() | _split(trace, free) for one, (trace, free) in zip(found, runs, strict=True)]
-        click.echo(json.dumps({"seed": seed, "traces": told}, indent=2))
+        of_each = [one.as_map() | _split(trace, free) for one, (trace, free) in zip(found, runs, strict=True)]
+        click.echo(json.dumps({"seed": seed, "traces": of_each}, indent=2))
     else:
         tables = [table for run in runs for table in tables_of(*run)]
         click.echo("\n\n".join([render(found), *("\n".join(table_lines(table)) for table in tables), tables[0].about]))
