@@ -10,6 +10,7 @@ from xbd.config.strategies import STRATEGIES
 from xbd.daemons.trace_files import read_trace
 from xbd.errors import BadArgument
 from xbd.guest.workload import parse_trace
+from xbd.lab.costs.shell.files import read_prices
 from xbd.lab.replay.command import command
 from xbd.lab.replay.replay import ReplayOptions, ReplayReport, replay
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
@@ -106,6 +107,38 @@ def test_json_has_the_names_that_scripts_rely_on(tmp_path: Path) -> None:
     assert {"superpage_coverage", "guest_free_superframes", "hypercalls", "pages_moved", "pages_denied"} <= set(
         report["guests"][0]
     )
+
+
+def test_prices_are_applied_to_what_a_replay_counted(tmp_path: Path) -> None:
+    """Each guest has its bill, its waits and the counts; all else is as without prices, and dearer prices cost more."""
+    path = tmp_path / "small.csv"
+    path.write_text(_small_trace(5))
+    chosen = [str(path), str(path), "--overcommit", "1.3", "--json", "--strategy", "linux-virtio"]
+    plain = json.loads(CliRunner().invoke(command, chosen).stdout)
+    told = json.loads(CliRunner().invoke(command, [*chosen, "--prices", "kvm-xeon6252"]).stdout)
+    (tmp_path / "dear.toml").write_text(
+        read_prices("kvm-xeon6252").as_toml().replace("value = 1.4686", "value = 14.686"), encoding="utf-8"
+    )
+    dear = json.loads(CliRunner().invoke(command, [*chosen, "--prices", str(tmp_path / "dear.toml")]).stdout)
+
+    for guest, without, dearer in zip(told["guests"], plain["guests"], dear["guests"], strict=True):
+        assert guest["counts"]["taken_4k"] > 0
+        assert guest["counts"]["faults_2m"] > 0
+        assert 0 < guest["wait_p99_s"] < guest["guest_cpu_s"] + guest["host_cpu_s"]
+        assert dearer["host_cpu_s"] > guest["host_cpu_s"]
+        assert dearer["counts"] == guest["counts"]
+        assert without.items() <= guest.items()
+
+
+def test_prices_that_there_are_not_are_refused(tmp_path: Path) -> None:
+    """Before anything runs, with the presets that there are; and the table says what it would cost."""
+    path = tmp_path / "small.csv"
+    path.write_text(_small_trace(5))
+    refused = CliRunner().invoke(command, [str(path), "--prices", "xenn"])
+    table = CliRunner().invoke(command, [str(path), "--prices", "xen", "--overcommit", "1.1"])
+
+    assert (refused.exit_code, "did you mean 'xen'?" in refused.stderr) == (1, True)
+    assert table.stdout.splitlines()[-2].split()[:4] == ["guest", "guest", "cpu", "s"]
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from xbd.cli.common import Failure
 from xbd.daemons.trace_files import read_trace
 from xbd.errors import XbdError
 from xbd.guest.workload import Trace
+from xbd.lab.bench.costs import measure_costs
 from xbd.lab.bench.figures import Figure
 from xbd.lab.bench.model import measure_fidelity, measure_strategies
 from xbd.lab.bench.record import OWN_RECORD, Entry, parse_record, render_history
@@ -30,6 +31,7 @@ from xbd.lab.bench.shell.host import measure_host
 from xbd.lab.bench.shell.listing import measure_list
 from xbd.lab.bench.shell.xen import measure_xen
 from xbd.lab.bench.shell.xenstore import measure_xenstore
+from xbd.lab.costs.shell.files import read_prices
 
 # What is measured on running hosts, in a directory of its own.
 _ON_HOSTS: Final[Mapping[str, Callable[[Path], Awaitable[dict[str, Figure]]]]] = {
@@ -40,13 +42,17 @@ _ON_HOSTS: Final[Mapping[str, Callable[[Path], Awaitable[dict[str, Figure]]]]] =
     "xenstore": measure_xenstore,
     "xen": measure_xen,
 }
+# The prices whose published figures are computed.
+_PRICES: Final = "kvm-xeon6252"
 # Takes a quarter of an hour, so it is measured when it is asked for alone.
 _BUSY: Final = "busy"
 _QUICK: Final = BusyScale(warm_up_s=5.0, measured_s=10.0)
 
 
 @click.command("bench")
-@click.option("--only", type=click.Choice(["allocator", *_ON_HOSTS, "model", _BUSY]), help="Measure only these.")
+@click.option(
+    "--only", type=click.Choice(["allocator", *_ON_HOSTS, "model", "costs", _BUSY]), help="Measure only these."
+)
 @click.option("--quick", is_flag=True, help="With --only busy: measure each number of guests for 10 s, not for 60 s.")
 @click.option(
     "--trace",
@@ -114,6 +120,8 @@ def _measure(only: str | None, traces: Sequence[Trace], seed: int) -> dict[str, 
             figures |= _on_host(measure)
     if only in (None, "model"):
         figures |= measure_strategies(seed) | measure_fidelity(traces, seed)
+    if only in (None, "costs"):
+        figures |= measure_costs(read_prices(_PRICES), seed)
     return figures
 
 

@@ -11,8 +11,9 @@ from xbd.cli.common import Failure
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.trace_files import read_trace
 from xbd.errors import XbdError
+from xbd.lab.costs.shell.files import read_prices
 from xbd.lab.replay.replay import Replay, ReplayOptions, ReplayReport
-from xbd.lab.replay.report import render, render_side_by_side
+from xbd.lab.replay.report import render, render_prices, render_side_by_side
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
 from xbd.units import counted
 
@@ -38,6 +39,12 @@ _PROGRESS_EVERY_S = 0.5
     type=click.Choice([*VARIANTS, ALL]),
     help="How ballooned pages migrate on a Xen host, or virtio. May be repeated; all: every variant. Results are compared.",
 )
+@click.option(
+    "--prices",
+    "priced_by",
+    metavar="PRESET|FILE",
+    help="Also tell what it would cost: processor seconds and waits, by kvm-xeon6252, xen, or a file of prices.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; of several variants, one of each.")
 def command(
     paths: tuple[Path, ...],
@@ -48,29 +55,34 @@ def command(
     speed: float | None,
     verify: bool,
     variants: tuple[str, ...],
+    priced_by: str | None,
     as_json: bool,
 ) -> None:
     """Replay real guests' memory traces on an emulated host, one guest per trace, in one process."""
     chosen = [name for name in VARIANTS if name != AS_THE_STRATEGY_SAYS] if ALL in variants else list(variants)
     done: list[tuple[ReplayReport, float]] = []
     try:
+        prices = None if priced_by is None else read_prices(priced_by)
         traces = [read_trace(path) for path in paths]
         for path, gaps in zip(paths, (trace.gap_lines for trace in traces), strict=True):
             if gaps:
                 said = f"{counted(len(gaps), 'gap')}, the first before line {gaps[0]}: what is held before one is held until its end"
                 click.echo(f"{path}: {said}", err=True)
         for variant in chosen:
-            run = Replay(traces, ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant))
+            options = ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant, counted=prices is not None)
+            run = Replay(traces, options)
             started = time.monotonic()
             _run_at_speed(run, speed, started)
             done.append((run.report(), time.monotonic() - started))
     except XbdError as error:
         raise Failure(str(error)) from None
     if as_json:
-        reports = [report.as_map(elapsed_s) for report, elapsed_s in done]
+        reports = [report.as_map(elapsed_s, prices) for report, elapsed_s in done]
         click.echo(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2))
     else:
         click.echo(render(*done[0]) if len(done) == 1 else render_side_by_side(done))
+        if prices is not None:
+            click.echo("\n" + "\n\n".join(render_prices(report, prices) for report, _ in done))
     if any(report.violations or report.content_errors for report, _ in done):
         raise SystemExit(1)
 

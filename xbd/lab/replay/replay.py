@@ -5,8 +5,9 @@ set at every sample: a policy divides the host's memory, first guests above thei
 and only then do programs ask for new memory. Memory that is not available is denied and counted. The host is smaller than its guests together (*overcommit*).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from xbd.config.strategies import Strategy
 from xbd.errors import BadArgument
 from xbd.guest import GuestSettings
 from xbd.guest.workload import Driven, Player, Trace
+from xbd.lab.costs.bill import bill, slowdown_s
+from xbd.lab.costs.counts import Counts, counts_of
+from xbd.lab.costs.prices import Prices
+from xbd.lab.costs.waits import Wait, WaitLog, p99_s
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, find_variant
 from xbd.policy import Share, share_out
 from xbd.testing.virtual_host import VirtualHost
@@ -29,7 +34,8 @@ _LEAST_SHARE = 32
 class ReplayOptions:
     """How to replay: *overcommit* is the guests' memory over the host's; *verify* checks every content word.
 
-    *variant* is of `VARIANTS`. *slack*: the share of the host that is never given out.
+    *variant* is of `VARIANTS`. *slack*: the share of the host that is never given out. *counted*: what prices are applied to
+    is recorded; it takes a little longer.
     """
 
     strategy: Strategy
@@ -38,6 +44,7 @@ class ReplayOptions:
     verify: bool = False
     variant: str = AS_THE_STRATEGY_SAYS
     slack: float = 0.0
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +72,31 @@ class GuestReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What prices are applied to, of one guest: *counts*, its *waits*, and *broken_s*, time weighted by memory in 4 KiB pages."""
+
+    counts: Counts
+    waits: list[Wait]
+    broken_s: float
+
+    def priced(self, prices: Mapping[str, float]) -> dict[str, Any]:
+        """Apply prices; returns a map for JSON. *slowdown_cpu_s* is for each processor that is busy all the time."""
+        cost = bill(self.counts, prices)
+        return {
+            "guest_cpu_s": cost.guest_cpu_s,
+            "host_cpu_s": cost.host_cpu_s,
+            "slowdown_cpu_s": slowdown_s(self.broken_s, prices),
+            "traffic_bytes": cost.traffic_bytes,
+            "wait_p99_s": p99_s(self.waits, prices),
+            "waits": len(self.waits),
+            "broken_s": self.broken_s,
+            "counts": asdict(self.counts),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """The results of a replay; equal for equal seeds, but for *elapsed_s* in the map."""
+    """The results of a replay; equal for equal seeds, but for *elapsed_s* in the map. *counted*: by guest, or empty."""
 
     strategy: str
     variant: str
@@ -79,10 +109,17 @@ class ReplayReport:
     trace_s: float
     content_errors: int
     violations: list[str]
+    counted: list[Counted]
 
-    def as_map(self, elapsed_s: float) -> dict[str, object]:
-        """Return it as a map for JSON."""
-        return {**asdict(self), "elapsed_s": round(elapsed_s, 3)}
+    def as_map(self, elapsed_s: float, prices: Prices | None = None) -> dict[str, object]:
+        """Return it as a map for JSON; with *prices* (of a replay that was counted) each guest has what it cost."""
+        told = asdict(replace(self, counted=[]))
+        del told["counted"]
+        if prices is not None:
+            told["prices"] = prices.name
+            for guest, counted in zip(told["guests"], self.counted, strict=True):
+                guest.update(counted.priced(prices.values()))
+        return {**told, "elapsed_s": round(elapsed_s, 3)}
 
 
 class Replay:
@@ -112,6 +149,11 @@ class Replay:
         self._coverage = np.zeros(len(traces))
         self._measured_s = 0.0
         self.domids = [self._create(trace, target) for trace, target in zip(traces, self._targets(), strict=True)]
+        self._log = (
+            WaitLog(self.host, self.domids, to_targets=not options.strategy.driver.report_free_s)
+            if options.counted
+            else None
+        )
 
     def _create(self, trace: Trace, target_pages: int) -> int:
         return self.host.create(
@@ -120,7 +162,12 @@ class Replay:
             target_pages=round_to_superpages(target_pages),
             gfn_count=trace.total_pages,
             domain_type=self._variant.domain_type or self.options.strategy.domain_type,
-            settings=GuestSettings(self.options.strategy.driver, verify=self.options.verify, wear=trace.wear),
+            settings=GuestSettings(
+                self.options.strategy.driver,
+                verify=self.options.verify,
+                wear=trace.wear,
+                count_faults=self.options.counted,
+            ),
             workload=Driven(),
         )
 
@@ -129,8 +176,16 @@ class Replay:
         for now, changed in self._samples():
             self.host.advance(now)
             self._measure(now)
-            self._step(changed)
+            if self._log is not None:
+                self._log.close(now)
+            before = [self.host.machine.domain(domid).target_pages for domid in self.domids]
+            targets = self._targets()
+            self._step(changed, before, targets)
+            if self._log is not None:
+                self._log.open(now, *_who(before, targets, [i for i in changed if self._demand_rises(i)]))
             yield now
+        if self._log is not None:
+            self._log.close(self.host.now)
 
     def _samples(self) -> Iterator[tuple[float, list[int]]]:
         """Iterate over the times at which traces have new samples, with the indices of those traces."""
@@ -141,10 +196,9 @@ class Replay:
                 self._players[i].step()
             yield now, changed
 
-    def _step(self, changed: list[int]) -> None:
+    def _step(self, changed: list[int], before: list[int], targets: list[int]) -> None:
         """Apply new samples: guests that shrink go first, so that the others find free memory."""
-        host, targets = self.host, self._targets()
-        before = [host.machine.domain(domid).target_pages for domid in self.domids]
+        host = self.host
         falling = [i for i in changed if self._demand_falls(i)]
         for i in falling:
             host.send(self.domids[i], self._players[i].demand)
@@ -159,6 +213,10 @@ class Replay:
     def _demand_falls(self, i: int) -> bool:
         trace, at = self.traces[i], self._players[i].at
         return at > 0 and int(trace.anon_pages[at]) < int(trace.anon_pages[at - 1])
+
+    def _demand_rises(self, i: int) -> bool:
+        trace, at = self.traces[i], self._players[i].at
+        return at > 0 and int(trace.anon_pages[at]) > int(trace.anon_pages[at - 1])
 
     def _targets(self) -> list[int]:
         shares = []
@@ -193,7 +251,12 @@ class Replay:
             trace_s=max(float(trace.seconds[-1]) for trace in self.traces),
             content_errors=sum(self.host.guest(domid).statistics().content_errors for domid in self.domids),
             violations=violations,
+            counted=[self._counted(i, self._log) for i in range(len(self.traces))] if self._log is not None else [],
         )
+
+    def _counted(self, i: int, log: WaitLog) -> Counted:
+        broken_s = float(self._measured_s - self._coverage[i])
+        return Counted(counts_of(self.host, self.domids[i]), log.waits[i], broken_s)
 
     def _report_guest(self, i: int) -> GuestReport:
         domid = self.domids[i]
@@ -216,6 +279,13 @@ class Replay:
             pages_half_done=statistics.pages_half_done,
             migrations_without_headroom=statistics.migrations_without_headroom,
         )
+
+
+def _who(before: list[int], targets: list[int], rising: list[int]) -> tuple[list[int], list[int]]:
+    """Say who wants more memory, by target or demand, and who was told to shrink."""
+    raised = [nth for nth, (old, new) in enumerate(zip(before, targets, strict=True)) if new > old]
+    shrinking = [nth for nth, (old, new) in enumerate(zip(before, targets, strict=True)) if new < old]
+    return sorted({*raised, *rising}), shrinking
 
 
 def replay(

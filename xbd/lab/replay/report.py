@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
+from xbd.lab.costs.prices import Prices
 from xbd.lab.replay.replay import GuestReport, ReplayReport
-from xbd.units import SUPER_PAGES, format_pages
+from xbd.units import PAGE_BYTES, SUPER_PAGES, format_pages
 
 _NAME_CHARS: Final = 44
 _COLUMN_CHARS: Final = 20
@@ -35,6 +36,21 @@ def render(report: ReplayReport, elapsed_s: float) -> str:
         f"content errors: {report.content_errors}; violations: {len(report.violations)}",
         *report.violations,
     ]
+    return "\n".join(lines)
+
+
+def render_prices(report: ReplayReport, prices: Prices) -> str:
+    """Format what a replay that was counted costs."""
+    lines = [
+        f"variant {report.variant}, by the prices {prices.name}; slowdown is for each processor that is busy all the time",
+        f"{'guest':16} {'guest cpu s':>12} {'host cpu s':>12} {'slowdown s':>12} {'traffic':>10} {'wait p99 s':>12} {'waits':>8}",
+    ]
+    for guest, counted in zip(report.guests, report.counted, strict=True):
+        cost = counted.priced(prices.values())
+        lines.append(
+            f"{guest.trace:16} {cost['guest_cpu_s']:12,.3f} {cost['host_cpu_s']:12,.3f} {cost['slowdown_cpu_s']:12,.1f}"
+            f" {format_pages(cost['traffic_bytes'] // PAGE_BYTES):>10} {cost['wait_p99_s']:12,.6f} {cost['waits']:8,}"
+        )
     return "\n".join(lines)
 
 
