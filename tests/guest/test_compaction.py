@@ -267,3 +267,17 @@ def test_a_block_with_slots_is_not_vacated_for_an_inflation() -> None:
     scene.driver.assert_sound()
     assert scene.count(PageState.BALLOON_2M) == [0, 0, 512, 0]
     assert scene.count(PageState.SLOT) == [0, 0, 0, 10]
+
+
+def test_a_budget_bounds_what_is_moved() -> None:
+    """What may be moved is saved up for an hour; beyond it a pass waits, and has not failed; 0 bounds nothing."""
+    layout = ({"movable": 256, "ballooned": 256}, {"movable": 256}, {"movable": 100, "ballooned": 256})
+    scene = Scene(*layout, driver=DriverSettings(move_pages_s=0.02))
+    scene.compact(30.0)
+    assert (scene.guest.statistics().pages_moved, scene.guest.statistics().compaction_failures) == (0, 0)
+    rich = Scene(*layout, driver=DriverSettings(move_pages_s=0.03))
+    rich.compact()
+    assert rich.guest.statistics().pages_moved == 100
+    unbounded = Scene(*layout, driver=DriverSettings(move_pages_s=0.0))
+    unbounded.compact()
+    assert unbounded.guest.statistics().pages_moved == 100

@@ -33,6 +33,8 @@ from xbd.units import SUPER_PAGES
 # Failures in a row before checks are skipped, and the most that a deferral is doubled.
 _FAILURES_TOLERATED: Final = 1
 _DEFER_SHIFT_MAX: Final = 6
+# For how long what is not moved is saved up.
+_SAVED_S: Final = 3600.0
 _NO_BLOCKS: Final[Frames] = np.zeros(0, dtype=np.int64)
 
 
@@ -42,10 +44,30 @@ class _Pass:
 
     batches: int = 0
     moved: int = 0
-    # The worker had the token: the pass did not fail, it only could not begin.
-    token_busy: bool = False
+    # The worker had the token, or the budget was spent: the pass did not fail, it only could not begin.
+    has_to_wait: bool = False
     filled: set[int] = field(default_factory=set)
     received: set[int] = field(default_factory=set)
+
+
+class _Budget:
+    """How many in-use pages may be moved now, at *pages_s* in a second; 0: any number."""
+
+    def __init__(self, pages_s: float, clock: Clock) -> None:
+        self._pages_s = pages_s
+        self._clock = clock
+        self._saved = pages_s * _SAVED_S
+        self._saved_at = clock.now
+
+    def covers(self, pages: int) -> bool:
+        """Whether so many may be moved."""
+        elapsed_s, self._saved_at = self._clock.now - self._saved_at, self._clock.now
+        self._saved = min(self._saved + elapsed_s * self._pages_s, self._pages_s * _SAVED_S)
+        return not self._pages_s or pages <= self._saved
+
+    def spend(self, pages: int) -> None:
+        """Take so many off it."""
+        self._saved -= pages
 
 
 class Compaction:
@@ -72,6 +94,7 @@ class Compaction:
         self._directives = directives
         self._settings = settings
         self._clock = clock
+        self._budget = _Budget(settings.move_pages_s, clock)
         self.enabled = settings.migration and balloon.pages.migrates and balloon.blocks is not None
         self.running = False
         self.passes = 0
@@ -120,7 +143,7 @@ class Compaction:
         while going and this.batches < self._settings.compaction_batches and self._wanted():
             this.batches += 1
             going = yield from self._fill_one(this)
-        self._reschedule(failed=this.moved == 0 and not this.token_busy)
+        self._reschedule(failed=this.moved == 0 and not this.has_to_wait)
         self.running = False
 
     def _wanted(self) -> bool:
@@ -147,17 +170,17 @@ class Compaction:
         eligible = self._eligible()
         target = self._target(eligible, this)
         sources = _NO_BLOCKS if target is None else self._sources(eligible, target, this)
-        this.token_busy = self._balloon.token.held
-        if target is None or this.token_busy or not sources.size:
+        in_use = 0 if target is None else int(self._zone.counts[PageState.MOVABLE, target])
+        this.has_to_wait = self._balloon.token.held or not self._budget.covers(in_use)
+        if target is None or this.has_to_wait or not sources.size:
             self._programs.pages_lock.release()
             return False
-        in_use = int(self._zone.counts[PageState.MOVABLE, target])
         vacated = yield from self._evacuate(target, eligible, this)
         self._programs.pages_lock.release()
         if vacated is None:
             return False
         if not self._balloon.token.try_acquire():
-            this.token_busy = True
+            this.has_to_wait = True
             self._zone.release(vacated, PageState.ISOLATED)
             return False
         if in_use:
@@ -219,7 +242,7 @@ class Compaction:
             self._zone.release(np.concatenate((new, free)), PageState.ISOLATED)
             return None
         self._zone.change(new, PageState.ISOLATED, PageState.MOVABLE)
-        self.pages_moved += old.size
+        self._note_moved(int(old.size))
         this.received.update(np.unique(new // SUPER_PAGES).tolist())
         return np.sort(np.concatenate((free, old)))
 
@@ -238,7 +261,7 @@ class Compaction:
     def vacate(self, count: int) -> Generator[Request, list[Result], int]:
         """Leave up to *count* blocks wholly free, for an inflation that found none; returns how many.
 
-        The highest blocks are emptied, together, into lower ones; if those have not got the room, half as many.
+        The highest blocks are emptied, together, into lower ones; if there is no room or no budget for that, half as many.
         """
         count = min(count, self._settings.vacate_blocks)
         if not self.enabled or count <= 0:
@@ -248,15 +271,18 @@ class Compaction:
         eligible = self._eligible()
         usable = eligible[(counts[PageState.MOVABLE][eligible] > 0) & (counts[PageState.BALLOON_4K][eligible] == 0)]
         targets = usable[-count:]
-        while targets.size and not self._has_room(targets):
+        while targets.size and not self._can_empty(targets):
             targets = targets[-(targets.size // 2) :] if targets.size > 1 else _NO_BLOCKS
         vacated = (yield from self._vacate_all(targets)) if targets.size else 0
         self._programs.pages_lock.release()
         return vacated
 
-    def _has_room(self, targets: Frames) -> bool:
+    def _can_empty(self, targets: Frames) -> bool:
+        """Whether there is room for what is in use there, and budget to move it."""
         in_use = int(self._zone.counts[PageState.MOVABLE][targets].sum(dtype=np.int64))
-        return in_use <= int(self._zone.free.free_count[: targets[0]].sum(dtype=np.int64))
+        return self._budget.covers(in_use) and in_use <= int(
+            self._zone.free.free_count[: targets[0]].sum(dtype=np.int64)
+        )
 
     def _vacate_all(self, targets: Frames) -> Generator[Request, list[Result], int]:
         free = self._zone.pages_in_blocks(targets, PageState.FREE)
@@ -271,8 +297,12 @@ class Compaction:
         self._zone.release(np.concatenate((free, unused)), PageState.ISOLATED)
         if not moved:
             return 0
-        self.pages_moved += int(old.size)
+        self._note_moved(int(old.size))
         return int(targets.size)
+
+    def _note_moved(self, pages: int) -> None:
+        self.pages_moved += pages
+        self._budget.spend(pages)
 
     # -- filling it
 

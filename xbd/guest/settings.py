@@ -19,6 +19,9 @@ KERNEL_PAGES: Final = 11_790
 PAGES_PER_STRUCT_PAGE: Final = 64
 KERNEL_SHARE: Final = 50
 
+# What one busy processor loses at least where all memory is in 4 KiB pages (3 % of its time), spent on moving pages at 5 us
+# each, the most that one costs: beyond this, moving cannot pay for a guest with one busy processor (`xbd/docs/costs.md`).
+MOVE_PAGES_S: Final = 6000.0
 
 _MOST: Final = 1 << 31
 
@@ -98,6 +101,10 @@ class DriverSettings:
     ] = 64
     compaction_check_s: Annotated[float, number("how often is looked for what to migrate", 0, _MOST, "seconds")] = 0.5
     compaction_batches: Annotated[int, whole("batches migrated at a time", 0, _MOST)] = 64
+    move_pages_s: Annotated[
+        float,
+        number("in-use pages that the driver moves in a second at most, saved up for an hour; 0: no bound", 0, _MOST),
+    ] = MOVE_PAGES_S
     exchange_worker_s: Annotated[
         float,
         number("the period of a worker that swaps 512 single pages for one; 0: there is none", 0, _MOST, "seconds"),

@@ -25,7 +25,9 @@ def _replay_of(cell: Cell, traces: Sequence[Trace]) -> Replay:
     strategy = replace(strategy, driver=cell.budget.apply(strategy.driver))
     return Replay(
         traces,
-        ReplayOptions(strategy, cell.overcommit, seed=cell.seed, verify=cell.workload.verify, slack=cell.slack),
+        ReplayOptions(
+            strategy, cell.overcommit, seed=cell.seed, verify=cell.workload.verify, slack=cell.slack, counted=True
+        ),
     )
 
 

@@ -44,7 +44,7 @@ class ChurnRun:
         self.host.limit_beyond_pages = self._strategy.limit_beyond_pages
         self._rng = np.random.default_rng([cell.seed, scenario.guests])
         self._targets = _even(min(to_give, scenario.total_pages), scenario.guests, self._unit)
-        settings = GuestSettings(cell.budget.apply(self._strategy.driver), verify=scenario.verify)
+        settings = GuestSettings(cell.budget.apply(self._strategy.driver), verify=scenario.verify, count_faults=True)
         self.domids = [self._create(number, settings) for number in range(scenario.guests)]
 
     def _create(self, number: int, settings: GuestSettings) -> int:

@@ -10,17 +10,20 @@ from xbd.cli.common import Failure, emit, json_option
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.config_files import read_text
 from xbd.daemons.trace_files import read_trace
-from xbd.errors import TraceError
+from xbd.errors import TraceError, XbdError
+from xbd.lab.costs.shell.files import read_prices
 from xbd.lab.experiments.claims import judge
 from xbd.lab.experiments.grid import Grid
 from xbd.lab.experiments.page import Plots, Provenance, render_page
 from xbd.lab.experiments.plan import parse_grid
+from xbd.lab.experiments.priced import priced_tables
 from xbd.lab.experiments.report import render, render_failures
 from xbd.lab.experiments.results import Results, as_csv, series_rows, summary_rows
 from xbd.lab.experiments.shell.local import LocalPool
 from xbd.lab.experiments.shell.runner import run_grid
 from xbd.lab.experiments.shell.store import Store
 from xbd.lab.experiments.shell.work import Pool, model_version
+from xbd.lab.experiments.tables import TextTable
 from xbd.units import counted
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -39,6 +42,16 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--only", multiple=True, type=click.Choice(list(STRATEGIES)), help="Run only this strategy; may be repeated."
 )
+@click.option(
+    "--prices", "priced_by", metavar="PRESET|FILE", help="Also judge the claims by what they cost, by these prices."
+)
+@click.option(
+    "--busy",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1024),
+    help="With --prices: a guest's busy processors.",
+)
 @click.option("--fresh", is_flag=True, help="Run again what is already in the results directory.")
 @json_option
 def command(
@@ -49,6 +62,8 @@ def command(
     scheduler: str | None,
     traces: tuple[Path, ...],
     only: tuple[str, ...],
+    priced_by: str | None,
+    busy: float,
     fresh: bool,
     as_json: bool,
 ) -> None:
@@ -58,6 +73,10 @@ def command(
     it was. It writes summary.csv (a row for each cell), series.csv (a row for each sample of a cell), report.txt and
     page.html there; JSON has the rows of summary.csv. Exit code 1: a cell's audit found something wrong.
     """
+    try:
+        prices = None if priced_by is None else read_prices(priced_by)
+    except XbdError as error:
+        raise Failure(str(error)) from None
     pool = pool_of(processes, scheduler)
     grid = _read_grid(path, traces).only(only)
     if not grid.cells:
@@ -67,8 +86,10 @@ def command(
         store.forget()
     results = run_grid(grid, store, pool)
     repeat = " ".join(["xbd experiment", quote(str(path)), *(f"--trace {quote(str(trace))}" for trace in traces)])
+    repeat += f" --prices {quote(priced_by)} --busy {busy:g}" if priced_by else ""
     provenance = Provenance(repeat, model_version())
-    _write(store, grid, results, provenance, as_json=as_json)
+    priced = [] if prices is None else priced_tables(results, prices, busy)
+    _write(store, grid, results, provenance, priced, as_json=as_json)
     if results.failed:
         raise Failure("\n".join(render_failures(results)))
 
@@ -104,14 +125,16 @@ def _read_grid(path: Path, traces: Sequence[Path]) -> Grid:
     return parse_grid(read_text(path, may_wait=True), path, read_trace, added)
 
 
-def _write(store: Store, grid: Grid, results: Results, provenance: Provenance, *, as_json: bool) -> None:
+def _write(
+    store: Store, grid: Grid, results: Results, provenance: Provenance, priced: Sequence[TextTable], *, as_json: bool
+) -> None:
     """Write tables, report and page, and print the report."""
     answers = judge(results)
-    report = render(grid, results, answers)
+    report = render(grid, results, answers, priced)
     store.write("summary.csv", as_csv(summary_rows(results)))
     store.write("series.csv", as_csv(series_rows(results)))
     store.write("report.txt", report + "\n")
-    page = store.write("page.html", render_page(grid, results, answers, provenance, _draw(results)))
+    page = store.write("page.html", render_page(grid, results, answers, provenance, _draw(results), priced=priced))
     output = {
         "directory": str(store.directory),
         "page": str(page),

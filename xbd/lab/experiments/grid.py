@@ -22,6 +22,7 @@ class Budget:
     compaction_batches: int | None = None
     compaction_check_s: float | None = None
     vacate_blocks: int | None = None
+    move_pages_s: float | None = None
 
     def apply(self, driver: DriverSettings) -> DriverSettings:
         """Return the driver's settings with this budget."""
@@ -31,6 +32,8 @@ class Budget:
             driver = replace(driver, compaction_check_s=self.compaction_check_s)
         if self.vacate_blocks is not None:
             driver = replace(driver, vacate_blocks=self.vacate_blocks)
+        if self.move_pages_s is not None:
+            driver = replace(driver, move_pages_s=self.move_pages_s)
         return driver
 
 

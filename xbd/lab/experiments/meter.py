@@ -6,16 +6,22 @@ its back-off and its periods, without the time that copying would take.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import median
+from typing import Final
+
+import numpy as np
 
 from xbd.domain import DomainInfo
 from xbd.guest import GuestStatistics
+from xbd.lab.costs.counts import Counts, counts_of
 from xbd.target_rules import is_reached
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import GIB_PAGES, SUPER_PAGES
 
 Number = float | int
+# Before the name of each count in the columns of the results.
+COUNT_PREFIX: Final = "n_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +90,25 @@ class Meter:
             **_coverage(self.samples),
             **_work(infos, guests),
             **_failures(guests),
+            **self._counts(),
             "targets_set": self._set,
             "targets_missed": self._missed + sum(progress.since is not None for progress in self._progress.values()),
             "target_wait_median_s": median(self._waits_s) if self._waits_s else 0.0,
             "target_wait_worst_s": max(self._waits_s, default=0.0),
             "content_errors": sum(guest.content_errors for guest in guests),
+        }
+
+    def _counts(self) -> dict[str, Number]:
+        """Return what prices are applied to: counts of all guests together, and time weighted by memory in 4 KiB pages."""
+        counts = sum(counts_of(self._host, domid).as_array() for domid in self._domids)
+        mean = sum(sample.coverage for sample in self.samples) / len(self.samples)
+        run_s = self.samples[-1].t_s
+        named = zip(fields(Counts), np.atleast_1d(counts).tolist(), strict=True)
+        return {
+            **{COUNT_PREFIX + field.name: count for field, count in named},
+            "broken_s": (1 - mean) * run_s * len(self._domids),
+            "run_s": run_s,
+            "guests": len(self._domids),
         }
 
 

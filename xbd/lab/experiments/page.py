@@ -39,8 +39,16 @@ class Provenance:
 Plots = Mapping[Setting, Sequence[tuple[str, str]]] | None
 
 
-def render_page(grid: Grid, results: Results, answers: Sequence[Answer], provenance: Provenance, plots: Plots) -> str:
-    """Format the page."""
+def render_page(
+    grid: Grid,
+    results: Results,
+    answers: Sequence[Answer],
+    provenance: Provenance,
+    plots: Plots,
+    *,
+    priced: Sequence[TextTable] = (),
+) -> str:
+    """Format the page; *priced*: the claims by their costs."""
     parts = [
         f"<h1>{escape(grid.name)}</h1>",
         f"<p>{escape(grid.about)}</p>" if grid.about else "",
@@ -48,6 +56,8 @@ def render_page(grid: Grid, results: Results, answers: Sequence[Answer], provena
         _claims(answers, provenance),
         "<h2>What each part gains</h2>",
         table_of(gains_of(results)),
+        "<h2>What it costs</h2>" if priced else "",
+        *map(table_of, priced),
         "<h2>How it was measured</h2>",
         *_method(grid, results, provenance),
         *(text for setting in results.settings for text in _setting(results, setting, plots)),

@@ -68,6 +68,9 @@ class BudgetTable:
         float | None, number("how often is looked for what to migrate", _LEAST_S, _DAY_S, "seconds")
     ] = None
     vacate_blocks: Annotated[int | None, whole("blocks emptied at a time for an inflation", 0, _MOST_BATCHES)] = None
+    move_pages_s: Annotated[
+        float | None, number("in-use pages moved in a second at most; 0: no bound", 0, _MOST_BATCHES)
+    ] = None
 
     def __post_init__(self) -> None:
         if self.name == _OWN:
@@ -75,7 +78,9 @@ class BudgetTable:
 
     def budget(self) -> Budget:
         """Make the budget."""
-        return Budget(self.name, self.compaction_batches, self.compaction_check_s, self.vacate_blocks)
+        return Budget(
+            self.name, self.compaction_batches, self.compaction_check_s, self.vacate_blocks, self.move_pages_s
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,15 @@ from xbd.units import counted
 _WIDTH: Final = 118
 
 
-def render(grid: Grid, results: Results, answers: Sequence[Answer]) -> str:
-    """Format the whole report for a terminal."""
+def render(grid: Grid, results: Results, answers: Sequence[Answer], priced: Sequence[TextTable] = ()) -> str:
+    """Format the whole report for a terminal; *priced*: the claims by their costs."""
     lines = [f"{grid.name}: {counted(len(results.outcomes), 'cell')}, {len(results.failed)} failed"]
     lines += [*_wrapped(grid.about), ""] if grid.about else [""]
     for answer in answers:
         lines += _answer(answer)
     lines += ["", *table_lines(gains_of(results))]
+    for table in priced:
+        lines += ["", *table_lines(table), *_wrapped(table.about + ".", "  ")]
     for setting in results.settings:
         strategies = results.strategies(setting)
         seeds = ", ".join(map(str, results.seeds(setting, strategies)))

@@ -20,7 +20,13 @@ from xbd.lab.experiments.outcome import OutcomeOf
 # The sources that decide a cell's numbers: after a change of any byte, cells are run again.
 _MODEL: Final = (
     *("abi", "units.py", "errors.py", "frames", "storage", "machine", "guest", "policy"),
-    *("config/strategies.py", "testing/virtual_host.py", "lab/replay/variants.py", "lab/replay/replay.py"),
+    *(
+        "config/strategies.py",
+        "testing/virtual_host.py",
+        "lab/replay/variants.py",
+        "lab/replay/replay.py",
+        "lab/costs/counts.py",
+    ),
     *(f"lab/experiments/{module}.py" for module in ("cell", "churn", "grid", "meter", "outcome")),
 )
 
