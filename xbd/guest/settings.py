@@ -68,7 +68,12 @@ class DriverSettings:
     ] = False
     report_free_s: Annotated[
         float,
-        number("blocks free for so long go to the host, and no target counts; 0: never", 0, _MOST, "seconds"),
+        number(
+            "whole blocks free for so long go to the host (by the queue 2m), no target counts; 0: never",
+            0,
+            _MOST,
+            "seconds",
+        ),
     ] = 0.0
     batch_extents: Annotated[int, whole("the most extents in one hypercall", 1, BATCH_EXTENTS)] = BATCH_EXTENTS
     commands_in_flight: Annotated[int, whole("the most hypercalls under way", 1, MAX_IN_FLIGHT)] = MAX_IN_FLIGHT

@@ -153,6 +153,10 @@ class Programs:
 
     def reach(self, goals: Goals) -> Procedure:
         """Free and allocate until the goals are reached or refused."""
+        if self.take_back is not None:
+            # Before the lock: who has the balloon's token may wait for that.
+            lacking = goals.anon_pages + goals.cache_pages + goals.kernel_pages - sum(self.holdings.pages)
+            yield from self.take_back(lacking + self._zone.watermarks.high_pages - self._zone.free.free_frames)
         yield self.pages_lock
         missed_pages = self._missed(goals)
         wanted = self._wanted(Pool.ANON, goals.anon_pages)
@@ -166,9 +170,6 @@ class Programs:
         yield from self._free_processes(min(goals.churn_pages, self._process_pages()), residents_pages=0)
         yield from self._free(Pool.KERNEL, -kernel_lacking)
         kernel_grow, grow = max(kernel_lacking, 0), max(wanted - self._process_pages(), 0)
-        if self.take_back is not None:
-            wanted = kernel_grow + grow + max(goals.cache_pages - self.holdings.pages[Pool.CACHE], 0)
-            yield from self.take_back(wanted + self._zone.watermarks.high_pages - self._zone.free.free_frames)
         yield from self._make_room(kernel_grow + grow)
         cache_pages = self.holdings.pages[Pool.CACHE]
         yield from self._grow(kernel_grow, grow, goals.cache_pages)
