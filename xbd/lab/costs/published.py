@@ -19,7 +19,7 @@ from xbd.units import GIB_PAGES, SUPER_PAGES
 
 # Which strategy balloons in pages of which size, on a virtio balloon.
 _DRIVERS: Final = {"4k": "linux-virtio", "2m": "virtio"}
-_LARGE_PAGES, _SMALL_PAGES = 20 * GIB_PAGES, 2 * GIB_PAGES
+LARGE_PAGES, SMALL_PAGES = 20 * GIB_PAGES, 2 * GIB_PAGES
 _SETTLES_S: Final = 120.0
 
 
@@ -39,9 +39,9 @@ class Computed:
 
 
 def compute(
-    prices: Prices, *, seed: int = 0, large_pages: int = _LARGE_PAGES, small_pages: int = _SMALL_PAGES
+    prices: Prices, *, seed: int = 0, large_pages: int = LARGE_PAGES, small_pages: int = SMALL_PAGES
 ) -> list[Computed]:
-    """Run the trips, and compute each figure that the price file has. Raises BadArgument: it has one that nothing here runs."""
+    """Take guests of *large_pages* to *small_pages* and back, and compute each figure that the price file has. Raises BadArgument: it has one that nothing here runs."""
     runs = {
         name: (counts, pages)
         for size in _DRIVERS
