@@ -1,6 +1,6 @@
 """Run one cell in this process, on virtual time; the same cell gives the same numbers in any process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,6 +14,8 @@ from xbd.lab.replay.replay import Replay, ReplayOptions
 
 # How often the host is observed while a guest has not reached its target.
 _OBSERVE_EVERY_S: Final = 0.25
+# What looks at a cell at each of its samples, and changes nothing: the time, and its scenario.
+Watch = Callable[[float, ChurnRun | Replay], None]
 
 
 Outcome = OutcomeOf[Cell, Sample]
@@ -31,7 +33,7 @@ def _replay_of(cell: Cell, traces: Sequence[Trace]) -> Replay:
     )
 
 
-def run_cell(cell: Cell, traces: Sequence[Trace] = ()) -> Outcome:
+def run_cell(cell: Cell, traces: Sequence[Trace] = (), watch: Watch = lambda now, scenario: None) -> Outcome:  # noqa: ARG005 - who does not watch
     """Run a cell to its end. Raises BadArgument: its guests cannot run on such a host."""
     match cell.workload:
         case Churn() as churn:
@@ -45,8 +47,10 @@ def run_cell(cell: Cell, traces: Sequence[Trace] = ()) -> Outcome:
         meter.observe(now)
         if samples_due.reached(now):
             meter.sample(now)
+            watch(now, scenario)
     if not meter.samples or meter.samples[-1].t_s != now:
         meter.sample(now)
+        watch(now, scenario)
     return Outcome(cell, meter.summary(), tuple(meter.samples), tuple(scenario.host.check()))
 
 

@@ -7,6 +7,7 @@ from shlex import quote
 import click
 
 from xbd.cli.common import Failure, emit, json_option
+from xbd.cli.series_file import series_file, series_option
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.config_files import read_text
 from xbd.daemons.trace_files import read_trace
@@ -22,7 +23,7 @@ from xbd.lab.experiments.results import Results, as_csv, series_rows, summary_ro
 from xbd.lab.experiments.shell.local import LocalPool
 from xbd.lab.experiments.shell.runner import run_grid
 from xbd.lab.experiments.shell.store import Store
-from xbd.lab.experiments.shell.work import Pool, model_version
+from xbd.lab.experiments.shell.work import Pool, jobs_of, model_version
 from xbd.lab.experiments.tables import TextTable
 from xbd.units import counted
 
@@ -53,6 +54,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="With --prices: a guest's busy processors.",
 )
 @click.option("--fresh", is_flag=True, help="Run again what is already in the results directory.")
+@series_option
 @json_option
 def command(
     path: Path,
@@ -65,13 +67,15 @@ def command(
     priced_by: str | None,
     busy: float,
     fresh: bool,
+    series_path: Path | None,
     as_json: bool,
 ) -> None:
     """Run the same hosts and guests under every strategy and compare the results.
 
     FILE says what is combined. Finished cells are kept in the results directory, so an interrupted run continues where
     it was. It writes summary.csv (a row for each cell), series.csv (a row for each sample of a cell), report.txt and
-    page.html there; JSON has the rows of summary.csv. Exit code 1: a cell's audit found something wrong.
+    page.html there; --series has the guests one by one. JSON has the rows of summary.csv. Exit code 1: a cell's audit
+    found something wrong.
     """
     try:
         prices = None if priced_by is None else read_prices(priced_by)
@@ -84,12 +88,17 @@ def command(
     store = Store(Path(path.stem) if out is None else out)
     if fresh:
         store.forget()
-    results = run_grid(grid, store, pool)
+    results = run_grid(grid, store, pool, series=series_path is not None)
     repeat = " ".join(["xbd experiment", quote(str(path)), *(f"--trace {quote(str(trace))}" for trace in traces)])
     repeat += f" --prices {quote(priced_by)} --busy {busy:g}" if priced_by else ""
     provenance = Provenance(repeat, model_version())
     priced = [] if prices is None else priced_tables(results, prices, busy)
-    _write(store, grid, results, provenance, priced, as_json=as_json)
+    with series_file(series_path, (path, *traces)) as series:
+        if series is not None:
+            # Cell after cell, in the order of the grid, whoever ran it.
+            for job in jobs_of(grid, series=True):
+                series.add_lines(store.series_of(job))
+        _write(store, grid, results, provenance, priced, as_json=as_json)
     if results.failed:
         raise Failure("\n".join(render_failures(results)))
 

@@ -3,18 +3,23 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from xbd.cli.common import Failure
+from xbd.cli.series_file import SeriesFile, series_file, series_option
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.trace_files import read_trace
 from xbd.errors import XbdError
+from xbd.guest.workload import Trace
+from xbd.lab.costs.prices import Prices
 from xbd.lab.costs.shell.files import read_prices
 from xbd.lab.replay.replay import Replay, ReplayOptions, ReplayReport
 from xbd.lab.replay.report import render, render_prices, render_side_by_side
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
+from xbd.lab.series import told_of
 from xbd.units import counted
 
 ALL = "all"
@@ -45,6 +50,7 @@ _PROGRESS_EVERY_S = 0.5
     metavar="PRESET|FILE",
     help="Also tell what it would cost: processor seconds and waits, by kvm-xeon6252, xen, or a file of prices.",
 )
+@series_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; of several variants, one of each.")
 def command(
     paths: tuple[Path, ...],
@@ -56,26 +62,39 @@ def command(
     verify: bool,
     variants: tuple[str, ...],
     priced_by: str | None,
+    series_path: Path | None,
     as_json: bool,
 ) -> None:
     """Replay real guests' memory traces on an emulated host, one guest per trace, in one process."""
     chosen = [name for name in VARIANTS if name != AS_THE_STRATEGY_SAYS] if ALL in variants else list(variants)
     done: list[tuple[ReplayReport, float]] = []
-    try:
-        prices = None if priced_by is None else read_prices(priced_by)
-        traces = [read_trace(path) for path in paths]
-        for path, gaps in zip(paths, (trace.gap_lines for trace in traces), strict=True):
-            if gaps:
-                said = f"{counted(len(gaps), 'gap')}, the first before line {gaps[0]}: what is held before one is held until its end"
-                click.echo(f"{path}: {said}", err=True)
-        for variant in chosen:
-            options = ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant, counted=prices is not None)
-            run = Replay(traces, options)
-            started = time.monotonic()
-            _run_at_speed(run, speed, started)
-            done.append((run.report(), time.monotonic() - started))
-    except XbdError as error:
-        raise Failure(str(error)) from None
+    with series_file(series_path, paths) as series:
+        try:
+            prices = None if priced_by is None else read_prices(priced_by)
+            traces = _read(paths)
+            for variant in chosen:
+                options = ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant, counted=prices is not None)
+                run = Replay(traces, options)
+                started = time.monotonic()
+                _run_at_speed(run, speed, started, series)
+                done.append((run.report(), time.monotonic() - started))
+        except XbdError as error:
+            raise Failure(str(error)) from None
+        _print(done, prices, as_json=as_json)
+
+
+def _read(paths: Sequence[Path]) -> list[Trace]:
+    """Read the traces, and say which of them have gaps. Raises TraceError."""
+    traces = [read_trace(path) for path in paths]
+    for path, gaps in zip(paths, (trace.gap_lines for trace in traces), strict=True):
+        if gaps:
+            said = f"{counted(len(gaps), 'gap')}, the first before line {gaps[0]}: what is held before one is held until its end"
+            click.echo(f"{path}: {said}", err=True)
+    return traces
+
+
+def _print(done: Sequence[tuple[ReplayReport, float]], prices: Prices | None, *, as_json: bool) -> None:
+    """Print the reports; exit code 1 if anything was lost."""
     if as_json:
         reports = [report.as_map(elapsed_s, prices) for report, elapsed_s in done]
         click.echo(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2))
@@ -87,11 +106,14 @@ def command(
         raise SystemExit(1)
 
 
-def _run_at_speed(run: Replay, speed: float | None, started: float) -> None:
-    """Run the replay, at *speed* times real time if given; show progress on a terminal."""
+def _run_at_speed(run: Replay, speed: float | None, started: float, series: SeriesFile | None) -> None:
+    """Run the replay, at *speed* times real time if given; add each sample to *series*, show progress on a terminal."""
+    name = f"{run.options.strategy.name}/{run.options.variant}"
     last = max(float(trace.seconds[-1]) for trace in run.traces)
     shown = started
     for reached in run.run():
+        if series is not None:
+            series.add(name, reached, *told_of(run.host), run.demand_pages())
         now = time.monotonic()
         if speed is not None and (ahead := reached / speed - (now - started)) > 0:
             time.sleep(ahead)  # noqa: TID251 - a replay at a given speed waits for the wall clock

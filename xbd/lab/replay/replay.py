@@ -210,6 +210,11 @@ class Replay:
             if i not in falling:
                 host.send(self.domids[i], self._players[i].demand)
 
+    def demand_pages(self) -> dict[int, int]:
+        """Return what the traces' programs ask for now, page cache included, by domid."""
+        demands = [player.demand for player in self._players]
+        return {domid: one.anon_pages + one.cache_pages for domid, one in zip(self.domids, demands, strict=True)}
+
     def _demand_falls(self, i: int) -> bool:
         trace, at = self.traces[i], self._players[i].at
         return at > 0 and int(trace.anon_pages[at]) < int(trace.anon_pages[at - 1])

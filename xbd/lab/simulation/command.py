@@ -9,12 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Final, TextIO, TypeVar
 
 import click
 
 from xbd.cli.common import Failure
+from xbd.cli.series_file import SeriesFile, series_file, series_option
 from xbd.errors import BadArgument, ConfigError
 from xbd.lab.simulation.daemons.options import DEFAULT_SECONDS, MOST_DAEMON_GUESTS, MOST_OPERATORS, DaemonOptions
 from xbd.lab.simulation.daemons.options import FAULTS as DAEMON_FAULTS
@@ -24,12 +26,16 @@ from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, LEAST_SUPERFRAMES, MO
 from xbd.lab.simulation.outcome import Outcome, run, shrink
 from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
 from xbd.lab.simulation.switches import SWITCHES
+from xbd.lab.simulation.world import World
 
 _PROGRESS_EVERY_S = 0.5
+# Of virtual time, between two moments of a series.
+_SERIES_EVERY_S: Final = 0.25
 # Of cores and of daemons; each run refuses the other's.
 _EXCLUDABLE: Final = (*EXCLUDABLE, *DAEMON_FAULTS)
 _SWITCHES: Final = (*SWITCHES, *(name for name in DAEMON_SWITCHES if name not in SWITCHES))
-_OF_CORES: Final = ("events", "superframes", "compare_every")
+_OF_CORES: Final = ("events", "superframes", "compare_every", "series_path")
+_OPTION_OF: Final = {"series_path": "--series"}
 _OF_DAEMONS: Final = ("seconds", "operators", "every_fault")
 AnyOptions = TypeVar("AnyOptions", Options, DaemonOptions)
 Found = TypeVar("Found", Outcome, DaemonOutcome)
@@ -87,6 +93,7 @@ Found = TypeVar("Found", Outcome, DaemonOutcome)
 )
 @click.option("--every-fault", is_flag=True, help="With --daemons: leave out no kind of fault of its own accord.")
 @click.option("--trace", type=click.File("w"), help="Write a line for each event; - is stdout.")
+@series_option
 @click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
 def command(
@@ -104,6 +111,7 @@ def command(
     operators: int | None,
     every_fault: bool,
     trace: TextIO | None,
+    series_path: Path | None,
     processes: int | None,
     as_json: bool,
 ) -> None:
@@ -115,8 +123,9 @@ def command(
     With --daemons the hypervisor, agents, autoballoon, xenstored and metrics run as they ship, in one process, and every
     call by which they reach the outside may fail.
     """
-    if trace is not None and seeds > 1:
-        raise click.UsageError("--trace is for one seed")
+    for option, given in (("--trace", trace), ("--series", series_path)):
+        if given is not None and seeds > 1:
+            raise click.UsageError(f"{option} is for one seed")
     _refuse_options_of_the_other(click.get_current_context(), daemons=daemons)
     seeds_of_run, kinds = range(seed, seed + seeds), tuple(dict.fromkeys(without))
     write = None if trace is None else lambda line: click.echo(line, file=trace)
@@ -139,15 +148,32 @@ def command(
     except (BadArgument, ConfigError) as error:
         raise Failure(str(error)) from None
     of_cores = [replace(first, seed=one) for one in seeds_of_run]
-    done = [run(first, write)] if seeds == 1 else _run_all(run, of_cores, many, until_found=bool(off))
-    _report(done, shrink, tell, as_json=as_json, alone=seeds == 1)
+    with series_file(series_path) as series:
+        watch = None if series is None else _adding_to(series, seed)
+        done = [run(first, write, watch)] if seeds == 1 else _run_all(run, of_cores, many, until_found=bool(off))
+        _report(done, shrink, tell, as_json=as_json, alone=seeds == 1)
+
+
+def _adding_to(series: SeriesFile, seed: int) -> Callable[[World], None]:
+    """Make what looks at a world after each event, and adds what its daemon tells to *series* from time to time."""
+    due_s = 0.0
+
+    def watch(world: World) -> None:
+        nonlocal due_s
+        now_s = world.schedule.now
+        if world.daemon_up and now_s >= due_s:
+            due_s = now_s + _SERIES_EVERY_S
+            domains = [world.host.domain_info(domid) for domid in world.host.machine.domains()]
+            series.add(str(seed), now_s, asdict(world.host.machine.statistics()), domains)
+
+    return watch
 
 
 def _refuse_options_of_the_other(context: click.Context, *, daemons: bool) -> None:
     """Refuse options that mean nothing to what is simulated. Raises click.UsageError."""
     for name in _OF_CORES if daemons else _OF_DAEMONS:
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            option = f"--{name.replace('_', '-')}"
+            option = _OPTION_OF.get(name, f"--{name.replace('_', '-')}")
             raise click.UsageError(f"{option} goes {'without' if daemons else 'with'} --daemons")
 
 

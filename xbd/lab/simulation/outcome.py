@@ -52,10 +52,10 @@ def seed_of(text: str) -> int:
     return int.from_bytes(sha256(text.encode()).digest()[:6], "big")
 
 
-def run(options: Options, write: Write | None = None) -> Outcome:
-    """Do one run. Raises BadArgument: there is no such switch."""
+def run(options: Options, write: Write | None = None, watch: Callable[[World], None] | None = None) -> Outcome:
+    """Do one run; *watch* as `World` takes it. Raises BadArgument: there is no such switch."""
     with switched_off(find(options.off, SWITCHES)):
-        world = World(options, write)
+        world = World(options, write, watch)
         violation = None
         try:
             world.run()

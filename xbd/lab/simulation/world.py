@@ -39,14 +39,18 @@ class World:
     Args:
         options: of the run.
         write: called with each line of the trace.
+        watch: called after each event, to look and change nothing.
 
     Attributes: *daemon*: the simulated daemon process. *healing*: the faults have stopped, and operator and policy do
     nothing more. *events*: how many events were done. *tally*: counts of faults and other happenings, by name.
     *excuses*: by domid, the known reason why a domain is not at its target after the healing.
     """
 
-    def __init__(self, options: Options, write: Write | None = None) -> None:
+    def __init__(
+        self, options: Options, write: Write | None = None, watch: "Callable[[World], None] | None" = None
+    ) -> None:
         self.options = options
+        self._watch = watch
         self.rngs = make_rngs(options.seed)
         self.plan: Plan = make_plan(options, self.rngs[Purpose.PLAN])
         self.schedule = Schedule()
@@ -98,6 +102,8 @@ class World:
         checks.after_event(self)
         if self.events % self.options.compare_every == 0:
             checks.compare(self)
+        if self._watch is not None:
+            self._watch(self)
 
     def _do(self, action: Action) -> str | None:
         """Do an action; kill the daemon if the action reaches the write at which it is to be killed."""

@@ -16,9 +16,14 @@ from xbd.lab.experiments.shell.work import Done, Job, Pool, jobs_of
 _PROGRESS_EVERY_S: Final = 0.5
 
 
-def run_grid(grid: Grid, store: Store, pool: Pool, watch: Callable[[Done], None] | None = None) -> Results:
-    """Run all cells of a grid that were not run yet; arguments and errors as of `run_jobs`."""
-    return Results(run_jobs(jobs_of(grid), store, pool, watch))
+def run_grid(
+    grid: Grid, store: Store, pool: Pool, watch: Callable[[Done], None] | None = None, *, series: bool = False
+) -> Results:
+    """Run all cells of a grid that were not run yet; arguments and errors as of `run_jobs`.
+
+    *series*: the store shall have the series of each, too.
+    """
+    return Results(run_jobs(jobs_of(grid, series=series), store, pool, watch))
 
 
 def run_jobs(

@@ -11,6 +11,7 @@ from xbd.lab.experiments.outcome import OutcomeOf
 from xbd.lab.experiments.shell.work import Done, Job
 
 _SUFFIX: Final = ".json"
+_SERIES_SUFFIX: Final = ".series.csv"
 
 
 class CannotKeep(XbdError):
@@ -33,11 +34,14 @@ class Store:
 
     def forget(self) -> None:
         """Remove every finished cell."""
-        for file in self._cells.glob("*" + _SUFFIX):
-            file.unlink()
+        for suffix in (_SUFFIX, _SERIES_SUFFIX):
+            for file in self._cells.glob("*" + suffix):
+                file.unlink()
 
     def keep(self, done: Done) -> None:
-        """Write a finished cell atomically."""
+        """Write a finished cell atomically, its series first: a cell that is there has all that was wanted of it."""
+        if done.series is not None:
+            self.write(f"cells/{done.key}{_SERIES_SUFFIX}", done.series)
         outcome = done.outcome
         kept = {
             "cell": outcome.cell.coordinates(),
@@ -64,7 +68,17 @@ class Store:
         found = {job.key: self._read(job) for job in jobs}
         return {key: outcome for key, outcome in found.items() if outcome is not None}
 
+    def series_of(self, job: Job) -> str:
+        """Read the lines of a finished cell's series. Raises CannotKeep: they cannot be read."""
+        path = self._cells / (job.key + _SERIES_SUFFIX)
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CannotKeep(f"{path}: cannot be read: {error}; --fresh runs all cells again") from error
+
     def _read(self, job: Job) -> OutcomeOf[Any, Any] | None:
+        if job.series and not (self._cells / (job.key + _SERIES_SUFFIX)).exists():
+            return None
         try:
             kept: dict[str, Any] = json.loads((self._cells / (job.key + _SUFFIX)).read_text(encoding="utf-8"))
             samples = tuple(job.kind.sample(*sample) for sample in kept["samples"])

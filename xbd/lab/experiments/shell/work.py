@@ -10,12 +10,16 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 import xbd
+from xbd.control.series import lines_of
 from xbd.errors import XbdError
 from xbd.guest.workload import Trace
 from xbd.lab.experiments.cell import run_cell
+from xbd.lab.experiments.churn import ChurnRun
 from xbd.lab.experiments.grid import Grid, digest
 from xbd.lab.experiments.meter import Sample
 from xbd.lab.experiments.outcome import OutcomeOf
+from xbd.lab.replay.replay import Replay
+from xbd.lab.series import told_of
 
 # The sources that decide a cell's numbers: after a change of any byte, cells are run again.
 _MODEL: Final = (
@@ -49,12 +53,16 @@ class CellFailed(XbdError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A cell (`AnyCell`) with the traces that it replays; *model*: the version that must run it; *kind*: how."""
+    """A cell (`AnyCell`) with the traces that it replays; *model*: the version that must run it; *kind*: how.
+
+    *series*: whether the series of an experiment's cell is wanted, too.
+    """
 
     cell: Any
     traces: tuple[Trace, ...]
     model: str
     kind: Kind = EXPERIMENT
+    series: bool = False
 
     @property
     def key(self) -> str:
@@ -65,11 +73,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Done:
-    """A finished job: its key, its outcome and how long it took."""
+    """A finished job: its key, its outcome, how long it took, and the lines of its series, if that was wanted."""
 
     key: str
     outcome: OutcomeOf[Any, Any]
     elapsed_s: float
+    series: str | None = None
 
 
 class Pool(Protocol):
@@ -79,9 +88,9 @@ class Pool(Protocol):
         """Do all jobs, in any order. Raises CellFailed."""
 
 
-def jobs_of(grid: Grid) -> list[Job]:
-    """Make a job of each cell of a grid."""
-    return [Job(cell, grid.traces_of(cell), model_version()) for cell in grid.cells]
+def jobs_of(grid: Grid, *, series: bool = False) -> list[Job]:
+    """Make a job of each cell of a grid; *series*: with the series of each."""
+    return [Job(cell, grid.traces_of(cell), model_version(), series=series) for cell in grid.cells]
 
 
 def do(job: Job) -> Done:
@@ -92,11 +101,17 @@ def do(job: Job) -> Done:
             f" install the same xbd and numpy everywhere"
         )
     began = time.perf_counter()
+    lines: list[str] = []
+
+    def watch(now: float, scenario: ChurnRun | Replay) -> None:
+        demands = scenario.demand_pages() if isinstance(scenario, Replay) else None
+        lines.append(lines_of(job.cell.label(), now, *told_of(scenario.host), demands))
+
     try:
-        outcome = job.kind.runs(job.cell, job.traces)
+        outcome = run_cell(job.cell, job.traces, watch) if job.series else job.kind.runs(job.cell, job.traces)
     except XbdError as error:
         raise CellFailed(f"{job.cell.label()}: {error}") from error
-    return Done(job.key, outcome, time.perf_counter() - began)
+    return Done(job.key, outcome, time.perf_counter() - began, "".join(lines) if job.series else None)
 
 
 @cache
