@@ -76,6 +76,7 @@ def host_details(host: Mapping[str, Any]) -> list[str]:
     """Draw `xbd info`: xl's words where there are any (total_memory and free_memory in MiB)."""
     settings = host.get("settings") or {}
     known = {"name", "version", "protocol", "frames", "free_frames", "free_in_whole_superframes", "settings"}
+    known |= {"target_waits", "target_waits_s"}
     pairs: dict[str, object] = {
         "host": host.get("name", ""),
         "xbd_version": host.get("version", ""),
@@ -85,6 +86,8 @@ def host_details(host: Mapping[str, Any]) -> list[str]:
         "free_in_whole_superframes": percent(float(host["free_in_whole_superframes"])),
         "xen_pagesize": PAGE_BYTES,
     }
+    if reached := sum((host.get("target_waits") or {}).values()):
+        pairs["targets_reached"] = f"{reached}, after {float(host['target_waits_s']) / reached:.2f} s on average"
     pairs |= {key: entry for key, entry in host.items() if key not in known and entry is not None}
     pairs |= {key: _plain(entry) for key, entry in settings.items()}
     return key_values(pairs)

@@ -18,6 +18,7 @@ from xbd.control.domain_record import DomainRecord, Wake
 from xbd.control.domain_sockets import DomainSockets
 from xbd.control.guest_settings import plan_guest
 from xbd.control.notices import Notices
+from xbd.control.waits import TargetWaits
 from xbd.domain import DOM0, DomainSpec
 from xbd.errors import BadArgument, NotPermitted, OutOfResources
 from xbd.guest.mode import parse_mode
@@ -54,6 +55,7 @@ class Controller(DomainLife):
     ) -> None:
         super().__init__(machine, clock=clock, name=name, sockets=sockets, seed=seed, monotonic=monotonic)
         self.console = console or Console()
+        self._waits = TargetWaits()
         self._notices = Notices(machine, self._records, self._zombies, self._announce, self._wake_subscribers)
         self._methods: Final[dict[str, Callable[..., dict[str, object]]]] = {
             "info": self._info,
@@ -113,6 +115,7 @@ class Controller(DomainLife):
             "version": xbd.__version__,
             "protocol": VERSION,
             **counts,
+            **self._waits.told(),
             "guests_wait": self.why_guests_wait() or None,
             "settings": settings,
         }
@@ -177,6 +180,7 @@ class Controller(DomainLife):
         record = self.record(domain.domid)
         record.settling = True
         record.save()
+        self._waits.begin(domain.domid, self.now_s())
         record.notify("target", pages=pages)
         self._event("target", record, pages=pages, **({} if reason is None else {"reason": reason}))
         self._check_settled(record)
@@ -306,4 +310,5 @@ class Controller(DomainLife):
         if record.settling and is_reached(domain.tot_pages, domain.target_pages):
             record.settling = False
             record.save()
+            self._waits.end(record.domid, self.now_s())
             self._event("settled", record, pages=domain.tot_pages)

@@ -1,9 +1,10 @@
 """A host's figures as Prometheus metrics; pure. Needs the extra `metrics`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from xbd.domain import DomainInfo
 
@@ -43,6 +44,9 @@ def families(host: Mapping[str, Any] | None, domains: Sequence[DomainInfo]) -> I
         return
     for name, (key, what) in _HOST.items():
         yield GaugeMetricFamily(name, what, value=float(host[key]))
+    # A hypervisor of an earlier version does not tell.
+    if "target_waits" in host:
+        yield _waits(host["target_waits"], float(host["target_waits_s"]))
     for name, (key, what) in _DOMAIN.items():
         gauge = GaugeMetricFamily(name, what, labels=_LABELS)
         for domain in domains:
@@ -61,6 +65,16 @@ def families(host: Mapping[str, Any] | None, domains: Sequence[DomainInfo]) -> I
 
 def _who(domain: DomainInfo) -> list[str]:
     return [str(domain.domid), domain.name]
+
+
+def _waits(counts: Mapping[str, int], sum_s: float) -> Metric:
+    """Make a histogram of classes that are told one by one: Prometheus counts all up to each bound."""
+    up_to = [float(count) for count in accumulate(counts.values())]
+    bounds = ["+Inf" if bound == "inf" else str(float(bound)) for bound in counts]
+    buckets = list(zip(bounds, up_to, strict=True))
+    return HistogramMetricFamily(
+        "xbd_target_wait_seconds", "How long domains took to reach targets.", buckets=buckets, sum_value=sum_s
+    )
 
 
 def _states(domains: Sequence[DomainInfo]) -> Metric:

@@ -118,6 +118,12 @@ _HOST_SCHEMA: Final = record(
         "free_in_whole_superframes": Part(SHARE, "share of the free frames; 1.0 when none is free"),
         "claimed_frames": Part(COUNT, "free frames that are promised to a domain"),
         "domains": Part(COUNT, "domains, with zombies"),
+        "target_waits": Part(
+            COUNTS,
+            "by upper bound in seconds, how many waits for a target to be reached were as long, and longer than the bound before;"
+            " since the daemon was started",
+        ),
+        "target_waits_s": Part(SECONDS, "how long they took together"),
         "guests_wait": Part(optional(text()), "why calls of guests are not answered at present; null: they are"),
         "settings": Part(SETTINGS, "settings of the host"),
     }
