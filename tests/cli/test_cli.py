@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pexpect  # type: ignore[import-untyped]  # it ships no types
 import pytest
 import trio
 from click.testing import CliRunner, Result
@@ -601,6 +602,22 @@ def test_the_map_says_what_the_host_says(run: Run, tmp_path: Path) -> None:
     assert run("map", "--png", str(path)).stdout == f"wrote {path}\n"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert "cannot write" in run("map", "--png", str(tmp_path / "no" / "x.png")).stderr
+    assert run("map", "--watch", "--png", str(path)).exit_code == 2
+
+
+def test_the_map_is_watched_until_ctrl_c(run: Run, directory: Path) -> None:
+    """In a terminal, picture after picture, with what changed since the last one; Ctrl-C is exit code 130."""
+    command = ["-m", "xbd", "--socket", str(directory / "run"), "map", "--watch", "--by", "state"]
+    watching = pexpect.spawn(sys.executable, command, timeout=60)
+    watching.expect("since the last look 0 superpages came to be, 0 broke")
+    assert run("create", "seen", "--target", "16m", "--maximum", "16m", "--no-start").exit_code == 0
+    watching.expect("since the last look 8 superpages came to be")
+    assert run("destroy", "seen").exit_code == 0
+    watching.sendintr()
+    watching.expect(pexpect.EOF)
+    watching.close()
+
+    assert watching.exitstatus == 130
 
 
 def test_ctrl_c_ends_the_waiting_and_not_the_moving(run: Run, directory: Path) -> None:

@@ -6,7 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xbd.cli import map_view
-from xbd.cli.map_view import Frames, cells, colours, frames_of, legend, owners, pixels, plain_lines, terminal_lines
+from xbd.cli.map_picture import picture
+from xbd.cli.map_view import (
+    Frames,
+    cells,
+    colours,
+    frames_of,
+    healed_and_broken,
+    legend,
+    owner_colour,
+    owners,
+    pixels,
+    plain_lines,
+    square_pixels,
+    terminal_lines,
+)
 from xbd.errors import RemoteProtocolError
 
 
@@ -69,7 +83,7 @@ def test_a_cells_colour_is_the_mean_of_its_superframes() -> None:
     squeezed, per_cell = cells(colours(frames(1, 1, 0), "state"), 2)
 
     assert per_cell == 2
-    assert squeezed.tolist() == [map_view._STATE_COLOURS[1].tolist(), list(map_view._FREE_COLOUR)]
+    assert squeezed.tolist() == [map_view.STATE_COLOURS[1].tolist(), list(map_view._FREE_COLOUR)]
 
 
 def test_owners_are_counted_largest_first() -> None:
@@ -95,4 +109,38 @@ def test_a_picture_has_a_square_for_each_superframe(count: int) -> None:
     drawn = pixels(frames(*[2] * count), "state")
 
     assert drawn.shape[1] <= 1024
-    assert (drawn == map_view._STATE_COLOURS[2]).all(axis=2).sum() % count == 0
+    assert (drawn == map_view.STATE_COLOURS[2]).all(axis=2).sum() % count == 0
+
+
+def test_what_healed_and_what_broke_is_counted() -> None:
+    """From shattered or free to whole, and from whole to shattered; of hosts of two sizes nothing is said."""
+    assert healed_and_broken(frames(2, 0, 1, 1, 2), frames(1, 1, 2, 0, 2)) == (2, 1)
+    assert healed_and_broken(frames(2), frames(1, 1)) == (0, 0)
+
+
+@pytest.mark.parametrize("by", ["owner", "state"])
+def test_a_picture_has_its_legend_below(by: str) -> None:
+    """The squares are pasted as they are, and each colour among them is in a box of the legend, under the scale."""
+    drawn = frames(0, 1, 2, 1, 2, 0, owner=6)
+    whole = np.asarray(picture(drawn, {5: "web"}, by, "a host", ["a note"]))
+    shades = {tuple(colour) for colour in colours(drawn, by).tolist()}
+    side = square_pixels(drawn)
+    found = {shade: np.flatnonzero((whole == shade).all(axis=2).any(axis=1)) for shade in shades}
+
+    assert len(shades) == 3
+    for rows in found.values():
+        # Squares above, then at least the scale's line between them and the box.
+        assert rows.size
+        assert np.diff(rows).max() > side
+    if by == "owner":
+        assert owner_colour(5) in shades
+
+
+def test_a_picture_is_as_wide_as_what_is_written() -> None:
+    """A long title makes it wider, control characters in names do no harm, and of many owners the rest is counted."""
+    owner = np.arange(1, 41, dtype=np.uint16)
+    drawn = Frames(np.ones(40, dtype=np.uint8), owner, np.full(40, 512, dtype=np.uint16))
+    short, wide = (picture(drawn, {0: "a\x1b\n"}, "owner", title) for title in ("x", "x" * 200))
+
+    assert wide.width > short.width
+    assert wide.height == short.height < picture(drawn, {}, "owner", "x", ["one", "more"]).height

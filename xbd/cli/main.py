@@ -104,7 +104,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "wait": ("xbd wait web1 web2", "xbd wait 'web*' --for gone --timeout 30"),
     "top": ("xbd top --sort calls", "xbd top 'web*' --once"),
     "watch": ("xbd watch --series host.csv", "xbd watch --moments 1"),
-    "map": ("xbd map --by state", "xbd map --png host.png"),
+    "map": ("xbd map --by state", "xbd map --watch", "xbd map --png host.png"),
     "events": ("xbd events", "xbd events --no-follow --json"),
     "audit": ("xbd audit",),
     "check": ("xbd check /etc/xbd/host.toml && systemctl reload xbd-hypervisor",),

@@ -22,7 +22,9 @@ KINDS: Final = ("free", "whole", "shattered")
 _FREE, _WHOLE, _SHATTERED = range(3)
 BY: Final = ("owner", "state")
 _FREE_COLOUR: Final = (48, 48, 52)
-_STATE_COLOURS: Final = np.array([_FREE_COLOUR, (70, 170, 90), (235, 140, 50)], dtype=np.uint8)
+# Where a picture's last row has no superframes.
+_NOTHING_COLOUR: Final = (255, 255, 255)
+STATE_COLOURS: Final = np.array([_FREE_COLOUR, (70, 170, 90), (235, 140, 50)], dtype=np.uint8)
 # Steps of the golden ratio give neighbouring domids hues that are far apart.
 _HUE_STEP: Final = 0.61803398875
 # An owner's shattered superframes are drawn darker than its whole ones.
@@ -67,17 +69,18 @@ def frames_of(raw: Mapping[str, Any]) -> Frames:
 def colours(frames: Frames, by: str) -> Colours:
     """Colour each superframe: (n, 3) uint8."""
     if by == "state":
-        return _STATE_COLOURS[frames.kind]
+        return STATE_COLOURS[frames.kind]
     owners, which = np.unique(frames.owner, return_inverse=True)
-    bright = np.array([owner_colour(int(owner) - 1, _WHOLE_VALUE) for owner in owners], dtype=np.uint8).reshape(-1, 3)
-    dark = np.array([owner_colour(int(owner) - 1, _SHATTERED_VALUE) for owner in owners], dtype=np.uint8).reshape(-1, 3)
+    bright = np.array([owner_colour(int(owner) - 1) for owner in owners], dtype=np.uint8).reshape(-1, 3)
+    dark = np.array([owner_colour(int(owner) - 1, whole=False) for owner in owners], dtype=np.uint8).reshape(-1, 3)
     drawn = np.where((frames.kind == _WHOLE)[:, None], bright[which], dark[which])
     drawn[frames.kind == _FREE] = _FREE_COLOUR
     return drawn
 
 
-def owner_colour(domid: int, value: float = _WHOLE_VALUE) -> tuple[int, int, int]:
-    """Choose a domain's colour: always the same."""
+def owner_colour(domid: int, *, whole: bool = True) -> tuple[int, int, int]:
+    """Choose a domain's colour: always the same, and darker for what is not *whole*."""
+    value = _WHOLE_VALUE if whole else _SHATTERED_VALUE
     red, green, blue = colorsys.hsv_to_rgb(domid * _HUE_STEP % 1.0, 0.65, value)
     return int(red * 255), int(green * 255), int(blue * 255)
 
@@ -160,12 +163,28 @@ def owners(frames: Frames) -> Sequence[dict[str, int]]:
     ]
 
 
+def healed_and_broken(before: Frames, now: Frames) -> tuple[int, int]:
+    """Count the superframes that were shattered or free and are whole now, and those that were whole and are shattered now."""
+    if before.kind.size != now.kind.size:
+        return 0, 0
+    healed = np.count_nonzero((before.kind != _WHOLE) & (now.kind == _WHOLE))
+    return int(healed), int(np.count_nonzero((before.kind == _WHOLE) & (now.kind == _SHATTERED)))
+
+
+def _columns(frames: Frames) -> int:
+    """Tell how many squares a row of pixels has: twice as many as there are rows."""
+    return min(max(int(np.ceil(np.sqrt(frames.kind.size * 2))), 1), _PNG_WIDTH_MOST)
+
+
+def square_pixels(frames: Frames) -> int:
+    """Tell how wide a superframe's square is, in pixels."""
+    return max(min(_PNG_WIDTH_MOST // _columns(frames), _PNG_SCALE_MOST), 1)
+
+
 def pixels(frames: Frames, by: str) -> Colours:
     """Draw as pixels, row by row: (height, width, 3) uint8, each superframe a square."""
-    drawn = colours(frames, by)
-    columns = min(max(int(np.ceil(np.sqrt(len(drawn) * 2))), 1), _PNG_WIDTH_MOST)
+    drawn, columns, scale = colours(frames, by), _columns(frames), square_pixels(frames)
     rows = -(-len(drawn) // columns)
-    grid = np.zeros((rows * columns, 3), dtype=np.uint8)
+    grid = np.full((rows * columns, 3), _NOTHING_COLOUR, dtype=np.uint8)
     grid[: len(drawn)] = drawn
-    scale = max(min(_PNG_WIDTH_MOST // columns, _PNG_SCALE_MOST), 1)
     return grid.reshape(rows, columns, 3).repeat(scale, axis=0).repeat(scale, axis=1)
