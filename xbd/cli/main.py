@@ -132,6 +132,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "xbd replay clang-vm0.csv clang-vm1.csv --verify",
         "xbd replay clang-vm0.csv --variant exchange --variant virtio",
         "xbd replay clang-vm0.csv --strategy linux-virtio --prices kvm-xeon6252",
+        "xbd replay clang-vm0.csv --series vm0-series.csv --animate vm0.gif",
     ),
     "calibrate": ("xbd calibrate here.toml && xbd replay clang-vm0.csv --prices here.toml",),
     "fidelity": (

@@ -80,6 +80,12 @@ class SeriesFile:
         self._bytes += len(encoded)
 
 
+def refuse_what_is_read(path: Path, read: Sequence[Path]) -> None:
+    """Raise Failure if a file that is to be written is, by whatever name, one of those that are read."""
+    if any(path.exists() and one.exists() and path.samefile(one) for one in read):
+        raise Failure(f"{path}: this is read, and would be written anew; name another file")
+
+
 @contextmanager
 def series_file(path: Path | None, read: Sequence[Path] = ()) -> Iterator[SeriesFile | None]:
     """Open a series for a block; None: none is asked for. `-` is standard output.
@@ -90,8 +96,7 @@ def series_file(path: Path | None, read: Sequence[Path] = ()) -> Iterator[Series
         yield None
         return
     is_stdout = os.fspath(path) == STDOUT
-    if any(path.exists() and one.exists() and path.samefile(one) for one in read):
-        raise Failure(f"{path}: this is read, and --series would write it anew; name another file")
+    refuse_what_is_read(path, read)
     try:
         descriptor = os.dup(1) if is_stdout else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     except OSError as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image, ImageSequence
 
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.trace_files import read_trace
@@ -12,7 +13,8 @@ from xbd.errors import BadArgument
 from xbd.guest.workload import parse_trace
 from xbd.lab.costs.shell.files import read_prices
 from xbd.lab.replay.command import command
-from xbd.lab.replay.replay import ReplayOptions, ReplayReport, replay
+from xbd.lab.replay.replay import Replay, ReplayOptions, ReplayReport, replay
+from xbd.lab.replay.shell.animation import MOMENTS, Film
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
 
 _TRACES = Path(__file__).resolve().parents[4] / "shared" / "traces"
@@ -189,3 +191,39 @@ def test_gaps_are_said(tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert result.stderr.startswith(f"{path}: 1 gap, the first before line 21: what is held before one")
+
+
+def test_an_animation_has_two_strategies(tmp_path: Path) -> None:
+    """A GIF that moves; the report is that of a replay without one; a file that cannot be written is said after it."""
+    path, gif = tmp_path / "small.csv", tmp_path / "small.gif"
+    path.write_text(_small_trace(5))
+    arguments = [str(path), "--overcommit", "1.1", "--json"]
+    plain = json.loads(CliRunner().invoke(command, arguments).stdout)
+    animated = CliRunner().invoke(command, [*arguments, "--animate", str(gif)])
+    full = CliRunner().invoke(command, [*arguments, "--animate", "/dev/full"])
+
+    assert json.loads(animated.stdout) | {"elapsed_s": 0} == plain | {"elapsed_s": 0}
+    with Image.open(gif) as drawn:
+        # A picture for each sample of the trace that has other pixels than the one before.
+        assert 10 < sum(1 for _ in ImageSequence.Iterator(drawn)) <= 60
+    assert full.exit_code == 1
+    assert json.loads(full.stdout)["violations"] == []
+    assert "/dev/full: cannot be written: No space left on device" in full.stderr
+    several = CliRunner().invoke(command, [*arguments, "--animate", str(gif), "--variant", "all"])
+    assert several.exit_code == 2
+    assert "this is read" in CliRunner().invoke(command, [*arguments, "--animate", str(path)]).stderr
+
+
+def test_a_film_ends_with_what_the_report_says() -> None:
+    """Of few samples each is a moment, of many a bounded number; the last has the coverage that the report has."""
+    trace = parse_trace(_small_trace(0), "a")
+    run = Replay([trace], ReplayOptions(STRATEGIES["stock"], overcommit=1.1))
+    film, longer = Film("stock", float(trace.seconds[-1])), Film("stock", 118.0)
+    for now in run.run():
+        film.see(now, run.host)
+    for hundredth in range(11801):
+        longer.see(hundredth / 100, run.host)
+
+    assert [moment.t_s for moment in film.shown()] == trace.seconds.tolist()
+    assert film.shown()[-1].coverage == pytest.approx(run.report().guests[0].superpage_coverage)
+    assert len(longer.shown()) == MOMENTS + 1

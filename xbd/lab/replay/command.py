@@ -3,13 +3,16 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from xbd.cli.common import Failure
-from xbd.cli.series_file import SeriesFile, series_file, series_option
+from xbd.cli.series_file import SeriesFile, refuse_what_is_read, series_file, series_option
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.trace_files import read_trace
 from xbd.errors import XbdError
@@ -21,6 +24,9 @@ from xbd.lab.replay.report import render, render_prices, render_side_by_side
 from xbd.lab.replay.variants import AS_THE_STRATEGY_SAYS, VARIANTS
 from xbd.lab.series import told_of
 from xbd.units import counted
+
+if TYPE_CHECKING:
+    from xbd.lab.replay.shell.animation import Film
 
 ALL = "all"
 _PROGRESS_EVERY_S = 0.5
@@ -51,6 +57,13 @@ _PROGRESS_EVERY_S = 0.5
     help="Also tell what it would cost: processor seconds and waits, by kvm-xeon6252, xen, or a file of prices.",
 )
 @series_option
+@click.option(
+    "--animate",
+    "gif_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.gif",
+    help="Draw the host under this strategy beside `stock` (of which `full` is shown beside it), as they go on.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; of several variants, one of each.")
 def command(
     paths: tuple[Path, ...],
@@ -63,24 +76,54 @@ def command(
     variants: tuple[str, ...],
     priced_by: str | None,
     series_path: Path | None,
+    gif_path: Path | None,
     as_json: bool,
 ) -> None:
     """Replay real guests' memory traces on an emulated host, one guest per trace, in one process."""
     chosen = [name for name in VARIANTS if name != AS_THE_STRATEGY_SAYS] if ALL in variants else list(variants)
+    if gif_path is not None and len(chosen) > 1:
+        raise click.UsageError("--animate shows two strategies; give one --variant")
     done: list[tuple[ReplayReport, float]] = []
-    with series_file(series_path, paths) as series:
+    with series_file(series_path, paths) as series, _animation(gif_path, paths) as films:
         try:
             prices = None if priced_by is None else read_prices(priced_by)
             traces = _read(paths)
-            for variant in chosen:
-                options = ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant, counted=prices is not None)
-                run = Replay(traces, options)
-                started = time.monotonic()
-                _run_at_speed(run, speed, started, series)
+            options = [
+                ReplayOptions(STRATEGIES[strategy], overcommit, seed, verify, variant, counted=prices is not None)
+                for variant in chosen
+            ]
+            if films is not None:
+                beside = ReplayOptions(STRATEGIES["full" if strategy == "stock" else "stock"], overcommit, seed, verify)
+                _run_at_speed(Replay(traces, replace(beside, variant=chosen[0])), speed, None, films)
+            for one in options:
+                run, started = Replay(traces, one), time.monotonic()
+                _run_at_speed(run, speed, series, films)
                 done.append((run.report(), time.monotonic() - started))
         except XbdError as error:
             raise Failure(str(error)) from None
         _print(done, prices, as_json=as_json)
+    if any(report.violations or report.content_errors for report, _ in done):
+        raise SystemExit(1)
+
+
+@contextmanager
+def _animation(path: Path | None, read: Sequence[Path]) -> Iterator["list[Film] | None"]:
+    """Collect films in a block, and write them in the end; None: no animation is asked for. Raises Failure."""
+    if path is None:
+        yield None
+        return
+    refuse_what_is_read(path, read)
+    try:
+        from xbd.lab.replay.shell.animation import write_gif  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as error:
+        raise Failure("--animate needs Pillow, which is not installed; pip install 'xbd[plots]' brings it") from error
+    films: list[Film] = []
+    yield films
+    try:
+        with path.open("wb") as file:
+            write_gif(file, films)
+    except OSError as error:
+        raise Failure(f"{path}: cannot be written: {error.strerror or error}; what is there is no whole GIF") from error
 
 
 def _read(paths: Sequence[Path]) -> list[Trace]:
@@ -94,7 +137,7 @@ def _read(paths: Sequence[Path]) -> list[Trace]:
 
 
 def _print(done: Sequence[tuple[ReplayReport, float]], prices: Prices | None, *, as_json: bool) -> None:
-    """Print the reports; exit code 1 if anything was lost."""
+    """Print the reports."""
     if as_json:
         reports = [report.as_map(elapsed_s, prices) for report, elapsed_s in done]
         click.echo(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2))
@@ -102,18 +145,27 @@ def _print(done: Sequence[tuple[ReplayReport, float]], prices: Prices | None, *,
         click.echo(render(*done[0]) if len(done) == 1 else render_side_by_side(done))
         if prices is not None:
             click.echo("\n" + "\n\n".join(render_prices(report, prices) for report, _ in done))
-    if any(report.violations or report.content_errors for report, _ in done):
-        raise SystemExit(1)
 
 
-def _run_at_speed(run: Replay, speed: float | None, started: float, series: SeriesFile | None) -> None:
-    """Run the replay, at *speed* times real time if given; add each sample to *series*, show progress on a terminal."""
+def _run_at_speed(run: Replay, speed: float | None, series: SeriesFile | None, films: "list[Film] | None") -> None:
+    """Run the replay, at *speed* times real time if given; show progress on a terminal.
+
+    Each sample is added to *series*, and a film of it all to *films*.
+    """
     name = f"{run.options.strategy.name}/{run.options.variant}"
     last = max(float(trace.seconds[-1]) for trace in run.traces)
-    shown = started
+    started = shown = time.monotonic()
+    film = None
+    if films is not None:
+        from xbd.lab.replay.shell.animation import Film  # noqa: PLC0415 - an extra, and slow to import
+
+        film = Film(run.options.strategy.name, last)
+        films.append(film)
     for reached in run.run():
         if series is not None:
             series.add(name, reached, *told_of(run.host), run.demand_pages())
+        if film is not None:
+            film.see(reached, run.host)
         now = time.monotonic()
         if speed is not None and (ahead := reached / speed - (now - started)) > 0:
             time.sleep(ahead)  # noqa: TID251 - a replay at a given speed waits for the wall clock

@@ -1,0 +1,1 @@
+"""The part of replays that draws pictures and writes them."""
