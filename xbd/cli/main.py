@@ -142,7 +142,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "trace": ("xbd trace record web.csv --every 1s --duration 1h", "xbd trace check web.csv"),
     "rerun": ("xbd rerun host.record", "xbd rerun host.record --set home_fill=never"),
-    "demo": ("xbd demo",),
+    "demo": ("xbd demo", "xbd demo --page demo.html"),
     "bench": ("xbd bench --json",),
     "simulate": ("xbd simulate --seeds 200", "xbd simulate --seed 7 --switch-off answer-window --trace run.txt"),
     "experiment": (

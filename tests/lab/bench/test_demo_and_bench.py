@@ -15,7 +15,9 @@ from xbd.lab.bench.shell.flood import FloodScale, measure_flood
 from xbd.lab.bench.shell.grants import measure_grants
 from xbd.lab.bench.shell.listing import measure_list
 from xbd.lab.bench.shell.wire import measure_hypercalls
+from xbd.lab.demo import command as demo
 from xbd.lab.demo.command import Coverage, StrategyResult, render
+from xbd.lab.demo.page import Story, render_page
 from xbd.testing.processes import running_host
 
 _HOST = '[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmaximum = "64m"\n'
@@ -145,3 +147,28 @@ def test_the_table_shows_what_was_counted() -> None:
     assert [line.split()[-1] for line in lines[1:]] == [
         "100.0%", "66.1%", "52.0%", "98.4%", "5,632", "2,883,584", "0", "7", "0",
     ]  # fmt: skip
+
+
+async def test_the_page_has_the_run_s_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shorter story, on a real host: a curve that begins whole, both phases, a square for each superframe, one page."""
+    for name, shorter in {"_GUESTS": 2, "_MEMORY": "64m", "_TARGET": "48m", "_SMALL": "32m", "_LARGE": "64m"}.items():
+        monkeypatch.setattr(demo, name, shorter)
+    monkeypatch.setattr(demo, "_CHURN_ROUNDS", 1)
+    story, said = Story(), list[str]()
+    result = await demo._run_strategy("full", 0, tmp_path, said.append, story)
+    page = render_page(
+        {"full": story}, demo._rows({"full": result}), "all <well>", "xbd demo --page x", with_plots=True
+    )
+
+    assert result.violations == []
+    assert [f"full: {phase}" for _, phase in story.phases] == said[1:]
+    assert len(story.curve) > 2
+    assert story.curve[0][1] == 1.0
+    assert 0 <= story.phases[0][0] <= story.phases[1][0] <= story.curve[-1][0] + 60
+    assert story.squares is not None
+    # 96 MiB are 48 superframes, in squares of 8 by 8 pixels.
+    assert (story.squares != 255).any(axis=2).sum() == 48 * 64
+    assert page.count("<img") == 2
+    assert "all &lt;well&gt;" in page
+    assert f"{result.superpage_coverage.churn:.1%}" in page
+    assert "matplotlib is not installed" in render_page({"full": story}, [], "", "", with_plots=False)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -17,10 +18,11 @@ import trio
 
 from xbd.cli.common import Failure
 from xbd.cli.follow import LiveView, follow, send_targets
+from xbd.cli.map_view import frames_of, pixels
 from xbd.client.blocking import connect
 from xbd.client.client import Client
 from xbd.control.targets import choose, parse_amount, plan
-from xbd.errors import XbdError
+from xbd.lab.demo.page import Story, render_page
 from xbd.testing.processes import running_host
 from xbd.units import SUPER_PAGES
 
@@ -31,6 +33,8 @@ _CHURN_ROUNDS = 4
 # After a change of targets, two periods of compaction: its effect belongs to the change.
 _SETTLE_S = 1.2
 _STRATEGIES = ("stock", "full")
+# How often the share in superpages is noted for the page.
+_LOOK_EVERY_S = 0.25
 _HOST = """
 [host]
 memory = "{memory}m"
@@ -83,8 +87,15 @@ class StrategyResult:
 
 @click.command("demo")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option(
+    "--page",
+    "page_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page that tells the story with this run's own data (pictures need the extra plots).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def command(*, seed: int, as_json: bool) -> None:
+def command(*, seed: int, page_path: Path | None, as_json: bool) -> None:
     """Show the whole story in under a minute: 8 guests shrink, grow and churn, first `stock`, then `full`.
 
     Everything runs for real, in a temporary directory that is removed at the end.
@@ -95,37 +106,64 @@ def command(*, seed: int, as_json: bool) -> None:
             click.echo(line, err=True)
 
     results: dict[str, StrategyResult] = {}
+    stories: dict[str, Story] = {name: Story() for name in _STRATEGIES}
     for strategy in _STRATEGIES:
         with tempfile.TemporaryDirectory(prefix="xbd-demo-") as directory:
-            try:
-                results[strategy] = trio.run(_run_strategy, strategy, seed, Path(directory), say)
-            except XbdError as error:
-                raise Failure(str(error)) from None
+            # Its errors come in groups, which `xbd` turns into a sentence.
+            results[strategy] = trio.run(_run_strategy, strategy, seed, Path(directory), say, stories[strategy])
     click.echo(
         json.dumps({name: asdict(one) for name, one in results.items()}, indent=2) if as_json else render(results)
     )
+    if page_path is not None:
+        _write_page(page_path, stories, results, seed)
     if any(one.violations or one.content_errors for one in results.values()):
         raise SystemExit(1)
 
 
-async def _run_strategy(strategy: str, seed: int, directory: Path, say: Say) -> StrategyResult:
+def _write_page(path: Path, stories: dict[str, Story], results: dict[str, StrategyResult], seed: int) -> None:
+    """Write the page. Raises Failure: it cannot be written."""
+    wrong = sum(one.content_errors + len(one.violations) for one in results.values())
+    ends_well = "every page's content was right, and the audit found nothing" if not wrong else f"{wrong} errors"
+    again = f"xbd demo --seed {seed} --page {path}"
+    page = render_page(stories, _rows(results), ends_well, again, with_plots=find_spec("matplotlib") is not None)
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+async def _watch(client: Client, story: Story) -> None:
+    """Note the share of memory in superpages, from time to time."""
+    while True:
+        story.curve.append((trio.current_time(), await _coverage(client)))
+        await trio.sleep(_LOOK_EVERY_S)
+
+
+async def _run_strategy(strategy: str, seed: int, directory: Path, say: Say, story: Story) -> StrategyResult:
+    """Run one strategy's host through the story; what is seen meanwhile is noted in *story*."""
     memory_mib = _GUESTS * int(_TARGET[:-1])
     host_toml = _HOST.format(
         memory=memory_mib, strategy=strategy, half=_GUESTS // 2, maximum=_MEMORY, target=_TARGET, seed=seed
     )
     say(f"{strategy}: starting a host of {memory_mib} MiB and {_GUESTS} guests of {_TARGET} (at most {_MEMORY})")
-    async with running_host(host_toml, directory) as client:
+    async with running_host(host_toml, directory) as client, trio.open_nursery() as nursery:
+        began_s = trio.current_time()
+        nursery.start_soon(_watch, client, story)
+
+        def begin(phase: str) -> None:
+            story.phases.append((trio.current_time(), phase))
+            say(f"{strategy}: {phase}")
 
         async def move(names: Sequence[str], size: str) -> None:
             await trio.to_thread.run_sync(_move, directory / "run", names, size)
             await trio.sleep(_SETTLE_S)
 
         before = await _coverage(client)
-        say(f"{strategy}: all shrink to {_SMALL} and grow back to {_TARGET}")
+        begin(f"all shrink to {_SMALL} and grow back to {_TARGET}")
         await move(["*"], _SMALL)
         await move(["*"], _TARGET)
         round_trip = await _coverage(client)
-        say(f"{strategy}: memory moves to and fro between the two halves, {_CHURN_ROUNDS} times")
+        begin(f"memory moves to and fro between the two halves, {_CHURN_ROUNDS} times")
         names = [domain.name for domain in await client.list()]
         halves = names[: _GUESTS // 2], names[_GUESTS // 2 :]
         for turn in range(_CHURN_ROUNDS):
@@ -134,7 +172,12 @@ async def _run_strategy(strategy: str, seed: int, directory: Path, say: Say) -> 
         await move(["*"], _SMALL)
         free = float((await client.host())["free_in_whole_superframes"])
         await move(["*"], _TARGET)
-        return await _sum_up(client, Coverage(before, round_trip, await _coverage(client)), free)
+        story.squares = pixels(frames_of(await client.call("frames")), "state")
+        result = await _sum_up(client, Coverage(before, round_trip, await _coverage(client)), free)
+        nursery.cancel_scope.cancel()
+    story.curve = [(t_s - began_s, share) for t_s, share in story.curve]
+    story.phases = [(t_s - began_s, phase) for t_s, phase in story.phases]
+    return result
 
 
 def _move(runtime_dir: Path, names: Sequence[str], size: str) -> None:
@@ -168,6 +211,12 @@ async def _sum_up(client: Client, coverage: Coverage, free_in_whole: float) -> S
 
 def render(results: dict[str, StrategyResult]) -> str:
     """Format the table."""
+    lines = [("", *results), *_rows(results)]
+    return "\n".join(f"{title:42}" + "".join(f"{cell:>12}" for cell in cells) for title, *cells in lines)
+
+
+def _rows(results: dict[str, StrategyResult]) -> list[tuple[str, ...]]:
+    """Make the table's rows: what it is, and a cell for each strategy."""
     rows: list[tuple[str, Callable[[StrategyResult], str]]] = [
         ("superpage coverage before", lambda one: f"{one.superpage_coverage.before:.1%}"),
         ("  after one trip down and up", lambda one: f"{one.superpage_coverage.round_trip:.1%}"),
@@ -179,6 +228,4 @@ def render(results: dict[str, StrategyResult]) -> str:
         ("ballooned pages migrated", lambda one: f"{one.pages_migrated:,}"),
         ("content errors, violations", lambda one: f"{one.content_errors}, {len(one.violations)}"),
     ]
-    lines = [f"{'':42}" + "".join(f"{name:>12}" for name in results)]
-    lines += [f"{title:42}" + "".join(f"{cell(one):>12}" for one in results.values()) for title, cell in rows]
-    return "\n".join(lines)
+    return [(title, *(cell(one) for one in results.values())) for title, cell in rows]
