@@ -27,6 +27,7 @@ from xbd.daemons.policy_process import PolicyProcess
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.lock import FileLock
+from xbd.daemons.runtime.outside import open_to_read
 from xbd.daemons.runtime.peers import converse
 from xbd.daemons.runtime.reconnect import Follower
 from xbd.daemons.runtime.service import Service, run_service
@@ -173,7 +174,8 @@ class Autoballoon:
 def read_excluded(path: Path) -> frozenset[str]:
     """Read whom an earlier daemon was told to exclude; nobody if there is no such file, or it is damaged, which is logged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["excluded"]
+        with open_to_read(path) as file:
+            found = json.load(file)["excluded"]
         return frozenset(str(life) for life in found[:MAX_EXCLUDED])
     except FileNotFoundError:
         return frozenset()

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final
 import msgpack  # type: ignore[import-untyped]  # it has no annotations
 
 from xbd.config.policies import make_policy
+from xbd.daemons.runtime.outside import calls
 from xbd.errors import XbdError
 from xbd.policy.model import DomainSnapshot, GuestReport, Snapshot
 from xbd.policy.plugin import ask
@@ -47,8 +48,8 @@ def _send(stream: BinaryIO, message: dict[str, object]) -> None:
 
 def main() -> None:
     """Be the process, until the parent has gone."""
-    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    stdin, stdout = sys.stdin.buffer, os.fdopen(calls.duplicate(1), "wb")
+    os.dup2(calls.open(os.devnull, os.O_WRONLY), 1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.alarm(ALARM_S)

@@ -120,13 +120,14 @@ def test_a_cell_determines_its_numbers(tmp_path: Path) -> None:
 
 
 def test_it_measures_what_drivers_do(tmp_path: Path) -> None:
-    """A driver that migrates moves pages and has a balloon of whole blocks; each number agrees with the others."""
+    """A driver that migrates has a balloon of whole blocks; pages move under both, and each number agrees with the others."""
     cells = {(c.strategy, c.workload.name, c.slack, c.budget.name, c.seed): c for c in tiny_grid(tmp_path).cells}
     stock = run_cell(cells["stock", "churn", 0.0, "own", 1])
     full = run_cell(cells["full-4k-targets", "churn", 0.1, "own", 1])
 
-    assert stock.summary["pages_moved"] == stock.summary["balloon_whole_end"] == 0
-    assert full.summary["pages_moved"] > 0 < full.summary["balloon_whole_end"]
+    assert stock.summary["balloon_whole_end"] == 0 < full.summary["balloon_whole_end"]
+    # Under `stock` it is Linux's compaction that moves some.
+    assert min(full.summary["pages_moved"], stock.summary["pages_moved"]) > 0
     for outcome in (stock, full):
         summary, end = outcome.summary, outcome.samples[-1]
         assert summary["coverage_least"] <= min(summary["coverage_mean"], summary["coverage_end"])

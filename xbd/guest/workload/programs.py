@@ -8,9 +8,6 @@ where: processes and page cache get their pages in runs, and some processes' mem
 stays *listed* with a processor: the zone counts it as in use, and the next allocation gets it first. The least that
 processes ever wanted is taken to be held by the oldest, and is freed last; of the page cache the oldest goes first.
 
-A guest that has been up for long has a past (`begin`): programs came and went while files were read, so that what
-stayed lies in blocks that others have left.
-
 With *verify* every page's word is stored when it is allocated and checked when it is freed or moved;
 the pages are isolated meanwhile. Without, no command is ever issued from here. Procedures that take
 pages out of use hold `pages_lock`, so that no two of them ever mean the same page.
@@ -29,6 +26,7 @@ from xbd.guest.procedures import Lock, Procedure, Request, load_words, store_wor
 from xbd.guest.settings import GuestSettings
 from xbd.guest.state import Clock
 from xbd.guest.workload.holdings import Holdings, Picked, Pool
+from xbd.guest.workload.past import live_through
 from xbd.guest.workload.placement import PROCESSORS, huge_pages_of, listed_most, share_out
 from xbd.guest.workload.profiles import Goals
 from xbd.guest.workload.queue import Queue
@@ -45,18 +43,6 @@ _STATE: Final = {
     Pool.LISTED: PageState.MOVABLE,
 }
 _NO_PAGES: Final[Frames] = np.zeros(0, dtype=np.int64)
-# The past of a guest that has been up for long: programs that take this part of the free memory and what is broken of it,
-# at most this part, and grow in so many steps while this part of it is read as files; and the most of them.
-_PAST_PROGRAM: Final = 0.25
-_PAST_PROGRAM_MOST: Final = 0.85
-_PAST_FILES: Final = 0.1
-# What such a program and its files break of the free memory, about; the last one is a part of that, not less than this.
-_PAST_WEARS: Final = 0.3
-_PAST_PART_LEAST: Final = 0.1
-_PAST_STEPS: Final = 8
-_PAST_LOADS_MOST: Final = 50
-# How exactly wear is reached: a past is made of loads.
-_WEAR_EXACT: Final = 0.02
 
 
 class Programs:
@@ -128,28 +114,7 @@ class Programs:
         """Reach the first goals: one kind of memory after the other, as at boot, and then as much of a past as there is wear."""
         yield from self.reach(replace(goals, cache_pages=0, churn_pages=0))
         yield from self.reach(goals)
-        for _ in range(_PAST_LOADS_MOST):
-            if self._worn() > self._settings.wear - _WEAR_EXACT:
-                break
-            yield from self._live_through(goals)
-
-    def _worn(self) -> float:
-        """Tell the share of the free memory that lies in broken blocks."""
-        free = self._zone.free
-        return 1 - free.free_superframes * SUPER_PAGES / free.free_frames if free.free_frames else 1.0
-
-    def _live_through(self, goals: Goals) -> Procedure:
-        """Let a program come, grow while files are read, and end; then files that were not read for long are dropped."""
-        spare = self._zone.spare_pages(self._zone.watermarks.high_pages)
-        # A program that fits in the broken blocks breaks no others.
-        worn = self._worn()
-        part = min(max((self._settings.wear - worn) / _PAST_WEARS, _PAST_PART_LEAST), 1)
-        program = int(spare * min(worn + part * _PAST_PROGRAM, _PAST_PROGRAM_MOST))
-        files = min(int(part * spare * _PAST_FILES), goals.cache_pages)
-        growing = ((program * step // _PAST_STEPS, files * step // _PAST_STEPS) for step in range(1, _PAST_STEPS + 1))
-        for anon, cache in (*growing, (0, files), (0, 0)):
-            anon_pages, cache_pages = goals.anon_pages + anon, goals.cache_pages + cache
-            yield from self.reach(Goals(anon_pages, cache_pages, goals.kernel_pages))
+        yield from live_through(self._settings.wear, goals, self._zone, self.reach)
 
     def reach(self, goals: Goals) -> Procedure:
         """Free and allocate until the goals are reached or refused."""
