@@ -126,6 +126,24 @@ class Guest:
         match event:
             case Answered(results):
                 self._procedures.answer(results)
+            case TargetSet() | LimitSet() | ModeSet() | ShutdownAsked():
+                self._obey(event)
+            case Demand(anon_pages, cache_pages, cache_reads, at_random):
+                self._demand(anon_pages, cache_pages, cache_reads, at_random=at_random)
+            case MessagesWaiting():
+                self._io.messages_waiting()
+            case CompactAsked():
+                self._compaction.ask()
+            case MemoryFreed():
+                self._worker.retry_on_room()
+            case Tick():
+                pass
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _obey(self, event: TargetSet | LimitSet | ModeSet | ShutdownAsked) -> None:
+        """Do as it is told from outside."""
+        match event:
             case TargetSet(pages):
                 self._directives.target_pages = pages
                 self._worker.retry_on_target()
@@ -135,18 +153,8 @@ class Guest:
             case ModeSet(mode):
                 self._directives.mode = mode
                 self._notes.append(Note("mode", {"mode": str(mode)}))
-            case Demand(anon_pages, cache_pages, cache_reads, at_random):
-                self._demand(anon_pages, cache_pages, cache_reads, at_random=at_random)
             case ShutdownAsked():
                 self._directives.stopping = True
-            case MessagesWaiting():
-                self._io.messages_waiting()
-            case CompactAsked() | MemoryFreed():
-                (self._compaction.ask if isinstance(event, CompactAsked) else self._worker.retry_on_room)()
-            case Tick():
-                pass
-            case _ as unreachable:
-                assert_never(unreachable)
 
     def _demand(self, anon_pages: int, cache_pages: int, cache_reads: int | None, *, at_random: bool = False) -> None:
         """Set the goals of a driven workload; what the kernel holds anyway is part of the demand."""

@@ -97,18 +97,13 @@ class LinuxCompaction:
         """Compact the whole zone, as soon as no pass is under way."""
         self._asked = True
 
-    def _score(self) -> float:
-        """Tell the share of the free memory that lies in broken blocks."""
-        free = self._zone.free
-        return 1 - free.free_superframes * SUPER_PAGES / free.free_frames if free.free_frames else 0.0
-
     def due(self) -> bool:
         """Whether a pass is to be started now."""
         if self.running:
             return False
         if self._asked:
             return True
-        if self._score() <= _SCORE_HIGH:
+        if self._zone.broken_share <= _SCORE_HIGH:
             self._check_at = None
             return False
         if self._check_at is None:
@@ -126,13 +121,13 @@ class LinuxCompaction:
         self.running = True
         whole, self._asked = self._asked, False
         yield self._programs.pages_lock
-        before = self._score()
+        before = self._zone.broken_share
         scanners = self._ends()
         going = True
-        while going and not self._directives.stopping and (whole or self._score() > _SCORE_LOW):
+        while going and not self._directives.stopping and (whole or self._zone.broken_share > _SCORE_LOW):
             going = yield from self._move_some(scanners, _ROUND_PAGES)
         self._programs.pages_lock.release()
-        failed = self._score() >= before
+        failed = self._zone.broken_share >= before
         self.passes += 1
         self.failures += failed
         self._not_before = self._clock.now + (_CHECK_S * (1 << _DEFER_SHIFT_MAX) if failed else _CHECK_S)

@@ -116,6 +116,12 @@ class Zone:
         """Count the free pages above a watermark."""
         return max(self.free.free_frames - reserve_pages, 0)
 
+    @property
+    def broken_share(self) -> float:
+        """Tell the share of the free memory that lies in broken blocks; 0 where nothing is free."""
+        free = self.free
+        return 1 - free.free_superframes * SUPER_PAGES / free.free_frames if free.free_frames else 0.0
+
     def pages_in(self, block: int, state: PageState) -> Frames:
         """List the pages of one mixed block that are in *state*, ascending."""
         if state is PageState.FREE:

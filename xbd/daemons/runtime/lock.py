@@ -61,7 +61,7 @@ class FileLock:
 def take(path: Path, file: int, directory: int) -> None:
     """Lock an open file of a *directory* until it is closed. Raises BlockingIOError: another process holds it."""
     calls.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if not _is_at(path, file) or _is_held(directory, path.name):
+    if not is_at(path, file) or _is_held(directory, path.name):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
@@ -76,7 +76,7 @@ def refused(at: Path, in_use: str, unusable: str) -> Iterator[None]:
         raise ConfigError(at, "", f"{unusable}: {error.strerror}") from error
 
 
-def _is_at(path: Path, file: int) -> bool:
+def is_at(path: Path, file: int) -> bool:
     """Tell whether *file* is the one at *path*: another one may have removed that with its release, meanwhile."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())

@@ -6,7 +6,6 @@ from typing import Final
 from xbd.guest.procedures import Procedure
 from xbd.guest.workload.profiles import Goals
 from xbd.guest.zone import Zone
-from xbd.units import SUPER_PAGES
 
 # A program of the past takes this part of the free memory and what is broken of it, at most this part, and grows in so
 # many steps while this part of it is read as files; and the most of such programs.
@@ -28,8 +27,8 @@ def live_through(wear: float, goals: Goals, zone: Zone, reach: Callable[[Goals],
     *goals* are held meanwhile; *reach* reaches others.
     """
     for _ in range(_LOADS_MOST):
-        worn = _worn(zone)
-        if worn > wear - _WEAR_EXACT:
+        worn = zone.broken_share
+        if worn > wear - _WEAR_EXACT or not zone.free.free_frames:
             break
         # A program that fits in the broken blocks breaks no others.
         part = min(max((wear - worn) / _WEARS, _PART_LEAST), 1)
@@ -40,9 +39,3 @@ def live_through(wear: float, goals: Goals, zone: Zone, reach: Callable[[Goals],
         # It grows while files are read, and ends; then files that were not read for long are dropped.
         for anon, cache in (*growing, (0, files), (0, 0)):
             yield from reach(Goals(goals.anon_pages + anon, goals.cache_pages + cache, goals.kernel_pages))
-
-
-def _worn(zone: Zone) -> float:
-    """Tell the share of the free memory that lies in broken blocks."""
-    free = zone.free
-    return 1 - free.free_superframes * SUPER_PAGES / free.free_frames if free.free_frames else 1.0

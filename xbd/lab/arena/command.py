@@ -14,7 +14,7 @@ from xbd.lab.arena.cell import ArenaCell, Point, run_arena
 from xbd.lab.arena.page import Drawn, render_page, report
 from xbd.lab.arena.plan import Arena, parse_arena
 from xbd.lab.arena.standings import standings
-from xbd.lab.experiments.command import pool_of
+from xbd.lab.experiments.command import grid_options, pool_of
 from xbd.lab.experiments.grid import digest
 from xbd.lab.experiments.outcome import OutcomeOf
 from xbd.lab.experiments.page import Provenance
@@ -27,18 +27,10 @@ from xbd.lab.experiments.shell.work import Job, Kind, model_version
 # What decides a cell's numbers beside what decides those of an experiment.
 _SOURCES = ("target_rules.py", "config/policies.py", "testing/governor.py", "lab/arena/cell.py", "lab/arena/guests.py")
 ARENA = Kind(run_arena, Point, _SOURCES)
-_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("arena")
-@click.argument("path", metavar="FILE", type=_FILE)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Results directory. Default: FILE's name, in the current directory.",
-)
-@click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler, tcp://HOST:8786.")
+@grid_options
 @click.option("--policy", "policies", multiple=True, help="Run only this policy; may be repeated.")
 @click.option("--guests", multiple=True, help="Run only this set of guests; may be repeated.")
 @click.option("--overcommit", multiple=True, type=float, help="Run only this overcommit; may be repeated.")

@@ -1,8 +1,9 @@
 """`xbd experiment`: reads a grid file, runs it, and writes the results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -27,18 +28,30 @@ from xbd.lab.experiments.shell.work import Pool, jobs_of, model_version
 from xbd.lab.experiments.tables import TextTable
 from xbd.units import counted
 
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_GRID_PARAMETERS: Final = (
+    click.argument("path", metavar="FILE", type=_FILE),
+    click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Results directory. Default: FILE's name, in the current directory.",
+    ),
+    click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors."),
+    click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler, tcp://HOST:8786."),
+)
+
+
+def grid_options(command: AnyCommand) -> AnyCommand:
+    """Give a command what a grid's run takes: its file, where results go, and who runs it (see `pool_of`)."""
+    for parameter in reversed(_GRID_PARAMETERS):
+        command = parameter(command)
+    return command
 
 
 @click.command("experiment")
-@click.argument("path", metavar="FILE", type=_FILE)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Results directory. Default: FILE's name, in the current directory.",
-)
-@click.option("--processes", type=click.IntRange(min=1), help="Default: as many as there are processors.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler, tcp://HOST:8786.")
+@grid_options
 @click.option("--trace", "traces", multiple=True, type=_FILE, help="Also replay these traces, together on one host.")
 @click.option(
     "--only", multiple=True, type=click.Choice(list(STRATEGIES)), help="Run only this strategy; may be repeated."

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from xbd.daemons.runtime.lock import is_at
+
 # What is written outlives the machine's own crash after so much more.
 _SYNC_BYTES: Final = 8 << 10
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -95,7 +97,7 @@ class BoundedFile:
             NoRoom: there is none on the disk.
             OSError: it cannot be written, or is not at its path any more.
         """
-        if not _is_at(self._path, self._descriptor):
+        if not is_at(self._path, self._descriptor):
             raise OSError(errno.ENOENT, "it was removed, moved or replaced while it was recorded to")
         while self._size + len(line) > self._most_bytes and self.rows > 1:
             self._halve()
@@ -160,9 +162,3 @@ class BoundedFile:
 def _open(path: Path, flags: int) -> int:
     # A pipe to which nobody listens would hold up whoever opens it.
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | flags, 0o644)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    return False
