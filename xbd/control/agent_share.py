@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from xbd.replaceable import replaceable
+
 # 2**32 over the golden ratio. Its multiples fall evenly, whatever their stride: of domains that were created in a pattern
 # (busy, idle, busy, idle) each process gets some of each kind, as by the remainder it would not.
 _STRIDE: Final = 0x9E3779B1
@@ -16,6 +18,7 @@ class AgentShare:
     index: int = 0
     count: int = 1
 
+    @replaceable
     def holds(self, domid: int) -> bool:
         """Tell whether a domain is of this share."""
         return (domid * _STRIDE % (1 << _BITS)) * self.count >> _BITS == self.index

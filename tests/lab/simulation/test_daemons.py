@@ -46,6 +46,8 @@ KNOWN: dict[str, tuple[int, float]] = {
     "checksums": (1, 8.0),
     "whose-log": (29, 2.0),
     "lock": (3, 8.0),
+    "agent-shares": (1, 2.0),
+    "deadlines": (13, 2.0),
     "rations": (56, 10.0),
     "back-off": (0, 2.0),
     "answer-window": (50, 8.0),

@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from xbd.daemons.runtime.peers import Alarm
+from xbd.replaceable import replaceable
 
 # Deadlines are rounded up to this, so that many parties are called in one pass of the scheduler.
 GRAIN_S: Final = 0.01
@@ -44,9 +45,14 @@ class Deadlines:
         # Never before the deadline, as the product may come out by a rounding: there would be nothing to do yet.
         party.due_s = math.inf if due_s is None else max(due_s, math.ceil(due_s / GRAIN_S) * GRAIN_S)
         if party.due_s < party.queued_s:
-            self._enter(party)
-            if self._queue[0][2] is party:
-                self._earlier.ring()
+            self.overtake(party)
+
+    @replaceable
+    def overtake(self, party: Party) -> None:
+        """Queue a party that is to be called earlier than it was."""
+        self._enter(party)
+        if self._queue[0][2] is party:
+            self._earlier.ring()
 
     def _enter(self, party: Party) -> None:
         party.queued_s = party.due_s

@@ -48,6 +48,7 @@ _ENDS_FULL_SHARE: Final = 0.3
 _SHORT_S: Final = 600.0
 _CALM: Final = 10.0
 _STOPPED_AGENTS_SHARE: Final = 0.25
+_AGENT_PROCESSES_MOST: Final = 3
 _NAMES: Final = 3
 _SUPERFRAMES_PER_GUEST: Final = 3
 MOST_DAEMON_GUESTS: Final = 60
@@ -99,7 +100,8 @@ class DaemonPlan:
     *rates*: by fault: of a call, or of a second. *operators*, *store_clients*: how many there are, and *names*: how many
     domains each operator may have. *calm*: how many times as long as in a short run people pause. *superframes*: of the
     host. *has_another_host*: whether in the end another host is served for a while. *ends_full*: whether the disk is full
-    when the daemons end. *stops_agents*: whether before that the agents stop for a while, as by SIGSTOP.
+    when the daemons end. *stops_agents*: whether before that the agents stop for a while, as by SIGSTOP. *agent_processes*:
+    how many share the guests.
     """
 
     rates: Mapping[str, float]
@@ -111,6 +113,12 @@ class DaemonPlan:
     has_another_host: bool
     ends_full: bool
     stops_agents: bool
+    agent_processes: int
+
+    @property
+    def agent_names(self) -> tuple[str, ...]:
+        """Name the agent processes, by their share."""
+        return ("guests", *(f"guests-{number}" for number in range(2, self.agent_processes + 1)))
 
 
 def make_plan(options: DaemonOptions) -> DaemonPlan:
@@ -137,6 +145,7 @@ def make_plan(options: DaemonOptions) -> DaemonPlan:
         has_another_host=rng.bernoulli(_ANOTHER_HOST_SHARE),
         ends_full=rng.bernoulli(_ENDS_FULL_SHARE) and rates["full-disk"] > 0,
         stops_agents=rng.bernoulli(_STOPPED_AGENTS_SHARE),
+        agent_processes=1 + rng.below(_AGENT_PROCESSES_MOST),
     )
 
 

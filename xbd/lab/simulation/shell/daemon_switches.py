@@ -9,10 +9,12 @@ from typing import Any, Final
 from xbd.client.lease import why_lost
 from xbd.control import step
 from xbd.control.agent import Agent
+from xbd.control.agent_share import AgentShare
 from xbd.control.domain_record import DomainRecord
 from xbd.control.rate_limit import TokenBucket
 from xbd.daemons import hypervisor
 from xbd.daemons.runtime import lock, sockets, state_files, state_lock, state_manifest
+from xbd.daemons.runtime.deadlines import Deadlines
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.log_sink import LogSink
 from xbd.daemons.runtime.state_dir import StateDir
@@ -103,6 +105,12 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     ),
     "lease": Switch("who reserves memory does not see that its holder is gone", [(why_lost, constant(""))]),
     "lock": Switch("two daemons share a directory", [(lock.take, NOTHING)]),
+    "agent-shares": Switch(
+        "each of several agent processes plays every guest", [(AgentShare.holds, constant(answer=True))]
+    ),
+    "deadlines": Switch(
+        "an agent's deadline that was set to an earlier time comes at the later one", [(Deadlines.overtake, NOTHING)]
+    ),
     "rations": Switch("a guest's socket is accepted from without end", [(TokenBucket.wait_s, constant(0.0))]),
     "back-off": Switch("who lost the hypervisor tries without a pause", [(Backoff.next_s, constant(0.0))]),
     "answer-window": Switch("a call that is sent again is done again", [(Session.answer_again, execute_repeats)]),

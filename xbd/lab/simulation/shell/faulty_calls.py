@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
@@ -63,7 +63,7 @@ class FaultyCalls:
         self.is_full = False
         self.clock_ahead_s = 0.0
         self.exiled: set[str] = set()
-        self._stopped = ""
+        self._stopped: Collection[str] = ()
         self._held: list[Callable[[], int]] = []
         self.not_removed: set[str] = set()
         self._rates = rates
@@ -162,11 +162,11 @@ class FaultyCalls:
         return True
 
     @contextmanager
-    def stopped(self, name: str) -> Iterator[None]:
-        """Let nothing come from a daemon for the length of a block, as if it were stopped; it is sent afterwards."""
-        self._stopped = name
+    def stopped(self, names: Collection[str]) -> Iterator[None]:
+        """Let nothing come from some daemons for the length of a block, as if they were stopped; it is sent afterwards."""
+        self._stopped = names
         yield
-        self._stopped, held, self._held = "", self._held, []
+        self._stopped, held, self._held = (), self._held, []
         for send in held:
             # Whoever was to get it may be gone.
             with suppress(OSError):
@@ -175,7 +175,7 @@ class FaultyCalls:
     def _send(self, original: Callable[..., int], process: Process | None, *args: Any) -> int:  # noqa: ANN401
         self._refuse_exiled(process)
         connection, sent, *flags = args
-        if process is not None and process.name == self._stopped:
+        if process is not None and process.name in self._stopped:
             self._held.append(partial(original, connection, bytes(sent), *flags))
             return len(sent)
         if len(sent) > 1 and self._happens(process, "half-send"):

@@ -1,7 +1,7 @@
 """What must hold when the faults have ended: all serves again, all that was promised is there, and in the end nothing is left."""
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -97,10 +97,10 @@ class Healing:
             raise Violation(f"d{domid} of a host that is gone still has its connection to the store")
         self._trace.sometimes("a connection to the store ended with its domain")
 
-    async def stop_agents(self, calls: FaultyCalls) -> None:
-        """Stop the agents for a while, and see that their domains show as silent, and then no longer. Raises Violation."""
+    async def stop_agents(self, calls: FaultyCalls, names: Collection[str]) -> None:
+        """Stop the agents, of these processes, for a while, and see that their domains show as silent, and then no longer. Raises Violation."""
         self._trace.line("world", "the agents are stopped")
-        with calls.stopped("guests"):
+        with calls.stopped(names):
             await trio.sleep(_SILENT_WITHIN_S)
             async with open_client(self._places.hypervisor) as toolstack:
                 states = {domain.name: domain.state for domain in await toolstack.list() if domain.agent}

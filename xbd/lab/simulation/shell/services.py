@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import trio
 
 from xbd.client.runtime_dir import autoballoon_socket, hypervisor_socket
 from xbd.config.autoballoon import AutoballoonConfig
+from xbd.control.agent_share import AgentShare
 from xbd.control.controller import Controller
 from xbd.daemons import hypervisor
 from xbd.daemons.autoballoon import run_autoballoon
@@ -108,13 +110,16 @@ class PlacedState(state_dir.StateDir):
 class Mains:
     """What each daemon's process runs, by name."""
 
-    def __init__(self, places: Places, trace: Trace, limits: Limits) -> None:
+    def __init__(self, places: Places, trace: Trace, limits: Limits, agent_names: Sequence[str]) -> None:
         self._places = places
         self._limits = limits
         self._trace = trace
-        self.by_name = {
+        self.by_name: dict[str, Callable[[Process], Awaitable[int]]] = {
             "hypervisor": self.hypervisor,
-            "guests": self.guests,
+            **{
+                name: partial(self.guests, AgentShare(index, len(agent_names)))
+                for index, name in enumerate(agent_names)
+            },
             "autoballoon": self.autoballoon,
             "xenstored": self.xenstored,
             "metrics": self.metrics,
@@ -136,10 +141,10 @@ class Mains:
             # As the end of a process does, whatever it was doing.
             state.close(in_order=False)
 
-    async def guests(self, process: Process) -> int:
-        """Be `xbd guests`."""
+    async def guests(self, share: AgentShare, process: Process) -> int:
+        """Be `xbd guests`, or one of its processes, which plays a share of the guests."""
         del process
-        return await run_guests(self._places.hypervisor)
+        return await run_guests(self._places.hypervisor, share=share)
 
     async def autoballoon(self, process: Process) -> int:
         """Be `xbd autoballoon`."""

@@ -1,7 +1,7 @@
 """What befalls the daemons at times that are drawn from the seed."""
 
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -31,6 +31,7 @@ class Strikes:
     Args:
         rates: by fault, of a second.
         make_rng: makes the generator of a purpose.
+        agent_names: the processes that share the guests.
         keepers, calls, places, trace: of the run.
     """
 
@@ -39,6 +40,7 @@ class Strikes:
         *,
         rates: Mapping[str, float],
         make_rng: Callable[[str], Rng],
+        agent_names: Sequence[str],
         keepers: Mapping[str, Keeper],
         calls: FaultyCalls,
         places: Places,
@@ -46,6 +48,8 @@ class Strikes:
     ) -> None:
         self._rates = rates
         self._rng_of = {kind: make_rng(f"fault {kind}") for kind in TIMED_FAULTS}
+        self._agent_names = agent_names
+        self._agents_rng = make_rng("fault of agents")
         self._keepers = keepers
         self._calls = calls
         self._places = places
@@ -84,7 +88,12 @@ class Strikes:
     def _one(self, kind: str) -> Keeper:
         # The hypervisor is every second one's turn.
         names = [*["hypervisor"] * 3, "guests", "autoballoon", "xenstored", "metrics"]
-        return self._keepers[self._rng_of[kind].choice(names)]
+        name = self._rng_of[kind].choice(names)
+        if name == "guests":
+            name = self._agents_rng.choice(self._agent_names)
+            if kind == "drop" and len(self._agent_names) > 1:
+                self._trace.sometimes("one of several agent processes was dropped")
+        return self._keepers[name]
 
     async def _start_second(self) -> None:
         # Each of those that take a lock.
@@ -104,11 +113,11 @@ class Strikes:
         rng = self._rng_of["exile"]
         most_s = _LONG_EXILE_MOST_S if rng.bernoulli(_LONG_EXILE_SHARE) else _EXILE_MOST_S
         self._trace.line("world", "the agents reach nobody")
-        self._calls.exiled.add("guests")
+        self._calls.exiled.update(self._agent_names)
         try:
             await trio.sleep(rng.uniform(0.1, most_s))
         finally:
-            self._calls.exiled.discard("guests")
+            self._calls.exiled.difference_update(self._agent_names)
             self._trace.line("world", "the agents come back")
             self._trace.sometimes("the agents came back")
 

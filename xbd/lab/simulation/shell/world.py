@@ -25,6 +25,7 @@ from xbd.lab.simulation.shell.services import Mains, Places, replaced_for_daemon
 from xbd.lab.simulation.shell.spinning import SpinGuard
 from xbd.lab.simulation.shell.strikes import Strikes
 from xbd.limits import Limits
+from xbd.testing.oracle import Violation
 
 _RETRY_LOGS_EVERY_S: Final = 0.5
 # What nobody uses any more is collected at moments that are the same in each run of a seed.
@@ -55,8 +56,11 @@ class World:
         self._places = Places(base, self._plan.superframes)
         self.trace = Trace(trio.current_time, str(base), write)
         self._calls = FaultyCalls(self._plan.rates, rng_for(options.seed, "calls"), self.trace)
-        mains = Mains(self._places, self.trace, limits)
+        mains = Mains(self._places, self.trace, limits, self._plan.agent_names)
         self._store_is_saved = True
+        # By domid, which agent process played it.
+        self._players: dict[int, str] = {}
+        self._two_players = ""
         self._keepers = {name: self._keeper(name, main) for name, main in mains.by_name.items()}
         self._operators = [
             Operator(
@@ -140,6 +144,7 @@ class World:
                     await Strikes(
                         rates=self._plan.rates,
                         make_rng=self._rng,
+                        agent_names=self._plan.agent_names,
                         keepers=self._keepers,
                         calls=self._calls,
                         places=self._places,
@@ -152,11 +157,13 @@ class World:
                 await trio.sleep(_AFTERWARDS_S)
                 people.cancel_scope.cancel()
             await self._healing.heal()
+            if self._two_players:
+                raise Violation(self._two_players)
             if self._plan.rates["deaf"]:
                 await visitors.be_deaf(self._places.hypervisor, self.trace)
             await self._healing.raise_a_limit()
             if self._plan.stops_agents:
-                await self._healing.stop_agents(self._calls)
+                await self._healing.stop_agents(self._calls, self._plan.agent_names)
             if self._plan.has_another_host:
                 await self._healing.visit_another_host()
             self._calls.is_full = self._plan.ends_full
@@ -206,9 +213,16 @@ class World:
             self._store_is_saved = True
         if process is not None and event.endswith("_ready"):
             process.is_ready = True
+        if who in self._plan.agent_names and "domid" in line:
+            self._see_who_plays(who, line["domid"])
         told = " ".join(f"{key}={line[key]}" for key in sorted(line) if key not in ("event", "level"))
         self.trace.line(who, f"{name} {event} {told}".rstrip())
         return line
+
+    def _see_who_plays(self, name: str, domid: int) -> None:
+        """Note which agent process has to do with a domain; it is always the same."""
+        if self._players.setdefault(domid, name) != name:
+            self._two_players = f"d{domid} is played by {self._players[domid]}, and by {name}, too"
 
 
 def _pipe_of_process() -> LogPipe | None:
