@@ -1,6 +1,7 @@
 """`xbd soak`: its plan, its oracle, its counters and its report; and one real soak, short and with everything."""
 
 import json
+import math
 import traceback
 from collections import Counter
 from dataclasses import replace
@@ -26,7 +27,7 @@ from xbd.lab.soak.report import Report, progress_line
 from xbd.lab.soak.schedule import plan_faults
 from xbd.lab.soak.shell.relay import Relay
 from xbd.lab.soak.shell.watcher import frame_tables_kib
-from xbd.lab.soak.tally import FINDINGS_KEPT, Sample, Tally, is_flat, slope_of, times_of
+from xbd.lab.soak.tally import FINDINGS_KEPT, Sample, Tally, is_flat, longest_s, slope_of, times_of
 from xbd.machine import Machine
 from xbd.testing.oracle import Oracle, Violation
 from xbd.units import MIB_PAGES, SUPER_PAGES
@@ -148,6 +149,24 @@ def test_some_guests_play_the_traces_that_are_given(tmp_path: Path) -> None:
     assert Options(5, 30.0, 1, traces=("a b.csv",)).command_line().endswith("--trace 'a b.csv'")
 
 
+@pytest.mark.parametrize("guests", [1, 200, 1000])
+def test_many_guests_do_in_all_as_much_as_two_hundred(guests: int) -> None:
+    """Up to 200 tick every 0.7 to 2 s; of 1,000 each does a fifth; everything else is drawn as ever."""
+    one, all_ = (
+        [population.draw_guest(number, np.random.default_rng(number), guests=count) for number in range(99)]
+        for count in (1, guests)
+    )
+    ratio = max(guests / 200, 1)
+
+    for few, many in zip(one, all_, strict=True):
+        before, after = plan_guest(few.guest).workload, plan_guest(many.guest).workload
+        assert not isinstance(before, PlaysTrace)
+        assert not isinstance(after, PlaysTrace)
+        assert after.tick_s == pytest.approx(before.tick_s * ratio, abs=0.02 * ratio)
+        assert after.io_pages_s == max(int(before.io_pages_s / ratio), min(before.io_pages_s, 1))
+        assert replace(few, guest={}) == replace(many, guest={})
+
+
 @pytest.mark.parametrize("guests", [1, 5, 100])
 def test_in_the_end_all_guests_fit(guests: int) -> None:
     """The sum of the final targets is less than the host has beside dom0, checker and flooder."""
@@ -155,6 +174,18 @@ def test_in_the_end_all_guests_fit(guests: int) -> None:
     last = sum(population.final_target(population.draw_guest(number, rng).max_pages) for number in range(guests))
 
     assert last + population.DOM0_PAGES + population.CHECKER_PAGES < population.host_memory_pages(guests)
+
+
+def test_what_a_daemon_served_in_a_row_is_judged_by_the_last_seconds() -> None:
+    """A span counts as far as it lies in them; one that is over before counts nothing, and one that goes on until now."""
+    spans = [(0.0, 20.0), (25.0, 28.5), (29.0, math.inf)]
+
+    assert longest_s([], 30.0, 10.0) == 0
+    assert longest_s(spans, 30.0, 10.0) == 3.5
+    assert longest_s(spans, 29.5, 10.0) == 3.5
+    assert longest_s(spans[:2], 26.0, 10.0) == 4.0
+    assert longest_s(spans, 39.0, 10.0) == 10.0
+    assert longest_s(spans[:1], 40.0, 10.0) <= 0
 
 
 # -- the checker guest

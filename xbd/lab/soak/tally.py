@@ -83,6 +83,11 @@ def times_of(seconds: Sequence[float]) -> Times | None:
     return Times(len(seconds), median, p99, worst)
 
 
+def longest_s(spans: Sequence[tuple[float, float]], now_s: float, within_s: float) -> float:
+    """Tell how long the longest of some spans of time is, as far as it lies in the last *within_s* seconds."""
+    return max((min(until, now_s) - max(since, now_s - within_s) for since, until in spans), default=0.0)
+
+
 @dataclass(slots=True)
 class Tally:
     """The counters of a running soak.

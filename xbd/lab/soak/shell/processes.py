@@ -1,5 +1,6 @@
 """The processes of a soak and their directories: starting, killing, stopping, and detecting unexpected ends."""
 
+import math
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from xbd.client.runtime_dir import hypervisor_socket
 from xbd.errors import XbdError
 from xbd.lab.soak import population
 from xbd.lab.soak.options import Options
-from xbd.lab.soak.tally import Tally
+from xbd.lab.soak.tally import Tally, longest_s
 from xbd.testing.processes import START_TIMEOUT_S, XBD, Process, end_soon, ended, start
 from xbd.units import PAGE_BYTES
 
@@ -137,6 +138,8 @@ class SoakProcesses:
         (directory / "host.toml").write_text(self._host_toml(), encoding="utf-8")
         self.no_disk = self._mount()
         self._ready = trio.Event()
+        # From when until when the daemon served; the last is open as long as it does.
+        self._served: list[tuple[float, float]] = []
         self._notifications = socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
@@ -228,6 +231,9 @@ class SoakProcesses:
                 pass
         self._ready = trio.Event()
         started = trio.current_time()
+        if self._served:
+            since, until = self._served[-1]
+            self._served[-1] = (since, min(until, started))
         await self.daemon.start()
         with trio.move_on_after(START_TIMEOUT_S):
             while self.daemon.process is not None:
@@ -235,8 +241,13 @@ class SoakProcesses:
                     await self._ready.wait()
                     ready = trio.current_time()
                     self.tally.took("ready", ready - started)
+                    self._served.append((ready, math.inf))
                     return ready
         raise XbdError("the hypervisor did not become ready; see logs/hypervisor.log")
+
+    def served_in_a_row_s(self, within_s: float) -> float:
+        """Tell for how long the daemon has served in a row at most, in the last *within_s* seconds."""
+        return longest_s(self._served, trio.current_time(), within_s)
 
     async def _receive_notifications(self) -> None:
         """Receive the daemon's notifications to its service manager; a full socket would block the daemon."""

@@ -14,6 +14,7 @@ from xbd.errors import AlreadyExists, HypercallError, NoSuchDomain, PeerLost, Xb
 from xbd.lab.soak import population
 from xbd.lab.soak.population import draw_guest, draw_target
 from xbd.lab.soak.shell.processes import Member, SoakProcesses
+from xbd.protocol.toolstack_session import RESUME_WITHIN_S
 
 MOVERS: Final = 4
 # The mean time between two target changes of a mover, and between two removals of a guest.
@@ -21,6 +22,8 @@ _MOVE_EVERY_S: Final = 0.12
 _CHANGE_EVERY_S: Final = 1.0
 _REAP_EVERY_S: Final = 0.5
 _RETRY_S: Final = 0.1
+# A hypervisor that has served for so long was found again by whoever looked for it.
+_ENOUGH_TO_RESUME_S: Final = 3.0
 # The share of removals by shutdown; the others destroy the domain in the middle of its work, such as block I/O.
 _SHUT_DOWN_SHARE: Final = 0.5
 
@@ -60,8 +63,15 @@ class Traffic:
             except (NoHypervisor, PeerLost) as error:
                 # Before hello is answered there is nothing to resume, nor where there was no room for a session.
                 if opened is not None and opened.has_session:
-                    self._processes.found(f"a client's session was lost: {error}")
+                    self._session_lost(error)
                 await trio.sleep(_RETRY_S)
+
+    def _session_lost(self, error: XbdError) -> None:
+        """Record that a client has given up; while the hypervisor hardly served, because it was killed again, it may."""
+        if self._processes.served_in_a_row_s(RESUME_WITHIN_S) < _ENOUGH_TO_RESUME_S:
+            self._processes.tally.remarks["a client gave up while the hypervisor was away"] += 1
+        else:
+            self._processes.found(f"a client's session was lost: {error}")
 
     # -- targets
 
@@ -100,7 +110,7 @@ class Traffic:
     async def _create(self, client: "TimedClient") -> None:
         self._number += 1
         single = sum(name[0] == population.SINGLE for name in self.guests) < self._singles
-        spec = draw_guest(self._number, self._rng, single=single, traces=self._processes.traces)
+        spec = draw_guest(self._number, self._rng, single=single, traces=self._processes.traces, guests=self._wanted)
         try:
             await client.call("create", **spec.as_params())
         except AlreadyExists:
