@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import trio
 
+from xbd.client.calls import KnownDomains
 from xbd.client.client import Client, open_client
 from xbd.client.runtime_dir import hypervisor_socket
 from xbd.errors import XbdError
@@ -71,9 +72,9 @@ async def end_soon(process: Process, by: signal.Signals = signal.SIGTERM, within
         await trio.to_thread.run_sync(end, process, by, within_s)
 
 
-async def until_it_listens(process: Process, path: Path) -> None:
+async def until_it_listens(process: Process, path: Path, within_s: float = START_TIMEOUT_S) -> None:
     """Wait until somebody listens at a Unix socket. Raises XbdError: *process* has ended, or it takes too long."""
-    with trio.move_on_after(START_TIMEOUT_S):
+    with trio.move_on_after(within_s):
         while process.poll() is None:
             with socket.socket(socket.AF_UNIX) as connection:
                 if connection.connect_ex(str(path)) == 0:
@@ -97,8 +98,13 @@ async def running(
 
 
 @asynccontextmanager
-async def running_host(host_toml: str, directory: Path) -> AsyncIterator[Client]:
+async def running_host(host_toml: str, directory: Path, *, within_s: float = START_TIMEOUT_S) -> AsyncIterator[Client]:
     """Run `xbd up` on *host_toml* in *directory* until the block ends; sockets lie in `directory/run`.
+
+    Args:
+        host_toml: the text of its host file.
+        directory: where that, the sockets and the log lie.
+        within_s: for so long it is waited until it serves, and then until all its guests have their agents.
 
     Yields a client, when every guest whose agent starts by itself has one.
 
@@ -113,20 +119,23 @@ async def running_host(host_toml: str, directory: Path) -> AsyncIterator[Client]
     with log.open("wb") as output:
         async with running(command, stdout=output, stderr=output, start_new_session=True) as process:
             try:
-                await until_it_listens(process, path)
+                await until_it_listens(process, path, within_s)
             except XbdError as error:
                 raise XbdError(f"the host did not start: {_tail(log)}") from error
             async with open_client(path) as client:
-                await _wait_for_agents(client)
+                await _wait_for_agents(client, within_s)
                 yield client
     if process.returncode:
         raise XbdError(f"the host ended with exit code {process.returncode}: {_tail(log)}")
 
 
-async def _wait_for_agents(client: Client) -> None:
-    with trio.fail_after(START_TIMEOUT_S):
-        while any(d.autostart and not d.agent for d in await client.list()):  # noqa: ASYNC110 - other processes
+async def _wait_for_agents(client: Client, within_s: float) -> None:
+    known = KnownDomains()
+    with trio.fail_after(within_s):
+        known.take(await client.changes(known.since))
+        while any(domain.autostart and not domain.agent for domain in known.domains):
             await trio.sleep(_POLL_EVERY_S)
+            known.take(await client.changes(known.since))
 
 
 def _tail(log: Path) -> str:

@@ -89,6 +89,13 @@ async def test_a_fleet_is_measured_against_one_guest(tmp_path: Path) -> None:
     assert all(figure.value > 0 for figure in figures.values())
 
 
+async def test_many_idle_guests_are_started_listed_and_halved(tmp_path: Path) -> None:
+    """Three stand for ten thousand: each figure is of them all."""
+    figures = await fleet.measure_idle(tmp_path, guests=3)
+    assert figures.keys() == {f"idle_10000_{name}" for name in ("start", "list", "to_half", "memory")}
+    assert all(figure.value > 0 for figure in figures.values())
+
+
 async def test_busy_guests_are_tried_on_a_host_of_their_own(tmp_path: Path) -> None:
     """A few guests, half of them bursty, with their policy: their ticks are counted, and each number that was tried is told."""
     said: list[str] = []

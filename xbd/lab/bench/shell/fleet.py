@@ -24,6 +24,10 @@ from xbd.units import GIB_PAGES
 _GUESTS: Final = 1000
 _LARGE_GIB, _SMALL_GIB, _HOST_GIB = 4, 2, 4096
 _ROUNDS, _WARM_UP = 6, 2
+_MANY: Final = 10_000
+_MANY_HOST_GIB: Final = 40 * 1024 + 64
+_MANY_ROUNDS: Final = 3
+_STARTED_WITHIN_S: Final = 600.0
 _HOST: Final = """
 [host]
 memory = "{memory_gib}g"
@@ -44,7 +48,7 @@ async def idle_host(
     place = directory / str(guests)
     place.mkdir()
     host_toml = _HOST.format(count=guests, guest_gib=guest_gib, memory_gib=memory_gib)
-    async with running_host(host_toml, place) as client:
+    async with running_host(host_toml, place, within_s=_STARTED_WITHIN_S) as client:
         yield client, place / "run"
 
 
@@ -55,7 +59,10 @@ async def measure_fleet(directory: Path, guests: int = _GUESTS) -> dict[str, Fig
     for count in (1, guests):
         async with idle_host(directory, count, _LARGE_GIB, _HOST_GIB) as (client, run_dir):
             memory_kib.append(host_memory_kib(run_dir))
-            seconds.append(await (_one_after_the_other(client, guests) if count == 1 else _all_at_once(client)))
+            if count == 1:
+                seconds.append(await _one_after_the_other(client, guests))
+            else:
+                seconds.append((await _all_at_once(client, _WARM_UP + _ROUNDS))[_WARM_UP:])
     one, all_of_them = seconds
     return {
         "retarget_one_1000_times": summarize(one, "s"),
@@ -64,6 +71,26 @@ async def measure_fleet(directory: Path, guests: int = _GUESTS) -> dict[str, Fig
                                           "one guest retargeted 1,000 times"),
         "memory_per_guest": summarize([(memory_kib[1] - memory_kib[0]) / (guests - 1)], "KiB"),
     }  # fmt: skip
+
+
+async def measure_idle(directory: Path, guests: int = _MANY) -> dict[str, Figure]:
+    """Start ten thousand idle guests on a host of 40 TiB, list them, and set all to half their memory; *directory*: for its files."""
+    start = time.perf_counter()
+    async with idle_host(directory, guests, _LARGE_GIB, _MANY_HOST_GIB) as (client, run_dir):
+        started_s = time.perf_counter() - start
+        listed_s = []
+        for _ in range(_MANY_ROUNDS):
+            start = time.perf_counter()
+            await client.list()
+            listed_s.append(time.perf_counter() - start)
+        halved_s = (await _all_at_once(client, 2 * _MANY_ROUNDS))[::2]
+        memory_kib = host_memory_kib(run_dir)
+    return {
+        "idle_10000_start": summarize([started_s], "s"),
+        "idle_10000_list": summarize(listed_s, "s"),
+        "idle_10000_to_half": summarize(halved_s, "s"),
+        "idle_10000_memory": summarize([memory_kib / guests], "KiB per guest"),
+    }
 
 
 async def _one_after_the_other(client: Client, times: int) -> list[float]:
@@ -78,11 +105,11 @@ async def _one_after_the_other(client: Client, times: int) -> list[float]:
     return rounds[_WARM_UP:]
 
 
-async def _all_at_once(client: Client) -> list[float]:
-    """Retarget all guests at once, down and up in turn, until the daemon has reported each as settled."""
+async def _all_at_once(client: Client, times: int) -> list[float]:
+    """Retarget all guests at once, down and up in turn, until the daemon has reported each as settled; returns the seconds of each time."""
     domids = [domain.domid for domain in await client.list()]
     rounds = []
-    for index in range(_WARM_UP + _ROUNDS):
+    for index in range(times):
         pages = (_LARGE_GIB if index % 2 else _SMALL_GIB) * GIB_PAGES
         latest = max([event["number"] async for event in client.events(follow=False)], default=0)
         start = time.perf_counter()
@@ -96,7 +123,7 @@ async def _all_at_once(client: Client) -> list[float]:
                 if not unsettled:
                     break
         rounds.append(time.perf_counter() - start)
-    return rounds[_WARM_UP:]
+    return rounds
 
 
 def host_memory_kib(runtime_dir: Path) -> int:
