@@ -18,10 +18,13 @@ FAR = st.integers(0, 1 << 40)
 @given(st.lists(st.one_of(NEAR, FAR), min_size=1, max_size=60))
 def test_groups_count_every_frame(frames: list[int]) -> None:
     """Any batch, in any order, is grouped by superframe, each named once."""
-    supers, counts = group_by_super(np.array(frames, dtype=np.int64))
+    batch = np.array(frames, dtype=np.int64)
+    for of in (None, (max(frames) >> 9) + 1):
+        supers, counts = group_by_super(batch, of=of)
 
-    assert len(set(supers.tolist())) == supers.size
-    assert dict(zip(supers.tolist(), counts.tolist(), strict=True)) == Counter(frame // SUPER_PAGES for frame in frames)
+        assert len(set(supers.tolist())) == supers.size
+        named = dict(zip(supers.tolist(), counts.tolist(), strict=True))
+        assert named == Counter(frame // SUPER_PAGES for frame in frames)
 
 
 @given(runs=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 60)), min_size=1, max_size=12), down=st.booleans())

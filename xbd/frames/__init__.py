@@ -4,8 +4,9 @@ Read `layout` first (superframes of 512 frames, sparse arrays, grouping), then `
 that the allocator finds partly free superframes with.
 """
 
-from xbd.frames.allocator import DEFAULT_SOURCES, WHOLE, FrameAllocator, FrameStatistics, Source
+from xbd.frames.allocator import FrameAllocator, FrameStatistics
 from xbd.frames.layout import Groups, expand_supers, group_by_count, group_by_super, sparse_zeros
+from xbd.frames.shelves import DEFAULT_SOURCES, WHOLE, Source
 
 __all__ = [
     "DEFAULT_SOURCES",

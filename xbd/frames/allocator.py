@@ -18,18 +18,19 @@ Source: the two levels follow LLFree (Wrenger et al., USENIX ATC 2023), the poli
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbd.frames.layout import Groups, Indexes, expand_supers, group_by_super, sparse_zeros
-from xbd.frames.shelves import Shelves
+from xbd.frames.shelves import DEFAULT_SOURCES, WHOLE, Shelves, Source
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 # Superframes of 1 GiB regions are counted together, so that a whole one is found without reading every counter.
 _REGION_ORDER: Final = 9
 _REGION_SUPERS: Final = 1 << _REGION_ORDER
+_NEAR_SUPERS: Final = 64
 # Notes of moved counters that may pile up while nobody asks for a frame.
 _NOTES_MAX: Final = 32
 _NOTHING: Final[NDArray[Any]] = np.zeros(0, dtype=np.int64)
@@ -45,16 +46,6 @@ else:
 
     FrameT, SuperT = TypeVar("FrameT"), TypeVar("SuperT")
 
-
-class Source(NamedTuple):
-    """Where order-0 frames may come from: a *shelf* of shattered superframes, in this order."""
-
-    shelf: int
-    fewest_free_first: bool = True
-
-
-WHOLE: Final = Source(-1)
-DEFAULT_SOURCES: Final = (Source(0), WHOLE, Source(1, fewest_free_first=False))
 
 ShelfOf = Callable[[Indexes], Indexes]
 
@@ -184,7 +175,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         """Take just these frames, each free and named once; *groups*, if known, are `group_by_super` of them."""
         if frames.size == 0:
             return
-        supers, counts = groups or group_by_super(frames)
+        supers, counts = groups or group_by_super(frames, of=self.superframe_count)
         before = self.free_count[supers]
         whole = supers[before == SUPER_PAGES]
         if whole.size:
@@ -209,7 +200,7 @@ class FrameAllocator(Generic[FrameT, SuperT]):
 
     def _take_shelved(self, source: Source, count: int, below: int | None) -> NDArray[Any]:
         self._file_noted()
-        picked = self._shelves.pick(source.shelf, count, fewest_first=source.fewest_free_first, below=below)
+        picked = self._shelves.pick(source, count, below=below)
         if not picked:
             return _NOTHING
         supers: Indexes = np.array(picked, dtype=np.int64)
@@ -255,10 +246,18 @@ class FrameAllocator(Generic[FrameT, SuperT]):
 
     def _find_whole(self, count: int, below: int | None, *, highest: bool) -> NDArray[Any]:
         if count == 1 and below is None and not highest and self.free_superframes:
-            if self._counts[self._lowest_whole] != SUPER_PAGES:
-                self._lowest_whole = int(self._search_whole(1, None, highest=False)[0])
-            return np.array([self._lowest_whole], dtype=np.int64)
+            return np.array([self._find_lowest_whole()], dtype=np.int64)
         return self._search_whole(count, below, highest=highest)
+
+    def _find_lowest_whole(self) -> int:
+        lowest = self._lowest_whole
+        if self._counts[lowest] != SUPER_PAGES:
+            # When the frames of one are taken the next is often whole, too, and seldom far away.
+            is_whole = self._counts[lowest : lowest + _NEAR_SUPERS] == SUPER_PAGES
+            near = int(is_whole.argmax())
+            lowest = lowest + near if is_whole[near] else int(self._search_whole(1, None, highest=False)[0])
+            self._lowest_whole = lowest
+        return lowest
 
     def _search_whole(self, count: int, below: int | None, *, highest: bool) -> NDArray[Any]:
         regions = np.flatnonzero(self._region_whole)
@@ -292,29 +291,26 @@ class FrameAllocator(Generic[FrameT, SuperT]):
         """
         if frames.size == 0:
             return
-        supers, counts = groups or group_by_super(frames)
+        supers, counts = groups or group_by_super(frames, of=self.superframe_count)
         if supers.size == 1 and frames.size == SUPER_PAGES:
             self.give_superframes(supers)
             return
         before = self.free_count[supers]
         after = before + counts
-        assert not np.count_nonzero(after > SUPER_PAGES), f"more frames than there are in one of superframes {supers}"
+        most = int(np.maximum.reduce(after))
+        assert most <= SUPER_PAGES, f"more frames than there are in one of superframes {supers}"
         if self._keeps_map:
-            self._mark_free(frames, supers[before == 0])
+            if np.count_nonzero(before) < before.size:
+                # Of superframes that were used up the map said nothing so far.
+                self._rows[supers[before == 0]] = False
+            free = np.count_nonzero(self._map[frames])
+            assert free == 0, f"{free} of {frames.size} frames are free already"
+            self._map[frames] = True
         self.free_count[supers] = after
         self.free_frames += frames.size
-        merged = supers[after == SUPER_PAGES]
-        if merged.size:
-            self._count_whole(merged, 1)
+        if most == SUPER_PAGES:
+            self._count_whole(supers[after == SUPER_PAGES], 1)
         self._note(supers)
-
-    def _mark_free(self, frames: NDArray[FrameT], used_up: Indexes) -> None:
-        """Note frames as free in the map; of superframes that were used up it said nothing so far."""
-        if used_up.size:
-            self._rows[used_up] = False
-        free = np.count_nonzero(self._map[frames])
-        assert free == 0, f"{free} of {frames.size} frames are free already"
-        self._map[frames] = True
 
     def give_superframes(self, supers: NDArray[SuperT]) -> None:
         """Free whole superframes, each wholly used and named once."""
