@@ -1,5 +1,7 @@
 """A policy that governs a virtual host: the same guests, the same safety layer, as on a real one."""
 
+from pathlib import Path
+
 import pytest
 
 import xbd.testing
@@ -42,6 +44,36 @@ def test_pressure_gives_to_who_stalls() -> None:
         reason = governor.state.decisions[domid].reason
         assert "stall" in reason
         assert host.machine.domain(domid).target_pages == 192 * MIB
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        ("raise ValueError('no')", "it raised ValueError: no"),
+        pytest.param("while True: pass", "it did not answer within 1 s", marks=pytest.mark.slow),
+        ("return None, 7", "it raised TypeError"),
+        ("return None, [7]", "it raised AttributeError"),
+        ("return None, [SetTarget(99, 512)]", "it set a target of domain 99, which it was not shown"),
+        ("return None, [SetTarget(domid, float('nan'))]", "to nan, not 0 to"),
+        ("return None, [SetTarget(domid, -1)]", "to -1, not 0 to"),
+        ("return None, [SetTarget(domid, 1 << 60)]", "to 1152921504606846976, not 0 to"),
+        ("return None, [SetTarget(domid, 'much')]", "to 'much', not 0 to"),
+    ],
+)
+def test_a_strangers_policy_that_fails_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, says: str
+) -> None:
+    """Whatever it does in its process, its trouble is told, guests keep what they have, and the test goes on."""
+    (tmp_path / "fails.py").write_text(
+        "from xbd.policy import SetTarget\nclass Mine:\n    def step(self, state, snapshot, now):\n"
+        f"        domid = snapshot.domains[0].domid\n        {does}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with xbd.testing.host("512m") as host:
+        web, governor = _three(host), host.govern("fails:Mine", SETTINGS)
+        host.advance(3)
+        assert says in governor.state.trouble
+        assert [host.machine.domain(domid).target_pages for domid in web] == [128 * MIB] * 3
 
 
 def test_a_policy_that_is_not_known_is_refused() -> None:

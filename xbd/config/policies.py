@@ -39,6 +39,12 @@ def is_policy_name(name: str) -> bool:
     return all(part.isidentifier() for part in parts) if colon else name in known_policies()
 
 
+def refuse_unknown_policy(name: str) -> None:
+    """Refuse what no policy can be called; nothing is imported. Raises BadArgument: names the closest one and all known ones."""
+    if not is_policy_name(name):
+        raise unknown_name("policy", name, known_policies())
+
+
 def make_policy(name: str, settings: Mapping[str, Any], at: str = "") -> Policy:
     """Make a policy by name; a stranger's module is imported, so this may do anything that it does.
 
@@ -68,9 +74,8 @@ def make_policy(name: str, settings: Mapping[str, Any], at: str = "") -> Policy:
 
 def _imported(name: str) -> Any:  # noqa: ANN401 - a stranger's
     """Import what a name means. Raises BadArgument, BadSetting."""
+    refuse_unknown_policy(name)
     found = [point for point in entry_points(group=GROUP) if point.name == name]
-    if not found and ":" not in name:
-        raise unknown_name("policy", name, known_policies())
     point = found[0] if found else EntryPoint(name, name, GROUP)
     try:
         made = import_module(point.module)

@@ -19,11 +19,10 @@ from xbd.client.calls import KnownDomains
 from xbd.client.client import Client, open_client
 from xbd.client.runtime_dir import autoballoon_socket, check_socket_path
 from xbd.config.autoballoon import AutoballoonConfig
-from xbd.config.policies import BUILT_IN, make_policy
 from xbd.control.balancer import MAX_EXCLUDED, Balancer, BalancerEndpoint
 from xbd.control.rate_limit import SourceLog
 from xbd.daemons.config_files import load_autoballoon_config
-from xbd.daemons.policy_process import PolicyProcess
+from xbd.daemons.policy_process import PolicyProcess, policy_of
 from xbd.daemons.runtime import sockets
 from xbd.daemons.runtime.listener import Listener
 from xbd.daemons.runtime.lock import FileLock
@@ -80,12 +79,9 @@ class Autoballoon:
 
     def _choose_policy(self) -> None:
         """Take the policy that the configuration names: xbd's own, or a stranger's, of which a process is started when it is asked."""
-        config, policy = self._config, None
-        self._process = None
-        if config.policy in BUILT_IN:
-            policy = make_policy(config.policy, config.own)
-        else:
-            self._process = PolicyProcess(config.policy, config.own)
+        config = self._config
+        policy = policy_of(config.policy, config.own)
+        self._process = policy if isinstance(policy, PolicyProcess) else None
         self._balancer.change(config.settings, policy, config.policy)
 
     async def reload(self, config: AutoballoonConfig) -> None:
@@ -93,12 +89,12 @@ class Autoballoon:
         before, self._config = self._process, config
         self._choose_policy()
         if before is not None:
-            await before.end()
+            before.end()
 
-    async def end(self) -> None:
+    def end(self) -> None:
         """End the policy's process, if there is one."""
         if self._process is not None:
-            await self._process.end()
+            self._process.end()
 
     def permit(self) -> None:
         """Let those reserve who may use the hypervisor's socket, as things are now; what hinders it is logged once."""
@@ -145,11 +141,11 @@ class Autoballoon:
         return self._balancer.state, actions, governed
 
     async def _ask(self, looked: Look) -> Answer:
-        """Ask the policy, wherever it runs; one that was in trouble is not asked."""
-        if self._process is None or looked.state.trouble:
+        """Ask the policy: a stranger's in a thread, in which it is waited for; what is in trouble is not asked."""
+        if self._process is None:
             return self._balancer.ask(looked)
         with self._follower.check_in.idle():
-            return await self._process.ask(looked.seen, self._balancer.now)
+            return await trio.to_thread.run_sync(self._balancer.ask, looked, abandon_on_cancel=True)
 
     def _tell_trouble(self) -> None:
         """Log what is wrong with the policy, once."""
@@ -196,7 +192,7 @@ async def dry_run(
         async with open_client(hypervisor_path) as client:
             return await daemon.decide(await client.list(), await client.host())
     finally:
-        await daemon.end()
+        daemon.end()
 
 
 async def _act(client: Client, action: Action) -> None:
@@ -246,7 +242,7 @@ async def run_autoballoon(
         finally:
             if listener is not None:
                 listener.close()
-            await daemon.end()
+            daemon.end()
             held.release()
         return 0
 

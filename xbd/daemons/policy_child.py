@@ -54,6 +54,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.alarm(ALARM_S)
     told = _receive(stdin)
+    sys.path += [place for place in told["path"] if place not in sys.path]
     try:
         policy = make_policy(told["name"], told["settings"])
     except XbdError as error:
@@ -67,7 +68,7 @@ def main() -> None:
         if told is None:
             return
         signal.alarm(ALARM_S)
-        answer = ask(policy, own, read_snapshot(told["snapshot"]), told["now"])
+        answer = ask(policy, None if told["anew"] else own, read_snapshot(told["snapshot"]), told["now"])
         own = answer.own
         targets = [[each.domid, each.pages, each.reason, each.urgent] for each in answer.targets]
         _send(stdout, {"trouble": answer.trouble, "targets": targets})

@@ -3,8 +3,8 @@
 A policy is a value with one method, `step(state, snapshot, now) -> (state, targets)`, without any effect: it may look at
 what it is given and nothing else. What it answers are wishes: the safety layer (`autoballoon`) keeps them within bounds
 and headroom, shrinks before it grows, and leaves out who does not move. A policy that raises, or answers what cannot be
-meant, is not asked again, and every domain keeps its target, as under `static`. One that does not return is not stopped
-here: whoever asks a stranger's policy in a daemon does so in a process that can be killed (`xbd.daemons.policy_process`).
+meant, is not asked again, and every domain keeps its target, as under `static`. One that does not return cannot be stopped
+here: a stranger's policy is a `PolicyProcess` (`xbd.daemons.policy_process`), which asks it in a process that can be killed.
 """
 
 import traceback
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from xbd.errors import XbdError
 from xbd.policy.model import MOST_PAGES, SetTarget, Snapshot
 from xbd.replaceable import replaceable
 from xbd.text import printable, quote
@@ -40,6 +41,10 @@ class Policy(Protocol):
         """
 
 
+class PolicyFailed(XbdError):
+    """A policy that runs elsewhere could not be asked. Says what it did there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a policy answered: its targets and its new state; or what is wrong with it, the *trouble*, a sentence."""
@@ -51,10 +56,12 @@ class Answer:
 
 @replaceable
 def ask(policy: Policy, own: object, snapshot: Snapshot, now: float) -> Answer:
-    """Ask a policy in this process; what it raises, or answers and cannot mean, is its trouble."""
+    """Ask a policy; what it raises, or answers and cannot mean, is its trouble."""
     try:
         after, targets = policy.step(own, snapshot, now)
         raw = [(each.domid, each.pages, each.reason, each.urgent) for each in targets]
+    except PolicyFailed as failed:
+        return Answer(trouble=str(failed))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything, and answer anything
         return Answer(trouble=f"it raised {describe(error)}")
     return checked(raw, after, snapshot)

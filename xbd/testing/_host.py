@@ -14,12 +14,12 @@ hypervisor, fails the test.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from xbd.abi import DomainType
 from xbd.config.host import DOM0_NAME
-from xbd.config.policies import make_policy
 from xbd.config.strategies import DEFAULT_STRATEGY, Strategy, find_strategy
+from xbd.daemons.policy_process import started_policy
 from xbd.guest import BlockBackEnd, GuestSettings
 from xbd.guest.workload import Workload, make_workload
 from xbd.policy import Policy, Settings
@@ -31,13 +31,17 @@ __all__ = ["Host", "host"]
 
 
 class Host(VirtualHost):
-    """A `VirtualHost` whose guests are added with sizes such as `512m`, all with the strategy of the host."""
+    """A `VirtualHost` whose guests are added with sizes such as `512m`, all with the strategy of the host.
+
+    Attributes: *policies*: ends the processes of strangers' policies, when it is closed.
+    """
 
     def __init__(self, superframes: int, strategy: Strategy, seed: int) -> None:
         super().__init__(superframes, strategy.host, seed=seed)
         self.limit_beyond_pages = strategy.limit_beyond_pages
         self._strategy = strategy
         self._governor: Governor | None = None
+        self.policies = ExitStack()
         self._looks_every_s = 1.0
 
     def govern(
@@ -46,7 +50,8 @@ class Host(VirtualHost):
         """Let a policy set the targets of all guests but dom0 from now on, as autoballoon does.
 
         Args:
-            policy: the name of one, or `module:object`, or a policy.
+            policy: the name of one, or `module:object`, which runs in a process of its own and is stopped there if it
+                does not return; or a policy, which is asked in this process.
             settings: of the safety layer around it.
             every_s: how often it looks, in virtual seconds.
             own: the settings of a policy that is named.
@@ -55,9 +60,9 @@ class Host(VirtualHost):
             What governs: its `state` has the decisions of the last step, with their reasons.
 
         Raises:
-            BadArgument, BadSetting: there is no such policy, or it refuses its settings; nothing has changed.
+            BadArgument, BadSetting, PolicyFailed: there is no such policy, or it refuses its settings; nothing has changed.
         """
-        made = make_policy(policy, own) if isinstance(policy, str) else policy
+        made = self.policies.enter_context(started_policy(policy, own)) if isinstance(policy, str) else policy
         self._governor, self._looks_every_s = Governor(self, made, settings), every_s
         return self._governor
 
@@ -134,6 +139,7 @@ def host(memory: str | int = "1g", *, strategy: str = DEFAULT_STRATEGY, seed: in
         AssertionError: at the end, with every violation that the audit found.
     """
     running = Host(parse_superpages(memory) // SUPER_PAGES, find_strategy(strategy), seed)
-    yield running
+    with running.policies:
+        yield running
     violations = running.check()
     assert not violations, "the host does not add up: " + "; ".join(violations)

@@ -1,7 +1,7 @@
 """A policy, inside its safety layer, on a virtual host: what autoballoon is to a real one.
 
-What the machine refuses, the next step sees, as there. The policy is asked in this process: one that does not return is
-not stopped.
+What the machine refuses, the next step sees, as there. Made by name (`xbd.daemons.policy_process`), a stranger's policy
+runs in a process of its own there, too; a policy that is passed as an object is asked in this one, and trusted to return.
 """
 
 from collections.abc import Sequence

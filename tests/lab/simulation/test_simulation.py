@@ -8,14 +8,19 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import xbd
+from xbd.cli.main import main
 from xbd.errors import BadArgument
+from xbd.lab.simulation.command import run_core
 from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, Options
 from xbd.lab.simulation.outcome import run, seed_of
 
 ROOT = Path(__file__).parents[3]
 SHORT = 500
+# All that can be left out, but the policy.
+FAULTLESS = tuple(name for name in EXCLUDABLE if name != "policy")
 DIGEST_OF = """
 from xbd.lab.simulation.options import Options
 from xbd.lab.simulation.outcome import run
@@ -76,6 +81,38 @@ class TestRuns:
         happened = {name for seed in range(30, 36) for name in run(Options(seed, events=3 * SHORT)).tally}
 
         assert happened >= FAULTS.keys()
+
+    @pytest.mark.parametrize(
+        ("does", "says"),
+        [
+            ("raise ValueError('no')", "ValueError: no"),
+            pytest.param("while True: pass", "did not answer within", marks=pytest.mark.slow),
+            ("return None, [SetTarget(each.domid, 1 << 60) for each in snapshot.domains]", "not 0 to"),
+        ],
+    )
+    def test_a_strangers_policy_that_fails_harms_nobody(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, says: str
+    ) -> None:
+        """It is stopped, whatever it does, its trouble is in the trace, and nothing is found."""
+        (tmp_path / "fails.py").write_text(
+            "from xbd.policy import SetTarget\nclass Mine:\n    def step(self, state, snapshot, now):\n"
+            f"        {does}\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        lines: list[str] = []
+        outcome = run_core(Options(1, events=SHORT, policy="fails:Mine", without=FAULTLESS), lines.append)
+
+        assert outcome.violation is None
+        assert outcome.tally["policy failed"] > 0
+        assert any(says in line for line in lines)
+
+    def test_a_policy_that_is_not_known_is_refused(self) -> None:
+        """The refusal names the closest one, and is a sentence of the command's, too."""
+        with pytest.raises(BadArgument, match="did you mean 'fair'"):
+            Options(0, policy="fare")
+        for name, said in (("fare", "did you mean 'fair'"), ("nowhere_at_all:x", "cannot be imported")):
+            result = CliRunner().invoke(main, ["simulate", "--policy", name, "--events", "1"])
+            assert (result.exit_code, said in result.output) == (1, True)
 
     def test_an_unknown_fault_is_refused(self) -> None:
         """The refusal lists the known faults."""

@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.config.policies import make_policy
 from xbd.config.strategies import DEFAULT_STRATEGY, find_strategy
 from xbd.errors import BadArgument
 from xbd.guest import Demand, GuestSettings, ModeSet, parse_mode
@@ -26,7 +25,7 @@ from xbd.lab.arena.guests import Wanted, make_up, play, wear_of
 from xbd.lab.experiments.grid import digest, digest_trace
 from xbd.lab.experiments.meter import Number
 from xbd.lab.experiments.outcome import OutcomeOf
-from xbd.policy import Settings
+from xbd.policy import Policy, Settings
 from xbd.testing.governor import Governor
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import GIB_PAGES, SUPER_PAGES, round_to_superpages, round_up
@@ -128,15 +127,15 @@ class Point:
 ArenaOutcome = OutcomeOf[ArenaCell, Point]
 
 
-def run_arena(cell: ArenaCell, traces: Sequence[Trace]) -> ArenaOutcome:
-    """Run a cell to its end. Raises BadArgument, BadSetting: there is no such policy, or its guests do not fit the host."""
-    return _Run(cell, {digest_trace(trace): trace for trace in traces}).to_its_end()
+def run_arena(cell: ArenaCell, traces: Sequence[Trace], policy: Policy) -> ArenaOutcome:
+    """Run a cell to its end, with its *policy* made. Raises BadArgument: its guests do not fit the host."""
+    return _Run(cell, {digest_trace(trace): trace for trace in traces}, policy).to_its_end()
 
 
 class _Run:
     """A cell that runs."""
 
-    def __init__(self, cell: ArenaCell, traces: Mapping[str, Trace]) -> None:
+    def __init__(self, cell: ArenaCell, traces: Mapping[str, Trace], policy: Policy) -> None:
         members = cell.guests.members
         self._cell = cell
         self._wanted = [self._want(member, number, traces) for number, member in enumerate(members)]
@@ -163,7 +162,6 @@ class _Run:
             for number, member in enumerate(members)
         ]
         silent = frozenset(d for d, member in zip(self._domids, members, strict=True) if member.mode == SILENT)
-        policy = make_policy(cell.entry.policy, dict(cell.entry.settings))
         safety = Settings(headroom_pages=headroom, bare=cell.entry.bare)
         self._governor = Governor(self._host, policy, safety, self._domids, silent)
         self._demanded: dict[int, Demand] = {}

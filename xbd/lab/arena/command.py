@@ -1,6 +1,7 @@
 """`xbd arena`: reads a file of policies and guests, runs it, and writes the results."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -9,14 +10,15 @@ import click
 from xbd.cli.common import Failure, emit, json_option
 from xbd.config.policies import BUILT_IN
 from xbd.daemons.config_files import read_text
+from xbd.daemons.policy_process import started_policy
 from xbd.daemons.trace_files import read_trace
-from xbd.lab.arena.cell import ArenaCell, Point, run_arena
+from xbd.guest.workload import Trace
+from xbd.lab.arena.cell import ArenaCell, ArenaOutcome, Point, run_arena
 from xbd.lab.arena.page import Drawn, render_page, report
 from xbd.lab.arena.plan import Arena, parse_arena
 from xbd.lab.arena.standings import standings
 from xbd.lab.experiments.command import grid_options, pool_of
 from xbd.lab.experiments.grid import digest
-from xbd.lab.experiments.outcome import OutcomeOf
 from xbd.lab.experiments.page import Provenance
 from xbd.lab.experiments.report import table_lines
 from xbd.lab.experiments.results import as_csv, rounded
@@ -24,9 +26,16 @@ from xbd.lab.experiments.shell.runner import run_jobs
 from xbd.lab.experiments.shell.store import Store
 from xbd.lab.experiments.shell.work import Job, Kind, model_version
 
+
+def run_with_policy(cell: ArenaCell, traces: Sequence[Trace]) -> ArenaOutcome:
+    """Run a cell: xbd's own policy in this process, a stranger's in one of its own. Raises as `started_policy` and `run_arena`."""
+    with started_policy(cell.entry.policy, dict(cell.entry.settings)) as policy:
+        return run_arena(cell, traces, policy)
+
+
 # What decides a cell's numbers beside what decides those of an experiment.
 _SOURCES = ("target_rules.py", "config/policies.py", "testing/governor.py", "lab/arena/cell.py", "lab/arena/guests.py")
-ARENA = Kind(run_arena, Point, _SOURCES)
+ARENA = Kind(run_with_policy, Point, _SOURCES)
 
 
 @click.command("arena")
@@ -109,7 +118,7 @@ def source_of(policy: str) -> str:
 def _write(
     store: Store,
     arena: Arena,
-    outcomes: list[OutcomeOf[ArenaCell, Point]],
+    outcomes: list[ArenaOutcome],
     provenance: Provenance,
     *,
     as_json: bool,
@@ -128,7 +137,7 @@ def _write(
     emit(as_json, output, [*lines, "", f"{page}: the same as a page; {store.directory}/summary.csv: the numbers"])
 
 
-def _draw(outcomes: list[OutcomeOf[ArenaCell, Point]]) -> Drawn:
+def _draw(outcomes: list[ArenaOutcome]) -> Drawn:
     """Draw the plots; None: matplotlib is not installed."""
     try:
         from xbd.lab.arena.plots import curves, pareto  # noqa: PLC0415 - an extra

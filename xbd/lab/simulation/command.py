@@ -17,6 +17,7 @@ import click
 
 from xbd.cli.common import Failure
 from xbd.cli.series_file import SeriesFile, series_file, series_option
+from xbd.daemons.policy_process import started_policy
 from xbd.errors import BadArgument, ConfigError
 from xbd.lab.simulation.daemons.options import DEFAULT_SECONDS, MOST_DAEMON_GUESTS, MOST_OPERATORS, DaemonOptions
 from xbd.lab.simulation.daemons.options import FAULTS as DAEMON_FAULTS
@@ -26,7 +27,8 @@ from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, LEAST_SUPERFRAMES, MO
 from xbd.lab.simulation.outcome import Outcome, run, shrink
 from xbd.lab.simulation.shell.daemon_switches import DAEMON_SWITCHES
 from xbd.lab.simulation.switches import SWITCHES
-from xbd.lab.simulation.world import World
+from xbd.lab.simulation.world import World, Write
+from xbd.policy.plugin import PolicyFailed
 
 _PROGRESS_EVERY_S = 0.5
 # Of virtual time, between two moments of a series.
@@ -80,6 +82,7 @@ Found = TypeVar("Found", Outcome, DaemonOutcome)
     type=click.IntRange(min=1),
     help="Events between two full comparisons.",
 )
+@click.option("--policy", help="Which policy moves targets, as in autoballoon.toml. Default: drawn from the seed.")
 @click.option("--daemons", is_flag=True, help="Run the daemons themselves instead, with their sockets and files.")
 @click.option(
     "--seconds",
@@ -106,6 +109,7 @@ def command(
     without: tuple[str, ...],
     off: tuple[str, ...],
     compare_every: int,
+    policy: str | None,
     daemons: bool,
     seconds: float | None,
     operators: int | None,
@@ -144,14 +148,25 @@ def command(
                 done_by_daemons = _run_all(runs.run, of_daemons, many, until_found=bool(off))
             _report(done_by_daemons, runs.shrink, tell_of_daemons, as_json=as_json, alone=seeds == 1)
             return
-        first = Options(seed, events, superframes, guests, kinds, off, compare_every)
-    except (BadArgument, ConfigError) as error:
+        first = Options(seed, events, superframes, guests, kinds, off, compare_every, policy)
+        of_cores = [replace(first, seed=one) for one in seeds_of_run]
+        with series_file(series_path) as series:
+            watch = None if series is None else _adding_to(series, seed)
+            alone = seeds == 1
+            done = (
+                [run_core(first, write, watch)] if alone else _run_all(run_core, of_cores, many, until_found=bool(off))
+            )
+            _report(done, lambda found: shrink(found, run_core), tell, as_json=as_json, alone=alone)
+    except (BadArgument, ConfigError, PolicyFailed) as error:
         raise Failure(str(error)) from None
-    of_cores = [replace(first, seed=one) for one in seeds_of_run]
-    with series_file(series_path) as series:
-        watch = None if series is None else _adding_to(series, seed)
-        done = [run(first, write, watch)] if seeds == 1 else _run_all(run, of_cores, many, until_found=bool(off))
-        _report(done, shrink, tell, as_json=as_json, alone=seeds == 1)
+
+
+def run_core(options: Options, write: Write | None = None, watch: Callable[[World], None] | None = None) -> Outcome:
+    """Do one run of the cores, with the policy that the options name. Raises as `run`; PolicyFailed: it cannot be made."""
+    if options.policy is None:
+        return run(options, write, watch)
+    with started_policy(options.policy, {}) as policy:
+        return run(options, write, watch, policy)
 
 
 def _adding_to(series: SeriesFile, seed: int) -> Callable[[World], None]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from xbd.config.policies import refuse_unknown_policy
 from xbd.errors import BadArgument
 from xbd.lab.simulation.rng import Rng
 from xbd.machine.settings import TODAYS_XEN, HostSettings
@@ -56,6 +57,7 @@ class Options:
 
     *events*: how many happen before the faults stop. *superframes*, *guests*: None: drawn from the seed. *without*:
     names from `EXCLUDABLE`. *off*: names from `switches.SWITCHES`. *compare_every*: events between two full comparisons.
+    *policy*: which one moves targets; None: drawn from the seed, as is whether any does.
 
     Raises BadArgument: an unknown fault, or a size out of its range.
     """
@@ -67,6 +69,7 @@ class Options:
     without: tuple[str, ...] = ()
     off: tuple[str, ...] = ()
     compare_every: int = 100
+    policy: str | None = None
 
     def __post_init__(self) -> None:
         for name in self.without:
@@ -76,6 +79,8 @@ class Options:
             raise BadArgument(f"{self.superframes} superframes", f"{LEAST_SUPERFRAMES} to {MOST_SUPERFRAMES}")
         if self.guests is not None and not 1 <= self.guests <= MOST_GUESTS:
             raise BadArgument(f"{self.guests} guests", f"1 to {MOST_GUESTS}")
+        if self.policy is not None:
+            refuse_unknown_policy(self.policy)
 
     def command_line(self) -> str:
         """Format the command that repeats this run."""
@@ -83,6 +88,7 @@ class Options:
         words += [f"--superframes {self.superframes}"] if self.superframes is not None else []
         words += [f"--guests {self.guests}"] if self.guests is not None else []
         words += [f"--compare-every {self.compare_every}"] if self.compare_every != 100 else []
+        words += [f"--policy {self.policy}"] if self.policy is not None else []
         words += [f"--without {name}" for name in self.without]
         words += [f"--switch-off {name}" for name in self.off]
         return " ".join(words)
@@ -116,6 +122,7 @@ def make_plan(options: Options, rng: Rng) -> Plan:
         absent, level = rng.bernoulli(_ABSENT_SHARE), rng.uniform(0.1, 1.0)
         rates[name] = 0.0 if absent or name in options.without else level * most / 1_000_000
     present = {name for name, (_, share) in CONDITIONS.items() if rng.bernoulli(share)}
+    present |= {"policy"} if options.policy is not None else set()
     conditions = frozenset(present.difference(options.without))
     settings = rng.choice(_SETTINGS)
     return Plan(

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from xbd.lab.simulation.options import EXCLUDABLE, FAULTS, Options
 from xbd.lab.simulation.switches import SWITCHES, find, switched_off
 from xbd.lab.simulation.world import World, Write
+from xbd.policy import Policy
 from xbd.testing.oracle import Violation
 
 
@@ -52,10 +53,15 @@ def seed_of(text: str) -> int:
     return int.from_bytes(sha256(text.encode()).digest()[:6], "big")
 
 
-def run(options: Options, write: Write | None = None, watch: Callable[[World], None] | None = None) -> Outcome:
-    """Do one run; *watch* as `World` takes it. Raises BadArgument: there is no such switch."""
+def run(
+    options: Options,
+    write: Write | None = None,
+    watch: Callable[[World], None] | None = None,
+    policy: Policy | None = None,
+) -> Outcome:
+    """Do one run; *watch* and *policy* as `World` takes them. Raises BadArgument: there is no such switch."""
     with switched_off(find(options.off, SWITCHES)):
-        world = World(options, write, watch)
+        world = World(options, write, watch, policy)
         violation = None
         try:
             world.run()

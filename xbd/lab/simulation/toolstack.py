@@ -136,10 +136,12 @@ class Operator:
 class Policy:
     """The autoballoon daemon: queries the host once a second and applies the policy's actions, one call after the other.
 
-    Which policy it is is drawn from the seed, and it fails now and then; a while after that the file is read again.
+    Which policy it is is drawn from the seed, unless *policy* is given, and it fails now and then; a while after that the
+    file is read again.
     """
 
-    def __init__(self, world: Context, rng: Rng) -> None:
+    def __init__(self, world: Context, rng: Rng, policy: AnyPolicy | None = None) -> None:
+        self._given = policy
         self._world = world
         self._rng = rng
         self._caller = Caller(world, "policy")
@@ -149,7 +151,8 @@ class Policy:
         world.schedule.after(_POLICY_EVERY_S, "policy", self._query)
 
     def _draw(self) -> AnyPolicy:
-        return WildPolicy(BUILT_IN[self._rng.choice(tuple(BUILT_IN))](), self._rng)
+        drawn = BUILT_IN[self._rng.choice(tuple(BUILT_IN))]()
+        return WildPolicy(self._given or drawn, self._rng)
 
     def _query(self) -> str:
         if not self._world.healing:
@@ -172,7 +175,9 @@ class Policy:
                 self._balancer.change(_SETTINGS, self._draw())
             failed = bool(self._balancer.state.trouble)
             self._actions = deque(self._balancer.step(snapshot, self._world.schedule.now))
-            self._world.tally["policy failed"] += self._balancer.state.trouble != "" and not failed
+            if self._balancer.state.trouble and not failed:
+                self._world.tally["policy failed"] += 1
+                self._world.trace_detail(f"the policy failed: {self._balancer.state.trouble}")
             self._check_bounds(snapshot)
             for domain in snapshot.domains:
                 if self._balancer.state.progress[domain.domid].life != domain.life:

@@ -24,6 +24,7 @@ from xbd.lab.simulation.player import Player
 from xbd.lab.simulation.rng import Action, Purpose, Schedule, make_rngs
 from xbd.lab.simulation.toolstack import HOSTILE_PREFIX, Operator, Policy
 from xbd.lab.simulation.watched import WatchedController, WatchedGuest, WatchedOracle
+from xbd.policy import Policy as AnyPolicy
 from xbd.storage.memory import Crash
 
 # How often the agent host looks for domains without an agent.
@@ -40,6 +41,7 @@ class World:
         options: of the run.
         write: called with each line of the trace.
         watch: called after each event, to look and change nothing.
+        policy: what moves targets, if the options name it; None: one of xbd's own, drawn from the seed.
 
     Attributes: *daemon*: the simulated daemon process. *healing*: the faults have stopped, and operator and policy do
     nothing more. *events*: how many events were done. *tally*: counts of faults and other happenings, by name.
@@ -47,7 +49,11 @@ class World:
     """
 
     def __init__(
-        self, options: Options, write: Write | None = None, watch: "Callable[[World], None] | None" = None
+        self,
+        options: Options,
+        write: Write | None = None,
+        watch: "Callable[[World], None] | None" = None,
+        policy: AnyPolicy | None = None,
     ) -> None:
         self.options = options
         self._watch = watch
@@ -70,7 +76,7 @@ class World:
         if "follower" in self.plan.conditions:
             self.follower = Follower(self)
         if "policy" in self.plan.conditions:
-            self.policy = Policy(self, self.rngs[Purpose.POLICY])
+            self.policy = Policy(self, self.rngs[Purpose.POLICY], policy)
         self._faults = Faults(self, self.rngs[Purpose.FAULTS], daemon=self.daemon, players=self.players)
         self.schedule.after(_AGENT_HOST_POLL_S, "look", self._start_players)
 
