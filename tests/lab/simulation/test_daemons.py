@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from tests.lab.simulation.test_simulation import ROOT, commit
 from xbd.cli.main import main
+from xbd.config.policies import BUILT_IN
 from xbd.daemons.runtime import outside
 from xbd.errors import BadArgument, ConfigError, HypercallError
 from xbd.lab.simulation.daemons.ledger import Keys, Ledger, Promise
@@ -67,6 +69,8 @@ KNOWN: dict[str, tuple[int, float]] = {
     "report-anew": (1, 8.0),
     "silent": (0, 2.0),
     "lease": (9, 8.0),
+    "policy-guard": (16, 4.0),
+    "policy-bounds": (19, 8.0),
 }
 
 
@@ -111,6 +115,14 @@ class TestRuns:
         assert elsewhere.stdout.strip() == outcomes[0].digest
 
     @pytest.mark.slow
+    def test_a_policy_that_fails_is_survived(self) -> None:
+        """One that fails now and then, in a process of its own, is left for `static`, and nothing is found."""
+        outcome = run(DaemonOptions(16, SHORT_S))
+
+        assert outcome.violation is None
+        assert outcome.reached["a policy failed, and static went on"] > 0
+
+    @pytest.mark.slow
     def test_without_faults_there_are_none(self) -> None:
         """With all kinds of faults excluded none happens, people are served all the same, and no refusal is seen."""
         outcome = run(DaemonOptions(1, SHORT_S, tuple(FAULTS)))
@@ -128,6 +140,16 @@ class TestRuns:
 
         assert all(0.2 < share < 0.8 for share in shares.values()), shares
         assert dict(excluded.rates) == {**plans[3].rates, "disk": 0.0}
+
+    def test_every_policy_is_drawn_unless_one_is_named(self) -> None:
+        """Each of xbd's own governs in some of few seeds, and fails in some; to name one changes nothing else of a plan."""
+        plans = [make_plan(DaemonOptions(seed)) for seed in range(40)]
+        named = make_plan(DaemonOptions(3, policy="some.module:Policy"))
+
+        assert {plan.policy for plan in plans} == BUILT_IN.keys()
+        assert {plan.policy_fails for plan in plans} == {False, True}
+        assert named == replace(plans[3], policy="some.module:Policy")
+        assert "--policy some.module:Policy" in DaemonOptions(3, policy="some.module:Policy").command_line()
 
     def test_every_point_that_a_run_reaches_is_listed(self) -> None:
         """What a run notes is among the points, so that one which is never reached can be told."""

@@ -139,7 +139,7 @@ def command(
             from xbd.lab.simulation.shell import runs  # noqa: PLC0415 - it needs the extra metrics
 
             of_daemons = [
-                DaemonOptions(one, seconds or DEFAULT_SECONDS, kinds, off, guests, operators, every_fault)
+                DaemonOptions(one, seconds or DEFAULT_SECONDS, kinds, off, guests, operators, every_fault, policy)
                 for one in seeds_of_run
             ]
             if seeds == 1:

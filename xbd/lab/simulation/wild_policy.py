@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+
+from xbd.config.policies import make_policy
 from xbd.lab.simulation.rng import Rng
 from xbd.policy import Policy, SetTarget, Snapshot
 
 _FAILS: Final = 0.05
+
+
+def fails_now_and_then(inner: str, seed: int) -> "WildPolicy":
+    """Make one by the name of what it does as, for the process of a stranger's policy."""
+    return WildPolicy(make_policy(inner, {}), Rng(np.random.default_rng(seed)))
 
 
 class WildPolicy:

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from xbd.config.policies import BUILT_IN, refuse_unknown_policy
 from xbd.errors import BadArgument
 from xbd.lab.simulation.rng import Rng
 
@@ -49,6 +50,8 @@ _SHORT_S: Final = 600.0
 _CALM: Final = 10.0
 _STOPPED_AGENTS_SHARE: Final = 0.25
 _AGENT_PROCESSES_MOST: Final = 3
+# It runs in a process of its own, which takes half a second to start.
+_FAILING_POLICY_SHARE: Final = 0.3
 _NAMES: Final = 3
 _SUPERFRAMES_PER_GUEST: Final = 3
 MOST_DAEMON_GUESTS: Final = 60
@@ -63,7 +66,7 @@ class DaemonOptions:
 
     *seconds*: of virtual time with faults, before they stop. *without*: names from `FAULTS`. *off*: names of switches.
     *guests* at a time, at most, and *operators*, who share them with the policy: None: drawn from the seed.
-    *every_fault*: no kind is absent but *without*.
+    *every_fault*: no kind is absent but *without*. *policy*: of autoballoon; None: drawn from the seed.
 
     Raises BadArgument: an unknown fault, or a length out of its range.
     """
@@ -75,6 +78,7 @@ class DaemonOptions:
     guests: int | None = None
     operators: int | None = None
     every_fault: bool = False
+    policy: str | None = None
 
     def __post_init__(self) -> None:
         for name in self.without:
@@ -82,11 +86,14 @@ class DaemonOptions:
                 raise BadArgument(f"no fault {name!r} of daemons", ", ".join(FAULTS))
         if not 0 < self.seconds <= MOST_SECONDS:
             raise BadArgument(f"{self.seconds:g} seconds", f"above 0, up to {MOST_SECONDS:g}")
+        if self.policy is not None:
+            refuse_unknown_policy(self.policy)
 
     def command_line(self) -> str:
         """Format the command that repeats this run."""
         words = [f"xbd simulate --daemons --seed {self.seed} --seconds {self.seconds:g}"]
-        words += [f"--{name} {value}" for name in ("guests", "operators") if (value := getattr(self, name)) is not None]
+        given = [(name, getattr(self, name)) for name in ("guests", "operators", "policy")]
+        words += [f"--{name} {value}" for name, value in given if value is not None]
         words += ["--every-fault"] if self.every_fault else []
         words += [f"--without {name}" for name in self.without]
         words += [f"--switch-off {name}" for name in self.off]
@@ -100,8 +107,8 @@ class DaemonPlan:
     *rates*: by fault: of a call, or of a second. *operators*, *store_clients*: how many there are, and *names*: how many
     domains each operator may have. *calm*: how many times as long as in a short run people pause. *superframes*: of the
     host. *has_another_host*: whether in the end another host is served for a while. *ends_full*: whether the disk is full
-    when the daemons end. *stops_agents*: whether before that the agents stop for a while, as by SIGSTOP. *agent_processes*:
-    how many share the guests.
+    when the daemons end. *stops_agents*: whether before that the agents stop for a while, as by SIGSTOP. *policy*: of
+    autoballoon; *policy_fails*: now and then, as a stranger's may. *agent_processes*: how many share the guests.
     """
 
     rates: Mapping[str, float]
@@ -113,6 +120,8 @@ class DaemonPlan:
     has_another_host: bool
     ends_full: bool
     stops_agents: bool
+    policy: str
+    policy_fails: bool
     agent_processes: int
 
     @property
@@ -131,6 +140,8 @@ def make_plan(options: DaemonOptions) -> DaemonPlan:
         rates[name] = (
             0.0 if (absent and not options.every_fault) or name in options.without else level * most / 100 / calm
         )
+    of_policy = rng_for(options.seed, "policy")
+    policy, policy_fails = of_policy.choice(tuple(BUILT_IN)), of_policy.bernoulli(_FAILING_POLICY_SHARE)
     operators, store_clients, superframes = 1 + rng.below(3), 1 + rng.below(2), rng.choice((24, 32, 48))
     operators = options.operators or operators
     names = _NAMES if options.guests is None else -(-options.guests // (operators + 1))
@@ -145,6 +156,8 @@ def make_plan(options: DaemonOptions) -> DaemonPlan:
         has_another_host=rng.bernoulli(_ANOTHER_HOST_SHARE),
         ends_full=rng.bernoulli(_ENDS_FULL_SHARE) and rates["full-disk"] > 0,
         stops_agents=rng.bernoulli(_STOPPED_AGENTS_SHARE),
+        policy=options.policy or policy,
+        policy_fails=policy_fails,
         agent_processes=1 + rng.below(_AGENT_PROCESSES_MOST),
     )
 

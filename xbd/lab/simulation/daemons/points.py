@@ -25,6 +25,8 @@ LOGGED: Final = {
     "nothing_to_reload": "a daemon was told to reload, and had nothing to reload",
     "socket_not_removed": "a socket's file could not be removed",
     "checksums_not_written": "a daemon ended in order, and could not write checksums",
+    "policy_failed": "a policy failed, and static went on",
+    "reloaded": "a daemon read its file again",
     "agent_ended": "an agent gave its domain up",
     "stop_asked": "a daemon was told to stop",
 }

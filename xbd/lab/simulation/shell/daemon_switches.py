@@ -21,8 +21,9 @@ from xbd.daemons.runtime.state_dir import StateDir
 from xbd.daemons.xenstore_file import StoreFile
 from xbd.domain import DomainInfo
 from xbd.errors import DamagedState
-from xbd.lab.simulation.switches import NOTHING, Switch, constant, execute_repeats, instead
+from xbd.lab.simulation.switches import NOTHING, SWITCHES, Switch, constant, execute_repeats, instead
 from xbd.machine import provision
+from xbd.policy.plugin import Answer, ask
 from xbd.protocol.backoff import Backoff
 from xbd.protocol.session import Session
 from xbd.storage.image import Image
@@ -72,6 +73,15 @@ def _restore_anything(original: Callable[[bytes], Store]) -> Callable[[bytes], S
     return restore
 
 
+def _ask_unguarded(original: Callable[..., Answer]) -> Callable[..., Answer]:
+    def unguarded(*asked: object) -> Answer:
+        answer = original(*asked)
+        assert not answer.trouble, answer.trouble
+        return answer
+
+    return unguarded
+
+
 DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     "closed-listener": Switch(
         "a task that waits for a socket that was closed ends the daemon", [(sockets.end_waiting, NOTHING)]
@@ -113,6 +123,8 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     ),
     "rations": Switch("a guest's socket is accepted from without end", [(TokenBucket.wait_s, constant(0.0))]),
     "back-off": Switch("who lost the hypervisor tries without a pause", [(Backoff.next_s, constant(0.0))]),
+    "policy-guard": Switch("a policy that fails ends autoballoon", [(ask, _ask_unguarded)]),
+    "policy-bounds": SWITCHES["policy-bounds"],
     "answer-window": Switch("a call that is sent again is done again", [(Session.answer_again, execute_repeats)]),
     "refusals": Switch(
         "a create for which something is lacking ends the daemon",

@@ -31,6 +31,12 @@ ANSWERED_WITHIN_S: Final = 12.0
 LOST = (PeerLost, NoHypervisor, ProtocolError, Busy)
 
 
+def refuse_beyond_bounds(domid: int, pages: int) -> None:
+    """See that what a policy sets is possible for some guest of an operator's. Raises Violation."""
+    if not SUPER_PAGES <= pages <= _MOST_SUPERFRAMES * SUPER_PAGES or pages % SUPER_PAGES:
+        raise Violation(f"the policy set d{domid} to {pages} pages, beyond all bounds")
+
+
 class Operator:
     """One who works on domains of their own.
 

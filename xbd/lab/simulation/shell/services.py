@@ -12,27 +12,28 @@ from typing import Any, Final
 import trio
 
 from xbd.client.runtime_dir import autoballoon_socket, hypervisor_socket
-from xbd.config.autoballoon import AutoballoonConfig
 from xbd.control.agent_share import AgentShare
 from xbd.control.controller import Controller
 from xbd.daemons import hypervisor
 from xbd.daemons.autoballoon import run_autoballoon
+from xbd.daemons.config_files import load_autoballoon_config
 from xbd.daemons.guests import run_guests
 from xbd.daemons.metrics import run_metrics
 from xbd.daemons.runtime import outside, sockets, state_dir
 from xbd.daemons.runtime.state_files import section_name
 from xbd.daemons.xenstored import run_xenstored
+from xbd.lab.simulation.daemons.options import DaemonPlan
 from xbd.lab.simulation.daemons.trace import Trace
 from xbd.lab.simulation.shell.client_streams import connect_through
 from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
 from xbd.lab.simulation.shell.operators import MINDED
 from xbd.lab.simulation.shell.process import Process, signals_of_processes
+from xbd.lab.simulation.wild_policy import fails_now_and_then
 from xbd.limits import Limits
 from xbd.machine import HostSettings, Machine, domain, frame_table
-from xbd.policy.model import Settings
 from xbd.storage.image import Kind
 from xbd.testing.oracle import Violation
-from xbd.units import MIB_PAGES, SUPER_PAGES
+from xbd.units import SUPER_PAGES
 
 # Variables of a service manager, under which the simulation itself may run: its daemons have none.
 _NOT_THEIRS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -76,6 +77,11 @@ class Places:
         return autoballoon_socket(self.run)
 
     @property
+    def autoballoon_file(self) -> Path:
+        """What autoballoon reads as it starts, and when it is told to."""
+        return self.base / "autoballoon.toml"
+
+    @property
     def xenstored(self) -> Path:
         """The store's socket."""
         return self.run / "xenstored" / "socket"
@@ -84,6 +90,18 @@ class Places:
     def metrics(self) -> Path:
         """The scraper's socket."""
         return self.base / "metrics.sock"
+
+
+def _autoballoon_file(plan: DaemonPlan, seed: int) -> str:
+    """Write the file of an autoballoon that minds the domains of one operator by the policy of a plan."""
+    name, settings = plan.policy, ""
+    if plan.policy_fails:
+        name = f"{fails_now_and_then.__module__}:{fails_now_and_then.__name__}"
+        settings = f'settings = {{ inner = "{plan.policy}", seed = {seed} }}\n'
+    return (
+        f'[autoballoon]\nheadroom = "2m"\nthreshold = "2m"\nmin_interval_s = 1.0\n'
+        f'domains = ["{MINDED}-*"]\npolicy = "{name}"\n{settings}'
+    )
 
 
 class PlacedState(state_dir.StateDir):
@@ -108,17 +126,18 @@ class PlacedState(state_dir.StateDir):
 
 
 class Mains:
-    """What each daemon's process runs, by name."""
+    """What each daemon's process runs, by name; *plan*: which policy autoballoon's file names."""
 
-    def __init__(self, places: Places, trace: Trace, limits: Limits, agent_names: Sequence[str]) -> None:
+    def __init__(self, places: Places, trace: Trace, limits: Limits, plan: DaemonPlan, seed: int) -> None:
+        places.autoballoon_file.write_text(_autoballoon_file(plan, seed))
         self._places = places
         self._limits = limits
         self._trace = trace
         self.by_name: dict[str, Callable[[Process], Awaitable[int]]] = {
             "hypervisor": self.hypervisor,
             **{
-                name: partial(self.guests, AgentShare(index, len(agent_names)))
-                for index, name in enumerate(agent_names)
+                name: partial(self.guests, AgentShare(index, plan.agent_processes))
+                for index, name in enumerate(plan.agent_names)
             },
             "autoballoon": self.autoballoon,
             "xenstored": self.xenstored,
@@ -147,11 +166,10 @@ class Mains:
         return await run_guests(self._places.hypervisor, share=share)
 
     async def autoballoon(self, process: Process) -> int:
-        """Be `xbd autoballoon`."""
+        """Be `xbd autoballoon --config`."""
         del process
-        settings = Settings(headroom_pages=2 * MIB_PAGES, threshold_pages=MIB_PAGES, min_interval_s=1.0)
-        config = AutoballoonConfig(settings, domains=(f"{MINDED}-*",))
-        return await run_autoballoon(self._places.hypervisor, config, None, self._limits)
+        path = self._places.autoballoon_file
+        return await run_autoballoon(self._places.hypervisor, load_autoballoon_config(path), path, self._limits)
 
     async def xenstored(self, process: Process) -> int:
         """Be `xbd xenstored --state-dir`."""

@@ -18,7 +18,7 @@ from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
 from xbd.lab.simulation.shell.healing import Healing, descriptors
 from xbd.lab.simulation.shell.keeper import Keeper
 from xbd.lab.simulation.shell.log_pipe import LogPipe, Routed, configure
-from xbd.lab.simulation.shell.operators import MINDED, Follower, Operator
+from xbd.lab.simulation.shell.operators import MINDED, Follower, Operator, refuse_beyond_bounds
 from xbd.lab.simulation.shell.process import Process, current
 from xbd.lab.simulation.shell.reservers import Reserver
 from xbd.lab.simulation.shell.services import Mains, Places, replaced_for_daemons
@@ -56,7 +56,7 @@ class World:
         self._places = Places(base, self._plan.superframes)
         self.trace = Trace(trio.current_time, str(base), write)
         self._calls = FaultyCalls(self._plan.rates, rng_for(options.seed, "calls"), self.trace)
-        mains = Mains(self._places, self.trace, limits, self._plan.agent_names)
+        mains = Mains(self._places, self.trace, limits, self._plan, options.seed)
         self._store_is_saved = True
         # By domid, which agent process played it.
         self._players: dict[int, str] = {}
@@ -207,6 +207,8 @@ class World:
         event = line["event"]
         if event in LOGGED:
             self.trace.sometimes(LOGGED[event])
+        if who == "autoballoon" and event in ("target_set", "refused"):
+            refuse_beyond_bounds(line["domid"], line["pages"])
         if event in ("xenstore_not_saved", "xenstore_saved_again"):
             self._store_is_saved = event == "xenstore_saved_again"
         if event == "xenstored_ready":
