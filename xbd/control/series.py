@@ -15,7 +15,7 @@ HOST: Final = "host"
 DOMAIN: Final = "domain"
 # The columns, in order, and what each means; what does not apply is empty.
 COLUMNS: Final[Mapping[str, str]] = {
-    "run": "which run: of a replay its strategy and variant, of an experiment the cell, of a simulation the seed, else the host's name",
+    "run": "which run: of a replay its strategy and variant, of an experiment or arena the cell, of a simulation the seed, else the host's name",
     "t_s": "when: seconds of virtual time since the run began; of a live host seconds since the epoch",
     "kind": "`host` or `domain`: what the row is about",
     "domid": "the domain's number",
@@ -24,7 +24,7 @@ COLUMNS: Final[Mapping[str, str]] = {
     "held_pages": "pages that the domain holds; of the host, frames that are not free",
     "target_pages": "pages that the domain should hold; of the host, of all domains together",
     "limit_pages": "pages that it may hold; of the host, all frames",
-    "demand_pages": "pages that its trace's programs ask for, page cache included; empty without a trace",
+    "demand_pages": "pages that its programs ask for, page cache included; empty without a trace, or an arena",
     "used_pages": "pages that its programs and kernel hold, page cache not included, by the guest's own word",
     "cache_pages": "pages of its page cache, by the guest's own word",
     "denied_pages": "pages that its programs asked for and did not get, since boot, by the guest's own word",

@@ -147,6 +147,24 @@ def test_the_command_writes_what_it_says_and_goes_on_where_it_was(
     ]
 
 
+def test_the_series_of_each_run_is_written(arena_file: Path, tmp_path: Path) -> None:
+    """At each moment a row for the host and one for each guest, with what it wants; a file that is read is refused."""
+    arguments = ["arena", str(arena_file), "--out", str(tmp_path / "out"), "--processes", "1", "--policy", "static"]
+    refused = CliRunner().invoke(main, [*arguments, "--series", str(tmp_path / "guest.csv")])
+    assert "this is read, and would be written anew" in refused.output
+    done = CliRunner().invoke(main, [*arguments, "--series", str(tmp_path / "series.csv")])
+    assert done.exit_code == 0, done.output
+    rows = list(csv.DictReader((tmp_path / "series.csv").read_text().splitlines()))
+    assert dict.fromkeys(row["run"] for row in rows) == dict.fromkeys(
+        f"static, pair, overcommit {each}, seed 3" for each in ("1.5", "2")
+    )
+    assert [row["kind"] for row in rows[:4]] == ["host", "domain", "domain", "host"]
+    traced = [int(row["demand_pages"]) for row in rows if row["name"] == "guest.1"]
+    assert traced[0] == 49_152
+    assert all(int(row["held_pages"]) > 0 for row in rows)
+    assert len(rows) == 2 * 3 * 90
+
+
 def test_another_source_of_a_policy_is_another_run(arena_file: Path) -> None:
     """A stranger's policy that has changed is run again; one of xbd's own is part of the model."""
     before = source_of("rivals:Mine")

@@ -24,7 +24,7 @@ from xbd.guest.workload import Driven, Trace
 from xbd.lab.arena.guests import Wanted, make_up, play, wear_of
 from xbd.lab.experiments.grid import digest, digest_trace
 from xbd.lab.experiments.meter import Number
-from xbd.lab.experiments.outcome import OutcomeOf
+from xbd.lab.experiments.outcome import OutcomeOf, Watch
 from xbd.policy import Policy, Settings
 from xbd.testing.governor import Governor
 from xbd.testing.virtual_host import VirtualHost
@@ -127,9 +127,9 @@ class Point:
 ArenaOutcome = OutcomeOf[ArenaCell, Point]
 
 
-def run_arena(cell: ArenaCell, traces: Sequence[Trace], policy: Policy) -> ArenaOutcome:
+def run_arena(cell: ArenaCell, traces: Sequence[Trace], policy: Policy, watch: Watch | None = None) -> ArenaOutcome:
     """Run a cell to its end, with its *policy* made. Raises BadArgument: its guests do not fit the host."""
-    return _Run(cell, {digest_trace(trace): trace for trace in traces}, policy).to_its_end()
+    return _Run(cell, {digest_trace(trace): trace for trace in traces}, policy).to_its_end(watch)
 
 
 class _Run:
@@ -173,7 +173,7 @@ class _Run:
             return make_up(member.kind, member.memory_pages, seconds, np.random.default_rng([self._cell.seed, number]))
         return play(traces[member.digest], seconds, member.offset_s, member.reads_share)
 
-    def to_its_end(self) -> ArenaOutcome:
+    def to_its_end(self, watch: Watch | None) -> ArenaOutcome:
         """Run it second by second."""
         host, points = self._host, []
         every = max(self._cell.seconds // _POINTS, 1)
@@ -187,7 +187,10 @@ class _Run:
             self._governor.step()
             self._meter.observe(second, self._governor.told)
             if second % every == 0:
-                points.append(self._meter.point(second))
+                point = self._meter.point(second)
+                points.append(point)
+                if watch is not None:
+                    watch(float(second), host, dict(zip(self._domids, point.wanted_pages, strict=True)))
         summary = self._meter.summary(self._governor.targets)
         summary["trouble"] = int(bool(self._governor.state.trouble))
         return ArenaOutcome(self._cell, summary, tuple(points), tuple(host.check()))

@@ -8,6 +8,7 @@ from shlex import quote
 import click
 
 from xbd.cli.common import Failure, emit, json_option
+from xbd.cli.series_file import series_option
 from xbd.config.policies import BUILT_IN
 from xbd.daemons.config_files import read_text
 from xbd.daemons.policy_process import started_policy
@@ -19,6 +20,7 @@ from xbd.lab.arena.plan import Arena, parse_arena
 from xbd.lab.arena.standings import standings
 from xbd.lab.experiments.command import grid_options, pool_of
 from xbd.lab.experiments.grid import digest
+from xbd.lab.experiments.outcome import Watch
 from xbd.lab.experiments.page import Provenance
 from xbd.lab.experiments.report import table_lines
 from xbd.lab.experiments.results import as_csv, rounded
@@ -27,10 +29,10 @@ from xbd.lab.experiments.shell.store import Store
 from xbd.lab.experiments.shell.work import Job, Kind, model_version
 
 
-def run_with_policy(cell: ArenaCell, traces: Sequence[Trace]) -> ArenaOutcome:
+def run_with_policy(cell: ArenaCell, traces: Sequence[Trace], watch: Watch | None = None) -> ArenaOutcome:
     """Run a cell: xbd's own policy in this process, a stranger's in one of its own. Raises as `started_policy` and `run_arena`."""
     with started_policy(cell.entry.policy, dict(cell.entry.settings)) as policy:
-        return run_arena(cell, traces, policy)
+        return run_arena(cell, traces, policy, watch)
 
 
 # What decides a cell's numbers beside what decides those of an experiment.
@@ -45,6 +47,7 @@ ARENA = Kind(run_with_policy, Point, _SOURCES)
 @click.option("--overcommit", multiple=True, type=float, help="Run only this overcommit; may be repeated.")
 @click.option("--seed", "seeds", multiple=True, type=int, help="Run only this seed; may be repeated.")
 @click.option("--fresh", is_flag=True, help="Run again what is already in the results directory.")
+@series_option
 @json_option
 def command(
     path: Path,
@@ -57,13 +60,14 @@ def command(
     overcommit: tuple[float, ...],
     seeds: tuple[int, ...],
     fresh: bool,
+    series_path: Path | None,
     as_json: bool,
 ) -> None:
     """Let policies compete for the memory of the same hosts, with the same guests.
 
     FILE says which: policies, sets of guests (made up, or traces), overcommits and seeds; every policy meets the known
     failures of policies, too. Finished runs are kept in the results directory, so an interrupted run continues where it
-    was. It writes summary.csv (a row for each run), report.txt and page.html there; JSON has the rows of summary.csv.
+    was. It writes summary.csv (a row for each run), report.txt and page.html there; --series has the guests one by one, about 120 times a run. JSON has the rows of summary.csv.
     Exit code 1: a run's audit found something wrong.
     """
     pool = pool_of(processes, scheduler)
@@ -85,8 +89,11 @@ def command(
     if fresh:
         store.forget()
     model = model_version(_SOURCES)
-    outcomes = run_jobs([Job(cell, arena.traces_of(cell), model, ARENA) for cell in cells], store, pool)
+    series = series_path is not None
+    jobs = [Job(cell, arena.traces_of(cell), model, ARENA, series=series) for cell in cells]
+    outcomes = run_jobs(jobs, store, pool)
     _write(store, arena, outcomes, Provenance(f"xbd arena {quote(str(path))}", model), as_json=as_json)
+    store.write_series(jobs, series_path, (path, *arena.trace_paths))
     failed = [outcome for outcome in outcomes if outcome.failed]
     if failed:
         raise Failure("\n".join(f"FAILED {each.cell.label()}: {'; '.join(each.violations)}" for each in failed))

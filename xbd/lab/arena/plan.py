@@ -109,6 +109,10 @@ class MemberTable:
             except BadArgument as error:
                 raise BadSetting("mode", f"{error.message}; expected {error.expected}") from error
 
+    def trace_path(self, directory: Path) -> Path:
+        """Say where its trace is, if it has one."""
+        return directory / Path(self.trace or "").expanduser()
+
     def members(self, directory: Path, traces: dict[str, Trace], read_trace: ReadTrace) -> Iterator[Member]:
         """Make the guests, and put their trace among *traces*. Raises BadSetting: it cannot be read."""
         if self.kind is not None:
@@ -116,7 +120,7 @@ class MemberTable:
             yield from [Member(self.kind, self.memory_pages, self.kind, mode=self.mode)] * self.count
             return
         try:
-            trace = read_trace(directory / Path(self.trace or "").expanduser())
+            trace = read_trace(self.trace_path(directory))
         except TraceError as error:
             raise BadSetting("trace", str(error)) from error
         name = digest_trace(trace)
@@ -145,12 +149,13 @@ class ArenaFile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arena:
-    """What is to be run: *cells* in the order of the page; *traces* by digest."""
+    """What is to be run: *cells* in the order of the page; *traces* by digest; *trace_paths*: where they were read."""
 
     name: str
     about: str
     cells: tuple[ArenaCell, ...]
     traces: Mapping[str, Trace]
+    trace_paths: tuple[Path, ...] = ()
 
     def traces_of(self, cell: ArenaCell) -> tuple[Trace, ...]:
         """List the traces that a cell plays."""
@@ -187,4 +192,5 @@ def parse_arena(text: str, path: Path, read_trace: ReadTrace, source_of: SourceO
         cells += [scenario.cell(entry, arena.seeds[0]) for scenario in SCENARIOS.values() for entry in entries]
     if not cells:
         raise ConfigError(path, "guests", "is missing, and scenarios is false: there is nothing to run")
-    return Arena(arena.name or path.stem, arena.about, tuple(cells), traces)
+    read = [member.trace_path(path.parent) for table in file.guests for member in table.member if member.trace]
+    return Arena(arena.name or path.stem, arena.about, tuple(cells), traces, tuple(read))

@@ -1,6 +1,6 @@
 """Run one cell in this process, on virtual time; the same cell gives the same numbers in any process."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -9,14 +9,11 @@ from xbd.guest.workload import Trace
 from xbd.lab.experiments.churn import ChurnRun
 from xbd.lab.experiments.grid import Cell, Churn, Recorded
 from xbd.lab.experiments.meter import Meter, Sample
-from xbd.lab.experiments.outcome import OutcomeOf
+from xbd.lab.experiments.outcome import OutcomeOf, Watch
 from xbd.lab.replay.replay import Replay, ReplayOptions
 
 # How often the host is observed while a guest has not reached its target.
 _OBSERVE_EVERY_S: Final = 0.25
-# What looks at a cell at each of its samples, and changes nothing: the time, and its scenario.
-Watch = Callable[[float, ChurnRun | Replay], None]
-
 
 Outcome = OutcomeOf[Cell, Sample]
 
@@ -33,24 +30,28 @@ def _replay_of(cell: Cell, traces: Sequence[Trace]) -> Replay:
     )
 
 
-def run_cell(cell: Cell, traces: Sequence[Trace] = (), watch: Watch = lambda now, scenario: None) -> Outcome:  # noqa: ARG005 - who does not watch
+def run_cell(cell: Cell, traces: Sequence[Trace] = (), watch: Watch | None = None) -> Outcome:
     """Run a cell to its end. Raises BadArgument: its guests cannot run on such a host."""
     match cell.workload:
         case Churn() as churn:
             scenario: ChurnRun | Replay = ChurnRun(cell, churn)
         case Recorded():
             scenario = _replay_of(cell, traces)
+
+    def sample(now: float) -> None:
+        meter.sample(now)
+        if watch is not None:
+            watch(now, scenario.host, scenario.demand_pages() if isinstance(scenario, Replay) else {})
+
     meter = Meter(scenario.host, scenario.domids)
     samples_due = _SamplePeriod(cell.workload.sample_s)
     now = 0.0
     for now in scenario.run() if isinstance(scenario, Replay) else _advance(scenario, meter, samples_due):
         meter.observe(now)
         if samples_due.reached(now):
-            meter.sample(now)
-            watch(now, scenario)
+            sample(now)
     if not meter.samples or meter.samples[-1].t_s != now:
-        meter.sample(now)
-        watch(now, scenario)
+        sample(now)
     return Outcome(cell, meter.summary(), tuple(meter.samples), tuple(scenario.host.check()))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from xbd.cli.common import Failure, emit, json_option
-from xbd.cli.series_file import series_file, series_option
+from xbd.cli.series_file import series_option
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.config_files import read_text
 from xbd.daemons.trace_files import read_trace
@@ -106,12 +106,9 @@ def command(
     repeat += f" --prices {quote(priced_by)} --busy {busy:g}" if priced_by else ""
     provenance = Provenance(repeat, model_version())
     priced = [] if prices is None else priced_tables(results, prices, busy)
-    with series_file(series_path, (path, *traces)) as series:
-        if series is not None:
-            # Cell after cell, in the order of the grid, whoever ran it.
-            for job in jobs_of(grid, series=True):
-                series.add_lines(store.series_of(job))
-        _write(store, grid, results, provenance, priced, as_json=as_json)
+    _write(store, grid, results, provenance, priced, as_json=as_json)
+    # Cell after cell, in the order of the grid, whoever ran it.
+    store.write_series(jobs_of(grid, series=True), series_path, (path, *traces))
     if results.failed:
         raise Failure("\n".join(render_failures(results)))
 

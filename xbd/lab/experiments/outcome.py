@@ -1,9 +1,14 @@
 """What a cell is to who runs it, stores its outcome and tabulates it: experiments and the arena have different ones."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from xbd.lab.experiments.meter import Number
+from xbd.testing.virtual_host import VirtualHost
+
+# What looks at a run at each of its samples, and changes nothing: the time, the host, and by domid what guests ask for.
+Watch = Callable[[float, VirtualHost, Mapping[int, int]], None]
 
 
 class AnyCell(Protocol):

@@ -1,7 +1,7 @@
 """Jobs: a cell to be run by some process, here or elsewhere, with the version of the model that must run it."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,12 +14,11 @@ from xbd.control.series import lines_of
 from xbd.errors import XbdError
 from xbd.guest.workload import Trace
 from xbd.lab.experiments.cell import run_cell
-from xbd.lab.experiments.churn import ChurnRun
 from xbd.lab.experiments.grid import Grid, digest
 from xbd.lab.experiments.meter import Sample
-from xbd.lab.experiments.outcome import OutcomeOf
-from xbd.lab.replay.replay import Replay
+from xbd.lab.experiments.outcome import OutcomeOf, Watch
 from xbd.lab.series import told_of
+from xbd.testing.virtual_host import VirtualHost
 
 # The sources that decide a cell's numbers: after a change of any byte, cells are run again.
 _MODEL: Final = (
@@ -39,7 +38,7 @@ _MODEL: Final = (
 class Kind:
     """A kind of cells: what *runs* one, what its samples are made of, and which *sources* beside `_MODEL` decide its numbers."""
 
-    runs: Callable[[Any, Sequence[Trace]], OutcomeOf[Any, Any]]
+    runs: Callable[[Any, Sequence[Trace], Watch | None], OutcomeOf[Any, Any]]
     sample: Callable[..., object]
     sources: tuple[str, ...] = ()
 
@@ -55,7 +54,7 @@ class CellFailed(XbdError):
 class Job:
     """A cell (`AnyCell`) with the traces that it replays; *model*: the version that must run it; *kind*: how.
 
-    *series*: whether the series of an experiment's cell is wanted, too.
+    *series*: whether its series is wanted, too.
     """
 
     cell: Any
@@ -103,12 +102,11 @@ def do(job: Job) -> Done:
     began = time.perf_counter()
     lines: list[str] = []
 
-    def watch(now: float, scenario: ChurnRun | Replay) -> None:
-        demands = scenario.demand_pages() if isinstance(scenario, Replay) else None
-        lines.append(lines_of(job.cell.label(), now, *told_of(scenario.host), demands))
+    def watch(now: float, host: VirtualHost, demand_pages: Mapping[int, int]) -> None:
+        lines.append(lines_of(job.cell.label(), now, *told_of(host), demand_pages))
 
     try:
-        outcome = run_cell(job.cell, job.traces, watch) if job.series else job.kind.runs(job.cell, job.traces)
+        outcome = job.kind.runs(job.cell, job.traces, watch if job.series else None)
     except XbdError as error:
         raise CellFailed(f"{job.cell.label()}: {error}") from error
     return Done(job.key, outcome, time.perf_counter() - began, "".join(lines) if job.series else None)
