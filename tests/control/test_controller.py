@@ -101,6 +101,22 @@ def test_bad_calls_are_refused_and_change_nothing(
     assert host.audit() == []
 
 
+def test_the_maps_of_a_superframe_and_of_a_domain_have_what_it_holds() -> None:
+    """Over the wire: the frames of its superframes that are its, and the populated gfns of its blocks, are all its pages."""
+    host = small_host()
+    domid = create(host)
+    peer = toolstack(host)
+    agent(host, domid).call("decrease", gfns=np.arange(100, dtype="<i8").tobytes(), order=0)
+    held = host.domain_info(domid).tot_pages
+
+    owners = b"".join(peer.call("superframe", index=index)["owner"] for index in range(HOST_SUPERFRAMES))
+    assert np.count_nonzero(np.frombuffer(owners, dtype="<u2") == domid + 1) == held
+    blocks = peer.call("blocks", domain="web")
+    assert np.frombuffer(blocks["populated"], dtype="<u2").sum() == held
+    assert np.frombuffer(blocks["kind"], dtype=np.uint8)[:2].tolist() == [2, 1]
+    assert peer.call("superframe", index=HOST_SUPERFRAMES)["errno"] == "EINVAL"
+
+
 def test_a_domain_without_a_socket_is_not_created() -> None:
     """Where no socket can be made, the domain's memory goes back."""
 

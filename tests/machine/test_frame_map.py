@@ -5,9 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests.machine.twin import gfns
 from xbd.abi import Decrease, Populate
+from xbd.errors import BadArgument
 from xbd.machine import Machine
-from xbd.machine.frame_map import FREE, SHATTERED, WHOLE
+from xbd.machine.frame_map import FREE, SHATTERED, WHOLE, block_map, superframe_owners
 from xbd.units import SUPER_PAGES
 
 
@@ -28,6 +30,31 @@ def test_the_map_is_what_the_frames_are(seed: int) -> None:
         assert counts[int(drawn.owner[superframe])] == max(counts.values(), default=0)
         kind = FREE if not counts else WHOLE if machine.host.whole_owner[superframe] else SHATTERED
         assert drawn.kind[superframe] == kind
+        assert superframe_owners(machine.host, superframe).tolist() == row
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_map_of_a_domain_is_what_its_entries_are(seed: int) -> None:
+    """After random holes each block of a domain is of the kind, and has the populated gfns, that its p2m says, entry by entry."""
+    rng = np.random.default_rng(seed)
+    machine = Machine(8)
+    domid = machine.create("d", max_pages=6 * SUPER_PAGES, target_pages=5 * SUPER_PAGES)
+    machine.execute(domid, Decrease(rng.permutation(2 * SUPER_PAGES)[:700].astype(np.int64)))
+    machine.execute(domid, Decrease(np.array([4 * SUPER_PAGES], dtype=np.int64), order=9))
+    domain = machine.domain(domid)
+    drawn = block_map(domain)
+
+    entries = domain.p2m.lookup(gfns(range(domain.p2m.gfn_count)))
+    for block in range(drawn.kind.size):
+        populated = int(np.count_nonzero(entries[block * SUPER_PAGES : (block + 1) * SUPER_PAGES] > 0))
+        kind = WHOLE if domain.p2m.leaf[block] else SHATTERED if populated else FREE
+        assert (drawn.kind[block], drawn.populated[block], drawn.slots[block]) == (kind, populated, 0)
+
+
+def test_a_superframe_that_there_is_not_is_refused() -> None:
+    """The sentence says which ones there are."""
+    with pytest.raises(BadArgument, match=r"no superframe 3.*0 to 2"):
+        superframe_owners(Machine(3).host, 3)
 
 
 def test_an_empty_host_is_free() -> None:

@@ -24,6 +24,7 @@ from xbd.errors import BadArgument, NotPermitted, OutOfResources
 from xbd.guest.mode import parse_mode
 from xbd.machine import Machine
 from xbd.machine.domain import NO_RUNS
+from xbd.machine.frame_map import block_map, superframe_owners
 from xbd.machine.provision import refused
 from xbd.machine.reboot import Reboot
 from xbd.protocol import fields
@@ -72,6 +73,8 @@ class Controller(DomainLife):
             "claim": self._claim,
             "guest_mode": self._guest_mode,
             "frames": self._frames,
+            "superframe": self._superframe,
+            "blocks": self._blocks,
             "console": lambda: {"text": self.console.text, "first": self.console.first},
             "audit": lambda: {"violations": self.audit()},
         }
@@ -212,6 +215,14 @@ class Controller(DomainLife):
         drawn = self.machine.frame_map()
         owner, used = (part.astype("<u2", copy=False).tobytes() for part in (drawn.owner, drawn.used))
         return {"superframes": drawn.kind.size, "kind": drawn.kind.tobytes(), "owner": owner, "used": used}
+
+    def _superframe(self, index: int) -> dict[str, object]:
+        return {"owner": superframe_owners(self.machine.host, index).astype("<u2", copy=False).tobytes()}
+
+    def _blocks(self, domain: int | str) -> dict[str, object]:
+        drawn = block_map(self.machine.domain(self.machine.find(domain)))
+        populated, slots = (part.astype("<u2", copy=False).tobytes() for part in (drawn.populated, drawn.slots))
+        return {"blocks": drawn.kind.size, "kind": drawn.kind.tobytes(), "populated": populated, "slots": slots}
 
     # -- the guests' side, driven by their endpoints
 

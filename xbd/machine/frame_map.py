@@ -1,4 +1,4 @@
-"""The host's frames as a map: the kind, the owner and the use of each superframe."""
+"""The host's frames as a map: kind, owner and use of each superframe; the frames of one; the blocks of one domain."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,6 +6,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from xbd.errors import BadArgument
+from xbd.machine.domain import Domain
 from xbd.machine.frame_table import FrameTable
 from xbd.units import SUPER_PAGES
 
@@ -38,6 +40,34 @@ def frame_map(host: FrameTable) -> FrameMap:
         supers = shattered[first : first + _CHUNK]
         owner[supers] = _holders_of_most(host.owner_rows[supers])
     return FrameMap(kind, owner, used)
+
+
+def superframe_owners(host: FrameTable, index: int) -> NDArray[np.uint16]:
+    """Tell who holds each frame of one superframe: (512,) domid + 1, 0 nobody. Raises BadArgument: there is no such one."""
+    superframes = host.whole_owner.size
+    if index >= superframes:
+        raise BadArgument(f"there is no superframe {index}", f"0 to {superframes - 1}")
+    whole = host.whole_owner[index]
+    return np.full(SUPER_PAGES, whole) if whole else host.owner_rows[index].copy()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockMap:
+    """Per 2 MiB block of a domain's gfns, (n,): *kind* uint8 (`FREE`: nothing is populated, `WHOLE`: one leaf, `SHATTERED`);
+    *populated* and *slots* uint16, entries that are populated, and slots in use.
+    """  # noqa: D205 - one sentence
+
+    kind: NDArray[np.uint8]
+    populated: NDArray[np.uint16]
+    slots: NDArray[np.uint16]
+
+
+def block_map(domain: Domain) -> BlockMap:
+    """Compute the map of a domain's blocks, from its counters; no entry is looked at."""
+    p2m = domain.p2m
+    in_pieces = np.where(p2m.populated > 0, SHATTERED, FREE)
+    kind = np.where(p2m.leaf > 0, WHOLE, in_pieces).astype(np.uint8)
+    return BlockMap(kind, p2m.populated, p2m.slots)
 
 
 def _holders_of_most(rows: NDArray[np.uint16]) -> NDArray[np.uint16]:

@@ -242,6 +242,21 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
             used=packed("uint16, little-endian", "frames of it that are not free"),
         ),
     ),
+    "superframe": Method(
+        "Say whose each frame of one superframe is.",
+        {"index": Part(COUNT, "which one, from 0 on")},
+        _map(owner=packed("uint16, little-endian", "of each of its 512 frames domid + 1 of who holds it, 0 nobody")),
+    ),
+    "blocks": Method(
+        "Say of each 2 MiB block of a domain's gfns what it is.",
+        {"domain": _TARGETED},
+        _map(
+            blocks=Part(COUNT, "how many there are"),
+            kind=packed("uint8", "0 nothing is populated, 1 a leaf, 2 populated in pieces"),
+            populated=packed("uint16, little-endian", "gfns of it that are populated"),
+            slots=packed("uint16, little-endian", "gfns of it that map frames of other domains"),
+        ),
+    ),
     "console": Method(
         "Tell the last lines of the daemon's log.",
         answer=_map(
