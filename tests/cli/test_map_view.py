@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 from xbd.cli import map_view
 from xbd.cli.map_picture import picture
 from xbd.cli.map_view import (
-    Frames,
     cells,
     colours,
-    frames_of,
     healed_and_broken,
     legend,
     owner_colour,
@@ -21,6 +19,7 @@ from xbd.cli.map_view import (
     square_pixels,
     terminal_lines,
 )
+from xbd.control.frames import Frames, frames_of
 from xbd.errors import RemoteProtocolError
 
 

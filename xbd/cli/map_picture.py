@@ -5,7 +5,8 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from xbd.cli.map_view import KINDS, STATE_COLOURS, Frames, owner_colour, owners, pixels, square_pixels
+from xbd.cli.map_view import STATE_COLOURS, owner_colour, owners, pixels, square_pixels
+from xbd.control.frames import KINDS, Frames
 from xbd.text import printable
 from xbd.units import SUPER_PAGES, format_pages
 

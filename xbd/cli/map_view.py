@@ -6,19 +6,17 @@ holes in much that is whole show as a darker shade.
 
 import colorsys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbd.cli.tables import table
-from xbd.errors import RemoteProtocolError
+from xbd.control.frames import KINDS, Frames
 from xbd.text import printable
 
 Colours = NDArray[np.uint8]
 
-KINDS: Final = ("free", "whole", "shattered")
 _FREE, _WHOLE, _SHATTERED = range(3)
 BY: Final = ("owner", "state")
 _FREE_COLOUR: Final = (48, 48, 52)
@@ -37,33 +35,6 @@ _PNG_SCALE_MOST: Final = 8
 _INDEX_BITS: Final = 40
 # A legend of more owners than this is longer than the picture.
 _LEGEND_OWNERS: Final = 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frames:
-    """Per superframe: *kind* uint8 (`KINDS`), *owner* uint16 (domid + 1, 0 nobody), *used* uint16 frames."""
-
-    kind: NDArray[np.uint8]
-    owner: NDArray[np.uint16]
-    used: NDArray[np.uint16]
-
-    def count(self, kind: int) -> int:
-        """Count the superframes of one kind."""
-        return int(np.count_nonzero(self.kind == kind))
-
-
-def frames_of(raw: Mapping[str, Any]) -> Frames:
-    """Read the answer to `frames`. Raises RemoteProtocolError: it is none."""
-    match raw:
-        case {"superframes": int(count), "kind": bytes(kind), "owner": bytes(owner), "used": bytes(used)} if (
-            len(kind),
-            len(owner),
-            len(used),
-        ) == (count, 2 * count, 2 * count):
-            kinds = np.frombuffer(kind, dtype=np.uint8)
-            if not count or int(kinds.max()) < len(KINDS):
-                return Frames(kinds, np.frombuffer(owner, dtype="<u2"), np.frombuffer(used, dtype="<u2"))
-    raise RemoteProtocolError("a frames answer that is none", "{superframes, kind, owner, used}")
 
 
 def colours(frames: Frames, by: str) -> Colours:

@@ -12,9 +12,6 @@ import click
 from xbd.cli.common import Failure, client_options, emit, end_with_reader, with_client
 from xbd.cli.map_view import (
     BY,
-    KINDS,
-    Frames,
-    frames_of,
     healed_and_broken,
     legend,
     owners,
@@ -22,6 +19,7 @@ from xbd.cli.map_view import (
     terminal_lines,
 )
 from xbd.client.blocking import BlockingClient
+from xbd.control.frames import KINDS, Frames, frames_of
 
 # What is left of a screen under the picture, for its legend.
 _LEGEND_LINES = 8

@@ -18,9 +18,10 @@ import trio
 
 from xbd.cli.common import Failure
 from xbd.cli.follow import LiveView, follow, send_targets
-from xbd.cli.map_view import frames_of, pixels
+from xbd.cli.map_view import pixels
 from xbd.client.blocking import connect
 from xbd.client.client import Client
+from xbd.control.frames import frames_of
 from xbd.control.targets import choose, parse_amount, plan
 from xbd.lab.demo.page import Story, render_page
 from xbd.testing.processes import running_host

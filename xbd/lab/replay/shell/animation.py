@@ -7,7 +7,8 @@ from typing import IO, Final
 from PIL import Image, ImageDraw
 
 from xbd.cli.map_picture import Colour, write
-from xbd.cli.map_view import STATE_COLOURS, Frames, pixels
+from xbd.cli.map_view import STATE_COLOURS, pixels
+from xbd.control.frames import Frames
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import SUPER_PAGES
 
