@@ -3,20 +3,28 @@
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from socket import socket
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import trio
 
 from xbd import log
 from xbd.cli.common import Failure
-from xbd.errors import ConfigError
+from xbd.errors import ConfigError, XbdError
+
+if TYPE_CHECKING:
+    # It needs an extra.
+    from xbd.daemons.http_server import Bind
 
 _UNIX = "unix:"
 _MAX_PORT = 65535
 
-# Serves at bound sockets, told where that is and how to say something; returns the exit code.
-Run = Callable[[Sequence[socket], str, Callable[[str], None]], Awaitable[int]]
+# Serves where that binds which it is given, told how to say something; returns the exit code.
+Run = Callable[["Bind", Callable[[str], None]], Awaitable[int]]
+
+
+class CannotListen(XbdError):
+    """An address at which nobody can listen, for the reason that the system gives."""
 
 
 class Address(NamedTuple):
@@ -41,33 +49,32 @@ def address(listen: str, group: str | None) -> Address:
 
 
 def serve_at(address: Address, group: str | None, page: str, run: Run) -> int:
-    """Bind, and *run* there; *page*: what of it people are to open. Raises ConfigError: another process has it; Failure: it cannot listen there."""
-    return trio.run(_serve_at, address, group, page, run)
+    """Let *run* bind and serve; *page*: what of it people are to open. Raises ConfigError: another process has it; CannotListen."""
+    return trio.run(run, lambda: _bind(address, group, page), _say)
 
 
-async def _serve_at(address: Address, group: str | None, page: str, run: Run) -> int:
+async def _bind(address: Address, group: str | None, page: str) -> tuple[Sequence[socket], str]:
     from xbd.daemons.http_server import address_of, bind_tcp  # noqa: PLC0415 - needs an extra
     from xbd.daemons.runtime.sockets import bind_unix  # noqa: PLC0415 - beside it
 
     try:
         if address.path is not None:
-            bound, where = [bind_unix(address.path, group=group)], address.written
-        else:
-            bound = await bind_tcp(address.host, address.port)
-            where = address_of(bound[0], page)
+            return [bind_unix(address.path, group=group)], address.written
+        bound = await bind_tcp(address.host, address.port)
+        return bound, address_of(bound[0], page)
     except (OSError, ValueError) as error:
         # A ValueError is of a name that no host can have.
         raise _cannot_listen(address, error) from error
     except ConfigError as error:
-        if isinstance(error.__cause__, OSError):
+        # Another daemon that is just binding there has the lock: that is no fault of the address.
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, BlockingIOError):
             raise _cannot_listen(address, error.__cause__) from error
         raise
-    return await run(bound, where, _say)
 
 
 def _say(line: str) -> None:
     click.echo(f"{log.mark_for('info')}{line}", err=True)
 
 
-def _cannot_listen(address: Address, error: Exception) -> Failure:
-    return Failure(f"cannot listen on {address.written}: {getattr(error, 'strerror', None) or error}")
+def _cannot_listen(address: Address, error: Exception) -> CannotListen:
+    return CannotListen(f"cannot listen on {address.written}: {getattr(error, 'strerror', None) or error}")

@@ -36,6 +36,8 @@ _DESCRIPTORS_EACH: Final = 2
 _DESCRIPTORS_APART: Final = 32
 
 Headers = Sequence[tuple[str, str]]
+# Binds; returns the sockets, and where that is, for people.
+Bind = Callable[[], Awaitable[tuple[Sequence[socket.socket], str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,15 @@ class Refused(Exception):
 
 
 Respond = Callable[[h11.Request, SourceLog], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What is served: *respond* answers a request, *beside* are tasks that run meanwhile, *headers* what every answer has."""
+
+    respond: Respond
+    beside: Sequence[Callable[[], Awaitable[None]]] = ()
+    headers: Headers = ()
 
 
 async def _read_request(transport: Transport) -> tuple[h11.Request, bool] | None:
@@ -108,15 +119,14 @@ class HttpServer:
     """Answers whoever connects.
 
     Args:
-        respond: answers a request, or raises Refused.
+        site: answers requests, or raises Refused; its headers are an error's, too.
         max_connections: how many are served at once at each listener.
-        headers: what every answer has, an error's too.
     """
 
-    def __init__(self, respond: Respond, max_connections: int = MAX_CONNECTIONS, headers: Headers = ()) -> None:
-        self._respond = respond
+    def __init__(self, site: Site, max_connections: int = MAX_CONNECTIONS) -> None:
+        self._respond = site.respond
+        self._headers = site.headers
         self._max_connections = max_connections
-        self._headers = headers
 
     def listener_of(self, path: Path, bound: socket.socket, *, is_unix: bool) -> Listener:
         """Serve at a bound socket; *path* is its file, or what a port is called in the log."""
@@ -201,37 +211,33 @@ def address_of(bound: socket.socket, path: str) -> str:
 
 
 async def run_http(
-    bound: Sequence[socket.socket],
-    where: str,
+    bind: Bind,
     say: Callable[[str], None],
-    respond: Respond,
-    *,
-    beside: Sequence[Callable[[], Awaitable[None]]] = (),
-    headers: Headers = (),
+    make: Callable[[], Site],
 ) -> int:
     """Be a daemon that serves HTTP until SIGTERM or SIGINT, which end it at once; returns the exit code.
 
     Args:
-        bound: who connects to them is served; they are closed in the end, and their files removed.
-        where: where it is reached, for people.
+        bind: binds, when signals are heard: nobody finds a socket of a daemon that a signal would kill. Returns the sockets,
+            who connects to them is served, they are closed in the end, and their files removed; and where that is, for people.
         say: what a person is told, a line at a time.
-        respond: answers a request.
-        beside: tasks that run as long as it serves.
-        headers: what every answer has.
+        make: makes what is served.
     """
 
     async def start(service: Service) -> int:
+        site = make()
+        bound, where = await bind()
         places = (sockets.raise_descriptor_limit() - _DESCRIPTORS_APART) // _DESCRIPTORS_EACH
-        server = HttpServer(respond, max(1, min(MAX_CONNECTIONS, places) // len(bound)), headers)
-        listeners = []
+        listeners: list[Listener] = []
         try:
+            server = HttpServer(site, max(1, min(MAX_CONNECTIONS, places) // len(bound)))
             for one in bound:
                 is_unix = one.family == socket.AF_UNIX
                 path = Path(one.getsockname() if is_unix else where)
                 listeners.append(server.listener_of(path, one, is_unix=is_unix))
             say(f"serving {where}")
             async with service.ready(lambda: f"serving {where}") as nursery:
-                for task in (*beside, *(listener.serve for listener in listeners)):
+                for task in (*site.beside, *(listener.serve for listener in listeners)):
                     nursery.start_soon(task)
                 await trio.sleep_forever()
         finally:

@@ -1,6 +1,5 @@
 """The metrics daemon: a page over HTTP with a host's figures, asked for anew at every scrape; prometheus_client makes it."""
 
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +10,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from xbd.client.client import open_client
 from xbd.control.rate_limit import SourceLog
-from xbd.daemons.http_server import Answer, Headers, Refused, run_http
+from xbd.daemons.http_server import Answer, Bind, Headers, Refused, Site, run_http
 from xbd.daemons.metric_families import families
 from xbd.domain import DomainInfo
 from xbd.errors import XbdError
@@ -69,9 +68,7 @@ def render(
     return status, headers, page
 
 
-async def run_metrics(
-    hypervisor_path: Path, bound: Sequence[socket.socket], where: str, say: Callable[[str], None]
-) -> int:
+async def run_metrics(hypervisor_path: Path, bind: Bind, say: Callable[[str], None]) -> int:
     """Serve the figures of the hypervisor at *hypervisor_path*, which need not be there; see `run_http`."""
 
     async def respond(request: h11.Request, log: SourceLog) -> Answer:
@@ -85,4 +82,4 @@ async def run_metrics(
             raise Refused("400 Bad Request", f"no page can be made of these headers: {error!r}") from error
         return Answer(*page)
 
-    return await run_http(bound, where, say, respond)
+    return await run_http(bind, say, lambda: Site(respond))

@@ -36,4 +36,4 @@ def metrics_command(ctx: click.Context, listen: str, group: str | None, socket_p
 
     path = find_socket(socket_path or group_socket(), os.environ)
     at = address(listen, group)
-    ctx.exit(serve_at(at, group, "/metrics", lambda bound, where, say: run_metrics(path, bound, where, say)))
+    ctx.exit(serve_at(at, group, "/metrics", lambda bind, say: run_metrics(path, bind, say)))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from socket import socket
 from typing import Any, Final
 
 import trio
@@ -178,17 +179,22 @@ class Mains:
 
     async def metrics(self, process: Process) -> int:
         """Be `xbd metrics --listen PATH`."""
-        bound = sockets.bind_unix(self._places.metrics)
+        bound: list[socket] = []
+
+        async def bind() -> tuple[Sequence[socket], str]:
+            bound.append(sockets.bind_unix(self._places.metrics))
+            return bound, "here"
 
         def say(line: str) -> None:
             process.is_ready = True
             self._trace.line(process.name, line)
 
         try:
-            return await run_metrics(self._places.hypervisor, [bound], "here", say)
+            return await run_metrics(self._places.hypervisor, bind, say)
         finally:
             # As the end of a process does.
-            bound.close()
+            for one in bound:
+                one.close()
 
 
 def make_another_host(places: Places, name: str, domid: int) -> None:
