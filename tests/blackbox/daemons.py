@@ -124,6 +124,11 @@ DAEMONS: Final = (
         lambda host, own: ["--socket", host, "metrics", "--listen", f"unix:{own / 'metrics.sock'}"],
         lambda _, own: asked(own / "metrics.sock", b"GET /metrics HTTP/1.1\r\nHost: xbd\r\n\r\n"),
     ),
+    Daemon(
+        "web",
+        lambda host, own: ["--socket", host, "web", "--listen", f"unix:{own / 'web.sock'}"],
+        lambda _, own: asked(own / "web.sock", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    ),
 )
 
 

@@ -61,6 +61,11 @@ LISTENING: Final = (
         "metrics.sock",
         lambda at: ("--socket", str(at / "none.sock"), "metrics", "--listen", f"unix:{at / 'metrics.sock'}"),
     ),
+    Listening(
+        "web",
+        "web.sock",
+        lambda at: ("--socket", str(at / "none.sock"), "web", "--listen", f"unix:{at / 'web.sock'}"),
+    ),
 )
 each_daemon = pytest.mark.parametrize("daemon", LISTENING, ids=[daemon.name for daemon in LISTENING])
 

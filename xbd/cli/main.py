@@ -50,6 +50,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dump": ("xbd.cli.commands.state:dump_command", "Put a stopped host's state into one file."),
     "restore": ("xbd.cli.commands.state:restore_command", "Make a state directory of a dump."),
     "metrics": ("xbd.cli.commands.metrics:metrics_command", "Serve the host's figures for Prometheus."),
+    "web": ("xbd.cli.commands.web:web_command", "Serve a page that shows the host while it works."),
     "autoballoon": ("xbd.cli.commands.autoballoon:autoballoon_command", "Run the policy that moves memory by itself."),
     "xenstored": (
         "xbd.cli.commands.xenstored:xenstored_command",
@@ -117,6 +118,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "dump": ("xbd dump /var/lib/xbd host.dump",),
     "restore": ("xbd restore host.dump state && xbd hypervisor --memory 16g --state-dir state",),
     "metrics": ("xbd metrics --listen 127.0.0.1:9110",),
+    "web": ("xbd web", "xbd web --open host.csv", "xbd web --listen unix:/run/xbd/web.sock --group xbd"),
     "autoballoon": (
         "xbd autoballoon --config configs/autoballoon.toml",
         "xbd autoballoon --config configs/autoballoon.toml --dry-run",

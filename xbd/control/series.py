@@ -74,7 +74,7 @@ def lines_of(
     *host*: as `host` tells it; *demand_pages*: what traces ask for, by domid.
     """
     demands = demand_pages or {}
-    told = [_host_cells(host, domains), *(_domain_cells(one, demands.get(one.domid)) for one in domains)]
+    told = [host_cells(host, domains), *(_domain_cells(one, demands.get(one.domid)) for one in domains)]
     at: dict[str, Cell] = {"run": run, "t_s": round(t_s, _DIGITS)}
     return _lines([[at.get(name, cells.get(name)) for name in COLUMNS] for cells in told])
 
@@ -85,7 +85,8 @@ def _lines(rows: Sequence[Sequence[Cell]]) -> str:
     return text.getvalue()
 
 
-def _host_cells(host: Mapping[str, Any], domains: Sequence[DomainInfo]) -> dict[str, Cell]:
+def host_cells(host: Mapping[str, Any], domains: Sequence[DomainInfo]) -> dict[str, Cell]:
+    """Tell what the host's row says, by column."""
     superpages, held = sum(one.leaves for one in domains), sum(one.tot_pages for one in domains)
     in_superpages = sum(one.superpage_coverage * one.tot_pages for one in domains)
     return {

@@ -1,0 +1,276 @@
+"""Following a hypervisor for all open pages: one client, one look a second, one message for everybody.
+
+A look asks for what has changed (`list` since the last look), so it costs the hypervisor the same for twenty pages as for
+one. While nobody has a page open it is looked at now and then alone, so that there is an hour to look back at.
+"""
+
+import base64
+import json
+import zlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import trio
+
+from xbd.client.calls import KnownDomains
+from xbd.client.client import Client
+from xbd.control.frames import Frames, frames_of
+from xbd.control.moments import Moment, Moments
+from xbd.control.page_rows import Row, depends_on_host, domain_details, domain_row, host_row
+from xbd.control.series import header, host_cells, lines_of
+from xbd.daemons.runtime.outside import calls
+from xbd.daemons.runtime.peers import Alarm
+from xbd.daemons.runtime.reconnect import Follower
+from xbd.errors import PeerLost
+
+LOOK_EVERY_S: Final = 1.0
+# While no page is open.
+UNWATCHED_EVERY_S: Final = 5.0
+# A look that took long, for a host is large or its hypervisor busy, is followed by a pause of so many times that.
+PAUSE_PER_LOOK: Final = 20.0
+# The same for all superframes of a host, which the hypervisor counts anew each time.
+PAUSE_PER_FRAMES: Final = 50.0
+# A page that is further behind gets everything anew.
+_MESSAGES_KEPT: Final = 16
+_EVENTS_KEPT: Final = 200
+# Changes of more superframes than this are more than all of them, in base64.
+_CHANGES_MOST: Final = 1 << 18
+_LOST: Final = "the hypervisor cannot be reached; this goes on by itself when it is there again"
+
+
+class Message(NamedTuple):
+    """What pages are told: for all, or for those alone that look at the *frames*."""
+
+    event: str
+    body: bytes
+
+    def encoded(self) -> bytes:
+        """Write it as an event of a stream (HTML, server-sent events)."""
+        return b"event: " + self.event.encode() + b"\ndata: " + self.body + b"\n\n"
+
+
+def as_json(found: object) -> bytes:
+    """Write JSON on one line, in ASCII."""
+    return json.dumps(found, separators=(",", ":")).encode()
+
+
+def packed_frames(frames: Frames) -> bytes:
+    """Write superframes in one piece: all kinds (uint8), owners, uses (uint16, little-endian)."""
+    return frames.kind.tobytes() + frames.owner.astype("<u2").tobytes() + frames.used.astype("<u2").tobytes()
+
+
+def _changes_between(before: Frames | None, now: Frames) -> dict[str, object] | None:
+    """Pack the superframes that are otherwise *now*: numbers (uint32), then as `packed_frames`; empty: ask for all; None: there are none."""
+    if before is None or before.kind.size != now.kind.size:
+        return {}
+    differs = (before.kind != now.kind) | (before.owner != now.owner) | (before.used != now.used)
+    at = np.flatnonzero(differs)
+    if not at.size:
+        return None
+    if at.size > _CHANGES_MOST:
+        return {}
+    changed = Frames(now.kind[at], now.owner[at], now.used[at])
+    packed = at.astype("<u4").tobytes() + packed_frames(changed)
+    return {"count": int(at.size), "packed": base64.b64encode(packed).decode()}
+
+
+class Feed:
+    """What is known of the host of the hypervisor at *path*, and who is told of its changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._follower = Follower("hypervisor", changed=self._found_or_lost, socket=str(path))
+        self._client: Client | None = None
+        self._known = KnownDomains()
+        self._host: Mapping[str, Any] = {}
+        self._rows: dict[int, Row] = {}
+        self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self._new_events: list[dict[str, Any]] = []
+        self._is_whole = True
+        self.moments = Moments()
+        self.frames: Frames | None = None
+        self.frames_version = 0
+        self._frames_due_s = 0.0
+        self._frames_are_old = True
+        self._frames_there = trio.Event()
+        self._watchers = 0
+        self._frame_watchers = 0
+        self._watched = Alarm()
+        # Messages are numbered; the first that is kept has number `_number - len(_messages)`.
+        self._messages: deque[Message] = deque(maxlen=_MESSAGES_KEPT)
+        self._number = 0
+        self._told = trio.Event()
+
+    async def follow(self) -> None:
+        """Follow the hypervisor for ever, through its restarts."""
+        await self._follower.follow_hypervisor(self._path, self._session)
+
+    # -- looking
+
+    async def _session(self, client: Client) -> None:
+        self._client, self._known, self._is_whole = client, KnownDomains(), True
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hear, client)
+                while True:
+                    began_s = trio.current_time()
+                    await self._look(client)
+                    self._follower.check_in.here()
+                    took_s = trio.current_time() - began_s
+                    due_s = began_s + max(LOOK_EVERY_S, PAUSE_PER_LOOK * took_s)
+                    await trio.sleep_until(due_s)
+                    if not self._watchers:
+                        with trio.move_on_at(due_s + UNWATCHED_EVERY_S - LOOK_EVERY_S):
+                            await self._watched.wait()
+        finally:
+            self._client = None
+
+    async def _hear(self, client: Client) -> None:
+        """Collect events until the next look."""
+        async with aclosing(client.events()) as events:
+            async for event in events:
+                self._new_events.append(event)
+                del self._new_events[:-_EVENTS_KEPT]
+
+    async def _look(self, client: Client) -> None:
+        """Ask what has changed, tell the pages, and keep the moment."""
+        self._host = await client.host()
+        changes = await client.changes(self._known.since)
+        self._known.take(changes)
+        t_s = calls.wall_clock()
+        changed = self._changed_rows({one.domid for one in changes.domains}, is_whole=changes.is_whole)
+        self._frames_are_old |= bool(changes.is_whole or changes.domains or changes.gone)
+        whole, self._is_whole = self._is_whole or changes.is_whole, False
+        events, self._new_events = self._new_events, []
+        self._events.extend(events)
+        told = {"t_s": t_s, "whole": whole, "host": host_row(self._host), "gone": list(changes.gone), "events": events}
+        self._tell(Message("look", as_json({**told, "rows": list(self._rows.values()) if whole else changed})))
+        frames = await self._look_at_frames(client) if self._frame_watchers else None
+        self._keep(t_s, frames)
+
+    def _changed_rows(self, changed: set[int], *, is_whole: bool) -> list[Row]:
+        """Make the rows of what has *changed* anew; returns those that are otherwise than before."""
+        known = self._known.by_domid
+        for domid in self._rows.keys() - known.keys():
+            del self._rows[domid]
+        rows = []
+        for domid, domain in known.items():
+            if not (is_whole or domid in changed or depends_on_host(domain)):
+                continue
+            row = domain_row(domain, self._host)
+            if self._rows.get(domid) != row:
+                self._rows[domid] = row
+                rows.append(row)
+        return rows
+
+    async def _look_at_frames(self, client: Client) -> Frames | None:
+        """Ask for all superframes, if something has changed and it is time for that, and tell which are otherwise now."""
+        began_s = trio.current_time()
+        if began_s < self._frames_due_s or not self._frames_are_old:
+            return None
+        self._frames_are_old = False
+        frames = frames_of(await client.call("frames"))
+        self._frames_due_s = trio.current_time() + PAUSE_PER_FRAMES * (trio.current_time() - began_s)
+        told = _changes_between(self.frames, frames)
+        if told is not None:
+            self.frames_version += 1
+            self._tell(Message("frames", as_json({"version": self.frames_version, **told})))
+        self.frames = frames
+        self._frames_there.set()
+        return frames
+
+    def _keep(self, t_s: float, frames: Frames | None) -> None:
+        """Keep the moment, to be looked back at."""
+        domains = self._known.domains
+        lines = header() + lines_of(str(self._host["name"]), t_s, self._host, domains)
+        packed = zlib.compress(packed_frames(frames), 1) if frames is not None else None
+        host = host_cells(self._host, domains)
+        self.moments.add(Moment(t_s, host, zlib.compress(lines.encode(), 1), packed))
+
+    def _found_or_lost(self) -> None:
+        if not self._follower.is_found:
+            self._tell(Message("lost", as_json({"why": _LOST})))
+
+    # -- telling
+
+    def _tell(self, message: Message) -> None:
+        self._messages.append(message)
+        self._number += 1
+        self._told.set()
+        self._told = trio.Event()
+
+    def _everything(self) -> bytes:
+        """Write what a page is told that knows nothing, or too little."""
+        if not self._follower.is_found or not self._host:
+            return Message("lost", as_json({"why": _LOST})).encoded()
+        t_s = latest.t_s if (latest := self.moments.latest) is not None else 0.0
+        told = {"t_s": t_s, "whole": True, "host": host_row(self._host), "gone": [], "events": list(self._events)}
+        return Message("look", as_json({**told, "rows": list(self._rows.values())})).encoded()
+
+    @contextmanager
+    def watching(self, *, frames: bool) -> Iterator[Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]]:
+        """Count a page that is open, for the length of a block; yields what sends it everything, and then what changes."""
+        self._watchers += 1
+        self._frame_watchers += frames
+        self._watched.ring()
+        try:
+            yield lambda send: self._send(send, frames=frames)
+        finally:
+            self._watchers -= 1
+            self._frame_watchers -= frames
+
+    async def _send(self, send: Callable[[bytes], Awaitable[None]], *, frames: bool) -> None:
+        """Send a page everything, and then each message; one that takes them too slowly misses some, and gets everything again."""
+        seen = -1
+        while True:
+            missed = self._number - seen
+            if seen < 0 or missed > len(self._messages):
+                seen, output = self._number, self._everything()
+                if frames:
+                    output += Message("frames", as_json({"version": self.frames_version})).encoded()
+            else:
+                new = list(self._messages)[len(self._messages) - missed :] if missed else []
+                seen = self._number
+                output = b"".join(one.encoded() for one in new if frames or one.event != "frames")
+            if output:
+                await send(output)
+            if seen == self._number:
+                await self._told.wait()
+
+    def statistics(self) -> tuple[int, int]:
+        """Count the pages that are open, and those of them that look at superframes."""
+        return self._watchers, self._frame_watchers
+
+    # -- answering
+
+    async def all_frames(self) -> tuple[int, bytes]:
+        """Return the superframes as they were looked at last, and which version of them that is. Raises XbdError."""
+        if self.frames is None:
+            with trio.move_on_after(LOOK_EVERY_S * 3):
+                await self._frames_there.wait()
+        if self.frames is None:
+            raise PeerLost(_LOST)
+        return self.frames_version, packed_frames(self.frames)
+
+    def connected(self) -> Client:
+        """Return the client of a hypervisor that is there. Raises PeerLost: none is."""
+        if self._client is None:
+            raise PeerLost(_LOST)
+        return self._client
+
+    async def superframe(self, index: int) -> bytes:
+        """Ask whose the frames of a superframe are. Raises XbdError."""
+        answer = await self.connected().call("superframe", {"index": index})
+        return as_json({"owner": base64.b64encode(answer["owner"]).decode()})
+
+    async def domain(self, domid: int) -> bytes:
+        """Ask for all that is shown of a domain. Raises XbdError: also, there is none any more."""
+        client = self.connected()
+        blocks = await client.call("blocks", {"domain": domid})
+        details = domain_details(await client.info(domid), self._host)
+        packed = {key: base64.b64encode(blocks[key]).decode() for key in ("kind", "populated", "slots")}
+        return as_json({**details, "blocks": packed})
