@@ -49,6 +49,20 @@ def _pages_at_least() -> NDArray[np.uint16]:
 
 
 @cache
+def _pages_just() -> NDArray[np.uint16]:
+    """Tell of every word those in pieces of just an order, which are of 8 pages at most: (4, 65536) words."""
+    at_least = _pages_at_least()
+    return at_least[:-1] & ~at_least[1:]
+
+
+@cache
+def _pages_below() -> NDArray[np.uint16]:
+    """Tell of every word those in pieces below an order: (5, 65536) words."""
+    at_least = _pages_at_least()
+    return at_least[0] & ~at_least
+
+
+@cache
 def _pages_by_word() -> Frames:
     """Count every word's pages by order, in fields: (65536,) int64."""
     bits = np.unpackbits(_pages_at_least().view(np.uint8)).reshape(_WORD_ORDER + 1, -1, 1 << _WORD_ORDER)
@@ -81,6 +95,22 @@ def _at_least(words: NDArray[np.uint16], order: int) -> NDArray[np.uint16]:
     else:
         kept = np.zeros_like(words)
     return kept
+
+
+def _below(words: NDArray[np.uint16], order: int) -> NDArray[np.uint16]:
+    """Keep, of (n, 32) words of blocks, the free pages that lie in pieces below *order*."""
+    kept: NDArray[np.uint16] = (
+        _pages_below()[order].take(words) if order <= _WORD_ORDER else words & ~_at_least(words, order)
+    )
+    return kept
+
+
+def _just(words: NDArray[np.uint16], order: int) -> NDArray[np.uint16]:
+    """Keep, of (n, 32) words of blocks, the free pages that lie in pieces of just this *order*."""
+    if order < _WORD_ORDER:
+        kept: NDArray[np.uint16] = _pages_just()[order].take(words)
+        return kept
+    return _at_least(words, order) & ~_at_least(words, order + 1)
 
 
 class FreePieces:
@@ -135,13 +165,10 @@ class FreePieces:
         having = of_order.nonzero()[0]
         drawn = having[::-1] if rng is None else having[rng.permutation(having.size)]
         used = int(of_order[drawn].cumsum(dtype=np.int64).searchsorted(left)) + 1
-        searched = np.concatenate((smaller, blocks[drawn[:used]]))
-        words = self.words[searched]
+        split = blocks[drawn[:used]]
         # Of the first of these blocks their pages below the order, of the others those of just this order.
-        larger = _at_least(words, order)
-        words[: smaller.size] &= ~larger[: smaller.size]
-        words[smaller.size :] = larger[smaller.size :] & ~_at_least(words[smaller.size :], order + 1)
-        return _gfns(words, searched)[:count]
+        words = np.concatenate((_below(self.words[smaller], order), _just(self.words[split], order)))
+        return _gfns(words, np.concatenate((smaller, split)))[:count]
 
     def check(self, is_mixed: NDArray[np.bool_], free_count: NDArray[np.uint16]) -> list[str]:
         """Say where the rows and the blocks' free counts disagree."""

@@ -78,8 +78,11 @@ class Balloon:
 
     def partly_ballooned(self) -> int:
         """Count the blocks with ballooned single pages beyond the least possible number: the score of compaction."""
-        blocks = np.count_nonzero(self.zone.counts[PageState.BALLOON_4K])
-        return int(blocks) - -(-self.zone.total(PageState.BALLOON_4K) // SUPER_PAGES)
+        pages = self.zone.total(PageState.BALLOON_4K)
+        if not pages:
+            # Asked at every step, and mostly so.
+            return 0
+        return int(np.count_nonzero(self.zone.counts[PageState.BALLOON_4K])) - -(-pages // SUPER_PAGES)
 
     # -- inflation: isolate, (unback), settle
 
