@@ -22,7 +22,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 _KEYWORDS: Final = frozenset(
     {"type", "minimum", "maximum", "minLength", "maxLength", "format", "enum", "const", "anyOf", "items", "prefixItems"}
     | {"minItems", "maxItems", "properties", "required", "additionalProperties", "maxProperties", "description"}
-    | {"default", "x-items", "x-maxItems"}
+    | {"default", "title", "x-items", "x-maxItems"}
 )
 
 

@@ -1,5 +1,6 @@
 """An agent and a daemon's endpoint, bytes handed from one to the other: boots, losses, resumptions."""
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from xbd.control.domain_record import DomainRecord
 from xbd.control.guest_settings import guest_from_map
 from xbd.guest.workload import parse_trace
 from xbd.machine import Machine
+from xbd.protocol import codec
 
 
 def _linked(**settings: Any) -> Link:  # noqa: ANN401 - whatever a guest can be set to
@@ -43,11 +45,66 @@ def test_a_guest_boots_and_follows_its_target() -> None:
     _assert_in_order(link)
 
 
+class EarlierController(Controller):
+    """A hypervisor of before there were multicalls."""
+
+    def connect(self, *admitted: Any) -> dict[str, object]:  # noqa: ANN401 - as Controller's own
+        """Answer a hello as it did."""
+        return {key: told for key, told in super().connect(*admitted).items() if key != "multicall"}
+
+
+def _methods_of_a_trip(host: Controller) -> Counter[str]:
+    """Count the calls of a guest that gives up eight lists of single pages and gets them again."""
+    domid = create(host, superpages=16, target=12, strategy="stock", driver={"commands_in_flight": 8})
+    link = Link(host, domid, new_agent())
+    link.settle()
+    called: Counter[str] = Counter()
+    for superpages in (4, 12):
+        host.call("set_target", {"domid": domid, "pages": superpages * 512})
+        moving = True
+        while moving:
+            decoder = codec.Decoder()
+            decoder.feed(link.sent)
+            while (message := decoder.next_message()) is not None:
+                called[message.method if isinstance(message, codec.Request) else "notified"] += 1
+            moving = link.carry()
+        assert host.machine.domain(domid).tot_pages == superpages * 512
+    _assert_in_order(link)
+    return called
+
+
+def test_lists_go_together_where_the_hypervisor_takes_that() -> None:
+    """Two batches are a multicall; a hypervisor of before gets them one by one, and the guest comes to the same."""
+    together = _methods_of_a_trip(small_host())
+    alone = _methods_of_a_trip(EarlierController(Machine(HOST_SUPERFRAMES), clock=clock))
+
+    assert together["multicall"] >= 8
+    assert together["decrease"] + together["populate"] == 0
+    assert alone["multicall"] == 0
+    assert min(alone["decrease"], alone["populate"]) >= 8
+
+
+@pytest.mark.parametrize("untrusted", [None, True, 0, -3, "8", 2.0, []])
+def test_what_is_no_number_of_operations_means_none(untrusted: object) -> None:
+    """An agent sends no multicall to a hypervisor that says something else than how many it takes."""
+
+    class Strange(EarlierController):
+        def connect(self, *admitted: Any) -> dict[str, object]:  # noqa: ANN401 - as Controller's own
+            return {**super().connect(*admitted), "multicall": untrusted}
+
+    assert _methods_of_a_trip(Strange(Machine(HOST_SUPERFRAMES), clock=clock))["multicall"] == 0
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_cut_anywhere_nothing_is_lost_or_done_twice(seed: int) -> None:
     """Connections that are cut at random, with commands in flight, leave guest and hypervisor agreed."""
     rng = np.random.default_rng(seed)
-    link = _linked(workload={"profile": "steady", "used": 0.15}, verify=True, strategy="stock" if seed % 2 else "full")
+    link = _linked(
+        workload={"profile": "steady", "used": 0.15},
+        verify=True,
+        strategy="stock" if seed % 2 else "full",
+        driver={"commands_in_flight": 8},
+    )
     for target in (5, 14, 7, 16, 6):
         link.host.call("set_target", {"domid": link.domid, "pages": target * 512})
         for _ in range(12):

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -124,6 +125,123 @@ def test_a_turn_is_one_batch_then_the_others_are_let_in() -> None:
     assert turns == [1, 1, 1]
     assert 8 <= small < 20
     assert peer.endpoint.more
+
+
+def calls(*named: tuple[str, Mapping[str, object]]) -> list[list[object]]:
+    """Write the calls of a multicall."""
+    return [[method, dict(params)] for method, params in named]
+
+
+def test_a_multicall_answers_each_of_its_operations() -> None:
+    """They are done in order in one turn; one that is refused, or stops, does not stop the next, as in Xen."""
+    host = small_host()
+    peer = agent(host, create(host))
+    answers = peer.call(
+        "multicall",
+        calls=calls(
+            ("store", {"gfns": bases(3), "words": bases(33)}),
+            ("decrease", {"gfns": bases(4, 4)}),
+            ("populate", {"gfns": bases(5)}),
+            ("nonsense", {}),
+            ("multicall", {"calls": []}),
+            ("load", {"gfns": bases(3)}),
+        ),
+    )
+
+    assert [answer[1] for answer in answers] == [[1, None], None, [0, "EEXIST"], None, None, [1, None, bases(33)]]
+    assert [answer[0] and answer[0]["errno"] for answer in answers] == [None, "EINVAL", None, "EINVAL", "EINVAL", None]
+    assert host.audit() == []
+
+
+def test_a_malformed_multicall_does_nothing() -> None:
+    """One that is no list of calls is refused whole, in a sentence."""
+    host = small_host()
+    peer = agent(host, create(host))
+    error = peer.call("multicall", calls=[["decrease", {"gfns": bases(3)}], ["decrease"]])
+
+    assert error == {"errno": "EINVAL", "message": "calls[1] is ['decrease']", "expected": "[method, params]"}
+    assert peer.call("decrease", gfns=bases(3)) == [1, None]
+
+
+def test_a_multicall_is_one_turn() -> None:
+    """Two batches have place; from the first operation that has none on all are put off, and the others have their turn."""
+    host = small_host()
+    peer = agent(host, create(host))
+    batch, small = ("decrease", {"gfns": span(0, 512)}), ("decrease", {"gfns": bases(1024)})
+    peer.endpoint.feed(peer.pack("multicall", {"calls": calls(batch, small, ("populate", batch[1]), small)}))
+    peer.endpoint.feed(peer.pack("load", {"gfns": bases(0)}))
+    (first,) = peer.messages(peer.endpoint.turn())
+
+    assert isinstance(first, Response)
+    assert first.untrusted_result == [[None, [512, None]], [None, [1, None]], *[[None, [0, "BUDGET"]]] * 2]
+    assert peer.endpoint.more
+    assert host.machine.domain(1).tot_pages == 2048 - 513
+
+
+def test_small_operations_of_multicalls_are_a_turn_as_small_calls_are() -> None:
+    """Eight loads in one message are a turn, so that who packs them gets no more of the processor."""
+    host = small_host()
+    peer = agent(host, create(host))
+    loads = calls(*[("load", {"gfns": bases(page)}) for page in range(8)])
+    for _ in range(3):
+        peer.endpoint.feed(peer.pack("multicall", {"calls": loads}))
+    turns = []
+    while peer.endpoint.more:
+        turns.append(len(peer.messages(peer.endpoint.turn())))
+
+    assert turns == [1, 1, 1]
+
+
+def test_the_first_of_a_multicall_begins_whatever_it_asks() -> None:
+    """A call that names more than a turn does some of it, and what follows waits for the next."""
+    host = small_host()
+    peer = agent(host, create(host))
+    whole = ("decrease", {"gfns": span(0, 1100)})
+    answers = peer.call("multicall", calls=calls(whole, ("load", {"gfns": bases(1500)})))
+
+    assert answers == [[None, [512, "BUDGET"]], [None, [0, "BUDGET", b""]]]
+
+
+def test_broken_superpages_count_in_a_multicall() -> None:
+    """When single pages have broken more than 16 of them, the next operation waits for another turn."""
+    host = small_host()
+    peer = agent(host, create(host, superpages=40, target=40))
+    sixteen, seventeen = (
+        ("decrease", {"gfns": bases(*range(first * 512, end * 512, 512))}) for first, end in ((0, 16), (16, 33))
+    )
+    small = ("load", {"gfns": bases(39 * 512)})
+    answers = peer.call("multicall", calls=calls(sixteen, seventeen, small))
+
+    assert [answer[1] for answer in answers] == [[16, None], [17, None], [0, "BUDGET", b""]]
+
+
+def test_a_batch_and_its_way_back_are_a_multicall() -> None:
+    """The pages of a whole superpage, which break it and mend it, have place together."""
+    host = small_host()
+    peer = agent(host, create(host))
+    block = {"gfns": span(512, 1024)}
+    answers = peer.call("multicall", calls=calls(("decrease", block), ("populate", block)))
+
+    assert answers == [[None, [512, None]], [None, [512, None]]]
+    assert host.machine.domain(1).leaves == 4
+
+
+def test_a_repeated_multicall_is_answered_again() -> None:
+    """After a lost connection nothing of it is done twice."""
+    host = small_host()
+    domid = create(host)
+    peer = agent(host, domid)
+    sent = calls(("decrease", {"gfns": bases(3)}), ("populate", {"gfns": bases(3, 4)}))
+    answers = peer.call("multicall", calls=sent)
+    peer.endpoint.closed()
+    again = DirectPeer(DomainEndpoint(host, domid, lambda: None))
+    again.msgid = 99
+    again.call("hello", version=1, session="a", last_seen=0)
+    again.msgid = 0
+
+    assert answers == [[None, [1, None]], [None, [1, "EEXIST"]]]
+    assert again.call("multicall", calls=sent) == answers
+    assert again.call("populate", gfns=bases(3)) == [0, "EEXIST"]
 
 
 def test_more_than_a_turn_is_told_budget() -> None:

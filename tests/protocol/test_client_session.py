@@ -51,7 +51,9 @@ def answer(msgid: int) -> bytes:
 
 def results(session: GuestSession, received: bytes) -> list[object]:
     """Receive answers; returns their results."""
-    return [message.result for message in session.receive(received) if isinstance(message, Answered)]
+    return [
+        result for message in session.receive(received) if isinstance(message, Answered) for result in message.result
+    ]
 
 
 def test_answers_are_matched_in_order() -> None:

@@ -38,11 +38,16 @@ from xbd.protocol import codec, fields, guest_methods, methods
 from xbd.protocol.commands import (
     boot_from_wire,
     boot_to_wire,
+    calls_to_wire,
     command_from_params,
     command_to_wire,
+    commands_from_call,
     encode_result,
+    encode_results,
     extents_of,
+    not_begun,
     result_from_response,
+    results_from_response,
 )
 from xbd.shapes import SETTINGS, STATISTICS
 
@@ -143,12 +148,21 @@ def test_gfns_are_read_in_place() -> None:
         ("receive", {"most": 65_537}, "most"),
         ("inflate", {"gfns": b"", "order": 11}, "order"),
         ("deflate", {}, "gfns"),
+        ("multicall", {}, "calls"),
+        ("multicall", {"calls": []}, "calls is []"),
+        ("multicall", {"calls": {}}, "calls is {}"),
+        ("multicall", {"calls": [["load", {}]] * 9}, "calls is"),
+        ("multicall", {"calls": [["load", {}], ["load"]]}, "calls[1] is ['load']"),
+        ("multicall", {"calls": [["load", {}, 1]]}, "calls[0]"),
+        ("multicall", {"calls": [[7, {}]]}, "calls[0]"),
+        ("multicall", {"calls": ["load"]}, "calls[0] is 'load'"),
+        ("multicall", {"calls": [["load", {}]], "order": 0}, "order"),
     ],
 )
 def test_malformed_commands_are_refused_by_name(method: str, params: object, named: str) -> None:
     """Each mistake gets an error that names it and says what was expected."""
     with pytest.raises(BadArgument) as caught:
-        command_from_params(method, params)
+        commands_from_call(method, params)
     assert named in caught.value.message
     assert caught.value.expected
 
@@ -182,6 +196,66 @@ def response(packed: bytes) -> codec.Response:
 def test_results_survive_the_wire(command: Command, result: Result) -> None:
     """What was answered is what the guest gets."""
     assert same(result_from_response(command, response(encode_result(1, result))), result)
+
+
+def untrusted_calls(packed: bytes) -> tuple[str, object]:
+    """Decode one call."""
+    decoder = codec.Decoder()
+    decoder.feed(packed)
+    message = decoder.next_message()
+    assert isinstance(message, codec.Request)
+    return message.method, message.untrusted_params
+
+
+def test_a_multicall_survives_the_wire() -> None:
+    """Eight operations and their results, also refusals, come out in the order in which they went in."""
+    commands = [command for command, _ in RESULTS[2:10]]
+    read = commands_from_call(*untrusted_calls(codec.encode_request(1, *calls_to_wire(commands))))
+    results = [result for _, result in RESULTS[2:10]]
+    results[3] = RESULTS[-1][1]
+    answered = results_from_response(commands, response(encode_results(1, "multicall", results)))
+
+    assert all(same(*pair) for pair in zip(read, commands, strict=True))
+    assert all(same(*pair) for pair in zip(answered, results, strict=True))
+
+
+def test_a_multicall_that_is_refused_is_refused_for_all() -> None:
+    """Nothing of it was done: each of its operations is answered the one refusal."""
+    refused = response(codec.encode_error(1, {"errno": "EINVAL", "message": "no", "expected": "yes"}))
+
+    assert results_from_response(COMMANDS[:2], refused) == [Refused("EINVAL", "no", "yes")] * 2
+
+
+def test_one_wrong_call_of_a_multicall_is_its_own_refusal() -> None:
+    """The others are read; a multicall within one is refused, as Xen does."""
+    _, params = calls_to_wire(COMMANDS[:3])
+    calls = params["calls"]
+    assert isinstance(calls, list)
+    calls[1:2] = [("multicall", {"calls": []}), ("populate", {"gfns": 3}), ("hello", {})]
+    read = commands_from_call(*untrusted_calls(codec.encode_request(1, "multicall", params)))
+
+    assert [type(command) for command in read] == [Populate, Refused, Refused, Refused, Decrease]
+    refusals = [command for command in read if isinstance(command, Refused)]
+    assert all(refusal.errno == "EINVAL" and refusal.expected for refusal in refusals)
+    assert refusals[0].message == "a multicall in a multicall"
+
+
+@pytest.mark.parametrize(
+    "untrusted", [None, 5, [], [[None, [3, None]]], [[None, [3, None]], [None]], [[None, [4, None]]] * 2]
+)
+def test_answers_that_are_none_to_a_multicall_are_refused(untrusted: object) -> None:
+    """There are as many as calls, each a pair, and none says that more is done than was asked."""
+    with pytest.raises(RemoteProtocolError):
+        results_from_response([COMMANDS[0], COMMANDS[0]], codec.Response(1, None, untrusted))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_what_is_put_off_can_be_read(command: Command) -> None:
+    """Whatever is asked, a guest can be answered that its turn has no place for it."""
+    result = not_begun(command)
+
+    assert same(result_from_response(command, response(encode_result(1, result))), result)
+    assert (getattr(result, "done", None), getattr(result, "stop", None)) == (0, Stop.BUDGET)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +350,8 @@ def _fits(checked: object) -> bool:
 
 def _sensible(method: str) -> dict[str, object]:
     """Find parameters that a method takes."""
+    if method == "multicall":
+        return {"calls": [list(command_to_wire(command)) for command in COMMANDS[:2]]}
     return next(params for name, params in map(command_to_wire, COMMANDS) if name == method)
 
 
@@ -283,8 +359,8 @@ def test_every_method_is_described_and_dispatched() -> None:
     """The tables that other implementers read are the ones that calls are held against."""
     for name in set(guest_methods.DOMAIN_METHODS) - {"hello"}:
         with pytest.raises(BadArgument, match="nonsense"):
-            command_from_params(name, [{**_sensible(name), "nonsense": 1}])
-        assert command_from_params(name, [_sensible(name)])
+            commands_from_call(name, [{**_sensible(name), "nonsense": 1}])
+        assert commands_from_call(name, [_sensible(name)])
     for method in (*guest_methods.DOMAIN_METHODS.values(), *methods.TOOLSTACK_METHODS.values()):
         assert method.doc.endswith(".")
         assert all(param.doc for param in method.params.values())

@@ -18,6 +18,12 @@ MAX_EXTENTS = 65_536
 MAX_WORDS = 65_536
 # Keeps a batch on the wire while another runs and a third waits; more only adds memory per guest.
 MAX_IN_FLIGHT = 8
+# What a multicall may carry: as many operations as one domain may have under way.
+MULTICALL_CALLS = MAX_IN_FLIGHT
+# What its operations name in one turn, all together: two batches, so that one way out and one back are a message.
+MULTICALL_EXTENTS = 2 * TURN_EXTENTS
+# Once they have broken or mended more superpages than half of a turn does, the next one waits for another turn.
+MULTICALL_LEAVES = TURN_LEAVES // 2
 # Xen's default: 64 frames of grant table, 512 entries of version 1 in each.
 MAX_GRANTS = 32_768
 # Xen's default: 1024 frames of maptrack, 256 entries in each; what one domain maps of others.

@@ -9,7 +9,19 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-from xbd.abi import BootInfo, Command, Result
+from xbd.abi import (
+    MULTICALL_CALLS,
+    MULTICALL_EXTENTS,
+    BootInfo,
+    Command,
+    Decrease,
+    Deflate,
+    Exchange,
+    Inflate,
+    Populate,
+    PopulateDepopulate,
+    Result,
+)
 from xbd.control.guest_settings import guest_from_map
 from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.guest import (
@@ -30,7 +42,7 @@ from xbd.guest import events as guest_events
 from xbd.protocol import fields
 from xbd.protocol.client_session import Answered, Greeted
 from xbd.protocol.codec import Notification, encode_notification
-from xbd.protocol.commands import boot_from_wire
+from xbd.protocol.commands import boot_from_wire, extents_of
 from xbd.protocol.guest_methods import DOMAIN_NOTIFICATIONS
 from xbd.protocol.guest_session import GuestSession
 from xbd.replaceable import replaceable
@@ -45,6 +57,9 @@ SETTLED_REPORT_S: Final = 2.0
 REPORT_EVERY_S: Final = 10
 # No command is sent while so much is unanswered: less than a socket holds, so that both ends never wait to send.
 UNANSWERED_BYTES: Final = 64 * 1024
+
+# What goes together in a multicall: what the driver asks for, and goes on with where a turn ends.
+_TOGETHER: Final = (Populate, Decrease, Exchange, PopulateDepopulate, Inflate, Deflate)
 
 MakeGuest = Callable[[BootInfo, Mapping[str, object]], Guest]
 NewSession = Callable[[], str]
@@ -71,6 +86,8 @@ class Agent:
         self._uuid = uuid
         self._session = self._begin_session()
         self._waiting: deque[Command] = deque()
+        # How many operations the hypervisor takes in one message; one of an earlier version takes no multicall.
+        self._multicall = 1
         self._paused = False
         # What happened to the guest while it was paused, in order.
         self._held: list[Event] = []
@@ -134,7 +151,7 @@ class Agent:
         try:
             for message in self._session.receive(received):
                 if type(message) is Answered:
-                    results.append(message.result)
+                    results += message.result
                     continue
                 if results:
                     # Answers and events are applied in the order in which they came.
@@ -166,6 +183,7 @@ class Agent:
         self._notice_number = 0
         self.report_anew()
         self._paused = untrusted.get("paused") is True
+        self._multicall = _multicall_of(untrusted.get("multicall"))
         if resumed:
             resent = self._session.resend()
             self._step(TargetSet(boot.target_pages), now)
@@ -257,7 +275,7 @@ class Agent:
             and self._waiting
             and (not session.in_flight or session.in_flight_bytes < UNANSWERED_BYTES)
         ):
-            outgoing.append(session.call(self._waiting.popleft()))
+            outgoing.append(session.call(*self._next_call()))
         guest = self.guest
         if guest is not None and session.is_greeted:
             if self._report_due is not None and (now >= self._report_due or guest.shut_down):
@@ -266,6 +284,20 @@ class Agent:
                 self.finished = True
                 outgoing.append(encode_notification("stopped", {}))
         return b"".join(outgoing)
+
+    def _next_call(self) -> list[Command]:
+        """Take the command that is next, and those behind it that have place in the same turn."""
+        waiting = self._waiting
+        together = [waiting.popleft()]
+        if not waiting or not isinstance(together[0], _TOGETHER):
+            return together
+        extents = extents_of(together[0])
+        while waiting and len(together) < self._multicall and isinstance(waiting[0], _TOGETHER):
+            extents += extents_of(waiting[0])
+            if extents > MULTICALL_EXTENTS:
+                break
+            together.append(waiting.popleft())
+        return together
 
     def _report(self, guest: Guest, now: float) -> bytes:
         """Pack the guest's statistics, or, where it is due, that they are those that were reported last."""
@@ -287,6 +319,11 @@ class Agent:
             return encode_notification("unchanged", {}) if is_expected else b""
         self._reported = report
         return encode_notification("report", cast(dict[str, object], report))
+
+
+def _multicall_of(untrusted: object) -> int:
+    """Read how many operations the hypervisor takes in a multicall; 1: it takes none."""
+    return min(untrusted, MULTICALL_CALLS) if type(untrusted) is int and untrusted > 0 else 1
 
 
 def _event(method: str, params: Mapping[str, object]) -> Event:

@@ -4,14 +4,14 @@ What it works on is its `HostState`: the machine and, per domain, a `DomainRecor
 and knows no socket; what the world must do with a domain's socket goes through `DomainSockets`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import Final
 from uuid import UUID
 
 import xbd
-from xbd.abi import Command, Result
+from xbd.abi import MULTICALL_CALLS, MULTICALL_EXTENTS, MULTICALL_LEAVES, TURN_COST_LEAF, Command, Refused, Result
 from xbd.control.console import Console
 from xbd.control.domain_life import DomainLife
 from xbd.control.domain_record import DomainRecord, Wake
@@ -29,9 +29,10 @@ from xbd.machine.provision import refused
 from xbd.machine.reboot import Reboot
 from xbd.protocol import fields
 from xbd.protocol.codec import VERSION
-from xbd.protocol.commands import boot_to_wire
+from xbd.protocol.commands import boot_to_wire, extents_of, not_begun
 from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS
 from xbd.protocol.session import Action
+from xbd.replaceable import replaceable
 from xbd.shapes import STATISTICS
 from xbd.target_rules import Bound, broken_bound, is_reached
 from xbd.units import exact_size
@@ -226,6 +227,56 @@ class Controller(DomainLife):
 
     # -- the guests' side, driven by their endpoints
 
+    def execute_all(self, record: DomainRecord, commands: Sequence[Command | Refused]) -> tuple[int, Sequence[Result]]:
+        """Execute one turn of the commands of a guest's call; returns its cost, in extents, and the results."""
+        if len(commands) == 1 and not isinstance(commands[0], Refused):
+            cost, result = self._execute(record, commands[0])
+            return cost, (result,)
+        return self.execute_together(record, commands)
+
+    @replaceable
+    def execute_together(
+        self, record: DomainRecord, commands: Sequence[Command | Refused]
+    ) -> tuple[int, Sequence[Result]]:
+        """Execute one turn of several commands, in order and in one step; returns its cost, and the results.
+
+        The first one begins whatever it asks for, and the others as long as they have place in the turn; from the first
+        that has none on they are to be called again. One that is refused does not stop the next, as in Xen's multicall.
+        """
+        spent = named = 0
+        has_place = True
+        results: list[Result] = []
+        for command in commands:
+            if isinstance(command, Refused):
+                results.append(command)
+                continue
+            before, named = named, named + extents_of(command)
+            has_place = has_place and (
+                not spent or (named <= MULTICALL_EXTENTS and spent - before <= MULTICALL_LEAVES * TURN_COST_LEAF)
+            )
+            if not has_place:
+                results.append(self.put_off(record, command))
+                continue
+            cost, result = self._execute(record, command)
+            results.append(result)
+            spent += cost
+        return spent, results
+
+    def _execute(self, record: DomainRecord, command: Command) -> tuple[int, Result]:
+        """Execute a command, and reckon what it cost, in extents."""
+        domain = self.machine.domain_table.domains[record.domid]
+        leaves = domain.leaves
+        result = self.execute(record, command)
+        cost = extents_of(command)
+        if not getattr(command, "order", 0):
+            # Single pages broke superpages, or put them together.
+            cost += abs(domain.leaves - leaves) * TURN_COST_LEAF
+        return cost, result
+
+    def put_off(self, record: DomainRecord, command: Command) -> Result:  # noqa: ARG002 - for who watches
+        """Answer a command that has no place in its turn."""
+        return not_begun(command)
+
     def execute(self, record: DomainRecord, command: Command) -> Result:
         """Execute one turn of a guest's command."""
         result = self.machine.execute(record.domid, command)
@@ -267,6 +318,7 @@ class Controller(DomainLife):
             "mode": record.mode,
             "shutdown": record.shutdown_asked,
             "paused": record.is_paused,
+            "multicall": MULTICALL_CALLS,
         }
         answer = {"resumed": resumed, **boot_to_wire(boot), **more}
         # What is not saved is changed last, when nothing can fail any more.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from xbd.abi import MAX_IN_FLIGHT, TURN_COST_LEAF, TURN_EXTENTS
+from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
 from xbd.control.client_sessions import answer_to_keep
 from xbd.control.controller import ANY_CLIENT, Controller
 from xbd.errors import BadArgument, Busy, HypercallError, NoSuchDomain, OutOfResources, RemoteProtocolError
@@ -31,7 +31,7 @@ from xbd.protocol.codec import (
     encode_packed_response,
     encode_response,
 )
-from xbd.protocol.commands import command_from_params, encode_result, extents_of
+from xbd.protocol.commands import commands_from_call, encode_results
 from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS
 from xbd.protocol.methods import AUTOBALLOON_METHODS, CHANGING_METHODS, TOOLSTACK_METHODS, check_version
 from xbd.protocol.session import Session
@@ -245,17 +245,13 @@ class DomainEndpoint(Endpoint):
         cost = MESSAGE_COST
         with self._host.step():
             try:
-                command = command_from_params(request.method, request.untrusted_params)
+                commands = commands_from_call(request.method, request.untrusted_params)
             except BadArgument as error:
                 answer = encode_error(request.msgid, fields.error_map(error))
             else:
-                cost += extents_of(command)
-                domain = self._host.machine.domain_table.domains[self._record.domid]
-                leaves = domain.leaves
-                answer = encode_result(request.msgid, self._host.execute(self._record, command))
-                if not getattr(command, "order", 0):
-                    # Single pages broke superpages, or put them together.
-                    cost += abs(domain.leaves - leaves) * TURN_COST_LEAF
+                spent, results = self._host.execute_all(self._record, commands)
+                cost = MESSAGE_COST * len(commands) + spent
+                answer = encode_results(request.msgid, request.method, results)
             session.answered(answer)
         return cost, answer
 

@@ -5,7 +5,7 @@ on the domain (range, alignment, repetition) is checked by the machine; here a c
 well-formed and of bounded size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from typing import Final, cast
 
@@ -32,7 +32,7 @@ from xbd.abi import (
 from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.protocol import fields
 from xbd.protocol.codec import Response, encode_error, encode_response
-from xbd.protocol.guest_methods import DOMAIN_METHODS
+from xbd.protocol.guest_methods import DOMAIN_METHODS, MULTICALL
 from xbd.text import quote
 
 # Each method's command, whose fields are the method's parameters, and the field that says how much it asks for.
@@ -81,6 +81,27 @@ def command_from_params(method: str, untrusted_params: object) -> Command:
     return command
 
 
+def commands_from_call(method: str, untrusted_params: object) -> Sequence[Command | Refused]:
+    """Read the memory operations of a call: of a multicall all, where what is wrong with one is its refusal.
+
+    Raises:
+        BadArgument: an unknown method, parameters that are not the method's, or no list of calls.
+    """
+    if method != MULTICALL:
+        return (command_from_params(method, untrusted_params),)
+    params = fields.check_params(MULTICALL, DOMAIN_METHODS[MULTICALL].params, untrusted_params)
+    return [_command_or_refusal(inner, untrusted) for inner, untrusted in params["calls"]]
+
+
+def _command_or_refusal(method: str, untrusted_params: object) -> Command | Refused:
+    if method == MULTICALL:
+        return Refused("EINVAL", "a multicall in a multicall", f"one of {', '.join(_COMMANDS)}")
+    try:
+        return command_from_params(method, untrusted_params)
+    except BadArgument as error:
+        return Refused(error.errno, error.message, error.expected)
+
+
 def extents_of(command: Command) -> int:
     """Count what a command names (extents, pairs, references, words): at most so much of a turn it costs."""
     asked = getattr(command, _ASKED[type(command)])
@@ -100,17 +121,71 @@ def _to_wire(parameter: object) -> object:
     return parameter
 
 
+def calls_to_wire(commands: Sequence[Command]) -> tuple[str, dict[str, object]]:
+    """Write one command as its method and parameters, several as a multicall."""
+    if len(commands) == 1:
+        return command_to_wire(commands[0])
+    return MULTICALL, {"calls": [command_to_wire(command) for command in commands]}
+
+
 def encode_result(msgid: int, result: Result) -> bytes:
     """Pack the answer to an operation: `[done, stop]`, `[done, stop, words or references]`, or its refusal."""
+    error, told = _result_to_wire(result)
+    return encode_response(msgid, told) if error is None else encode_error(msgid, error)
+
+
+def encode_results(msgid: int, method: str, results: Sequence[Result]) -> bytes:
+    """Pack the answer to a call of *method*: of a multicall `[error, result]` for each operation."""
+    if method != MULTICALL:
+        return encode_result(msgid, results[0])
+    return encode_response(msgid, [_result_to_wire(result) for result in results])
+
+
+def _result_to_wire(result: Result) -> tuple[dict[str, str] | None, object]:
+    """Write a result as error and result, of which one is None."""
     match result:
         case MemopResult(done, stop):
-            return encode_response(msgid, (done, stop and stop.value))
+            return None, (done, stop and stop.value)
         case LoadResult(done, stop, words):
-            return encode_response(msgid, (done, stop and stop.value, _to_wire(words)))
+            return None, (done, stop and stop.value, _to_wire(words))
         case GrantResult(done, stop, refs):
-            return encode_response(msgid, (done, stop and stop.value, _to_wire(refs)))
+            return None, (done, stop and stop.value, _to_wire(refs))
         case Refused(errno, message, expected):
-            return encode_error(msgid, {"errno": errno, "message": message, "expected": expected})
+            return {"errno": errno, "message": message, "expected": expected}, None
+
+
+def not_begun(command: Command) -> Result:
+    """Make the answer to an operation of which the turn had no place for anything: it is to be called again."""
+    if isinstance(command, abi.Grant):
+        return GrantResult(0, Stop.BUDGET, np.zeros(0, dtype=np.int64))
+    if isinstance(command, _WITH_NUMBERS):
+        return LoadResult(0, Stop.BUDGET, np.zeros(0, dtype=np.uint64))
+    return MemopResult(0, Stop.BUDGET)
+
+
+def results_from_response(commands: Sequence[Command], response: Response) -> list[Result]:
+    """Read the answer to *commands*, called as `calls_to_wire` writes them.
+
+    Raises:
+        RemoteProtocolError: it is none, or more is done than was asked.
+    """
+    if len(commands) == 1 or response.untrusted_error is not None:
+        return [result_from_response(command, response) for command in commands]
+    match response.untrusted_result:
+        case [*answers] if len(answers) == len(commands):
+            return [_result_of(*both, response.msgid) for both in zip(commands, answers, strict=True)]
+        case untrusted:
+            raise RemoteProtocolError(
+                f"an answer {quote(untrusted)} to a multicall of {len(commands)}", "[error, result] for each"
+            )
+
+
+def _result_of(command: Command, untrusted: object, msgid: int) -> Result:
+    match untrusted:
+        case [error, result]:
+            return result_from_response(command, Response(msgid, error, result))
+        case _:
+            raise RemoteProtocolError(f"an answer {quote(untrusted)} in that to a multicall", "[error, result]")
 
 
 def result_from_response(command: Command, response: Response) -> Result:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from xbd import abi
 from xbd.domain import INFO_PARTS
 from xbd.protocol import codec
-from xbd.protocol.fields import ERROR_KINDS
+from xbd.protocol.fields import ERROR, ERROR_KINDS
 from xbd.protocol.guest_methods import DOMAIN_METHODS, DOMAIN_NOTIFICATIONS, GUEST_NOTIFICATIONS
 from xbd.protocol.methods import (
     AUTOBALLOON_METHODS,
@@ -47,6 +47,11 @@ _LIMITS: Final[Mapping[str, tuple[int, str]]] = {
     "report_bytes": (MAX_REPORT_BYTES, "bytes of a report"),
     "extents": (abi.MAX_EXTENTS, "extents or references that a call may name"),
     "turn_extents": (abi.TURN_EXTENTS, "extents of a call that are done in one turn"),
+    "multicall_calls": (abi.MULTICALL_CALLS, "operations that a multicall may carry"),
+    "multicall_extents": (
+        abi.MULTICALL_EXTENTS,
+        "extents of a multicall's operations that are done in one turn, in all",
+    ),
     "words": (abi.MAX_WORDS, "content words in a call"),
     "message_words": (abi.MAX_MESSAGE_WORDS, "words of a message"),
     "sender_words": (abi.SENDER_WORDS, "words of one sender that are unread in an inbox"),
@@ -62,13 +67,6 @@ _ENCODING: Final = {
     "pages": "of 4 KiB; a superpage is 512 of them, 2 MiB",
     "unknown keys": "clients ignore keys and notifications that they do not know; the daemon refuses unknown parameters",
 }
-_ERROR: Final[Schema] = record(
-    {
-        "errno": {"type": "string", "description": "the name of a Xen errno"},
-        "message": {"type": "string", "description": "what was wrong"},
-        "expected": {"type": "string", "description": "what would have been taken"},
-    }
-)
 _MSGID: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": codec.MSGID_LIMIT - 1}
 _METHOD: Final[Schema] = {"type": "string", "maxLength": codec.MAX_METHOD_CHARS}
 _PARAMS: Final[Schema] = {
@@ -107,7 +105,7 @@ def describe() -> dict[str, Any]:
         "encoding": _ENCODING,
         "messages": {
             "request": _message({"const": 0}, _MSGID, _METHOD, _PARAMS),
-            "response": _message({"const": 1}, _MSGID, {"anyOf": [{"type": "null"}, _ERROR]}, {}),
+            "response": _message({"const": 1}, _MSGID, {"anyOf": [{"type": "null"}, ERROR]}, {}),
             "notification": _message({"const": 2}, _METHOD, _PARAMS),
         },
         "rules": [
@@ -116,7 +114,7 @@ def describe() -> dict[str, Any]:
             "one of a response's error and result is nil; an error means that nothing was done",
             "what is not even a message ends the connection, after a notification dropped",
         ],
-        "errors": {"schema": _ERROR, "errnos": ERROR_KINDS},
+        "errors": {"schema": ERROR, "errnos": ERROR_KINDS},
         "limits": {name: {"value": value, "description": doc} for name, (value, doc) in _LIMITS.items()},
         "sockets": {
             name: {
@@ -160,7 +158,7 @@ _WORDS: Final[Sequence[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], str]
     (("minimum", "maximum"), lambda schema: _range(schema["minimum"], schema["maximum"])),
     (("maxLength",), lambda schema: f"text of 1 to {schema['maxLength']}"),
     (("items",), lambda schema: f"[{_kind(schema['items'])}]"),
-    (("prefixItems",), lambda schema: f"[{', '.join(('done', 'stop', 'numbers')[: schema['maxItems']])}]"),
+    (("prefixItems",), lambda schema: f"[{', '.join(item['title'] for item in schema['prefixItems'])}]"),
     (("properties",), lambda schema: "{" + ", ".join(schema["properties"]) + "}"),
     ((), lambda schema: _TYPES.get(schema["type"], schema["type"])),
 )

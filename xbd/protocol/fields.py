@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from xbd import errors
 from xbd.abi import MAX_EXTENTS
 from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
-from xbd.shapes import MAX_TEXT_CHARS, REQUIRED, Part, binary
+from xbd.shapes import MAX_TEXT_CHARS, REQUIRED, Part, Schema, binary, record
 from xbd.text import printable, quote
 
 if TYPE_CHECKING:
@@ -133,6 +133,14 @@ ERROR_KINDS: Final[dict[str, str]] = {
     "EOVERFLOW": "it was done as often as can be counted",
     "EIO": "the daemon's system refuses it",
 }
+
+ERROR: Final[Schema] = record(
+    {
+        "errno": {"type": "string", "description": "the name of a Xen errno"},
+        "message": {"type": "string", "description": "what was wrong"},
+        "expected": {"type": "string", "description": "what would have been taken"},
+    }
+)
 
 
 def error_map(error: HypercallError) -> dict[str, str]:

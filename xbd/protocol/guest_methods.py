@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Final
 
-from xbd.abi import LIST_EXTENTS, MAX_MESSAGE_WORDS, MAX_WORDS, Stop
+from xbd.abi import LIST_EXTENTS, MAX_MESSAGE_WORDS, MAX_WORDS, MULTICALL_CALLS, MULTICALL_EXTENTS, Stop
 from xbd.domain import COUNT, DOMID, INFO_PARTS, MODE, NAME, UUID_TEXT
+from xbd.errors import BadArgument
 from xbd.protocol.codec import MAX_EVENT_NUMBER
-from xbd.protocol.fields import FRAMES, WORDS
+from xbd.protocol.fields import ERROR, FRAMES, WORDS
 from xbd.protocol.methods import (
     LAST_SEEN,
     MAX_SESSION_CHARS,
@@ -17,7 +18,8 @@ from xbd.protocol.methods import (
     packed,
     pages,
 )
-from xbd.shapes import FLAG, STATISTICS, Part, Schema, integer, optional, record, text
+from xbd.shapes import FLAG, STATISTICS, Part, Schema, Shape, integer, optional, record, text
+from xbd.text import quote
 from xbd.units import SUPER_ORDER
 
 _ORDER: Final = Part(integer(0, SUPER_ORDER), "log2 of the pages in an extent: 0 or 9", default=0)
@@ -34,11 +36,43 @@ def _map(**parts: Part | Schema) -> Schema:
     return record(parts)
 
 
-def _done(*more: Schema) -> Schema:
+def _tuple(**named: Schema) -> Schema:
+    """Make the schema of an array of just these, in this order."""
+    items = [{"title": name, **schema} for name, schema in named.items()]
+    return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+
+
+def _done(**more: Schema) -> Schema:
     """Make the schema of an operation's answer: an array."""
-    return {"type": "array", "prefixItems": [_DONE, _STOP, *more], "minItems": 2 + len(more), "maxItems": 2 + len(more)}
+    return _tuple(done=_DONE, stop=_STOP, **more)
 
 
+def _calls(name: str, untrusted: object) -> list[tuple[str, object]]:
+    """Check for a list of calls, each a pair of method and parameters; the parameters stay untrusted."""
+    if type(untrusted) is not list or not 0 < len(untrusted) <= MULTICALL_CALLS:
+        raise BadArgument(f"{name} is {quote(untrusted)}", f"a list of 1 to {MULTICALL_CALLS} calls")
+    for index, call in enumerate(untrusted):
+        if type(call) is not list or len(call) != 2 or type(call[0]) is not str:
+            raise BadArgument(f"{name}[{index}] is {quote(call)}", "[method, params]")
+    return [(method, params) for method, params in untrusted]
+
+
+_CALLS: Final = Shape(
+    _calls,
+    {
+        "type": "array",
+        "items": _tuple(method={"type": "string"}, params={}),
+        "minItems": 1,
+        "maxItems": MULTICALL_CALLS,
+    },
+    (list,),
+)
+_ANSWERS: Final[Schema] = {
+    "type": "array",
+    "items": _tuple(error={"anyOf": [{"type": "null"}, ERROR]}, result={}),
+    "description": "for each call; one of the two is nil",
+}
+MULTICALL: Final = "multicall"
 _BASES: Final = Part(FRAMES, "extent bases")
 DOMAIN_METHODS: Final[Mapping[str, Method]] = {
     "hello": Method(
@@ -73,6 +107,7 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
             paused=Part(
                 FLAG, "whether it is paused: it does nothing, and its calls are answered afterwards", default=False
             ),
+            multicall=Part(integer(1, MULTICALL_CALLS), "how many operations a multicall may carry", default=1),
         ),
     ),
     "populate": Method("Back each extent with fresh, zeroed memory.", {"gfns": _BASES, "order": _ORDER}, _done()),
@@ -104,7 +139,7 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
             "to": Part(DOMID, "the domain that may map them"),
             "readonly": _READONLY,
         },
-        _done(FRAMES.schema),
+        _done(references=FRAMES.schema),
     ),
     "end_grant": Method("Take grants back.", {"refs": Part(FRAMES, "their references")}, _done()),
     "map_grant": Method(
@@ -129,11 +164,16 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
     "receive": Method(
         "Take whole messages out of the own inbox, oldest first; before each a word: sender x 2^32 + length.",
         {"most": Part(integer(1, MAX_WORDS), "how many words at most", default=MAX_WORDS)},
-        _done(WORDS.schema),
+        _done(words=WORDS.schema),
     ),
-    "load": Method("Read content words.", {"gfns": Part(FRAMES, "pages")}, _done(WORDS.schema)),
+    "load": Method("Read content words.", {"gfns": Part(FRAMES, "pages")}, _done(words=WORDS.schema)),
     "store": Method(
         "Write content words.", {"gfns": Part(FRAMES, "pages"), "words": Part(WORDS, "as many words")}, _done()
+    ),
+    MULTICALL: Method(
+        f"Do several of these in order, in one turn of {MULTICALL_EXTENTS:,} extents in all; what has no place in it is answered BUDGET.",
+        {"calls": Part(_CALLS, "each as if it were called alone; one that is refused does not stop the next")},
+        _ANSWERS,
     ),
 }
 # From the guest to the daemon, which drops a peer that sends others.

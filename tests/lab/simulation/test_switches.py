@@ -28,6 +28,7 @@ KNOWN: dict[str, tuple[int, int]] = {
     "undo-content": (4, 932),
     "undo-session": (0, 2137),
     "undo-grants": (1, 298),
+    "multicall-step": (18, 907),
     "undo-limits": (20, 696),
     "changes": (0, 100),
     "commit": (0, 419),

@@ -131,17 +131,18 @@ class Daemon:
         self.host.limits = self.host.limits_before = found
 
     def _check_executed(self, before: WatchedController) -> None:
-        """Compare the sessions with the commands executed up to the last commit; an uncommitted one was undone."""
+        """Compare the sessions with the commands executed up to the last commit; those of an uncommitted one were undone."""
         for domid in self.host.machine.living_domains():
             oracle = self._world.oracle(domid)
             if not oracle.booted or oracle.reboot_pending:
                 continue
             session = self.host.record(domid).session
             done = session.next_msgid - session.hello_msgid - 1
-            if domid == before.uncommitted_domid:
+            if before.uncommitted is not None and domid == before.uncommitted[0]:
                 oracle.executed -= 1
-                oracle.results.pop()
+                while len(oracle.results) > before.uncommitted[1]:
+                    oracle.results.pop()
             if done != oracle.executed:
                 raise Violation(
-                    f"d{domid}: after a restart {done} commands are done, {oracle.executed} were done at the last commit"
+                    f"d{domid}: after a restart {done} calls are done, {oracle.executed} were done at the last commit"
                 )

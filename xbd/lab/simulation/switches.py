@@ -13,6 +13,7 @@ import numpy as np
 
 from xbd.abi import MAX_DOMAIN_PAGES, Frames
 from xbd.control.agent import Agent
+from xbd.control.controller import Controller
 from xbd.control.host_state import HostState
 from xbd.errors import BadArgument
 from xbd.guest.balloon.balloon import Balloon
@@ -210,6 +211,19 @@ def _isolate_nothing(original: Anything) -> Anything:
     return isolate
 
 
+def _commit_each(original: Anything) -> Anything:
+    def execute_together(self: Controller, record: Anything, commands: Sequence[Anything]) -> Anything:
+        spent, results = 0, []
+        for command in commands:
+            cost, answered = original(self, record, [command])
+            self.machine.commit()
+            spent += cost
+            results += answered
+        return spent, results
+
+    return execute_together
+
+
 SWITCHES: Final[Mapping[str, Switch]] = {
     "answer-window": Switch("a call that comes again is done again", [(Session.answer_again, execute_repeats)]),
     "one-session": Switch("a second connection gets in beside a live one", [(session.transition, _let_in)]),
@@ -262,6 +276,9 @@ SWITCHES: Final[Mapping[str, Switch]] = {
     "undo-grants": Switch(
         "half of an operation stays in the tables of grants after a crash",
         _without_undo((Kind.DOMAIN, "grants"), (Kind.DOMAIN, "mappings")),
+    ),
+    "multicall-step": Switch(
+        "half of a multicall stays after a crash in its middle", [(Controller.execute_together, _commit_each)]
     ),
     "undo-limits": Switch("a limit of a call that is undone stays", _without_undo((Kind.DOMAIN, "limits"))),
     "changes": Switch("`list` tells a domain as it was", [(HostState.note_changes, NOTHING)]),

@@ -6,7 +6,7 @@ the domain then holds against its limit. A `WatchedGuest` passes its commands an
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
@@ -83,7 +83,7 @@ class WatchedOracle(Oracle):
     """An oracle that is also told what the daemon executes.
 
     Attributes: *birth*: of the domain. *reboot_pending*: a hello is in transit that may reboot it. *executed*: how many
-    of this session's commands the daemon has done; *results*: of those whose answers the guest has not got.
+    of this session's calls the daemon has done; *results*: of those whose answers the guest has not got.
     """
 
     def __init__(self, domid: int, birth: int, gfn_count: int) -> None:
@@ -184,7 +184,7 @@ class WatchedStep(control_step.Step):
             raise Crash
         super().__exit__(kind, error, traceback)
         if error is None:
-            self._watched.uncommitted_domid = None
+            self._watched.uncommitted = None
             self._watched.limits_before = self._watched.limits
 
 
@@ -192,7 +192,7 @@ class WatchedController(Controller):
     """A controller that checks each command that it executes.
 
     Attributes: *oracles*: of its domains; *limits*: by domid, of all living domains; *limits_before*: the same, at the
-    last commit; *uncommitted_domid*: the domain whose command was executed since the last commit, if any;
+    last commit; *uncommitted*: the domain whose call was executed since the last commit, if any, and how many results it had then;
     *dies_at_commit*: it is to be killed at the next commit, when everything has been written; *changed*: something that
     an audit checks has changed since this was reset; *shared*: so have grants or mappings.
     """
@@ -202,7 +202,7 @@ class WatchedController(Controller):
     shared = False
     limits: dict[int, Bounds]
     limits_before: dict[int, Bounds]
-    uncommitted_domid: int | None = None
+    uncommitted: tuple[int, int] | None = None
     dies_at_commit = False
 
     def _create(self, spec: DomainSpec, domid: int | None = None) -> dict[str, object]:
@@ -210,15 +210,32 @@ class WatchedController(Controller):
         free = (number for number in range(1, MAX_DOMAINS) if number not in self.machine.domain_table.domains)
         return super()._create(spec, next(free) if domid is None else domid)
 
-    def execute(self, record: DomainRecord, command: Command) -> Result:
-        """Execute a command. Raises Violation: another one is due, or the domain exceeds its limit."""
+    def execute_all(self, record: DomainRecord, commands: Sequence[Command | Refused]) -> tuple[int, Sequence[Result]]:
+        """Execute the commands of a call."""
+        oracle = self.oracles.of(self.machine, record.domid)
+        self.uncommitted = record.domid, len(oracle.results)
+        oracle.executed += 1
+        self.oracles.tally["multicalls"] += len(commands) > 1
+        return super().execute_all(record, commands)
+
+    def put_off(self, record: DomainRecord, command: Command) -> Result:
+        """Answer a command that has no place in its turn. Raises Violation: another one is due."""
+        oracle = self._expect(record, command)
+        oracle.results.append(super().put_off(record, command))
+        return oracle.results[-1]
+
+    def _expect(self, record: DomainRecord, command: Command) -> WatchedOracle:
+        """Return the domain's oracle. Raises Violation: another command is due."""
         oracle = self.oracles.of(self.machine, record.domid)
         due = oracle.next_to_execute()
         if due is None or not same(due, command):
             raise Violation(f"d{record.domid}: the daemon executes {describe(command)}; due is {due and describe(due)}")
+        return oracle
+
+    def execute(self, record: DomainRecord, command: Command) -> Result:
+        """Execute a command. Raises Violation: another one is due, or the domain exceeds its limit."""
+        oracle = self._expect(record, command)
         result = super().execute(record, command)
-        self.uncommitted_domid = record.domid
-        oracle.executed += 1
         self.oracles.tally["commands"] += 1
         oracle.results.append(result)
         name = type(command).__name__

@@ -22,7 +22,7 @@ from xbd.client.client import Client
 from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.bench.flooding import FLOOD_MAX_PAGES, FLOOD_PAGES
 from xbd.lab.bench.shell.flooder import KINDS
-from xbd.lab.bench.shell.wire import BareClient, connect, cores_apart
+from xbd.lab.bench.shell.wire import BareClient, connect, cores_set
 from xbd.protocol.codec import VERSION
 from xbd.testing.processes import Process, running, running_host
 from xbd.units import SUPER_PAGES
@@ -80,7 +80,7 @@ async def _against(
         )
         for number in range(guests)
     ]
-    with cores_apart(domain.server_pid):
+    with cores_set(domain.server_pid):
         async with AsyncExitStack() as floods:
             paths = [runtime_dir / "domains" / f"{flooder}.sock" for flooder in flooders]
             processes = [await floods.enter_async_context(flood(path, kind)) for path in paths]

@@ -12,7 +12,7 @@ import numpy as np
 from xbd.abi import BATCH_EXTENTS
 from xbd.client.client import Client
 from xbd.lab.bench.figures import Figure, summarize
-from xbd.lab.bench.shell.wire import BareClient, connect, cores_apart
+from xbd.lab.bench.shell.wire import BareClient, connect, cores_set
 from xbd.protocol.codec import VERSION
 from xbd.units import SUPER_PAGES
 
@@ -34,7 +34,7 @@ async def measure_grants(client: Client, runtime_dir: Path, rounds: int = _ROUND
             await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
         refs = [await _grant(granting, batch, mapper) for batch in _batches(0)]
         slots = _batches(_MAPPER_PAGES - _OWNER_PAGES)
-        with cores_apart(mapping.server_pid):
+        with cores_set(mapping.server_pid):
             samples = [await _round(mapping, owner, refs, slots) for _ in range(_WARM_UP + rounds)][_WARM_UP:]
     for domid in (mapper, owner):
         await client.destroy(domid)

@@ -9,7 +9,7 @@ import numpy as np
 
 from xbd.client.client import Client
 from xbd.lab.bench.figures import Figure, summarize
-from xbd.lab.bench.shell.wire import BareClient, connect, cores_apart, time_pairs
+from xbd.lab.bench.shell.wire import BareClient, connect, cores_set, time_pairs
 from xbd.protocol.codec import VERSION
 from xbd.testing.processes import running_host
 from xbd.units import SUPER_PAGES
@@ -38,7 +38,7 @@ async def measure_recovery(directory: Path) -> dict[str, Figure]:
     ):
         for domain in (bare, saved):
             await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
-        with cores_apart(bare.server_pid, saved.server_pid):
+        with cores_set(bare.server_pid, saved.server_pid):
             samples = [await _round(bare, saved) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
     plain, kept = (np.array(column) for column in zip(*samples, strict=True))
     return {

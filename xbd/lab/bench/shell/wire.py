@@ -3,14 +3,14 @@
 Both servers are processes of their own, and one and the same bare client calls both in turn, so
 what differs is what the daemon does: sessions, checks, the operation, the answer. Where there are two
 cores, the servers run on one and the client on the other: left to itself, the scheduler puts a client
-on its server's core or not by how long the server takes, and the ratio would measure that.
+on its server's core or not by how long the server takes, and the ratio would measure that. Then all run on one.
 """
 
 import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -109,29 +109,38 @@ async def measure_hypercalls(
         connect(runtime_dir / "domains" / f"{domid}.sock") as domain,
     ):
         await domain.call("hello", {"version": VERSION, "session": "bench", "last_seen": None})
-        with cores_apart(echo.server_pid, domain.server_pid):
-            batches = (block, straddling)
-            samples = [await _round(echo, domain, batches, calls) for _ in range(_WARM_UP + rounds)][_WARM_UP:]
+        batches = (block, straddling)
+        figures: dict[str, Figure] = {}
+        for name, apart in (("", True), ("_one_core", False)):
+            with cores_set(echo.server_pid, domain.server_pid, apart=apart):
+                samples = [await _round(echo, domain, batches, calls) for _ in range(_WARM_UP + rounds)][_WARM_UP:]
+            figures |= _figures(samples, name)
     await client.destroy(domid)
-    echoes, blocks, runs = (np.array(column) for column in zip(*samples, strict=True))
+    return figures
+
+
+def _figures(samples: Sequence[Sequence[float]], name: str) -> dict[str, Figure]:
+    """Make figures of rounds: each the seconds of a pair of echoes, of pairs of calls, and of a multicall."""
+    echoes, blocks, runs, together = (np.array(column) for column in zip(*samples, strict=True))
     two = "two bare trio + msgpack echoes of the same bytes"
     return {
-        "echo_pair": summarize((echoes * 1e6).tolist(), "us"),
-        "hypercall_pair": summarize((blocks * 1e6).tolist(), "us"),
-        "hypercall_vs_echo": summarize((blocks / echoes).tolist(), "ratio", two),
-        "hypercall_straddling_vs_echo": summarize((runs / echoes).tolist(), "ratio", two),
+        f"echo_pair{name}": summarize((echoes * 1e6).tolist(), "us"),
+        f"hypercall_pair{name}": summarize((blocks * 1e6).tolist(), "us"),
+        f"hypercall_vs_echo{name}": summarize((blocks / echoes).tolist(), "ratio", two),
+        f"hypercall_straddling_vs_echo{name}": summarize((runs / echoes).tolist(), "ratio", two),
+        f"multicall_vs_echo{name}": summarize((together / echoes).tolist(), "ratio", two),
     }
 
 
 @contextmanager
-def cores_apart(*servers: int) -> Iterator[None]:
-    """Keep the servers on one core and this process on another for a while, if there are two."""
+def cores_set(*servers: int, apart: bool = True) -> Iterator[None]:
+    """Keep the servers on one core for a while, and this process on another, *apart*, or on the same; if there are two."""
     here, before = os.getpid(), os.sched_getaffinity(0)
     cores = sorted(before)
     if len(cores) > 1:
         os.sched_setaffinity(here, cores[:1])
         for pid in servers:
-            os.sched_setaffinity(pid, cores[1:2])
+            os.sched_setaffinity(pid, cores[1:2] if apart else cores[:1])
     try:
         yield
     finally:
@@ -140,18 +149,27 @@ def cores_apart(*servers: int) -> Iterator[None]:
 
 
 async def _round(echo: BareClient, domain: BareClient, batches: tuple[np.ndarray, ...], calls: int) -> list[float]:
-    """Time pairs of calls, in turn: first two echoes, then a decrease and a populate of each batch."""
+    """Time pairs of calls, in turn: first two echoes, then a decrease and a populate of each batch, then both in one."""
+    pairs = ((echo, batches[0]), *((domain, batch) for batch in batches))
     return [
-        await time_pairs(server, gfns, calls)
-        for server, gfns in ((echo, batches[0]), *((domain, batch) for batch in batches))
+        *[await time_pairs(server, gfns, calls) for server, gfns in pairs],
+        await time_pairs(domain, batches[0], calls, together=True),
     ]
 
 
-async def time_pairs(server: BareClient, gfns: np.ndarray, calls: int = _CALLS_PER_ROUND) -> float:
-    """Time a decrease and a populate of (n,) gfns; seconds, the mean of many."""
+async def time_pairs(
+    server: BareClient, gfns: np.ndarray, calls: int = _CALLS_PER_ROUND, *, together: bool = False
+) -> float:
+    """Time a decrease and a populate of (n,) gfns, or both *together* in a multicall; seconds, the mean of many."""
     params: dict[str, object] = {"gfns": gfns.tobytes(), "order": 0}
+    both = [["decrease", params], ["populate", params]]
     start = time.perf_counter()
     for _ in range(calls):
-        await server.call("decrease", params)
-        await server.call("populate", params)
+        if together:
+            answers = await server.call("multicall", {"calls": both})
+            if answers != [[None, [gfns.size, None]]] * 2:
+                raise XbdError(f"multicall was answered {answers}")
+        else:
+            await server.call("decrease", params)
+            await server.call("populate", params)
     return (time.perf_counter() - start) / calls

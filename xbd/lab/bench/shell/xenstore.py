@@ -18,7 +18,7 @@ import trio
 from xbd.errors import PeerLost, XbdError
 from xbd.lab.bench.figures import Figure, summarize
 from xbd.lab.bench.shell.echo import serve
-from xbd.lab.bench.shell.wire import cores_apart
+from xbd.lab.bench.shell.wire import cores_set
 from xbd.testing.processes import running, until_it_listens
 from xbd.xenstore.codec import HEADER, Operation, encode
 
@@ -46,7 +46,7 @@ async def measure_xenstore(directory: Path, rounds: int = _ROUNDS) -> dict[str, 
         _server(["-m", "xbd.lab.bench.shell.xenstore", str(echo)], echo) as (echo_pid, echoed),
     ):
         _ask(stored, _WRITE)
-        with cores_apart(echo_pid, store_pid):
+        with cores_set(echo_pid, store_pid):
             samples = [
                 [_rate(server, request) for request in (_READ, _WRITE) for server in (stored, echoed)]
                 for _ in range(_WARM_UP + rounds)

@@ -6,7 +6,7 @@ every word and the number of pages with the oracle.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,7 @@ from xbd.testing.oracle import Oracle, Violation
 _PAUSE_S: Final = 0.01
 _RETRY_S: Final = 0.05
 
-Answers = AsyncIterator[Greeted | HelloAgain | Answered[Command, Result]]
+Answers = AsyncIterator[Greeted | HelloAgain | Answered[Sequence[Command], list[Result]]]
 
 
 class Checker:
@@ -107,7 +107,7 @@ class Checker:
 
     async def _receive(
         self, stream: trio.SocketStream
-    ) -> AsyncGenerator[Greeted | HelloAgain | Answered[Command, Result], None]:
+    ) -> AsyncGenerator[Greeted | HelloAgain | Answered[Sequence[Command], list[Result]], None]:
         """Iterate over answers. Raises PeerLost, HypercallError, RemoteProtocolError."""
         while received := await stream.receive_some(RECEIVE_BYTES):
             for message in self._session.receive(received):
@@ -124,7 +124,7 @@ class Checker:
     async def _receive_answer(self, answers: Answers) -> Result:
         answer = await anext(answers)
         assert isinstance(answer, Answered), "hello is answered once on a connection"
-        command, result = answer
+        (command,), (result,) = answer
         self._processes.tally.took("witness", trio.current_time() - self._sent_at.popleft())
         self._processes.tally.operations["witness hypercalls"] += 1
         with self._reporting():
