@@ -30,12 +30,20 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["trace", "import", *arguments])
 
 
-@pytest.mark.parametrize(("kind", "file"), [("sadf", "sadf.json"), ("prometheus", "node_exporter.json")])
-def test_real_files_of_real_tools_are_taken_over(kind: str, file: str, tmp_path: Path) -> None:
-    """What sysstat 12.6.1, and Prometheus 2.42 with node_exporter 1.5, said of one machine: all is plausible, nothing is left out."""
+@pytest.mark.parametrize(
+    ("kind", "file", "lacking"),
+    [
+        ("sadf", "sadf.json", "swapped_pages, psi_some_us, psi_full_us"),
+        ("prometheus", "node_exporter.json", "swapped_pages"),
+    ],
+)
+def test_real_files_of_real_tools_are_taken_over(kind: str, file: str, lacking: str, tmp_path: Path) -> None:
+    """What sysstat 12.6.1, and Prometheus 2.42 with node_exporter 1.5, said of one machine: all is plausible, and what was not asked of them is told."""
     out = tmp_path / "out.csv"
     result = run(kind, str(MADE_BY_TOOLS / file), str(out))
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"{MADE_BY_TOOLS / file}: it does not say {lacking}, which are left out: ")
+    assert result.stderr.count("\n") == 1
     table = parse_table(out.read_text(), "out.csv")
     assert findings(table) == []
     assert parse_trace(out.read_text(), "out.csv").samples == len(table.cells) > 5
@@ -70,6 +78,7 @@ def test_two_tools_say_the_same_of_one_machine() -> None:
     assert all(abs(by_utc[0][utc] - by_utc[1][utc]) < 61_709 for utc in both)
 
 
+_AMOUNTS = ("MemTotal", "MemFree", "Cached", "SwapTotal", "SwapFree")
 numbers = st.fixed_dictionaries({
     "time": st.integers(1, 100), "free": st.integers(0, 4000), "cached": st.integers(1000, 6000), "faults": st.integers(0, 99),
 })  # fmt: skip
@@ -79,16 +88,22 @@ numbers = st.fixed_dictionaries({
 def test_generated_answers_of_prometheus_come_back(samples: list[dict[str, int]]) -> None:
     """Every number of every moment, in pages, and counters that fall are told."""
     now = 1_790_000_000
-    values: dict[str, list[object]] = {name: [] for name in ("MemTotal", "MemFree", "Cached", "fault")}
+    values: dict[str, list[object]] = {name: [] for name in (*_AMOUNTS, "fault", "psi")}
     told: list[tuple[int, ...]] = []
+    pressures: list[int] = []
     for sample in samples:
         now += sample["time"]
-        for name, number in (("MemTotal", 10_000), ("MemFree", sample["free"]), ("Cached", sample["cached"])):
+        swap = (("SwapTotal", 5000), ("SwapFree", sample["free"]))
+        for name, number in (("MemTotal", 10_000), ("MemFree", sample["free"]), ("Cached", sample["cached"]), *swap):
             values[name].append([now, f"{number * 4096:e}"])
         values["fault"].append([now, str(sample["faults"])])
+        values["psi"].append([now, f"{now / 1e3:.6f}"])
+        pressures.append(now * 1000)
         told.append((sample["free"], sample["cached"], sample["faults"]))
-    metrics = {f"node_memory_{name}_bytes": values[name] for name in ("MemTotal", "MemFree", "Cached")}
+    metrics = {f"node_memory_{name}_bytes": values[name] for name in _AMOUNTS}
     metrics["node_vmstat_pgfault"] = values["fault"]
+    for kind in ("waiting", "stalled"):
+        metrics[f"node_pressure_memory_{kind}_seconds_total"] = values["psi"]
     series = [{"metric": {"__name__": name, "instance": "a"}, "values": found} for name, found in metrics.items()]
     answer = {"status": "success", "data": {"resultType": "matrix", "result": series}}
     imported = import_prometheus({"a.json": json.dumps(answer)}, "a.json")
@@ -97,6 +112,8 @@ def test_generated_answers_of_prometheus_come_back(samples: list[dict[str, int]]
         list(zip(*(table.numbers[name].tolist() for name in ("free_pages", "page_cache_pages", "faults")), strict=True))
         == told
     )
+    assert table.numbers["swapped_pages"].tolist() == [5000 - free for free, _, _ in told]
+    assert table.numbers["psi_some_us"].tolist() == pressures
     falls = sum(later[2] < before[2] for before, later in pairwise(told))
     assert len(imported.remarks) == falls
 
@@ -115,14 +132,21 @@ def test_generated_output_of_sadf_comes_back(samples: list[dict[str, int]], old:
             "buffers": 0,
             "cached": cached,
             "slab": 0,
+            "swpused": 4 * second,
         }
+        psi = {"psi-mem": {"some_avg": 2.5, "full_avg": 0.0}}
         stamp = {"date": "2026-11-28", "time": f"12:00:{second:02}", "utc": 1, "interval": 1}
-        statistics.append({"timestamp": stamp, "memory": memory, "paging": {"fault": sample["faults"], "majflt": 0.0}})
+        statistics.append(
+            {"timestamp": stamp, "memory": memory, "psi": psi, "paging": {"fault": sample["faults"], "majflt": 0.0}}
+        )
     imported = import_sadf(json.dumps({"sysstat": {"hosts": [{"statistics": statistics}]}}), "a.json")
     table = parse_table(imported.text, "t.csv")
     assert table.numbers["total_pages"].tolist() == [10_000] * len(samples)
     assert table.numbers["free_pages"].tolist() == [sample["free"] for sample in samples]
     assert table.numbers["faults"].tolist()[-1] == sum(sample["faults"] for sample in samples)
+    assert table.numbers["swapped_pages"].tolist() == [*range(len(samples))]
+    assert table.numbers["psi_some_us"].tolist() == [25_000 * (at + 1) for at in range(len(samples))]
+    assert imported.remarks == ()
 
 
 def csv_of(*rows: str) -> str:

@@ -21,7 +21,7 @@ COMMANDS: Final = {
 EXAMPLES: Final = {
     "record": ("xbd trace record web.csv --every 1s --duration 1h", "xbd trace record web.csv --every 10s --append"),
     "import": (
-        "sadf -j -- -r ALL -B > web.json && xbd trace import sadf web.json web.csv",
+        "sadf -j -- -r ALL -B -S -q MEM > web.json && xbd trace import sadf web.json web.csv",
         "xbd trace import prometheus answers/ web.csv",
         "xbd trace import csv mem.csv web.csv --column t_s=time --column total_pages=total*MiB --column free_pages=free*MiB --column page_cache_pages=cached*MiB",
     ),

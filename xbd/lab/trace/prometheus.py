@@ -9,19 +9,21 @@ import numpy as np
 
 from xbd.errors import TraceError
 from xbd.guest.workload.trace import ORDERS
-from xbd.lab.trace.columns import COUNTS, FREE, MEMORY, SUPERFRAMES, TOTAL
-from xbd.lab.trace.samples import MALFORMED, Imported, Sample, make_trace, refuse_given, where
+from xbd.lab.trace.columns import COUNTS, FREE, MEMORY, SUPERFRAMES, SWAPPED, TOTAL
+from xbd.lab.trace.samples import MALFORMED, Imported, Sample, make_trace, not_said, refuse_given, where
 from xbd.units import PAGE_BYTES, SUPER_ORDER
 
 _HOW: Final = (
     'query_range with query={__name__=~"node_memory_.*|node_vmstat_.*|node_pressure_memory_.*|node_buddyinfo_.*"}'
 )
+# Swap is told as two amounts, of which the trace has the difference.
+_SWAP: Final = ("SwapTotal", "SwapFree")
 _BLOCKS: Final = "node_buddyinfo_blocks"
 # Metrics, with the column of each and what its numbers are multiplied by.
 _METRICS: Final[Mapping[str, tuple[str, float]]] = {
     **{
         f"node_memory_{line}_bytes": (column, 1 / PAGE_BYTES)
-        for column, line in {TOTAL: "MemTotal", FREE: "MemFree", **MEMORY}.items()
+        for column, line in {TOTAL: "MemTotal", FREE: "MemFree", **MEMORY, **{name: name for name in _SWAP}}.items()
     },
     **{f"node_vmstat_{line}": (column, 1.0) for column, lines in COUNTS.items() for line in lines},
     "node_pressure_memory_waiting_seconds_total": ("psi_some_us", 1e6),
@@ -53,13 +55,21 @@ def import_prometheus(answers: Mapping[str, str], name: str) -> Imported:
     if len(machines) > 1:
         raise TraceError(f'{name}: is of {where(sorted(machines))}; a trace is of one: ask for it, with instance="..."')
     for found_at in numbers.values():
-        if all(order in found_at for order in ORDERS):
-            found_at[SUPERFRAMES] = sum(
-                found_at[order] * (1 << at - SUPER_ORDER) for at, order in enumerate(ORDERS) if at >= SUPER_ORDER
-            )
+        _derive(found_at)
     samples = [Sample(_place(now), now, numbers[now]) for now in sorted(numbers)]
     remarks = [f"values that are no numbers left out: {where(bad)}"] if bad else []
+    remarks += not_said(samples, "node_exporter tells pressure where the kernel does (collector `pressure`)")
     return make_trace(samples, name, remarks)
+
+
+def _derive(found_at: dict[str, float]) -> None:
+    """Add what follows from what is known of a moment."""
+    if all(name in found_at for name in _SWAP):
+        found_at[SWAPPED] = found_at[_SWAP[0]] - found_at[_SWAP[1]]
+    if all(order in found_at for order in ORDERS):
+        found_at[SUPERFRAMES] = sum(
+            found_at[order] * (1 << at - SUPER_ORDER) for at, order in enumerate(ORDERS) if at >= SUPER_ORDER
+        )
 
 
 def _place(now: float) -> str:

@@ -1,4 +1,4 @@
-"""sysstat: what `sadf -j FILE -- -r ALL -B` prints, as samples."""
+"""sysstat: what `sadf -j FILE -- -r ALL -B -S -q MEM` prints, as samples."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any, Final
 import numpy as np
 
 from xbd.errors import TraceError
-from xbd.lab.trace.columns import CACHE, FREE, TOTAL
-from xbd.lab.trace.samples import MALFORMED, Imported, Sample, make_trace, refuse_given
+from xbd.lab.trace.columns import CACHE, FREE, SWAPPED, TOTAL
+from xbd.lab.trace.samples import MALFORMED, Imported, Sample, make_trace, not_said, refuse_given
 from xbd.units import PAGE_KIB
 
-_HOW: Final = "`sadf -j FILE -- -r ALL -B` makes what is expected"
+_HOW: Final = "`sadf -j FILE -- -r ALL -B -S -q MEM` makes what is expected"
 # Columns, with sysstat's names, of numbers in kB.
 _MEMORY: Final = {
     FREE: "memfree",
@@ -22,9 +22,12 @@ _MEMORY: Final = {
     "slab_pages": "slab",
     "page_table_pages": "pgtbl",
     "kernel_stack_pages": "kstack",
+    SWAPPED: "swpused",
 }
-# Counts that sysstat tells as rates in a second.
-_RATES: Final = {"faults": "fault", "major_faults": "majflt"}
+# What only rises, and sysstat tells as rates: of a second, in its `paging`; of pressure the percentage of the time since the
+# last sample, which is microseconds of each ten milliseconds.
+_RATES: Final = {"faults": ("fault", 1.0), "major_faults": ("majflt", 1.0)}
+_SHARES: Final = {f"psi_{kind}_us": (f"{kind}_avg", 10_000.0) for kind in ("some", "full")}
 # How exactly the percentage of used memory is told.
 _PERCENT: Final = 0.02
 
@@ -39,14 +42,17 @@ def import_sadf(text: str, name: str) -> Imported:
             raise TraceError(f"{name}: is of {len(hosts)} hosts, a trace is of one")
         samples = list(_samples(statistics, name))
         restarts = [entry["boot"] for entry in host.get("restarts", ()) if "boot" in entry]
-        remarks = [f"the machine was booted at {boot.get('date')} {boot.get('time')}" for boot in restarts]
+        remarks = not_said(
+            samples, "sadf tells swap with -S, and pressure with -q MEM where the kernel and sadc know it"
+        )
+        remarks += [f"the machine was booted at {boot.get('date')} {boot.get('time')}" for boot in restarts]
     except MALFORMED as error:
         raise TraceError(f"{name}: is not sysstat's JSON ({error!r:.80}); {_HOW}") from error
     return make_trace(samples, name, remarks)
 
 
 def _samples(statistics: list[Any], name: str) -> Iterator[Sample]:
-    counts = dict.fromkeys(_RATES, 0.0)
+    counts = dict.fromkeys((*_RATES, *_SHARES), 0.0)
     told = [
         (f"{name}: {_place(number, entry)}", entry["memory"])
         for number, entry in enumerate(statistics, 1)
@@ -66,10 +72,14 @@ def _samples(statistics: list[Any], name: str) -> Iterator[Sample]:
         }
         if entry.get("memory"):
             numbers[TOTAL] = next(totals) / PAGE_KIB
-        for column, own in _RATES.items():
-            if own in entry.get("paging", {}):
-                counts[column] += entry["paging"][own] * stamp.get("interval", 0)
-                numbers[column] = counts[column]
+        for rates, told_rates in (
+            (_RATES, entry.get("paging", {})),
+            (_SHARES, entry.get("psi", {}).get("psi-mem", {})),
+        ):
+            for column, (own, scale) in rates.items():
+                if own in told_rates:
+                    counts[column] += told_rates[own] * scale * stamp.get("interval", 0)
+                    numbers[column] = counts[column]
         yield Sample(at, _seconds(stamp, f"{name}: {at}"), numbers)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from xbd.errors import TraceError
 from xbd.guest.workload.trace import ORDERS
-from xbd.lab.trace.columns import COUNTERS, NUMBERS, REQUIRED, TIME, UTC
+from xbd.lab.trace.columns import COUNTERS, NUMBERS, PRESSURE, REQUIRED, SWAPPED, TIME, UTC
 from xbd.lab.trace.table import row_text
 from xbd.units import counted
 
@@ -66,6 +66,12 @@ def where(places: Sequence[str]) -> str:
     """Name some places in a source."""
     more = len(places) - NAMED_MOST
     return ", ".join(places[:NAMED_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def not_said(samples: Sequence[Sample], what_does: str) -> list[str]:
+    """Remark on it if no sample says anything of swap or of pressure, with *what_does*."""
+    lacking = [column for column in (SWAPPED, *PRESSURE) if not any(column in sample.numbers for sample in samples)]
+    return [f"it does not say {', '.join(lacking)}, which are left out: {what_does}"] if lacking else []
 
 
 def make_trace(samples: Sequence[Sample], name: str, remarks: Iterable[str] = ()) -> Imported:

@@ -36,7 +36,7 @@ SADF, PROMETHEUS, CSV = FORMATS = ("sadf", "prometheus", "csv")
 def command(kind: str, source: Path, path: Path, *, columns: tuple[str, ...], delimiter: str, zone: str | None) -> None:
     """Make a trace of what another tool recorded inside a guest: its demand, not what it was given.
 
-    FORMAT sadf: the output of `sadf -j FILE -- -r ALL -B`. prometheus: an answer of query_range with metrics of
+    FORMAT sadf: the output of `sadf -j FILE -- -r ALL -B -S -q MEM`. prometheus: an answer of query_range with metrics of
     node_exporter, or a directory of such answers (*.json). csv: any table, with --column. What the source does not say is
     left out; samples that lack something are left out, and told; what cannot be is refused by its line. What a hypervisor
     says that it gave a guest (xentop, RRDs) is refused.
