@@ -149,6 +149,17 @@ def test_generated_output_of_sadf_comes_back(samples: list[dict[str, int]], old:
     assert imported.remarks == ()
 
 
+def test_counts_of_sadf_are_of_the_time_that_passed() -> None:
+    """Samples 1.25 s apart, told as of one second each, lose nothing; what lies before a long gap is not made up."""
+    memory = {"memfree": 400, "memused": 100, "memused-percent": 20, "buffers": 0, "cached": 500, "slab": 0}
+    at = (0, 1, 2, 3, 5, 6, 7, 8, 10, 40)
+    stamps = [{"date": "2026-11-28", "time": f"12:00:{second:02}", "utc": 1, "interval": 1} for second in at]
+    told = [{"timestamp": stamp, "memory": memory, "paging": {"fault": 100.0}} for stamp in stamps]
+    imported = import_sadf(json.dumps({"sysstat": {"hosts": [{"statistics": told}]}}), "a.json")
+    counts = parse_table(imported.text, "t.csv").numbers["faults"].tolist()
+    assert (counts[0], counts[8], counts[9]) == (100, 1100, 1200)
+
+
 def csv_of(*rows: str) -> str:
     """Make a CSV of the columns that MAP maps."""
     return "".join(f"{row}\n" for row in ("time,total,free,cached", *rows))

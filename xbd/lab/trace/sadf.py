@@ -28,6 +28,9 @@ _MEMORY: Final = {
 # last sample, which is microseconds of each ten milliseconds.
 _RATES: Final = {"faults": ("fault", 1.0), "major_faults": ("majflt", 1.0)}
 _SHARES: Final = {f"psi_{kind}_us": (f"{kind}_avg", 10_000.0) for kind in ("some", "full")}
+# An interval is told in whole seconds, rounded down: of samples a little further apart so much would be lost of every count.
+# The times are whole seconds, too, but what one lacks the next one has. Further apart something was not recorded.
+_ROUNDED_S: Final = 1.0
 # How exactly the percentage of used memory is told.
 _PERCENT: Final = 0.02
 
@@ -59,6 +62,7 @@ def _samples(statistics: list[Any], name: str) -> Iterator[Sample]:
         if entry.get("memory")
     ]
     totals = iter(_totals_kib(told) if told else ())
+    before_s: float | None = None
     for number, entry in enumerate(statistics, start=1):
         stamp = entry.get("timestamp", {})
         at = _place(number, entry)
@@ -67,6 +71,11 @@ def _samples(statistics: list[Any], name: str) -> Iterator[Sample]:
                 f"{name}: {at}: its time is local, and tells no zone: where clocks are set for summer and winter, an hour"
                 " is there twice, and one never; run sadf without -t and -T, which tells UTC"
             )
+        now_s = _seconds(stamp, f"{name}: {at}")
+        interval_s = stamp.get("interval", 0)
+        if before_s is not None and abs(now_s - before_s - interval_s) <= _ROUNDED_S:
+            interval_s = now_s - before_s
+        before_s = now_s
         numbers = {
             column: entry["memory"][own] / PAGE_KIB for column, own in _MEMORY.items() if own in entry.get("memory", {})
         }
@@ -78,9 +87,9 @@ def _samples(statistics: list[Any], name: str) -> Iterator[Sample]:
         ):
             for column, (own, scale) in rates.items():
                 if own in told_rates:
-                    counts[column] += told_rates[own] * scale * stamp.get("interval", 0)
+                    counts[column] += told_rates[own] * scale * interval_s
                     numbers[column] = counts[column]
-        yield Sample(at, _seconds(stamp, f"{name}: {at}"), numbers)
+        yield Sample(at, now_s, numbers)
 
 
 def _place(number: int, entry: Mapping[str, Any]) -> str:
