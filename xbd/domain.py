@@ -6,11 +6,20 @@ themselves is theirs (`xbd.machine.domain`, `xbd.control.domain_record`).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Final
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NAME_CHARS, MAX_VCPUS, ON_CRASH, SHUTDOWN_REASONS, DomainType
+from xbd.abi import (
+    MAX_DOMAIN_PAGES,
+    MAX_DOMAINS,
+    MAX_NAME_CHARS,
+    MAX_NODES,
+    MAX_VCPUS,
+    ON_CRASH,
+    SHUTDOWN_REASONS,
+    DomainType,
+)
 from xbd.errors import BadArgument, RemoteProtocolError
 from xbd.shapes import (
     COUNTS,
@@ -24,6 +33,7 @@ from xbd.shapes import (
     Shape,
     choice,
     integer,
+    integers,
     member,
     optional,
     parts_of,
@@ -82,6 +92,14 @@ PAGES: Final = integer(1, MAX_DOMAIN_PAGES)
 # A domain's or a host's UUID, as it is written.
 UUID_TEXT: Final = text(36)
 PAGES_OR_NONE: Final = integer(0, MAX_DOMAIN_PAGES)
+# The number of a node; several; pages by node.
+NODE: Final = integer(0, MAX_NODES - 1)
+NODES: Final = integers(0, MAX_NODES - 1, MAX_NODES)
+PAGES_BY_NODE: Final = integers(0, MAX_DOMAIN_PAGES, MAX_NODES)
+# How much an affinity to nodes binds.
+SOFT: Final = "soft"
+HARD: Final = "hard"
+AFFINITIES: Final = (SOFT, HARD)
 COUNT: Final = integer(0, _MANY)
 # Xen counts no more pauses of a domain by toolstacks.
 MAX_PAUSES: Final = 255
@@ -122,15 +140,27 @@ class DomainSpec:
         ),
     ] = "restart"
     vcpus: Annotated[int, Part(VCPUS, "its virtual processors, as Xen's tools show them; nothing depends on them")] = 1
+    nodes: Annotated[Sequence[int], Part(NODES, "the nodes that its memory should lie on; none: any")] = field(
+        default_factory=list
+    )
+    affinity: Annotated[
+        str,
+        Part(
+            choice(AFFINITIES), "hard: its memory lies on these nodes alone; soft: on others, too, where they are full"
+        ),
+    ] = SOFT
 
     def as_params(self) -> dict[str, object]:
-        """Write it as the parameters of a `create` call; without vcpus, where there is one: an earlier daemon knows of none."""
+        """Write it as the parameters of a `create` call; without vcpus and nodes where there is no need: an earlier daemon knows of none."""
         params = {one.name: getattr(self, one.name) for one in fields(self)} | {
             "type": self.type.value,
             "guest": dict(self.guest),
+            "nodes": list(self.nodes),
         }
         if self.vcpus == 1:
             del params["vcpus"]
+        if not self.nodes and self.affinity == SOFT:
+            del params["nodes"], params["affinity"]
         return params
 
 
@@ -161,7 +191,20 @@ class DomainInfo:
     grants: Annotated[int, Part(COUNT, "entries of its grant table in use")] = 0
     mapped_grants: Annotated[int, Part(COUNT, "pages of others that it maps")] = 0
     referenced_pages: Annotated[int, Part(COUNT, "own pages that others map")] = 0
-    claimed_pages: Annotated[int, Part(PAGES_OR_NONE, "what is outstanding of its claim")] = 0
+    claimed_pages: Annotated[int, Part(PAGES_OR_NONE, "what is outstanding of its claims")] = 0
+    node_claims: Annotated[Sequence[int], Part(PAGES_BY_NODE, "of these, what is outstanding on each node")] = field(
+        default_factory=list
+    )
+    node_pages: Annotated[Sequence[int], Part(PAGES_BY_NODE, "what it holds on each node of the host")] = field(
+        default_factory=list
+    )
+    nodes: Annotated[Sequence[int], Part(NODES, "the nodes that its memory should lie on; none: any")] = field(
+        default_factory=list
+    )
+    affinity: Annotated[str, Part(choice(AFFINITIES), "hard: its memory lies there alone")] = SOFT
+    locality: Annotated[
+        float, Part(SHARE, "share of what it holds that lies on these nodes; without any, on that which has most of it")
+    ] = 1.0
     uuid: Annotated[str, Part(UUID_TEXT, "its UUID: no other domain has it, under whatever number or name")] = ""
     birth: Annotated[int, Part(COUNT, "how many domains its host had made when it was made, itself included")] = 0
     hypercalls: Annotated[Mapping[str, int], Part(COUNTS, "calls by operation:stop")] = field(default_factory=dict)

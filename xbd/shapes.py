@@ -112,6 +112,18 @@ def integer(low: int, high: int) -> Shape:
     return Shape(check, {"type": "integer", "minimum": low, "maximum": high}, (int,))
 
 
+def integers(low: int, high: int, most: int) -> Shape:
+    """Make the shape of at most *most* whole numbers from *low* to *high*; the check returns a list."""
+    each = integer(low, high)
+
+    def check(name: str, untrusted: object) -> list[int]:
+        if type(untrusted) is not list or len(untrusted) > most:
+            raise BadArgument(f"{name} is {quote(untrusted)}", f"a list of at most {most} whole numbers")
+        return [each.check(name, item) for item in untrusted]
+
+    return Shape(check, {"type": "array", "items": each.schema, "maxItems": most}, (list,))
+
+
 def _share(name: str, untrusted: object) -> float:
     if type(untrusted) is float and 0 <= untrusted <= 1:
         return untrusted

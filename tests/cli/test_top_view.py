@@ -105,7 +105,8 @@ def test_what_scrolled_away_is_counted() -> None:
 
 def test_the_widest_table_has_all_columns() -> None:
     """And the narrowest still has names."""
-    assert len(fitting(200)) == len(COLUMNS)
+    assert len(fitting(200, has_nodes=True)) == len(COLUMNS)
+    assert [column.title for column in COLUMNS.values() if column not in fitting(200)] == ["LOCAL%"]
     assert [column.title for column in fitting(1)] == ["NAME"]
 
 
@@ -120,6 +121,7 @@ def test_json_has_the_names_that_scripts_rely_on() -> None:
         "tot_pages": 511 * MIB,
         "target_pages": 512 * MIB,
         "superpage_coverage": 1.0,
+        "locality": 1.0,
         "calls_s": 50.0,
         "balloon_2m_pages": 1024,
         "balloon_4k_pages": 3,

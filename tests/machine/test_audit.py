@@ -6,9 +6,11 @@ import pytest
 
 from tests.machine.twin import gfns
 from xbd import abi
-from xbd.arrays import from_cells
+from xbd.arrays import MfnKind, SuperKind, from_cells
+from xbd.frames import FrameAllocator
 from xbd.machine import Machine
 from xbd.machine.domain import Domain
+from xbd.machine.nodes import Nodes
 from xbd.units import SUPER_PAGES
 
 Corruption = Callable[[Machine, Domain], None]
@@ -29,12 +31,18 @@ def machine_in_use() -> tuple[Machine, Domain]:
     return machine, domain
 
 
+def _only_heap(machine: Machine) -> FrameAllocator[MfnKind, SuperKind]:
+    heap = machine.host.heap
+    assert isinstance(heap, FrameAllocator)
+    return heap
+
+
 def _heap_count(machine: Machine, _: Domain) -> None:
     machine.host.heap.free_count[1] += 1
 
 
 def _heap_free_frames(machine: Machine, _: Domain) -> None:
-    machine.host.heap.free_frames -= 1
+    _only_heap(machine).free_frames -= 1
 
 
 def _used_frame_free(machine: Machine, domain: Domain) -> None:
@@ -42,11 +50,11 @@ def _used_frame_free(machine: Machine, domain: Domain) -> None:
 
 
 def _free_frame_used(machine: Machine, _: Domain) -> None:
-    machine.host.heap.take(1)
+    _only_heap(machine).take(1)
 
 
 def _free_superframe_used(machine: Machine, _: Domain) -> None:
-    machine.host.heap.take_superframes(1)
+    _only_heap(machine).take_superframes(1)
 
 
 def _leaf_free(machine: Machine, domain: Domain) -> None:
@@ -220,6 +228,55 @@ def test_the_audit_sees_each_corruption(corrupt: Corruption) -> None:
     violations = machine.audit()
     assert violations
     assert all(isinstance(violation, str) and violation for violation in violations)
+
+
+def _pages_by_node(_: Machine, domain: Domain) -> None:
+    assert domain.by_node is not None
+    domain.by_node.pages[:] = domain.by_node.pages[::-1].copy()
+
+
+def _claims_of_a_node(machine: Machine, _: Domain) -> None:
+    machine.host.node_claims = machine.host.node_claims[::-1]
+
+
+def _claims_beyond_the_limit(_: Machine, domain: Domain) -> None:
+    domain.max_pages = domain.tot_pages
+
+
+def _more_on_nodes_than_in_all(machine: Machine, domain: Domain) -> None:
+    domain.node_claims[0] += 60
+    machine.host.node_claims[0] += 60
+
+
+def _claimed_and_not_free(machine: Machine, _: Domain) -> None:
+    machine.host.node_heap.take_on(0, machine.host.free_on(0) - 99)
+
+
+def _offline_and_free(machine: Machine, _: Domain) -> None:
+    machine.host.offline[-1] = True
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        _pages_by_node,
+        _claims_of_a_node,
+        _claims_beyond_the_limit,
+        _more_on_nodes_than_in_all,
+        _claimed_and_not_free,
+        _offline_and_free,
+    ],
+)
+def test_the_audit_sees_what_is_wrong_by_node(corrupt: Corruption) -> None:
+    """What a domain holds and claims on each node, and what is offline, is recomputed, too."""
+    machine = Machine(8, nodes=Nodes((4, 4)))
+    domain = machine.domain(machine.create("guest", max_pages=2048, target_pages=1024, nodes=[0]))
+    machine.claim_set(domain.domid, [(100, 0), (50, None)])
+    assert machine.audit() == []
+
+    corrupt(machine, domain)
+
+    assert machine.audit()
 
 
 def test_the_audit_sees_a_leaf_that_should_be() -> None:

@@ -72,7 +72,7 @@ def test_the_command_prints_what_json_can_hold() -> None:
 
 def test_a_spec_is_what_create_takes() -> None:
     """The parameters that a spec writes are those of the table; read again they are the same spec."""
-    spec = DomainSpec("web", 1024, 512, guest={"seed": 7}, autostart=False, vcpus=2)
+    spec = DomainSpec("web", 1024, 512, guest={"seed": 7}, autostart=False, vcpus=2, nodes=[1, 0], affinity="hard")
     written = spec.as_params()
 
     assert written.keys() == TOOLSTACK_METHODS["create"].params.keys()

@@ -22,10 +22,16 @@ class MemopResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Populate:
-    """Back each extent with fresh, zeroed frames (XENMEM_populate_physmap)."""
+    """Back each extent with fresh, zeroed frames (XENMEM_populate_physmap).
+
+    *node*: the node that these come from as long as it has any, then from others; *exact*: from no other. None: as the
+    domain's affinity says.
+    """
 
     gfns: Frames
     order: int = 0
+    node: int | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,17 +44,22 @@ class Decrease:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exchange:
-    """Unback *gives*, back *gets*, the same number of frames (XENMEM_exchange)."""
+    """Unback *gives*, back *gets*, the same number of frames (XENMEM_exchange); *node* and *exact* as in `Populate`.
+
+    Without a node each new frame is of the node of the one that it replaces.
+    """
 
     gives: Frames
     gets: Frames
     gives_order: int = 0
     gets_order: int = 0
+    node: int | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PopulateDepopulate:
-    """For each pair: back *populate[i]*, unback *depopulate[i]*, in one step (xbd's own)."""
+    """For each pair: back *populate[i]*, unback *depopulate[i]*, in one step (xbd's own), on the node of the latter."""
 
     populate: Frames
     depopulate: Frames
@@ -72,10 +83,15 @@ class Store:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deflate:
-    """Back each extent with fresh, zeroed frames (virtio-balloon, deflate queue); at most `LIST_EXTENTS`."""
+    """Back each extent with fresh, zeroed frames (virtio-balloon, deflate queue); at most `LIST_EXTENTS`.
+
+    *node* and *exact* as in `Populate`.
+    """
 
     gfns: Frames
     order: int = 0
+    node: int | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -49,6 +49,9 @@ POWEROFF, REBOOT = SHUTDOWN_REASONS = ("poweroff", "reboot")
 # 16 GiB guests are 4 Mi gfns; 2 TiB is what a 32-bit count of 4 KiB pages in a zone can hold with room.
 MAX_DOMAIN_PAGES = 1 << 29
 
+# Four sockets, each split in two; as many as a domain's saved claims have room for.
+MAX_NODES = 8
+
 
 class Stop(StrEnum):
     """Why an operation stopped before its last extent."""

@@ -5,8 +5,8 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from xbd.cli.map_view import STATE_COLOURS, owner_colour, owners, pixels, square_pixels
-from xbd.control.frames import KINDS, Frames
+from xbd.cli.map_view import STATE_COLOURS, kind_counts, owner_colour, owners, pixels, square_pixels
+from xbd.control.frames import Frames
 from xbd.text import printable
 from xbd.units import SUPER_PAGES, format_pages
 
@@ -31,7 +31,7 @@ _NAME_CHARS: Final = 28
 def picture(frames: Frames, names: Mapping[int, str], by: str, title: str, notes: Sequence[str] = ()) -> Image.Image:
     """Draw the whole picture; *names* of domains by domid, *notes*: lines under the title."""
     drawn = Image.fromarray(pixels(frames, by))
-    counts = ", ".join(f"{frames.count(kind):,} {name}" for kind, name in enumerate(KINDS))
+    counts = ", ".join(f"{count:,} {name}" for count, name in kind_counts(frames))
     notes = [*notes, f"{frames.kind.size:,} superframes of 2 MiB: {counts}; from the first, row by row"]
     entries = _entries(frames, names, by)
     title_font, text_font = ImageFont.load_default(_TITLE_POINTS), ImageFont.load_default(_TEXT_POINTS)
@@ -83,7 +83,12 @@ def _entries(frames: Frames, names: Mapping[int, str], by: str) -> list[tuple[li
     """List the legend's lines, each with its colours."""
     by_kind: list[Colour] = [(red, green, blue) for red, green, blue in STATE_COLOURS.tolist()]
     if by == "state":
-        meanings = ("free as a whole", "whole: one superpage of a domain", "shattered: held or free in pieces")
+        meanings = (
+            "free as a whole",
+            "whole: one superpage of a domain",
+            "shattered: held or free in pieces",
+            "offline: out of use",
+        )
         return [([colour], meaning) for colour, meaning in zip(by_kind, meanings, strict=True)]
     rows = owners(frames)
     entries: list[tuple[list[Colour], str]] = [

@@ -17,18 +17,19 @@ from xbd.text import printable
 
 Colours = NDArray[np.uint8]
 
-_FREE, _WHOLE, _SHATTERED = range(3)
+_FREE, _WHOLE, _SHATTERED, _OFFLINE = range(4)
 BY: Final = ("owner", "state")
 _FREE_COLOUR: Final = (48, 48, 52)
 # Where a picture's last row has no superframes.
 _NOTHING_COLOUR: Final = (255, 255, 255)
-STATE_COLOURS: Final = np.array([_FREE_COLOUR, (70, 170, 90), (235, 140, 50)], dtype=np.uint8)
+_OFFLINE_COLOUR: Final = (150, 40, 40)
+STATE_COLOURS: Final = np.array([_FREE_COLOUR, (70, 170, 90), (235, 140, 50), _OFFLINE_COLOUR], dtype=np.uint8)
 # Steps of the golden ratio give neighbouring domids hues that are far apart.
 _HUE_STEP: Final = 0.61803398875
 # An owner's shattered superframes are drawn darker than its whole ones.
 _WHOLE_VALUE, _SHATTERED_VALUE = 0.95, 0.5
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
-_STATE_LETTERS: Final = ".#+"
+_STATE_LETTERS: Final = ".#+!"
 _PNG_WIDTH_MOST: Final = 1024
 _PNG_SCALE_MOST: Final = 8
 # More superframes than a host can have.
@@ -46,6 +47,7 @@ def colours(frames: Frames, by: str) -> Colours:
     dark = np.array([owner_colour(int(owner) - 1, whole=False) for owner in owners], dtype=np.uint8).reshape(-1, 3)
     drawn = np.where((frames.kind == _WHOLE)[:, None], bright[which], dark[which])
     drawn[frames.kind == _FREE] = _FREE_COLOUR
+    drawn[frames.kind == _OFFLINE] = _OFFLINE_COLOUR
     return drawn
 
 
@@ -98,15 +100,21 @@ def _most_shattered(frames: Frames, per_cell: int) -> list[tuple[int, int]]:
 
 
 def _letter(kind: int, owner: int, by: str) -> str:
-    if by == "state" or kind == _FREE:
+    if by == "state" or kind in (_FREE, _OFFLINE):
         return _STATE_LETTERS[kind]
     letter = _LETTERS[(owner - 1) % len(_LETTERS)]
     return letter if kind == _WHOLE else letter.upper()
 
 
+def kind_counts(frames: Frames) -> list[tuple[int, str]]:
+    """Count the superframes of each kind; offline ones are left out where there are none."""
+    counts = [(frames.count(kind), name) for kind, name in enumerate(KINDS)]
+    return [(count, name) for count, name in counts if count or name != KINDS[_OFFLINE]]
+
+
 def legend(frames: Frames, names: Mapping[int, str], per_cell: int, *, letters: bool) -> list[str]:
     """Explain the picture, with counts: superframes by state, and the largest owners."""
-    counts = ", ".join(f"{frames.count(kind)} {name}" for kind, name in enumerate(KINDS))
+    counts = ", ".join(f"{count} {name}" for count, name in kind_counts(frames))
     lines = ["", f"{frames.kind.size} superframes of 2 MiB: {counts}; a cell is {per_cell} of them"]
     rows = [
         (

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from xbd.cli.progress import Following, Outcome
-from xbd.cli.tables import percent
+from xbd.cli.tables import affinity, percent
 from xbd.control.explain import hindrances
 from xbd.domain import SILENT, DomainInfo
 from xbd.text import printable
@@ -50,6 +50,7 @@ def domain_details(domain: DomainInfo) -> list[str]:
         "mapped_grants": domain.mapped_grants,
         "referenced_pages": domain.referenced_pages,
         "claimed": size(domain.claimed_pages),
+        **(_by_node(domain) if len(domain.node_pages) > 1 else {}),
         "mode": domain.mode,
         "guest_settings": _in_one_line(domain.guest),
         "hypercalls": _in_one_line(domain.hypercalls),
@@ -66,6 +67,19 @@ def domain_details(domain: DomainInfo) -> list[str]:
     return lines
 
 
+def _by_node(domain: DomainInfo) -> dict[str, object]:
+    """Say where a domain's memory should lie, where it lies, and what it claims there."""
+    host_wide = domain.claimed_pages - sum(domain.node_claims)
+    claims = [f"{format_pages(pages)}@{node}" for node, pages in enumerate(domain.node_claims) if pages]
+    claims += [format_pages(host_wide)] if host_wide else []
+    return {
+        "nodes": affinity(domain),
+        "memory_by_node": ", ".join(f"{node}: {format_pages(pages)}" for node, pages in enumerate(domain.node_pages)),
+        "locality": percent(domain.locality),
+        **({"claims": ", ".join(claims)} if claims else {}),
+    }
+
+
 def _queue_lines(report: Mapping[str, Any]) -> list[str]:
     """Draw the three queues of a balloon: 2 MiB pages, 4 KiB pages, and slots for other domains' pages."""
     queues = {name: report.get(field) for name, field in _QUEUES.items()}
@@ -76,7 +90,7 @@ def host_details(host: Mapping[str, Any]) -> list[str]:
     """Draw `xbd info`: xl's words where there are any (total_memory and free_memory in MiB)."""
     settings = host.get("settings") or {}
     known = {"name", "version", "protocol", "frames", "free_frames", "free_in_whole_superframes", "settings"}
-    known |= {"target_waits", "target_waits_s"}
+    known |= {"target_waits", "target_waits_s", "nodes"}
     pairs: dict[str, object] = {
         "host": host.get("name", ""),
         "xbd_version": host.get("version", ""),
@@ -88,6 +102,10 @@ def host_details(host: Mapping[str, Any]) -> list[str]:
     }
     if reached := sum((host.get("target_waits") or {}).values()):
         pairs["targets_reached"] = f"{reached}, after {float(host['target_waits_s']) / reached:.2f} s on average"
+    if len(host.get("nodes") or ()) > 1:
+        pairs["nodes"] = len(host["nodes"])
+    if not host.get("offline_frames"):
+        known.add("offline_frames")
     pairs |= {key: entry for key, entry in host.items() if key not in known and entry is not None}
     pairs |= {key: _plain(entry) for key, entry in settings.items()}
     return key_values(pairs)

@@ -58,6 +58,7 @@ def _pages_column(title: str, width: int, pages: Callable[[Row], int]) -> Column
     return Column(title, width, pages, _mib(pages))
 
 
+_LOCAL: Final = "local"
 # By name, as `--sort` takes them, in the order in which they are shown.
 COLUMNS: Final[Mapping[str, Column]] = {
     "name": Column("NAME", -16, lambda row: row.domain.name, lambda row: printable(row.domain.name)),
@@ -68,6 +69,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "superpages": Column(
         "SUPER%", 7, lambda row: row.domain.superpage_coverage, lambda row: percent(row.domain.superpage_coverage)
     ),
+    _LOCAL: Column("LOCAL%", 7, lambda row: row.domain.locality, lambda row: percent(row.domain.locality)),
     "calls": Column("CALLS/S", 9, lambda row: row.calls_s, lambda row: f"{row.calls_s:,.0f}"),
     "2m": _pages_column("2M-QUEUE", 9, lambda row: row.queue_pages("balloon_2m_pages")),
     "4k": Column(
@@ -159,22 +161,31 @@ def host_lines(now: Sample) -> list[str]:
     memory = f"mem {total // MIB_PAGES:,} MiB, {free // MIB_PAGES:,} free"
     return [
         f"xbd {printable(str(host.get('name', '')))}: {len(domains)} domains ({counted or 'none'}), {moving} not at target",
-        f"{memory}, {percent(float(host['free_in_whole_superframes']))} of that in whole superframes",
+        f"{memory}, {percent(float(host['free_in_whole_superframes']))} of that in whole superframes{_free_by_node(host)}",
     ]
+
+
+def _free_by_node(host: Mapping[str, Any]) -> str:
+    """Say what is free on each node, where there are several."""
+    nodes = host.get("nodes") or ()
+    free = ", ".join(f"{number}: {int(node['free_frames']) // MIB_PAGES:,}" for number, node in enumerate(nodes))
+    return f"; by node {free}" if len(nodes) > 1 else ""
 
 
 def table_lines(rows: Sequence[Row], width: int) -> list[str]:
     """Draw header and rows with the columns that fit."""
-    columns = fitting(width)
+    columns = fitting(width, has_nodes=any(len(row.domain.node_pages) > 1 for row in rows))
     header = " ".join(_fit(column.title, column.width) for column in columns)
     return [header, *(" ".join(_fit(column.draw(row), column.width) for column in columns) for row in rows)]
 
 
-def fitting(width: int) -> list[Column]:
-    """Choose columns from the left as long as they fit; the first is always there."""
+def fitting(width: int, *, has_nodes: bool = False) -> list[Column]:
+    """Choose columns from the left as long as they fit; the first is always there, that of locality where the host *has_nodes*."""
     chosen: list[Column] = []
     used = -1
-    for column in COLUMNS.values():
+    for name, column in COLUMNS.items():
+        if name == _LOCAL and not has_nodes:
+            continue
         used += abs(column.width) + 1
         if used > width and chosen:
             break
@@ -195,6 +206,7 @@ def row_map(row: Row) -> dict[str, object]:
         "tot_pages": row.domain.tot_pages,
         "target_pages": row.domain.target_pages,
         "superpage_coverage": row.domain.superpage_coverage,
+        "locality": row.domain.locality,
         "calls_s": round(row.calls_s, 3),
         "balloon_2m_pages": row.queue_pages("balloon_2m_pages"),
         "balloon_4k_pages": row.queue_pages("balloon_4k_pages"),

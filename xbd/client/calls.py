@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, overload
 
 from xbd.abi import POWEROFF, DomainType
-from xbd.domain import DomainInfo, DomainSpec, read_domain
+from xbd.domain import SOFT, DomainInfo, DomainSpec, read_domain
 from xbd.errors import RemoteProtocolError, XbdError
 from xbd.protocol.toolstack_session import ANSWER_TIMEOUT_S, Outcome, Params
 
@@ -194,6 +194,8 @@ class HypervisorMethods:
         on_crash: str = "restart",
         guest: Params | None = None,
         vcpus: int = 1,
+        nodes: Sequence[int] = (),
+        affinity: str = SOFT,
     ) -> Request[int]:
         """Create a domain, and return its domid.
 
@@ -206,6 +208,8 @@ class HypervisorMethods:
             autostart: whether an agent is started for it.
             on_crash: what happens when its agent dies: "restart", "destroy" or "preserve".
             vcpus: its virtual processors, as Xen's tools show them.
+            nodes: those that its memory should lie on; none: any.
+            affinity: "hard": its memory lies there alone; "soft": elsewhere, too, where these are full.
             guest: the settings of its guest, as host files have them: strategy, workload, driver, seed, verify.
         """
         spec = DomainSpec(
@@ -218,6 +222,8 @@ class HypervisorMethods:
             guest=guest or {},
             on_crash=on_crash,
             vcpus=vcpus,
+            nodes=nodes,
+            affinity=affinity,
         )
         return Request("create", spec.as_params(), number_in("domid"))
 
@@ -271,6 +277,32 @@ class HypervisorMethods:
     def claim(self, domain: str | int, pages: int) -> Request[int]:
         """Promise a domain that it can come to hold *pages*, or nothing (0); returns what of it is outstanding."""
         return Request("claim", {"domid": domain, "pages": pages}, number_in("claimed_pages"))
+
+    @remote
+    def claim_set(self, domain: str | int, claims: Sequence[tuple[int, int | None]]) -> Request[int]:
+        """Promise a domain (pages, node) each beside what it holds, None: of the whole host; returns what is outstanding.
+
+        It replaces all that the domain claimed; with no claims there are none any more.
+        """
+        entries = [{"pages": pages, "node": node} for pages, node in claims]
+        return Request("claim_set", {"domid": domain, "claims": entries}, number_in("claimed_pages"))
+
+    @remote
+    def offline(self, node: int, pages: int) -> Request[dict[int, int]]:
+        """Take free superframes of a node out of use; returns how many claimed pages each domain lost by that."""
+
+        def read(answer: dict[str, Any]) -> dict[int, int]:
+            match answer:
+                case {"recalled": dict(recalled)}:
+                    return {int(domid): int(pages) for domid, pages in recalled.items()}
+            raise RemoteProtocolError("an answer without recalled", "{recalled: {...}}")
+
+        return Request("offline", {"node": node, "pages": pages}, read)
+
+    @remote
+    def online(self, node: int, pages: int) -> Request[None]:
+        """Take superframes of a node into use again."""
+        return Request("online", {"node": node, "pages": pages}, _nothing)
 
     @remote
     def guest_mode(self, domain: str | int, mode: str) -> Request[None]:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_VCPUS, ON_CRASH, DomainType
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS, MAX_NODES, MAX_VCPUS, ON_CRASH, DomainType
 from xbd.config.guest import MAX_SEED, OwnChoices, PlaysTrace
 from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.config.toml import load_toml, read_file
-from xbd.domain import DomainSpec
-from xbd.errors import BadSetting, ConfigError
+from xbd.domain import AFFINITIES, HARD, SOFT, DomainSpec
+from xbd.errors import BadArgument, BadSetting, ConfigError
+from xbd.machine.nodes import FARTHEST, LOCAL, REMOTE, Nodes
 from xbd.machine.settings import HostSettings
-from xbd.settings import Section, choice, flag, settings_of, size, text, whole
+from xbd.settings import ListOf, Section, choice, flag, settings_of, size, text, whole
 from xbd.text import DOMAIN_NAME, is_domain_name, quote
 from xbd.units import GIB_PAGES, MIB_PAGES, SUPER_PAGES, counted, format_pages
 
@@ -55,6 +56,7 @@ class HostConfig:
     state_dir: Path | None = None
     group: str | None = None
     log_level: str | None = None
+    nodes: Nodes | None = None
     dom0: DomainSpec | None = None
     guests: tuple[DomainSpec, ...] = ()
     # What its author should know though it is used as it is, such as that a key has another name now.
@@ -100,6 +102,39 @@ class HostTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeTable:
+    """A section [[node]]: a part of the host's memory."""
+
+    memory_pages: Annotated[int, size("how much of the host's memory is the node's", MAX_HOST_PAGES, key="memory")]
+    distances: Annotated[
+        tuple[int, ...] | None,
+        ListOf(
+            item=whole("", LOCAL, FARTHEST),
+            doc="how far it is to each node, in the order of the file: 10 to itself, and as far there as back; left out: 20",
+        ),
+    ] = None
+
+
+def _nodes(host: HostTable, tables: tuple[NodeTable, ...]) -> Nodes | None:
+    """Make the nodes of a file; None: it has none, and the host is one. Raises BadSetting."""
+    if not tables:
+        return None
+    together = sum(table.memory_pages for table in tables)
+    if together != host.memory_pages:
+        raise BadSetting(
+            "node.memory", f"{format_pages(together)} together, host.memory is {format_pages(host.memory_pages)}"
+        )
+    rows = tuple(
+        table.distances or tuple(LOCAL if one == nth else REMOTE for one in range(len(tables)))
+        for nth, table in enumerate(tables)
+    )
+    try:
+        return Nodes(tuple(table.memory_pages // SUPER_PAGES for table in tables), rows)
+    except BadArgument as error:
+        raise BadSetting("node", f"{error.message}; expected {error.expected}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
 class DomainTable(OwnChoices):
     """What [dom0] and [[guest]] have in common. Raises BadSetting: sizes contradict each other, or type and workload do."""
 
@@ -126,6 +161,18 @@ class DomainTable(OwnChoices):
     ] = None
     on_crash: Annotated[str, choice("what becomes of it when its agent dies", ON_CRASH)] = "restart"
     vcpus: Annotated[int, whole("its virtual processors, as Xen's tools show them", 1, MAX_VCPUS)] = 1
+    nodes: Annotated[
+        tuple[int, ...],
+        ListOf(
+            item=whole("", 0, MAX_NODES - 1),
+            or_one=True,
+            distinct=True,
+            doc="the nodes that its memory should lie on, counted from 0; left out: any",
+        ),
+    ] = ()
+    affinity: Annotated[
+        str, choice("hard: its memory lies on these nodes alone; soft: on others, too, where they are full", AFFINITIES)
+    ] = SOFT
 
     def __post_init__(self) -> None:
         for key, pages, bound, most_pages in (
@@ -162,6 +209,8 @@ class DomainTable(OwnChoices):
             guest={"workload": "idle", **guest, "strategy": strategy, "verify": self.verify},
             on_crash=self.on_crash,
             vcpus=self.vcpus,
+            nodes=self.nodes,
+            affinity=self.affinity,
         )
 
 
@@ -229,6 +278,7 @@ class HostFile:
         HostTable, Section(of=HostTable, missing="there is no [host] section; it must at least say `memory`")
     ]
     dom0: Annotated[Dom0Table | None, Section(of=Dom0Table)] = None
+    node: Annotated[tuple[NodeTable, ...], Section(of=NodeTable, many=True)] = ()
     guest: Annotated[tuple[GuestTable, ...], Section(of=GuestTable, many=True)] = ()
 
 
@@ -253,6 +303,10 @@ def parse_host_config(text: str, path: Path | str, directory: Path | None = None
             guests += table.guests(raw_guests[nth - 1], of_host)
         except BadSetting as error:
             raise ConfigError(path, f"guest[{nth}].{error.key}", error.reason) from error
+    try:
+        nodes = _nodes(host, file.node)
+    except BadSetting as error:
+        raise ConfigError(path, error.key, error.reason) from error
     tables = [("dom0", raw.get("dom0", {})), *((f"guest[{nth}]", table) for nth, table in enumerate(raw_guests, 1))]
     config = HostConfig(
         memory_pages=host.memory_pages,
@@ -262,6 +316,7 @@ def parse_host_config(text: str, path: Path | str, directory: Path | None = None
         state_dir=_directory(path, host.state_dir),
         group=host.group,
         log_level=host.log_level,
+        nodes=nodes,
         dom0=None if file.dom0 is None else file.dom0.dom0(raw["dom0"], of_host),
         guests=tuple(guests),
         remarks=_remarks([name for name, table in tables if _OLD_MAXIMUM in table]),
@@ -291,9 +346,24 @@ def _io_pages_s(domain: DomainSpec) -> float:
     return float(workload.get("io_pages_s", 0)) if isinstance(workload, dict) else 0.0
 
 
+def _check_affinities(path: Path | str, config: HostConfig) -> None:
+    """Refuse domains that are to lie on nodes that there are not, or nowhere else than on none."""
+    count = 1 if config.nodes is None else config.nodes.count
+    for key, domain in (
+        *(("guest", guest) for guest in config.guests),
+        *([("dom0", config.dom0)] if config.dom0 else []),
+    ):
+        if domain.nodes and max(domain.nodes) >= count:
+            reason = f"{domain.name!r} is to lie on node {max(domain.nodes)}; the host has {counted(count, 'node')}, from 0 on"
+            raise ConfigError(path, f"{key}.nodes", reason)
+        if domain.affinity == HARD and not domain.nodes:
+            raise ConfigError(path, f"{key}.nodes", f"is missing; {domain.name!r} has a hard affinity to none")
+
+
 def _check_consistency(path: Path | str, config: HostConfig) -> None:
     """Refuse contradictions between sections: equal names, too many guests, more memory than the host has, disks without dom0."""
     guests = config.guests
+    _check_affinities(path, config)
     # One number is dom0's, whether there is one or not.
     if len(guests) > MAX_DOMAINS - 1:
         raise ConfigError(path, "guest", f"{len(guests)} guests; a host has at most {MAX_DOMAINS - 1}")

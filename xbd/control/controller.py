@@ -19,7 +19,7 @@ from xbd.control.domain_sockets import DomainSockets
 from xbd.control.guest_settings import plan_guest
 from xbd.control.notices import Notices
 from xbd.control.waits import TargetWaits
-from xbd.domain import DOM0, DomainSpec
+from xbd.domain import DOM0, HARD, DomainSpec
 from xbd.errors import BadArgument, NotPermitted, OutOfResources
 from xbd.guest.mode import parse_mode
 from xbd.machine import Machine
@@ -72,6 +72,9 @@ class Controller(DomainLife):
             "set_target": self._set_target,
             "set_max": self._set_max,
             "claim": self._claim,
+            "claim_set": self._claim_set,
+            "offline": self._offline,
+            "online": self._online,
             "guest_mode": self._guest_mode,
             "frames": self._frames,
             "superframe": self._superframe,
@@ -119,6 +122,7 @@ class Controller(DomainLife):
             "version": xbd.__version__,
             "protocol": VERSION,
             **counts,
+            "nodes": [asdict(node) for node in self.machine.node_statistics()],
             **self._waits.told(),
             "guests_wait": self.why_guests_wait() or None,
             "settings": settings,
@@ -146,6 +150,8 @@ class Controller(DomainLife):
                 domain_type=spec.type,
                 domid=domid,
                 uuid=uuid,
+                nodes=spec.nodes,
+                is_hard=spec.affinity == HARD,
             )
             undo.pop_all()
         record.target_set_by = "create"
@@ -200,9 +206,28 @@ class Controller(DomainLife):
     def _claim(self, domid: int | str, pages: int) -> dict[str, object]:
         record = self.record(self.machine.find(domid))
         self.machine.claim(record.domid, pages)
-        claimed_pages = self.machine.domain(record.domid).claimed_pages
-        self._event("claim", record, claimed_pages=claimed_pages)
-        return {"claimed_pages": claimed_pages}
+        return {"claimed_pages": self._tell_claims(record)["claimed_pages"]}
+
+    def _claim_set(self, domid: int | str, claims: Sequence[tuple[int, int | None]]) -> dict[str, object]:
+        record = self.record(self.machine.find(domid))
+        self.machine.claim_set(record.domid, claims)
+        return self._tell_claims(record)
+
+    def _tell_claims(self, record: DomainRecord) -> dict[str, object]:
+        domain = self.machine.domain(record.domid)
+        told: dict[str, object] = {"claimed_pages": domain.claimed_pages, "node_claims": list(domain.node_claims)}
+        self._event("claim", record, **told)
+        return told
+
+    def _offline(self, node: int, pages: int) -> dict[str, object]:
+        recalled = self.machine.go_offline(node, pages)
+        for domid in recalled:
+            self._tell_claims(self.record(domid))
+        return {"recalled": {str(domid): lost for domid, lost in recalled.items()}}
+
+    def _online(self, node: int, pages: int) -> dict[str, object]:
+        self.machine.come_online(node, pages)
+        return {}
 
     def _guest_mode(self, domid: int | str, mode: str) -> dict[str, object]:
         record = self.record(self.machine.find(domid))

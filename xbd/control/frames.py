@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xbd.errors import RemoteProtocolError
 
-KINDS: Final = ("free", "whole", "shattered")
+KINDS: Final = ("free", "whole", "shattered", "offline")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

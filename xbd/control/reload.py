@@ -69,6 +69,8 @@ def _of_host(in_force: HostConfig, read: HostConfig) -> Iterator[Difference]:
         before, now = getattr(in_force.settings, setting.name), getattr(read.settings, setting.name)
         if before != now:
             yield Difference(f"host.{setting.name}", f"{now!r} now, {before!r} in force; {_RESTART}")
+    if read.nodes != in_force.nodes:
+        yield Difference("node", f"the host's nodes stay as they are; {_RESTART}")
     if read.runtime_dir != in_force.runtime_dir:
         yield Difference("host.runtime_dir", f"the sockets stay where they are; {_RESTART}")
     if read.dom0 != in_force.dom0:

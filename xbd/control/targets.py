@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from xbd.abi import MAX_DOMAIN_PAGES
+from xbd.abi import MAX_DOMAIN_PAGES, MAX_NODES
 from xbd.domain import DOM0, ZOMBIE, DomainInfo, number_of
 from xbd.errors import BadSize, XbdError
 from xbd.target_rules import Bound, broken_bound, limit_comes_first
@@ -86,6 +86,18 @@ class Rounded:
 def round_pages(pages: int) -> Rounded:
     """Round to whole superpages: down, but up where that would be nothing."""
     return Rounded(round_to_superpages(pages), pages)
+
+
+def parse_claim(text: str) -> tuple[Rounded, int | None]:
+    """Read what of a claim set is written: a size, and behind an @ the number of a node; None: of the whole host.
+
+    Raises:
+        BadRequest: it is something else.
+    """
+    size, at, node = text.partition("@")
+    if at and not (node.isdecimal() and node.isascii() and len(node) <= len(str(MAX_NODES))):
+        raise BadRequest(f"invalid claim: {text}; write a size and the number of a node, such as 4g@1")
+    return round_pages(parse_pages(size)), int(node) if at else None
 
 
 @dataclass(frozen=True, slots=True)

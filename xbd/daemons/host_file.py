@@ -51,6 +51,7 @@ class HostFile:
             self._in_force,
             memory_pages=host.machine.statistics().frames,
             settings=host.machine.settings,
+            nodes=host.machine.host.nodes if host.machine.host.nodes.count > 1 else self._in_force.nodes,
             guests=tuple(guest for guest in self._in_force.guests if guest.name in described),
         )
 

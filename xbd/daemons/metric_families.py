@@ -21,6 +21,14 @@ _HOST: Final = {
     ),
     "xbd_domains": ("domains", "Domains, zombies included."),
 }
+# name: (key of a node's map, what it is)
+_NODE: Final = {
+    "xbd_node_frames": ("frames", "Page frames of the node."),
+    "xbd_node_free_frames": ("free_frames", "Frames of it that are free."),
+    "xbd_node_free_superframes": ("free_superframes", "Superframes of it that are wholly free."),
+    "xbd_node_claimed_frames": ("claimed_frames", "Free frames of it that are promised to a domain there."),
+    "xbd_node_offline_frames": ("offline_frames", "Frames of it that are out of use."),
+}
 # name: (key of the domain's map, what it is)
 _DOMAIN: Final = {
     "xbd_domain_tot_pages": ("tot_pages", "Pages that the domain holds."),
@@ -30,6 +38,7 @@ _DOMAIN: Final = {
     "xbd_domain_claimed_pages": ("claimed_pages", "Pages outstanding of its claim."),
     "xbd_domain_leaves": ("leaves", "Its 2 MiB leaves."),
     "xbd_domain_superpage_coverage": ("superpage_coverage", "Share of its memory that lies in leaves."),
+    "xbd_domain_locality": ("locality", "Share of its memory on its nodes, or on the one that has most of it."),
     "xbd_domain_grants": ("grants", "Entries of its grant table in use."),
     "xbd_domain_mapped_grants": ("mapped_grants", "Pages of other domains that it maps."),
     "xbd_domain_referenced_pages": ("referenced_pages", "Its pages that other domains map."),
@@ -44,7 +53,8 @@ def families(host: Mapping[str, Any] | None, domains: Sequence[DomainInfo]) -> I
         return
     for name, (key, what) in _HOST.items():
         yield GaugeMetricFamily(name, what, value=float(host[key]))
-    # A hypervisor of an earlier version does not tell.
+    # A hypervisor of an earlier version tells neither of nodes nor of waits.
+    yield from _by_node(host.get("nodes", ()), domains)
     if "target_waits" in host:
         yield _waits(host["target_waits"], float(host["target_waits_s"]))
     for name, (key, what) in _DOMAIN.items():
@@ -61,6 +71,22 @@ def families(host: Mapping[str, Any] | None, domains: Sequence[DomainInfo]) -> I
     yield _states(domains)
     yield _counted(domains, "xbd_domain_hypercalls", "Operations of the domain, by how they ended.", "hypercalls")
     yield _counted(domains, "xbd_domain_extents", "Extents done for it.", "extents")
+
+
+def _by_node(nodes: Sequence[Mapping[str, Any]], domains: Sequence[DomainInfo]) -> Iterator[Metric]:
+    """Describe the nodes of a host, and what lies where."""
+    for name, (key, what) in _NODE.items():
+        gauge = GaugeMetricFamily(name, what, labels=("node",))
+        for number, node in enumerate(nodes):
+            gauge.add_metric([str(number)], float(node[key]))
+        yield gauge
+    gauge = GaugeMetricFamily(
+        "xbd_domain_node_pages", "Pages that the domain holds on a node.", labels=(*_LABELS, "node")
+    )
+    for domain in domains:
+        for number, pages in enumerate(domain.node_pages):
+            gauge.add_metric([*_who(domain), str(number)], float(pages))
+    yield gauge
 
 
 def _who(domain: DomainInfo) -> list[str]:

@@ -6,6 +6,7 @@ in the log, and the machine goes on.
 
 import io
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -75,7 +76,9 @@ class RecordedMachine(Machine):
         self._recorder = recorder
         # What the step that is under way has done.
         self._done: list[Line] = []
-        recorder.write(Header(superframes, asdict(self.settings), xbd.__version__).line())
+        nodes = self.host.nodes
+        described = asdict(nodes) if nodes.count > 1 else None
+        recorder.write(Header(superframes, asdict(self.settings), xbd.__version__, described).line())
 
     def _did(self, what: str, domid: int, **details: Any) -> None:  # noqa: ANN401 - numbers and texts
         self._done.append({"do": what, "domain": domid, **details})
@@ -140,6 +143,22 @@ class RecordedMachine(Machine):
         """Promise a domain frames."""
         super().claim(domid, pages)
         self._did("claim", domid, pages=pages)
+
+    def claim_set(self, domid: int, entries: Sequence[tuple[int, int | None]]) -> None:
+        """Promise a domain frames on nodes."""
+        super().claim_set(domid, entries)
+        self._did("claim_set", domid, claims=[{"pages": pages, "node": node} for pages, node in entries])
+
+    def go_offline(self, node: int, pages: int) -> dict[int, int]:
+        """Take frames of a node out of use."""
+        recalled = super().go_offline(node, pages)
+        self._done.append({"do": "go_offline", "node": node, "pages": pages})
+        return recalled
+
+    def come_online(self, node: int, pages: int) -> None:
+        """Take frames of a node into use again."""
+        super().come_online(node, pages)
+        self._done.append({"do": "come_online", "node": node, "pages": pages})
 
     def end_recording(self) -> None:
         """Write how it stands in the end, and close the file."""

@@ -2,7 +2,7 @@
 
 `machine` is the whole as others see it. To understand an operation read `operations` (the table of all), `reservation`
 (populate and decrease: the pattern that every operation follows) and `extents` (shared validation); below these are
-`mapping` (the only writer of p2m entries) and `frame_table` (heap and owners). Then `exchange`, `grants` with
+`mapping` (the only writer of p2m entries) and `frame_table` (heap and owners); on hosts of several `nodes`, `placement` says where frames come from, `claims` what is promised of them. Then `exchange`, `grants` with
 `grant_tables` and `refcounts`, and `messages` with `inbox`. `audit` recomputes everything; `recovery` rebuilds a
 machine from its saved sections.
 """

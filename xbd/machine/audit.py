@@ -4,7 +4,7 @@ Every frame has exactly one owner; free + owned = machine; p2m and owner agree; 
 Two-level like the rest: leaves are checked by the superframe, detail only where it means something.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from xbd.arrays import Mfns, Supers, from_cells, supers_of
 from xbd.frames import expand_supers, sparse_zeros
+from xbd.machine.claims import most_pages
 from xbd.machine.domain import Domain
 from xbd.machine.frame_table import FrameTable
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
@@ -19,23 +20,27 @@ from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 _NONE: Final[NDArray[Any]] = np.zeros(0, dtype=np.int64)
 
 
-def audit(host: FrameTable, domains: Iterable[Domain]) -> list[str]:
+def audit(host: FrameTable, domains: Sequence[Domain]) -> list[str]:
     """Name every violated invariant of the host and its domains; empty when all is well."""
     wrong = host.heap.check()
     superframes = host.heap.superframe_count
     # One list for all domains each: a thousand passes over every superframe would take a minute.
     all_leaves, all_frames, all_homes, all_at_home = [_NONE], [_NONE], [_NONE], [_NONE]
-    owned = claimed = 0
+    owned = 0
     for domain in domains:
         outside = _check_range(domain, superframes)
         wrong += outside
         owned += domain.tot_pages
-        claimed += domain.claimed_pages
+        wrong += _check_claims_of(domain)
         if outside:
             continue
         wrong += _check_p2m(domain)
         leaves, frames = domain.p2m.leaf_supers(), domain.p2m.frames()
         wrong += _check_owners(host, domain, leaves, frames)
+        if domain.by_node is not None:
+            on_nodes = domain.by_node.count_again(frames, leaves).tolist()
+            if on_nodes != domain.node_pages:
+                wrong.append(f"d{domain.domid}: {domain.node_pages} pages counted by node, {on_nodes} are")
         all_leaves.append(leaves)
         all_frames.append(frames)
         all_homes.append(from_cells(domain.p2m.home[domain.p2m.home > 0]))
@@ -45,18 +50,18 @@ def audit(host: FrameTable, domains: Iterable[Domain]) -> list[str]:
     used = np.bincount(frames >> SUPER_ORDER, minlength=superframes)
     at_home = np.bincount(np.concatenate(all_at_home) >> SUPER_ORDER, minlength=superframes) + whole * SUPER_PAGES
     wrong += _check_host(host, used, whole, at_home)
-    wrong += _check_claims(host, np.bincount(np.concatenate(all_homes), minlength=superframes))
+    wrong += _check_homes(host, np.bincount(np.concatenate(all_homes), minlength=superframes))
     wrong += _check_scrubbed(host)
     seen = sparse_zeros(host.heap.frame_count, np.bool_)
     seen[frames] = True
     distinct = int(np.count_nonzero(seen.reshape(-1, SUPER_PAGES)[used > 0]))
     if distinct != frames.size:
         wrong.append(f"{frames.size - distinct} frames are mapped more than once")
-    if not 0 <= host.claimed_pages <= host.heap.free_frames or host.claimed_pages != claimed:
-        wrong.append(f"{host.claimed_pages} pages counted as claimed, {claimed} are, {host.heap.free_frames} are free")
-    if host.heap.free_frames + owned != host.heap.frame_count:
+    wrong += _check_claims(host, domains)
+    offline = int(np.count_nonzero(host.offline)) << SUPER_ORDER
+    if host.heap.free_frames + owned + offline != host.heap.frame_count:
         wrong.append(
-            f"{host.heap.free_frames} free + {owned} owned frames are not the machine's {host.heap.frame_count}"
+            f"{host.heap.free_frames} free + {owned} owned + {offline} offline frames are not the machine's {host.heap.frame_count}"
         )
     return wrong
 
@@ -123,10 +128,12 @@ def _check_host(host: FrameTable, used: np.ndarray, whole: np.ndarray, at_home: 
     wrong = []
     if (whole > 1).any():
         wrong.append(f"superframe {int((whole > 1).argmax()):#x} is a leaf more than once")
-    total = used + whole * SUPER_PAGES + host.heap.free_count
+    total = used + whole * SUPER_PAGES + host.heap.free_count + host.offline * SUPER_PAGES
     if (total != SUPER_PAGES).any():
         bad = int((total != SUPER_PAGES).argmax())
-        wrong.append(f"superframe {bad:#x}: {int(total[bad])} frames are free or mapped, expected {SUPER_PAGES}")
+        wrong.append(
+            f"superframe {bad:#x}: {int(total[bad])} frames are free, mapped or offline, expected {SUPER_PAGES}"
+        )
     if (at_home != host.at_home).any():
         bad = int((at_home != host.at_home).argmax())
         wrong.append(f"superframe {bad:#x}: {int(host.at_home[bad])} frames counted at home, {int(at_home[bad])} are")
@@ -139,7 +146,33 @@ def _check_host(host: FrameTable, used: np.ndarray, whole: np.ndarray, at_home: 
     return wrong
 
 
-def _check_claims(host: FrameTable, claims: np.ndarray) -> list[str]:
+def _check_claims_of(domain: Domain) -> list[str]:
+    wrong = []
+    if domain.host_wide_claim_pages < 0 or min(domain.node_claims) < 0:
+        wrong.append(f"d{domain.domid}: {domain.node_claims} pages claimed on nodes, {domain.claimed_pages} in all")
+    if domain.claimed_pages > max(most_pages(domain) - domain.tot_pages, 0):
+        wrong.append(
+            f"d{domain.domid}: holds {domain.tot_pages} and claims {domain.claimed_pages}, its limit is {most_pages(domain)}"
+        )
+    return wrong
+
+
+def _check_claims(host: FrameTable, domains: Iterable[Domain]) -> list[str]:
+    """Compare what is claimed, on each node and in all, with what domains claim, and with what is free."""
+    wrong = []
+    claims = [(domain.claimed_pages, *domain.node_claims) for domain in domains]
+    in_all, *on_nodes = map(sum, zip(*claims, strict=True)) if claims else (0,) * (host.nodes.count + 1)
+    if not 0 <= host.claimed_pages <= host.heap.free_frames or host.claimed_pages != in_all:
+        wrong.append(f"{host.claimed_pages} pages counted as claimed, {in_all} are, {host.heap.free_frames} are free")
+    for node, (counted, claimed) in enumerate(zip(host.node_claims, on_nodes, strict=True)):
+        if not 0 <= counted <= host.free_on(node) or counted != claimed:
+            wrong.append(
+                f"node {node}: {counted} pages counted as claimed, {claimed} are, {host.free_on(node)} are free"
+            )
+    return wrong
+
+
+def _check_homes(host: FrameTable, claims: np.ndarray) -> list[str]:
     wrong = []
     if (claims > 1).any():
         wrong.append(f"superframe {int((claims > 1).argmax()):#x} is the home of more than one block")

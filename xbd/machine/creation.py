@@ -1,16 +1,25 @@
-"""What a new domain may be: checked before anything is made."""
+"""What a new domain may be, checked before anything is made; and how it is built."""
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from xbd.abi import MAX_DOMAIN_PAGES, MAX_DOMAINS
 from xbd.errors import AlreadyExists, BadArgument, OutOfFrames
+from xbd.frames import group_by_super
+from xbd.machine import mapping, placement
+from xbd.machine.domain import Domain
 from xbd.machine.domains import DomainTable
-from xbd.units import SUPER_PAGES, exact_size
+from xbd.machine.frame_table import FrameTable
+from xbd.machine.nodes import Affinity
+from xbd.units import SUPER_ORDER, SUPER_PAGES, exact_size
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A domain that is asked for, in pages; *gfn_count* is its gfn space."""
+    """A domain that is asked for, in pages; *gfn_count* is its gfn space, *affinity* where its memory should lie."""
 
     name: str
     domid: int
@@ -18,6 +27,7 @@ class Asked:
     target_pages: int
     min_pages: int
     gfn_count: int
+    affinity: Affinity
 
 
 def check_creation(asked: Asked, domains: DomainTable, free_pages: int) -> None:
@@ -35,9 +45,11 @@ def check_creation(asked: Asked, domains: DomainTable, free_pages: int) -> None:
     if not 0 <= asked.domid < MAX_DOMAINS:
         raise BadArgument(f"domid {asked.domid}", f"0 to {MAX_DOMAINS - 1}")
     if asked.target_pages > free_pages:
+        nodes = ", ".join(map(str, asked.affinity.nodes))
+        who = f"the nodes of its hard affinity, {nodes}, have" if asked.affinity.is_hard else "the host has"
         raise OutOfFrames(
             f"domain {asked.name!r} needs {exact_size(asked.target_pages)}, "
-            f"the host has {exact_size(free_pages)} free and unclaimed",
+            f"{who} {exact_size(free_pages)} free and unclaimed",
             "a smaller target, or memory freed by other domains first",
         )
 
@@ -59,3 +71,19 @@ def _check_sizes(asked: Asked) -> None:
         raise BadArgument(
             f"minimum {exact_size(least)}, target {exact_size(target)}", "whole 2 MiB, at most the target"
         )
+
+
+def build(host: FrameTable, domain: Domain, pages: int) -> None:
+    """Populate a new domain from the bottom: by superframes of its nodes, then by single frames; there are so many."""
+    nodes = domain.sequence
+    whole = placement.obtainable(host, domain, nodes, SUPER_ORDER)
+    supers = placement.take_superframes(host, domain, min(pages >> SUPER_ORDER, whole), nodes)
+    if supers.size:
+        blocks: NDArray[Any] = np.arange(supers.size, dtype=np.int64)
+        mapping.map_leaves(host, domain, blocks, supers)
+    rest: NDArray[Any] = np.arange(supers.size << SUPER_ORDER, pages, dtype=np.int64)
+    if rest.size:
+        frames = placement.take(host, domain, rest.size, nodes)
+        groups = group_by_super(rest)
+        mapping.map_frames(host, domain, rest, groups, frames)
+        mapping.settle(host, domain, groups[0])

@@ -14,7 +14,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from xbd.abi import MAX_DOMAINS, MAX_NAME_CHARS, DomainType, Features, Frames
+from xbd.abi import MAX_DOMAINS, MAX_NAME_CHARS, MAX_NODES, DomainType, Features, Frames
 from xbd.arrays import (
     BlockKind,
     Blocks,
@@ -33,6 +33,8 @@ from xbd.limits import Limits
 from xbd.machine.counts import COUNTS, Counts
 from xbd.machine.grant_tables import GRANT_WORDS, MAPPING_WORDS, GrantTable, MappingTable
 from xbd.machine.inbox import Inbox, inbox_column_words
+from xbd.machine.node_index import PagesByNode
+from xbd.machine.nodes import ANYWHERE, Affinity
 from xbd.storage.image import Column, Image, Layout, Section
 from xbd.units import OFFSET_MASK, SUPER_ORDER, SUPER_PAGES
 
@@ -46,6 +48,10 @@ _NAME_WORDS: Final = 1 + MAX_NAME_CHARS * 4 // 8
 # The UUID's words lie behind those of the limits. Spare words: a few more can be added without another layout.
 LIMITS_SHAPE: Final = (1, 16)
 _UUID: Final = slice(8, 10)
+# Then its affinity: a bit for each node, and one that says that it is hard; and what it claims on each node, in half words.
+_AFFINITY: Final = 10
+_HARD: Final = 1 << 32
+_NODE_CLAIMS: Final = slice(11, 15)
 # The columns that are read whole at every start, and whenever a domain is told; the others only where they were touched.
 READ_WHOLE: Final = ("limits", "name", "counts", "blocks")
 
@@ -199,7 +205,9 @@ class Domain:
     """A domain's tables.
 
     *tot_pages*, *leaves*, *mapped* (slots in use) and *referenced* (own frames that others map) are fast counters that
-    `audit` recomputes. *claimed_pages*: what is outstanding of its claim. *grants*, *mappings* and *inbox* are None until they are first used. *birth* numbers the
+    `audit` recomputes. *claimed_pages*: what is outstanding of its claims, and *node_claims*, of these on each node of its
+    host. *affinity*: where its memory should lie; on a host of several nodes *sequence* says from which nodes it comes, and *by_node* counts what lies on
+    each. *grants*, *mappings* and *inbox* are None until they are first used. *birth* numbers the
     domains of a host in the order of creation: a domid is used again, a birth is not. *peers* (`MAX_DOMAINS`,): by
     domid the birth
     of each domain that it exchanged messages with, else 0. *section*: its saved part; call `save` after changing a
@@ -222,6 +230,10 @@ class Domain:
     mapped: int = 0
     referenced: int = 0
     claimed_pages: int = 0
+    node_claims: list[int] = field(default_factory=lambda: [0])
+    affinity: Affinity = ANYWHERE
+    sequence: tuple[int, ...] | None = None
+    by_node: PagesByNode | None = None
     grants: GrantTable | None = None
     mappings: MappingTable | None = None
     inbox: Inbox | None = None
@@ -249,10 +261,13 @@ class Domain:
             _STATES.index(self.state),
         )
         self._limits.words[0, : len(limits)] = limits
+        self._limits.words[0, _NODE_CLAIMS].view(np.int32)[: len(self.node_claims)] = self.node_claims
 
     def save_identity(self) -> None:
-        """Write its UUID and its name."""
+        """Write its UUID, its affinity and its name."""
         self._limits.note_row(0)
+        bits = sum(1 << node for node in self.affinity.nodes)
+        self._limits.words[0, _AFFINITY] = bits | (_HARD if self.affinity.is_hard else 0)
         self._limits.words[0, _UUID] = np.frombuffer(UUID(self.uuid).bytes, dtype=np.int64)
         column = self.section.column("name")
         column.note_row(0)
@@ -272,6 +287,23 @@ class Domain:
         return min(self.target_pages, self.max_pages) - self.tot_pages
 
     @property
+    def node_pages(self) -> list[int]:
+        """What it holds on each node of its host."""
+        return [self.tot_pages] if self.by_node is None else self.by_node.pages.tolist()
+
+    @property
+    def host_wide_claim_pages(self) -> int:
+        """What of its claims is outstanding on no node in particular."""
+        return self.claimed_pages - sum(self.node_claims)
+
+    @property
+    def locality(self) -> float:
+        """Share of what it holds that lies on the nodes of its affinity, or, without one, on that which has most of it."""
+        held = self.node_pages
+        local = sum(held[node] for node in self.affinity.nodes) if self.affinity.nodes else max(held)
+        return local / self.tot_pages if self.tot_pages else 1.0
+
+    @property
     def superpage_coverage(self) -> float:
         """Share of what the domain holds that lies in leaves; 1.0 when it holds nothing."""
         return SUPER_PAGES * self.leaves / self.tot_pages if self.tot_pages else 1.0
@@ -281,6 +313,14 @@ def saved_uuid(section: Section) -> str:
     """Read a domain's UUID; where an earlier version saved none, its birth, which no other domain of its host has."""
     words = section.column("limits").words[0]
     return str(UUID(bytes=words[_UUID].tobytes()) if words[_UUID].any() else UUID(int=int(words[0])))
+
+
+def saved_affinity(section: Section) -> tuple[Affinity, list[int]]:
+    """Read a domain's affinity, and what it claims on each of `MAX_NODES` nodes; an earlier version saved neither."""
+    words = section.column("limits").words[0]
+    bits = int(words[_AFFINITY])
+    nodes = tuple(node for node in range(MAX_NODES) if bits >> node & 1)
+    return Affinity(nodes, bool(bits & _HARD)), words[_NODE_CLAIMS].view(np.int32).tolist()
 
 
 def told_of(domain: Domain) -> dict[str, Any]:
@@ -302,6 +342,11 @@ def told_of(domain: Domain) -> dict[str, Any]:
         "mapped_grants": domain.mapped,
         "referenced_pages": domain.referenced,
         "claimed_pages": domain.claimed_pages,
+        "node_claims": list(domain.node_claims),
+        "nodes": list(domain.affinity.nodes),
+        "affinity": "hard" if domain.affinity.is_hard else "soft",
+        "node_pages": domain.node_pages,
+        "locality": domain.locality,
         "uuid": domain.uuid,
         "birth": domain.birth,
         "hypercalls": hypercalls,

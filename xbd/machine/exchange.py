@@ -5,18 +5,22 @@ before it frees, so it needs free frames; populate_depopulate falls back to the 
 gives up, so it cannot run out of memory.
 Source: Xen public/memory.h, XENMEM_exchange. populate_depopulate is xbd's own, after the design
 proposed on xen-devel in 2014.
+
+On a host of several nodes a page stays on its node, whichever operation moves it, unless an exchange names another.
 """
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xbd.abi import TURN_COST_SHATTERED, TURN_EXTENTS, Exchange, MemopResult, PopulateDepopulate, Stop
-from xbd.arrays import Block, Blocks, Gfns, blocks_of
+from xbd.arrays import Block, Blocks, Gfns, Mfns, Supers, blocks_of, from_cells
 from xbd.errors import BadArgument, NotSupported
-from xbd.frames import group_by_super
-from xbd.machine import mapping
+from xbd.frames import expand_supers, group_by_super
+from xbd.machine import mapping, placement
 from xbd.machine.domain import Domain
 from xbd.machine.extents import answer, check_extents, check_repeats, first_unpopulated, in_a_turn
 from xbd.machine.frame_table import FrameTable
@@ -40,6 +44,8 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
         raise NotSupported(
             "this host does not exchange frames of translated guests", "populate_depopulate or two calls"
         )
+    nodes = placement.request(host, domain, command.node, exact=command.exact)
+    replacing = _Replacing(host, domain, nodes, is_asked=command.node is not None)
     order = command.gives_order
     # Repeats are searched for once, across both lists.
     gives, gives_within = check_extents(command.gives, order, domain, repeated=True)
@@ -51,14 +57,14 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
         )
     asked = gives.size
     if order != command.gets_order:
-        done, stop = _exchange_unequal(host, domain, gives, gets, order)
+        done, stop = _exchange_unequal(replacing, gives, gets, order)
         return answer(done, asked, stop)
     check_repeats(np.concatenate((gives, gets)))
     if order:
-        done, stop = _exchange_blocks(host, domain, blocks_of(gives), blocks_of(gets))
+        done, stop = _exchange_blocks(replacing, blocks_of(gives), blocks_of(gets))
     else:
         turn = min(in_a_turn(domain, gives, gives_within), in_a_turn(domain, gets, gets_within, mends=True))
-        done, stop = _exchange_small(host, domain, gives[:turn], gets[:turn])
+        done, stop = _exchange_small(replacing, gives[:turn], gets[:turn])
     return answer(done, asked, stop)
 
 
@@ -82,14 +88,37 @@ def _block_pair_wrong(host: FrameTable, domain: Domain, populated: Block, empty:
     return Stop.EBUSY if referenced_blocks(host, domain, np.array([populated]))[0] else None
 
 
-def _exchange_small(host: FrameTable, domain: Domain, gives: Gfns, gets: Gfns) -> tuple[int, Stop]:
+@dataclass(frozen=True, slots=True)
+class _Replacing:
+    """Takes frames that stand for those that are given: of the nodes that are asked for, or of the same node each."""
+
+    host: FrameTable
+    domain: Domain
+    nodes: placement.Request
+    is_asked: bool
+
+    def most(self, gfns: Gfns) -> int:
+        """Count the first of (n,) gfns whose frames can be replaced."""
+        return placement.replaceable(self.host, self.domain, gfns, self.nodes, is_asked=self.is_asked)
+
+    def frames(self, gfns: Gfns) -> Mfns:
+        """Take a frame for each of (n,) gfns, of which `most` counts all."""
+        return placement.take_others(self.host, self.domain, gfns, self.nodes, is_asked=self.is_asked)
+
+    def superframe(self, gfns: Gfns) -> Supers:
+        """Take a superframe for 512 gfns; (0,): there is none."""
+        return placement.take_other_block(self.host, self.domain, gfns, self.nodes, is_asked=self.is_asked)
+
+
+def _exchange_small(replacing: _Replacing, gives: Gfns, gets: Gfns) -> tuple[int, Stop]:
+    host, domain = replacing.host, replacing.domain
     valid, stop = _pairs_valid(host, domain, gives, gets)
     done = 0
     for _ in range(_EXCHANGE_ROUNDS):
-        chunk = slice(done, min(valid, done + host.heap.free_frames))
+        chunk = slice(done, done + replacing.most(gives[done:valid]))
         if chunk.start == chunk.stop:
             break
-        fresh = host.heap.take(chunk.stop - chunk.start)
+        fresh = replacing.frames(gives[chunk])
         given, got = group_by_super(gives[chunk]), group_by_super(gets[chunk])
         old, groups = mapping.unmap_frames(host, domain, gives[chunk], given)
         mapping.map_frames(host, domain, gets[chunk], got, fresh, drained=given[0])
@@ -98,10 +127,11 @@ def _exchange_small(host: FrameTable, domain: Domain, gives: Gfns, gets: Gfns) -
         done = chunk.stop
     if done == valid:
         return done, stop
-    return done, Stop.BUDGET if host.heap.free_frames else Stop.ENOMEM
+    return done, Stop.BUDGET if replacing.most(gives[done:valid]) else Stop.ENOMEM
 
 
-def _exchange_blocks(host: FrameTable, domain: Domain, gives: Blocks, gets: Blocks) -> tuple[int, Stop]:
+def _exchange_blocks(replacing: _Replacing, gives: Blocks, gets: Blocks) -> tuple[int, Stop]:
+    host, domain = replacing.host, replacing.domain
     done = spent = 0
     for given, got in zip(gives.tolist(), gets.tolist(), strict=True):
         wrong = _block_pair_wrong(host, domain, given, got)
@@ -109,7 +139,7 @@ def _exchange_blocks(host: FrameTable, domain: Domain, gives: Blocks, gets: Bloc
             return done, wrong
         if spent >= TURN_EXTENTS:
             return done, Stop.BUDGET
-        fresh = host.heap.take_superframes(1)
+        fresh = replacing.superframe(_pages_of(given))
         if fresh.size == 0:
             return done, Stop.ENOMEM
         _free_block(host, domain, given)
@@ -119,7 +149,7 @@ def _exchange_blocks(host: FrameTable, domain: Domain, gives: Blocks, gets: Bloc
     return done, Stop.BUDGET
 
 
-def _exchange_unequal(host: FrameTable, domain: Domain, gives: Gfns, gets: Gfns, gives_order: int) -> tuple[int, Stop]:
+def _exchange_unequal(replacing: _Replacing, gives: Gfns, gets: Gfns, gives_order: int) -> tuple[int, Stop]:
     """Exchange one block for 512 single pages, or these for it; a chunk is a turn, and counts its inputs."""
     blocks, pages = (gives, gets) if gives_order else (gets, gives)
     check_repeats(blocks)
@@ -129,37 +159,45 @@ def _exchange_unequal(host: FrameTable, domain: Domain, gives: Gfns, gets: Gfns,
     if not blocks.size:
         return 0, Stop.BUDGET
     block, pages = Block(int(blocks[0]) >> SUPER_ORDER), pages[:SUPER_PAGES]
-    wrong = (_break_block if gives_order else _make_block)(host, domain, block, pages)
+    wrong = (_break_block if gives_order else _make_block)(replacing, block, pages)
     done = gives.size // blocks.size
     return (0, wrong) if wrong else (done, Stop.BUDGET)
 
 
-def _break_block(host: FrameTable, domain: Domain, block: Block, pages: Gfns) -> Stop | None:
+def _pages_of(block: Block) -> Gfns:
+    """List the gfns of a block."""
+    return expand_supers(np.array([block], dtype=np.int64))
+
+
+def _break_block(replacing: _Replacing, block: Block, pages: Gfns) -> Stop | None:
     """Unback a block and back 512 single pages; returns the stop that prevents it: nothing has changed."""
+    host, domain = replacing.host, replacing.domain
     if domain.p2m.first_taken(pages) < SUPER_PAGES:
         return Stop.EEXIST
     if domain.p2m.populated[block] < SUPER_PAGES:
         return Stop.ENOENT
     if referenced_blocks(host, domain, np.array([block]))[0]:
         return Stop.EBUSY
-    if host.heap.free_frames < SUPER_PAGES:
+    given = _pages_of(block)
+    if replacing.most(given) < SUPER_PAGES:
         return Stop.ENOMEM
-    fresh, groups = host.heap.take(SUPER_PAGES), group_by_super(pages)
+    fresh, groups = replacing.frames(given), group_by_super(pages)
     _free_block(host, domain, block)
     mapping.map_frames(host, domain, pages, groups, fresh)
     mapping.settle(host, domain, groups[0])
     return None
 
 
-def _make_block(host: FrameTable, domain: Domain, block: Block, pages: Gfns) -> Stop | None:
+def _make_block(replacing: _Replacing, block: Block, pages: Gfns) -> Stop | None:
     """Back a block by one leaf and unback 512 single pages; returns the stop that prevents it: nothing has changed."""
+    host, domain = replacing.host, replacing.domain
     if domain.p2m.populated[block] or domain.p2m.slots[block]:
         return Stop.EEXIST
     if first_unpopulated(domain.p2m.lookup(pages)) < SUPER_PAGES:
         return Stop.ENOENT
     if first_referenced(host, domain, pages) < SUPER_PAGES:
         return Stop.EBUSY
-    fresh = host.heap.take_superframes(1)
+    fresh = replacing.superframe(pages)
     if not fresh.size:
         return Stop.ENOMEM
     groups = group_by_super(pages)
@@ -206,7 +244,9 @@ def swap_small(host: FrameTable, domain: Domain, fills: Gfns, drains: Gfns) -> N
     """Populate the gfns *fills* and depopulate *drains*, (n,) int64 each, pair by pair; what is populated reads zero."""
     filled, drained = group_by_super(fills), group_by_super(drains)
     never = host.settings.home_fill == "never"
-    found, missing = (None, None) if never else home_fill(host, domain, fills, filled)
+    found, missing = None, None
+    if not never:
+        found, missing = home_fill(host, domain, fills, filled, partial(_keep_node, host, domain, drains))
     old, _ = mapping.unmap_frames(host, domain, drains, drained)
     if found is None:
         fresh, freed = old, old[:0]
@@ -228,8 +268,14 @@ def swap_small(host: FrameTable, domain: Domain, fills: Gfns, drains: Gfns) -> N
     mapping.settle(host, domain, touched)
 
 
+def _keep_node(host: FrameTable, domain: Domain, drains: Gfns, wanted: Mfns, free: NDArray[np.bool_]) -> None:
+    """Let no page go to a home on another node than that of the frame that its pair gives up."""
+    placement.on_the_same_node(host, from_cells(domain.p2m.lookup(drains)), wanted, free)
+
+
 def _swap_blocks(host: FrameTable, domain: Domain, fills: Blocks, drains: Blocks) -> tuple[int, Stop]:
     p2m, done, spent = domain.p2m, 0, 0
+    replacing = _Replacing(host, domain, domain.sequence, is_asked=False)
     for fill, drain in zip(fills.tolist(), drains.tolist(), strict=True):
         wrong = _block_pair_wrong(host, domain, drain, fill)
         if wrong:
@@ -239,8 +285,7 @@ def _swap_blocks(host: FrameTable, domain: Domain, fills: Blocks, drains: Blocks
         target, source = np.array([fill]), np.array([drain])
         if p2m.leaf[drain]:
             host.scrub_superframes(mapping.move_leaves(domain, source, target))
-        elif host.heap.free_superframes:
-            fresh = host.heap.take_superframes(1)
+        elif (fresh := replacing.superframe(_pages_of(drain))).size:
             _free_block(host, domain, drain)
             mapping.map_leaves(host, domain, target, fresh)
         else:

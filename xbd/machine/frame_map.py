@@ -14,13 +14,14 @@ from xbd.units import SUPER_PAGES
 FREE: Final = 0
 WHOLE: Final = 1
 SHATTERED: Final = 2
+OFFLINE: Final = 3
 # So many superframes' detail is sorted at a time: 4 MiB, which stays in a processor's cache.
 _CHUNK: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameMap:
-    """Per superframe, (n,): *kind* uint8 (`FREE`, `WHOLE`: one leaf, `SHATTERED`); *owner* uint16, domid + 1 of who holds
+    """Per superframe, (n,): *kind* uint8 (`FREE`, `WHOLE`: one leaf, `SHATTERED`, `OFFLINE`); *owner* uint16, domid + 1 of who holds
     it, or most of it, 0 for nobody; *used* uint16, frames that are not free.
     """  # noqa: D205 - one sentence
 
@@ -34,6 +35,7 @@ def frame_map(host: FrameTable) -> FrameMap:
     used = (SUPER_PAGES - host.heap.free_count).astype(np.uint16)
     whole = host.whole_owner > 0
     kind = np.where(whole, WHOLE, np.where(used > 0, SHATTERED, FREE)).astype(np.uint8)
+    kind[host.offline] = OFFLINE
     owner = host.whole_owner.copy()
     shattered = np.flatnonzero(kind == SHATTERED)
     for first in range(0, shattered.size, _CHUNK):

@@ -4,31 +4,28 @@ Guests call `Machine.execute`; the other methods are the toolstack's. A machine 
 clock and never waits; one call is one turn.
 """
 
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
-
-import numpy as np
-from numpy.typing import NDArray
 
 from xbd import abi
 from xbd.domain import DomainInfo
 from xbd.errors import BadArgument, HypercallError, NoSuchDomain
-from xbd.frames import group_by_super
 from xbd.limits import LIMITS, Limits
-from xbd.machine import claims, grants, mapping, messages, provision
+from xbd.machine import claims, grants, mapping, messages, offline, placement, provision
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.content_check import add_checks
-from xbd.machine.creation import Asked, check_creation
+from xbd.machine.creation import Asked, build, check_creation
 from xbd.machine.domain import Domain, DomainState, told_of
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_map import FrameMap, frame_map
 from xbd.machine.frame_table import READ_WHOLE, host_layout, save_has_checks, save_host
-from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind
+from xbd.machine.nodes import Nodes, affinity_of
+from xbd.machine.operations import NO_OPERATION, UNCOUNTED, bind, features_of
 from xbd.machine.parts import PARTS, Parts
 from xbd.machine.reboot import Reboot
 from xbd.machine.settings import HostSettings
-from xbd.machine.statistics import HostStatistics, statistics
+from xbd.machine.statistics import HostStatistics, NodeStatistics, node_statistics, statistics
 from xbd.storage.image import Image, Kind
 from xbd.target_rules import Bound, broken_bound, static_max_pages
 from xbd.units import SUPER_ORDER, exact_size
@@ -39,7 +36,7 @@ def _refused(error: HypercallError) -> abi.Refused:
 
 
 class Machine:
-    """A host of *superframes* superframes (2 MiB each) with no domain."""
+    """A host of *superframes* superframes (2 MiB each) with no domain; *nodes* of it, default one."""
 
     def __init__(
         self,
@@ -49,9 +46,13 @@ class Machine:
         image: Image | None = None,
         limits: Limits = LIMITS,
         parts: Parts = PARTS,
+        nodes: Nodes | None = None,
     ) -> None:
         if superframes < 1:
             raise BadArgument(f"a host of {superframes} superframes", "at least one")
+        nodes = nodes or Nodes((superframes,))
+        if sum(nodes.superframes) != superframes:
+            raise BadArgument(f"nodes of {sum(nodes.superframes)} superframes together", f"the host's {superframes}")
         self.settings = settings or HostSettings()
         self.limits, self.parts = limits, parts
         self.image = image or Image()
@@ -60,8 +61,8 @@ class Machine:
         if section is None:
             section = self.image.add_section(Kind.HOST, 0, host_layout(superframes))
             self.image.allocate_once(section, *map(section.span, READ_WHOLE))
-            save_host(section, superframes, self.settings)
-        self.host = parts.frame_table(superframes, self.settings, self.image, section)
+            save_host(section, superframes, self.settings, nodes)
+        self.host = parts.frame_table(nodes, self.settings, self.image, section)
         self.domain_table = DomainTable(self.image, section, limits, parts)
         self._domains = self.domain_table.domains
         self._operations = bind(self.domain_table, self.host)
@@ -90,6 +91,8 @@ class Machine:
         domain_type: abi.DomainType = abi.DomainType.PVH,
         min_pages: int = 0,
         uuid: str | None = None,
+        nodes: Sequence[int] = (),
+        is_hard: bool = False,
     ) -> int:
         """Make a domain and populate gfns 0..target, order 9 first; returns its domid.
 
@@ -102,6 +105,8 @@ class Machine:
             domain_type: which operations it has.
             min_pages: no target is set below it; in whole superframes, at most target_pages.
             uuid: one that no other domain ever had; default its birth, which no other domain of this machine has.
+            nodes: those that its memory should lie on; default any.
+            is_hard: whether it must lie there; else what these nodes have not comes from those nearest to the first.
 
         Raises:
             BadArgument, AlreadyExists, OutOfFrames, OutOfResources: nothing is left behind.
@@ -111,9 +116,12 @@ class Machine:
         gfn_count = max_pages if gfn_count is None else gfn_count
         if domid is None:
             domid = self.domain_table.free_domid()
-        asked = Asked(name, domid, max_pages, target_pages, min_pages, gfn_count)
-        check_creation(asked, self.domain_table, self.host.free_frames_for(None))
-        p2m, section = provision.make_tables(self.domain_table, self.host, domid, gfn_count, target_pages)
+        affinity = affinity_of(self.host.nodes, nodes, is_hard=is_hard)
+        sequence = self.host.sequence(affinity)
+        asked = Asked(name, domid, max_pages, target_pages, min_pages, gfn_count, affinity)
+        check_creation(asked, self.domain_table, placement.obtainable(self.host, None, sequence, 0))
+        whole = placement.obtainable(self.host, None, sequence, SUPER_ORDER)
+        p2m, section = provision.make_tables(self.domain_table, domid, gfn_count, target_pages, whole)
         birth = self.domain_table.next_birth()
         domain = Domain(
             domid,
@@ -124,32 +132,17 @@ class Machine:
             target_pages,
             min_pages=min_pages,
             domain_type=domain_type,
-            features=self.features(domain_type),
+            features=features_of(self.settings, domain_type),
             birth=birth,
             uuid=uuid or str(UUID(int=birth)),
+            node_claims=[0] * self.host.nodes.count,
+            affinity=affinity,
+            sequence=sequence,
+            by_node=self.host.pages_by_node(),
         )
         self.domain_table.add(domain)
-        self._build(domain, target_pages)
+        build(self.host, domain, target_pages)
         return domid
-
-    def features(self, domain_type: abi.DomainType) -> abi.Features:
-        """Say what the host offers to a type of domain. Source: Xen memory_exchange refuses translated guests."""
-        if domain_type is abi.DomainType.VIRTIO:
-            return abi.Features(populate_depopulate=False, exchange=False, grants=False)
-        exchange = self.settings.exchange_translated or domain_type is abi.DomainType.PV
-        return abi.Features(populate_depopulate=self.settings.populate_depopulate, exchange=exchange)
-
-    def _build(self, domain: Domain, pages: int) -> None:
-        supers = self.host.heap.take_superframes(pages >> SUPER_ORDER)
-        if supers.size:
-            blocks: NDArray[Any] = np.arange(supers.size, dtype=np.int64)
-            mapping.map_leaves(self.host, domain, blocks, supers)
-        rest: NDArray[Any] = np.arange(supers.size << SUPER_ORDER, pages, dtype=np.int64)
-        if rest.size:
-            frames = self.host.heap.take(rest.size)
-            groups = group_by_super(rest)
-            mapping.map_frames(self.host, domain, rest, groups, frames)
-            mapping.settle(self.host, domain, groups[0])
 
     def destroy(self, domid: int) -> int:
         """End a domain: its mappings end, its frames go back to the heap, scrubbed.
@@ -162,7 +155,7 @@ class Machine:
         """
         domain = self.domain_table.living(domid)
         contacts = provision.reserve_end(self.domain_table, self.host, domain, f"d{domid} is not destroyed")
-        self.host.waiting.forget(domid)
+        self.host.stop_waiting(domid)
         claims.release(self.host, domain)
         grants.release_mappings(self.domain_table, self.host, domain)
         messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain), contacts)
@@ -179,6 +172,7 @@ class Machine:
     def set_max_pages(self, domid: int, max_pages: int) -> None:
         """Set a domain's cap; below tot_pages nothing can be populated until enough was given back.
 
+        What its claims promise beyond it is taken back.
         It may be beyond the gfn space, as toolstacks set it: then that is what bounds the domain.
 
         Raises NoSuchDomain, BadArgument (beyond any gfn space, or below its minimum): nothing changed.
@@ -187,6 +181,7 @@ class Machine:
         domain = self._bounded("limit", domid, max_pages, abi.MAX_DOMAIN_PAGES)
         domain.max_pages = max_pages
         domain.save()
+        claims.fit(self.host, domain)
 
     def set_target(self, domid: int, target_pages: int) -> None:
         """Note what a domain should hold; moving there is its guest's part. Raises NoSuchDomain, BadArgument."""
@@ -213,6 +208,24 @@ class Machine:
         Raises NoSuchDomain, BadArgument, OutOfFrames: nothing changed. Source: Xen XENMEM_claim_pages.
         """
         claims.claim(self.host, self.domain_table.living(domid), pages)
+
+    def claim_set(self, domid: int, entries: Sequence[tuple[int, int | None]]) -> None:
+        """Promise a domain (pages, node) each, None: of the whole host, in place of what it claimed; none: nothing.
+
+        Raises NoSuchDomain, BadArgument, OutOfFrames: nothing changed. See `claims.claim_set`.
+        """
+        claims.claim_set(self.host, self.domain_table.living(domid), entries)
+
+    def go_offline(self, node: int, pages: int) -> dict[int, int]:
+        """Take free superframes of a node out of use; returns how many claimed pages each domain lost, by domid.
+
+        Raises BadArgument, OutOfFrames, OutOfResources: nothing changed. See `offline.go_offline`.
+        """
+        return offline.go_offline(self.host, self.image, self.domain_table.ascending(), node, pages)
+
+    def come_online(self, node: int, pages: int) -> None:
+        """Take superframes of a node into use again. Raises BadArgument, OutOfFrames, OutOfResources: nothing changed."""
+        offline.come_online(self.host, self.image, node, pages)
 
     def rename(self, domid: int, name: str) -> None:
         """Call a domain otherwise; no other domain may be called so. Raises NoSuchDomain, BadArgument, AlreadyExists."""
@@ -241,7 +254,7 @@ class Machine:
         """Begin what `reboot` does, to go on with it a few superpages at a time. Raises NoSuchDomain."""
         domain = self.domain_table.living(domid)
         contacts = self.reserve_reboot(domid) if contacts is None else contacts
-        self.host.waiting.forget(domid)
+        self.host.stop_waiting(domid)
         messages.announce_departure(self.domain_table, domain, grants.mappers_of(domain), contacts)
         grants.release_mappings(self.domain_table, self.host, domain)
         grants.cut_off(self.domain_table, self.host, domain)
@@ -294,7 +307,8 @@ class Machine:
 
     def become(self, derived: "Machine") -> None:
         """Take the tables of a machine that was derived from the same image; who waits for memory goes on waiting."""
-        derived.host.waiting, derived.host.touched = self.host.waiting, self.host.touched
+        derived.host.waiting, derived.host.waiting_for = self.host.waiting, self.host.waiting_for
+        derived.host.touched = self.host.touched
         self.host, self.domain_table = derived.host, derived.domain_table
         self._domains = self.domain_table.domains
         self._operations = bind(self.domain_table, self.host)
@@ -304,7 +318,9 @@ class Machine:
         """Whether `take_woken`, `take_vanished` or `take_relieved` may return anything."""
         if self.domain_table.woken or self.domain_table.vanished:
             return True
-        return not self.host.waiting.is_empty and self.host.waiting.is_ready(*self._unclaimed())
+        if self.host.waiting.is_empty and not self.host.waiting_for:
+            return False
+        return any(queue.is_ready(free, free_supers) for queue, free, free_supers in self.host.queues())
 
     def take_woken(self) -> list[int]:
         """Take the domains that got messages since the last call, oldest first."""
@@ -320,23 +336,21 @@ class Machine:
 
     def take_relieved(self) -> list[int]:
         """Take the domains that were refused memory and for which there is some now; see `waiting`."""
-        waiting = self.host.waiting
-        if waiting.is_empty or not waiting.is_ready(*self._unclaimed()):
-            return []
-        return waiting.take(*self._unclaimed(), lambda domid: self._domains[domid].lacking_pages)
-
-    def _unclaimed(self) -> tuple[int, int]:
-        """Count the free frames that are not claimed, and the free superframes."""
-        return self.host.free_frames_for(None), self.host.heap.free_superframes
+        relieved: list[int] = []
+        for queue, free, free_supers in self.host.queues():
+            if queue.is_ready(free, free_supers):
+                relieved += queue.take(free, free_supers, lambda domid: self._domains[domid].lacking_pages)
+        return relieved
 
     @property
     def has_offers(self) -> bool:
         """Whether any domain that `take_relieved` named has not tried to get memory since."""
-        return self.host.waiting.has_offers
+        return self.host.waiting.has_offers or any(queue.has_offers for queue in self.host.waiting_for.values())
 
     def withdraw_offers(self) -> None:
         """Take back what was offered to domains that have not tried to get it, so that `take_relieved` names others."""
-        self.host.waiting.withdraw_offers()
+        for queue in (self.host.waiting, *self.host.waiting_for.values()):
+            queue.withdraw_offers()
 
     # -- queries
 
@@ -367,6 +381,10 @@ class Machine:
     def statistics(self) -> HostStatistics:
         """Describe the host."""
         return statistics(self.host, len(self._domains))
+
+    def node_statistics(self) -> list[NodeStatistics]:
+        """Describe the nodes of the host, by number."""
+        return node_statistics(self.host)
 
     def frame_map(self) -> FrameMap:
         """Return the kind, the owner and the use of each superframe."""

@@ -58,6 +58,8 @@ def map_frames(
     p2m.populated[blocks] = before + counts
     host.frame_owner[mfns] = domain.domid + 1
     domain.tot_pages += gfns.size
+    if domain.by_node is not None:
+        domain.by_node.come(mfns)
     _count_at_home(host, p2m, gfns, groups, mfns, sign=1)
     if np.count_nonzero(before) < before.size:
         if drained is not None:
@@ -136,6 +138,8 @@ def unmap_frames(
     p2m.entry[gfns] = 0
     p2m.populated[blocks] = p2m.populated[blocks] - counts
     domain.tot_pages -= gfns.size
+    if domain.by_node is not None:
+        domain.by_node.go(mfns)
     if in_leaves == blocks.size:
         # Whatever lies in a leaf is at home.
         in_homes = from_cells(p2m.home[blocks]), counts
@@ -192,6 +196,8 @@ def map_leaves(host: FrameTable, domain: Domain, blocks: Blocks, supers: Supers)
     host.at_home[supers] = SUPER_PAGES
     domain.leaves += blocks.size
     domain.tot_pages += blocks.size << SUPER_ORDER
+    if domain.by_node is not None:
+        domain.by_node.come_whole(supers)
 
 
 def unmap_leaves(domain: Domain, blocks: Blocks) -> Supers:
@@ -204,6 +210,8 @@ def unmap_leaves(domain: Domain, blocks: Blocks) -> Supers:
     p2m.populated[blocks] = 0
     domain.leaves -= blocks.size
     domain.tot_pages -= blocks.size << SUPER_ORDER
+    if domain.by_node is not None:
+        domain.by_node.go_whole(supers)
     return supers
 
 

@@ -15,6 +15,7 @@ from xbd.machine import content, exchange, grants, messages, reservation
 from xbd.machine.domain import Domain
 from xbd.machine.domains import DomainTable
 from xbd.machine.frame_table import FrameTable
+from xbd.machine.settings import HostSettings
 
 # An operation on one domain alone; one that concerns other domains too; either, bound to its host.
 _Own = Callable[[FrameTable, Domain, Any], abi.Result]
@@ -47,6 +48,14 @@ _VIRTIO: Final[dict[type, tuple[str, _Own]]] = {
 }
 # Memory accesses, never counted as hypercalls.
 UNCOUNTED: Final = frozenset(name for name, _ in _ACCESSES.values())
+
+
+def features_of(settings: HostSettings, domain_type: DomainType) -> abi.Features:
+    """Say what a host offers to a type of domain. Source: Xen memory_exchange refuses translated guests."""
+    if domain_type is DomainType.VIRTIO:
+        return abi.Features(populate_depopulate=False, exchange=False, grants=False)
+    exchange = settings.exchange_translated or domain_type is DomainType.PV
+    return abi.Features(populate_depopulate=settings.populate_depopulate, exchange=exchange)
 
 
 def _not_there(domain: Domain, command: object) -> abi.Result:

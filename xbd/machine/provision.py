@@ -58,20 +58,25 @@ def reserve_creation(image: Image, target_pages: int) -> None:
     image.reserve("the domain is not created", notes_words=_NOTES_APART, scratch_bytes=scratch_bytes)
 
 
-def allocate_creation(domain_table: DomainTable, host: FrameTable, section: Section, target_pages: int) -> None:
+def allocate_creation(
+    domain_table: DomainTable, section: Section, target_pages: int, obtainable_superframes: int
+) -> None:
     """Allocate disk space for what creating a domain writes. Raises OSError: only the new section has changed."""
     domain_table.image.allocate_once(section, *map(section.span, READ_WHOLE))
     first_entry, _ = section.span("entry")
     # Without enough whole superframes the last blocks are built of single frames.
-    in_leaves = min(target_pages >> SUPER_ORDER, host.heap.free_superframes) << SUPER_ORDER
+    in_leaves = min(target_pages >> SUPER_ORDER, obtainable_superframes) << SUPER_ORDER
     if in_leaves < target_pages:
         domain_table.image.allocate(section, (first_entry + in_leaves, first_entry + target_pages))
 
 
 def make_tables(
-    domain_table: DomainTable, host: FrameTable, domid: int, gfn_count: int, target_pages: int
+    domain_table: DomainTable, domid: int, gfn_count: int, target_pages: int, obtainable_superframes: int
 ) -> tuple[P2m, Section]:
-    """Make the tables of a new domain, and reserve what else making it takes. Raises OutOfResources: nothing is left."""
+    """Make the tables of a new domain, and reserve what else making it takes. Raises OutOfResources: nothing is left.
+
+    It is built of the whole superframes that it can obtain, and beyond these of single frames.
+    """
     image = domain_table.image
     with refused("the domain is not created"), ExitStack() as undo:
         reserve_creation(image, target_pages)
@@ -79,7 +84,7 @@ def make_tables(
         undo.callback(image.drop_section, Kind.DOMAIN, domid)
         undo.callback(image.drop, f"domain.{domid}.")
         p2m = domain_table.parts.p2m(gfn_count, image, section)
-        allocate_creation(domain_table, host, section, target_pages)
+        allocate_creation(domain_table, section, target_pages, obtainable_superframes)
         undo.pop_all()
     return p2m, section
 

@@ -13,16 +13,27 @@ import numpy as np
 
 from xbd.abi import MAX_DOMAIN_PAGES, MAX_NAME_CHARS, DomainType
 from xbd.arrays import from_cells, repeats
-from xbd.errors import DamagedState, HypercallError
+from xbd.errors import BadArgument, DamagedState, HypercallError
 from xbd.limits import LIMITS, Limits
-from xbd.machine import frame_table
+from xbd.machine import claims, frame_table
 from xbd.machine.audit import frames_at_home
 from xbd.machine.content_check import ContentChecks, open_checks
 from xbd.machine.counts import MAX_COUNT
-from xbd.machine.domain import LIMITS_SHAPE, READ_WHOLE, Domain, DomainState, domain_layout, saved_uuid
+from xbd.machine.domain import (
+    LIMITS_SHAPE,
+    READ_WHOLE,
+    Domain,
+    DomainState,
+    domain_layout,
+    saved_affinity,
+    saved_uuid,
+)
 from xbd.machine.frame_table import FrameTable, saved_host
 from xbd.machine.inbox import Inbox
 from xbd.machine.machine import Machine
+from xbd.machine.nodes import Affinity, affinity_of
+from xbd.machine.offline import recover_offline
+from xbd.machine.operations import features_of
 from xbd.machine.parts import PARTS, Parts
 from xbd.machine.refcounts import reference
 from xbd.storage.image import Image, Kind, Section, Store
@@ -67,9 +78,9 @@ def _rebuild(image: Image, limits: Limits, parts: Parts) -> Machine:
 
 def _derive(image: Image, limits: Limits, parts: Parts) -> Machine:
     host_section = image.open_section(Kind.HOST, 0)
-    superframes, settings = saved_host(host_section)
+    superframes, settings, nodes = saved_host(host_section)
     image.allocate_once(host_section, *map(host_section.span, frame_table.READ_WHOLE))
-    machine = Machine(superframes, settings=settings, image=image, limits=limits, parts=parts)
+    machine = Machine(superframes, settings=settings, image=image, limits=limits, parts=parts, nodes=nodes)
     if frame_table.has_checks(host_section):
         machine.host.checks = ContentChecks(open_checks(image, superframes))
     for domid, birth in machine.domain_table.saved():
@@ -77,6 +88,7 @@ def _derive(image: Image, limits: Limits, parts: Parts) -> Machine:
         if domain.state is not DomainState.ZOMBIE and machine.domain_table.named(domain.name) is not None:
             raise DamagedState(f"d{domid}: its name, {domain.name!r}, is another domain's, too")
         machine.domain_table.restore(domain)
+    recover_offline(machine.host, image)
     domains = machine.domain_table.ascending()
     for domain in domains:
         _derive_p2m(image, domain)
@@ -85,7 +97,7 @@ def _derive(image: Image, limits: Limits, parts: Parts) -> Machine:
         # The heap's shelves depend on the at-home counts, so these come first.
         machine.host.heap.take_superframes_exactly(domain.p2m.leaf_supers())
         machine.host.heap.take_exactly(domain.p2m.frames())
-        machine.host.claimed_pages += domain.claimed_pages
+        _derive_nodes(machine.host, domain)
         _derive_tables(machine, domain)
     for domain in domains:
         _derive_references(machine, domain)
@@ -119,6 +131,7 @@ def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
     if not section.column("counts").words.min() >= 0 or section.column("counts").words.max() > MAX_COUNT:
         raise DamagedState(f"d{domid}: its counts of calls make no sense")
     domain_type = tuple(DomainType)[kind]
+    affinity, node_claims = _read_nodes(machine, section, claimed_pages)
     return Domain(
         domid,
         _read_name(section),
@@ -128,12 +141,40 @@ def _read_domain(machine: Machine, domid: int, birth: int) -> Domain:
         target_pages,
         min_pages=min_pages,
         domain_type=domain_type,
-        features=machine.features(domain_type),
+        features=features_of(machine.settings, domain_type),
         birth=birth,
         uuid=saved_uuid(section),
         claimed_pages=claimed_pages,
         state=tuple(DomainState)[state],
+        node_claims=node_claims,
+        affinity=affinity,
+        sequence=machine.host.sequence(affinity),
+        by_node=machine.host.pages_by_node(),
     )
+
+
+def _read_nodes(machine: Machine, section: Section, claimed_pages: int) -> tuple[Affinity, list[int]]:
+    """Read a domain's affinity, and what it claims on each node of its host. Raises DamagedState: there cannot be such."""
+    affinity, claims_on = saved_affinity(section)
+    count = machine.host.nodes.count
+    try:
+        affinity = affinity_of(machine.host.nodes, affinity.nodes, is_hard=affinity.is_hard)
+    except BadArgument as error:
+        raise DamagedState(f"d{section.key[1]}: its affinity makes no sense: {error.message}") from error
+    if any(claims_on[count:]) or min(claims_on) < 0 or sum(claims_on) > claimed_pages:
+        raise DamagedState(f"d{section.key[1]}: its claims on nodes make no sense")
+    return affinity, claims_on[:count]
+
+
+def _derive_nodes(host: FrameTable, domain: Domain) -> None:
+    """Count what a domain holds and claims on each node."""
+    if domain.by_node is not None:
+        domain.by_node.come(domain.p2m.frames())
+        domain.by_node.come_whole(domain.p2m.leaf_supers())
+    host.claimed_pages += domain.claimed_pages
+    host.node_claims = [whole + own for whole, own in zip(host.node_claims, domain.node_claims, strict=True)]
+    # An earlier version let a limit fall below what was claimed.
+    claims.fit(host, domain)
 
 
 def _read_name(section: Section) -> str:

@@ -10,6 +10,9 @@ others; apart from that, the result is that of doing one extent after the other.
 Source: Xen public/memory.h, XENMEM_populate_physmap and XENMEM_decrease_reservation.
 """
 
+from collections.abc import Iterable
+from functools import partial
+
 import numpy as np
 
 from xbd.abi import (
@@ -27,8 +30,8 @@ from xbd.abi import (
 )
 from xbd.arrays import BlockKind, Blocks, Gfns, Mfns, blocks_of, from_cells, supers_of
 from xbd.errors import BadArgument
-from xbd.frames import Groups, expand_supers, group_by_super
-from xbd.machine import claims, mapping
+from xbd.frames import Groups, NodeHeap, expand_supers, group_by_super
+from xbd.machine import claims, mapping, placement
 from xbd.machine.domain import Domain
 from xbd.machine.extents import answer, check_extents, first, first_unpopulated, in_a_turn
 from xbd.machine.frame_table import FrameTable
@@ -43,24 +46,35 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     """
     order = command.order
     gfns, within = check_extents(command.gfns, order, domain)
+    nodes = placement.request(host, domain, command.node, exact=command.exact)
     turn = TURN_EXTENTS if order else in_a_turn(domain, gfns, within, mends=True)
-    count, stop = count_populatable(host, domain, gfns[:turn], order, within)
+    bounds = (
+        (host.room_pages(domain) >> order, Stop.E2BIG),
+        (placement.obtainable(host, domain, nodes, order), Stop.ENOMEM),
+    )
+    count, stop = count_populatable(domain, gfns[:turn], order, within, bounds)
+    before = domain.node_pages if domain.claimed_pages else []
     if count and order:
-        mapping.map_leaves(host, domain, blocks_of(gfns[:count]), host.heap.take_superframes(count))
+        supers = placement.take_superframes(host, domain, count, nodes)
+        mapping.map_leaves(host, domain, blocks_of(gfns[:count]), supers)
     elif count:
-        _populate_small(host, domain, gfns[:count], within)
-    if domain.claimed_pages:
-        claims.consume(host, domain, count << order)
+        groups = group_by_super(gfns[:count], within)
+        _populate_small(host, domain, gfns[:count], groups, nodes, is_asked=command.node is not None)
+    if before:
+        claims.redeem(host, domain, before)
     if stop is Stop.ENOMEM:
-        host.waiting.refuse(domain.domid, order, domain.lacking_pages)
-    elif not host.waiting.is_empty:
-        host.waiting.forget(domain.domid)
+        host.wait(domain, order, nodes)
+    elif host.has_waiting:
+        host.stop_waiting(domain.domid)
     return answer(count, gfns.size, stop)
 
 
-def count_populatable(host: FrameTable, domain: Domain, gfns: Gfns, order: int, within: int) -> tuple[int, Stop]:
+def count_populatable(
+    domain: Domain, gfns: Gfns, order: int, within: int, bounds: Iterable[tuple[int, Stop]]
+) -> tuple[int, Stop]:
     """Count the extents before the first that cannot be populated, and return the stop that it causes.
 
+    *bounds*: how many there may be, with what stops there.
     They lie *within* so many superpages at most, as `check_extents` says.
     """
     empty = gfns.size
@@ -70,27 +84,36 @@ def count_populatable(host: FrameTable, domain: Domain, gfns: Gfns, order: int, 
     if np.count_nonzero(populated) or domain.mapped:
         taken = populated | domain.p2m.slots[blocks]
         empty = first(taken > 0) if order else domain.p2m.first_taken(gfns)
-    room = host.room_pages(domain) >> order
-    free = host.heap.free_superframes if order else host.heap.free_frames
-    if host.claimed_pages:
-        free = min(free, max(host.free_frames_for(domain), 0) >> order)
     count, stop = gfns.size, Stop.BUDGET
-    for most, reason in ((empty, Stop.EEXIST), (room, Stop.E2BIG), (free, Stop.ENOMEM)):
+    for most, reason in ((empty, Stop.EEXIST), *bounds):
         if most < count:
             count, stop = most, reason
     return count, stop
 
 
-def _populate_small(host: FrameTable, domain: Domain, gfns: Gfns, within: int) -> None:
-    groups = group_by_super(gfns, within)
+def _populate_small(
+    host: FrameTable,
+    domain: Domain,
+    gfns: Gfns,
+    groups: Groups[BlockKind],
+    nodes: placement.Request,
+    *,
+    is_asked: bool,
+) -> None:
+    """Back single pages by a request; where its node *is_asked* for, no home on another one counts."""
     filling = host.settings.home_fill == "always"
-    if filling and host.settings.coalesce and gfns.size == SUPER_PAGES == groups[1][0] and host.heap.serves_whole():
+    heap = host.heap
+    is_block = filling and host.settings.coalesce and gfns.size == SUPER_PAGES == groups[1][0]
+    if is_block and not isinstance(heap, NodeHeap) and heap.serves_whole():
         # All of one block from a whole superframe: what follows would come to the same leaf, page by page.
-        mapping.map_leaves(host, domain, groups[0], host.heap.take_superframes(1))
+        mapping.map_leaves(host, domain, groups[0], heap.take_superframes(1))
         return
-    mfns, missing = home_fill(host, domain, gfns, groups) if filling else (None, None)
+    mfns, missing = None, None
+    if filling:
+        homes_on = nodes[:1] if nodes is not None and is_asked else nodes
+        mfns, missing = home_fill(host, domain, gfns, groups, partial(placement.within_room, host, domain, homes_on))
     if mfns is None:
-        _populate_anywhere(host, domain, gfns, groups)
+        _populate_anywhere(host, domain, gfns, groups, nodes)
     elif missing is None:
         mapping.map_frames(host, domain, gfns, groups, mfns)
     else:
@@ -98,12 +121,14 @@ def _populate_small(host: FrameTable, domain: Domain, gfns: Gfns, within: int) -
         at_home = np.ones(gfns.size, dtype=np.bool_)
         at_home[missing] = False
         mapping.map_frames(host, domain, gfns[at_home], group_by_super(gfns[at_home]), mfns[at_home])
-        _populate_anywhere(host, domain, gfns[missing], group_by_super(gfns[missing]))
+        _populate_anywhere(host, domain, gfns[missing], group_by_super(gfns[missing]), nodes)
     mapping.settle(host, domain, groups[0])
 
 
-def _populate_anywhere(host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind]) -> None:
-    mfns = host.heap.take(gfns.size)
+def _populate_anywhere(
+    host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind], nodes: placement.Request
+) -> None:
+    mfns = placement.take(host, domain, gfns.size, nodes)
     empty = groups[0].size - np.count_nonzero(domain.p2m.populated[groups[0]])
     if empty and host.settings.home_fill == "always":
         mfns = _match_offsets(domain, gfns, mfns)
@@ -111,9 +136,12 @@ def _populate_anywhere(host: FrameTable, domain: Domain, gfns: Gfns, groups: Gro
 
 
 def home_fill(
-    host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind]
+    host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind], restrict: placement.Restriction
 ) -> tuple[Mfns | None, Frames | None]:
-    """Take the home frames of *gfns* that are free: (n,) mfns and the indexes still missing; (None, None): none is."""
+    """Take the home frames of *gfns* that are free and may be taken: (n,) mfns and the indexes still missing; (None, None): none is.
+
+    *restrict*: of the frames that are wanted, leaves of those that are free the ones that may be taken.
+    """
     blocks, counts = groups
     homes = domain.p2m.home[blocks]
     homed_blocks = np.count_nonzero(homes)
@@ -125,6 +153,8 @@ def home_fill(
         if homed_blocks == homes.size
         else (wanted >= 0) & host.heap.is_free(np.maximum(wanted, 0))
     )
+    if host.nodes.count > 1:
+        restrict(wanted, free)
     found = np.count_nonzero(free)
     if found == gfns.size:
         host.heap.take_exactly(wanted, (from_cells(homes), counts))

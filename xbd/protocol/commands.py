@@ -52,8 +52,10 @@ _COMMANDS: Final[dict[str, tuple[type[Command], str]]] = {
     "send": (abi.Send, "words"),
     "receive": (abi.Receive, "most"),
 }
+_ON_NODE: Final = ("node", "exact")
 _METHODS: Final = {
-    kind: (method, tuple(field.name for field in dataclass_fields(kind))) for method, (kind, _) in _COMMANDS.items()
+    kind: (method, tuple(field.name for field in dataclass_fields(kind) if field.name not in _ON_NODE))
+    for method, (kind, _) in _COMMANDS.items()
 }
 _ASKED: Final = dict(_COMMANDS.values())
 # Their answers carry what was read, received or granted.
@@ -111,7 +113,11 @@ def extents_of(command: Command) -> int:
 def command_to_wire(command: Command) -> tuple[str, dict[str, object]]:
     """Write a command as method and parameters."""
     method, names = _METHODS[type(command)]
-    return method, {name: _to_wire(getattr(command, name)) for name in names}
+    params = {name: _to_wire(getattr(command, name)) for name in names}
+    if getattr(command, "node", None) is not None:
+        # Only where one is asked for: a daemon of an earlier version knows of none.
+        params |= {name: getattr(command, name) for name in _ON_NODE}
+    return method, params
 
 
 def _to_wire(parameter: object) -> object:

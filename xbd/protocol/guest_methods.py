@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from xbd.abi import LIST_EXTENTS, MAX_MESSAGE_WORDS, MAX_WORDS, MULTICALL_CALLS, MULTICALL_EXTENTS, Stop
-from xbd.domain import COUNT, DOMID, INFO_PARTS, MODE, NAME, UUID_TEXT
+from xbd.domain import COUNT, DOMID, INFO_PARTS, MODE, NAME, NODE, UUID_TEXT
 from xbd.errors import BadArgument
 from xbd.protocol.codec import MAX_EVENT_NUMBER
 from xbd.protocol.fields import ERROR, FRAMES, WORDS
@@ -74,6 +74,13 @@ _ANSWERS: Final[Schema] = {
 }
 MULTICALL: Final = "multicall"
 _BASES: Final = Part(FRAMES, "extent bases")
+_NODE: Final = Part(
+    optional(NODE), "the node that the new memory is to be of; nil: as the operation has it without", default=None
+)
+_EXACT: Final = Part(
+    FLAG, "whether it is to be of that node alone, or else stops; others serve it otherwise", default=False
+)
+_ON_NODE: Final[Mapping[str, Part]] = {"node": _NODE, "exact": _EXACT}
 DOMAIN_METHODS: Final[Mapping[str, Method]] = {
     "hello": Method(
         "Open or resume this domain's session; the answer tells what a booting guest must know.",
@@ -110,21 +117,23 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
             multicall=Part(integer(1, MULTICALL_CALLS), "how many operations a multicall may carry", default=1),
         ),
     ),
-    "populate": Method("Back each extent with fresh, zeroed memory.", {"gfns": _BASES, "order": _ORDER}, _done()),
+    "populate": Method(
+        "Back each extent with fresh, zeroed memory.", {"gfns": _BASES, "order": _ORDER, **_ON_NODE}, _done()
+    ),
     "decrease": Method("Give the extents' memory back.", {"gfns": _BASES, "order": _ORDER}, _done()),
     "exchange": Method(
-        "Unback *gives*, back *gets*: as many pages.",
-        {"gives": _BASES, "gets": _BASES, "gives_order": _ORDER, "gets_order": _ORDER},
+        "Unback *gives*, back *gets*: as many pages; without a node each stays on its own.",
+        {"gives": _BASES, "gets": _BASES, "gives_order": _ORDER, "gets_order": _ORDER, **_ON_NODE},
         _done(),
     ),
     "populate_depopulate": Method(
-        "For each pair: back the one, unback the other, in one step.",
+        "For each pair: back the one, unback the other, in one step, on the node of the latter.",
         {"populate": _BASES, "depopulate": Part(FRAMES, "extent bases, as many"), "order": _ORDER},
         _done(),
     ),
     "deflate": Method(
         "A virtio balloon's deflate queue: back each extent with fresh, zeroed memory.",
-        {"gfns": Part(FRAMES, f"extent bases, at most {LIST_EXTENTS}"), "order": _ORDER},
+        {"gfns": Part(FRAMES, f"extent bases, at most {LIST_EXTENTS}"), "order": _ORDER, **_ON_NODE},
         _done(),
     ),
     "inflate": Method(

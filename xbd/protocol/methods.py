@@ -13,12 +13,26 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from xbd.abi import (
+    MAX_NODES,
     ON_CRASH,
     POWEROFF,
     SHUTDOWN_REASONS,
 )
-from xbd.domain import COUNT, DOMAIN, DOMID, INFO_PARTS, MODE, NAME, PAGES, PAGES_OR_NONE, SPEC_PARTS, UUID_TEXT
-from xbd.errors import NotSupported
+from xbd.domain import (
+    COUNT,
+    DOMAIN,
+    DOMID,
+    INFO_PARTS,
+    MODE,
+    NAME,
+    NODE,
+    PAGES,
+    PAGES_BY_NODE,
+    PAGES_OR_NONE,
+    SPEC_PARTS,
+    UUID_TEXT,
+)
+from xbd.errors import BadArgument, NotSupported
 from xbd.protocol.codec import MAX_EVENT_NUMBER, MSGID_LIMIT, VERSION
 from xbd.protocol.policy_status import DETAILS
 from xbd.shapes import (
@@ -37,6 +51,7 @@ from xbd.shapes import (
     record,
     text,
 )
+from xbd.text import quote
 
 # A UUID has 36 characters; other clients' names may be longer.
 MAX_SESSION_CHARS: Final = 64
@@ -76,6 +91,30 @@ def packed(of: str, doc: str) -> Schema:
     return {"format": "bin", "x-items": of, "description": doc}
 
 
+_CLAIM: Final[Mapping[str, Part]] = {
+    "pages": Part(PAGES_OR_NONE, "how much"),
+    "node": Part(optional(NODE), "on which node; nil: of the whole host", default=None),
+}
+
+
+def _claims(name: str, untrusted: object) -> list[tuple[int, int | None]]:
+    """Check a claim set: pairs of pages and a node, or None."""
+    if type(untrusted) is not list or len(untrusted) > MAX_NODES + 1:
+        raise BadArgument(f"{name} is {quote(untrusted)}", f"a list of at most {MAX_NODES + 1} claims")
+    claims = []
+    for entry in untrusted:
+        if type(entry) is not dict or not {"pages"} <= entry.keys() <= _CLAIM.keys():
+            raise BadArgument(f"{name} has {quote(entry)}", "a map of pages, and of node where it is on one")
+        pages, node = (_CLAIM[part].check(f"{name}.{part}", entry.get(part)) for part in ("pages", "node"))
+        claims.append((pages, node))
+    return claims
+
+
+CLAIMS: Final = Shape(
+    _claims, {"type": "array", "items": record(_CLAIM, closed=True), "maxItems": MAX_NODES + 1}, (list,)
+)
+
+
 def _since(name: str, untrusted: object) -> int | str:
     shape = MARK if isinstance(untrusted, str) else EVENT_NUMBER
     checked: int | str = shape.check(name, untrusted)
@@ -104,6 +143,16 @@ def pages(doc: str) -> Part:
     return Part(PAGES, doc)
 
 
+_NODE_SCHEMA: Final = record(
+    {
+        "frames": Part(COUNT, "4 KiB frames of the node"),
+        "free_frames": Part(COUNT, "frames of it that nobody holds"),
+        "free_superframes": Part(COUNT, "superframes of it that are free as a whole"),
+        "claimed_frames": Part(COUNT, "free frames of it that are promised to a domain on this node"),
+        "offline_frames": Part(COUNT, "frames of it that are out of use"),
+        "distances": {**array_of(COUNT.schema), "description": "to each node, 10 to itself"},
+    }
+)
 _HOST_SCHEMA: Final = record(
     {
         "name": _HOST,
@@ -117,6 +166,8 @@ _HOST_SCHEMA: Final = record(
         "shattered_superframes": Part(COUNT, "superframes that are held in single frames"),
         "free_in_whole_superframes": Part(SHARE, "share of the free frames; 1.0 when none is free"),
         "claimed_frames": Part(COUNT, "free frames that are promised to a domain"),
+        "offline_frames": Part(COUNT, "frames that are out of use"),
+        "nodes": {**array_of(_NODE_SCHEMA), "description": "the nodes, by number"},
         "domains": Part(COUNT, "domains, with zombies"),
         "target_waits": Part(
             COUNTS,
@@ -217,9 +268,32 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         is_changing=True,
     ),
     "claim": Method(
-        "Promise a domain that it can come to hold so much; no other domain gets what is outstanding of it.",
+        "Promise a domain that it can come to hold so much, the old form: host-wide, and refused while it claims anything.",
         {"domid": _TARGETED, "pages": Part(PAGES_OR_NONE, "more than it holds, at most max_pages; 0 clears it")},
         _map(claimed_pages=Part(PAGES_OR_NONE, "what is outstanding")),
+        is_changing=True,
+    ),
+    "claim_set": Method(
+        "Promise a domain memory beside what it holds, on nodes and of the whole host, in place of all that it claimed.",
+        {
+            "domid": _TARGETED,
+            "claims": Part(CLAIMS, "each of a page or more, no target twice; none: nothing is claimed any more"),
+        },
+        _map(
+            claimed_pages=Part(PAGES_OR_NONE, "what is outstanding in all"),
+            node_claims=Part(PAGES_BY_NODE, "of these, on each node"),
+        ),
+        is_changing=True,
+    ),
+    "offline": Method(
+        "Take free superframes of a node out of use; claims that do not fit any more are taken back, host-wide ones first.",
+        {"node": Part(NODE, "the node"), "pages": Part(PAGES, "how much, in whole superpages")},
+        _map(recalled=Part(COUNTS, "by domid, as text, how many claimed pages a domain lost")),
+        is_changing=True,
+    ),
+    "online": Method(
+        "Take superframes of a node into use again.",
+        {"node": Part(NODE, "the node"), "pages": Part(PAGES, "how much, in whole superpages")},
         is_changing=True,
     ),
     "guest_mode": Method(
@@ -237,7 +311,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
         "Say of each superframe what it is and whose.",
         answer=_map(
             superframes=Part(COUNT, "how many there are"),
-            kind=packed("uint8", "0 free, 1 a domain's leaf, 2 shattered"),
+            kind=packed("uint8", "0 free, 1 a domain's leaf, 2 shattered, 3 offline"),
             owner=packed("uint16, little-endian", "domid + 1 of who holds it or most of it, 0 nobody"),
             used=packed("uint16, little-endian", "frames of it that are not free"),
         ),
@@ -296,7 +370,13 @@ EVENTS: Final[Mapping[str, Method]] = {
         {"pages": pages("the target"), "reason": Part(optional(text()), "why, if who set it said so", default=None)},
     ),
     "max": Method("It has a limit.", {"pages": pages("the limit")}),
-    "claim": Method("It has a claim.", {"claimed_pages": Part(PAGES_OR_NONE, "what is outstanding of it")}),
+    "claim": Method(
+        "It has a claim, or several, or has lost some.",
+        {
+            "claimed_pages": Part(PAGES_OR_NONE, "what is outstanding in all"),
+            "node_claims": Part(PAGES_BY_NODE, "of these, on each node", default=()),
+        },
+    ),
     "mode": Method("Its guest behaves so.", {"mode": Part(MODE, "as in guest_mode")}),
     "agent_connected": Method("Its agent has connected.", {"resumed": RESUMED}),
     "agent_lost": Method("Its agent has lost its connection, or is taken for gone."),

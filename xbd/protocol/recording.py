@@ -5,7 +5,8 @@ The first line describes the machine; then comes a line for each operation, numb
     {"format": 1, "xbd": "...", "superframes": 2048, "settings": {"home_fill": "always", ...}}
     {"n": 1, "do": "create", "domain": 1, "name": "web", "max_pages": 65536, ...}
     {"n": 2, "do": "reboot", "domain": 1}
-    {"n": 3, "domain": 1, "operation": "decrease", "gfns": [[511, 512, -1]], "order": 0, "answer": [512, null]}
+    {"n": 3, "do": "claim_set", "domain": 1, "claims": [{"pages": 512, "node": 0}]}
+    {"n": 4, "domain": 1, "operation": "decrease", "gfns": [[511, 512, -1]], "order": 0, "answer": [512, null]}
     {"end": {"free_frames": ..., "free_superframes": ..., "leaves": {"1": 127}}}
 
 Lists of numbers are written as runs `[first, count, step]` and single numbers, which is short for most lists.
@@ -34,8 +35,9 @@ _HALF: Final = 1 << 63
 # A run of fewer numbers is shorter when it is written number by number.
 _RUN_LEAST: Final = 3
 _LISTS: Final = ("gfns", "gives", "gets", "populate", "depopulate", "refs", "words")
-# Operations on a machine that are no hypercalls; a line names the domain, and the parameters by their names.
-CONTROL_OPERATIONS: Final = ("create", "destroy", "reboot", "rename", "set_max_pages", "set_target", "claim")
+# Operations on a machine that are no hypercalls have lines that name the domain, and the parameters by their names;
+# but for those that are about no domain, whose lines name none.
+HOST_OPERATIONS: Final = ("go_offline", "come_online")
 Line = dict[str, Any]
 
 
@@ -134,10 +136,11 @@ class Header:
     superframes: int
     settings: Mapping[str, object]
     xbd: str
+    nodes: Mapping[str, Any] | None = None
 
     def line(self) -> Line:
-        """Write it."""
-        return {"format": FORMAT, **asdict(self)}
+        """Write it; of a host of one node without these."""
+        return {"format": FORMAT, **{name: part for name, part in asdict(self).items() if part is not None}}
 
 
 def read_line(text: str) -> Line:
@@ -151,6 +154,20 @@ def read_line(text: str) -> Line:
     return line
 
 
+def _nodes(raw: object) -> Mapping[str, Any] | None:
+    """Read what a first line says of nodes; whether they make sense is the machine's to say. Raises BadRecording."""
+    match raw:
+        case None:
+            return None
+        case {"superframes": [*superframes], "distances": [*distances], **others} if not others and all(
+            type(number) is int
+            for row in (superframes, *distances)
+            for number in (row if isinstance(row, list) else [None])
+        ):
+            return {"superframes": tuple(superframes), "distances": tuple(map(tuple, distances))}
+    raise BadRecording(f"nodes {quote(raw)}", "superframes of each, and distances, a row for each")
+
+
 def read_header(line: Line) -> Header:
     """Read the first line. Raises BadRecording."""
     match line:
@@ -159,7 +176,7 @@ def read_header(line: Line) -> Header:
         case {"format": _, "superframes": int(superframes), "settings": dict(settings), "xbd": str(xbd)} if (
             0 < superframes <= MAX_SUPERFRAMES
         ):
-            return Header(superframes, settings, xbd)
+            return Header(superframes, settings, xbd, _nodes(line.get("nodes")))
     raise BadRecording(
         f"a first line that does not describe a host of at most {MAX_SUPERFRAMES} superframes",
         '{"format": 1, "superframes": ..., "settings": ..., "xbd": ...}',

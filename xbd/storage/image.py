@@ -43,6 +43,7 @@ class Kind(IntEnum):
     AGENT = 3
     MANIFEST = 4
     CHECK = 5
+    OFFLINE = 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from xbd.cli.main import main
 from xbd.daemons.recorder import RecordedMachine, Recorder
 from xbd.errors import ConfigError
 from xbd.machine import HostSettings
+from xbd.machine.nodes import Nodes
 
 
 def record(path: Path, seed: int = 3, steps: int = 60) -> None:
@@ -53,6 +54,27 @@ def test_a_domain_that_was_renamed_leaves_its_name_to_another_one(tmp_path: Path
     result = rerun(tmp_path / "r", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["done"] == {"create": 2, "rename": 1}
+
+
+def test_a_host_of_several_nodes_is_the_same_again(tmp_path: Path) -> None:
+    """Its nodes, affinities, claim sets, what went offline, and requests by node are recorded, too."""
+    machine = RecordedMachine(6, Recorder(tmp_path / "r"), nodes=Nodes((3, 3), ((10, 30), (30, 10))))
+    machine.create("web", max_pages=2048, target_pages=512, nodes=[1], is_hard=True)
+    machine.claim_set(1, [(512, 1), (512, None)])
+    machine.execute(1, abi.Populate(np.arange(512, 600), node=1, exact=True))
+    machine.go_offline(0, 1024)
+    machine.come_online(0, 512)
+    machine.execute(1, abi.Populate(np.arange(1024, 1100), node=0))
+    machine.end_recording()
+    result = rerun(tmp_path / "r", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["done"] == {"create": 1, "claim_set": 1, "populate": 2, "go_offline": 1, "come_online": 1}
+    assert (told["different"], told["end"]) == ({}, told["recorded_end"])
+    lines = (tmp_path / "r").read_text().splitlines()
+    for wrong in ({"superframes": [3, 3]}, {"superframes": [3, "3"], "distances": []}, 7):
+        (tmp_path / "wrong").write_text("\n".join([json.dumps({**json.loads(lines[0]), "nodes": wrong}), *lines[1:]]))
+        assert rerun(tmp_path / "wrong").exit_code == 1
 
 
 def test_under_other_settings(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def hypervisor_command(
     state_path = state_dir or config.state_dir
     state = None if state_path is None else StateDir(_from_here(state_path))
     recorder = None if recording is None else Recorder(recording)
-    machine = make_machine(state, config.superframes, config.settings, recorder)
+    machine = make_machine(state, config.superframes, config.settings, recorder, nodes=config.nodes)
     dom0 = None if config.dom0 is None else config.dom0.as_params()
     domains = [guest.as_params() for guest in config.guests]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from xbd.abi import MAX_VCPUS, ON_CRASH, DomainType
+from xbd.abi import MAX_NODES, MAX_VCPUS, ON_CRASH, DomainType
 from xbd.cli.common import (
     EXIT_FAILED,
     Failure,
@@ -26,7 +26,7 @@ from xbd.config.strategies import DEFAULT_STRATEGY, STRATEGIES
 from xbd.config.toml import load_toml
 from xbd.control.explain import why_stuck
 from xbd.control.targets import BadRequest, Rounded, can_be_destroyed, choose, is_any, parse_pages, round_pages
-from xbd.domain import DomainInfo
+from xbd.domain import HARD, SOFT, DomainInfo
 from xbd.target_rules import REFUSED_AFTER_S, is_reached
 from xbd.units import format_pages
 
@@ -85,6 +85,14 @@ _CONDITIONS: dict[str, Callable[[DomainInfo | None], bool]] = {
     show_default=True,
     help="Its virtual processors, as Xen's tools show them; nothing depends on them.",
 )
+@click.option(
+    "--node",
+    "nodes",
+    type=click.IntRange(0, MAX_NODES - 1),
+    multiple=True,
+    help="A node that its memory should lie on; may be given several times. [default: any]",
+)
+@click.option("--hard", is_flag=True, help="Its memory lies on these nodes alone, not on others where they are full.")
 @click.option("--no-start", is_flag=True, help="Leave it without an agent; start one with `xbd guest NAME`.")
 @client_options
 def create_command(
@@ -103,6 +111,8 @@ def create_command(
     verify: bool,
     on_crash: str,
     vcpus: int,
+    nodes: tuple[int, ...],
+    hard: bool,
     no_start: bool,
     as_json: bool,
 ) -> None:
@@ -129,6 +139,8 @@ def create_command(
             on_crash=on_crash,
             guest=guest,
             vcpus=vcpus,
+            nodes=nodes,
+            affinity=HARD if hard else SOFT,
         )
 
     domid = with_client(socket_path, create)

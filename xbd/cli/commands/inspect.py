@@ -9,6 +9,7 @@ import click
 from xbd.cli.common import EXIT_FAILED, client_options, complete_domains, emit, end_with_reader, with_client
 from xbd.cli.policy_status import autoballoon_status
 from xbd.cli.render import domain_details, event_line, host_details
+from xbd.cli.tables import nodes_table
 from xbd.client.blocking import BlockingClient
 from xbd.control.explain import hindrances, target_reasons, workload_reasons
 from xbd.control.targets import choose, is_any
@@ -19,12 +20,14 @@ from xbd.units import format_pages
 
 @click.command("info")
 @click.argument("names", nargs=-1, metavar="[DOMAIN]...", shell_complete=complete_domains)
+@click.option("--numa", "-n", is_flag=True, help="Of the host also its nodes.")
 @client_options
-def info_command(names: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+def info_command(names: tuple[str, ...], socket_path: str | None, *, numa: bool, as_json: bool) -> None:
     """Tell all about the host, or about the domains that are named."""
     if not names:
         host = with_client(socket_path, lambda client: client.host())
-        emit(as_json, host, host_details(host))
+        nodes = nodes_table(host.get("nodes") or []) if numa else []
+        emit(as_json, host, host_details(host) + nodes)
         return
     domains = with_client(socket_path, lambda client: _chosen(client, names))
     output = [domain.as_map() for domain in domains]

@@ -123,14 +123,25 @@ def _vcpus(domains: Sequence[DomainInfo]) -> Iterator[tuple[DomainInfo, int, str
 @click.command("claims")
 @client_options
 def claims_command(socket_path: str | None, *, as_json: bool) -> None:
-    """List the domains, and in MiB what they hold and what is outstanding of their claims."""
+    """List the domains, and in MiB what they hold and what is outstanding of their claims, in all and on each node."""
     domains = _asked(socket_path, ())
-    rows = [(*_begin(one), str(one.tot_pages // MIB_PAGES), str(one.claimed_pages // MIB_PAGES)) for one in domains]
-    output = [
-        {"domid": one.domid, "name": one.name, "tot_pages": one.tot_pages, "claimed_pages": one.claimed_pages}
+    nodes = max((len(one.node_claims) for one in domains), default=0)
+    on_nodes = range(nodes if nodes > 1 else 0)
+    rows = [
+        (
+            *_begin(one),
+            *(str(pages // MIB_PAGES) for pages in (one.tot_pages, one.claimed_pages)),
+            *(str(one.node_claims[node] // MIB_PAGES) for node in on_nodes),
+        )
         for one in domains
     ]
-    emit(as_json, output, table((*_HEAD, "Mem", "Claimed"), rows, (*_WIDTHS, 5, 7)))
+    output = [
+        {"domid": one.domid, "name": one.name, "tot_pages": one.tot_pages, "claimed_pages": one.claimed_pages}
+        | ({"node_claims": list(one.node_claims)} if on_nodes else {})
+        for one in domains
+    ]
+    header = (*_HEAD, "Mem", "Claimed", *(f"Node {node}" for node in on_nodes))
+    emit(as_json, output, table(header, rows, (*_WIDTHS, 5, 7, *(7 for _ in on_nodes))))
 
 
 @click.command("sharing")

@@ -1,9 +1,10 @@
-"""Commands that set targets, limits and claims: mem-set, mem-max, claim."""
+"""Commands that set targets, limits, claims and what is in use: mem-set, mem-max, claim, offline, online."""
 
 from collections.abc import Sequence
 
 import click
 
+from xbd.abi import MAX_NODES
 from xbd.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -22,7 +23,7 @@ from xbd.cli.render import outcome_lines, outcomes_json
 from xbd.client.blocking import BlockingClient
 from xbd.client.calls import KnownDomains
 from xbd.control.explain import governed
-from xbd.control.targets import Change, Rounded, choose, parse_amount, plan, round_pages
+from xbd.control.targets import Change, Rounded, choose, parse_amount, parse_claim, parse_pages, plan, round_pages
 from xbd.domain import DomainInfo
 from xbd.errors import HypercallError
 from xbd.target_rules import REFUSED_AFTER_S
@@ -146,15 +147,19 @@ def mem_max_command(names_and_size: tuple[str, ...], socket_path: str | None, *,
 
 @click.command("claim", cls=SizesCommand)
 @click.argument("name", metavar="DOMAIN", shell_complete=complete_domains)
-@click.argument("size", metavar="SIZE|none")
+@click.argument("sizes", nargs=-1, required=True, metavar="SIZE[@NODE]...|none")
 @client_options
-def claim_command(name: str, size: str, socket_path: str | None, *, as_json: bool) -> None:
-    """Promise DOMAIN that it can come to hold SIZE: no other domain gets the part that it does not hold yet.
+def claim_command(name: str, sizes: tuple[str, ...], socket_path: str | None, *, as_json: bool) -> None:
+    """Promise DOMAIN memory: no other domain gets the part that it does not hold yet.
 
-    SIZE is more than it holds and at most its limit; `none` takes the promise back. What the domain populates
-    from then on is counted against it.
+    One SIZE is how much it can come to hold, more than it holds and at most its limit. Several, or any with a node
+    (4g@0), are a set: so much beside what it holds, on these nodes, and of the host where there is no node; it replaces
+    what the domain claimed. `none` takes all back. What the domain populates from then on is counted against it.
     """
-    amount = None if size == "none" else parse_amount(size)
+    if len(sizes) > 1 or "@" in sizes[0]:
+        _claim_set(name, [parse_claim(size) for size in sizes], socket_path, as_json=as_json)
+        return
+    amount = None if sizes == ("none",) else parse_amount(sizes[0])
 
     def claim(client: BlockingClient) -> tuple[DomainInfo, Rounded | None, int]:
         (domain,) = choose(listed(client, [name]), [name])
@@ -165,6 +170,59 @@ def claim_command(name: str, size: str, socket_path: str | None, *, as_json: boo
     output = {"domid": domain.domid, "name": domain.name, "outstanding_pages": outstanding}
     said = f"claims {claimed}, {format_pages(outstanding)} of it outstanding" if claimed else "claims nothing"
     emit(as_json, output, [f"{domain.name}: {said}"])
+
+
+def _claim_set(
+    name: str, claims: Sequence[tuple[Rounded, int | None]], socket_path: str | None, *, as_json: bool
+) -> None:
+    def claim(client: BlockingClient) -> tuple[DomainInfo, int]:
+        (domain,) = choose(listed(client, [name]), [name])
+        return domain, client.claim_set(domain.domid, [(size.pages, node) for size, node in claims])
+
+    domain, outstanding = with_client(socket_path, claim)
+    output = {
+        "domid": domain.domid,
+        "name": domain.name,
+        "outstanding_pages": outstanding,
+        "claims": [{"pages": size.pages, "node": node} for size, node in claims],
+    }
+    said = ", ".join(f"{size} {'of the host' if node is None else f'on node {node}'}" for size, node in claims)
+    emit(as_json, output, [f"{domain.name}: claims {said}"])
+
+
+def _node_command(name: str, done: str, doc: str) -> click.Command:
+    """Make the command that takes memory of a node out of use, or into use again."""
+
+    @click.command(name, cls=SizesCommand, help=doc)
+    @click.argument("size", metavar="SIZE")
+    @click.option("--node", type=click.IntRange(0, MAX_NODES - 1), default=0, show_default=True, help="The node.")
+    @client_options
+    def command(size: str, node: int, socket_path: str | None, *, as_json: bool) -> None:
+        pages = round_pages(parse_pages(size))
+
+        def ask(client: BlockingClient) -> dict[int, int]:
+            if name == "offline":
+                return client.offline(node, pages.pages)
+            client.online(node, pages.pages)
+            return {}
+
+        recalled = with_client(socket_path, ask)
+        output = {"node": node, "pages": pages.pages, "recalled": recalled}
+        lost = [f"d{domid} lost a claim of {format_pages(lost)}" for domid, lost in recalled.items()]
+        emit(as_json, output, [f"node {node}: {pages} {done}", *lost])
+
+    return command
+
+
+offline_command = _node_command(
+    "offline",
+    "offline",
+    "Take SIZE of a node out of use: superframes of it that are free as a whole.\n\n"
+    "Claims that do not fit any more are taken back: those on the node that it cannot keep, then host-wide ones.",
+)
+online_command = _node_command(
+    "online", "online again", "Take SIZE of a node into use again that `xbd offline` took out."
+)
 
 
 def _names_and_size(words: Sequence[str]) -> tuple[Sequence[str], str]:

@@ -69,6 +69,7 @@ from xbd.daemons.runtime.state_manifest import (
 from xbd.errors import ConfigError, DamagedState
 from xbd.limits import LIMITS, Limits
 from xbd.machine import HostSettings, Machine
+from xbd.machine.nodes import Nodes
 from xbd.machine.recovery import recover
 from xbd.replaceable import replaceable
 from xbd.storage.image import Image, Kind, Layout, Store
@@ -362,8 +363,10 @@ def make_machine(
     settings: HostSettings,
     recorder: Recorder | None = None,
     limits: Limits = LIMITS,
+    *,
+    nodes: Nodes | None = None,
 ) -> Machine:
-    """Make a machine, or recover the one that *state* holds; then *superframes* and *settings* are its own.
+    """Make a machine, or recover the one that *state* holds; then *superframes*, *settings* and *nodes* are its own.
 
     Raises:
         ConfigError: what is saved cannot be used, or is to be recorded from its middle on; nothing of it has been changed.
@@ -372,8 +375,10 @@ def make_machine(
         image = None if state is None else Image(state)
         try:
             if recorder is not None:
-                return RecordedMachine(superframes, recorder, settings=settings, image=image, limits=limits)
-            return Machine(superframes, settings=settings, image=image, limits=limits)
+                return RecordedMachine(
+                    superframes, recorder, settings=settings, image=image, limits=limits, nodes=nodes
+                )
+            return Machine(superframes, settings=settings, image=image, limits=limits, nodes=nodes)
         except OSError as error:
             if state is None:
                 raise

@@ -12,12 +12,14 @@ import click
 from xbd.abi import MAX_DOMAINS, DomainType
 from xbd.cli.common import EXIT_FAILED, Failure
 from xbd.config.strategies import STRATEGIES
-from xbd.domain import NAME, PAGES_OR_NONE
+from xbd.domain import NAME, NODE, NODES, PAGES_OR_NONE
 from xbd.errors import BadArgument, BadSetting, HypercallError
 from xbd.machine import HostSettings, Machine
+from xbd.machine.nodes import Nodes
 from xbd.protocol.fields import check_params
+from xbd.protocol.methods import CLAIMS
 from xbd.protocol.recording import (
-    CONTROL_OPERATIONS,
+    HOST_OPERATIONS,
     BadRecording,
     Header,
     Line,
@@ -27,7 +29,7 @@ from xbd.protocol.recording import (
     read_line,
 )
 from xbd.settings import read, read_given
-from xbd.shapes import Part, member, optional
+from xbd.shapes import FLAG, Part, member, optional
 from xbd.text import quote
 from xbd.units import SUPER_PAGES, parse_superpages
 
@@ -45,6 +47,8 @@ _PARAMS: Final[Mapping[str, Mapping[str, Part]]] = {
         "gfn_count": Part(optional(PAGES_OR_NONE), "in pages", default=None),
         "min_pages": Part(PAGES_OR_NONE, "in pages", default=0),
         "domain_type": Part(member(DomainType), "its type", default=DomainType.PVH),
+        "nodes": Part(NODES, "where its memory should lie", default=()),
+        "is_hard": Part(FLAG, "whether it must", default=False),
     },
     "destroy": {},
     "reboot": {},
@@ -52,6 +56,9 @@ _PARAMS: Final[Mapping[str, Mapping[str, Part]]] = {
     "set_max_pages": {"max_pages": _ONE},
     "set_target": {"target_pages": _ONE},
     "claim": {"pages": _ONE},
+    "claim_set": {"claims": Part(CLAIMS, "what is claimed, and where")},
+    "go_offline": {"node": Part(NODE, "the node"), "pages": _ONE},
+    "come_online": {"node": Part(NODE, "the node"), "pages": _ONE},
 }
 
 # Settings that earlier recordings lack; left out they mean what was done then.
@@ -121,6 +128,9 @@ def _end(raw: Any) -> Mapping[str, Any]:  # noqa: ANN401 - whatever the line say
 
 
 def _do(number: int, line: Line, machine: Machine, outcome: Outcome) -> None:
+    if line.get("do") in HOST_OPERATIONS:
+        _control(number, line, machine, outcome)
+        return
     domid = line.get("domain")
     if type(domid) is not int or not 0 <= domid < MAX_DOMAINS:
         raise BadRecording(f"domain {quote(domid)}", f"a number from 0 to {MAX_DOMAINS - 1}")
@@ -128,16 +138,21 @@ def _do(number: int, line: Line, machine: Machine, outcome: Outcome) -> None:
         answer = answer_to_line(machine.execute(domid, command_from_line(line)))
         outcome.compare(number, str(line["operation"]), line.get("answer"), answer)
         return
+    _control(number, line, machine, outcome, domid)
+
+
+def _control(number: int, line: Line, machine: Machine, outcome: Outcome, domid: int | None = None) -> None:
+    """Do an operation that is no hypercall."""
     what = line["do"]
-    if not isinstance(what, str) or what not in CONTROL_OPERATIONS:
-        raise BadRecording(f"do {quote(what)}", f"one of {', '.join(CONTROL_OPERATIONS)}")
+    if not isinstance(what, str) or what not in _PARAMS:
+        raise BadRecording(f"do {quote(what)}", f"one of {', '.join(_PARAMS)}")
     raw = {key: value for key, value in line.items() if key not in ("n", "do", "domain")}
     params = check_params(what, _PARAMS[what], raw)
     try:
         if what == "create":
             machine.create(**params, domid=domid)
         else:
-            getattr(machine, what)(domid, *params.values())
+            getattr(machine, what)(*([] if domid is None else [domid]), *params.values())
     except HypercallError as error:
         # Only operations that were done are recorded.
         outcome.compare(number, what, "done", str(error))
@@ -221,7 +236,9 @@ def _machine(header: Header, strategy: str | None, memory: str | None, overrides
     for override in overrides:
         settings = replace(settings, **_setting(override))
     superframes = parse_superpages(memory) // SUPER_PAGES if memory else header.superframes
-    return Machine(superframes, settings=settings)
+    # Of another size it is a host of one node.
+    nodes = None if header.nodes is None or memory else Nodes(**header.nodes)
+    return Machine(superframes, settings=settings, nodes=nodes)
 
 
 def _setting(override: str) -> dict[str, Any]:

@@ -39,13 +39,13 @@ export function ownerColour(domid, isWhole) {
   return OWNERS.get(key);
 }
 
-export const KINDS = ["free", "whole", "shattered"];
+export const KINDS = ["free", "whole", "shattered", "offline"];
 
 function rgbOf(hex) {
   return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 }
 
-// The colours of the three states, in the order of KINDS.
+// The colours of the states, in the order of KINDS.
 export function stateColours() {
   return KINDS.map((kind) => rgbOf(theme(`--${kind}`)));
 }

@@ -5,6 +5,7 @@ import { bytesOf } from "./format.js";
 export const FREE = 0;
 export const WHOLE = 1;
 export const SHATTERED = 2;
+export const OFFLINE = 3;
 export const SUPER_PAGES = 512;
 // For each superframe a kind of one byte, an owner and a use of two.
 const BYTES_EACH = 5;
@@ -55,14 +56,14 @@ export class Frames {
 
   // Counts by kind, and by owner how many are its leaves and of how many shattered ones it holds most; largest first.
   counts(first = 0, end = this.length) {
-    const kinds = [0, 0, 0];
+    const kinds = [0, 0, 0, 0];
     const owners = new Map();
     let used = 0;
     for (let i = first; i < end; i += 1) {
       const kind = this.kind[i];
       kinds[kind] += 1;
       used += this.used[i];
-      if (kind === FREE) continue;
+      if (kind === FREE || kind === OFFLINE) continue;
       const domid = this.owner[i] - 1;
       let of = owners.get(domid);
       if (!of) owners.set(domid, (of = { domid, whole: 0, shattered: 0 }));

@@ -2,10 +2,15 @@
 
 import { KINDS, css, ownerColour, stateColours } from "./colours.js";
 import { bytesOf, count, element, percent, shortsOf } from "./format.js";
-import { FREE, SUPER_PAGES, WHOLE } from "./frames.js";
+import { FREE, OFFLINE, SUPER_PAGES, WHOLE } from "./frames.js";
 import { Grid } from "./grid.js";
 
 const OWNERS_LISTED = 12;
+
+// The kinds to speak of, by number: offline only where any is.
+function shownKinds(counts) {
+  return KINDS.map((_, kind) => kind).filter((kind) => kind !== OFFLINE || counts[kind] > 0);
+}
 
 export class HostMap {
   // *parts*: canvas, says, legend, where, out, by; elements of the page. *name*: tells a domain's name.
@@ -93,7 +98,7 @@ export class HostMap {
 
   #colourOfOne(at, states) {
     const kind = this.frames.kind[at];
-    if (this.#isByState || kind === FREE) return states[kind];
+    if (this.#isByState || kind === FREE || kind === OFFLINE) return states[kind];
     return ownerColour(this.frames.owner[at] - 1, kind === WHOLE);
   }
 
@@ -115,7 +120,7 @@ export class HostMap {
     }
     const { kinds, used, owners } = this.frames.counts(from, end);
     const whose = owners.length ? `; most of ${owners.slice(0, 3).map(({ domid }) => `${this.name(domid)} (d${domid})`).join(", ")}` : "";
-    const states = KINDS.map((kind, at) => `${count(kinds[at])} ${kind}`).join(", ");
+    const states = shownKinds(kinds).map((at) => `${count(kinds[at])} ${KINDS[at]}`).join(", ");
     this.parts.says.textContent =
       `Superframes ${count(from)} to ${count(end - 1)}: ${states}; ${percent(used / (end - from) / SUPER_PAGES)} in use${whose}.`;
   }
@@ -127,7 +132,7 @@ export class HostMap {
       this.ranges.push({ first, end });
       this.grid.cursor = 0;
       this.#show();
-    } else if (this.canZoomToFrames) this.#openSuperframe(first);
+    } else if (this.canZoomToFrames && this.frames.kind[first] !== OFFLINE) this.#openSuperframe(first);
   }
 
   async #openSuperframe(index) {
@@ -170,11 +175,11 @@ export class HostMap {
       made.style.backgroundColor = css(colour);
       return made;
     };
-    const meanings = ["free as a whole", "whole: one superpage of a domain", "shattered: held or free in pieces"];
-    const lines = KINDS.map((kind, at) => {
+    const meanings = ["free as a whole", "whole: one superpage of a domain", "shattered: held or free in pieces", "offline: out of use"];
+    const lines = shownKinds(kinds).map((at) => {
       const text = element("span", {}, `${count(kinds[at])} ${meanings[at]}`);
-      const line = element("p", {}, ...(this.#isByState || at === FREE ? [swatch(states[at])] : []), text);
-      line.dataset.kind = kind;
+      const line = element("p", {}, ...(this.#isByState || at === FREE || at === OFFLINE ? [swatch(states[at])] : []), text);
+      line.dataset.kind = KINDS[at];
       line.dataset.count = kinds[at];
       return line;
     });
