@@ -59,7 +59,8 @@ def _pages_just() -> NDArray[np.uint16]:
 def _pages_below() -> NDArray[np.uint16]:
     """Tell of every word those in pieces below an order: (5, 65536) words."""
     at_least = _pages_at_least()
-    return at_least[0] & ~at_least
+    below: NDArray[np.uint16] = at_least[0] & ~at_least
+    return below
 
 
 @cache
