@@ -7,6 +7,7 @@ and knows no socket; what the world must do with a domain's socket goes through 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from xbd.control.console import Console
 from xbd.control.domain_life import DomainLife
 from xbd.control.domain_record import DomainRecord, Wake
 from xbd.control.domain_sockets import DomainSockets
+from xbd.control.drawn import tell_blocks, tell_frames, tell_superframe
 from xbd.control.guest_settings import plan_guest
 from xbd.control.notices import Notices
 from xbd.control.waits import TargetWaits
@@ -24,7 +26,6 @@ from xbd.errors import BadArgument, NotPermitted, OutOfResources
 from xbd.guest.mode import parse_mode
 from xbd.machine import Machine
 from xbd.machine.domain import NO_RUNS
-from xbd.machine.frame_map import block_map, superframe_owners
 from xbd.machine.provision import refused
 from xbd.machine.reboot import Reboot
 from xbd.protocol import fields
@@ -76,9 +77,9 @@ class Controller(DomainLife):
             "offline": self._offline,
             "online": self._online,
             "guest_mode": self._guest_mode,
-            "frames": self._frames,
-            "superframe": self._superframe,
-            "blocks": self._blocks,
+            "frames": partial(tell_frames, machine),
+            "superframe": partial(tell_superframe, machine),
+            "blocks": partial(tell_blocks, machine),
             "console": lambda: {"text": self.console.text, "first": self.console.first},
             "audit": lambda: {"violations": self.audit()},
         }
@@ -236,19 +237,6 @@ class Controller(DomainLife):
         record.notify("mode", mode=record.mode)
         self._event("mode", record, mode=record.mode)
         return {"mode": record.mode}
-
-    def _frames(self) -> dict[str, object]:
-        drawn = self.machine.frame_map()
-        owner, used = (part.astype("<u2", copy=False).tobytes() for part in (drawn.owner, drawn.used))
-        return {"superframes": drawn.kind.size, "kind": drawn.kind.tobytes(), "owner": owner, "used": used}
-
-    def _superframe(self, index: int) -> dict[str, object]:
-        return {"owner": superframe_owners(self.machine.host, index).astype("<u2", copy=False).tobytes()}
-
-    def _blocks(self, domain: int | str) -> dict[str, object]:
-        drawn = block_map(self.machine.domain(self.machine.find(domain)))
-        populated, slots = (part.astype("<u2", copy=False).tobytes() for part in (drawn.populated, drawn.slots))
-        return {"blocks": drawn.kind.size, "kind": drawn.kind.tobytes(), "populated": populated, "slots": slots}
 
     # -- the guests' side, driven by their endpoints
 
