@@ -93,7 +93,8 @@ class Page:
     def until(self, expression: str) -> Any:  # noqa: ANN401 - whatever the page says
         """Wait until an expression is true, and return what it is; fail, and say what the page says, when it is not for long."""
         deadline = time.monotonic() + _PATIENCE_S
-        while not (found := self.read(expression)):
+        # While the page is loaded there may be nothing yet to read from.
+        while not (found := self.read(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")):
             if time.monotonic() > deadline:
                 text = self.read("document.body.innerText.slice(0, 2000)")
                 raise AssertionError(f"never: {expression}; errors {self.errors}; the page says: {text}")

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xbd.cli.tables import table
-from xbd.control.frames import KINDS, Frames
+from xbd.control.frames import FREE, KINDS, OFFLINE, SHATTERED, WHOLE, Frames
 from xbd.text import printable
 
 Colours = NDArray[np.uint8]
 
-_FREE, _WHOLE, _SHATTERED, _OFFLINE = range(4)
 BY: Final = ("owner", "state")
 _FREE_COLOUR: Final = (48, 48, 52)
 # Where a picture's last row has no superframes.
@@ -45,9 +44,9 @@ def colours(frames: Frames, by: str) -> Colours:
     owners, which = np.unique(frames.owner, return_inverse=True)
     bright = np.array([owner_colour(int(owner) - 1) for owner in owners], dtype=np.uint8).reshape(-1, 3)
     dark = np.array([owner_colour(int(owner) - 1, whole=False) for owner in owners], dtype=np.uint8).reshape(-1, 3)
-    drawn = np.where((frames.kind == _WHOLE)[:, None], bright[which], dark[which])
-    drawn[frames.kind == _FREE] = _FREE_COLOUR
-    drawn[frames.kind == _OFFLINE] = _OFFLINE_COLOUR
+    drawn = np.where((frames.kind == WHOLE)[:, None], bright[which], dark[which])
+    drawn[frames.kind == FREE] = _FREE_COLOUR
+    drawn[frames.kind == OFFLINE] = _OFFLINE_COLOUR
     return drawn
 
 
@@ -100,16 +99,16 @@ def _most_shattered(frames: Frames, per_cell: int) -> list[tuple[int, int]]:
 
 
 def _letter(kind: int, owner: int, by: str) -> str:
-    if by == "state" or kind in (_FREE, _OFFLINE):
+    if by == "state" or kind in (FREE, OFFLINE):
         return _STATE_LETTERS[kind]
     letter = _LETTERS[(owner - 1) % len(_LETTERS)]
-    return letter if kind == _WHOLE else letter.upper()
+    return letter if kind == WHOLE else letter.upper()
 
 
 def kind_counts(frames: Frames) -> list[tuple[int, str]]:
     """Count the superframes of each kind; offline ones are left out where there are none."""
     counts = [(frames.count(kind), name) for kind, name in enumerate(KINDS)]
-    return [(count, name) for count, name in counts if count or name != KINDS[_OFFLINE]]
+    return [(count, name) for count, name in counts if count or name != KINDS[OFFLINE]]
 
 
 def legend(frames: Frames, names: Mapping[int, str], per_cell: int, *, letters: bool) -> list[str]:
@@ -131,8 +130,8 @@ def legend(frames: Frames, names: Mapping[int, str], per_cell: int, *, letters: 
 
 def owners(frames: Frames) -> Sequence[dict[str, int]]:
     """Count, by owner, the superframes that are its leaves, and the shattered ones of which it holds most; largest first."""
-    whole = np.bincount(frames.owner[frames.kind == _WHOLE], minlength=1 << 16)
-    shattered = np.bincount(frames.owner[frames.kind == _SHATTERED], minlength=1 << 16)
+    whole = np.bincount(frames.owner[frames.kind == WHOLE], minlength=1 << 16)
+    shattered = np.bincount(frames.owner[frames.kind == SHATTERED], minlength=1 << 16)
     total = whole + shattered
     total[0] = 0
     largest = np.argsort(-total, kind="stable")[: np.count_nonzero(total)]
@@ -146,8 +145,8 @@ def healed_and_broken(before: Frames, now: Frames) -> tuple[int, int]:
     """Count the superframes that were shattered or free and are whole now, and those that were whole and are shattered now."""
     if before.kind.size != now.kind.size:
         return 0, 0
-    healed = np.count_nonzero((before.kind != _WHOLE) & (now.kind == _WHOLE))
-    return int(healed), int(np.count_nonzero((before.kind == _WHOLE) & (now.kind == _SHATTERED)))
+    healed = np.count_nonzero((before.kind != WHOLE) & (now.kind == WHOLE))
+    return int(healed), int(np.count_nonzero((before.kind == WHOLE) & (now.kind == SHATTERED)))
 
 
 def _columns(frames: Frames) -> int:

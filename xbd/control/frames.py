@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from xbd.errors import RemoteProtocolError
 
 KINDS: Final = ("free", "whole", "shattered", "offline")
+FREE, WHOLE, SHATTERED, OFFLINE = range(4)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ from xbd.control.frames import Frames, frames_of
 from xbd.control.series_read import runs_of
 from xbd.daemons.http_server import MAX_REQUEST_BYTES, TAKE_WITHIN_S
 from xbd.daemons.runtime.sockets import raise_descriptor_limit
-from xbd.daemons.web.feed import LOOK_EVERY_S, packed_frames
+from xbd.daemons.web.feed import LOOK_EVERY_S, SPARK_LOOKS, packed_frames
 from xbd.daemons.web.files import page_files
 from xbd.daemons.web.guard import Guard
 from xbd.daemons.web.server import ASKED_AT_ONCE, MAX_STREAMS
@@ -253,6 +253,27 @@ async def test_pages_are_told_what_changes(tmp_path: Path, autojump_clock: MockC
                 version += 1
                 known = unpacked(changes, known)
         assert changes["version"] == version
+
+
+async def test_the_last_looks_are_told(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Of each domain that is there, what it held and should hold at each look, the last one last; nothing where it was not there yet."""
+    del autojump_clock
+    async with daemon(tmp_path) as host, serving(tmp_path) as server, server.stream() as told:
+        first, second = create(host, "a"), 0
+        await told.next("look")
+        host.call("set_target", {"domid": first, "pages": 1024})
+        second = create(host, "b")
+        while len((await told.next("look"))["rows"]) != 2:
+            pass
+        read = np.frombuffer((await server.ask("/recent")).body, dtype="<u4").reshape(2, -1)
+    figures = read[:, 1:].copy().view("<f4").reshape(2, SPARK_LOOKS, -1)
+
+    assert read[:, 0].tolist() == [first, second]
+    assert figures[0, -2:, :2].tolist() == [[2048, 2048], [2048, 1024]]
+    assert figures[1, -1, :2].tolist() == [2048, 2048]
+    assert np.isnan(figures[1, :-1]).all()
+    # No guest has said what it wants.
+    assert np.isnan(figures[:, :, 2]).all()
 
 
 async def test_pages_hear_of_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -15,10 +15,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from xbd.client.calls import KnownDomains
 from xbd.client.client import Client
-from xbd.control.frames import Frames, frames_of
+from xbd.control.frames import SHATTERED, Frames, frames_of
 from xbd.control.moments import Moment, Moments
 from xbd.control.page_rows import Row, depends_on_host, domain_details, domain_row, host_row
 from xbd.control.series import header, host_cells, lines_of
@@ -30,15 +31,21 @@ from xbd.errors import PeerLost
 LOOK_EVERY_S: Final = 1.0
 # While no page is open.
 UNWATCHED_EVERY_S: Final = 5.0
-# A look that took long, for a host is large or its hypervisor busy, is followed by a pause of so many times that.
-PAUSE_PER_LOOK: Final = 20.0
-# The same for all superframes of a host, which the hypervisor counts anew each time.
-PAUSE_PER_FRAMES: Final = 50.0
+# A look costs the hypervisor some 75 us for each domain that has changed, and the map some 10 us for each shattered
+# superframe and 15 ns for any other. So long a pause for each of them keeps looks below 2 % of a core, and the map below 1 %.
+PAUSE_PER_CHANGE_S: Final = 4e-3
+PAUSE_PER_SHATTERED_S: Final = 1e-3
+PAUSE_PER_SUPERFRAME_S: Final = 1.5e-6
 # A page that is further behind gets everything anew.
 _MESSAGES_KEPT: Final = 16
 _EVENTS_KEPT: Final = 200
 # Changes of more superframes than this are more than all of them, in base64.
 _CHANGES_MOST: Final = 1 << 18
+# How many looks the lines of a domain go back, and what of it they show; the page has the same.
+SPARK_LOOKS: Final = 60
+SPARK_FIGURES: Final = ("held", "target", "demand", "coverage")
+# Numbers of domains, and of each its figures.
+SparkPoints = tuple[NDArray[np.uint32], NDArray[np.float32]]
 _LOST: Final = "the hypervisor cannot be reached; this goes on by itself when it is there again"
 
 
@@ -61,6 +68,12 @@ def as_json(found: object) -> bytes:
 def packed_frames(frames: Frames) -> bytes:
     """Write superframes in one piece: all kinds (uint8), owners, uses (uint16, little-endian)."""
     return frames.kind.tobytes() + frames.owner.astype("<u2").tobytes() + frames.used.astype("<u2").tobytes()
+
+
+def _spark_points(rows: Mapping[int, Row]) -> SparkPoints:
+    figures = [[row[figure] for figure in SPARK_FIGURES] for row in rows.values()]
+    # What a guest does not say is no number: None becomes NaN.
+    return np.array(list(rows), dtype="<u4"), np.array(figures, dtype="<f4").reshape(-1, len(SPARK_FIGURES))
 
 
 def _changes_between(before: Frames | None, now: Frames) -> dict[str, object] | None:
@@ -88,6 +101,8 @@ class Feed:
         self._known = KnownDomains()
         self._host: Mapping[str, Any] = {}
         self._rows: dict[int, Row] = {}
+        # Of the last looks, of each domain what its lines on the page show.
+        self._recent: deque[SparkPoints] = deque(maxlen=SPARK_LOOKS)
         self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_KEPT)
         self._new_events: list[dict[str, Any]] = []
         self._is_whole = True
@@ -118,10 +133,9 @@ class Feed:
                 nursery.start_soon(self._hear, client)
                 while True:
                     began_s = trio.current_time()
-                    await self._look(client)
+                    changed = await self._look(client)
                     self._follower.check_in.here()
-                    took_s = trio.current_time() - began_s
-                    due_s = began_s + max(LOOK_EVERY_S, PAUSE_PER_LOOK * took_s)
+                    due_s = began_s + max(LOOK_EVERY_S, PAUSE_PER_CHANGE_S * changed)
                     await trio.sleep_until(due_s)
                     if not self._watchers:
                         with trio.move_on_at(due_s + UNWATCHED_EVERY_S - LOOK_EVERY_S):
@@ -136,8 +150,8 @@ class Feed:
                 self._new_events.append(event)
                 del self._new_events[:-_EVENTS_KEPT]
 
-    async def _look(self, client: Client) -> None:
-        """Ask what has changed, tell the pages, and keep the moment."""
+    async def _look(self, client: Client) -> int:
+        """Ask what has changed, tell the pages, and keep the moment; returns how many domains have changed."""
         self._host = await client.host()
         changes = await client.changes(self._known.since)
         self._known.take(changes)
@@ -151,6 +165,8 @@ class Feed:
         self._tell(Message("look", as_json({**told, "rows": list(self._rows.values()) if whole else changed})))
         frames = await self._look_at_frames(client) if self._frame_watchers else None
         self._keep(t_s, frames)
+        self._recent.append(_spark_points(self._rows))
+        return len(changes.domains)
 
     def _changed_rows(self, changed: set[int], *, is_whole: bool) -> list[Row]:
         """Make the rows of what has *changed* anew; returns those that are otherwise than before."""
@@ -174,7 +190,8 @@ class Feed:
             return None
         self._frames_are_old = False
         frames = frames_of(await client.call("frames"))
-        self._frames_due_s = trio.current_time() + PAUSE_PER_FRAMES * (trio.current_time() - began_s)
+        shattered, superframes = frames.count(SHATTERED), frames.kind.size
+        self._frames_due_s = began_s + PAUSE_PER_SHATTERED_S * shattered + PAUSE_PER_SUPERFRAME_S * superframes
         told = _changes_between(self.frames, frames)
         if told is not None:
             self.frames_version += 1
@@ -246,6 +263,15 @@ class Feed:
         return self._watchers, self._frame_watchers
 
     # -- answering
+
+    def recent(self) -> bytes:
+        """Write what the last looks found of each domain: its number (uint32), then of each look its figures (float32)."""
+        domids = np.array(sorted(self._rows), dtype="<u4")
+        points = np.full((domids.size, SPARK_LOOKS, len(SPARK_FIGURES)), np.nan, dtype="<f4")
+        for at, (known, figures) in enumerate(reversed(self._recent)):
+            _, here, there = np.intersect1d(domids, known, assume_unique=True, return_indices=True)
+            points[here, SPARK_LOOKS - 1 - at] = figures[there]
+        return b"".join(domid.tobytes() + one.tobytes() for domid, one in zip(domids, points, strict=True))
 
     async def all_frames(self) -> tuple[int, bytes]:
         """Return the superframes as they were looked at last, and which version of them that is. Raises XbdError."""

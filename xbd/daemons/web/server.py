@@ -66,6 +66,7 @@ class PageServer:
             "/source": self._source,
             "/stream": self._stream,
             "/frames": self._frames,
+            "/recent": self._recent,
             "/superframe": self._superframe,
             "/domain": self._domain,
             "/times": self._times,
@@ -128,6 +129,9 @@ class PageServer:
     async def _frames(self, _query: dict[str, str]) -> Answer:
         version, packed = await self._live().all_frames()
         return Answer("200 OK", [_BINARY, _NOT_KEPT, ("X-Frames-Version", str(version))], packed)
+
+    async def _recent(self, _query: dict[str, str]) -> Answer:
+        return Answer("200 OK", [_BINARY, _NOT_KEPT], self._live().recent())
 
     async def _superframe(self, query: dict[str, str]) -> Answer:
         return await self._fresh_look("superframe", _number(query, "index"), self._live().superframe)

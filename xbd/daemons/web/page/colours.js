@@ -41,13 +41,15 @@ export function ownerColour(domid, isWhole) {
 
 export const KINDS = ["free", "whole", "shattered", "offline"];
 
-function rgbOf(hex) {
+// Reads a colour that is written as #rrggbb.
+export function rgbOf(hex) {
   return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 }
 
 // The colours of the states, in the order of KINDS.
 export function stateColours() {
-  return KINDS.map((kind) => rgbOf(theme(`--${kind}`)));
+  if (!themed.has("states")) themed.set("states", KINDS.map((kind) => rgbOf(theme(`--${kind}`))));
+  return themed.get("states");
 }
 
 export function css([red, green, blue]) {

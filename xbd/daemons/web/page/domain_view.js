@@ -7,6 +7,9 @@ import { Grid } from "./grid.js";
 
 const LOOK_EVERY_MS = 1000;
 const EVENTS_SHOWN = 50;
+// Of the picture of its blocks, in pixels: a block where there is place for all, and the most that they may take.
+const SIDE = 22;
+const BLOCKS_HEIGHT_MOST = 198;
 // What is said first of a guest's own figures; the rest follows in the order of its report.
 const FIRST = ["worker_state", "schedule_delay", "balloon_2m_pages", "balloon_4k_pages", "slots", "pages_migrated", "pages_moved"];
 const KINDS = ["not populated", "one superpage", "populated in pieces"];
@@ -127,6 +130,8 @@ export class DomainView {
     const old = this.blocks;
     this.blocks = blocks;
     const length = blocks.kind.length;
+    const columns = Math.max(Math.floor(this.canvas.clientWidth / SIDE), 1);
+    this.canvas.style.height = `${Math.min(Math.max(Math.ceil(length / columns) * SIDE, SIDE), BLOCKS_HEIGHT_MOST)}px`;
     this.grid.show(length);
     if (old && old.kind.length === length) {
       const changed = [];

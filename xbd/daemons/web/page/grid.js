@@ -1,7 +1,7 @@
 // Squares on a canvas, row by row: pointed at, walked over by keys, opened; those that change flash for a moment.
 
 import { drawnOnce, fitted } from "./canvas.js";
-import { css, theme } from "./colours.js";
+import { rgbOf, theme } from "./colours.js";
 
 const FLASH_MS = 900;
 // More changes at once than this are seen without a flash.
@@ -15,9 +15,11 @@ export class Grid {
     this.length = 0;
     this.cursor = -1;
     this.flashes = new Map();
+    this.isStale = true;
+    this.small = document.createElement("canvas");
     this.draw = drawnOnce(() => this.#draw());
     new ResizeObserver(() => this.resized()).observe(canvas);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", this.draw);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.show(this.length));
     canvas.addEventListener("pointermove", (event) => this.#point(this.#at(event)));
     canvas.addEventListener("click", (event) => {
       const i = this.#at(event);
@@ -45,6 +47,7 @@ export class Grid {
       this.flashes.clear();
     }
     this.length = length;
+    this.isStale = true;
     this.draw();
   }
 
@@ -89,41 +92,51 @@ export class Grid {
     event.preventDefault();
   }
 
+  // Computes the squares' colours anew: only when they may be otherwise, not for each picture of a flash.
+  #paint() {
+    this.isStale = false;
+    this.colours = new Uint8ClampedArray(this.length * 4);
+    for (let i = 0; i < this.length; i += 1) {
+      this.colours.set(this.colourOf(i), i * 4);
+      this.colours[i * 4 + 3] = 255;
+    }
+  }
+
   #draw() {
     const { pen, width, height } = fitted(this.canvas);
     pen.clearRect(0, 0, width, height);
     if (!this.length || !width || !height) return;
     this.#fit(width, height);
-    const gap = this.side > 5 ? 1 : 0;
-    // Squares of one colour that lie side by side are drawn at once, where nothing is between them.
-    const now = performance.now();
-    const last = Math.min(this.length, Math.floor(height / this.side) * this.columns);
-    let style = "";
-    for (let i = 0; i < last; i += 1) {
-      const next = css(this.#faded(i, now));
-      if (next !== style) pen.fillStyle = style = next;
-      pen.fillRect((i % this.columns) * this.side, Math.floor(i / this.columns) * this.side, this.side - gap, this.side - gap);
-    }
+    if (this.isStale) this.#paint();
+    // A pixel for each square, made larger: it is one drawing, however many squares there are.
+    const rows = Math.ceil(this.length / this.columns);
+    this.small.width = this.columns;
+    this.small.height = rows;
+    const image = new ImageData(this.columns, rows);
+    image.data.set(this.colours);
+    this.#addFlashes(image.data);
+    this.small.getContext("2d").putImageData(image, 0, 0);
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(this.small, 0, 0, this.columns * this.side, rows * this.side);
+    if (this.side > 5) this.#drawGaps(pen, rows);
     if (this.cursor >= 0) this.#drawCursor(pen);
     if (this.flashes.size) this.draw();
   }
 
-  #faded(i, now) {
-    const colour = this.colourOf(i);
-    const since = this.flashes.get(i);
-    if (since === undefined) return colour;
-    const share = 1 - (now - since) / FLASH_MS;
-    if (share <= 0) {
-      this.flashes.delete(i);
-      return colour;
+  #addFlashes(pixels) {
+    const now = performance.now();
+    const bright = rgbOf(theme("--flash"));
+    for (const [i, since] of this.flashes) {
+      const share = 1 - (now - since) / FLASH_MS;
+      if (share <= 0) this.flashes.delete(i);
+      else for (let part = 0; part < 3; part += 1) pixels[i * 4 + part] += (bright[part] - pixels[i * 4 + part]) * share;
     }
-    const bright = this.flashColour();
-    return colour.map((part, at) => Math.round(part + (bright[at] - part) * share));
   }
 
-  flashColour() {
-    const hex = theme("--flash");
-    return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  #drawGaps(pen, rows) {
+    pen.fillStyle = theme("--paper");
+    for (let column = 1; column <= this.columns; column += 1) pen.fillRect(column * this.side - 1, 0, 1, rows * this.side);
+    for (let row = 1; row <= rows; row += 1) pen.fillRect(0, row * this.side - 1, this.columns * this.side, 1);
   }
 
   #drawCursor(pen) {

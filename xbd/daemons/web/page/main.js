@@ -86,6 +86,7 @@ const source = await (await fetch("/source")).json();
 isLive = source.kind === "live";
 if (isLive) {
   show();
+  store.addEventListener("look", () => domainsView.begin(), { once: true });
   hostView.begin();
 } else {
   byId("pause").hidden = true;

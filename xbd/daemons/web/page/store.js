@@ -22,6 +22,18 @@ class Spark {
     this.next = (this.next + 1) % SPARK_POINTS;
   }
 
+  // Puts what was before this page's first look before that.
+  fill(earlier) {
+    const known = SPARK_KINDS.map((kind) => this.of(kind).filter((point) => !Number.isNaN(point)).length);
+    const seen = Math.max(...known);
+    for (let i = 0; i < SPARK_POINTS - seen; i += 1) {
+      const at = (this.next + i) % SPARK_POINTS;
+      SPARK_KINDS.forEach((kind, k) => {
+        this.points[k][at] = earlier[i * SPARK_KINDS.length + k];
+      });
+    }
+  }
+
   // Lists the figures of a kind, the oldest first.
   of(kind) {
     const points = this.points[SPARK_KINDS.indexOf(kind)];
@@ -72,6 +84,14 @@ export class Store extends EventTarget {
     this.events.splice(0, this.events.length - EVENTS_KEPT);
     this.addLook({ t_s: look.t_s, free_pages: look.host.free_frames, free_superframes: look.host.free_superframes });
     this.#tell("look", look);
+  }
+
+  // Takes what /recent says of the looks before this page's own.
+  takeRecent(buffer) {
+    const each = 1 + SPARK_POINTS * SPARK_KINDS.length;
+    const numbers = new Uint32Array(buffer);
+    const figures = new Float32Array(buffer);
+    for (let at = 0; at < numbers.length; at += each) this.sparks.get(numbers[at])?.fill(figures.subarray(at + 1, at + each));
   }
 
   // Takes a point of the host's own figures over time; one that is not later is known already.

@@ -6,6 +6,12 @@ import { drawnOnce } from "./canvas.js";
 const ROW_PIXELS = 30;
 // Rows that are made beyond the edges, so that a scroll shows no gap.
 const SPARE_ROWS = 6;
+// So long after the last step of a scroll it is over.
+const REST_MS = 100;
+
+// Numbers by size; texts as people sort them, web2 before web10.
+const texts = new Intl.Collator("en", { numeric: true });
+const compare = (a, b) => (typeof a === "string" ? texts.compare(a, b) : a - b);
 
 export class Table {
   // *columns*: [{ name, key, title, className, text(row), order(row), fill(cell, row), isLeft }].
@@ -17,12 +23,15 @@ export class Table {
     this.isReversed = false;
     this.chosen = null;
     this.made = [];
+    // Of the rows: an element that shows a row of this version needs nothing.
+    this.version = 0;
     this.head = element("div", { className: "row head", role: "row" }, ...columns.map((column) => this.#headCell(column)));
     this.body = element("div", { className: "rows", role: "rowgroup" });
     this.scroller = element("div", { className: "scroller", tabIndex: 0, role: "table", ariaLabel: label }, this.head, this.body);
     place.replaceChildren(this.scroller);
     this.draw = drawnOnce(() => this.#draw());
-    this.scroller.addEventListener("scroll", this.draw, { passive: true });
+    this.isScrolling = false;
+    this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.scroller.addEventListener("keydown", (event) => this.#press(event));
     new ResizeObserver(this.draw).observe(this.scroller);
   }
@@ -46,8 +55,9 @@ export class Table {
     const { order } = this.columns.find((column) => column.key === this.key);
     const sign = this.isReversed ? -1 : 1;
     const keyed = rows.map((row) => [order(row), row]);
-    keyed.sort(([a, rowA], [b, rowB]) => sign * (a < b ? -1 : a > b ? 1 : 0) || rowA.domid - rowB.domid);
+    keyed.sort(([a, rowA], [b, rowB]) => sign * compare(a, b) || rowA.domid - rowB.domid);
     this.rows = keyed.map(([, row]) => row);
+    this.version += 1;
     for (const cell of this.head.children) {
       cell.ariaSort = cell.dataset.key !== this.key ? "none" : this.isReversed ? "descending" : "ascending";
     }
@@ -73,6 +83,17 @@ export class Table {
     event.preventDefault();
   }
 
+  // While it is scrolled, what is drawn in cells is left out: texts alone keep up with any wheel.
+  #scrolled() {
+    this.isScrolling = true;
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => {
+      this.isScrolling = false;
+      this.draw();
+    }, REST_MS);
+    this.draw();
+  }
+
   #make() {
     const cells = this.columns.map((column) => element("div", { className: `cell ${column.className ?? ""}`, role: "cell" }));
     const made = element("div", { className: "row", role: "row" }, ...cells);
@@ -91,21 +112,31 @@ export class Table {
     const end = Math.min(first + seen, this.rows.length);
     while (this.made.length < end - first) this.made.push(this.#make());
     this.scroller.removeAttribute("aria-activedescendant");
+    // The row at a place is always made by the same element, so that a scroll by one row fills one element.
     this.made.forEach((made, i) => {
-      made.hidden = first + i >= end;
+      const at = first + ((((i - first) % this.made.length) + this.made.length) % this.made.length);
+      made.hidden = at >= end;
       if (made.hidden) return;
-      const row = this.rows[first + i];
-      made.dataset.at = first + i;
-      made.id = `${this.key}-row-${first + i}`;
-      made.style.transform = `translateY(${(first + i) * ROW_PIXELS}px)`;
-      made.setAttribute("aria-rowindex", String(first + i + 2));
+      const row = this.rows[at];
+      if (made.dataset.at !== String(at)) {
+        made.dataset.at = at;
+        made.id = `${this.columns.length}-row-${at}`;
+        made.style.transform = `translateY(${at * ROW_PIXELS}px)`;
+        made.setAttribute("aria-rowindex", String(at + 2));
+      }
       const isChosen = row.domid === this.chosen;
       made.classList.toggle("chosen", isChosen);
       if (isChosen) this.scroller.setAttribute("aria-activedescendant", made.id);
-      this.columns.forEach((column, at) => {
-        const cell = made.children[at];
-        if (column.fill) column.fill(cell, row);
-        else {
+      if (made.shown === row && made.version === this.version && !(made.isPartial && !this.isScrolling)) return;
+      made.isPartial = this.isScrolling && (made.shown !== row || made.isPartial);
+      made.shown = row;
+      made.version = this.version;
+      this.columns.forEach((column, place) => {
+        const cell = made.children[place];
+        if (column.fill) {
+          cell.style.visibility = made.isPartial ? "hidden" : "";
+          if (!made.isPartial) column.fill(cell, row);
+        } else {
           const text = column.text(row);
           if (cell.textContent !== text) {
             cell.textContent = text;
