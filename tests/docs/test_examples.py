@@ -1,6 +1,7 @@
 """Every program in `xbd/docs/examples` runs as it stands, and does what it says."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from tests.lab.experiments.tiny_grid import trace_text
 from tests.processes import running
 from xbd.cli.main import main
 from xbd.client import connect
+from xbd.config.policies import make_policy
+from xbd.errors import BadSetting
 
 EXAMPLES: Final = DOCS / "examples"
 _HOST: Final = '[host]\nmemory = "256m"\n[[guest]]\nname = "web{n}"\ncount = 2\nmaximum = "64m"\ntarget = "48m"\n'
@@ -95,6 +98,17 @@ def test_a_series_is_drawn(tmp_path: Path) -> None:
     with Image.open(picture) as drawn:
         assert drawn.size == (900, 600)
         assert len(drawn.convert("RGB").getcolors(1 << 20) or []) > 10
+
+
+def test_a_policy_governs_a_host() -> None:
+    """Each guest keeps half as much again as it uses: an idle one gives up more than a busy one; another policy's settings are refused."""
+    done = program(str(EXAMPLES / "spare_policy.py"))
+    held = {name: float(size) for name, size in re.findall(r"(\w+): ([\d.]+) MiB of 512 MiB", done.stdout)}
+
+    assert done.returncode == 0, done.stderr
+    assert 0 < held["idle"] < held["steady"] < 512
+    with pytest.raises(BadSetting, match="part"):
+        make_policy("xbd.docs.examples.spare_policy:Spare", {"part": 2.0})
 
 
 def test_every_example_is_tried() -> None:
