@@ -21,7 +21,7 @@ h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px sol
 table { border-collapse: collapse; margin: .5rem 0 1rem; display: block; overflow-x: auto; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } .claims td { text-align: left; white-space: normal; }
-.about, small { color: #555; font-size: .85rem; } code { background: #f3f3f3; padding: 0 .2rem; } ul { padding-left: 1.1rem; }
+.about, small { color: #555; font-size: .85rem; } code { background: #f3f3f3; padding: 0 .2rem; } ul, ol { padding-left: 1.4rem; } p { max-width: 52rem; }
 .verdict { font-weight: bold; white-space: nowrap !important; } .confirmed { color: #00704a; } .refuted { color: #b03000; }
 .depends { color: #8a6100; } .not { color: #666; } img { max-width: 100%; } figure { margin: 1rem 0; }
 """
