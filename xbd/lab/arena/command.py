@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -15,8 +16,10 @@ from xbd.daemons.policy_process import started_policy
 from xbd.daemons.trace_files import read_trace
 from xbd.guest.workload import Trace
 from xbd.lab.arena.cell import ArenaCell, ArenaOutcome, Point, run_arena
+from xbd.lab.arena.equal import ROUNDS, other_hosts
 from xbd.lab.arena.page import Drawn, render_page, report
 from xbd.lab.arena.plan import Arena, parse_arena
+from xbd.lab.arena.scenarios import SCENARIOS
 from xbd.lab.arena.standings import standings
 from xbd.lab.experiments.command import grid_options, pool_of
 from xbd.lab.experiments.grid import digest
@@ -26,7 +29,7 @@ from xbd.lab.experiments.report import table_lines
 from xbd.lab.experiments.results import as_csv, rounded
 from xbd.lab.experiments.shell.runner import run_jobs
 from xbd.lab.experiments.shell.store import Store
-from xbd.lab.experiments.shell.work import Job, Kind, model_version
+from xbd.lab.experiments.shell.work import Job, Kind, Pool, model_version
 
 
 def run_with_policy(cell: ArenaCell, traces: Sequence[Trace], watch: Watch | None = None) -> ArenaOutcome:
@@ -44,7 +47,9 @@ ARENA = Kind(run_with_policy, Point, _SOURCES)
 @grid_options
 @click.option("--policy", "policies", multiple=True, help="Run only this policy; may be repeated.")
 @click.option("--guests", multiple=True, help="Run only this set of guests; may be repeated.")
-@click.option("--overcommit", multiple=True, type=float, help="Run only this overcommit; may be repeated.")
+@click.option(
+    "--overcommit", multiple=True, type=float, help="Run only this overcommit, of FILE or not; may be repeated."
+)
 @click.option("--seed", "seeds", multiple=True, type=int, help="Run only this seed; may be repeated.")
 @click.option("--fresh", is_flag=True, help="Run again what is already in the results directory.")
 @series_option
@@ -74,29 +79,59 @@ def command(
     arena = parse_arena(read_text(path, may_wait=True), path, read_trace, source_of)
 
     def chosen(cell: ArenaCell) -> bool:
-        asked = (
-            (cell.entry.name, policies),
-            (cell.guests.name, guests),
-            (cell.overcommit, overcommit),
-            (cell.seed, seeds),
-        )
+        asked = ((cell.entry.name, policies), (cell.guests.name, guests), (cell.seed, seeds))
         return all(not among or value in among for value, among in asked)
 
-    cells = [cell for cell in arena.cells if chosen(cell)]
+    cells = at_overcommits([cell for cell in arena.cells if chosen(cell)], overcommit)
     if not cells:
         raise Failure(f"{path}: no run of it is what was asked for; its report names them all")
     store = Store(Path(path.stem) if out is None else out)
     if fresh:
         store.forget()
+    runs = _Runs(arena, store, pool, series=series_path is not None)
+    asked, outcomes = runs.until_equal(cells)
     model = model_version(_SOURCES)
-    series = series_path is not None
-    jobs = [Job(cell, arena.traces_of(cell), model, ARENA, series=series) for cell in cells]
-    outcomes = run_jobs(jobs, store, pool)
-    _write(store, arena, outcomes, Provenance(f"xbd arena {quote(str(path))}", model), as_json=as_json)
-    store.write_series(jobs, series_path, (path, *arena.trace_paths))
+    _write(store, arena, asked, outcomes, Provenance(f"xbd arena {quote(str(path))}", model), as_json=as_json)
+    store.write_series(runs.jobs, series_path, (path, *arena.trace_paths))
     failed = [outcome for outcome in outcomes if outcome.failed]
     if failed:
         raise Failure("\n".join(f"FAILED {each.cell.label()}: {'; '.join(each.violations)}" for each in failed))
+
+
+class _Runs:
+    """The runs of an arena, as far as they are done; *jobs*: of all of them, in order."""
+
+    def __init__(self, arena: Arena, store: Store, pool: Pool, *, series: bool) -> None:
+        self.jobs: list[Job] = []
+        self._arena, self._store, self._pool, self._series = arena, store, pool, series
+
+    def do(self, cells: Sequence[ArenaCell]) -> list[ArenaOutcome]:
+        """Do some. Raises CellFailed."""
+        model = model_version(_SOURCES)
+        jobs = [Job(cell, self._arena.traces_of(cell), model, ARENA, series=self._series) for cell in cells]
+        self.jobs += jobs
+        return run_jobs(jobs, self._store, self._pool)
+
+    def until_equal(self, cells: Sequence[ArenaCell]) -> tuple[list[ArenaOutcome], list[ArenaOutcome]]:
+        """Do some, and those on other hosts with which the default is compared; returns the former, and all. Raises CellFailed."""
+        asked = self.do(cells)
+        outcomes = list(asked)
+        for _ in range(ROUNDS):
+            outcomes += self.do(other_hosts(standings(asked), standings(outcomes)))
+        return asked, outcomes
+
+
+def at_overcommits(cells: Sequence[ArenaCell], overcommits: Sequence[float]) -> list[ArenaCell]:
+    """Put cells on hosts of these overcommits, each once, and leave out known failures at another one; none: as they are."""
+    if not overcommits:
+        return list(cells)
+    moved = [
+        cell if cell.guests.name in SCENARIOS else replace(cell, overcommit=overcommit)
+        for cell in cells
+        for overcommit in overcommits
+        if cell.guests.name not in SCENARIOS or cell.overcommit == overcommit
+    ]
+    return list({cell.key(""): cell for cell in moved}.values())
 
 
 def check_arena(text: str, path: Path) -> tuple[str, tuple[str, ...]]:
@@ -125,6 +160,7 @@ def source_of(policy: str) -> str:
 def _write(
     store: Store,
     arena: Arena,
+    asked: list[ArenaOutcome],
     outcomes: list[ArenaOutcome],
     provenance: Provenance,
     *,
@@ -135,11 +171,11 @@ def _write(
         rounded({**each.cell.coordinates(), **each.summary, "violations": len(each.violations)}) for each in outcomes
     ]
     lines = [f"{arena.name}: {len(outcomes)} runs"]
-    for table in report(outcomes):
+    for table in report(asked, outcomes):
         lines += ["", *table_lines(table)]
     store.write("summary.csv", as_csv(rows))
     store.write("report.txt", "\n".join(lines) + "\n")
-    page = store.write("page.html", render_page(arena, outcomes, provenance, _draw(outcomes)))
+    page = store.write("page.html", render_page(arena, asked, outcomes, provenance, _draw(asked)))
     output = {"directory": str(store.directory), "page": str(page), "runs": rows}
     emit(as_json, output, [*lines, "", f"{page}: the same as a page; {store.directory}/summary.csv: the numbers"])
 

@@ -7,9 +7,10 @@ from typing import Final
 
 from xbd.guest.state import REFAULT_S
 from xbd.lab.arena.cell import PATIENCE_S, ArenaCell, ArenaOutcome
+from xbd.lab.arena.equal import equal_memory
 from xbd.lab.arena.guests import KINDS
 from xbd.lab.arena.plan import Arena
-from xbd.lab.arena.standings import equal_memory, failures, standings, tables
+from xbd.lab.arena.standings import failures, standings, tables
 from xbd.lab.experiments.page import Provenance, figures_of, page_of, table_of
 from xbd.lab.experiments.tables import TextTable
 
@@ -32,21 +33,23 @@ def command_of(cell: ArenaCell, repeat: str) -> str:
     )
 
 
-def report(outcomes: Sequence[ArenaOutcome]) -> list[TextTable]:
-    """List all tables, for the terminal and the page."""
-    found = standings(outcomes)
-    all_tables = [*tables(found), equal_memory(found), failures(outcomes)]
+def report(asked: Sequence[ArenaOutcome], outcomes: Sequence[ArenaOutcome]) -> list[TextTable]:
+    """List all tables, for the terminal and the page: of the runs that were *asked* for, and of all *outcomes*."""
+    found = standings(asked)
+    all_tables = [*tables(found), equal_memory(found, standings(outcomes)), failures(asked)]
     return [table for table in all_tables if table.rows]
 
 
-def render_page(arena: Arena, outcomes: Sequence[ArenaOutcome], provenance: Provenance, drawn: Drawn) -> str:
-    """Format the page."""
+def render_page(
+    arena: Arena, asked: Sequence[ArenaOutcome], outcomes: Sequence[ArenaOutcome], provenance: Provenance, drawn: Drawn
+) -> str:
+    """Format the page; the runs as for `report`."""
     parts = [
         f"<h1>{escape(arena.name)}</h1>",
         f"<p>{escape(arena.about)}</p>" if arena.about else "",
         "<h2>Memory held and waits</h2>",
         *figures_of(None if drawn is None else drawn[0]),
-        *(table_of(table) for table in report(outcomes)),
+        *(table_of(table) for table in report(asked, outcomes)),
         "<h2>How it was measured</h2>",
         f"<p>{escape(_METHOD)}</p>",
         f"<p>All of it again: <code>{escape(provenance.command)}</code> (model {escape(provenance.model)}).</p>",
