@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 
 from tests.hypercalls.programs import BASE, MEMORY_BYTES, ROOM, UNION_AT, Program
-from tests.peer import create, small_host
+from tests.peer import clock, create, small_host
 from xbd.abi import DomainType
 from xbd.control.console import CONSOLE_CHARACTERS
+from xbd.control.controller import Controller
 from xbd.errors import PeerLost
 from xbd.hypercalls.caller import MAX_BITMAP_BITS
 from xbd.hypercalls.decoder import MAX_MULTICALL, OPERATION_NAMES, Hypercall
 from xbd.hypercalls.host import KEPT_S
 from xbd.hypercalls.releases import XEN_4_17
+from xbd.machine import Machine
+from xbd.machine.nodes import Nodes
 
 LAYOUTS, CONSTANTS = XEN_4_17.layouts, XEN_4_17.constants
 ENDS = (0, 1, BASE - 1, BASE + MEMORY_BYTES - 1, BASE + MEMORY_BYTES, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
@@ -271,6 +274,33 @@ def test_what_is_not_there_is_refused_as_xen_refuses_it() -> None:
     program.write(BASE, entry.pack(op=CONSTANTS["__HYPERVISOR_multicall"], args=bytes(48)))
     assert program.call("multicall", BASE, 1) == 0
     assert entry.unpack(program.read(BASE, 64))["result"] == (1 << 64) - errno.ENOSYS
+
+
+def test_the_nodes_of_a_host_are_described() -> None:
+    """Each node's memory, distances and a domain's nodes; who has room for fewer nodes is told of so many."""
+    host = Controller(Machine(8, nodes=Nodes((3, 5), ((10, 17), (17, 10)))), clock=clock)
+    with host.step():
+        host.call("create", {"name": "web", "max_pages": 1024, "target_pages": 1024, "nodes": [1]})
+        host.call("create", {"name": "any", "max_pages": 512, "target_pages": 512})
+    program = Program(host)
+    told = program.ctl("sysctl", "physinfo", "physinfo")
+    assert (told["nr_nodes"], told["max_node_id"]) == (2, 1)
+    assert program.ctl("sysctl", "numainfo", "numainfo")["num_nodes"] == 2
+    assert (
+        program.ctl("sysctl", "numainfo", "numainfo", num_nodes=9, meminfo=ROOM, distance=ROOM + 64)["num_nodes"] == 2
+    )
+    sizes = [tuple(LAYOUTS["meminfo"].unpack(program.read(ROOM + at, 16)).values()) for at in (0, 16)]
+    assert sizes == [(6 << 20, 4 << 20), (10 << 20, 6 << 20)]
+    assert [int.from_bytes(program.read(ROOM + 64 + 4 * at, 4), "little") for at in range(4)] == [10, 17, 17, 10]
+    assert program.ctl("sysctl", "numainfo", "numainfo", num_nodes=1, distance=ROOM)["num_nodes"] == 1
+    assert program.read(ROOM, 4) == bytes([10, 0, 0, 0])
+    for domid, bits in ((1, 0b10), (2, 0b11)):
+        program.ctl("domctl", "getnodeaffinity", "nodeaffinity", domid=domid, bitmap=ROOM, nr_bits=8)
+        assert program.read(ROOM, 1)[0] == bits
+    every = (1 << 32) - 1
+    free = [program.ctl("sysctl", "availheap", "availheap", node=node)["avail_bytes"] >> 20 for node in (0, 1, every)]
+    assert free == [4, 6, 10]
+    assert program.ctl("sysctl", "availheap", "availheap", node=2)["result"] == -errno.EINVAL
 
 
 def test_counts_and_bitmaps_are_bounded() -> None:

@@ -38,10 +38,19 @@ workload = { profile = "idle", used = 0.1, cache = 0.02 }
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tools")]
 
 
+NODES = """[[node]]
+memory = "1g"
+distances = [10, 21]
+[[node]]
+memory = "3g"
+distances = [21, 10]
+"""
+
+
 @asynccontextmanager
-async def xen_host(directory: Path) -> AsyncIterator[Client]:
+async def xen_host(directory: Path, host: str = HOST) -> AsyncIterator[Client]:
     """Run a host and its XenStore; hands out a client when names and targets are in the store."""
-    async with running_host(HOST, directory) as client:
+    async with running_host(host, directory) as client:
         with beside(directory / "run", "xenstored"):
             xl = Tools(directory)
             with trio.fail_after(HANGS_AFTER_S):
@@ -156,6 +165,21 @@ async def test_what_the_tools_print(tmp_path: Path) -> None:
         assert '"event": "hypervisor_ready"' in await xl.said("xl", "dmesg")
         await client.create("smp", max_pages=2 * MIB, target_pages=2 * MIB, autostart=False, vcpus=2)
         assert [row[2:5] for row in await xl.rows("xl", "vcpu-list", "3")][1:] == [["0", "0", "-b-"], ["1", "0", "-b-"]]
+
+
+async def test_nodes_are_shown_by_xl(tmp_path: Path) -> None:
+    """`xl info -n` has the nodes with their memory and distances, `xl list -n` the nodes of each domain."""
+    host = HOST.replace("[dom0]", NODES + "[dom0]").replace('type = "pv"', 'type = "pv"\nnodes = [1]')
+    async with xen_host(tmp_path, host):
+        xl = Tools(tmp_path)
+        told = (await xl.said("xl", "info", "-n")).splitlines()
+        at = told.index("numa_info              :")
+        assert [line.split() for line in told[at + 2 : at + 4]] == [
+            ["0:", "1024", "0", "10,21"],
+            ["1:", "3072", "2304", "21,10"],
+        ]
+        listed = {row[0]: row[-1] for row in await xl.rows("xl", "list", "-n")}
+        assert (listed["hv1"], listed["pv1"]) == ("all", "1")
 
 
 async def test_memory_is_set_by_xl_beside_xbd(tmp_path: Path) -> None:

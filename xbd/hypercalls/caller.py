@@ -38,12 +38,17 @@ def write_array(memory: Memory, address: int, items: bytes) -> None:
 
 
 def write_bitmap(memory: Memory, address: int, room_bits: int, ones: int) -> None:
-    """Write a bitmap whose first *ones* bits are set, into room for *room_bits*; the rest of that becomes zero.
+    """Write a bitmap whose first *ones* bits are set; as `write_bits`."""
+    write_bits(memory, address, room_bits, (1 << min(ones, room_bits)) - 1)
+
+
+def write_bits(memory: Memory, address: int, room_bits: int, bits: int) -> None:
+    """Write a bitmap into room for *room_bits*; the rest of that becomes zero, and what has no room is left out.
 
     Raises:
         HypercallError: EINVAL, more room than `MAX_BITMAP_BITS`; BadAddress.
     """
     if room_bits > MAX_BITMAP_BITS:
         raise HypercallError(f"a bitmap of {room_bits} bits", f"at most {MAX_BITMAP_BITS}")
-    bits = (1 << min(ones, room_bits)) - 1
+    bits &= (1 << room_bits) - 1
     write_array(memory, address, bits.to_bytes(-(-room_bits // 8), "little"))

@@ -6,15 +6,13 @@ from typing import Final
 from xbd.abi import MAX_DOMAIN_PAGES
 from xbd.domain import DOM0, DomainInfo
 from xbd.errors import HypercallError, NoSuchDomain
-from xbd.hypercalls.caller import write_bitmap
+from xbd.hypercalls.caller import write_bitmap, write_bits
 from xbd.hypercalls.context import Context
 from xbd.hypercalls.host import cpu_time_ns, pack_domain
 from xbd.units import PAGE_KIB
 
 # Credit2's weight of a domain that was given none.
 _WEIGHT: Final = 256
-# All memory is one node's.
-_NODES: Final = 1
 # An operation takes number and arguments; it returns the number of the domain that it was about, and its answer.
 Answer = tuple[int, bytes]
 
@@ -84,9 +82,11 @@ def _getvcpuaffinity(at: Context, domid: int, union: bytes) -> Answer:
 
 
 def _getnodeaffinity(at: Context, domid: int, union: bytes) -> Answer:
+    """Tell the nodes that a domain's memory should lie on; one without an affinity has all of them."""
     asked = at.layout("nodeaffinity").unpack(union)
-    at.host.recent(domid)
-    write_bitmap(at.memory, asked["bitmap"], asked["nr_bits"], _NODES)
+    domain = at.host.recent(domid)
+    nodes = domain.nodes or range(max(len(domain.node_pages), 1))
+    write_bits(at.memory, asked["bitmap"], asked["nr_bits"], sum(1 << node for node in nodes))
     return domid, b""
 
 

@@ -1,6 +1,6 @@
 """What the tools of Xen are told of a host: the calls of its client that this takes, and where its words differ."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -21,6 +21,8 @@ _ASKED_ALONE: Final = 4
 # Xen tells a domain's shared page by its frame; nobody can map one here.
 _NO_FRAME: Final = (1 << 64) - 1
 _ADDRESS_BITS: Final = 39
+# A node's distance from itself, as firmware has it.
+_LOCAL: Final = 10
 # A guest may report any number.
 _MAX_CPU_TIME_NS: Final = (1 << 63) - 1
 
@@ -140,6 +142,12 @@ class HostView:
         except NoSuchDomain:
             is_old = self._clock() - self._listed_at_s > KEPT_S
             return [one for one in (self.all() if is_old else self._listed) if one.domid > domid][:1]
+
+
+def nodes_of(host: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """List the nodes of a host; a daemon of an earlier version tells none: then all its memory is one node's."""
+    one = {"frames": host["frames"], "free_frames": host["free_frames"], "distances": [_LOCAL]}
+    return host.get("nodes") or [one]
 
 
 def handle_of(domain: DomainInfo) -> bytes:

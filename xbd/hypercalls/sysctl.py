@@ -6,18 +6,17 @@ from typing import Final
 from xbd.errors import HypercallError
 from xbd.hypercalls.caller import write_array, write_bitmap
 from xbd.hypercalls.context import Context
-from xbd.hypercalls.host import pack_domain
+from xbd.hypercalls.host import nodes_of, pack_domain
 from xbd.units import PAGE_BYTES
 
-# All memory is one node's; a node's distance from itself is 10, as firmware has it.
-_NODES: Final = 1
-_DISTANCE: Final = (10).to_bytes(4, "little")
 # So many PCI devices are looked at in a call.
 _MAX_DEVICES: Final = 1024
 # Credit2's.
 _RATELIMIT_US: Final = 1000
 # The console's index has 32 bits.
 _INDEXES: Final = 1 << 32
+# -1 as it lies in a field without a sign.
+_ANY_NODE: Final = (1 << 32) - 1
 _CAPABILITIES: Final = ("hvm", "pv", "hap", "gnttab_v1", "gnttab_v2")
 
 
@@ -29,8 +28,8 @@ def _physinfo(at: Context, _union: bytes) -> bytes:
         cores_per_socket=processors.count,
         nr_cpus=processors.count,
         max_cpu_id=processors.count - 1,
-        nr_nodes=_NODES,
-        max_node_id=_NODES - 1,
+        nr_nodes=len(nodes_of(host)),
+        max_node_id=len(nodes_of(host)) - 1,
         cpu_khz=processors.khz,
         capabilities=capabilities,
         total_pages=host["frames"],
@@ -82,9 +81,15 @@ def _getcpuinfo(at: Context, union: bytes) -> bytes:
 
 
 def _availheap(at: Context, union: bytes) -> bytes:
+    """Tell what is free of the host, or of a node that is asked for."""
     layout = at.layout("availheap")
     asked = layout.unpack(union)
-    return layout.pack(**{**asked, "avail_bytes": at.host.calls.host()["free_frames"] * PAGE_BYTES})
+    host = at.host.calls.host()
+    nodes = nodes_of(host)
+    if asked["node"] >= len(nodes) and asked["node"] != _ANY_NODE:
+        raise HypercallError(f"node {asked['node']}", f"0 to {len(nodes) - 1}, or -1 for the host")
+    free = host["free_frames"] if asked["node"] == _ANY_NODE else nodes[asked["node"]]["free_frames"]
+    return layout.pack(**{**asked, "avail_bytes": free * PAGE_BYTES})
 
 
 def _no_power(_at: Context, _union: bytes) -> bytes:
@@ -103,13 +108,17 @@ def _cputopoinfo(at: Context, union: bytes) -> bytes:
 def _numainfo(at: Context, union: bytes) -> bytes:
     layout = at.layout("numainfo")
     asked = layout.unpack(union)
-    if asked["num_nodes"] and asked["meminfo"]:
-        host = at.host.calls.host()
-        of_node = {"memsize": host["frames"] * PAGE_BYTES, "memfree": host["free_frames"] * PAGE_BYTES}
-        write_array(at.memory, asked["meminfo"], at.layout("meminfo").pack(**of_node))
-    if asked["num_nodes"] and asked["distance"]:
-        write_array(at.memory, asked["distance"], _DISTANCE)
-    return layout.pack(**{**asked, "num_nodes": _NODES})
+    nodes = nodes_of(at.host.calls.host())
+    # A table of distances has as many columns as it has rows. Who has room for nothing asks how many there are.
+    told = nodes[: asked["num_nodes"]] if asked["meminfo"] or asked["distance"] else nodes
+    if asked["meminfo"]:
+        sizes = [(int(node["frames"]) * PAGE_BYTES, int(node["free_frames"]) * PAGE_BYTES) for node in told]
+        packed = [at.layout("meminfo").pack(memsize=size, memfree=free) for size, free in sizes]
+        write_array(at.memory, asked["meminfo"], b"".join(packed))
+    if asked["distance"]:
+        distances = [int(distance) for node in told for distance in node["distances"][: len(told)]]
+        write_array(at.memory, asked["distance"], b"".join(one.to_bytes(4, "little") for one in distances))
+    return layout.pack(**{**asked, "num_nodes": len(told)})
 
 
 def _pcitopoinfo(at: Context, union: bytes) -> bytes:
