@@ -145,6 +145,7 @@ export class HostMap {
     this.inside = { index, owner: shortsOf(bytesOf((await answer.json()).owner)) };
     if (isNew) this.grid.cursor = 0;
     this.#show();
+    if (isNew) this.#say(0);
   }
 
   zoomOut() {
