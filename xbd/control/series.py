@@ -16,7 +16,7 @@ DOMAIN: Final = "domain"
 # The columns, in order, and what each means; what does not apply is empty.
 COLUMNS: Final[Mapping[str, str]] = {
     "run": "which run: of a replay its strategy and variant, of an experiment or arena the cell, of a simulation the seed, else the host's name",
-    "t_s": "when: seconds of virtual time since the run began; of a live host seconds since the epoch",
+    "t_s": "when: seconds of virtual time since the run began; of a live host seconds since the epoch, of a recording a second for each line",
     "kind": "`host` or `domain`: what the row is about",
     "domid": "the domain's number",
     "name": "its name",

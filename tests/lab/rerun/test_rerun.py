@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from tests.machine.test_machine_model import Chaos
 from xbd import abi
 from xbd.cli.main import main
+from xbd.control.series_read import runs_of
 from xbd.daemons.recorder import RecordedMachine, Recorder
 from xbd.errors import ConfigError
 from xbd.machine import HostSettings
@@ -42,6 +43,19 @@ def test_the_same_again(tmp_path: Path, seed: int) -> None:
     assert (told["different"], told["violations"], told["truncated_line"]) == ({}, [], None)
     assert told["end"] == told["recorded_end"]
     assert sum(told["done"].values()) > 40
+
+
+def test_a_recording_becomes_a_series(tmp_path: Path) -> None:
+    """Its moments are in order, the last one after its last line, and is the end that was recorded."""
+    record(tmp_path / "r", steps=150)
+    result = rerun(tmp_path / "r", "--series", tmp_path / "r.csv", "--json")
+    assert result.exit_code == 0, result.output
+    ((run, moments),) = runs_of((tmp_path / "r.csv").read_text().splitlines(keepends=True)).items()
+    lines = len((tmp_path / "r").read_text().splitlines())
+    end = json.loads(result.stdout)["end"]
+    assert (run, [one.t_s for one in moments]) == ("r", [*map(float, range(100, lines + 1, 100)), float(lines + 1)])
+    assert moments[-1].host["free_pages"] == end["free_frames"]
+    assert moments[-1].host["superpages"] == sum(end["leaves"].values())
 
 
 def test_a_domain_that_was_renamed_leaves_its_name_to_another_one(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -11,10 +11,12 @@ import click
 
 from xbd.abi import MAX_DOMAINS, DomainType
 from xbd.cli.common import EXIT_FAILED, Failure
+from xbd.cli.series_file import SeriesFile, series_file, series_option
 from xbd.config.strategies import STRATEGIES
-from xbd.domain import NAME, NODE, NODES, PAGES_OR_NONE
+from xbd.domain import NAME, NODE, NODES, PAGES_OR_NONE, DomainInfo
 from xbd.errors import BadArgument, BadSetting, HypercallError
 from xbd.machine import HostSettings, Machine
+from xbd.machine.domain import told_of
 from xbd.machine.nodes import Nodes
 from xbd.protocol.fields import check_params
 from xbd.protocol.methods import CLAIMS
@@ -33,6 +35,8 @@ from xbd.shapes import FLAG, Part, member, optional
 from xbd.text import quote
 from xbd.units import SUPER_PAGES, parse_superpages
 
+# How many lines lie between two moments of a series.
+LOOK_EVERY_LINES: Final = 100
 # Further differences are only counted.
 SHOWN_DIFFERENCES: Final = 10
 # An exchange of as many extents as a call can have, no two of them in a run, has some 2 MB.
@@ -95,10 +99,17 @@ class Outcome:
         return not self.different and self.recorded_end in (None, self.end)
 
 
-def rerun(lines: Iterator[tuple[int, Line]], machine: Machine, audit_every: int) -> Outcome:
-    """Execute the lines after the header on *machine*. Raises BadRecording, naming the line."""
-    outcome = Outcome()
+def rerun(
+    lines: Iterator[tuple[int, Line]], machine: Machine, audit_every: int, look: Callable[[int], None] | None = None
+) -> Outcome:
+    """Execute the lines after the header on *machine*. Raises BadRecording, naming the line.
+
+    *look* is told now and then, and in the end, how many lines were read.
+    """
+    outcome, number = Outcome(), 1
     for number, line in lines:
+        if look is not None and number % LOOK_EVERY_LINES == 0:
+            look(number)
         try:
             if "end" in line:
                 outcome.recorded_end = _end(line["end"])
@@ -108,6 +119,8 @@ def rerun(lines: Iterator[tuple[int, Line]], machine: Machine, audit_every: int)
             raise BadRecording(f"line {number}: {error.message}", error.expected) from error
         if audit_every and number % audit_every == 0:
             outcome.violations += [f"after line {number}: {violation}" for violation in machine.audit()]
+    if look is not None:
+        look(number + 1)
     counts = machine.statistics()
     outcome.end = {
         "free_frames": counts.free_frames,
@@ -186,6 +199,7 @@ def read_lines(path: Path, truncated: list[int]) -> Iterator[tuple[int, Line]]:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting, such as home_fill=never."
 )
 @click.option("--audit", "audit_every", type=click.IntRange(min=0), default=0, metavar="N", help="Audit every N lines.")
+@series_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(
@@ -196,12 +210,14 @@ def command(
     memory: str | None,
     overrides: tuple[str, ...],
     audit_every: int,
+    series_path: Path | None,
     as_json: bool,
 ) -> None:
     """Do again what `xbd hypervisor --record FILE` recorded, and compare every answer.
 
     With other settings answers may differ, and later calls then meet another state: differences are counted. Without
-    such options any difference is a failure (exit 1), and so is what the audit finds.
+    such options any difference is a failure (exit 1), and so is what the audit finds. A recording has no times: in a
+    series of it a second passes for each line.
     """
     changed = bool(strategy or memory or overrides)
     cut: list[int] = []
@@ -212,7 +228,9 @@ def command(
             raise Failure(f"{recording}: is empty; expected a recording")
         header = read_header(first[1])
         machine = _machine(header, strategy, memory, overrides)
-        outcome = rerun(lines, machine, audit_every)
+        with series_file(series_path, (recording,)) as series:
+            look = None if series is None else _look_into(series, recording.name, machine)
+            outcome = rerun(lines, machine, audit_every, look)
     except OSError as error:
         raise Failure(f"{recording}: {error.strerror}") from error
     except MemoryError as error:
@@ -224,6 +242,16 @@ def command(
     click.echo(json.dumps(_as_map(outcome), indent=1) if as_json else render(outcome, machine))
     if outcome.violations or not (changed or outcome.is_same):
         ctx.exit(EXIT_FAILED)
+
+
+def _look_into(series: SeriesFile, run: str, machine: Machine) -> Callable[[int], None]:
+    """Make what adds the host as it is to a series."""
+
+    def look(lines: int) -> None:
+        domains = [DomainInfo(**told_of(machine.domain(domid))) for domid in machine.domains()]
+        series.add(run, float(lines), asdict(machine.statistics()), domains)
+
+    return look
 
 
 def _machine(header: Header, strategy: str | None, memory: str | None, overrides: tuple[str, ...]) -> Machine:
