@@ -4,6 +4,7 @@ import json
 
 from tests.cli.views import told
 from xbd.control.page_rows import depends_on_host, domain_details, domain_row
+from xbd.control.policy_status import PolicyStatus
 from xbd.domain import read_domain
 
 FULL = {"free_frames": 0, "claimed_frames": 0}
@@ -24,9 +25,10 @@ def test_a_guest_s_word_is_kept_apart_and_cannot_break_anything() -> None:
     """Figures that make no sense are no demand; texts stay as they are, as texts; what JSON has not is written as text."""
     word = {"movable_pages": 10, "unmovable_pages": 5, "cache_pages": 3, "unmet_pages": "<b>", "worker_state": "<img>"}
     domain = read_domain(told(report={**word, "odd": float("nan")}))
-    details = domain_details(domain, FULL)
+    details = domain_details(domain, FULL, PolicyStatus(trouble="it is busy"))
 
     assert details["demand"] == 12
+    assert details["reasons"][-1]["text"].endswith("not known: it is busy")
     assert details["word"]["worker_state"] == "<img>"
     assert details["word"]["odd"] == "nan"
     assert "NaN" not in json.dumps(details)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from xbd.control.explain import Reason, hindrances, target_reasons, workload_reasons
+from xbd.control.policy_status import PolicyStatus
 from xbd.domain import DomainInfo
 from xbd.target_rules import is_reached
 
@@ -50,9 +51,12 @@ def depends_on_host(domain: DomainInfo) -> bool:
     return not is_reached(domain.tot_pages, domain.target_pages)
 
 
-def domain_details(domain: DomainInfo, host: Mapping[str, Any]) -> Row:
+def domain_details(domain: DomainInfo, host: Mapping[str, Any], policy: PolicyStatus) -> Row:
     """Say all that is shown of one domain, beside its blocks: *word* is what its guest reports, as it came."""
-    reasons = [*target_reasons(domain, None), *hindrances(domain, host), *workload_reasons(domain)]
+    why_target = target_reasons(domain, policy.of(domain), excluded=domain.life in policy.excluded)
+    reasons = [*why_target, *hindrances(domain, host), *workload_reasons(domain)]
+    if policy.trouble:
+        reasons.append(Reason("policy-unknown", f"what autoballoon decides is not known: {policy.trouble}"))
     return {
         **domain_row(domain, host),
         "type": domain.type,

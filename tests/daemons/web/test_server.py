@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.daemons.test_autoballoon import balanced, guests
 from tests.daemons.test_hypervisor import daemon
 from tests.daemons.web.serving import serving
 from tests.peer import create
@@ -316,6 +317,19 @@ async def test_one_domain_and_one_superframe(tmp_path: Path, autojump_clock: Moc
         assert statuses[-1] == 429
         await trio.sleep(5)
         assert (await server.ask("/superframe?index=2")).status == 200
+
+
+async def test_the_policy_s_reasons_are_told(tmp_path: Path) -> None:
+    """Of a domain that autoballoon governs, by real daemons; one whose socket does not answer as it does is said to be not known."""
+    async with balanced(tmp_path, guests()) as (client, _), serving(tmp_path / "run") as server:
+        ((domain, *_),) = (await client.list(),)
+        codes: set[str] = set()
+        with trio.fail_after(60):
+            while "policy-goal" not in codes:
+                answer = await server.ask(f"/domain?domid={domain.domid}")
+                codes = {reason["code"] for reason in answer.json["reasons"]} if answer.status == 200 else set()
+                await trio.sleep(0.2)
+    assert {"target-set-by", "governed"} <= codes
 
 
 async def test_the_last_hour_is_kept(tmp_path: Path, autojump_clock: MockClock) -> None:

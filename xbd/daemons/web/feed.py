@@ -18,15 +18,18 @@ import trio
 from numpy.typing import NDArray
 
 from xbd.client.calls import KnownDomains
-from xbd.client.client import Client
+from xbd.client.client import Client, open_client
+from xbd.client.discovery import NotRunning
+from xbd.client.runtime_dir import autoballoon_socket
 from xbd.control.frames import SHATTERED, Frames, frames_of
 from xbd.control.moments import Moment, Moments
 from xbd.control.page_rows import Row, depends_on_host, domain_details, domain_row, host_row
+from xbd.control.policy_status import PolicyStatus, read_status
 from xbd.control.series import header, host_cells, lines_of
 from xbd.daemons.runtime.outside import calls
 from xbd.daemons.runtime.peers import Alarm
 from xbd.daemons.runtime.reconnect import Follower
-from xbd.errors import PeerLost
+from xbd.errors import PeerLost, XbdError
 
 LOOK_EVERY_S: Final = 1.0
 # While no page is open.
@@ -41,6 +44,9 @@ _MESSAGES_KEPT: Final = 16
 _EVENTS_KEPT: Final = 200
 # Changes of more superframes than this are more than all of them, in base64.
 _CHANGES_MOST: Final = 1 << 18
+# How often the autoballoon daemon is asked, while somebody looks at a domain; it answers in milliseconds.
+POLICY_EVERY_S: Final = 2.0
+POLICY_WITHIN_S: Final = 2.0
 # How many looks the lines of a domain go back, and what of it they show; the page has the same.
 SPARK_LOOKS: Final = 60
 SPARK_FIGURES: Final = ("held", "target", "demand", "coverage")
@@ -112,6 +118,8 @@ class Feed:
         self._frames_due_s = 0.0
         self._frames_are_old = True
         self._frames_there = trio.Event()
+        self._policy = PolicyStatus()
+        self._policy_due_s = 0.0
         self._watchers = 0
         self._frame_watchers = 0
         self._watched = Alarm()
@@ -288,6 +296,22 @@ class Feed:
             raise PeerLost(_LOST)
         return self._client
 
+    async def _policy_status(self) -> PolicyStatus:
+        """Ask the autoballoon daemon beside the hypervisor, unless that was done just before; what hinders that is told."""
+        if trio.current_time() >= self._policy_due_s:
+            self._policy_due_s = trio.current_time() + POLICY_EVERY_S
+            try:
+                with trio.fail_after(POLICY_WITHIN_S):
+                    async with open_client(autoballoon_socket(self._path.parent)) as client:
+                        self._policy = read_status(await client.call("status"))
+            except NotRunning:
+                self._policy = PolicyStatus()
+            except trio.TooSlowError:
+                self._policy = PolicyStatus(trouble=f"it has not answered within {POLICY_WITHIN_S:g} s")
+            except XbdError as error:
+                self._policy = PolicyStatus(trouble=str(error))
+        return self._policy
+
     async def superframe(self, index: int) -> bytes:
         """Ask whose the frames of a superframe are. Raises XbdError."""
         answer = await self.connected().call("superframe", {"index": index})
@@ -297,6 +321,6 @@ class Feed:
         """Ask for all that is shown of a domain. Raises XbdError: also, there is none any more."""
         client = self.connected()
         blocks = await client.call("blocks", {"domain": domid})
-        details = domain_details(await client.info(domid), self._host)
+        details = domain_details(await client.info(domid), self._host, await self._policy_status())
         packed = {key: base64.b64encode(blocks[key]).decode() for key in ("kind", "populated", "slots")}
         return as_json({**details, "blocks": packed})
