@@ -182,6 +182,7 @@ def test_two_moments_are_compared(page: Page, run: Path) -> None:
     assert page.read(changed) == "+8 MiB"
     cells = "JSON.stringify([...document.querySelectorAll('[data-key=free_pages] td')].map(one => one.textContent))"
     assert json.loads(page.read(cells))[2] == f"{MINUS}8 MiB"
+    page.until("Number.parseInt(document.getElementById('map-changes').textContent) >= 4")
 
 
 @pytest.mark.parametrize("dark", [False, True])

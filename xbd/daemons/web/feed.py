@@ -117,6 +117,7 @@ class Feed:
         self.frames_version = 0
         self._frames_due_s = 0.0
         self._frames_are_old = True
+        self._packed_frames: bytes | None = None
         self._frames_there = trio.Event()
         self._policy = PolicyStatus()
         self._policy_due_s = 0.0
@@ -171,8 +172,11 @@ class Feed:
         self._events.extend(events)
         told = {"t_s": t_s, "whole": whole, "host": host_row(self._host), "gone": list(changes.gone), "events": events}
         self._tell(Message("look", as_json({**told, "rows": list(self._rows.values()) if whole else changed})))
-        frames = await self._look_at_frames(client) if self._frame_watchers else None
-        self._keep(t_s, frames)
+        if self._frame_watchers:
+            await self._look_at_frames(client)
+        # As they are still, where nothing has changed since; unknown where nobody looks.
+        is_known = self._frame_watchers and not self._frames_are_old
+        self._keep(t_s, self._packed_frames if is_known else None)
         self._recent.append(_spark_points(self._rows))
         return len(changes.domains)
 
@@ -191,11 +195,11 @@ class Feed:
                 rows.append(row)
         return rows
 
-    async def _look_at_frames(self, client: Client) -> Frames | None:
+    async def _look_at_frames(self, client: Client) -> None:
         """Ask for all superframes, if something has changed and it is time for that, and tell which are otherwise now."""
         began_s = trio.current_time()
         if began_s < self._frames_due_s or not self._frames_are_old:
-            return None
+            return
         self._frames_are_old = False
         frames = frames_of(await client.call("frames"))
         shattered, superframes = frames.count(SHATTERED), frames.kind.size
@@ -204,15 +208,13 @@ class Feed:
         if told is not None:
             self.frames_version += 1
             self._tell(Message("frames", as_json({"version": self.frames_version, **told})))
-        self.frames = frames
+        self.frames, self._packed_frames = frames, zlib.compress(packed_frames(frames), 1)
         self._frames_there.set()
-        return frames
 
-    def _keep(self, t_s: float, frames: Frames | None) -> None:
+    def _keep(self, t_s: float, packed: bytes | None) -> None:
         """Keep the moment, to be looked back at."""
         domains = self._known.domains
         lines = header() + lines_of(str(self._host["name"]), t_s, self._host, domains)
-        packed = zlib.compress(packed_frames(frames), 1) if frames is not None else None
         host = host_cells(self._host, domains)
         self.moments.add(Moment(t_s, host, zlib.compress(lines.encode(), 1), packed))
 

@@ -117,6 +117,9 @@ class PageServer:
             )
 
         async def follow(transport: Transport) -> None:
+            if self._streams >= MAX_STREAMS:
+                # Others came between the answer and this; it is closed, asks again, and is told so.
+                return
             self._streams += 1
             try:
                 with feed.watching(frames=query.get("frames") == "1") as send_to:

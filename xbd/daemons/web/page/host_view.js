@@ -46,7 +46,7 @@ export class HostView {
       ["Free", size(host.free_frames)],
       ["of that in whole superframes", percent(inWhole)],
       ["Claimed", size(host.claimed_frames)],
-      ["Shattered superframes", `${count(host.shattered_superframes)} of ${count(host.superframes)}`],
+      ["Superframes in use in part", `${count(host.shattered_superframes)} of ${count(host.superframes)}`],
       ["Domains", count(host.domains)],
     ]);
     this.chart.set(looks);

@@ -13,7 +13,7 @@ const HOST_FIGURES = [
   ["held_pages", "Held", size, sizeChange],
   ["free_pages", "Free", size, sizeChange],
   ["free_superframes", "Free whole superframes", count],
-  ["shattered_superframes", "Shattered superframes", count],
+  ["shattered_superframes", "Superframes in use in part", count],
   ["superpages", "Superpages of domains", count],
   ["claimed_pages", "Claimed", size, sizeChange],
 ];
