@@ -41,7 +41,7 @@ from xbd.protocol.commands import (
     calls_to_wire,
     command_from_params,
     command_to_wire,
-    commands_from_call,
+    commands_from_multicall,
     encode_result,
     encode_results,
     extents_of,
@@ -162,7 +162,7 @@ def test_gfns_are_read_in_place() -> None:
 def test_malformed_commands_are_refused_by_name(method: str, params: object, named: str) -> None:
     """Each mistake gets an error that names it and says what was expected."""
     with pytest.raises(BadArgument) as caught:
-        commands_from_call(method, params)
+        read_call(method, params)
     assert named in caught.value.message
     assert caught.value.expected
 
@@ -198,22 +198,28 @@ def test_results_survive_the_wire(command: Command, result: Result) -> None:
     assert same(result_from_response(command, response(encode_result(1, result))), result)
 
 
-def untrusted_calls(packed: bytes) -> tuple[str, object]:
-    """Decode one call."""
+def read_call(method: str, params: object) -> object:
+    """Read a call of any method, as the daemon does."""
+    return commands_from_multicall(params) if method == "multicall" else command_from_params(method, params)
+
+
+def untrusted_calls(packed: bytes) -> object:
+    """Decode a multicall; returns its parameters."""
     decoder = codec.Decoder()
     decoder.feed(packed)
     message = decoder.next_message()
     assert isinstance(message, codec.Request)
-    return message.method, message.untrusted_params
+    assert message.method == "multicall"
+    return message.untrusted_params
 
 
 def test_a_multicall_survives_the_wire() -> None:
     """Eight operations and their results, also refusals, come out in the order in which they went in."""
     commands = [command for command, _ in RESULTS[2:10]]
-    read = commands_from_call(*untrusted_calls(codec.encode_request(1, *calls_to_wire(commands))))
+    read = commands_from_multicall(untrusted_calls(codec.encode_request(1, *calls_to_wire(commands))))
     results = [result for _, result in RESULTS[2:10]]
     results[3] = RESULTS[-1][1]
-    answered = results_from_response(commands, response(encode_results(1, "multicall", results)))
+    answered = results_from_response(commands, response(encode_results(1, results)))
 
     assert all(same(*pair) for pair in zip(read, commands, strict=True))
     assert all(same(*pair) for pair in zip(answered, results, strict=True))
@@ -232,7 +238,7 @@ def test_one_wrong_call_of_a_multicall_is_its_own_refusal() -> None:
     calls = params["calls"]
     assert isinstance(calls, list)
     calls[1:2] = [("multicall", {"calls": []}), ("populate", {"gfns": 3}), ("hello", {})]
-    read = commands_from_call(*untrusted_calls(codec.encode_request(1, "multicall", params)))
+    read = commands_from_multicall(untrusted_calls(codec.encode_request(1, "multicall", params)))
 
     assert [type(command) for command in read] == [Populate, Refused, Refused, Refused, Decrease]
     refusals = [command for command in read if isinstance(command, Refused)]
@@ -359,8 +365,8 @@ def test_every_method_is_described_and_dispatched() -> None:
     """The tables that other implementers read are the ones that calls are held against."""
     for name in set(guest_methods.DOMAIN_METHODS) - {"hello"}:
         with pytest.raises(BadArgument, match="nonsense"):
-            commands_from_call(name, [{**_sensible(name), "nonsense": 1}])
-        assert commands_from_call(name, [_sensible(name)])
+            read_call(name, [{**_sensible(name), "nonsense": 1}])
+        assert read_call(name, [_sensible(name)])
     for method in (*guest_methods.DOMAIN_METHODS.values(), *methods.TOOLSTACK_METHODS.values()):
         assert method.doc.endswith(".")
         assert all(param.doc for param in method.params.values())

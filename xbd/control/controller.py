@@ -240,12 +240,9 @@ class Controller(DomainLife):
 
     # -- the guests' side, driven by their endpoints
 
-    def execute_all(self, record: DomainRecord, commands: Sequence[Command | Refused]) -> tuple[int, Sequence[Result]]:
-        """Execute one turn of the commands of a guest's call; returns its cost, in extents, and the results."""
-        if len(commands) == 1 and not isinstance(commands[0], Refused):
-            cost, result = self._execute(record, commands[0])
-            return cost, (result,)
-        return self.execute_together(record, commands)
+    def execute_alone(self, record: DomainRecord, command: Command) -> tuple[int, Result]:
+        """Execute one turn of the command of a guest's call; returns its cost, in extents, and the result."""
+        return self._execute(record, command)
 
     @replaceable
     def execute_together(

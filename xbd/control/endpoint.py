@@ -31,8 +31,8 @@ from xbd.protocol.codec import (
     encode_packed_response,
     encode_response,
 )
-from xbd.protocol.commands import commands_from_call, encode_results
-from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS
+from xbd.protocol.commands import command_from_params, commands_from_multicall, encode_result, encode_results
+from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS, MULTICALL
 from xbd.protocol.methods import AUTOBALLOON_METHODS, CHANGING_METHODS, TOOLSTACK_METHODS, check_version
 from xbd.protocol.session import Session
 
@@ -245,13 +245,21 @@ class DomainEndpoint(Endpoint):
         cost = MESSAGE_COST
         with self._host.step():
             try:
-                commands = commands_from_call(request.method, request.untrusted_params)
+                if request.method == MULTICALL:
+                    commands = commands_from_multicall(request.untrusted_params)
+                else:
+                    command = command_from_params(request.method, request.untrusted_params)
             except BadArgument as error:
                 answer = encode_error(request.msgid, fields.error_map(error))
             else:
-                spent, results = self._host.execute_all(self._record, commands)
-                cost = MESSAGE_COST * len(commands) + spent
-                answer = encode_results(request.msgid, request.method, results)
+                if request.method == MULTICALL:
+                    spent, results = self._host.execute_together(self._record, commands)
+                    cost = MESSAGE_COST * len(commands) + spent
+                    answer = encode_results(request.msgid, results)
+                else:
+                    spent, result = self._host.execute_alone(self._record, command)
+                    cost += spent
+                    answer = encode_result(request.msgid, result)
             session.answered(answer)
         return cost, answer
 

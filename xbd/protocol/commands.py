@@ -83,16 +83,14 @@ def command_from_params(method: str, untrusted_params: object) -> Command:
     return command
 
 
-def commands_from_call(method: str, untrusted_params: object) -> Sequence[Command | Refused]:
-    """Read the memory operations of a call: of a multicall all, where what is wrong with one is its refusal.
+def commands_from_multicall(untrusted_params: object) -> list[Command | Refused]:
+    """Read the memory operations of a multicall; what is wrong with one is its refusal.
 
     Raises:
-        BadArgument: an unknown method, parameters that are not the method's, or no list of calls.
+        BadArgument: it is no list of calls.
     """
-    if method != MULTICALL:
-        return (command_from_params(method, untrusted_params),)
     params = fields.check_params(MULTICALL, DOMAIN_METHODS[MULTICALL].params, untrusted_params)
-    return [_command_or_refusal(inner, untrusted) for inner, untrusted in params["calls"]]
+    return [_command_or_refusal(method, untrusted) for method, untrusted in params["calls"]]
 
 
 def _command_or_refusal(method: str, untrusted_params: object) -> Command | Refused:
@@ -136,14 +134,14 @@ def calls_to_wire(commands: Sequence[Command]) -> tuple[str, dict[str, object]]:
 
 def encode_result(msgid: int, result: Result) -> bytes:
     """Pack the answer to an operation: `[done, stop]`, `[done, stop, words or references]`, or its refusal."""
+    if type(result) is MemopResult:  # the usual case, without a match, for speed
+        return encode_response(msgid, (result.done, result.stop and result.stop.value))
     error, told = _result_to_wire(result)
     return encode_response(msgid, told) if error is None else encode_error(msgid, error)
 
 
-def encode_results(msgid: int, method: str, results: Sequence[Result]) -> bytes:
-    """Pack the answer to a call of *method*: of a multicall `[error, result]` for each operation."""
-    if method != MULTICALL:
-        return encode_result(msgid, results[0])
+def encode_results(msgid: int, results: Sequence[Result]) -> bytes:
+    """Pack the answer to a multicall: `[error, result]` for each operation."""
     return encode_response(msgid, [_result_to_wire(result) for result in results])
 
 

@@ -210,13 +210,24 @@ class WatchedController(Controller):
         free = (number for number in range(1, MAX_DOMAINS) if number not in self.machine.domain_table.domains)
         return super()._create(spec, next(free) if domid is None else domid)
 
-    def execute_all(self, record: DomainRecord, commands: Sequence[Command | Refused]) -> tuple[int, Sequence[Result]]:
-        """Execute the commands of a call."""
+    def execute_alone(self, record: DomainRecord, command: Command) -> tuple[int, Result]:
+        """Execute the command of a call."""
+        self._begin(record)
+        return super().execute_alone(record, command)
+
+    def execute_together(
+        self, record: DomainRecord, commands: Sequence[Command | Refused]
+    ) -> tuple[int, Sequence[Result]]:
+        """Execute the commands of a multicall."""
+        self._begin(record)
+        self.oracles.tally["multicalls"] += 1
+        return super().execute_together(record, commands)
+
+    def _begin(self, record: DomainRecord) -> None:
+        """Note that a call begins, which is not committed yet."""
         oracle = self.oracles.of(self.machine, record.domid)
         self.uncommitted = record.domid, len(oracle.results)
         oracle.executed += 1
-        self.oracles.tally["multicalls"] += len(commands) > 1
-        return super().execute_all(record, commands)
 
     def put_off(self, record: DomainRecord, command: Command) -> Result:
         """Answer a command that has no place in its turn. Raises Violation: another one is due."""
