@@ -28,7 +28,7 @@ def test_good_files_are_summed_up() -> None:
     assert result.stdout.splitlines() == [
         f"{small}: all right: host 'small' of 8 GiB, 8 guests with 6.5 GiB at first, 1.5 GiB left",
         f"{dom0}: all right: host 'dom0-and-50' of 16 GiB, dom0 and 50 guests with 13.5 GiB at first, 2.5 GiB left",
-        f"{policy}: all right: autoballoon of *, policy fair, headroom 128 MiB",
+        f"{policy}: all right: autoballoon of *, policy demand, headroom 128 MiB",
         f"{debate}: all right: experiment 'Which balloon design is right?', 267 cells of 4 workloads",
     ]
 

@@ -20,7 +20,8 @@ from xbd.policy import (
     Verdict,
     reserve,
 )
-from xbd.policy.builtin.fair import Demand, Fair
+from xbd.policy.builtin.demand import Demand
+from xbd.policy.builtin.fair import Fair
 from xbd.units import SUPER_PAGES as S
 
 _SETTINGS: Final = Settings(headroom_pages=8 * S, threshold_pages=4 * S)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from xbd.policy import DomainSnapshot, GuestReport, SetTarget, Snapshot, State, step
+from xbd.policy.builtin.demand import Cache, Demand
 from xbd.policy.builtin.mom import Mom
 from xbd.policy.builtin.pressure import Pressure
 from xbd.policy.builtin.qmemman import Qmemman
@@ -29,6 +30,73 @@ def goals(targets: object) -> list[int]:
     """List the pages of targets."""
     assert isinstance(targets, list)
     return [target.pages for target in targets]
+
+
+# -- demand
+
+
+def needy(held: int, used: int, cache: int, refaulted: int, available: int | None = None) -> Snapshot:
+    """Make a host with 100 MiB free, and two guests of up to 2000 MiB: one that holds and reads so much, and one that uses 400."""
+    one = guest(1, held, 2000, used_pages=used, cache_pages=cache, refaulted_pages=refaulted, available_pages=available)
+    other = guest(2, 500, 2000, used_pages=400, cache_pages=100, refaulted_pages=0)
+    return host(100, replace(one, demand_pages=used * 5 // 4 * MIB), replace(other, demand_pages=500 * MIB))
+
+
+def test_demand_gives_cache_that_is_read_again_before_what_is_left() -> None:
+    """400 MiB used want 500; 10 MiB/s read again for 10 s are 200 MiB that a cache of 100 lacks: 300 more, of 600 that there are."""
+    _, (first, other) = Demand().step(
+        Demand().step(None, needy(700, 400, 100, 0), 0.0)[0], needy(700, 400, 100, 100), 10.0
+    )
+    assert (first.pages, other.pages) == (800 * MIB, 500 * MIB)
+    assert first.reason == "by what its guest asks for (500 MiB), and cache that it reads again (300 MiB)"
+    assert other.reason == "by what its guest asks for (500 MiB)"
+
+
+def test_demand_leaves_worthless_cache_to_whoever_there_is() -> None:
+    """Cache that nobody reads counts for nothing, however much: what is left after 500 each is shared evenly."""
+    policy = Demand()
+    for cache in (100, 800):
+        state, _ = policy.step(None, needy(700, 400, cache, 7), 0.0)
+        _, targets = policy.step(state, needy(700, 400, cache, 7), 10.0)
+        assert goals(targets) == [650 * MIB, 650 * MIB]
+
+
+def test_demand_forgets_what_a_cache_needed() -> None:
+    """Ten minutes after it was last read again nothing of it is left, half of that after five."""
+    policy = Demand()
+    state, _ = policy.step(None, needy(700, 400, 100, 0), 0.0)
+    state, _ = policy.step(state, needy(700, 400, 100, 100), 10.0)
+    after, _ = policy.step(state, needy(700, 400, 100, 100), 310.0)
+    gone, targets = policy.step(state, needy(700, 400, 100, 100), 610.0)
+    assert [round(known[1].needed_pages / MIB) for known in (state, after, gone)] == [300, 150, 0]
+    assert goals(targets) == [650 * MIB, 650 * MIB]
+
+
+def test_demand_shares_what_caches_need_if_there_is_too_little() -> None:
+    """Both use 400 of 1300 MiB and want 500; caches that need 600 and 200 get 300 between them, in proportion."""
+    policy, snapshot = Demand(), needy(700, 400, 100, 0)
+    known: dict[str | int, Cache] = {1: Cache(0, 600.0 * MIB, 0.0), 2: Cache(0, 200.0 * MIB, 0.0)}
+    _, targets = policy.step(known, snapshot, 0.0)
+    assert goals(targets) == [725 * MIB, 575 * MIB]
+
+
+def test_demand_grows_a_guest_at_once_that_has_hardly_anything_left() -> None:
+    """Less than a 32nd of what it holds is left: half as much again, urgently; not while growth is under way, nor a silent one."""
+    policy, stalling = Demand(), replace(needy(400, 390, 5, 0, available=12), free_pages=300 * MIB)
+    _, (first, _) = policy.step(None, stalling, 0.0)
+    assert (first.pages, first.urgent) == (600 * MIB, True)
+    one, other = stalling.domains
+    growing = replace(stalling, domains=(replace(one, target_pages=one.tot_pages + 1), other))
+    silent = replace(stalling, domains=(replace(one, demand_pages=None), other))
+    assert not any(target.urgent for each in (growing, silent) for target in policy.step(None, each, 0.0)[1])
+
+
+def test_demand_of_a_liar_costs_others_only_what_they_do_not_ask_for() -> None:
+    """A guest that says it has read everything again, ever more of it, gets what is left, and the other all it asks for."""
+    policy, state = Demand(), None
+    for second in range(20):
+        state, (first, other) = policy.step(state, needy(700, 400, 100, 1 << 40 << second), float(second))
+    assert (first.pages, other.pages) == (800 * MIB, 500 * MIB)
 
 
 # -- qmemman

@@ -25,7 +25,8 @@ from xbd.policy import (
     reserve,
     step,
 )
-from xbd.policy.builtin.fair import Demand, Fair
+from xbd.policy.builtin.demand import Demand
+from xbd.policy.builtin.fair import Fair
 from xbd.units import SUPER_PAGES as S
 from xbd.units import round_up
 

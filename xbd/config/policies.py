@@ -7,7 +7,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, cast
 
 from xbd.errors import BadSetting, unknown_name
-from xbd.policy.builtin.fair import Demand, Fair, Static
+from xbd.policy.builtin.demand import Demand
+from xbd.policy.builtin.fair import Fair, Static
 from xbd.policy.builtin.mom import Mom
 from xbd.policy.builtin.pressure import Pressure
 from xbd.policy.builtin.qmemman import Qmemman
@@ -15,7 +16,7 @@ from xbd.policy.plugin import Policy, describe
 from xbd.settings import read, settings_of
 
 GROUP: Final = "xbd.policies"
-DEFAULT_POLICY: Final = "fair"
+DEFAULT_POLICY: Final = "demand"
 # What pyproject.toml declares, too: known without an installation, and never another package's.
 BUILT_IN: Final[Mapping[str, type[Policy]]] = {
     "fair": Fair,

@@ -10,7 +10,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from xbd.config.policies import DEFAULT_POLICY
 from xbd.control.endpoint import CallEndpoint
 from xbd.control.targets import BadRequest, choose
 from xbd.domain import RUNNING, DomainInfo
@@ -120,7 +119,7 @@ class Balancer:
     *excluded*: the lives of domains that are left out; *keep* is called when these have changed.
     """
 
-    def __init__(self, settings: Settings, policy: Policy | None = None, policy_name: str = DEFAULT_POLICY) -> None:
+    def __init__(self, settings: Settings, policy: Policy | None = None, policy_name: str = "fair") -> None:
         self.state = State(settings)
         self.now = 0.0
         self.policy_name = policy_name
@@ -171,7 +170,7 @@ class Balancer:
         self.state = after
         return actions
 
-    def change(self, settings: Settings, policy: Policy | None = None, policy_name: str = DEFAULT_POLICY) -> None:
+    def change(self, settings: Settings, policy: Policy | None = None, policy_name: str = "fair") -> None:
         """Replace the settings and the policy, which begins anew; what is known of domains, and reservations, stay."""
         self._policy, self.policy_name = policy or Fair(), policy_name
         self.state = replace(self.state, settings=settings, own=None, trouble="", number=self.state.number + 1)

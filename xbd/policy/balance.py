@@ -21,6 +21,7 @@ Assumptions:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from xbd.policy.model import Snapshot, bounds_of
 from xbd.units import round_down
 
 
@@ -37,7 +38,22 @@ class Claimant:
     def at(self, numerator: int, denominator: int) -> int:
         """Return what it holds at a fraction, in whole superpages unless its floor or ceiling is none."""
         point = round_down(self.least + (self.most - self.least) * numerator // denominator)
-        return min(max(point, self.floor), self.ceiling)
+        return self.within(point)
+
+    def within(self, pages: int) -> int:
+        """Return the nearest that its floor and its ceiling allow."""
+        return min(max(pages, self.floor), self.ceiling)
+
+
+def claimants_of(snapshot: Snapshot) -> list[Claimant]:
+    """Make a claimant of each domain that a policy is shown."""
+    claimants = []
+    for domain in snapshot.domains:
+        bounds = bounds_of(domain)
+        floor = bounds.least if domain.floor_pages is None else domain.floor_pages
+        ceiling = bounds.most if domain.ceiling_pages is None else domain.ceiling_pages
+        claimants.append(Claimant(bounds.least, bounds.most, floor, ceiling, domain.demand_pages))
+    return claimants
 
 
 def fair(claimants: Sequence[Claimant], pages: int) -> list[int]:
@@ -54,8 +70,7 @@ def by_demand(claimants: Sequence[Claimant], pages: int) -> list[int]:
     """Give each claimant what it asks for if that fits; else nobody more than the common fraction. As `fair` otherwise."""
     evenly = fair(claimants, pages)
     asked = [
-        min(max(even if each.demand is None else each.demand, each.floor), each.ceiling)
-        for each, even in zip(claimants, evenly, strict=True)
+        each.within(even if each.demand is None else each.demand) for each, even in zip(claimants, evenly, strict=True)
     ]
     if sum(asked) <= pages:
         bounded = [replace(each, floor=goal) for each, goal in zip(claimants, asked, strict=True)]

@@ -1,11 +1,9 @@
-"""The policies that share all memory out, evenly or by demand, and the one that leaves it alone."""
+"""The policy that shares all memory out evenly, and the one that leaves it alone."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from xbd.policy.balance import Claimant, by_demand, fair
-from xbd.policy.model import SetTarget, Snapshot, bounds_of
-from xbd.units import format_pages
+from xbd.policy.balance import claimants_of, fair
+from xbd.policy.model import SetTarget, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,17 +13,12 @@ class Fair:
     def step(self, state: None, snapshot: Snapshot, now: float) -> tuple[None, list[SetTarget]]:
         """Share all out evenly; without state."""
         del now
-        return state, _share(snapshot, fair, "the same part of its range as all")
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """To each what its guest reports that it needs, as far as there is; what is left, evenly."""
-
-    def step(self, state: None, snapshot: Snapshot, now: float) -> tuple[None, list[SetTarget]]:
-        """Share all out by demand; without state."""
-        del now
-        return state, _share(snapshot, by_demand, "by what its guest asks for")
+        pages = snapshot.usable_pages + sum(domain.tot_pages for domain in snapshot.domains)
+        goals = fair(claimants_of(snapshot), pages)
+        reason = "the same part of its range as all"
+        return state, [
+            SetTarget(each.domid, max(goal, 0), reason) for each, goal in zip(snapshot.domains, goals, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +29,3 @@ class Static:
         """Set nothing; without state."""
         del snapshot, now
         return state, []
-
-
-def _share(snapshot: Snapshot, share: Callable[[Sequence[Claimant], int], list[int]], reason: str) -> list[SetTarget]:
-    """Share out what all hold and what is free."""
-    claimants = []
-    for domain in snapshot.domains:
-        bounds = bounds_of(domain)
-        floor = bounds.least if domain.floor_pages is None else domain.floor_pages
-        ceiling = bounds.most if domain.ceiling_pages is None else domain.ceiling_pages
-        claimants.append(Claimant(bounds.least, bounds.most, floor, ceiling, domain.demand_pages))
-    pages = snapshot.usable_pages + sum(domain.tot_pages for domain in snapshot.domains)
-    goals = share(claimants, pages)
-    targets = []
-    for domain, goal in zip(snapshot.domains, goals, strict=True):
-        asked = "" if domain.demand_pages is None or share is fair else f" ({format_pages(domain.demand_pages)})"
-        targets.append(SetTarget(domain.domid, max(goal, 0), reason + asked))
-    return targets
