@@ -1,5 +1,7 @@
 """Claim sets: promises on nodes and of the whole host, all or nothing, and what redeems, recalls and ends them."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
@@ -188,3 +190,39 @@ def test_only_whole_superframes_go_offline(pages: int) -> None:
         machine.go_offline(0, pages)
     with pytest.raises(BadArgument):
         machine.go_offline(2, S)
+
+
+def storm(claims: bool, domains: int = 40) -> list[tuple[int, list[int]]]:  # noqa: FBT001 -- both cases of one test
+    """Create 40 domains at once on two nodes, built in turns; returns of each what it is to hold, and what lies where.
+
+    Each is promised all of its memory first: on the node that has most of it free and unclaimed, or host-wide. Who is refused is
+    destroyed at once.
+    """
+    machine = Machine(256, nodes=Nodes((128, 128)))
+    sizes = np.random.default_rng(24).integers(4, 17, domains).tolist()
+    wanted = {}
+    for number, blocks in enumerate(sizes):
+        free = [node.free_frames - node.claimed_frames for node in machine.node_statistics()]
+        node = int(np.argmax(free))
+        with suppress(OutOfFrames):
+            domid = machine.create(f"guest {number}", max_pages=blocks * S, target_pages=S, nodes=[node])
+            try:
+                machine.claim_set(domid, [((blocks - 1) * S, node if claims else None)])
+                wanted[domid] = blocks
+            except OutOfFrames:
+                machine.destroy(domid)
+    for block in range(1, 16):
+        for domid, blocks in wanted.items():
+            if block < blocks:
+                assert machine.execute(domid, Populate(gfns(block * S), 9)) == MemopResult(1)
+    assert machine.audit() == []
+    return [(blocks * S, list(machine.domain_info(domid).node_pages)) for domid, blocks in wanted.items()]
+
+
+def test_a_boot_storm_with_claim_sets_spreads_nobody() -> None:
+    """Each domain is wholly on one node or refused; with host-wide claims all are built, too, and some are spread."""
+    local, anywhere = storm(claims=True), storm(claims=False)
+    assert all(sum(held) == wanted for wanted, held in (*local, *anywhere))
+    assert [held for _, held in local if min(held)] == []
+    assert [held for _, held in anywhere if min(held)]
+    assert len(local) < 40

@@ -41,6 +41,9 @@ def audit(host: FrameTable, domains: Sequence[Domain]) -> list[str]:
             on_nodes = domain.by_node.count_again(frames, leaves).tolist()
             if on_nodes != domain.node_pages:
                 wrong.append(f"d{domain.domid}: {domain.node_pages} pages counted by node, {on_nodes} are")
+            outside = sum(pages for node, pages in enumerate(on_nodes) if node not in domain.affinity.nodes)
+            if domain.affinity.is_hard and outside:
+                wrong.append(f"d{domain.domid}: {outside} pages lie on other nodes than those of its hard affinity")
         all_leaves.append(leaves)
         all_frames.append(frames)
         all_homes.append(from_cells(domain.p2m.home[domain.p2m.home > 0]))

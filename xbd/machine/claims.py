@@ -18,6 +18,7 @@ from typing import Final
 from xbd.errors import BadArgument, OutOfFrames
 from xbd.machine.domain import Domain
 from xbd.machine.frame_table import FrameTable
+from xbd.replaceable import replaceable
 from xbd.target_rules import static_max_pages
 from xbd.units import exact_size
 
@@ -121,6 +122,7 @@ def _set(host: FrameTable, domain: Domain, node_claims: Sequence[int], claimed_p
     domain.save()
 
 
+@replaceable
 def redeem(host: FrameTable, domain: Domain, before: Sequence[int]) -> None:
     """Count what a domain has just populated against its claims; *before*: what it held on each node."""
     got = [now - then for now, then in zip(domain.node_pages, before, strict=True)]

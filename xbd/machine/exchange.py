@@ -99,7 +99,7 @@ class _Replacing:
 
     def most(self, gfns: Gfns) -> int:
         """Count the first of (n,) gfns whose frames can be replaced."""
-        return placement.replaceable(self.host, self.domain, gfns, self.nodes, is_asked=self.is_asked)
+        return placement.exchangeable(self.host, self.domain, gfns, self.nodes, is_asked=self.is_asked)
 
     def frames(self, gfns: Gfns) -> Mfns:
         """Take a frame for each of (n,) gfns, of which `most` counts all."""

@@ -243,6 +243,10 @@ class FrameTable:
                 free = min(sum(unclaimed[node] for node in nodes), max(self.free_frames_for(None), 0))
                 yield queue, free, sum(supers[node] for node in nodes)
 
+    def claimed_by_others(self, node: int, domain: Domain | None) -> int:
+        """Count what is claimed on a node by other domains than this one (None: by any)."""
+        return self.node_claims[node] - (0 if domain is None else domain.node_claims[node])
+
     @property
     def node_heap(self) -> NodeHeap[MfnKind, SuperKind]:
         """The heap, where there are several nodes."""

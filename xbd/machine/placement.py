@@ -15,6 +15,7 @@ from xbd.errors import BadArgument
 from xbd.frames import NodeHeap
 from xbd.machine.domain import Domain
 from xbd.machine.frame_table import FrameTable
+from xbd.replaceable import replaceable
 from xbd.units import SUPER_ORDER, SUPER_PAGES
 
 Request = tuple[int, ...] | None
@@ -48,8 +49,7 @@ def extents_on(host: FrameTable, domain: Domain | None, nodes: tuple[int, ...], 
     heap = host.node_heap
     extents = []
     for node in nodes:
-        own = 0 if domain is None else domain.node_claims[node]
-        pages = max(heap.free_on(node) - host.node_claims[node] + own, 0)
+        pages = max(heap.free_on(node) - host.claimed_by_others(node, domain), 0)
         extents.append(min(heap.free_superframes_on(node), pages >> SUPER_ORDER) if order else pages)
     return extents
 
@@ -108,6 +108,7 @@ def within_room(host: FrameTable, domain: Domain, nodes: Request, wanted: Mfns, 
         free[mine[rooms.get(node, 0) :]] = False
 
 
+@replaceable
 def on_the_same_node(host: FrameTable, own: Mfns, wanted: Mfns, free: NDArray[np.bool_]) -> None:
     """Leave of the *free* ones among (n,) *wanted* frames only those on the node of the *own* one each: in place."""
     free &= host.index.of(np.maximum(wanted, 0)) == host.index.of(own)
@@ -120,7 +121,7 @@ def _frames_of(domain: Domain, gfns: Gfns) -> Mfns:
     return from_cells(domain.p2m.lookup(gfns))
 
 
-def replaceable(host: FrameTable, domain: Domain, gfns: Gfns, nodes: Request, *, is_asked: bool) -> int:
+def exchangeable(host: FrameTable, domain: Domain, gfns: Gfns, nodes: Request, *, is_asked: bool) -> int:
     """Count the first of (n,) populated gfns that can get another frame before theirs is given back.
 
     *nodes* are those of a request where one *is_asked* for: then what is unclaimed there. Else it is of the same node.
@@ -141,7 +142,7 @@ def replaceable(host: FrameTable, domain: Domain, gfns: Gfns, nodes: Request, *,
 
 
 def take_others(host: FrameTable, domain: Domain, gfns: Gfns, nodes: Request, *, is_asked: bool) -> Mfns:
-    """Take another frame for each of (n,) populated gfns, all of them `replaceable`."""
+    """Take another frame for each of (n,) populated gfns, all of them `exchangeable`."""
     heap = host.heap
     if not isinstance(heap, NodeHeap):
         return heap.take(gfns.size)

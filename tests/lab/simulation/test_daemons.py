@@ -42,6 +42,7 @@ print(run(DaemonOptions({seed}, {seconds})).digest)
 """
 # By mechanism: a seed that fails without it, and after how many seconds of faults.
 KNOWN: dict[str, tuple[int, float]] = {
+    "redemption": (3, 8.0),
     "closed-listener": (2, 8.0),
     "log-sink": (17, 2.0),
     "state-json": (1, 2.0),

@@ -17,6 +17,7 @@ from xbd.lab.simulation.watched import WatchedOracle
 from xbd.machine.audit import audit
 from xbd.machine.audit_grants import audit_grants
 from xbd.machine.domain import Domain, DomainState
+from xbd.machine.placement import obtainable
 from xbd.testing.oracle import Granted, Violation
 
 # The healing must be done by then: Linux's longest back-off is half of that.
@@ -234,7 +235,7 @@ def excuse(world: Inspected, domain: Domain, player: Player) -> str | None:
     if domain.tot_pages >= domain.max_pages:
         return "limit"
     host = world.host.machine.host
-    free = host.heap.free_frames - host.claimed_pages + domain.claimed_pages
+    free = obtainable(host, domain, domain.sequence, 0)
     return "host out of memory" if free < domain.target_pages - domain.tot_pages and (stuck or free <= 0) else None
 
 
@@ -278,6 +279,10 @@ def _make_possible(world: Inspected) -> None:
     """Make it possible to settle: guests in normal mode, no claims, and targets that fit into the host together."""
     host = world.host
     machine = host.machine
+    for node in range(machine.host.nodes.count):
+        if pages := machine.node_statistics()[node].offline_frames:
+            with host.step():
+                host.call("online", [{"node": node, "pages": pages}])
     living = [domid for domid in machine.living_domains() if not host.record(domid).stopped]
     share = machine.host.heap.frame_count // max(len(living), 1)
     for domid in living:

@@ -54,7 +54,14 @@ class Daemon:
         self.store = MemoryStore(undo_without(missing))
         self.oracles = Oracles()
         image = Image(self.store)
-        machine = Machine(plan.superframes, settings=plan.settings, image=image, limits=LIMITS, parts=self._parts)
+        machine = Machine(
+            plan.superframes,
+            settings=plan.settings,
+            image=image,
+            limits=LIMITS,
+            parts=self._parts,
+            nodes=plan.nodes,
+        )
         self.host = self._new_host(machine, {})
         with self.host.step():
             self._create_dom0(plan)

@@ -50,8 +50,11 @@ class SharedGrants:
 class HostileGuest:
     """A hostile guest, with the interface of `Guest` that an agent uses."""
 
-    def __init__(self, boot: BootInfo, oracle: Oracle, shared_grants: SharedGrants, rng: Rng) -> None:
+    def __init__(
+        self, boot: BootInfo, oracle: Oracle, shared_grants: SharedGrants, rng: Rng, *, nodes: int = 1
+    ) -> None:
         self.shut_down = False
+        self._nodes = nodes
         self._domid = boot.domid
         self._gfn_count = boot.gfn_count
         self._target_pages = boot.target_pages
@@ -125,9 +128,16 @@ class HostileGuest:
     def _random_order(self) -> int:
         return SUPER_ORDER if self._rng.bernoulli(0.2) else 0
 
+    def _node(self) -> tuple[int, bool] | tuple[()]:
+        """Draw a node to ask for, rarely one that there is not, and whether exactly that; on a host of one: none."""
+        rng = self._rng
+        if self._nodes == 1 or rng.bernoulli(0.4):
+            return ()
+        return rng.below(self._nodes + (1 if rng.bernoulli(0.05) else 0)), rng.bernoulli(0.5)
+
     def _populate(self) -> Command:
         order = self._random_order()
-        return abi.Populate(self._extents(order, held=False), order)
+        return abi.Populate(self._extents(order, held=False), order, *self._node())
 
     def _decrease(self) -> Command:
         order = self._random_order()
@@ -153,13 +163,13 @@ class HostileGuest:
     def _exchange(self) -> Command:
         if self._rng.bernoulli(0.5):
             gives = self._extents(0, held=True)
-            return abi.Exchange(gives, self._extents(0, gives.size, held=False))
+            return abi.Exchange(gives, self._extents(0, gives.size, held=False), 0, 0, *self._node())
         if self._rng.bernoulli(0.5):
             gives = self._extents(SUPER_ORDER, 1, held=True)
             first = int(self._extents(SUPER_ORDER, 1, held=False)[0])
             return abi.Exchange(gives, np.arange(first, first + SUPER_PAGES, dtype=np.int64), SUPER_ORDER, 0)
         gives, gets = self._extents(SUPER_ORDER, 1, held=True), self._extents(SUPER_ORDER, 1, held=False)
-        return abi.Exchange(gives, gets, SUPER_ORDER, SUPER_ORDER)
+        return abi.Exchange(gives, gets, SUPER_ORDER, SUPER_ORDER, *self._node())
 
     def _grants_to_me(self) -> list[tuple[int, int, int]]:
         """List the shared entries whose grantee is this domid."""

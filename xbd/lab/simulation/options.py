@@ -1,12 +1,13 @@
 """The options of a simulation, and the plan that is drawn from them and the seed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from xbd.config.policies import refuse_unknown_policy
 from xbd.errors import BadArgument
 from xbd.lab.simulation.rng import Rng
+from xbd.machine.nodes import LOCAL, Nodes
 from xbd.machine.settings import TODAYS_XEN, HostSettings
 
 MOST_SUPERFRAMES: Final = 32
@@ -36,7 +37,11 @@ CONDITIONS: Final[Mapping[str, tuple[str, float]]] = {
     "policy": ("one of the policies moves targets too, and fails now and then", 0.5),
     "follower": ("a client follows the host's events", 0.3),
     "settings": ("the host has other settings than the default", 0.4),
+    "nodes": ("the host has several nodes", 0.4),
 }
+# Drawn after all else, so that what the seeds of before draw stays as it is.
+_NODES: Final = "nodes"
+_MOST_NODES: Final = 3
 EXCLUDABLE: Final = (*FAULTS, *CONDITIONS)
 # Swarm testing: a fault is absent from this share of the runs, so that other faults are also seen without it.
 _ABSENT_SHARE: Final = 0.3
@@ -99,7 +104,7 @@ class Plan:
     """The parameters of a run, drawn from its seed once, before the first event.
 
     *rates*: by fault, its probability at each event. *conditions*: names from `CONDITIONS` that hold. *latency_s*: of a
-    connection, on average. *operations*: the probability at each event that the operator begins something.
+    connection, on average. *operations*: the probability at each event that the operator begins something. *nodes*: of the host, where there are several.
     """
 
     superframes: int
@@ -109,6 +114,18 @@ class Plan:
     latency_s: float
     operations: float
     settings: HostSettings = field(default_factory=HostSettings)
+    nodes: Nodes | None = None
+
+
+def _draw_nodes(rng: Rng, superframes: int) -> Nodes:
+    """Divide a host among two or three nodes, of any sizes and distances."""
+    ends = sorted({1 + rng.below(superframes - 1) for _ in range(1 + rng.below(_MOST_NODES - 1))})
+    sizes = tuple(end - first for first, end in zip([0, *ends], [*ends, superframes], strict=True))
+    rows = [[LOCAL] * len(sizes) for _ in sizes]
+    for one in range(len(sizes)):
+        for other in range(one):
+            rows[one][other] = rows[other][one] = LOCAL + 1 + rng.below(20)
+    return Nodes(sizes, tuple(map(tuple, rows)))
 
 
 def make_plan(options: Options, rng: Rng) -> Plan:
@@ -121,11 +138,11 @@ def make_plan(options: Options, rng: Rng) -> Plan:
     for name, (_, most) in FAULTS.items():
         absent, level = rng.bernoulli(_ABSENT_SHARE), rng.uniform(0.1, 1.0)
         rates[name] = 0.0 if absent or name in options.without else level * most / 1_000_000
-    present = {name for name, (_, share) in CONDITIONS.items() if rng.bernoulli(share)}
+    present = {name for name, (_, share) in CONDITIONS.items() if name != _NODES and rng.bernoulli(share)}
     present |= {"policy"} if options.policy is not None else set()
     conditions = frozenset(present.difference(options.without))
     settings = rng.choice(_SETTINGS)
-    return Plan(
+    plan = Plan(
         superframes=superframes,
         guests=guests,
         rates=rates,
@@ -134,3 +151,6 @@ def make_plan(options: Options, rng: Rng) -> Plan:
         operations=rng.choice((0.02, 0.05, 0.1)),
         settings=settings if "settings" in conditions else HostSettings(),
     )
+    if not rng.bernoulli(CONDITIONS[_NODES][1]) or _NODES in options.without:
+        return plan
+    return replace(plan, conditions=conditions | {_NODES}, nodes=_draw_nodes(rng, superframes))

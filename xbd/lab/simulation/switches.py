@@ -19,6 +19,7 @@ from xbd.errors import BadArgument
 from xbd.guest.balloon.balloon import Balloon
 from xbd.guest.zone import PageState
 from xbd.limits import Limits
+from xbd.machine import claims, placement
 from xbd.machine.domain import P2m
 from xbd.machine.frame_table import FrameTable
 from xbd.machine.grant_tables import GrantTable, MappingTable
@@ -259,6 +260,12 @@ SWITCHES: Final[Mapping[str, Switch]] = {
         "what is promised to one is given to another",
         machine=[(FrameTable.free_frames_for, instead(lambda host, _domain: host.heap.free_frames))],
     ),
+    "node-claims": Switch(
+        "what is promised to one on a node is given to another",
+        machine=[(FrameTable.claimed_by_others, constant(0))],
+    ),
+    "redemption": Switch("what a domain got is still promised to it", [(claims.redeem, NOTHING)]),
+    "same-node": Switch("a page that moves goes to another node", [(placement.on_the_same_node, NOTHING)]),
     "eexist": Switch(
         "a populated page is populated again", machine=[(P2m.first_taken, instead(lambda _p2m, gfns: gfns.size))]
     ),

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from xbd.config.policies import BUILT_IN
 from xbd.control.balancer import Balancer
-from xbd.domain import DomainInfo, read_domain
+from xbd.domain import HARD, SOFT, DomainInfo, read_domain
 from xbd.errors import HypercallError
 from xbd.lab.simulation.caller import Caller
 from xbd.lab.simulation.context import Context
@@ -28,6 +28,8 @@ _METHODS: Final = (
     *("destroy",) * 3,
     *("shutdown", "audit", "info"),
 )
+# And of that of a host of several nodes.
+_BY_NODE: Final = (*_METHODS, *("claim_set",) * 4, *("offline",) * 2, *("online",) * 2)
 # Names of hostile guests. The course of every seed depends on its length: it is part of the messages.
 HOSTILE_PREFIX: Final = "wild"
 _POLICY_EVERY_S: Final = 1.0
@@ -64,7 +66,11 @@ class Operator:
 
     def _change(self, guest: int, domid: int) -> None:
         """Make a random call about *domid*; about *guest* if it would end the domain, which never is dom0."""
-        method = self._rng.choice(_METHODS)
+        method = self._rng.choice(_METHODS if self._world.plan.nodes is None else _BY_NODE)
+        if method in ("offline", "online"):
+            node = self._rng.below(self._world.host.machine.host.nodes.count)
+            self._call(method, node=node, pages=(1 + self._rng.below(2)) * SUPER_PAGES)
+            return
         if method in ("destroy", "shutdown"):
             domid = guest
         params = self._params(method, domid)
@@ -79,9 +85,9 @@ class Operator:
             case "set_max":
                 # Mostly as policies do: up to the maximum.
                 return {"pages": ceiling if rng.bernoulli(0.6) else 1 + rng.below(ceiling)}
-            case "claim":
-                beyond = 1 + rng.below(max(domain.max_pages - domain.tot_pages, 1))
-                return {"pages": domain.tot_pages + beyond if rng.bernoulli(0.7) else 0}
+            case "claim" | "claim_set":
+                room = max(domain.max_pages - domain.tot_pages, 1)
+                return self._claim(domain.tot_pages, room) if method == "claim" else {"claims": self._claims(room)}
             case "guest_mode":
                 return {"mode": rng.choice(_MODES)}
             case "set_target" if rng.bernoulli(0.1):
@@ -92,6 +98,29 @@ class Operator:
                 return {"pages": wanted * SUPER_PAGES}
             case _:
                 return {}
+
+    def _claim(self, tot_pages: int, room_pages: int) -> dict[str, object]:
+        beyond = 1 + self._rng.below(room_pages)
+        return {"pages": tot_pages + beyond if self._rng.bernoulli(0.7) else 0}
+
+    def _claims(self, room_pages: int) -> list[dict[str, object]]:
+        """Draw a claim set, now and then one that cannot be, or none."""
+        rng, host = self._rng, self._world.host.machine.host
+        if rng.bernoulli(0.5):
+            # All that a node has: then whoever else takes memory there breaks the promise.
+            node = rng.below(host.nodes.count)
+            return [{"pages": max(min(room_pages, host.free_on(node) - host.node_claims[node]), 0), "node": node}]
+        targets = [None, *range(host.nodes.count), rng.below(host.nodes.count + 1)]
+        chosen = [targets[rng.below(len(targets))] for _ in range(rng.below(4))]
+        return [{"pages": 1 + rng.below(room_pages // len(chosen) + 1), "node": node} for node in chosen]
+
+    def _affinity(self) -> dict[str, object]:
+        """Draw where the memory of a new domain should lie, on a host of several nodes."""
+        rng, nodes = self._rng, self._world.plan.nodes
+        if nodes is None or rng.bernoulli(0.3):
+            return {}
+        chosen = sorted({rng.below(nodes.count) for _ in range(1 + rng.below(2))})
+        return {"nodes": chosen, "affinity": HARD if rng.bernoulli(0.4) else SOFT}
 
     def _create(self) -> None:
         rng = self._rng
@@ -122,6 +151,7 @@ class Operator:
             type=kind,
             on_crash=rng.choice(("restart", "restart", "destroy", "preserve")),
             guest=guest,
+            **self._affinity(),
         )
 
     def _call(self, method: str, **params: object) -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol
 
-from xbd.abi import MAX_DOMAINS, BootInfo, Command, Populate, Refused, Result
+from xbd.abi import MAX_DOMAINS, BootInfo, Command, Exchange, Populate, PopulateDepopulate, Refused, Result
 from xbd.control import step as control_step
 from xbd.control.controller import ANY_CLIENT, Controller
 from xbd.control.domain_record import DomainRecord, Wake
@@ -246,7 +246,9 @@ class WatchedController(Controller):
     def execute(self, record: DomainRecord, command: Command) -> Result:
         """Execute a command. Raises Violation: another one is due, or the domain exceeds its limit."""
         oracle = self._expect(record, command)
+        before = self.machine.living(record.domid).node_pages
         result = super().execute(record, command)
+        self._check_nodes(record.domid, command, before)
         self.oracles.tally["commands"] += 1
         oracle.results.append(result)
         name = type(command).__name__
@@ -258,6 +260,17 @@ class WatchedController(Controller):
             if domain.tot_pages > domain.max_pages:
                 raise Violation(f"d{record.domid} holds {domain.tot_pages} pages, its limit is {domain.max_pages}")
         return result
+
+    def _check_nodes(self, domid: int, command: Command, before: list[int]) -> None:
+        """See that what a command got came from where it had to. Raises Violation."""
+        now = self.machine.living(domid).node_pages
+        moves = isinstance(command, Exchange | PopulateDepopulate) and getattr(command, "node", None) is None
+        if moves and before != now and not _of_blocks(command):
+            raise Violation(f"d{domid}: {describe(command)} moved pages between nodes, from {before} to {now}")
+        if isinstance(command, Populate | Exchange) and command.exact:
+            got = [node for node, (were, are) in enumerate(zip(before, now, strict=True)) if are > were]
+            if got not in ([], [command.node]):
+                raise Violation(f"d{domid}: {describe(command)} got pages of nodes {got}, not of {command.node} alone")
 
     def open_session(self, record: DomainRecord, msgid: int, session: str, last_seen: int | None) -> Reboot | None:
         """Open an agent's session; a new one zeroes the domain's memory."""
@@ -308,6 +321,11 @@ class WatchedController(Controller):
 _SET_LIMITS = frozenset({"create", "destroy", "set_target", "set_max"})
 _SHARED = frozenset({"Grant", "EndGrant", "MapGrant", "UnmapGrant"})
 _NOT_AUDITED = frozenset({"list", "info", "host", "frames", "audit", "set_target", "guest_mode"})
+
+
+def _of_blocks(command: Command) -> bool:
+    """Tell whether a command moves blocks, which lie on one node afterwards, wherever their pages were."""
+    return any(getattr(command, name, 0) for name in ("order", "gives_order", "gets_order"))
 
 
 def describe(command: Command) -> str:

@@ -202,9 +202,9 @@ class World:
         """Build the guest of a domain; its commands and answers go through *oracle*."""
         oracle.boot(boot)
         if boot.name.startswith(HOSTILE_PREFIX) and boot.domain_type is not DomainType.VIRTIO:
-            return cast(
-                Guest, WatchedGuest(HostileGuest(boot, oracle, self.shared_grants, self.rngs[Purpose.HOSTILE]), oracle)
-            )
+            nodes = 1 if self.plan.nodes is None else self.plan.nodes.count
+            hostile = HostileGuest(boot, oracle, self.shared_grants, self.rngs[Purpose.HOSTILE], nodes=nodes)
+            return cast(Guest, WatchedGuest(hostile, oracle))
         seed = self.options.seed * 65_537 + boot.domid + (self._sessions << 40)
         return cast(Guest, WatchedGuest(build_guest(boot, plan_guest(settings), seed), oracle))
 

@@ -9,6 +9,7 @@ import numpy as np
 from xbd.config.policies import BUILT_IN, refuse_unknown_policy
 from xbd.errors import BadArgument
 from xbd.lab.simulation.rng import Rng
+from xbd.machine.nodes import Nodes
 
 # By name: what happens, and at most how often in a short run: of a hundred calls that it can happen to, or, for what
 # happens at times of its own, in a hundred seconds.
@@ -53,6 +54,7 @@ _AGENT_PROCESSES_MOST: Final = 3
 # It runs in a process of its own, which takes half a second to start.
 _FAILING_POLICY_SHARE: Final = 0.3
 _NAMES: Final = 3
+_NODES_SHARE: Final = 0.4
 _SUPERFRAMES_PER_GUEST: Final = 3
 MOST_DAEMON_GUESTS: Final = 60
 MOST_OPERATORS: Final = 8
@@ -109,6 +111,7 @@ class DaemonPlan:
     host. *has_another_host*: whether in the end another host is served for a while. *ends_full*: whether the disk is full
     when the daemons end. *stops_agents*: whether before that the agents stop for a while, as by SIGSTOP. *policy*: of
     autoballoon; *policy_fails*: now and then, as a stranger's may. *agent_processes*: how many share the guests.
+    *nodes*: of the host, where there are several.
     """
 
     rates: Mapping[str, float]
@@ -123,6 +126,7 @@ class DaemonPlan:
     policy: str
     policy_fails: bool
     agent_processes: int
+    nodes: Nodes | None = None
 
     @property
     def agent_names(self) -> tuple[str, ...]:
@@ -145,21 +149,30 @@ def make_plan(options: DaemonOptions) -> DaemonPlan:
     operators, store_clients, superframes = 1 + rng.below(3), 1 + rng.below(2), rng.choice((24, 32, 48))
     operators = options.operators or operators
     names = _NAMES if options.guests is None else -(-options.guests // (operators + 1))
+    # A host that is as short of memory whatever number of guests it has.
+    if options.guests is not None:
+        superframes = superframes // 24 + _SUPERFRAMES_PER_GUEST * options.guests
     return DaemonPlan(
         rates,
         operators,
         store_clients,
         names,
         calm,
-        # A host that is as short of memory whatever number of guests it has.
-        superframes if options.guests is None else superframes // 24 + _SUPERFRAMES_PER_GUEST * options.guests,
+        superframes,
         has_another_host=rng.bernoulli(_ANOTHER_HOST_SHARE),
         ends_full=rng.bernoulli(_ENDS_FULL_SHARE) and rates["full-disk"] > 0,
         stops_agents=rng.bernoulli(_STOPPED_AGENTS_SHARE),
         policy=options.policy or policy,
         policy_fails=policy_fails,
         agent_processes=1 + rng.below(_AGENT_PROCESSES_MOST),
+        nodes=_draw_nodes(rng_for(options.seed, "nodes"), superframes),
     )
+
+
+def _draw_nodes(rng: Rng, superframes: int) -> Nodes | None:
+    """Divide a host among two nodes, in some runs."""
+    first = 1 + rng.below(superframes - 1)
+    return Nodes((first, superframes - first)) if rng.bernoulli(_NODES_SHARE) else None
 
 
 def rng_for(seed: int, purpose: str) -> Rng:

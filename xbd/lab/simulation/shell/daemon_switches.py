@@ -125,6 +125,7 @@ DAEMON_SWITCHES: Final[Mapping[str, Switch]] = {
     "back-off": Switch("who lost the hypervisor tries without a pause", [(Backoff.next_s, constant(0.0))]),
     "policy-guard": Switch("a policy that fails ends autoballoon", [(ask, _ask_unguarded)]),
     "policy-bounds": SWITCHES["policy-bounds"],
+    "redemption": SWITCHES["redemption"],
     "answer-window": Switch("a call that is sent again is done again", [(Session.answer_again, execute_repeats)]),
     "refusals": Switch(
         "a create for which something is lacking ends the daemon",

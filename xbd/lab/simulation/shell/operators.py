@@ -23,6 +23,8 @@ MINDED: Final = "auto"
 _LEAST_SUPERFRAMES: Final = 2
 _MOST_SUPERFRAMES: Final = 5
 _PAUSE_S: Final = 0.3
+# In what share of their looks operators claim memory instead, on a host of several nodes.
+_CLAIMS_SHARE: Final = 0.8
 # An operator begins a new session after so many calls, on average.
 _CALLS_OF_A_SESSION: Final = 30
 # Of a host that is up and has been for that long, every call is answered within it, whatever else goes wrong: the
@@ -47,6 +49,7 @@ class Operator:
         up_since_s: tells since when the hypervisor is up; None: it is not.
         names: how many domains they may have.
         calm: how many times as long as in a short run they pause; and of so much fewer guests is anything wanted.
+        nodes: of the host: where there are several, they also claim memory on them.
         sets_targets: whether they do, or leave that to the policy.
     """
 
@@ -61,8 +64,10 @@ class Operator:
         sets_targets: bool = True,
         names: int = _NAMES,
         calm: float = 1.0,
+        nodes: int = 1,
     ) -> None:
         self.name = name
+        self._nodes = nodes
         self._pause_s = _PAUSE_S * calm
         # A guest that works takes most of what a long run takes.
         self._workloads = (*["idle"] * round(2 * calm - 1), "steady")
@@ -127,6 +132,12 @@ class Operator:
         elif choice < 9 and self.ledger.keeps_sizes:
             await self._overreach(client, name, promise)
         else:
+            await self._look_or_claim(client, name, promise)
+
+    async def _look_or_claim(self, client: Client, name: str, promise: Promise) -> None:
+        if self._nodes > 1 and self.ledger.keeps_sizes and self._rng.bernoulli(_CLAIMS_SHARE):
+            await self._grow_by_claim(client, name, promise)
+        else:
             await self.look(client)
 
     async def _create(self, client: Client, name: str) -> None:
@@ -162,6 +173,9 @@ class Operator:
 
     async def _set_target(self, client: Client, name: str, promise: Promise) -> None:
         pages = (1 + self._rng.below(promise.max_pages // SUPER_PAGES)) * SUPER_PAGES
+        await self._set_target_to(client, name, promise, pages)
+
+    async def _set_target_to(self, client: Client, name: str, promise: Promise, pages: int) -> None:
         new = Promise(promise.domid, pages, promise.max_pages)
         try:
             await self._timed(lambda: client.set_target(name, pages), f"set_target {name} {pages}")
@@ -172,6 +186,28 @@ class Operator:
             raise
         else:
             self.ledger.changed(name, new)
+
+    async def _grow_by_claim(self, client: Client, name: str, promise: Promise) -> None:
+        """Claim what a domain lacks, on nodes and of the host, let it grow, and take back what it has not got.
+
+        Raises Violation: the audit finds anything.
+        """
+        lacking = promise.max_pages - promise.target_pages
+        sizes = [(lacking // 2, self._rng.below(self._nodes)), (lacking - lacking // 2, None)]
+        claims = [(pages, node) for pages, node in sizes if pages]
+        try:
+            await self._timed(lambda: client.claim_set(name, claims), f"claim_set {name} {claims}")
+            self._trace.sometimes("a claim set was made")
+            await self._set_target_to(client, name, promise, promise.max_pages)
+            await trio.sleep(self._pause_s)
+            violations = await self._timed(client.audit, "audit")
+            if violations:
+                raise Violation(f"{self.name}: the audit finds {violations[0]}")
+            await self._timed(lambda: client.claim_set(name, []), f"claim_set {name} []")
+        except HypercallError as error:
+            # What it holds, or what is free, has changed meanwhile.
+            if error.errno not in ("EINVAL", "ENOMEM"):
+                self.ledger.refused(name, "claim_set", error)
 
     async def _overreach(self, client: Client, name: str, promise: Promise) -> None:
         """Ask for more than a domain's limit. Raises Violation: that is not refused."""

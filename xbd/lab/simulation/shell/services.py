@@ -133,6 +133,7 @@ class Mains:
         places.autoballoon_file.write_text(_autoballoon_file(plan, seed))
         self._places = places
         self._limits = limits
+        self._nodes = plan.nodes
         self._trace = trace
         self.by_name: dict[str, Callable[[Process], Awaitable[int]]] = {
             "hypervisor": self.hypervisor,
@@ -152,7 +153,9 @@ class Mains:
         if state.undone:
             self._trace.sometimes("a step was undone")
         try:
-            machine = state_dir.make_machine(state, self._places.superframes, HostSettings(), limits=self._limits)
+            machine = state_dir.make_machine(
+                state, self._places.superframes, HostSettings(), limits=self._limits, nodes=self._nodes
+            )
             state.check(machine)
             code = await hypervisor.run(machine, self._places.run, state=state)
             state.check(machine)

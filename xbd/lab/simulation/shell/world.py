@@ -72,6 +72,7 @@ class World:
                 sets_targets=name != MINDED,
                 names=self._plan.names,
                 calm=self._plan.calm,
+                nodes=self._plan.nodes.count if self._plan.nodes else 1,
             )
             for name in (*(f"op{number}" for number in range(self._plan.operators)), MINDED)
         ]
