@@ -18,9 +18,10 @@ from tests.peer import DirectPeer, agent, create, small_host, toolstack
 from xbd.control.balancer import Balancer, BalancerEndpoint
 from xbd.control.endpoint import DomainEndpoint, Endpoint, ToolstackEndpoint
 from xbd.policy.model import Settings
+from xbd.protocol.autoballoon_methods import AUTOBALLOON_METHODS
 from xbd.protocol.codec import Notification, Response
 from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS
-from xbd.protocol.methods import AUTOBALLOON_METHODS, TOOLSTACK_METHODS
+from xbd.protocol.methods import TOOLSTACK_METHODS
 
 ATTACKER, NEIGHBOUR = 1, 2
 GFNS = 4096

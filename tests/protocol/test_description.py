@@ -13,10 +13,10 @@ from tests.schema import DESCRIBED, wrong_in
 from xbd.cli.main import main
 from xbd.domain import DomainInfo, DomainSpec, read_domain
 from xbd.errors import BadArgument, RemoteProtocolError
+from xbd.protocol.autoballoon_methods import AUTOBALLOON_METHODS
 from xbd.protocol.events import EVENT_PARTS, EVENTS
 from xbd.protocol.guest_methods import DOMAIN_METHODS, DOMAIN_NOTIFICATIONS
 from xbd.protocol.methods import (
-    AUTOBALLOON_METHODS,
     TOOLSTACK_METHODS,
 )
 from xbd.shapes import Part, integer, parts_of, record, text

@@ -15,7 +15,7 @@ from tests.garbage import GARBAGE, NO_MESSAGES, VALUES, check_refusal, nearly_ri
 from xbd import abi
 from xbd.abi import BootInfo, Command, DomainType, Refused
 from xbd.errors import BadArgument, HypercallError, RemoteProtocolError
-from xbd.protocol import codec, fields, guest_methods, methods
+from xbd.protocol import autoballoon_methods, codec, fields, guest_methods, methods
 from xbd.protocol.codec import ANSWER_LIMITS, CALL_LIMITS, HELLO_LIMITS, Decoder, Limits, Message, Response
 from xbd.protocol.commands import boot_from_wire, boot_to_wire, command_from_params, result_from_response
 from xbd.text import QUOTED_CHARS, quote
@@ -23,7 +23,7 @@ from xbd.text import QUOTED_CHARS, quote
 RIGHT = right_values([0, 1, 2, 40_000], ["web", "nobody"], 4096)
 TABLES = {
     "toolstack": methods.TOOLSTACK_METHODS,
-    "autoballoon": methods.AUTOBALLOON_METHODS,
+    "autoballoon": autoballoon_methods.AUTOBALLOON_METHODS,
     "domain": guest_methods.DOMAIN_METHODS,
     "notices": {kind: told for kind, told in guest_methods.DOMAIN_NOTIFICATIONS.items() if told.params},
 }

@@ -32,8 +32,8 @@ from xbd.policy.model import (
 )
 from xbd.policy.plugin import Answer, Policy, ask
 from xbd.protocol import fields
+from xbd.protocol.autoballoon_methods import AUTOBALLOON_METHODS
 from xbd.protocol.codec import Request
-from xbd.protocol.methods import AUTOBALLOON_METHODS
 from xbd.target_rules import used_pages
 
 # A quarter; Qubes' qmemman adds 30 %.

@@ -18,6 +18,7 @@ from xbd.control.controller import ANY_CLIENT, Controller
 from xbd.errors import BadArgument, Busy, HypercallError, NoSuchDomain, OutOfResources, RemoteProtocolError
 from xbd.machine.reboot import Reboot
 from xbd.protocol import fields
+from xbd.protocol.autoballoon_methods import AUTOBALLOON_METHODS
 from xbd.protocol.codec import (
     CALL_LIMITS,
     HELLO_LIMITS,
@@ -33,7 +34,7 @@ from xbd.protocol.codec import (
 )
 from xbd.protocol.commands import command_from_params, commands_from_multicall, encode_result, encode_results
 from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS, MULTICALL
-from xbd.protocol.methods import AUTOBALLOON_METHODS, CHANGING_METHODS, TOOLSTACK_METHODS, check_version
+from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, check_version
 from xbd.protocol.session import Session
 
 # What any message costs of a turn, in extents: some 20 us of decoding, checking and answering. So a turn takes as many

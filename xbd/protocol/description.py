@@ -10,11 +10,11 @@ from typing import Any, Final
 from xbd import abi
 from xbd.domain import INFO_PARTS
 from xbd.protocol import codec
+from xbd.protocol.autoballoon_methods import AUTOBALLOON_METHODS
 from xbd.protocol.events import EVENT_PARTS, EVENTS
 from xbd.protocol.fields import ERROR, ERROR_KINDS
 from xbd.protocol.guest_methods import DOMAIN_METHODS, DOMAIN_NOTIFICATIONS, GUEST_NOTIFICATIONS
 from xbd.protocol.methods import (
-    AUTOBALLOON_METHODS,
     MAX_SESSION_CHARS,
     TOOLSTACK_METHODS,
     TOOLSTACK_NOTIFICATIONS,

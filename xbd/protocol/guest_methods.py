@@ -15,10 +15,11 @@ from xbd.protocol.methods import (
     VERSION_SPOKEN,
     WHY_DROPPED,
     Method,
+    map_of,
     packed,
     pages,
 )
-from xbd.shapes import FLAG, STATISTICS, Part, Schema, Shape, integer, optional, record, text
+from xbd.shapes import FLAG, STATISTICS, Part, Schema, Shape, integer, optional, text
 from xbd.text import quote
 from xbd.units import SUPER_ORDER
 
@@ -30,10 +31,6 @@ _STOP: Final[Schema] = {
     "description": "nil: all is done; BUDGET: the turn is over, call again with the rest; else why the next extent is not",
 }
 _DONE: Final[Schema] = {**COUNT.schema, "description": "how many extents, pairs, references or words are done"}
-
-
-def _map(**parts: Part | Schema) -> Schema:
-    return record(parts)
 
 
 def _tuple(**named: Schema) -> Schema:
@@ -95,7 +92,7 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
                 default=None,
             ),
         },
-        _map(
+        map_of(
             resumed=RESUMED,
             domid=Part(DOMID, "its number"),
             name=Part(NAME, "its name"),
@@ -104,7 +101,7 @@ DOMAIN_METHODS: Final[Mapping[str, Method]] = {
             target_pages=pages("its target"),
             max_pages=pages("its limit"),
             features={
-                **_map(populate_depopulate=FLAG.schema, exchange=FLAG.schema, grants=FLAG.schema),
+                **map_of(populate_depopulate=FLAG.schema, exchange=FLAG.schema, grants=FLAG.schema),
                 "description": "which operations the host offers",
             },
             type=INFO_PARTS["type"],

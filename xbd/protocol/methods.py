@@ -33,7 +33,6 @@ from xbd.domain import (
 )
 from xbd.errors import BadArgument, NotSupported
 from xbd.protocol.codec import MAX_EVENT_NUMBER, MSGID_LIMIT, VERSION
-from xbd.protocol.policy_status import DETAILS
 from xbd.shapes import (
     COUNTS,
     FLAG,
@@ -81,7 +80,8 @@ class Method:
         return record(self.params, closed=True) if self.body is None else self.body
 
 
-def _map(**parts: Part | Schema) -> Schema:
+def map_of(**parts: Part | Schema) -> Schema:
+    """Make the schema of a map of just these keys."""
     return record(parts)
 
 
@@ -127,13 +127,13 @@ _SINCE: Final = Shape(_since, {"anyOf": [MARK.schema, EVENT_NUMBER.schema]}, (in
 VERSION_SPOKEN: Final = Part(integer(0, 1 << 31), "the protocol's version that the client speaks")
 LAST_SEEN: Final = Part(optional(integer(0, MSGID_LIMIT - 1)), "msgid of the last answer it has", default=None)
 _TARGETED: Final = Part(DOMAIN, "the domain's number or its name")
-_SPEAKS: Final = Part(integer(VERSION, VERSION), "the protocol's version that the daemon speaks")
-_HOST: Final = Part(text(), "the host's name")
+SPEAKS: Final = Part(integer(VERSION, VERSION), "the protocol's version that the daemon speaks")
+HOST_NAME: Final = Part(text(), "the host's name")
 RESUMED: Final = Part(FLAG, "whether the session was known and goes on")
 _PAUSES: Final = INFO_PARTS["pauses"]
 WHY_DROPPED: Final = Method(
     "Why the connection ends.",
-    body=_map(reason={"type": "string"}, expected={"type": "string", "description": "what would have been taken"}),
+    body=map_of(reason={"type": "string"}, expected={"type": "string", "description": "what would have been taken"}),
 )
 
 
@@ -154,10 +154,10 @@ _NODE_SCHEMA: Final = record(
 )
 _HOST_SCHEMA: Final = record(
     {
-        "name": _HOST,
+        "name": HOST_NAME,
         "uuid": Part(UUID_TEXT, "the host's UUID; one that is begun anew, without its saved state, is another host"),
         "version": Part(text(), "the daemon's own version"),
-        "protocol": _SPEAKS,
+        "protocol": SPEAKS,
         "frames": Part(COUNT, "4 KiB frames of the host"),
         "free_frames": Part(COUNT, "frames that nobody holds"),
         "superframes": Part(COUNT, "2 MiB frames of the host"),
@@ -190,7 +190,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
                 optional(NAME), "what it is, such as `xbd mem-set`: told of the targets that it sets", default=None
             ),
         },
-        _map(version=_SPEAKS, host=_HOST, resumed=RESUMED),
+        map_of(version=SPEAKS, host=HOST_NAME, resumed=RESUMED),
     ),
     "list": Method(
         "Describe every domain, or those that have changed.",
@@ -202,7 +202,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
             )
         },
         {
-            **_map(
+            **map_of(
                 domains={**array_of(DOMAIN_REF), "description": "by number; with *since* those that have changed"},
                 gone={**array_of(DOMID.schema), "description": "numbers that no domain has any more"},
                 next=Part(MARK, "what to ask with next"),
@@ -216,13 +216,13 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     "create": Method(
         "Make a domain, populated up to its target, and its socket.",
         SPEC_PARTS,
-        _map(domid=Part(DOMID, "its number")),
+        map_of(domid=Part(DOMID, "its number")),
         is_changing=True,
     ),
     "destroy": Method(
         "End a domain at once and free its memory; what others map of it stays, as a zombie, until they unmap it.",
         {"domid": _TARGETED},
-        _map(zombie_pages=Part(COUNT, "how many of its pages others still map")),
+        map_of(zombie_pages=Part(COUNT, "how many of its pages others still map")),
         is_changing=True,
     ),
     "shutdown": Method(
@@ -241,10 +241,10 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     "pause": Method(
         "Let a domain's guest do nothing until it was unpaused as often as it was paused, as in Xen.",
         {"domid": _TARGETED},
-        _map(pauses=_PAUSES),
+        map_of(pauses=_PAUSES),
         is_changing=True,
     ),
-    "unpause": Method("Take a pause back.", {"domid": _TARGETED}, _map(pauses=_PAUSES), is_changing=True),
+    "unpause": Method("Take a pause back.", {"domid": _TARGETED}, map_of(pauses=_PAUSES), is_changing=True),
     "rename": Method(
         "Call a guest otherwise.",
         {"domid": _TARGETED, "name": Part(NAME, "its new name, unique; not all digits")},
@@ -257,19 +257,19 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
             "pages": pages("the target"),
             "reason": Part(optional(text()), "why, in a few words, for those who follow events", default=None),
         },
-        _map(pages=pages("the target")),
+        map_of(pages=pages("the target")),
         is_changing=True,
     ),
     "set_max": Method(
         "Set a domain's limit, from its minimum on; may be below what it holds, and beyond its static maximum.",
         {"domid": _TARGETED, "pages": pages("the limit")},
-        _map(pages=pages("the limit")),
+        map_of(pages=pages("the limit")),
         is_changing=True,
     ),
     "claim": Method(
         "Promise a domain that it can come to hold so much, the old form: host-wide, and refused while it claims anything.",
         {"domid": _TARGETED, "pages": Part(PAGES_OR_NONE, "more than it holds, at most max_pages; 0 clears it")},
-        _map(claimed_pages=Part(PAGES_OR_NONE, "what is outstanding")),
+        map_of(claimed_pages=Part(PAGES_OR_NONE, "what is outstanding")),
         is_changing=True,
     ),
     "claim_set": Method(
@@ -278,7 +278,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
             "domid": _TARGETED,
             "claims": Part(CLAIMS, "each of a page or more, no target twice; none: nothing is claimed any more"),
         },
-        _map(
+        map_of(
             claimed_pages=Part(PAGES_OR_NONE, "what is outstanding in all"),
             node_claims=Part(PAGES_BY_NODE, "of these, on each node"),
         ),
@@ -287,7 +287,7 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     "offline": Method(
         "Take free superframes of a node out of use; claims that do not fit any more are taken back, host-wide ones first.",
         {"node": Part(NODE, "the node"), "pages": Part(PAGES, "how much, in whole superpages")},
-        _map(recalled=Part(COUNTS, "by domid, as text, how many claimed pages a domain lost")),
+        map_of(recalled=Part(COUNTS, "by domid, as text, how many claimed pages a domain lost")),
         is_changing=True,
     ),
     "online": Method(
@@ -298,17 +298,17 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     "guest_mode": Method(
         "Change how its guest behaves, for tests of toolstacks.",
         {"domid": _TARGETED, "mode": Part(MODE, "normal, stuck, lies, slow RATE, floor SIZE or ceiling SIZE")},
-        _map(mode=Part(MODE, "how it behaves now")),
+        map_of(mode=Part(MODE, "how it behaves now")),
         is_changing=True,
     ),
     "events": Method(
         "Answer the kept events and subscribe to those to come, which come as notifications `event`.",
         {"since": Part(EVENT_NUMBER, "number of the first one wanted; 0: all", default=0)},
-        _map(events=array_of(EVENT_REF), next={**COUNT.schema, "description": "number of the event to come"}),
+        map_of(events=array_of(EVENT_REF), next={**COUNT.schema, "description": "number of the event to come"}),
     ),
     "frames": Method(
         "Say of each superframe what it is and whose.",
-        answer=_map(
+        answer=map_of(
             superframes=Part(COUNT, "how many there are"),
             kind=packed("uint8", "0 free, 1 a domain's leaf, 2 shattered, 3 offline"),
             owner=packed("uint16, little-endian", "domid + 1 of who holds it or most of it, 0 nobody"),
@@ -318,12 +318,12 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     "superframe": Method(
         "Say whose each frame of one superframe is.",
         {"index": Part(COUNT, "which one, from 0 on")},
-        _map(owner=packed("uint16, little-endian", "of each of its 512 frames domid + 1 of who holds it, 0 nobody")),
+        map_of(owner=packed("uint16, little-endian", "of each of its 512 frames domid + 1 of who holds it, 0 nobody")),
     ),
     "blocks": Method(
         "Say of each 2 MiB block of a domain's gfns what it is.",
         {"domain": _TARGETED},
-        _map(
+        map_of(
             blocks=Part(COUNT, "how many there are"),
             kind=packed("uint8", "0 nothing is populated, 1 a leaf, 2 populated in pieces"),
             populated=packed("uint16, little-endian", "gfns of it that are populated"),
@@ -332,14 +332,14 @@ TOOLSTACK_METHODS: Final[Mapping[str, Method]] = {
     ),
     "console": Method(
         "Tell the last lines of the daemon's log.",
-        answer=_map(
+        answer=map_of(
             text={"type": "string", "description": "the lines, oldest first"},
             first=Part(COUNT, "how many characters lay before them, and are kept no more"),
         ),
     ),
     "audit": Method(
         "Recompute everything.",
-        answer=_map(violations={**array_of({"type": "string"}), "description": "what does not hold"}),
+        answer=map_of(violations={**array_of({"type": "string"}), "description": "what does not hold"}),
     ),
 }
 # The answers to these are kept: executed twice, they would do something else, or be answered otherwise.
@@ -348,51 +348,6 @@ CHANGING_METHODS: Final = frozenset(name for name, method in TOOLSTACK_METHODS.i
 TOOLSTACK_NOTIFICATIONS: Final[Mapping[str, Method]] = {
     "event": Method("An event has happened.", body=EVENT_REF),
     "dropped": WHY_DROPPED,
-}
-
-# The autoballoon daemon's, on `autoballoon.sock` beside `hypervisor.sock`.
-_RESERVATION: Final[Schema] = {
-    **_map(
-        state=Part(choice(("none", "pending", "held", "failed")), "none: there is no reservation, and no other key"),
-        name=Part(text(), "its name"),
-        pages=pages("how much"),
-        cannot_free=Part(COUNTS, "where it failed: needed_pages, and possible_pages, the most there could be"),
-        uncooperative={**array_of(DOMID.schema), "description": "where it failed: who does not give memory up"},
-    ),
-    "required": ["state"],
-}
-_VERDICTS: Final[Schema] = {
-    "type": "object",
-    "additionalProperties": {"enum": ["willing", "stuck", "uncooperative", "unable"]},
-    "description": "by domid",
-}
-_EXCLUDED: Final[Schema] = _map(excluded=array_of(text().schema))
-AUTOBALLOON_METHODS: Final[Mapping[str, Method]] = {
-    "hello": Method("Agree on the version.", {"version": VERSION_SPOKEN}, _map(version=_SPEAKS, host=_HOST)),
-    "reserve": Method(
-        "Free memory and hold it free until this connection ends; one reservation for each connection.",
-        {"pages": pages("how much, in whole superpages")},
-        _RESERVATION,
-    ),
-    "reservation": Method("Describe this connection's reservation.", answer=_RESERVATION),
-    "exclude": Method(
-        "Leave a domain out from now on: its target and limit stay what others set.",
-        {"life": Part(text(), "its UUID")},
-        _EXCLUDED,
-    ),
-    "include": Method("Govern a domain again.", {"life": Part(text(), "its UUID")}, _EXCLUDED),
-    "status": Method(
-        "Describe how the policy judges each domain, and all reservations.",
-        answer=_map(
-            domains=_VERDICTS,
-            details=DETAILS,
-            reservations=array_of(_RESERVATION),
-            excluded=array_of(text().schema),
-            headroom_pages=Part(COUNT, "free memory that is never handed out"),
-            balance=Part(text(), "the policy's name"),
-            trouble=Part(optional(text()), "why the policy is not asked any more, or nil: it is"),
-        ),
-    ),
 }
 
 
