@@ -174,7 +174,9 @@ def test_a_multicall_is_one_turn() -> None:
 
     assert isinstance(first, Response)
     assert first.untrusted_result == [[None, [512, None]], [None, [1, None]], *[[None, [0, "BUDGET"]]] * 2]
-    assert peer.endpoint.more
+    assert (peer.endpoint.batches, peer.endpoint.more) == (2, True)
+    peer.endpoint.turn()
+    assert peer.endpoint.batches == 1
     assert host.machine.domain(1).tot_pages == 2048 - 513
 
 
@@ -200,6 +202,9 @@ def test_the_first_of_a_multicall_begins_whatever_it_asks() -> None:
     answers = peer.call("multicall", calls=calls(whole, ("load", {"gfns": bases(1500)})))
 
     assert answers == [[None, [512, "BUDGET"]], [None, [0, "BUDGET", b""]]]
+    many = ("load", {"gfns": span(0, 65536)})
+    peer.call("multicall", calls=calls(many, many))
+    assert peer.endpoint.batches == 1
 
 
 def test_broken_superpages_count_in_a_multicall() -> None:

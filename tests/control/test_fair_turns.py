@@ -111,6 +111,17 @@ def test_a_long_turn_is_rested_after(turn_s: float, rest_s: float) -> None:
     assert rest_after(turn_s) == pytest.approx(rest_s)
 
 
+@pytest.mark.parametrize(("turn_s", "rest_s"), [(2 * LONG_TURN_S, 0.0), (3 * LONG_TURN_S, LONG_TURN_S * RESTS)])
+def test_two_batches_may_take_as_long_as_two_turns(turn_s: float, rest_s: float) -> None:
+    """After a multicall of two batches is rested as after one batch that took `LONG_TURN_S` less; all of it is charged."""
+    order: FairTurns[None] = FairTurns()
+    share = Share()
+    order.end(share, turn_s, 0.0, 2)
+
+    assert max(share.rested_at_s, 0.0) == pytest.approx(rest_s)
+    assert share.charged_s == turn_s
+
+
 @pytest.mark.parametrize("guests", [1, 8, 50])
 @pytest.mark.parametrize("turn_s", [0.002, 0.1])
 def test_long_turns_of_many_take_no_more_than_those_of_one(guests: int, turn_s: float) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from xbd.abi import MAX_IN_FLIGHT, TURN_EXTENTS
+from xbd.abi import MAX_IN_FLIGHT, MULTICALL_EXTENTS, TURN_EXTENTS
 from xbd.control.client_sessions import answer_to_keep
 from xbd.control.controller import ANY_CLIENT, Controller
+from xbd.control.guest_call import answer_call
 from xbd.errors import BadArgument, Busy, HypercallError, NoSuchDomain, OutOfResources, RemoteProtocolError
 from xbd.machine.reboot import Reboot
 from xbd.protocol import fields
@@ -32,8 +33,7 @@ from xbd.protocol.codec import (
     encode_packed_response,
     encode_response,
 )
-from xbd.protocol.commands import command_from_params, commands_from_multicall, encode_result, encode_results
-from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS, MULTICALL
+from xbd.protocol.guest_methods import DOMAIN_METHODS, GUEST_NOTIFICATIONS
 from xbd.protocol.methods import CHANGING_METHODS, TOOLSTACK_METHODS, check_version
 from xbd.protocol.session import Session
 
@@ -57,6 +57,8 @@ class Endpoint(ABC):
         self.admitted = False
         self.dropped: RemoteProtocolError | None = None
         self.more = False
+        # How many batches the last turn did, at most: two where it did a multicall of more than one.
+        self.batches = 1
         self._lacks_memory = False
         # A call that goes on in the next turn.
         self._unfinished: Request | None = None
@@ -76,7 +78,7 @@ class Endpoint(ABC):
         """Handle messages up to a turn's cost; returns their answers. `more` tells whether another turn is needed."""
         answers: list[bytes] = []
         spent = 0
-        self.more = False
+        self.more, self.batches = False, 1
         if self.dropped is not None:
             return b""
         try:
@@ -243,26 +245,13 @@ class DomainEndpoint(Endpoint):
         answer = session.call(request.msgid)
         if answer is not None:
             return MESSAGE_COST, answer
-        cost = MESSAGE_COST
         with self._host.step():
-            try:
-                if request.method == MULTICALL:
-                    commands = commands_from_multicall(request.untrusted_params)
-                else:
-                    command = command_from_params(request.method, request.untrusted_params)
-            except BadArgument as error:
-                answer = encode_error(request.msgid, fields.error_map(error))
-            else:
-                if request.method == MULTICALL:
-                    spent, results = self._host.execute_together(self._record, commands)
-                    cost = MESSAGE_COST * len(commands) + spent
-                    answer = encode_results(request.msgid, results)
-                else:
-                    spent, result = self._host.execute_alone(self._record, command)
-                    cost += spent
-                    answer = encode_result(request.msgid, result)
+            operations, spent, answer = answer_call(self._host, self._record, request)
             session.answered(answer)
-        return cost, answer
+        # What one call names beyond that is checked, and not done in this turn.
+        if operations > 1 and TURN_EXTENTS < spent <= 2 * MULTICALL_EXTENTS:
+            self.batches = 2
+        return MESSAGE_COST * operations + spent, answer
 
     def _notified(self, notification: Notification) -> None:
         method = notification.method

@@ -4,7 +4,7 @@ Each domain's turns are charged with the processor time that they took. Of those
 charged least is next; who comes, after it did not wait, counts as charged no less than the one that
 was served last, so that no time is saved up: neither rights nor debts. With n that always wait, each
 gets one part in n, whatever its turns are like; who takes less than its part waits for the turn that
-is under way alone. After a turn longer than `LONG_TURN_S` a domain rests, so that others seldom come behind one; of
+is under way alone. After a turn longer than `LONG_TURN_S`, or twice that for the two batches of a multicall, a domain rests, so that others seldom come behind one; of
 several that do so, each rests as many times longer, so that all of them together take no more than one.
 
 Plain numbers that are told the time; who waits is a shell's matter.
@@ -73,12 +73,13 @@ class FairTurns(Generic[T]):
         """Note that a turn of *share* begins for which nobody waited."""
         self._served_s = share.charged_s = max(share.charged_s, self._served_s)
 
-    def end(self, share: Share, spent_s: float, now_s: float) -> None:
-        """Charge a turn that took so long of the processor; after a long one, *share* rests."""
+    def end(self, share: Share, spent_s: float, now_s: float, batches: int = 1) -> None:
+        """Charge a turn of so many *batches* that took so long of the processor; after a long one, *share* rests."""
         share.charged_s += spent_s
-        if spent_s > LONG_TURN_S:
+        rest_s = rest_after(spent_s - (batches - 1) * LONG_TURN_S)
+        if rest_s:
             self._resting = {other for other in self._resting if other.rested_at_s > now_s} | {share}
-            share.rested_at_s = now_s + len(self._resting) * rest_after(spent_s)
+            share.rested_at_s = now_s + len(self._resting) * rest_s
 
 
 def turns_in_a_round(turn_s: float, others_s: float) -> int:
@@ -90,5 +91,5 @@ def turns_in_a_round(turn_s: float, others_s: float) -> int:
 
 
 def rest_after(turn_s: float) -> float:
-    """Tell how long a guest rests after a turn that took so long of the processor, if no other rests."""
+    """Tell how long a guest rests after a turn of one batch that took so long of the processor, if no other rests."""
     return min(max(turn_s - LONG_TURN_S, 0.0) * RESTS, LONGEST_REST_S)

@@ -87,7 +87,7 @@ class Turns(trio.abc.Instrument):
         answers = endpoint.turn()
         ended_s = self._now_s()
         spent_s = self._took_s(began_s, cpu_began_s, ended_s)
-        self._order.end(share, spent_s, ended_s)
+        self._order.end(share, spent_s, ended_s, endpoint.batches)
         self._spent_s += spent_s
         self._turn_s += (spent_s - self._turn_s) / _TURNS_OF_AVERAGE
         return answers
