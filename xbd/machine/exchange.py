@@ -44,7 +44,9 @@ def exchange(host: FrameTable, domain: Domain, command: Exchange) -> MemopResult
         raise NotSupported(
             "this host does not exchange frames of translated guests", "populate_depopulate or two calls"
         )
-    nodes = placement.request(host, domain, command.node, exact=command.exact)
+    nodes = domain.sequence
+    if command.node is not None or command.exact:
+        nodes = placement.request(host, domain, command.node, exact=command.exact)
     replacing = _Replacing(host, domain, nodes, is_asked=command.node is not None)
     order = command.gives_order
     # Repeats are searched for once, across both lists.
@@ -88,7 +90,7 @@ def _block_pair_wrong(host: FrameTable, domain: Domain, populated: Block, empty:
     return Stop.EBUSY if referenced_blocks(host, domain, np.array([populated]))[0] else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Replacing:
     """Takes frames that stand for those that are given: of the nodes that are asked for, or of the same node each."""
 
@@ -246,7 +248,8 @@ def swap_small(host: FrameTable, domain: Domain, fills: Gfns, drains: Gfns) -> N
     never = host.settings.home_fill == "never"
     found, missing = None, None
     if not never:
-        found, missing = home_fill(host, domain, fills, filled, partial(_keep_node, host, domain, drains))
+        keep_node = None if domain.by_node is None else partial(_keep_node, host, domain, drains)
+        found, missing = home_fill(host, domain, fills, filled, keep_node)
     old, _ = mapping.unmap_frames(host, domain, drains, drained)
     if found is None:
         fresh, freed = old, old[:0]

@@ -222,7 +222,9 @@ class FrameTable:
     @property
     def has_waiting(self) -> bool:
         """Whether any domain waits for memory, or has been offered some."""
-        return not self.waiting.is_empty or any(not queue.is_empty for queue in self.waiting_for.values())
+        if not self.waiting.is_empty:
+            return True
+        return bool(self.waiting_for) and any(not queue.is_empty for queue in self.waiting_for.values())
 
     def stop_waiting(self, domid: int) -> None:
         """Remove a domain from those that wait, and what it was offered: it got memory, reboots, or ends."""

@@ -10,7 +10,6 @@ others; apart from that, the result is that of doing one extent after the other.
 Source: Xen public/memory.h, XENMEM_populate_physmap and XENMEM_decrease_reservation.
 """
 
-from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -46,13 +45,12 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     """
     order = command.order
     gfns, within = check_extents(command.gfns, order, domain)
-    nodes = placement.request(host, domain, command.node, exact=command.exact)
+    nodes = domain.sequence
+    if command.node is not None or command.exact:
+        nodes = placement.request(host, domain, command.node, exact=command.exact)
     turn = TURN_EXTENTS if order else in_a_turn(domain, gfns, within, mends=True)
-    bounds = (
-        (host.room_pages(domain) >> order, Stop.E2BIG),
-        (placement.obtainable(host, domain, nodes, order), Stop.ENOMEM),
-    )
-    count, stop = count_populatable(domain, gfns[:turn], order, within, bounds)
+    room, free = host.room_pages(domain) >> order, placement.obtainable(host, domain, nodes, order)
+    count, stop = count_populatable(domain, gfns[:turn], order, within, (room, free))
     before = domain.node_pages if domain.claimed_pages else []
     if count and order:
         supers = placement.take_superframes(host, domain, count, nodes)
@@ -69,12 +67,10 @@ def populate(host: FrameTable, domain: Domain, command: Populate | Deflate) -> M
     return answer(count, gfns.size, stop)
 
 
-def count_populatable(
-    domain: Domain, gfns: Gfns, order: int, within: int, bounds: Iterable[tuple[int, Stop]]
-) -> tuple[int, Stop]:
+def count_populatable(domain: Domain, gfns: Gfns, order: int, within: int, bounds: tuple[int, int]) -> tuple[int, Stop]:
     """Count the extents before the first that cannot be populated, and return the stop that it causes.
 
-    *bounds*: how many there may be, with what stops there.
+    *bounds*: how many its limit permits, and how many the host has.
     They lie *within* so many superpages at most, as `check_extents` says.
     """
     empty = gfns.size
@@ -85,7 +81,8 @@ def count_populatable(
         taken = populated | domain.p2m.slots[blocks]
         empty = first(taken > 0) if order else domain.p2m.first_taken(gfns)
     count, stop = gfns.size, Stop.BUDGET
-    for most, reason in ((empty, Stop.EEXIST), *bounds):
+    room, free = bounds
+    for most, reason in ((empty, Stop.EEXIST), (room, Stop.E2BIG), (free, Stop.ENOMEM)):
         if most < count:
             count, stop = most, reason
     return count, stop
@@ -110,8 +107,10 @@ def _populate_small(
         return
     mfns, missing = None, None
     if filling:
-        homes_on = nodes[:1] if nodes is not None and is_asked else nodes
-        mfns, missing = home_fill(host, domain, gfns, groups, partial(placement.within_room, host, domain, homes_on))
+        restrict = None
+        if nodes is not None:
+            restrict = partial(placement.within_room, host, domain, nodes[:1] if is_asked else nodes)
+        mfns, missing = home_fill(host, domain, gfns, groups, restrict)
     if mfns is None:
         _populate_anywhere(host, domain, gfns, groups, nodes)
     elif missing is None:
@@ -136,11 +135,11 @@ def _populate_anywhere(
 
 
 def home_fill(
-    host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind], restrict: placement.Restriction
+    host: FrameTable, domain: Domain, gfns: Gfns, groups: Groups[BlockKind], restrict: placement.Restriction | None
 ) -> tuple[Mfns | None, Frames | None]:
     """Take the home frames of *gfns* that are free and may be taken: (n,) mfns and the indexes still missing; (None, None): none is.
 
-    *restrict*: of the frames that are wanted, leaves of those that are free the ones that may be taken.
+    *restrict*: of the frames that are wanted, leaves of those that are free the ones that may be taken; None: all may.
     """
     blocks, counts = groups
     homes = domain.p2m.home[blocks]
@@ -153,7 +152,7 @@ def home_fill(
         if homed_blocks == homes.size
         else (wanted >= 0) & host.heap.is_free(np.maximum(wanted, 0))
     )
-    if host.nodes.count > 1:
+    if restrict is not None:
         restrict(wanted, free)
     found = np.count_nonzero(free)
     if found == gfns.size:
