@@ -116,3 +116,19 @@ def test_a_trace_that_asks_for_more_than_there_is_shows() -> None:
     (missing,) = workload_reasons(domain(**plays, agent=False, state="waiting"))
     assert "`xbd trace check`" in missing.text
     assert workload_reasons(domain()) == []
+
+
+def test_a_node_that_is_full_is_said_though_the_host_is_not() -> None:
+    """Of a domain whose memory must lie there; one that has a soft affinity is not kept by it."""
+    nodes = [{"free_frames": free * MIB, "claimed_frames": 2 * MIB} for free in (900, 5)]
+    host = {"free_frames": 905 * MIB, "claimed_frames": 4 * MIB, "nodes": nodes}
+    growing = {"target_pages": 600 * MIB, "max_pages": 600 * MIB, "gfn_count": 600 * MIB, "nodes": [1]}
+    growing |= {"node_claims": [0, 0], "node_pages": [0, 512 * MIB]}
+    (reason,) = hindrances(domain(**growing, affinity="hard"), host)
+    assert (reason.code, reason.text[:71]) == (
+        "node-full",
+        "it lacks 88 MiB, and may lie on node 1 alone, where 5 MiB are free; `xb",
+    )
+    assert [one.code for one in hindrances(domain(**growing), host)] == ["moving"]
+    enough = {**host, "nodes": [nodes[0], {"free_frames": 90 * MIB, "claimed_frames": 2 * MIB}]}
+    assert [one.code for one in hindrances(domain(**growing, affinity="hard"), enough)] == ["moving"]

@@ -7,7 +7,7 @@ show these. What a guest reports is its own word and is called so; a number that
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from xbd.domain import PAUSED, RUNNING, ZOMBIE, DomainInfo, plays_trace
+from xbd.domain import HARD, PAUSED, RUNNING, ZOMBIE, DomainInfo, plays_trace
 from xbd.target_rules import is_reached
 from xbd.units import counted, format_pages
 
@@ -186,6 +186,9 @@ def _growing(domain: DomainInfo, host: Mapping[str, Any]) -> Iterator[Reason]:
     if domain.max_pages < domain.target_pages:
         limit = format_pages(domain.max_pages)
         yield Reason("limit", f"its limit, {limit}, is below its target; `xbd mem-max {domain.name}` raises it")
+    if nodes_full := _nodes_are_full(domain, host, missing):
+        yield nodes_full
+        return
     free, claimed = _count(host, "free_frames"), _count(host, "claimed_frames") or 0
     if free is not None and free - claimed + domain.claimed_pages < missing:
         others = max(claimed - domain.claimed_pages, 0)
@@ -197,6 +200,22 @@ def _growing(domain: DomainInfo, host: Mapping[str, Any]) -> Iterator[Reason]:
     slots = _count(domain.reported, "slots")
     if slots and domain.gfn_count - slots < domain.target_pages:
         yield Reason("slots", f"{format_pages(slots)} of it are slots for pages of other domains")
+
+
+def _nodes_are_full(domain: DomainInfo, host: Mapping[str, Any], missing: int) -> Reason | None:
+    """Say that the nodes that a domain's memory must lie on lack what it lacks, whatever others have; None: they do not."""
+    nodes = host.get("nodes") or []
+    if domain.affinity != HARD or not domain.nodes or max(domain.nodes) >= min(len(nodes), len(domain.node_claims)):
+        return None
+    rooms = [
+        nodes[node]["free_frames"] - nodes[node]["claimed_frames"] + domain.node_claims[node] for node in domain.nodes
+    ]
+    if sum(max(room, 0) for room in rooms) >= missing:
+        return None
+    where = ", ".join(map(str, domain.nodes))
+    free = format_pages(sum(nodes[node]["free_frames"] for node in domain.nodes))
+    lacks = f"it lacks {format_pages(missing)}, and may lie on node {where} alone, where {free} are free"
+    return Reason("node-full", f"{lacks}; `xbd mem-set` others there to less")
 
 
 def _shrinking(domain: DomainInfo) -> Iterator[Reason]:
