@@ -8,12 +8,12 @@ pass the toolstack's socket (`xbd.daemons.runtime.activation`); that one stays w
 
 import os
 import socket
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 import structlog
 import trio
@@ -159,7 +159,9 @@ def add_what_is_new(host: Controller, state: StateDir) -> None:
 def _make_host(machine: Machine, name: str, host_sockets: HostSockets, state: StateDir | None) -> Controller:
     with refused_if_unusable(state):
         times = {"clock": calls.wall_clock, "monotonic": trio.current_time}
-        return Controller(machine, **times, name=name, sockets=host_sockets, seed=uuid4(), console=log_sink.console())
+        return Controller(
+            machine, **times, name=name, sockets=host_sockets, seed=uuid.uuid4(), console=log_sink.console()
+        )
 
 
 def _last_audit(host: Controller) -> list[str]:

@@ -116,6 +116,13 @@ class TestRuns:
         assert elsewhere.stdout.strip() == outcomes[0].digest
 
     @pytest.mark.slow
+    def test_what_daemons_draw_by_chance_is_drawn_from_the_seed(self) -> None:
+        """UUIDs of domains, which are another host's after a restart on its state, reach the log; they are the same twice."""
+        first, second = (run(DaemonOptions(7, 3.0)) for _ in range(2))
+
+        assert first.digest == second.digest
+
+    @pytest.mark.slow
     def test_a_policy_that_fails_is_survived(self) -> None:
         """One that fails now and then, in a process of its own, is left for `static`, and nothing is found."""
         outcome = run(DaemonOptions(16, SHORT_S))

@@ -1,7 +1,9 @@
 """The daemons that a simulation runs, each by the function that its command calls: the only place that knows them."""
 
 import os
+import secrets
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from xbd.daemons.runtime.state_files import section_name
 from xbd.daemons.xenstored import run_xenstored
 from xbd.lab.simulation.daemons.options import DaemonPlan
 from xbd.lab.simulation.daemons.trace import Trace
+from xbd.lab.simulation.rng import Rng
 from xbd.lab.simulation.shell.client_streams import connect_through
 from xbd.lab.simulation.shell.faulty_calls import FaultyCalls
 from xbd.lab.simulation.shell.operators import MINDED
@@ -36,6 +39,7 @@ from xbd.storage.image import Kind
 from xbd.testing.oracle import Violation
 from xbd.units import SUPER_PAGES
 
+_HALF_UUID: Final = 1 << 62
 # Variables of a service manager, under which the simulation itself may run: its daemons have none.
 _NOT_THEIRS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
@@ -234,8 +238,8 @@ def _replaced(where: object, name: str, other: object) -> Iterator[None]:
 
 
 @contextmanager
-def replaced_for_daemons(calls: FaultyCalls) -> Iterator[None]:
-    """Give daemons the simulation's signals, clients' connections and time of day, no threads, and no service manager."""
+def replaced_for_daemons(calls: FaultyCalls, rng: Rng) -> Iterator[None]:
+    """Give daemons the simulation's signals, clients' connections, time of day and chance, no threads, and no service manager."""
     kept = {name: os.environ.pop(name) for name in _NOT_THEIRS if name in os.environ}
     try:
         with (
@@ -244,6 +248,11 @@ def replaced_for_daemons(calls: FaultyCalls) -> Iterator[None]:
             _replaced(time, "time", calls.wall_clock),
             # Where time is virtual, nothing takes any of the processor's; asking for it costs a call of the system.
             _replaced(time, "thread_time", lambda: 0.0),
+            # What is drawn by chance reaches the log.
+            _replaced(
+                uuid, "uuid4", lambda: uuid.UUID(int=rng.below(_HALF_UUID) << 64 | rng.below(_HALF_UUID), version=4)
+            ),
+            _replaced(secrets, "randbelow", rng.below),
             outside.replaced(signals=signals_of_processes),
         ):
             yield

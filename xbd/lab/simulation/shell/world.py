@@ -119,7 +119,7 @@ class World:
         # A trace's own file is opened by its first line.
         self.trace.line("world", f"begins with a host of {self._plan.superframes} superframes")
         before = descriptors()
-        with self._calls.in_place(), replaced_for_daemons(self._calls):
+        with self._calls.in_place(), replaced_for_daemons(self._calls, self._rng("chance")):
             guard = SpinGuard()
             trio.lowlevel.add_instrument(guard)
             try:
