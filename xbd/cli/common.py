@@ -19,6 +19,8 @@ from xbd.errors import ConfigError, DamagedState, HypercallError, RemoteProtocol
 from xbd.text import printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xbd.client.blocking import BlockingClient
     from xbd.domain import DomainInfo
 
@@ -42,6 +44,16 @@ class Failure(click.ClickException):
     def show(self, file: Any = None) -> None:  # noqa: ANN401 - click's signature
         """Print the sentence alone, as xl does."""
         click.echo(self.message, file=file, err=True)
+
+
+def check_writable(*paths: Path | None) -> None:
+    """See that files can be written, before minutes of work for them; one that is not there is made. Raises Failure."""
+    for path in paths:
+        if path is not None:
+            try:
+                path.open("a", encoding="utf-8").close()
+            except OSError as error:
+                raise Failure(f"{path}: cannot be written: {error.strerror or error}; name another file") from None
 
 
 class RenamedChoice(click.Choice[str]):

@@ -13,7 +13,7 @@ import trio
 
 from xbd.client.calls import KnownDomains
 from xbd.client.client import Client, open_client
-from xbd.client.runtime_dir import hypervisor_socket
+from xbd.client.runtime_dir import check_socket_path, hypervisor_socket
 from xbd.errors import XbdError
 
 Process = subprocess.Popen[str]
@@ -109,13 +109,14 @@ async def running_host(host_toml: str, directory: Path, *, within_s: float = STA
     Yields a client, when every guest whose agent starts by itself has one.
 
     Raises:
+        ConfigError: the directory's path is too long for a socket in it; nothing was started.
         XbdError: the host did not start (the end of its log is in the message), or ended with an error.
     """
+    path = check_socket_path(hypervisor_socket(directory / "run"))
     host_file, log = directory / "host.toml", directory / "up.log"
     host_file.write_text(host_toml, encoding="utf-8")
     runtime_dir = directory / "run"
     command = (*XBD, "up", str(host_file), "--runtime-dir", str(runtime_dir))
-    path = hypervisor_socket(runtime_dir)
     with log.open("wb") as output:
         async with running(command, stdout=output, stderr=output, start_new_session=True) as process:
             try:

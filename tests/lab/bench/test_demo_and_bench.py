@@ -1,13 +1,14 @@
 """The demo's and the benchmarks' parts: real hosts started and stopped, figures and tables written."""
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from xbd.cli.main import main
-from xbd.errors import XbdError
+from xbd.errors import ConfigError, XbdError
 from xbd.lab.bench.command import render as render_figures
 from xbd.lab.bench.figures import summarize
 from xbd.lab.bench.shell import busy, fleet, host, wire
@@ -20,6 +21,7 @@ from xbd.lab.demo.command import Coverage, StrategyResult, render
 from xbd.lab.demo.page import Story, render_page
 from xbd.testing.processes import running_host
 
+CONFIGS = Path(__file__).parents[3] / "configs"
 _HOST = '[host]\nmemory = "256m"\n[[guest]]\nname = "web"\nmaximum = "64m"\n'
 
 
@@ -37,6 +39,49 @@ async def test_a_host_that_does_not_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(XbdError, match="memroy"):
         async with running_host('[host]\nmemory = "1g"\nmemroy = "2g"\n', tmp_path):
             pass
+
+
+async def test_a_directory_that_is_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
+    """In a sentence, and nothing was started or written; the same goes for a soak."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    with pytest.raises(ConfigError, match="use a shorter directory"):
+        async with running_host(_HOST, long):
+            pass
+    assert list(long.iterdir()) == []
+
+
+def test_a_soak_in_a_directory_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is started; nothing is left there."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    outcome = CliRunner().invoke(main, ["soak", "--guests", "1", "--duration", "1s"])
+
+    assert (outcome.exit_code, "use a shorter directory" in outcome.stderr) == (1, True)
+    assert list(long.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo", "--page"],
+        ["soak", "--guests", "1", "--duration", "1s", "--json"],
+        ["bench", "--only", "list", "--record"],
+        ["experiment", str(CONFIGS / "experiments" / "debate.toml"), "--series"],
+        ["arena", str(CONFIGS / "experiments" / "arena.toml"), "--series"],
+        ["calibrate"],
+    ],
+)
+def test_a_file_that_cannot_be_written_is_said_before_the_work(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes later it would be too late; nothing was run, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    outcome = CliRunner().invoke(main, [*words, "none/of/it"])
+
+    assert (outcome.exit_code, "none/of/it: cannot be written" in outcome.stderr) == (1, True)
+    assert not outcome.stdout
 
 
 async def test_hypercalls_are_measured_against_echoes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from shlex import quote
 import click
 
 from xbd.cli.common import Failure, emit, json_option
-from xbd.cli.series_file import series_option
+from xbd.cli.series_file import series_file, series_option
 from xbd.config.policies import BUILT_IN
 from xbd.daemons.config_files import read_text
 from xbd.daemons.policy_process import started_policy
@@ -88,11 +88,14 @@ def command(
     store = Store(Path(path.stem) if out is None else out)
     if fresh:
         store.forget()
-    runs = _Runs(arena, store, pool, series=series_path is not None)
-    asked, outcomes = runs.until_equal(cells)
-    model = model_version(_SOURCES)
-    _write(store, arena, asked, outcomes, Provenance(f"xbd arena {quote(str(path))}", model), as_json=as_json)
-    store.write_series(runs.jobs, series_path, (path, *arena.trace_paths))
+    # Before anything is run: a file that cannot be written is said at once.
+    with series_file(series_path, (path, *arena.trace_paths)) as series:
+        runs = _Runs(arena, store, pool, series=series is not None)
+        asked, outcomes = runs.until_equal(cells)
+        model = model_version(_SOURCES)
+        _write(store, arena, asked, outcomes, Provenance(f"xbd arena {quote(str(path))}", model), as_json=as_json)
+        if series is not None:
+            store.write_series(runs.jobs, series)
     failed = [outcome for outcome in outcomes if outcome.failed]
     if failed:
         raise Failure("\n".join(f"FAILED {each.cell.label()}: {'; '.join(each.violations)}" for each in failed))

@@ -15,7 +15,7 @@ import numpy as np
 import trio
 
 from xbd import __version__
-from xbd.cli.common import Failure
+from xbd.cli.common import Failure, check_writable
 from xbd.daemons.trace_files import read_trace
 from xbd.errors import XbdError
 from xbd.guest.workload import Trace
@@ -92,8 +92,7 @@ def command(
         return
     if quick and only != _BUSY:
         raise click.UsageError(f"--quick is for --only {_BUSY}")
-    if record is not None:
-        _check_writable(record)
+    check_writable(record)
     try:
         if only == _BUSY:
             figures = _on_host(partial(measure_busy, say=_say, scale=_QUICK if quick else BusyScale()))
@@ -145,14 +144,6 @@ def _history(path: Path) -> str:
         raise Failure(f"{path}: {error.strerror}; `xbd bench --record {path}` makes one") from None
     except XbdError as error:
         raise Failure(str(error)) from None
-
-
-def _check_writable(path: Path) -> None:
-    """Check that the record can be written, before minutes of measuring. Raises Failure: it cannot."""
-    try:
-        path.open("a", encoding="utf-8").close()
-    except OSError as error:
-        raise Failure(f"{path}: cannot be written: {error.strerror}; name another file for --record") from None
 
 
 def _machine() -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from xbd.cli.common import Failure, emit
+from xbd.cli.common import Failure, check_writable, emit
 from xbd.errors import BadArgument, XbdError
 from xbd.lab.costs.calibration import calibrated
 from xbd.lab.costs.shell.files import read_prices
@@ -32,8 +32,7 @@ def command(path: Path, *, memory: str, base: str, as_json: bool) -> None:
         if pages < _LEAST_PAGES:
             raise BadArgument(f"--memory {memory}", "at least 8 MiB")
         prices = read_prices(base)
-        # Before anything is measured.
-        path.open("a", encoding="utf-8").close()
+        check_writable(path)
         found = measure(pages * PAGE_BYTES)
         path.write_text(calibrated(found, prices).as_toml(), encoding="utf-8")
     except OSError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import trio
 
-from xbd.cli.common import Failure
+from xbd.cli.common import Failure, check_writable
 from xbd.cli.follow import LiveView, follow, send_targets
 from xbd.cli.map_view import pixels
 from xbd.client.blocking import connect
@@ -106,6 +106,7 @@ def command(*, seed: int, page_path: Path | None, as_json: bool) -> None:
         if not as_json or sys.stderr.isatty():
             click.echo(line, err=True)
 
+    check_writable(page_path)
     results: dict[str, StrategyResult] = {}
     stories: dict[str, Story] = {name: Story() for name in _STRATEGIES}
     for strategy in _STRATEGIES:

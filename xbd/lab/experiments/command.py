@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from xbd.cli.common import Failure, emit, json_option
-from xbd.cli.series_file import series_option
+from xbd.cli.series_file import series_file, series_option
 from xbd.config.strategies import STRATEGIES
 from xbd.daemons.config_files import read_text
 from xbd.daemons.trace_files import read_trace
@@ -101,14 +101,17 @@ def command(
     store = Store(Path(path.stem) if out is None else out)
     if fresh:
         store.forget()
-    results = run_grid(grid, store, pool, series=series_path is not None)
     repeat = " ".join(["xbd experiment", quote(str(path)), *(f"--trace {quote(str(trace))}" for trace in traces)])
     repeat += f" --prices {quote(priced_by)} --busy {busy:g}" if priced_by else ""
     provenance = Provenance(repeat, model_version())
-    priced = [] if prices is None else priced_tables(results, prices, busy)
-    _write(store, grid, results, provenance, priced, as_json=as_json)
-    # Cell after cell, in the order of the grid, whoever ran it.
-    store.write_series(jobs_of(grid, series=True), series_path, (path, *traces))
+    # Before the cells are run: a file that cannot be written is said at once.
+    with series_file(series_path, (path, *traces)) as series:
+        results = run_grid(grid, store, pool, series=series is not None)
+        priced = [] if prices is None else priced_tables(results, prices, busy)
+        _write(store, grid, results, provenance, priced, as_json=as_json)
+        if series is not None:
+            # Cell after cell, in the order of the grid, whoever ran it.
+            store.write_series(jobs_of(grid, series=True), series)
     if results.failed:
         raise Failure("\n".join(render_failures(results)))
 

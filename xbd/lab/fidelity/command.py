@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from xbd.abi import Frames
-from xbd.cli.common import Failure
+from xbd.cli.common import Failure, check_writable
 from xbd.daemons.trace_files import read_trace
 from xbd.errors import BadArgument, XbdError
 from xbd.guest.workload import Trace
@@ -66,6 +66,7 @@ def command(
         for trace in traces:
             # Before anything runs: a trace without the column to compare with is refused at once.
             real_curve(trace)
+        check_writable(curve_path, page_path)
         runs = [(trace, _replay(trace, seed)) for trace in traces]
         found = [compare(trace, whole(free)) for trace, free in runs]
         if curve_path is not None:

@@ -12,9 +12,10 @@ import click
 import numpy as np
 import trio
 
-from xbd.cli.common import EXIT_FAILED, Failure
+from xbd.abi import MAX_DOMAINS
+from xbd.cli.common import EXIT_FAILED, Failure, check_writable
 from xbd.client.client import open_client
-from xbd.client.runtime_dir import domain_socket
+from xbd.client.runtime_dir import check_socket_path, domain_socket
 from xbd.daemons.runtime.signals import signals_heard
 from xbd.daemons.trace_files import read_trace
 from xbd.errors import BadArgument, TraceError, XbdError
@@ -82,7 +83,14 @@ def command(
         read = [read_trace(path) for path in traces]
     except (BadArgument, TraceError) as error:
         raise Failure(str(error)) from None
+    check_writable(json_file)
     directory = Path(tempfile.mkdtemp(prefix="xbd-soak-"))
+    try:
+        # The longest that there will be.
+        check_socket_path(domain_socket(directory / "relay", MAX_DOMAINS))
+    except XbdError as error:
+        directory.rmdir()
+        raise Failure(str(error)) from None
     for number, trace in enumerate(read):
         for size_mib in SIZES_MIB:
             pages = size_mib * MIB_PAGES

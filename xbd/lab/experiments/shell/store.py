@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from xbd.cli.series_file import series_file
+from xbd.cli.series_file import SeriesFile
 from xbd.errors import XbdError
 from xbd.lab.experiments.outcome import OutcomeOf
 from xbd.lab.experiments.shell.work import Done, Job
@@ -69,12 +69,10 @@ class Store:
         found = {job.key: self._read(job) for job in jobs}
         return {key: outcome for key, outcome in found.items() if outcome is not None}
 
-    def write_series(self, jobs: Sequence[Job], path: Path | None, read: Sequence[Path]) -> None:
-        """Write the series of finished jobs into one file, one after the other, if a *path* is given. Raises as `series_file`."""
-        with series_file(path, read) as series:
-            if series is not None:
-                for job in jobs:
-                    series.add_lines(self._series_of(job))
+    def write_series(self, jobs: Sequence[Job], series: SeriesFile) -> None:
+        """Write the series of finished jobs into one file, one after the other. Raises CannotKeep: they cannot be read."""
+        for job in jobs:
+            series.add_lines(self._series_of(job))
 
     def _series_of(self, job: Job) -> str:
         """Read the lines of a finished cell's series. Raises CannotKeep: they cannot be read."""
