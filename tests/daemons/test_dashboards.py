@@ -29,7 +29,7 @@ _OF_PROMETHEUS: Final = frozenset({"instance", "job"})
 def served() -> dict[str, set[str]]:
     """Name what a real host's page has, and the labels of each: with a domain that called everything."""
     host = Controller(Machine(8), clock=lambda: 0.0).call("host", {})
-    domain = read_domain(told(hypercalls={"decrease:done": 3, "populate:ENOMEM": 1}))
+    domain = read_domain(told(hypercalls={"decrease:done": 3, "populate:ENOMEM": 1}, node_pages=[3]))
     labels: dict[str, set[str]] = defaultdict(set)
     for family in families(host, [domain]):
         for sample in family.samples:
