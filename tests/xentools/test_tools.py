@@ -80,7 +80,9 @@ class Tools:
     async def rows(self, *command: str, without: Sequence[str] = ()) -> list[list[str]]:
         """Run one that prints a table; returns its rows, times and UUIDs as words of their own."""
         out = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID", await self.said(*command))
-        rows = [re.sub(r"\b\d+:\d\d:\d\d\b|\b\d+\.\d\b", "TIME", line).split() for line in out.splitlines()]
+        rows = [
+            re.sub(r"\b(?:\d+ days?, +)?\d+:\d\d:\d\d\b|\b\d+\.\d\b", "TIME", line).split() for line in out.splitlines()
+        ]
         return [row for row in rows if not set(row) & set(without)]
 
 

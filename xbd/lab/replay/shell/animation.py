@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from xbd.cli.map_picture import Colour, write
 from xbd.cli.map_view import STATE_COLOURS, pixels
-from xbd.control.frames import Frames
+from xbd.control.frames import KINDS, OFFLINE, Frames
 from xbd.testing.virtual_host import VirtualHost
 from xbd.units import SUPER_PAGES
 
@@ -19,7 +19,6 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (27, 27, 27), (100, 100, 100)
 _CURVE: Final = (0, 114, 178)
 _MARGIN, _LINE, _CURVE_HEIGHT, _BOX = 16, 20, 80, 12
 _LEAST_SIDE: Final = 320
-_KEYS: Final = ("free", "whole", "shattered")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,8 +114,9 @@ def _curve(pen: ImageDraw.ImageDraw, film: Film, at: int, corner: tuple[int, int
 
 
 def _legend(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
-    colours: list[Colour] = [(red, green, blue) for red, green, blue in STATE_COLOURS.tolist()]
-    for key, colour in zip(_KEYS, colours, strict=True):
+    # Nothing of a replay's host goes offline.
+    colours: list[Colour] = [(red, green, blue) for red, green, blue in STATE_COLOURS[:OFFLINE].tolist()]
+    for key, colour in zip(KINDS[:OFFLINE], colours, strict=True):
         pen.rectangle((x, y + 2, x + _BOX, y + 2 + _BOX), colour)
         write(pen, x + _BOX + 6, y, key)
         x += 90
