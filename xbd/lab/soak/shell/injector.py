@@ -171,9 +171,10 @@ class Injector:
 
     async def _kill_agents(self, fault: Fault) -> None:
         member, alone = self._pick(fault.draw)
-        await member.end(signal.SIGKILL)
-        if not alone and member.process is None:
-            await member.start()
+        if alone:
+            await member.end(signal.SIGKILL)
+        else:
+            await member.restart()
         await trio.sleep(_RECOVERS_S)
 
     async def _stop_agents(self, fault: Fault) -> None:
@@ -253,8 +254,7 @@ class Injector:
             await self._traffic.retry(flooding)
 
     async def _kill_xenstored(self, _: Fault) -> None:
-        await self._processes.xenstored.end(signal.SIGKILL)
-        await self._processes.xenstored.start()
+        await self._processes.xenstored.restart()
 
     async def _storm(self, fault: Fault) -> None:
         """Create and destroy a domain under one name, as fast as the host answers; one in four is left for long enough to boot."""

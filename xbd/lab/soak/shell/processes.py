@@ -46,6 +46,8 @@ class Member:
         self.process: Process | None = None
         self.expected_codes: tuple[int, ...] = ()
         self.starts_again = False
+        # One restart after the other: where there is much to end, the next is due before the first is done.
+        self._restarting = trio.Lock()
         self._ended_by_us = False
         self._processes = processes
         self._command = command
@@ -76,6 +78,12 @@ class Member:
             await trio.sleep(_POLL_EVERY_S)
             if self.process is None and not self._ended_by_us:
                 await self.start()
+
+    async def restart(self) -> None:
+        """Kill it, if it runs, and start it again."""
+        async with self._restarting:
+            await self.end(signal.SIGKILL)
+            await self.start()
 
     def send(self, number: signal.Signals) -> bool:
         """Send it a signal; returns whether it was running."""
