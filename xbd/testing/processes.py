@@ -134,7 +134,7 @@ async def _wait_for_agents(client: Client, within_s: float) -> None:
     known = KnownDomains()
     with trio.fail_after(within_s):
         known.take(await client.changes(known.since))
-        while any(domain.autostart and not domain.agent for domain in known.domains):
+        while any(domain.autostart and not domain.agent for domain in known.by_domid.values()):
             await trio.sleep(_POLL_EVERY_S)
             known.take(await client.changes(known.since))
 

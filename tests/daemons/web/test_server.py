@@ -223,6 +223,16 @@ def unpacked(told: dict[str, str | int], before: Frames) -> Frames:
     return Frames(kind, owner, used)
 
 
+async def test_superframes_that_nobody_looks_at_are_refused_for_that(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Where the hypervisor is there it is not said to be gone."""
+    del autojump_clock
+    async with daemon(tmp_path), serving(tmp_path) as server, server.stream(frames=False) as told:
+        assert (await told.next("look"))["whole"]
+        refused = await server.ask("/frames")
+
+    assert (refused.status, b"nobody looks at the superframes" in refused.body) == (503, True)
+
+
 def read_frames(body: bytes) -> Frames:
     """Read what `/frames` answers."""
     count = len(body) // 5

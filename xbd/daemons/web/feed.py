@@ -52,6 +52,9 @@ SPARK_LOOKS: Final = 60
 SPARK_FIGURES: Final = ("held", "target", "demand", "coverage")
 # Numbers of domains, and of each its figures.
 SparkPoints = tuple[NDArray[np.uint32], NDArray[np.float32]]
+_NOT_LOOKED_AT: Final = (
+    "nobody looks at the superframes now; a page that shows the host's map makes it look (/stream?frames=1)"
+)
 _LOST: Final = "the hypervisor cannot be reached; this goes on by itself when it is there again"
 
 
@@ -289,7 +292,8 @@ class Feed:
             with trio.move_on_after(LOOK_EVERY_S * 3):
                 await self._frames_there.wait()
         if self.frames is None:
-            raise PeerLost(_LOST)
+            self.connected()
+            raise PeerLost(_NOT_LOOKED_AT)
         return self.frames_version, packed_frames(self.frames)
 
     def connected(self) -> Client:
